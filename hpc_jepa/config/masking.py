@@ -1,0 +1,44 @@
+"""Mask groups: how many blocks of which size hide tokens from the student."""
+
+from typing import Literal
+
+from pydantic import Field, field_validator
+
+from hpc_jepa.config.strict import Strict
+
+
+class MotionGuidanceConfig(Strict):
+    """Blocks prefer moving regions: Pr(origin) proportional to (mean motion)^strength."""
+
+    strength: float = Field(2.0, ge=0)
+    random_rate: float = Field(0.1, ge=0, le=1, description="share of blocks placed uniformly")
+
+
+class MaskGroupConfig(Strict):
+    """Blocks of one mask group. Scales are fractions of the token grid."""
+
+    blocks: int = Field(gt=0)
+    spatial_scale: float = Field(gt=0, le=1)
+    temporal_scale: float = Field(1.0, gt=0, le=1)
+    aspect: tuple[float, float] = (0.75, 1.5)
+    temporal_keep: float = Field(1.0, gt=0, le=1, description="leading share of tubelets the context may use")
+    full_complement: bool = Field(False, description="every token outside the context becomes a target")
+
+    @field_validator("aspect")
+    @classmethod
+    def _range(cls, value: tuple[float, float]) -> tuple[float, float]:
+        if not 0 < value[0] <= value[1]:
+            raise ValueError(f"{list(value)} is not a range of positive numbers")
+        return value
+
+
+class MaskingConfig(Strict):
+    """All mask groups; the student sees each clip once per group."""
+
+    groups: tuple[MaskGroupConfig, ...] = Field(
+        (MaskGroupConfig(blocks=8, spatial_scale=0.15), MaskGroupConfig(blocks=2, spatial_scale=0.7)), min_length=1
+    )
+    motion: MotionGuidanceConfig | None = None
+    truncation_scope: Literal["global", "process"] = Field(
+        "global", description="clips that share one token count: the whole batch, or those of one process (published)"
+    )

@@ -1,0 +1,57 @@
+"""Sizes of the three networks."""
+
+from pydantic import Field, model_validator
+
+from hpc_jepa.config.strict import Strict
+
+
+class EncoderConfig(Strict):
+    """Video vision transformer (student and EMA target share it)."""
+
+    width: int = Field(768, gt=0)
+    depth: int = Field(12, gt=0)
+    heads: int = Field(12, gt=0)
+    mlp_ratio: float = Field(4.0, gt=0)
+    patch: int = Field(16, gt=0, description="side of a square patch, pixels")
+    tubelet: int = Field(2, gt=0, description="frames of a tubelet")
+    levels: tuple[int, ...] = Field((3, 6, 9, 12), description="1-based blocks whose outputs form the training latent")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "EncoderConfig":
+        if self.width % self.heads:
+            raise ValueError(f"heads ({self.heads}) must divide width ({self.width})")
+        if not self.levels or list(self.levels) != sorted(set(self.levels)) or self.levels[-1] != self.depth:
+            raise ValueError(f"levels {list(self.levels)} must rise and end at depth ({self.depth})")
+        if self.levels[0] < 1:
+            raise ValueError("levels count blocks from 1")
+        return self
+
+    @property
+    def latent_width(self) -> int:
+        """Width D of the training latent: all levels side by side."""
+        return self.width * len(self.levels)
+
+
+class PredictorConfig(Strict):
+    """Narrow transformer that predicts target latents from context latents."""
+
+    width: int = Field(256, gt=0)
+    depth: int = Field(8, gt=0)
+    heads: int = Field(8, gt=0)
+    mlp_ratio: float = Field(4.0, gt=0)
+    mask_tokens: int = Field(2, gt=0, description="allocated mask tokens; only the first is used (B20)")
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "PredictorConfig":
+        if self.width % self.heads:
+            raise ValueError(f"heads ({self.heads}) must divide width ({self.width})")
+        return self
+
+
+class ModelConfig(Strict):
+    """The three networks of a Video-JEPA."""
+
+    size: str = Field("base", description="a label for tables")
+    encoder: EncoderConfig = EncoderConfig()
+    predictor: PredictorConfig = PredictorConfig()
+    activation_checkpointing: bool = False

@@ -1,0 +1,212 @@
+"""Read configuration: YAML layers, ``extends:``, ``key.sub=value`` overrides, and errors that name file, line and key."""
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
+
+import yaml
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from hpc_jepa.errors import InputError
+
+Config = TypeVar("Config", bound=BaseModel)
+KeyPath = tuple[str, ...]
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+"""The configurations that come with the project."""
+
+SHORT_FORMS = {"semantics": "preset"}
+"""Keys that may hold one word instead of a mapping, and the entry that word stands for."""
+
+
+@dataclass
+class Layered:
+    """Merged values, and where each key was last set (``file:line``)."""
+
+    values: dict[str, Any] = field(default_factory=dict)
+    places: dict[KeyPath, str] = field(default_factory=dict)
+
+    def lay(self, values: dict[str, Any], places: dict[KeyPath, str]) -> None:
+        """Put another layer on top; mappings merge, everything else replaces."""
+        self.values = _merge(self.values, values)
+        self.places.update(places)
+
+
+def find_config(name: str | Path, kind: str | None = None) -> Path:
+    """A configuration file by path, or by the bare name it has under ``configs/<kind>/``.
+
+    Raises InputError naming the nearest known name.
+    """
+    path = Path(name)
+    if path.suffix in (".yaml", ".yml") or kind is None:
+        if path.is_file():
+            return path
+        raise InputError(f"{path}: no such configuration file{_suggest(str(path), _known_files())}")
+    candidate = CONFIGS / kind / f"{name}.yaml"
+    if candidate.is_file():
+        return candidate
+    known = sorted(p.stem for p in (CONFIGS / kind).glob("*.yaml"))
+    raise InputError(f"{name}: unknown {kind}{_suggest(str(name), known)}; known: {', '.join(known)}")
+
+
+def load(config_type: type[Config], layers: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
+    """Merge files left to right, apply ``key.sub=value`` overrides, validate.
+
+    Raises InputError in one line: file, line, key, what is wrong, and the nearest valid key.
+    """
+    layered = Layered()
+    for layer in layers:
+        _lay_file(layered, find_config(layer), ())
+    for override in overrides:
+        layered.lay(*_parse_override(override))
+    return validate(config_type, layered)
+
+
+def validate(config_type: type[Config], layered: Layered) -> Config:
+    """Build the typed configuration or raise InputError for its first fault."""
+    try:
+        return config_type.model_validate(layered.values)
+    except ValidationError as error:
+        raise InputError(_explain(config_type, layered, error)) from error
+
+
+def dump(config: BaseModel) -> str:
+    """YAML that ``load`` reads back to the same configuration."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """The known name most like ``name``."""
+    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
+    return matches[0] if matches else None
+
+
+def _suggest(name: str, known: Iterable[str]) -> str:
+    match = nearest(name, known)
+    return f" (did you mean '{match}'?)" if match else ""
+
+
+def _known_files() -> list[str]:
+    return [str(p.relative_to(CONFIGS.parent)) for p in sorted(CONFIGS.rglob("*.yaml"))]
+
+
+def _lay_file(layered: Layered, path: Path, seen: tuple[Path, ...]) -> None:
+    path = path.resolve()
+    if path in seen:
+        raise InputError(f"{path}: extends itself through {' -> '.join(p.name for p in seen)}")
+    values, places = _read(path)
+    parents = values.pop("extends", [])
+    for parent in [parents] if isinstance(parents, str) else parents:
+        parent_path = path.parent / parent
+        if not parent_path.is_file():
+            raise InputError(f"{_shown(path)}: extends '{parent}', which does not exist; the path is relative to the file")
+        _lay_file(layered, parent_path, (*seen, path))
+    layered.lay(values, places)
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
+    text = path.read_text(encoding="utf-8")
+    try:
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        values = yaml.safe_load(text)
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else 1
+        raise InputError(f"{_shown(path)}:{line}: not valid YAML: {error.problem}") from error
+    if values is None:
+        return {}, {}
+    if not isinstance(values, dict):
+        raise InputError(f"{_shown(path)}:1: a configuration is a mapping of keys, found {type(values).__name__}")
+    places: dict[KeyPath, str] = {}
+    _note_places(node, _shown(path), (), places)
+    return _expand(values), places
+
+
+def _note_places(node: yaml.Node | None, file: str, at: KeyPath, places: dict[KeyPath, str]) -> None:
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            path = (*at, str(key.value))
+            places[path] = f"{file}:{key.start_mark.line + 1}"
+            _note_places(value, file, path, places)
+    elif isinstance(node, yaml.SequenceNode):
+        for index, value in enumerate(node.value):
+            path = (*at, str(index))
+            places[path] = f"{file}:{value.start_mark.line + 1}"
+            _note_places(value, file, path, places)
+
+
+def _parse_override(text: str) -> tuple[dict[str, Any], dict[KeyPath, str]]:
+    key, separator, value = text.partition("=")
+    if not separator or not key:
+        raise InputError(f"{text}: an override has the form key.sub=value")
+    path = tuple(key.split("."))
+    try:
+        nested: Any = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise InputError(f"{text}: the value is not valid YAML") from error
+    for part in reversed(path):
+        nested = {part: nested}
+    return _expand(nested), {path: f"override {text}"}
+
+
+def _expand(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: {SHORT_FORMS[key]: value} if key in SHORT_FORMS and isinstance(value, str) else value
+        for key, value in values.items()
+    }
+
+
+def _merge(below: dict[str, Any], above: dict[str, Any]) -> dict[str, Any]:
+    merged = dict(below)
+    for key, value in above.items():
+        old = merged.get(key)
+        merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
+    return merged
+
+
+def _explain(config_type: type[BaseModel], layered: Layered, error: ValidationError) -> str:
+    faults = error.errors()
+    details = next((fault for fault in faults if fault["type"] == "extra_forbidden"), faults[0])
+    path = tuple(str(part) for part in details["loc"])
+    message = _message(config_type, path, details)
+    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    return f"{_place(layered, path)}{'.'.join(path) or 'configuration'}: {message}{more}"
+
+
+def _message(config_type: type[BaseModel], path: KeyPath, details: ErrorDetails) -> str:
+    if details["type"] == "extra_forbidden":
+        return f"unknown key{_suggest(path[-1], _keys_at(config_type, path[:-1]))}"
+    if details["type"] == "missing":
+        return "required, but not set"
+    return details["msg"].removeprefix("Value error, ")
+
+
+def _place(layered: Layered, path: KeyPath) -> str:
+    for length in range(len(path), 0, -1):
+        if path[:length] in layered.places:
+            return f"{layered.places[path[:length]]}: "
+    return ""
+
+
+def _keys_at(annotation: Any, path: KeyPath) -> list[str]:
+    """Valid keys of the configuration class that ``path`` leads to."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        if not path:
+            return list(annotation.model_fields)
+        known = annotation.model_fields.get(path[0])
+        return _keys_at(known.annotation, path[1:]) if known else []
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin in (Union, UnionType):
+        return [key for argument in arguments for key in _keys_at(argument, path)]
+    if origin in (dict, list, tuple) and path:
+        return _keys_at(arguments[1] if origin is dict else arguments[0], path[1:])
+    return []
+
+
+def _shown(path: Path) -> str:
+    """The path relative to here where that is shorter to read."""
+    here = Path.cwd()
+    return str(path.relative_to(here)) if path.is_relative_to(here) else str(path)

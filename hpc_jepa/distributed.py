@@ -1,0 +1,92 @@
+"""Rank helpers: who am I, and sums over all processes."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+
+def rank() -> int:
+    """Rank of this process, 0 outside a process group."""
+    return dist.get_rank() if dist.is_initialized() else 0
+
+
+def world_size() -> int:
+    """Number of processes, 1 outside a process group."""
+    return dist.get_world_size() if dist.is_initialized() else 1
+
+
+def local_device() -> torch.device:
+    """The accelerator of this process, or the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+    return torch.device("cpu")
+
+
+def is_main() -> bool:
+    """Whether this process writes the files that exist once per run."""
+    return rank() == 0
+
+
+def barrier() -> None:
+    """Wait for all processes."""
+    if dist.is_initialized():
+        dist.barrier()
+
+
+class _SumOverProcesses(torch.autograd.Function):
+    """y = sum of x over processes; every process receives the gradient of the sum of all losses."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+        y = x.clone()
+        dist.all_reduce(y)
+        return y
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> Tensor:
+        grad = grads[0].clone()
+        dist.all_reduce(grad)
+        return grad
+
+
+def sum_over_processes(x: Tensor) -> Tensor:
+    """Differentiable sum over all processes; the identity outside a process group."""
+    return _SumOverProcesses.apply(x) if world_size() > 1 else x  # type: ignore[no-any-return]
+
+
+def maximum_over_processes(x: Tensor) -> Tensor:
+    """Element-wise maximum over all processes, without gradient."""
+    x = x.detach().clone()
+    if world_size() > 1:
+        dist.all_reduce(x, op=dist.ReduceOp.MAX)
+    return x
+
+
+@contextmanager
+def main_first() -> Iterator[None]:
+    """Rank 0 runs the block before all others do."""
+    if not is_main():
+        barrier()
+    yield
+    if is_main():
+        barrier()
+
+
+class HostGroup:
+    """A second process group on the CPU, for small exchanges beside the gradients (usable from another thread)."""
+
+    def __init__(self) -> None:
+        self._group = dist.new_group(backend="gloo") if world_size() > 1 else None
+
+    def gather(self, x: Tensor) -> Tensor:
+        """Rows [B, ...] of all processes in rank order -> [world * B, ...], on the device of ``x``."""
+        if self._group is None:
+            return x
+        mine = x.cpu().contiguous()
+        rows = [torch.empty_like(mine) for _ in range(world_size())]
+        dist.all_gather(rows, mine, group=self._group)
+        return torch.cat(rows).to(x.device)

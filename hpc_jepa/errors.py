@@ -1,0 +1,28 @@
+"""Errors meant for people: one line that says what is wrong, where, and what to do.
+
+The command line prints the message and leaves with ``exit_code``; ``--debug`` shows the traceback instead.
+"""
+
+
+class HpcJepaError(Exception):
+    """Base of all expected failures."""
+
+    exit_code = 1
+
+
+class InputError(HpcJepaError):
+    """A command, configuration or combination of settings that cannot work."""
+
+    exit_code = 2
+
+
+class DataError(HpcJepaError):
+    """Shards or samples that are missing, damaged or not what they should be."""
+
+    exit_code = 3
+
+
+class CheckpointError(HpcJepaError):
+    """A checkpoint that is damaged or belongs to something else."""
+
+    exit_code = 4

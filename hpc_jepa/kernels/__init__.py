@@ -1,0 +1,1 @@
+"""Operations below the algorithms: one signature each, whatever the device."""

@@ -1,0 +1,116 @@
+"""The nouns that flow through a training step.
+
+tar shard -> ClipBatch -> TokenMasks -> VideoJEPA -> Latents -> objectives -> loss
+"""
+
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class TokenGrid:
+    """Tokens of a clip along time, rows and columns; token n = (t*height + y)*width + x."""
+
+    time: int
+    height: int
+    width: int
+
+    @property
+    def tokens(self) -> int:
+        """N = T*H*W."""
+        return self.time * self.height * self.width
+
+    @property
+    def cells(self) -> int:
+        """Tokens of one tubelet, H*W: the distance between a token and the same place one tubelet later."""
+        return self.height * self.width
+
+
+@dataclass(frozen=True)
+class ClipBatch:
+    """The clips of one process for one step.
+
+    pixels: [B, C, F, Hp, Wp] float32, normalised.
+    samples: [B] int64, index of the sample within its source.
+    sources: [B] int64, index of the source within the mixture.
+    static: [B] bool, the clip is one image repeated.
+    """
+
+    pixels: Tensor
+    samples: Tensor
+    sources: Tensor
+    static: Tensor
+
+
+@dataclass(frozen=True)
+class TokenMasks:
+    """Context and target tokens of one mask group, and what depends on them alone.
+
+    context: [B, K] int64, tokens the student sees, ascending.
+    target: [B, Q] int64, tokens to predict, ascending, disjoint from the context.
+    context_distance: [B, K] float32, sqrt of the grid distance to the nearest target token.
+    next_in_context: [B, K] int64, position k' in the context of the same place one tubelet later, or -1.
+    pairs: [] float32, number of entries of next_in_context >= 0, averaged over the processes that share statistics.
+    """
+
+    context: Tensor
+    target: Tensor
+    context_distance: Tensor
+    next_in_context: Tensor
+    pairs: Tensor
+
+
+@dataclass(frozen=True)
+class Latents:
+    """What the networks made of one batch; tuples hold one entry per mask group.
+
+    student: [B, K, D] context features, D = levels * width, shallow level first.
+    prediction: [B, Q, D] predictor outputs at target tokens.
+    context_prediction: [B, K, D] predictor outputs at context tokens.
+    target: [B, N, D] EMA features of the full clip, each level layer-normalised without gain; no gradient.
+    pixels: [B, C, F, Hp, Wp] the normalised clip.
+    """
+
+    student: tuple[Tensor, ...]
+    prediction: tuple[Tensor, ...]
+    context_prediction: tuple[Tensor, ...]
+    target: Tensor
+    masks: tuple[TokenMasks, ...]
+    grid: TokenGrid
+    levels: int
+    pixels: Tensor
+
+    @cached_property
+    def target_at_targets(self) -> tuple[Tensor, ...]:
+        """Per group [B, Q, D]: target features at the tokens to predict."""
+        return tuple(gather_tokens(self.target, masks.target) for masks in self.masks)
+
+    @cached_property
+    def target_at_context(self) -> tuple[Tensor, ...]:
+        """Per group [B, K, D]: target features at the context tokens."""
+        return tuple(gather_tokens(self.target, masks.context) for masks in self.masks)
+
+    @cached_property
+    def target_change(self) -> tuple[Tensor, ...]:
+        """Per group [B, K, D]: target one tubelet later minus target, at context tokens; detached.
+
+        The last tubelet has no successor and repeats its own place (change 0); pair masks exclude it.
+        """
+        changes = []
+        for masks, here in zip(self.masks, self.target_at_context, strict=True):
+            later = (masks.context + self.grid.cells).where(masks.next_in_context >= 0, masks.context)
+            changes.append((gather_tokens(self.target, later) - here).detach())
+        return tuple(changes)
+
+    @cached_property
+    def valid_pairs(self) -> tuple[Tensor, ...]:
+        """Per group [B, K] float32: 1 where the same place one tubelet later is in the context too."""
+        return tuple((masks.next_in_context >= 0).to(torch.float32) for masks in self.masks)
+
+
+def gather_tokens(features: Tensor, tokens: Tensor) -> Tensor:
+    """Rows of ``features`` [B, N, D] at ``tokens`` [B, M] -> [B, M, D] (a view of the index, no copy of it)."""
+    return features.gather(1, tokens.unsqueeze(-1).expand(-1, -1, features.shape[-1]))

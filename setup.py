@@ -1,0 +1,61 @@
+"""Packaging of hpc_jepa. The versions tested together are pinned in constraints.txt."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+
+setup(
+    name="hpc_jepa",
+    version="0.1.0",
+    description="HPC-native trainer for Video-JEPA models and the study of their auxiliary objectives",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    license_files=["LICENSE"],
+    python_requires=">=3.11",
+    packages=find_packages(include=["hpc_jepa", "hpc_jepa.*"]),
+    package_data={"hpc_jepa": ["py.typed", "**/*.csv", "**/*.yaml", "**/*.html", "**/*.css"]},
+    install_requires=[
+        "torch>=2.11",
+        "deepspeed>=0.19",
+        "nvidia-dali-cuda130>=2.4",
+        "av>=15",
+        "webdataset>=1.0",
+        "timm>=1.0",
+        "einops>=0.8",
+        "pydantic>=2.11",
+        "pyyaml>=6",
+        "typer>=0.16",
+        "rich>=14",
+        "numpy>=2",
+        "scipy>=1.14",
+        "scikit-learn>=1.6",
+        "statsmodels>=0.14",
+        "matplotlib>=3.9",
+        "jinja2>=3.1",
+        "pillow>=11",
+        "safetensors>=0.5",
+        "submitit>=1.5",
+        "tensorboard>=2.18",
+    ],
+    extras_require={
+        "slurm": ["submitit>=1.5"],
+        "gpu": ["triton>=3.4"],
+        "quickstart": ["scikit-video>=1.1"],
+        "test": [
+            "pytest>=8",
+            "pytest-timeout>=2.3",
+            "pytest-xdist>=3.6",
+            "hypothesis>=6",
+            "scikit-video>=1.1",
+            "transformers>=5",
+            "ruff>=0.9",
+            "mypy>=1.15",
+            "types-PyYAML",
+        ],
+    },
+    entry_points={"console_scripts": ["hpc-jepa=hpc_jepa.cli:main"]},
+    classifiers=["Programming Language :: Python :: 3.11", "Programming Language :: Python :: 3.12"],
+)

@@ -55,7 +55,10 @@ class _SumOverProcesses(torch.autograd.Function):
 
 def sum_over_processes(x: Tensor) -> Tensor:
     """Differentiable sum over all processes; the identity outside a process group."""
-    return _SumOverProcesses.apply(x) if world_size() > 1 else x  # type: ignore[no-any-return]
+    if world_size() == 1:
+        return x
+    total: Tensor = _SumOverProcesses.apply(x)  # type: ignore[no-untyped-call]
+    return total
 
 
 def maximum_over_processes(x: Tensor) -> Tensor:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 
@@ -94,6 +95,23 @@ class Latents:
         return tuple(gather_tokens(self.target, masks.context) for masks in self.masks)
 
     @cached_property
+    def prediction_error(self) -> tuple[Tensor, ...]:
+        """Per group [B, Q]: mean absolute error over the channels of each target token."""
+        return tuple((p - y).abs().mean(-1) for p, y in zip(self.prediction, self.target_at_targets, strict=True))
+
+    @cached_property
+    def context_error(self) -> tuple[Tensor, ...]:
+        """Per group [B, K]: mean absolute error over the channels of each context token."""
+        return tuple(
+            (r - y).abs().mean(-1) for r, y in zip(self.context_prediction, self.target_at_context, strict=True)
+        )
+
+    @cached_property
+    def normalised_student(self) -> tuple[Tensor, ...]:
+        """Per group [B, K, D] float32: student features with each level layer-normalised without gain (eps 1e-5)."""
+        return tuple(normalise_levels(features, self.levels) for features in self.student)
+
+    @cached_property
     def target_change(self) -> tuple[Tensor, ...]:
         """Per group [B, K, D]: target one tubelet later minus target, at context tokens; detached.
 
@@ -114,3 +132,9 @@ class Latents:
 def gather_tokens(features: Tensor, tokens: Tensor) -> Tensor:
     """Rows of ``features`` [B, N, D] at ``tokens`` [B, M] -> [B, M, D] (a view of the index, no copy of it)."""
     return features.gather(1, tokens.unsqueeze(-1).expand(-1, -1, features.shape[-1]))
+
+
+def normalise_levels(features: Tensor, levels: int) -> Tensor:
+    """Layer norm without gain or bias (eps 1e-5) over each of the ``levels`` blocks of the last axis, in float32."""
+    by_level = rearrange(features.float(), "... (level channel) -> ... level channel", level=levels)
+    return torch.nn.functional.layer_norm(by_level, by_level.shape[-1:]).flatten(-2)

@@ -1,13 +1,15 @@
 """A frozen evaluation: which shards, which clips, which probes."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from hpc_jepa.config.data import IMAGENET_MEAN, IMAGENET_STD
 from hpc_jepa.config.strict import Strict
 
+Weights = Literal["target", "student", "random_init"]
+ProtocolName = Literal["published", "careful"]
 Pooling = Literal["tokens", "mean", "tubelets"]
 
 
@@ -27,27 +29,37 @@ class EvaluationClipConfig(Strict):
 class LinearProbeConfig(Strict):
     """Multinomial logistic regression on pooled features (scikit-learn, L-BFGS)."""
 
-    kind: Literal["linear"] = "linear"
+    kind: Literal["linear"]
     pooling: Literal["mean", "tubelets"] = "mean"
-    standardise: bool = True
-    l2: float = Field(1e-3, ge=0, description="penalty on the mean loss per sample")
+    l2: float = Field(1e-3, gt=0, description="weight of |W|^2 / 2 beside the mean loss per sample")
     max_iterations: int = Field(1000, gt=0)
 
 
 class AttentiveProbeConfig(Strict):
     """Class token and one attention layer over all tokens, then a linear layer; AdamW, constant learning rate."""
 
-    kind: Literal["attentive"] = "attentive"
+    kind: Literal["attentive"]
     heads: int = Field(8, gt=0)
     lr: float = Field(1e-3, gt=0)
     weight_decay: float = Field(0.01, ge=0)
     batch_size: int = Field(64, gt=0)
-    updates: int | None = Field(1000, gt=0)
-    epochs: int | None = Field(None, gt=0, description="used where updates is null")
-    standardise: bool = True
+    updates: int | None = Field(None, gt=0, description="length of training, whatever the size of the data set")
+    epochs: int | None = Field(None, gt=0, description="length of training in passes over the data set")
+    standardise: bool = Field(True, description="shift and scale every channel to mean 0, variance 1")
+
+    @model_validator(mode="after")
+    def _one_length(self) -> "AttentiveProbeConfig":
+        if (self.updates is None) == (self.epochs is None):
+            raise ValueError("set either updates or epochs")
+        return self
+
+    @property
+    def pooling(self) -> Pooling:
+        """It reads all tokens."""
+        return "tokens"
 
 
-ProbeConfig = LinearProbeConfig | AttentiveProbeConfig
+ProbeConfig = Annotated[LinearProbeConfig | AttentiveProbeConfig, Field(discriminator="kind")]
 
 
 class ProtocolConfig(Strict):
@@ -57,15 +69,15 @@ class ProtocolConfig(Strict):
     test: Path
     clip: EvaluationClipConfig
     probes: dict[str, ProbeConfig] = Field(min_length=1)
-    probe_seeds: tuple[int, ...] = (0, 1, 2)
-    batch_size: int = Field(32, gt=0)
+    probe_seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="initialisations of attentive probes")
+    batch_size: int = Field(32, gt=0, description="clips decoded and encoded at once")
     feature_precision: Literal["fp16", "fp32"] = "fp16"
 
 
 class BenchmarkConfig(Strict):
     """A labelled data set and its protocols (``published`` to the letter, ``careful`` as it should be)."""
 
-    name: str
+    name: str = Field(pattern=r"^[\w-]+$")
     title: str
     classes: int = Field(gt=1)
-    protocols: dict[Literal["published", "careful"], ProtocolConfig] = Field(min_length=1)
+    protocols: dict[ProtocolName, ProtocolConfig] = Field(min_length=1)

@@ -43,7 +43,7 @@ class RunConfig(Strict):
 
     @field_validator("objectives", mode="before")
     @classmethod
-    def _short_forms(cls, value: Any) -> Any:
+    def short_forms(cls, value: Any) -> Any:
         """Accept ``[fwm, {ld: {hidden: 128}}]`` beside the full form."""
         if not isinstance(value, list | tuple):
             return value
@@ -53,7 +53,9 @@ class RunConfig(Strict):
     def _shapes_fit(self) -> "RunConfig":
         encoder, clip = self.model.encoder, self.data.clip
         if clip.size % encoder.patch:
-            raise ValueError(f"data.clip.size ({clip.size}) must be a multiple of model.encoder.patch ({encoder.patch})")
+            raise ValueError(
+                f"data.clip.size ({clip.size}) must be a multiple of model.encoder.patch ({encoder.patch})"
+            )
         if clip.frames % encoder.tubelet:
             raise ValueError(
                 f"data.clip.frames ({clip.frames}) must be a multiple of model.encoder.tubelet ({encoder.tubelet})"

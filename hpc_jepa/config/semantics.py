@@ -57,7 +57,9 @@ class Semantics(Strict):
     mask_truncation: Literal["raster", "tubes", "tokens"] = Field(
         description="which tokens are dropped to reach one count per batch: last in raster order, or at random (B9)"
     )
-    motion_pool: Literal["trilinear", "area"] = Field(description="how frame differences become one value a token (B10)")
+    motion_pool: Literal["trilinear", "area"] = Field(
+        description="how frame differences become one value a token (B10)"
+    )
     motion_norm: Literal["tubelet", "clip"] = Field(
         description="divide the motion map by the maximum of clip t, or of the clip itself (B24)"
     )

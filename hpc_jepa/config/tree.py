@@ -1,4 +1,4 @@
-"""Read configuration: YAML layers, ``extends:``, ``key.sub=value`` overrides, and errors that name file, line and key."""
+"""Read configuration: YAML layers, ``extends:``, ``key.sub=value`` overrides; errors name file, line and key."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -103,7 +103,9 @@ def _lay_file(layered: Layered, path: Path, seen: tuple[Path, ...]) -> None:
     for parent in [parents] if isinstance(parents, str) else parents:
         parent_path = path.parent / parent
         if not parent_path.is_file():
-            raise InputError(f"{_shown(path)}: extends '{parent}', which does not exist; the path is relative to the file")
+            raise InputError(
+                f"{_shown(path)}: extends '{parent}', which does not exist; the path is relative to the file"
+            )
         _lay_file(layered, parent_path, (*seen, path))
     layered.lay(values, places)
 

@@ -1,0 +1,5 @@
+"""Training objectives: one file each, found by name, composed by listing."""
+
+from hpc_jepa.objectives.composition import ObjectiveSet, build_objective
+
+__all__ = ["ObjectiveSet", "build_objective"]

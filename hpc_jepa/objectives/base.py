@@ -1,0 +1,50 @@
+"""The base Video-JEPA loss: predict hidden tokens, and with a growing weight the visible ones."""
+
+import torch
+from torch import Tensor
+
+from hpc_jepa.config.strict import Strict
+from hpc_jepa.latents import Latents
+from hpc_jepa.objectives.objective import Objective, Setting
+
+PUBLISHED_RAMP = (15_000, 30_000)
+CORRECTED_RAMP = (0.5, 1.0)
+
+
+class BaseOptions(Strict):
+    """Set by the schedule of the run, not by a list of objectives."""
+
+    context_weight: float = 0.5
+
+
+class Base(Objective[BaseOptions]):
+    r"""``L = L_pred + λ(step) L_ctx`` (V-JEPA 2, arXiv 2506.09985, with dense context prediction).
+
+    L_pred = mean over groups of mean |P - Y[q]|;  L_ctx = mean over groups of mean |R - Y[c]| / δ, where δ is the
+    square root of the grid distance from a context token to the nearest target token.
+    """
+
+    name = "base"
+    options_type = BaseOptions
+
+    def __init__(self, options: BaseOptions, setting: Setting) -> None:
+        super().__init__(options, setting)
+        if setting.semantics.context_ramp == "iterations":
+            self._ramp: tuple[float, float] = PUBLISHED_RAMP
+        else:
+            self._ramp = (CORRECTED_RAMP[0] * setting.steps, CORRECTED_RAMP[1] * setting.steps)
+
+    def forward(self, latents: Latents) -> dict[str, Tensor]:
+        """Terms ``prediction`` and ``context``."""
+        prediction = [error.mean() for error in latents.prediction_error]
+        context = [
+            (error / masks.context_distance).mean()
+            for error, masks in zip(latents.context_error, latents.masks, strict=True)
+        ]
+        return {"prediction": torch.stack(prediction).mean(), "context": torch.stack(context).mean()}
+
+    def weights(self, step: int) -> dict[str, float]:
+        """1 for the prediction; the context weight rises linearly over the ramp."""
+        start, end = self._ramp
+        progress = min(max((step - start) / (end - start), 0.0), 1.0) if end > start else 1.0
+        return {"prediction": 1.0, "context": self.options.context_weight * progress}

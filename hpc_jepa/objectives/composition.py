@@ -1,0 +1,77 @@
+"""Several objectives as one: the base loss and whatever the run lists beside it."""
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import replace
+
+import torch
+from torch import Tensor, nn
+
+from hpc_jepa.config.run import ObjectiveChoice
+from hpc_jepa.config.semantics import Semantics
+from hpc_jepa.latents import Latents, TokenGrid
+from hpc_jepa.objectives.base import Base, BaseOptions
+from hpc_jepa.objectives.objective import Setting
+from hpc_jepa.objectives.registry import choices_of, primitives, read_options
+
+
+class ObjectiveSet(nn.Module):
+    """The loss of a run: ``sum over terms of weights(step)[term] * forward(latents)[term]``."""
+
+    def __init__(self, choices: Sequence[ObjectiveChoice], setting: Setting, context_weight: float) -> None:
+        super().__init__()
+        options = read_options(choices)
+        setting = replace(setting, companions=options)
+        self._fp32 = setting.semantics.auxiliary_precision == "fp32"
+        self.base = Base(BaseOptions(context_weight=context_weight), setting)
+        self.auxiliary = nn.ModuleDict({name: primitives()[name](chosen, setting) for name, chosen in options.items()})
+
+    def forward(self, latents: Latents) -> dict[str, Tensor]:
+        """Unweighted scalar terms by name, base terms first."""
+        terms: dict[str, Tensor] = self.base(latents)
+        device = latents.target.device.type
+        with torch.autocast(device, enabled=False) if self._fp32 else nullcontext():
+            for objective in self.auxiliary.values():
+                terms |= objective(latents)
+        return terms
+
+    def weights(self, step: int) -> dict[str, float]:
+        """Coefficient of every term at ``step``."""
+        weights = self.base.weights(step)
+        for objective in self.auxiliary.values():
+            weights |= objective.weights(step)  # type: ignore[operator]
+        return weights
+
+
+def build_objective(
+    name: str | Sequence[ObjectiveChoice],
+    *,
+    width: int,
+    levels: int,
+    grid: TokenGrid,
+    semantics: str | Semantics = "corrected",
+    steps: int = 30_000,
+    context_weight: float = 0.5,
+    **overrides: dict[str, object],
+) -> ObjectiveSet:
+    """The loss of a named composition or primitive (base terms included).
+
+    width: channels C of one level; levels: L; ``steps`` scales the context ramp. ``overrides`` replace options of a
+    primitive: ``build_objective("fwm_ld", ..., ld={"hidden": 128})``.
+    Raises InputError for unknown names and options.
+    """
+    choices = choices_with(name, overrides)
+    resolved = Semantics.of(semantics) if isinstance(semantics, str) else semantics
+    setting = Setting(width=width, levels=levels, grid=grid, semantics=resolved, steps=steps, companions={})
+    return ObjectiveSet(choices, setting, context_weight)
+
+
+def choices_with(
+    name: str | Sequence[ObjectiveChoice], overrides: dict[str, dict[str, object]]
+) -> tuple[ObjectiveChoice, ...]:
+    """Choices of a composition with some options replaced."""
+    chosen = choices_of(name) if isinstance(name, str) else tuple(name)
+    return tuple(
+        ObjectiveChoice(name=choice.name, options={**choice.options, **overrides.pop(choice.name, {})})
+        for choice in chosen
+    ) + tuple(ObjectiveChoice(name=extra, options=options) for extra, options in overrides.items())

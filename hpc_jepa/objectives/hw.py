@@ -1,0 +1,43 @@
+"""Hard-region weighting of the prediction loss."""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from hpc_jepa.config.strict import Strict
+from hpc_jepa.latents import Latents
+from hpc_jepa.objectives.objective import Objective
+
+
+class HardRegionOptions(Strict):
+    """Coefficient of the term and temperature of the softmax over errors."""
+
+    weight: float = Field(0.3, ge=0)
+    temperature: float = Field(1.0, ge=1e-6)
+
+
+class HardRegion(Objective[HardRegionOptions]):
+    r"""``L_hw = mean over groups of mean_{b,q} w e``, with ``e`` the error of a target token and per clip
+    ``w = Q softmax_q(e / temperature)``, detached: mean weight 1, more on what is predicted badly.
+    """
+
+    name = "hw"
+    options_type = HardRegionOptions
+
+    def forward(self, latents: Latents) -> dict[str, Tensor]:
+        """Term ``hw``."""
+        groups = []
+        for error, prediction in zip(latents.prediction_error, latents.prediction, strict=True):
+            targets = error.shape[1]
+            if targets < 2:
+                continue
+            hardness = error.detach() / self.options.temperature
+            weight = targets * torch.softmax(hardness, dim=1)
+            if self.setting.semantics.auxiliary_precision == "autocast":
+                weight = weight.to(prediction.dtype)
+            groups.append((weight * error).mean())
+        return {"hw": torch.stack(groups).mean() if groups else latents.target.new_zeros(())}
+
+    def weights(self, step: int) -> dict[str, float]:
+        """Constant."""
+        return {"hw": self.options.weight}

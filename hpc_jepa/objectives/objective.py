@@ -1,0 +1,57 @@
+"""What an objective is: named scalar terms of the latents, and the coefficient of each term at a step."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar, Generic, TypeVar
+
+from torch import Tensor, nn
+
+from hpc_jepa.config.semantics import Semantics
+from hpc_jepa.config.strict import Strict
+from hpc_jepa.latents import Latents, TokenGrid
+
+Options = TypeVar("Options", bound=Strict)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What an objective may know about the run it serves.
+
+    width: C, channels of one level. levels: L, so that the training latent has D = L*C channels.
+    companions: options of every objective of the run by name, for the rules between objectives.
+    """
+
+    width: int
+    levels: int
+    grid: TokenGrid
+    semantics: Semantics
+    steps: int
+    companions: Mapping[str, Strict]
+
+    @property
+    def latent_width(self) -> int:
+        """D, channels of the training latent."""
+        return self.width * self.levels
+
+
+class Objective(nn.Module, Generic[Options]):
+    """Base class. A subclass sets ``name`` and ``options_type``, and defines ``forward`` and ``weights``.
+
+    Objectives are pure: everything random or stateful comes with the latents or lies in the heads.
+    """
+
+    name: ClassVar[str]
+    options_type: ClassVar[type[Strict]]
+
+    def __init__(self, options: Options, setting: Setting) -> None:
+        super().__init__()
+        self.options = options
+        self.setting = setting
+
+    def forward(self, latents: Latents) -> dict[str, Tensor]:
+        """Unweighted scalar terms by name."""
+        raise NotImplementedError
+
+    def weights(self, step: int) -> dict[str, float]:
+        """Coefficient of each term at ``step``."""
+        raise NotImplementedError

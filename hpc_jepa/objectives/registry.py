@@ -1,0 +1,84 @@
+"""Find objectives by name: every module of this package that defines one is known, nothing needs to be listed."""
+
+import importlib
+import pkgutil
+from collections.abc import Mapping, Sequence
+from functools import cache
+from types import ModuleType
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+import hpc_jepa.objectives as package
+from hpc_jepa.config.run import ObjectiveChoice, RunConfig
+from hpc_jepa.config.strict import Strict
+from hpc_jepa.config.tree import CONFIGS, nearest
+from hpc_jepa.errors import InputError
+from hpc_jepa.objectives.objective import Objective
+
+
+@cache
+def primitives() -> Mapping[str, type[Objective[Any]]]:
+    """All primitive objectives by name, found in the modules of this package."""
+    modules = [
+        importlib.import_module(f"{package.__name__}.{info.name}") for info in pkgutil.iter_modules(package.__path__)
+    ]
+    found = [objective for module in modules for objective in _objectives_of(module)]
+    return {objective.name: objective for objective in sorted(found, key=lambda objective: objective.name)}
+
+
+def choices_of(name: str) -> tuple[ObjectiveChoice, ...]:
+    """Primitives that a name stands for: a composition of ``configs/objective/`` or a primitive itself.
+
+    Raises InputError naming the nearest known name.
+    """
+    composition = CONFIGS / "objective" / f"{name}.yaml"
+    if composition.is_file():
+        listed = yaml.safe_load(composition.read_text(encoding="utf-8")).get("objectives", [])
+        return tuple(ObjectiveChoice.model_validate(choice) for choice in RunConfig.short_forms(listed))
+    if name in primitives():
+        return (ObjectiveChoice(name=name),)
+    raise InputError(_unknown(name, [*primitives(), *(path.stem for path in composition.parent.glob("*.yaml"))]))
+
+
+def read_options(choices: Sequence[ObjectiveChoice]) -> dict[str, Strict]:
+    """Typed options of each chosen primitive, in the order chosen.
+
+    Raises InputError for an unknown objective or option, naming the nearest valid one.
+    """
+    options: dict[str, Strict] = {}
+    for choice in choices:
+        if choice.name not in primitives() or choice.name == "base":
+            raise InputError(f"objectives: {_unknown(choice.name, primitives())}")
+        options_type = primitives()[choice.name].options_type
+        try:
+            options[choice.name] = options_type.model_validate(choice.options)
+        except ValidationError as error:
+            raise InputError(_bad_option(choice.name, options_type, error)) from error
+    return options
+
+
+def _objectives_of(module: ModuleType) -> list[type[Objective[Any]]]:
+    return [
+        item
+        for item in vars(module).values()
+        if isinstance(item, type)
+        and issubclass(item, Objective)
+        and item.__module__ == module.__name__
+        and "name" in vars(item)
+    ]
+
+
+def _unknown(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
+    match = nearest(name, known)
+    return f"unknown objective '{name}'" + (f" (did you mean '{match}'?)" if match else "")
+
+
+def _bad_option(name: str, options_type: type[Strict], error: ValidationError) -> str:
+    details = error.errors()[0]
+    key = ".".join(str(part) for part in details["loc"])
+    if details["type"] == "extra_forbidden":
+        match = nearest(key, options_type.model_fields)
+        return f"objectives.{name}.{key}: unknown option" + (f" (did you mean '{match}'?)" if match else "")
+    return f"objectives.{name}.{key}: {details['msg']}"

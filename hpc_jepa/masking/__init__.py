@@ -1,0 +1,1 @@
+"""Which tokens the student sees and which it predicts."""

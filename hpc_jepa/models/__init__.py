@@ -1,0 +1,1 @@
+"""Encoder, predictor, and the three-network Video-JEPA."""

@@ -1,0 +1,73 @@
+"""Where tokens come from: patches of a clip, the modality vector, and the vector that stands for hidden tokens.
+
+Each is a module of its own because sharded parameters (ZeRO-3) are only whole inside their module's forward pass.
+What the published model allocates but never uses is kept, so that its weights load, and frozen, so that no optimizer
+decays it.
+"""
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor, nn
+
+from hpc_jepa.latents import gather_tokens
+
+MODALITY_STD = 1e-6
+
+
+class PatchProjection(nn.Conv3d):
+    """A convolution whose stride is its kernel, computed as what it is: one linear map per patch.
+
+    So only the patches of wanted tokens are multiplied, by a matrix product rather than a convolution kernel.
+    """
+
+    def __init__(self, width: int, tubelet: int, patch: int) -> None:
+        kernel = (tubelet, patch, patch)
+        super().__init__(3, width, kernel_size=kernel, stride=kernel)
+
+    def forward(self, pixels: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """Pixels [B, 3, F, Hp, Wp] -> [B, N, width] in raster order, or [B, K, width] at ``tokens`` [B, K]."""
+        f, h, w = self.kernel_size
+        patches = rearrange(pixels, "b c (t f) (y h) (x w) -> b (t y x) (c f h w)", f=f, h=h, w=w)
+        if tokens is not None:
+            patches = gather_tokens(patches, tokens)
+        return F.linear(patches, self.weight.flatten(1), self.bias)
+
+
+class PatchEmbedding(nn.Module):
+    """Tubelet-patches of a video as tokens; the projection for single images is allocated but unused."""
+
+    def __init__(self, width: int, tubelet: int, patch: int) -> None:
+        super().__init__()
+        self.video = PatchProjection(width, tubelet, patch)
+        self.image = PatchProjection(width, 1, patch).requires_grad_(False)
+
+    def forward(self, pixels: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """Pixels [B, 3, F, Hp, Wp] -> [B, N, width], or [B, K, width] at ``tokens`` [B, K]."""
+        return self.video(pixels, tokens)  # type: ignore[no-any-return]
+
+
+class ModalityEmbedding(nn.Module):
+    """A learned vector that says "video", added to every token; the one for images is allocated but unused."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.video = nn.Parameter(torch.empty(1, 1, width).normal_(std=MODALITY_STD))
+        self.image = nn.Parameter(torch.empty(1, 1, width).normal_(std=MODALITY_STD), requires_grad=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """[B, N, width] -> [B, N, width], of the same dtype."""
+        return x + self.video.to(x.dtype)
+
+
+class MaskTokens(nn.Module):
+    """Learned vectors that stand for hidden tokens; only the first is used, by all mask groups (B20)."""
+
+    def __init__(self, width: int, count: int) -> None:
+        super().__init__()
+        for index in range(count):
+            self.register_parameter(str(index), nn.Parameter(torch.zeros(1, 1, width), requires_grad=index == 0))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Token indexes [B, Q] -> [B, Q, width]."""
+        return self.get_parameter("0").expand(*tokens.shape, -1)

@@ -1,0 +1,54 @@
+"""The video vision transformer: student and EMA target."""
+
+import torch
+from torch import Tensor, nn
+
+from hpc_jepa.config.model import EncoderConfig
+from hpc_jepa.latents import TokenGrid
+from hpc_jepa.models.block import NORM_EPS, stack
+from hpc_jepa.models.embeddings import ModalityEmbedding, PatchEmbedding
+from hpc_jepa.models.initialisation import initialise
+from hpc_jepa.models.rotary import rotations
+
+
+class Encoder(nn.Module):
+    """Pixels to token features, read out after several blocks, each level through its own LayerNorm."""
+
+    def __init__(self, config: EncoderConfig, activation_checkpointing: bool = False) -> None:
+        super().__init__()
+        blocks = stack(config, activation_checkpointing)
+        self.config = config
+        self.patch_embedding = PatchEmbedding(config.width, config.tubelet, config.patch)
+        self.modality = ModalityEmbedding(config.width)
+        self.blocks = nn.ModuleList(blocks)
+        self.level_norms = nn.ModuleList(nn.LayerNorm(config.width, eps=NORM_EPS) for _ in config.levels)
+        initialise(self, blocks)
+
+    def forward(self, pixels: Tensor, tokens: Tensor | None = None) -> Tensor:
+        """Training latent [B, N, D] of clips [B, 3, F, Hp, Wp]; fp32, all levels side by side, shallow first.
+
+        With ``tokens`` [B, K] the blocks see those tokens alone, at their own positions: [B, K, D].
+        """
+        levels = self._levels(pixels, tokens)
+        return torch.cat([norm(x.float()) for norm, x in zip(self.level_norms, levels, strict=True)], dim=-1)
+
+    def evaluate(self, pixels: Tensor) -> Tensor:
+        """Features [B, N, width] of the last level alone, as frozen evaluation reads them; fp32."""
+        return self.level_norms[-1](self._levels(pixels)[-1].float())  # type: ignore[no-any-return]
+
+    def grid(self, pixels: Tensor) -> TokenGrid:
+        """Token grid of clips [B, 3, F, Hp, Wp]."""
+        frames, height, width = pixels.shape[2:]
+        return TokenGrid(frames // self.config.tubelet, height // self.config.patch, width // self.config.patch)
+
+    def _levels(self, pixels: Tensor, tokens: Tensor | None = None) -> list[Tensor]:
+        """Residual stream after each block of ``config.levels``, before its norm."""
+        rotation = rotations(self.grid(pixels), self.config.width // self.config.heads, pixels.device)
+        rotation = rotation[None, None] if tokens is None else rotation[tokens].unsqueeze(1)
+        x = self.modality(self.patch_embedding(pixels, tokens))
+        levels = []
+        for number, block in enumerate(self.blocks, start=1):
+            x = block(x, rotation)
+            if number in self.config.levels:
+                levels.append(x)
+        return levels

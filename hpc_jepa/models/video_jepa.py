@@ -1,0 +1,56 @@
+"""The three networks of a Video-JEPA: student, predictor, and the EMA target they learn to predict."""
+
+import copy
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from hpc_jepa.config.model import ModelConfig
+from hpc_jepa.latents import Latents, TokenMasks
+from hpc_jepa.models.encoder import Encoder
+from hpc_jepa.models.predictor import Predictor
+
+TARGET_NORM_EPS = 1e-5
+
+
+class VideoJEPA(nn.Module):
+    """Makes the latents of one batch. The target starts as an exact copy of the student and receives no gradient."""
+
+    def __init__(self, config: ModelConfig, precision: Literal["fp32", "bf16"] = "fp32") -> None:
+        super().__init__()
+        self.config = config
+        self.precision = precision
+        self.student = Encoder(config.encoder, config.activation_checkpointing)
+        self.predictor = Predictor(config.predictor, config.encoder, config.activation_checkpointing)
+        self.target = copy.deepcopy(self.student).requires_grad_(False)
+
+    def forward(self, pixels: Tensor, masks: tuple[TokenMasks, ...]) -> Latents:
+        """Clips [B, 3, F, Hp, Wp] and the masks of each group -> Latents.
+
+        One target pass over the full clip; per group one student pass over the context and one predictor pass. With
+        precision "bf16" matrix products run under autocast; student and target features leave their norms in fp32.
+        """
+        with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
+            grid = self.student.grid(pixels)
+            target = self._target_features(pixels)
+            student = tuple(self.student(pixels, group.context) for group in masks)
+            predictions = [self.predictor(s, group, grid) for s, group in zip(student, masks, strict=True)]
+        return Latents(
+            student=student,
+            prediction=tuple(prediction for prediction, _ in predictions),
+            context_prediction=tuple(context_prediction for _, context_prediction in predictions),
+            target=target,
+            masks=masks,
+            grid=grid,
+            levels=len(self.config.encoder.levels),
+            pixels=pixels,
+        )
+
+    @torch.no_grad()
+    def _target_features(self, pixels: Tensor) -> Tensor:
+        """Features [B, N, D] of the full clip, each level layer-normalised once more, without gain."""
+        width = self.config.encoder.width
+        levels = self.target(pixels).unflatten(-1, (-1, width))
+        return F.layer_norm(levels, (width,), eps=TARGET_NORM_EPS).flatten(-2)

@@ -1,0 +1,166 @@
+"""Attentive probes: a class token attends to all tokens of a clip, then a linear layer names the class.
+
+The module is LayerNorm(z + MultiheadAttention(z, [z; tokens])) -> Linear with a learned class token z. Only the class
+token asks, so the key projection is folded into its query, raw tokens are pooled, and the value projection is applied
+to what was pooled: the same function without projecting, or mixing, every token. The key bias adds the same number to
+every score of a head; softmax ignores it, and it is left out.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from einops import einsum, rearrange
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from hpc_jepa.config.benchmark import AttentiveProbeConfig
+from hpc_jepa.errors import InputError
+from hpc_jepa.evaluation.features import FrozenFeatures, Standardiser
+from hpc_jepa.evaluation.progress import Advance
+
+CLASS_TOKEN_STD = 0.02
+NORM_EPS = 1e-5
+
+
+class AttentiveProbes(nn.Module):
+    """S independent probes with stacked parameters [S, ...], one per seed of the initialisation."""
+
+    class_token: Tensor
+    query_weight: Tensor
+    query_bias: Tensor
+    key_weight: Tensor
+    value_weight: Tensor
+    value_bias: Tensor
+    output_weight: Tensor
+    output_bias: Tensor
+    norm_weight: Tensor
+    norm_bias: Tensor
+    head_weight: Tensor
+    head_bias: Tensor
+
+    def __init__(self, width: int, classes: int, heads: int, seeds: Sequence[int]) -> None:
+        """Default initialisation of torch's attention and linear layers, class token from N(0, 0.02^2).
+
+        Raises InputError where heads does not divide width.
+        """
+        super().__init__()
+        if width % heads:
+            raise InputError(f"an attentive probe of {heads} heads needs a width they divide; the encoder has {width}")
+        self.heads = heads
+        singles = [_initial(width, classes, heads, seed) for seed in seeds]
+        for name in singles[0]:
+            self.register_parameter(name, nn.Parameter(torch.stack([single[name] for single in singles])))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Tokens [B, N, D] -> logits [S, B, classes]."""
+        value = einsum(self._pool(tokens), self._per_head(self.value_weight), "s b h d, s h k d -> s b h k")
+        value = rearrange(value, "s b h k -> s b (h k)") + self.value_bias.unsqueeze(1)
+        residual = self.class_token.unsqueeze(1) + _linear(value, self.output_weight, self.output_bias)
+        normed = functional.layer_norm(residual, residual.shape[-1:], eps=NORM_EPS)
+        normed = normed * self.norm_weight.unsqueeze(1) + self.norm_bias.unsqueeze(1)
+        return _linear(normed, self.head_weight, self.head_bias)
+
+    def _pool(self, tokens: Tensor) -> Tensor:
+        """[B, N, D] -> [S, B, H, D]: attention-weighted mean of the class token and all raw tokens."""
+        folded = self._folded_query()
+        own_score = einsum(self.class_token, folded, "s d, s h d -> s h").reshape(1, -1, 1)
+        scores = rearrange(folded, "s h d -> (s h) d") @ tokens.transpose(1, 2)
+        attention = torch.cat([own_score.expand(len(tokens), -1, -1), scores], dim=-1).softmax(dim=-1)
+        pooled = rearrange(attention[..., 1:] @ tokens, "b (s h) d -> s b h d", h=self.heads)
+        own = rearrange(attention[..., 0], "b (s h) -> s b h 1", h=self.heads)
+        return pooled + own * rearrange(self.class_token, "s d -> s 1 1 d")
+
+    def _folded_query(self) -> Tensor:
+        """[S, H, D]: what each head looks for, in the space of raw tokens; W_k^T (W_q z + b_q) / sqrt(D / H)."""
+        query = _linear(self.class_token.unsqueeze(1), self.query_weight, self.query_bias)
+        per_head = rearrange(query, "s 1 (h k) -> s h k", h=self.heads)
+        folded = einsum(per_head, self._per_head(self.key_weight), "s h k, s h k d -> s h d")
+        return folded / math.sqrt(per_head.shape[-1])
+
+    def _per_head(self, weight: Tensor) -> Tensor:
+        """[S, D, D] -> [S, H, D/H, D]."""
+        return rearrange(weight, "s (h k) d -> s h k d", h=self.heads)
+
+
+def train(
+    features: FrozenFeatures,
+    config: AttentiveProbeConfig,
+    classes: int,
+    seeds: Sequence[int],
+    device: torch.device,
+    advance: Advance,
+) -> tuple[AttentiveProbes, Standardiser]:
+    """Train one probe per seed in one pass over the features: AdamW, constant rate, cross-entropy.
+
+    All seeds see the same batches in the same order, so a seed stands for an initialisation. ``advance`` is called
+    once per update.
+    """
+    standardiser = Standardiser.of(features) if config.standardise else Standardiser.identity(features.width)
+    standardiser = standardiser.to(device)
+    probes = AttentiveProbes(features.width, classes, config.heads, seeds).to(device)
+    optimizer = torch.optim.AdamW(probes.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
+    labels = torch.from_numpy(features.labels).to(device)
+    for rows in _batches(len(features), config):
+        logits = probes(standardiser(features.batch(rows, device)))
+        loss = functional.cross_entropy(logits.flatten(0, 1), labels[rows].repeat(len(seeds))) * len(seeds)
+        optimizer.zero_grad()
+        torch.autograd.backward(loss)
+        optimizer.step()
+        advance()
+    return probes, standardiser
+
+
+@torch.inference_mode()
+def predict(
+    probes: AttentiveProbes, standardiser: Standardiser, features: FrozenFeatures, batch_size: int, device: torch.device
+) -> NDArray[np.int64]:
+    """[S, n]: the class each probe names for each clip."""
+    batches = np.array_split(np.arange(len(features)), math.ceil(len(features) / batch_size))
+    named = [probes(standardiser(features.batch(rows, device))).argmax(-1).cpu() for rows in batches]
+    return torch.cat(named, dim=1).numpy()
+
+
+def updates(config: AttentiveProbeConfig, clips: int) -> int:
+    """Optimizer steps of one training."""
+    return config.updates or (config.epochs or 0) * math.ceil(clips / config.batch_size)
+
+
+def _batches(clips: int, config: AttentiveProbeConfig) -> list[NDArray[np.int64]]:
+    """Row numbers of every batch: a new permutation each epoch, the last batch of an epoch may be smaller."""
+    total, per_epoch = updates(config, clips), math.ceil(clips / config.batch_size)
+    batches: list[NDArray[np.int64]] = []
+    for epoch in range(math.ceil(total / per_epoch)):
+        order = np.random.default_rng(epoch).permutation(clips)
+        batches += [order[start : start + config.batch_size] for start in range(0, clips, config.batch_size)]
+    return batches[:total]
+
+
+def _initial(width: int, classes: int, heads: int, seed: int) -> dict[str, Tensor]:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        class_token = torch.randn(width) * CLASS_TOKEN_STD
+        attention, norm, head = nn.MultiheadAttention(width, heads), nn.LayerNorm(width), nn.Linear(width, classes)
+    query, key, value = attention.in_proj_weight.detach().chunk(3)
+    query_bias, _, value_bias = attention.in_proj_bias.detach().chunk(3)
+    return {
+        "class_token": class_token,
+        "query_weight": query,
+        "query_bias": query_bias,
+        "key_weight": key,
+        "value_weight": value,
+        "value_bias": value_bias,
+        "output_weight": attention.out_proj.weight.detach(),
+        "output_bias": attention.out_proj.bias.detach(),
+        "norm_weight": norm.weight.detach(),
+        "norm_bias": norm.bias.detach(),
+        "head_weight": head.weight.detach(),
+        "head_bias": head.bias.detach(),
+    }
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    """[S, B, i] with stacked weight [S, o, i] and bias [S, o] -> [S, B, o]."""
+    return torch.baddbmm(bias.unsqueeze(1), x, weight.transpose(1, 2))

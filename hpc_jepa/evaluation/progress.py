@@ -1,0 +1,16 @@
+"""How long work reports that it goes on, without knowing who listens."""
+
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+
+Advance = Callable[[], None]
+"""One more unit of work is done."""
+
+Progress = Callable[[str, int], AbstractContextManager[Advance]]
+"""``with progress(title, total) as advance:`` around a piece of work of ``total`` units."""
+
+
+@contextmanager
+def silent(title: str, total: int) -> Iterator[Advance]:
+    """Nobody listens."""
+    yield lambda: None

@@ -85,39 +85,56 @@ class AttentiveProbes(nn.Module):
         return rearrange(weight, "s (h k) d -> s h k d", h=self.heads)
 
 
-def train(
-    features: FrozenFeatures,
+def fit_and_predict(
+    train: FrozenFeatures,
+    test: FrozenFeatures,
     config: AttentiveProbeConfig,
     classes: int,
     seeds: Sequence[int],
     device: torch.device,
     advance: Advance,
-) -> tuple[AttentiveProbes, Standardiser]:
+) -> NDArray[np.int64]:
+    """[S, n]: the class that the probe of each seed names for each test clip; see ``fit``."""
+    standardiser = Standardiser.of(train) if config.standardise else Standardiser.identity(train.width)
+    standardiser = standardiser.to(device)
+    probes = fit(train, standardiser, config, classes, seeds, advance)
+    return predict(probes, standardiser, test, config.batch_size)
+
+
+def fit(
+    features: FrozenFeatures,
+    standardiser: Standardiser,
+    config: AttentiveProbeConfig,
+    classes: int,
+    seeds: Sequence[int],
+    advance: Advance,
+) -> AttentiveProbes:
     """Train one probe per seed in one pass over the features: AdamW, constant rate, cross-entropy.
 
     All seeds see the same batches in the same order, so a seed stands for an initialisation. ``advance`` is called
     once per update.
     """
-    standardiser = Standardiser.of(features) if config.standardise else Standardiser.identity(features.width)
-    standardiser = standardiser.to(device)
+    device = standardiser.mean.device
     probes = AttentiveProbes(features.width, classes, config.heads, seeds).to(device)
     optimizer = torch.optim.AdamW(probes.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
     labels = torch.from_numpy(features.labels).to(device)
     for rows in _batches(len(features), config):
         logits = probes(standardiser(features.batch(rows, device)))
-        loss = functional.cross_entropy(logits.flatten(0, 1), labels[rows].repeat(len(seeds))) * len(seeds)
+        truth = labels[torch.from_numpy(rows)].repeat(len(seeds))
+        loss = functional.cross_entropy(rearrange(logits, "s b c -> (s b) c"), truth)
         optimizer.zero_grad()
-        torch.autograd.backward(loss)
+        torch.autograd.backward(loss * len(seeds))
         optimizer.step()
         advance()
-    return probes, standardiser
+    return probes
 
 
 @torch.inference_mode()
 def predict(
-    probes: AttentiveProbes, standardiser: Standardiser, features: FrozenFeatures, batch_size: int, device: torch.device
+    probes: AttentiveProbes, standardiser: Standardiser, features: FrozenFeatures, batch_size: int
 ) -> NDArray[np.int64]:
     """[S, n]: the class each probe names for each clip."""
+    device = standardiser.mean.device
     batches = np.array_split(np.arange(len(features)), math.ceil(len(features) / batch_size))
     named = [probes(standardiser(features.batch(rows, device))).argmax(-1).cpu() for rows in batches]
     return torch.cat(named, dim=1).numpy()

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 import numpy as np
 import torch
@@ -12,6 +12,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpc_jepa.evaluation.progress import Advance
+
+Name = TypeVar("Name", bound=str)
 
 Encode = Callable[[Tensor], Tensor]
 """Pixels [B, C, F, Hp, Wp] -> tokens [B, N, D]."""
@@ -93,13 +95,13 @@ class Standardiser:
 
 @torch.inference_mode()
 def extract(
-    encoders: Mapping[str, Encode],
+    encoders: Mapping[Name, Encode],
     clips: Iterable[tuple[Tensor, Tensor, Tensor]],
     tubelets: int,
     folder: Path,
     precision: Literal["fp16", "fp32"],
     advance: Advance,
-) -> dict[str, FrozenFeatures]:
+) -> dict[Name, FrozenFeatures]:
     """Features of every encoder from one decode pass; the tokens lie in files of ``folder`` as long as it exists.
 
     ``clips`` yields (pixels [B, C, F, Hp, Wp], labels [B], samples [B]). ``advance`` is called once per batch.

@@ -15,8 +15,6 @@ from hpc_jepa.config.strict import Strict
 from hpc_jepa.errors import DataError
 from hpc_jepa.evaluation.statistics import Correct
 
-FORMAT = 1
-
 Predictions = dict[str, NDArray[np.int64]]
 """``labels`` [n], ``samples`` [n], and ``<weights>.<probe>`` [S, n]: the class each probe seed names."""
 
@@ -58,14 +56,13 @@ class Result(Strict):
 class EvaluationRecord(Strict):
     """Everything a table needs to know, and all that is needed to recompute it."""
 
-    format: Literal[1] = FORMAT
+    format: Literal[1] = 1
     run: RunIdentity
     benchmark: str
     title: str
     classes: int
     protocol: ProtocolName
     protocol_fingerprint: str
-    train_clips: int
     data: dict[Literal["train", "test"], str] = Field(description="SHA-256 of each data set's manifest")
     software: dict[str, str]
     predictions: str = Field(description="SHA-256 of the file of predictions")
@@ -118,7 +115,7 @@ def read_predictions(path: Path, record: EvaluationRecord) -> Predictions:
 
 def correct(predictions: Predictions, key: str) -> Correct:
     """[S, n]: whether the probes ``<weights>.<probe>`` name the right class."""
-    return predictions[key] == predictions["labels"]
+    return np.equal(predictions[key], predictions["labels"])
 
 
 _AGAIN = "run 'hpc-jepa evaluate' with --force to write it again"

@@ -1,0 +1,136 @@
+"""The masks of a step: a function of seed, step and, where motion guides them, of the clips."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hpc_jepa.config.masking import MaskGroupConfig, MaskingConfig
+from hpc_jepa.config.semantics import Semantics
+from hpc_jepa.errors import InputError
+from hpc_jepa.kernels.randomness import Stream, uniforms
+from hpc_jepa.latents import ClipBatch, TokenGrid, TokenMasks
+from hpc_jepa.masking.blocks import BlockSize, block_size, uniform_origins, visible_tokens
+from hpc_jepa.masking.motion import guided_origins, motion_map
+from hpc_jepa.masking.tokens import context_distance, next_in_context, pairs, token_list, truncate, tube_order
+
+ATTEMPTS = 8
+"""Placements drawn per clip and step, in case blocks hide everything."""
+
+
+class MaskSampler:
+    """Draws the blocks of the whole global batch in every process and keeps the masks of its own clips.
+
+    batch_size: clips of all processes; rank ``r`` holds rows r*batch_size/world_size onwards.
+    gather: rows of this process -> rows of all processes in rank order. Used for motion maps and static flags only.
+
+    Raises InputError if the processes do not divide the batch.
+    """
+
+    def __init__(
+        self,
+        config: MaskingConfig,
+        semantics: Semantics,
+        grid: TokenGrid,
+        *,
+        seed: int,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        gather: Callable[[Tensor], Tensor] = lambda rows: rows,
+    ) -> None:
+        if batch_size % world_size:
+            raise InputError(
+                f"engine.batch_size: {batch_size} clips cannot be shared by {world_size} processes equally"
+            )
+        self.config = config
+        self.semantics = semantics
+        self.grid = grid
+        self.seed = seed
+        self.batch_size = batch_size
+        self.world_size = world_size
+        self.gather = gather
+        clips = batch_size // world_size
+        self.mine = slice(rank * clips, (rank + 1) * clips)
+
+    def __call__(self, step: int, clips: ClipBatch) -> tuple[TokenMasks, ...]:
+        """Masks of this process's clips, one per group, on the device of their pixels."""
+        motion = self._motion(clips)
+        paired = self._clips_with_pairs(clips)
+        masks = []
+        for index, group in enumerate(self.config.groups):
+            draws = _Draws(self.seed, step, index, self.batch_size, clips.pixels.device)
+            masks.append(self._group_masks(group, draws, motion, paired))
+        return tuple(masks)
+
+    def _motion(self, clips: ClipBatch) -> Tensor | None:
+        """Motion maps [B, T, H, W] of the global batch, if they guide the blocks."""
+        if self.config.motion is None:
+            return None
+        return self.gather(motion_map(clips.pixels, self.grid, self.semantics.motion_pool, self.semantics.motion_norm))
+
+    def _clips_with_pairs(self, clips: ClipBatch) -> Tensor:
+        """Which clips [B] of the global batch take part in temporal terms."""
+        if self.semantics.static_clips_in_temporal_terms:
+            return torch.ones(self.batch_size, dtype=torch.bool, device=clips.pixels.device)
+        return self.gather(~clips.static).to(clips.pixels.device)
+
+    def _group_masks(
+        self, group: MaskGroupConfig, draws: "_Draws", motion: Tensor | None, paired: Tensor
+    ) -> TokenMasks:
+        size = block_size(group, self.grid, draws.step)
+        visible = visible_tokens(self._origins(group, draws, size, motion), size, self.grid, group)
+        order = self._truncation_order(draws)
+        processes = 1 if self.config.truncation_scope == "global" else self.world_size
+        kept = truncate(visible, order, processes)
+        predicted = ~kept if group.full_complement else truncate(~visible, order, processes)
+
+        context, target = token_list(kept[self.mine]), token_list(predicted[self.mine])
+        following = next_in_context(context, self.grid)
+        return TokenMasks(
+            context=context,
+            target=target,
+            context_distance=context_distance(context, target, self.grid),
+            next_in_context=following.where(paired[self.mine, None], -1),
+            pairs=self._pairs_per_process(pairs(kept, self.grid) * paired),
+        )
+
+    def _origins(self, group: MaskGroupConfig, draws: "_Draws", size: BlockSize, motion: Tensor | None) -> Tensor:
+        """Raster numbers of block origins [B, attempts, blocks] for the global batch."""
+        places = draws.uniforms(Stream.MASK_ORIGIN, ATTEMPTS, group.blocks)
+        anywhere = uniform_origins(places, size, self.grid)
+        if self.config.motion is None or motion is None:
+            return anywhere
+        at_random = draws.uniforms(Stream.MOTION_CHOICE, ATTEMPTS, group.blocks) < self.config.motion.random_rate
+        return anywhere.where(at_random, guided_origins(places, motion, size, self.config.motion.strength))
+
+    def _truncation_order(self, draws: "_Draws") -> Tensor:
+        """The order [B, N] in which tokens are kept: as they stand, by random tubes, or at random (B9)."""
+        if self.semantics.mask_truncation == "raster":
+            return torch.arange(self.grid.tokens, device=draws.device).expand(self.batch_size, -1)
+        if self.semantics.mask_truncation == "tubes":
+            return tube_order(draws.uniforms(Stream.MASK_TRUNCATION, self.grid.cells).argsort(1), self.grid)
+        return draws.uniforms(Stream.MASK_TRUNCATION, self.grid.tokens).argsort(1)
+
+    def _pairs_per_process(self, pairs_of_clip: Tensor) -> Tensor:
+        if self.semantics.batch_statistics == "global":
+            return pairs_of_clip.sum() / self.world_size
+        return pairs_of_clip[self.mine].sum().float()
+
+
+@dataclass(frozen=True)
+class _Draws:
+    """Random numbers of one mask group in one step, a row for every clip of the global batch."""
+
+    seed: int
+    step: int
+    group: int
+    clips: int
+    device: torch.device
+
+    def uniforms(self, stream: Stream, *shape: int) -> Tensor:
+        """Uniform numbers in [0, 1): [clips, *shape] float64."""
+        return torch.from_numpy(uniforms(self.seed, stream, self.step, (self.clips, *shape), self.group)).to(
+            self.device
+        )

@@ -1,0 +1,129 @@
+"""What the results say, in sentences that follow from the numbers alone, whatever they are."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpc_jepa.evaluation import record
+from hpc_jepa.evaluation.statistics import PairedComparison, compare
+from hpc_jepa.report.results import Panel, Row, Source, panel, panels
+
+SOLVED = 75.0
+"""Percent at which random features are said to solve a benchmark."""
+
+
+@dataclass(frozen=True)
+class SemanticsComparison:
+    """Corrected minus published semantics of one variant on the same test clips, in percentage points."""
+
+    corrected: Row
+    published: Row
+    points: PairedComparison
+
+    @property
+    def sentence(self) -> str:
+        """Direction, size and certainty of the difference."""
+        row, change = self.corrected, 100 * self.points.difference
+        interval = f"[{100 * self.points.low:+.1f}, {100 * self.points.high:+.1f}]"
+        return (
+            f"{row.variant}, {row.weights} weights, seed {row.seed}, {row.probe} probe: corrected semantics "
+            f"{self._verdict} published semantics ({row.value:.1f} against {self.published.value:.1f} %; paired "
+            f"difference {change:+.1f} points {interval}, McNemar p {_p(self.points.p_value)})."
+        )
+
+    @property
+    def _verdict(self) -> str:
+        if not self.points.significant:
+            return "cannot be told apart from"
+        return "reads out better than" if self.points.difference > 0 else "reads out worse than"
+
+
+def headlines(rows: Sequence[Row], attentive: set[Panel], comparisons: Sequence[SemanticsComparison]) -> list[str]:
+    """The sentences at the top: pretraining against random per probe, the semantics, what the benchmark can tell.
+
+    ``attentive`` are the panels whose probe reads all tokens.
+    """
+    grouped = panels(rows)
+    sentences = [against_random(key, group) for key, group in grouped.items()]
+    main = _main(comparisons)
+    if main is not None:
+        sentences.append(main.sentence)
+    sentences += [_solved(key, grouped[key]) for key in grouped if key in attentive and _is_solved(grouped[key])]
+    return sentences
+
+
+def against_random(key: Panel, rows: Sequence[Row]) -> str:
+    """Does a pretrained encoder beat random weights with 95 % intervals that do not overlap?"""
+    where = f"{_probe(key)} ({key.benchmark}, {key.protocol}, {key.regime})"
+    trained = [row for row in rows if not row.is_random]
+    pairs = [(row, reference(row, rows)) for row in trained]
+    known = [(row, random) for row, random in pairs if random is not None]
+    if not known:
+        return f"{where}: no comparison with random_init, because it was not evaluated."
+    above = [(row, random) for row, random in known if row.low > random.high]
+    below = [(row, random) for row, random in known if row.high < random.low]
+    count = f"{len(above)} of {len(known)} pretrained encoders beat random_init with 95 % intervals that do not overlap"
+    worse = f", {len(below)} fall below it likewise" if below else ""
+    row, random = max(above or known, key=lambda pair: pair[0].value)
+    return f"{where}: {count}{worse}. Best: {row.encoder}, {row.measured} against {random.measured}."
+
+
+def reference(row: Row, rows: Iterable[Row]) -> Row | None:
+    """The random encoder a row is held against: of its own seed, else the best of its panel."""
+    randoms = [other for other in rows if other.is_random and panel(other) == panel(row)]
+    same_seed = [other for other in randoms if other.seed == row.seed]
+    return max(same_seed or randoms, key=lambda other: other.value, default=None)
+
+
+def semantics_comparisons(found: Mapping[Row, Source]) -> list[SemanticsComparison]:
+    """Paired comparison of every corrected row with its published twin, where both judged the same test clips."""
+    published = {_twin(row): row for row in found if row.semantics == "published"}
+    pairs = [(row, published[_twin(row)]) for row in found if row.semantics == "corrected" and _twin(row) in published]
+    comparisons = [_compare(*pair, found) for pair in pairs]
+    return [comparison for comparison in comparisons if comparison is not None]
+
+
+def _compare(corrected: Row, published: Row, found: Mapping[Row, Source]) -> SemanticsComparison | None:
+    first, second = found[corrected], found[published]
+    if first.record.data["test"] != second.record.data["test"]:
+        return None
+    ours = record.read_predictions(first.path, first.record)
+    theirs = record.read_predictions(second.path, second.record)
+    if not np.array_equal(ours["samples"], theirs["samples"]):
+        return None
+    right = record.correct(ours, first.result.key), record.correct(theirs, second.result.key)
+    return SemanticsComparison(corrected, published, compare(*right))
+
+
+def _twin(row: Row) -> tuple[object, ...]:
+    return (row.study, row.variant, row.seed, row.weights, panel(row))
+
+
+def _main(comparisons: Sequence[SemanticsComparison]) -> SemanticsComparison | None:
+    """The comparison for the headline: target weights under a linear probe where there are such."""
+    return min(
+        comparisons,
+        key=lambda c: (c.corrected.weights != "target", not c.corrected.probe.startswith("linear")),
+        default=None,
+    )
+
+
+def _is_solved(rows: Iterable[Row]) -> bool:
+    return any(row.is_random and row.value >= SOLVED for row in rows)
+
+
+def _solved(key: Panel, rows: Iterable[Row]) -> str:
+    best = max((row for row in rows if row.is_random), key=lambda row: row.value)
+    return (
+        f"An {_probe(key).lower()} reads {best.measured} from random weights ({key.benchmark}, {key.protocol}): it "
+        "can solve the benchmark without pretraining, so objectives are to be compared under linear probes."
+    )
+
+
+def _probe(key: Panel) -> str:
+    return f"{key.probe.replace('_', ' ').capitalize()} probe"
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"

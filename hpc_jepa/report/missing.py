@@ -1,0 +1,52 @@
+"""Cells that the study should hold but does not."""
+
+from collections.abc import Iterable, Sequence
+
+from hpc_jepa.report.results import RANDOM, Panel, Row, panel
+from hpc_jepa.report.runs import Run
+
+
+def missing(runs: Sequence[Run], rows: Sequence[Row]) -> list[str]:
+    """One line per gap: unfinished runs, runs without some evaluation others have, regimes without a random encoder."""
+    return [*_unfinished(runs), *_unevaluated(runs, rows), *_without_random(rows)]
+
+
+def _unfinished(runs: Iterable[Run]) -> list[str]:
+    lines = []
+    for run in runs:
+        if run.state is None:
+            lines.append(f"{run.label}: never started (no state.json)")
+        elif run.state.state != "done":
+            lines.append(f"{run.label}: {run.state.sentence}")
+    return lines
+
+
+def _unevaluated(runs: Iterable[Run], rows: Sequence[Row]) -> list[str]:
+    trained = [row for row in rows if not row.is_random]
+    wanted = list(dict.fromkeys((row.regime, row.benchmark, row.protocol, row.weights, row.probe) for row in trained))
+    lines = []
+    for run in runs:
+        held = {
+            (run.config.regime, record.benchmark, record.protocol, result.weights, result.probe)
+            for record in run.records.values()
+            for result in record.results
+        }
+        lines += [
+            f"{run.label}: {record.benchmark}, {record.protocol} was evaluated at step {record.run.step:,} "
+            f"of {record.run.steps:,}"
+            for record in run.records.values()
+            if record.run.step < record.run.steps
+        ]
+        gaps = [cell for cell in wanted if cell[0] == run.config.regime and cell not in held]
+        lines += [
+            f"{run.label}: not evaluated: {b}, {p}, {weights} weights, {probe}" for _, b, p, weights, probe in gaps
+        ]
+    return lines
+
+
+def _without_random(rows: Iterable[Row]) -> list[str]:
+    by_panel: dict[Panel, set[str]] = {}
+    for row in rows:
+        by_panel.setdefault(panel(row), set()).add(row.weights)
+    gaps = [key for key, weights in by_panel.items() if RANDOM not in weights]
+    return [f"{RANDOM}: not evaluated: {key.regime}, {key.benchmark}, {key.protocol}, {key.probe}" for key in gaps]

@@ -1,0 +1,119 @@
+"""Plots as SVG that takes its colours from the page, so that one drawing serves light, dark and print."""
+
+import io
+from collections.abc import Callable, Mapping, Sequence
+
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hpc_jepa.report.results import Row
+from hpc_jepa.report.runs import LoggedStep, Run
+
+Reading = Callable[[LoggedStep], float | None]
+"""A quantity of a logged step, None where it was not measured."""
+
+WIDTH = 5.6
+"""Inches; small enough for its 9-point text to stay readable on a phone."""
+
+INK, FAINT = "#010203", "#040506"
+SERIES = tuple(f"#0a0b{number:02x}" for number in range(8))
+"""Stand-ins that the SVG's colours are recognised by."""
+
+STYLES = ("-", "--", ":", "-.")
+
+RC = {
+    "svg.fonttype": "none",
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "text.color": INK,
+    "axes.edgecolor": FAINT,
+    "axes.labelcolor": INK,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.grid": True,
+    "axes.axisbelow": True,
+    "grid.color": FAINT,
+    "grid.linewidth": 0.5,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "lines.linewidth": 1.4,
+    "legend.frameon": False,
+}
+
+
+def accuracies(rows: Sequence[Row], colours: Mapping[str, int]) -> str:
+    """Accuracy with its 95 % interval for each encoder of one panel, random encoders as bands behind.
+
+    ``colours`` as ``colour_of`` gives them. Target weights are filled dots, student weights rings.
+    """
+    trained = [row for row in rows if not row.is_random]
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for row in (row for row in rows if row.is_random):
+            axes.axvspan(row.low, row.high, color=FAINT, alpha=0.6, linewidth=0)
+            axes.axvline(row.value, color=INK, linewidth=0.8, linestyle=":")
+        for place, row in enumerate(reversed(trained)):
+            _whisker(axes, place, row, SERIES[colours[row.name]])
+        axes.set_yticks(range(len(trained)), [row.encoder for row in reversed(trained)])
+        axes.set_ylim(-0.6, len(trained) - 0.4)
+        axes.set_xlim(0, 100)
+        axes.set_xlabel("accuracy, %")
+        axes.grid(axis="y", visible=False)
+        axes.tick_params(axis="y", length=0)
+
+    return _svg(draw, height=0.9 + 0.27 * max(len(trained), 1))
+
+
+def curves(runs: Sequence[Run], read: Reading) -> str:
+    """One quantity over training steps, one line per run; one colour per variant, one line style per seed."""
+    colours = colour_of(runs)
+    seeds = sorted({run.config.seed for run in runs})
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for run in runs:
+            points = [(step.step, value) for step in run.steps if (value := read(step)) is not None]
+            if points:
+                style = STYLES[seeds.index(run.config.seed) % len(STYLES)]
+                axes.plot(*zip(*points, strict=True), color=SERIES[colours[variant_of(run)]], linestyle=style)
+        axes.set_xlabel("step")
+        axes.margins(x=0.01)
+
+    return _svg(draw, height=2.5, width=4.2)
+
+
+def colour_of(runs: Sequence[Run]) -> dict[str, int]:
+    """Number of the colour of each variant."""
+    names = sorted({variant_of(run) for run in runs})
+    return {name: number % len(SERIES) for number, name in enumerate(names)}
+
+
+def variant_of(run: Run) -> str:
+    """Variant with its semantics, as rows name it."""
+    return f"{run.config.variant} ({run.config.semantics.preset})"
+
+
+def _whisker(axes: Axes, place: int, row: Row, colour: str) -> None:
+    axes.plot([row.low, row.high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
+    filled = row.weights == "target"
+    axes.plot(row.value, place, "o", markersize=6, color=colour, markerfacecolor=colour if filled else "none")
+
+
+def _svg(draw: Callable[[Figure], None], height: float, width: float = WIDTH) -> str:
+    with rc_context(RC):  # type: ignore[arg-type]
+        figure = Figure(figsize=(width, height), layout="constrained")
+        draw(figure)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", metadata={"Date": None})
+    return _themed(buffer.getvalue())
+
+
+def _themed(svg: str) -> str:
+    """The bare <svg> element, scaled by the page and coloured by its style sheet."""
+    svg = svg[svg.index("<svg") :]
+    svg = svg.replace(INK, "var(--ink)").replace(FAINT, "var(--line)")
+    for number, colour in enumerate(SERIES):
+        svg = svg.replace(colour, f"var(--series-{number})")
+    return svg

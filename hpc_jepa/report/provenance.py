@@ -1,0 +1,40 @@
+"""Where every number comes from."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from hpc_jepa.report.runs import Run
+
+
+@dataclass(frozen=True)
+class Origin:
+    """One record: the run behind it, the checkpoint, the data and the software."""
+
+    run: str
+    folder: str
+    benchmark: str
+    weights: str
+    step: str
+    overridden: str
+    fingerprint: str
+    data: dict[str, str]
+    software: str
+
+
+def provenance(runs: Iterable[Run]) -> list[Origin]:
+    """One entry per record."""
+    return [
+        Origin(
+            run=run.label,
+            folder=str(run.folder),
+            benchmark=f"{record.benchmark}, {record.protocol} ({record.protocol_fingerprint})",
+            weights=", ".join(dict.fromkeys(result.weights for result in record.results)),
+            step=f"{record.run.step:,} of {record.run.steps:,}",
+            overridden=", ".join(f"{key}: {value}" for key, value in record.run.overridden.items()) or "none",
+            fingerprint=record.run.fingerprint,
+            data={split: digest[:16] for split, digest in record.data.items()},
+            software=", ".join(f"{name} {version}" for name, version in record.software.items()),
+        )
+        for run in runs
+        for record in run.records.values()
+    ]

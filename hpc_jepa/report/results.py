@@ -1,0 +1,141 @@
+"""Results of all runs as rows of one table."""
+
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+from hpc_jepa.evaluation.record import EvaluationRecord, Result
+from hpc_jepa.report.runs import Run
+
+RANDOM = "random_init"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One cell of the study. ``value``, ``low``, ``high`` in percent, rounded to two decimals.
+
+    Encoders that were never trained carry variant and weights ``random_init``, semantics ``none`` and 0 steps.
+    """
+
+    study: str
+    regime: str
+    variant: str
+    semantics: str
+    seed: int
+    weights: str
+    benchmark: str
+    protocol: str
+    probe: str
+    metric: str
+    value: float
+    low: float
+    high: float
+    n: int
+    steps: int
+
+    @property
+    def is_random(self) -> bool:
+        """The encoder was never trained."""
+        return self.weights == RANDOM
+
+    @property
+    def encoder(self) -> str:
+        """Which encoder, for people."""
+        return f"{RANDOM}, seed {self.seed}" if self.is_random else f"{self.name}, {self.weights}, seed {self.seed}"
+
+    @property
+    def name(self) -> str:
+        """Variant with its semantics."""
+        return self.variant if self.is_random else f"{self.variant} ({self.semantics})"
+
+    @property
+    def measured(self) -> str:
+        """Accuracy with its interval, for people."""
+        return f"{self.value:.1f} % [{self.low:.1f}, {self.high:.1f}]"
+
+
+@dataclass(frozen=True, order=True)
+class Panel:
+    """Results that may be compared: same regime, benchmark, protocol and probe."""
+
+    regime: str
+    benchmark: str
+    protocol: str
+    probe: str
+
+
+@dataclass(frozen=True)
+class Source:
+    """A result and where it was recorded."""
+
+    path: Path
+    record: EvaluationRecord
+    result: Result
+
+
+def sources(runs: Iterable[Run]) -> dict[Row, Source]:
+    """Rows of all records. A random encoder appears once per study, regime and seed, whichever run recorded it."""
+    found: dict[Row, Source] = {}
+    seen: set[tuple[object, ...]] = set()
+    for source in _recorded(runs):
+        row = _row(source)
+        key = (row.study, row.regime, row.variant, row.semantics, row.seed, row.weights, panel(row))
+        if key not in seen:
+            seen.add(key)
+            found[row] = source
+    return found
+
+
+def panel(row: Row) -> Panel:
+    """Where a row belongs."""
+    return Panel(row.regime, row.benchmark, row.protocol, row.probe)
+
+
+def panels(rows: Iterable[Row]) -> dict[Panel, list[Row]]:
+    """Rows by panel, panels in order of first appearance; random encoders first, then by variant."""
+    grouped: dict[Panel, list[Row]] = {}
+    for row in rows:
+        grouped.setdefault(panel(row), []).append(row)
+    return {key: sorted(group, key=_order) for key, group in grouped.items()}
+
+
+def write_csv(path: Path, rows: Sequence[Row]) -> None:
+    """One line per row."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(field.name for field in fields(Row))
+        writer.writerows(astuple(row) for row in rows)
+
+
+def _recorded(runs: Iterable[Run]) -> Iterator[Source]:
+    for run in runs:
+        for path, record in run.records.items():
+            for result in record.results:
+                yield Source(path, record, result)
+
+
+def _row(source: Source) -> Row:
+    run, result = source.record.run, source.result
+    random = result.weights == RANDOM
+    return Row(
+        study=run.study,
+        regime=run.regime,
+        variant=RANDOM if random else run.variant,
+        semantics="none" if random else run.semantics,
+        seed=run.seed,
+        weights=result.weights,
+        benchmark=source.record.benchmark,
+        protocol=source.record.protocol,
+        probe=result.probe,
+        metric=result.metric,
+        value=round(100 * result.value, 2),
+        low=round(100 * result.low, 2),
+        high=round(100 * result.high, 2),
+        n=result.n,
+        steps=0 if random else run.step,
+    )
+
+
+def _order(row: Row) -> tuple[object, ...]:
+    return (not row.is_random, row.study, row.variant, row.semantics, row.seed, row.weights != "target")

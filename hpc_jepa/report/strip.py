@@ -1,0 +1,108 @@
+"""What the model sees: frames of a training clip with the masks of its first step drawn over them."""
+
+import base64
+import io
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from hpc_jepa.config.data import AugmentationConfig
+from hpc_jepa.config.run import RunConfig
+from hpc_jepa.data.loader import ClipLoader
+from hpc_jepa.latents import ClipBatch, TokenGrid, TokenMasks
+from hpc_jepa.masking.sampler import MaskSampler
+
+FRAME_SIDE = 168
+"""Pixels of a drawn frame, about."""
+
+GAP = 8
+TARGET_TINT = np.array([230, 97, 0], dtype=np.float32)
+HIDDEN_LIGHT = 0.25
+
+Frames = NDArray[np.float32]
+"""[T, Hp, Wp, 3] in [0, 255]: the first frame of each tubelet."""
+
+
+@dataclass(frozen=True)
+class Strip:
+    """One row of frames as a PNG data address, and what it shows."""
+
+    caption: str
+    image: str
+
+
+def strips(config: RunConfig) -> list[Strip]:
+    """The first clip of the run's first step: as it is, and under each mask group.
+
+    Raises DataError where the training shards are gone.
+    """
+    clips = _first_batch(config)
+    encoder = config.model.encoder
+    side = config.data.clip.size // encoder.patch
+    grid = TokenGrid(config.data.clip.frames // encoder.tubelet, side, side)
+    masks = MaskSampler(config.masking, config.semantics, grid, seed=config.seed, batch_size=config.engine.batch_size)
+    frames = _frames(clips.pixels[0], encoder.tubelet, config.data.augmentation)
+    return [Strip("The clip, one frame per tubelet", _png(frames)), *_masked(frames, masks(0, clips), grid)]
+
+
+def _first_batch(config: RunConfig) -> ClipBatch:
+    with tempfile.TemporaryDirectory(prefix="hpc_jepa-strip-") as folder:
+        loader = ClipLoader(
+            config.data,
+            seed=config.seed,
+            batch_size=config.engine.batch_size,
+            rank=0,
+            world_size=1,
+            device=torch.device("cpu"),
+            ledger=Path(folder) / "dropped.jsonl",
+        )
+        try:
+            return loader.batch(0)
+        finally:
+            loader.close()
+
+
+def _frames(pixels: torch.Tensor, tubelet: int, augmentation: AugmentationConfig) -> Frames:
+    """Undo the normalisation of a clip [3, F, Hp, Wp]."""
+    frames = pixels[:, ::tubelet].permute(1, 2, 3, 0).numpy()
+    return np.clip((frames * np.float32(augmentation.std) + np.float32(augmentation.mean)) * 255, 0, 255)
+
+
+def _masked(frames: Frames, masks: tuple[TokenMasks, ...], grid: TokenGrid) -> Iterator[Strip]:
+    for number, group in enumerate(masks, start=1):
+        context, target = _cells(group.context[0], grid), _cells(group.target[0], grid)
+        drawn = np.where(_over(context, frames), frames, HIDDEN_LIGHT * frames)
+        drawn = np.where(_over(target, frames), 0.45 * frames + 0.55 * TARGET_TINT, drawn)
+        caption = f"Mask group {number}: {context.sum()} context and {target.sum()} target tokens of {grid.tokens}"
+        yield Strip(caption, _png(drawn))
+
+
+def _cells(tokens: torch.Tensor, grid: TokenGrid) -> NDArray[np.bool_]:
+    """[T, H, W]: which tokens are listed."""
+    cells = np.zeros(grid.tokens, dtype=np.bool_)
+    cells[tokens.numpy()] = True
+    return cells.reshape(grid.time, grid.height, grid.width)
+
+
+def _over(cells: NDArray[np.bool_], frames: Frames) -> NDArray[np.bool_]:
+    """Each cell over the pixels it covers: [T, Hp, Wp, 1]."""
+    rows, columns = frames.shape[1] // cells.shape[1], frames.shape[2] // cells.shape[2]
+    return cells.repeat(rows, axis=1).repeat(columns, axis=2)[..., None]
+
+
+def _png(frames: Frames) -> str:
+    """Frames side by side, enlarged without smoothing, as a data address."""
+    scale = max(1, round(FRAME_SIDE / frames.shape[1]))
+    large = frames.astype(np.uint8).repeat(scale, axis=1).repeat(scale, axis=2)
+    opaque = np.concatenate([large, np.full_like(large[..., :1], 255)], axis=-1)
+    spaced = np.pad(opaque, ((0, 0), (0, 0), (0, GAP), (0, 0)))
+    row = np.concatenate(list(spaced), axis=1)[:, :-GAP]
+    buffer = io.BytesIO()
+    Image.fromarray(row).save(buffer, format="PNG", optimize=True)
+    return f"data:image/png;base64,{base64.b64encode(buffer.getvalue()).decode()}"

@@ -1,0 +1,94 @@
+"""The table of a study: one row per encoder, one column per probe, missing cells shown as missing."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from rich.table import Table
+
+from hpc_jepa.report.results import RANDOM, Row
+from hpc_jepa.report.runs import Run
+
+MISSING = "missing"
+
+
+@dataclass(frozen=True)
+class EncoderName:
+    """A row of the table. Ordered as it is shown: random encoders first, then by variant."""
+
+    variant: str
+    semantics: str
+    seed: int
+    weights: str
+
+    @property
+    def order(self) -> tuple[object, ...]:
+        """Sort key."""
+        return (self.weights != RANDOM, self.variant, self.semantics, self.seed, self.weights != "target")
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """All results of one regime, benchmark and protocol; ``cells`` by encoder and probe, absent where missing."""
+
+    study: str
+    regime: str
+    benchmark: str
+    protocol: str
+    probes: tuple[str, ...]
+    encoders: tuple[EncoderName, ...]
+    cells: dict[tuple[EncoderName, str], Row]
+
+    @property
+    def title(self) -> str:
+        """What is compared."""
+        return f"{self.study}: {self.benchmark}, {self.protocol} protocol, regime {self.regime}"
+
+    @property
+    def clips(self) -> int:
+        """Test clips behind an interval."""
+        return next(iter(self.cells.values())).n
+
+    def cell(self, encoder: EncoderName, probe: str) -> Row | None:
+        """The result, or None where it is missing."""
+        return self.cells.get((encoder, probe))
+
+
+def tables(runs: Iterable[Run], rows: Sequence[Row]) -> list[ResultTable]:
+    """One table per study, regime, benchmark and protocol, with a row for every run of the regime."""
+    keys = dict.fromkeys((row.study, row.regime, row.benchmark, row.protocol) for row in rows)
+    listed = list(runs)
+    return [_table(key, listed, rows) for key in keys]
+
+
+def as_text(table: ResultTable) -> Table:
+    """For the terminal and ``results.txt``."""
+    text = Table(
+        title=f"{table.title}\naccuracy in % [95 % interval], {table.clips:,} test clips", title_justify="left"
+    )
+    for heading in ("variant", "semantics", "weights", "seed"):
+        text.add_column(heading, no_wrap=True)
+    for probe in table.probes:
+        text.add_column(probe, justify="right", no_wrap=True)
+    for encoder in table.encoders:
+        cells = [_cell(table.cell(encoder, probe)) for probe in table.probes]
+        text.add_row(encoder.variant, encoder.semantics, encoder.weights, str(encoder.seed), *cells)
+    return text
+
+
+def _table(key: tuple[str, str, str, str], runs: Sequence[Run], rows: Sequence[Row]) -> ResultTable:
+    here = [row for row in rows if (row.study, row.regime, row.benchmark, row.protocol) == key]
+    cells = {(EncoderName(row.variant, row.semantics, row.seed, row.weights), row.probe): row for row in here}
+    weights = dict.fromkeys(row.weights for row in here if not row.is_random)
+    trained = (run.config for run in runs if (run.config.study, run.config.regime) == key[:2])
+    expected = [
+        EncoderName(config.variant, config.semantics.preset, config.seed, name)
+        for config in trained
+        for name in weights
+    ]
+    names = {encoder for encoder, _ in cells} | set(expected)
+    ordered = tuple(sorted(names, key=lambda encoder: encoder.order))
+    return ResultTable(*key, tuple(dict.fromkeys(row.probe for row in here)), ordered, cells)
+
+
+def _cell(row: Row | None) -> str:
+    return MISSING if row is None else f"{row.value:5.1f} [{row.low:4.1f}, {row.high:4.1f}]"

@@ -1,0 +1,36 @@
+import pytest
+import torch
+
+from hpc_jepa.latents import TokenGrid
+from hpc_jepa.models.attention import Attention
+from hpc_jepa.models.rotary import rotate, rotations
+
+GRID = TokenGrid(2, 4, 4)
+
+
+@pytest.fixture
+def attention():
+    torch.manual_seed(0)
+    return Attention(width=64, heads=2)
+
+
+def reference(attention: Attention, x: torch.Tensor, rotation: torch.Tensor) -> torch.Tensor:
+    """Head by head in double precision."""
+    weight, bias = attention.qkv.weight.double(), attention.qkv.bias.double()
+    query, key, value = (x.double() @ weight.T + bias).chunk(3, dim=-1)
+    heads = []
+    for part in (slice(0, 32), slice(32, 64)):
+        q, k = (rotate(z[..., part].float(), rotation).double() for z in (query, key))
+        heads.append((q @ k.mT / 32**0.5).softmax(-1) @ value[..., part])
+    return torch.cat(heads, -1) @ attention.output.weight.double().T + attention.output.bias.double()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("precision", "tolerance"), [(torch.float32, 1e-5), (torch.bfloat16, 2e-2)])
+def test_both_precisions_compute_softmax_attention(attention, precision, tolerance):
+    x = torch.randn(2, GRID.tokens, 64)
+    rotation = rotations(GRID, 32, x.device)
+    with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
+        y = attention(x, rotation[None, None])
+    assert y.dtype == precision
+    torch.testing.assert_close(y.double(), reference(attention, x, rotation), rtol=0, atol=tolerance)

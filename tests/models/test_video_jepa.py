@@ -116,6 +116,7 @@ def test_training_works_after_an_evaluation_in_inference_mode(small_model, clips
     model.student(clips[:, :, :2]).sum().backward()
 
 
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
 def test_a_step_asks_the_device_nothing(small_model, clips, two_groups):
     """Tracing without a graph break: a value read on the host would break it."""
     model = build(small_model)

@@ -18,8 +18,7 @@ class EncoderConfig(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> "EncoderConfig":
-        if self.width % self.heads:
-            raise ValueError(f"heads ({self.heads}) must divide width ({self.width})")
+        _require_even_heads(self.width, self.heads)
         if not self.levels or list(self.levels) != sorted(set(self.levels)) or self.levels[-1] != self.depth:
             raise ValueError(f"levels {list(self.levels)} must rise and end at depth ({self.depth})")
         if self.levels[0] < 1:
@@ -43,8 +42,7 @@ class PredictorConfig(Strict):
 
     @model_validator(mode="after")
     def _consistent(self) -> "PredictorConfig":
-        if self.width % self.heads:
-            raise ValueError(f"heads ({self.heads}) must divide width ({self.width})")
+        _require_even_heads(self.width, self.heads)
         return self
 
 
@@ -55,3 +53,9 @@ class ModelConfig(Strict):
     encoder: EncoderConfig = EncoderConfig()
     predictor: PredictorConfig = PredictorConfig()
     activation_checkpointing: bool = False
+
+
+def _require_even_heads(width: int, heads: int) -> None:
+    """Rotary positions turn pairs of channels, so each head needs an even number of them."""
+    if width % (2 * heads):
+        raise ValueError(f"twice heads ({heads}) must divide width ({width})")

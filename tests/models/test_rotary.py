@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from hpc_jepa.config.model import EncoderConfig, PredictorConfig
 from hpc_jepa.latents import TokenGrid
 from hpc_jepa.models.rotary import rotate, rotations
 
@@ -59,3 +60,9 @@ def test_angles_stay_exact_under_autocast():
 
 def test_a_side_of_one_token_stands_at_the_origin():
     assert torch.isfinite(rotations(TokenGrid(2, 1, 1), 16, CPU).abs()).all()
+
+
+@pytest.mark.parametrize("config", [EncoderConfig, PredictorConfig])
+def test_heads_of_odd_width_are_refused(config):
+    with pytest.raises(ValueError, match=r"twice heads \(4\) must divide width \(36\)"):
+        config(width=36, heads=4)

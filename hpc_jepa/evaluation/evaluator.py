@@ -25,6 +25,7 @@ from hpc_jepa.config.benchmark import (
     Weights,
 )
 from hpc_jepa.data.evaluation import EvaluationClips
+from hpc_jepa.data.shards.manifest import manifest_hash, read_manifest
 from hpc_jepa.distributed import local_device
 from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.evaluation import attentive, linear, record
@@ -106,7 +107,7 @@ class Evaluator:
             "classes": self.benchmark.classes,
             "protocol": self.protocol,
             "protocol_fingerprint": _fingerprint(task),
-            "data": {"train": _manifest_hash(task.train), "test": _manifest_hash(task.test)},
+            "data": {"train": _data_hash(task.train), "test": _data_hash(task.test)},
             "software": {"python": platform.python_version(), **{name: version(name) for name in SOFTWARE}},
         }
 
@@ -136,18 +137,18 @@ class Evaluator:
         place = folder / split
         place.mkdir()
         tubelets = self.task.clip.frames // self.run.config.model.encoder.tubelet
-        batches = math.ceil(len(clips.labels) / self.task.batch_size)
+        batches = math.ceil(len(clips) / self.task.batch_size)
         with self.progress(f"features of {split} clips", batches) as advance:
             return extract(encode, clips, tubelets, place, self.task.feature_precision, advance)
 
     def _clips(self, split: Split) -> EvaluationClips:
         shards = self.task.train if split == "train" else self.task.test
-        clips = EvaluationClips(shards, self.task.clip, self.task.batch_size)
-        found, expected = set(np.asarray(clips.labels).tolist()), set(range(self.benchmark.classes))
+        clips = EvaluationClips(shards, self.task.clip, self.task.batch_size, threads=torch.get_num_threads())
+        found, expected = set(clips.labels.tolist()), set(range(self.benchmark.classes))
         if not found <= expected or (split == "train" and found != expected):
             raise DataError(
-                f"{shards}: labels {min(found)}-{max(found)} ({len(found)} classes), "
-                f"but {self.benchmark.name} has classes 0-{self.benchmark.classes - 1}"
+                f"{shards}: its labels are {_span(found)}, but {self.benchmark.name} has classes {_span(expected)}; "
+                "name the labelled shards of this benchmark in its protocol"
             )
         return clips
 
@@ -199,8 +200,10 @@ def _fingerprint(task: ProtocolConfig) -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _manifest_hash(shards: Path) -> str:
-    manifest = shards / "manifest.json"
-    if not manifest.is_file():
-        raise DataError(f"{shards}: no shards here (manifest.json is missing); build them with 'hpc-jepa shards build'")
-    return hashlib.sha256(manifest.read_bytes()).hexdigest()
+def _data_hash(shards: Path) -> str:
+    read_manifest(shards)  # says how to build shards that are missing
+    return manifest_hash(shards)
+
+
+def _span(labels: set[int]) -> str:
+    return f"{min(labels)}-{max(labels)} ({len(labels)})"

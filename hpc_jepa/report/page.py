@@ -9,9 +9,9 @@ from markupsafe import Markup
 from hpc_jepa.errors import DataError
 from hpc_jepa.report import plots
 from hpc_jepa.report.findings import SemanticsComparison
+from hpc_jepa.report.plots import Reading
 from hpc_jepa.report.provenance import Origin
 from hpc_jepa.report.results import Panel, Row, panels
-from hpc_jepa.report.plots import Reading
 from hpc_jepa.report.runs import Run
 from hpc_jepa.report.strip import Strip, strips
 from hpc_jepa.report.table import ResultTable

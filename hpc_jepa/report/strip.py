@@ -2,10 +2,8 @@
 
 import base64
 import io
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -22,7 +20,8 @@ FRAME_SIDE = 168
 """Pixels of a drawn frame, about."""
 
 GAP = 8
-TARGET_TINT = np.array([230, 97, 0], dtype=np.float32)
+TARGET_COLOUR = np.array([230, 97, 0], dtype=np.float32)
+TINT = 0.5
 HIDDEN_LIGHT = 0.25
 
 Frames = NDArray[np.float32]
@@ -52,33 +51,27 @@ def strips(config: RunConfig) -> list[Strip]:
 
 
 def _first_batch(config: RunConfig) -> ClipBatch:
-    with tempfile.TemporaryDirectory(prefix="hpc_jepa-strip-") as folder:
-        loader = ClipLoader(
-            config.data,
-            seed=config.seed,
-            batch_size=config.engine.batch_size,
-            rank=0,
-            world_size=1,
-            device=torch.device("cpu"),
-            ledger=Path(folder) / "dropped.jsonl",
-        )
-        try:
-            return loader.batch(0)
-        finally:
-            loader.close()
+    device = torch.device("cpu")
+    batch_size = config.engine.batch_size
+    loader = ClipLoader(config.data, seed=config.seed, batch_size=batch_size, rank=0, world_size=1, device=device)
+    try:
+        return loader.batch(0)
+    finally:
+        loader.close()
 
 
 def _frames(pixels: torch.Tensor, tubelet: int, augmentation: AugmentationConfig) -> Frames:
     """Undo the normalisation of a clip [3, F, Hp, Wp]."""
+    mean, std = (np.asarray(values, dtype=np.float32) for values in (augmentation.mean, augmentation.std))
     frames = pixels[:, ::tubelet].permute(1, 2, 3, 0).numpy()
-    return np.clip((frames * np.float32(augmentation.std) + np.float32(augmentation.mean)) * 255, 0, 255)
+    return np.asarray(np.clip((frames * std + mean) * 255, 0, 255), dtype=np.float32)
 
 
 def _masked(frames: Frames, masks: tuple[TokenMasks, ...], grid: TokenGrid) -> Iterator[Strip]:
     for number, group in enumerate(masks, start=1):
         context, target = _cells(group.context[0], grid), _cells(group.target[0], grid)
         drawn = np.where(_over(context, frames), frames, HIDDEN_LIGHT * frames)
-        drawn = np.where(_over(target, frames), 0.45 * frames + 0.55 * TARGET_TINT, drawn)
+        drawn = np.where(_over(target, frames), (1 - TINT) * frames + TINT * TARGET_COLOUR, drawn)
         caption = f"Mask group {number}: {context.sum()} context and {target.sum()} target tokens of {grid.tokens}"
         yield Strip(caption, _png(drawn))
 

@@ -1,0 +1,120 @@
+"""A study folder as training and evaluation leave it, with chosen accuracies."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpc_jepa.config import tree
+from hpc_jepa.config.run import RunConfig
+from hpc_jepa.evaluation import record
+from hpc_jepa.evaluation.statistics import accuracy
+
+CLIPS, CLASSES = 1000, 8
+POOLING = {"linear": "mean", "attentive": "tokens"}
+
+
+class StudyWriter:
+    """Writes runs below ``root``; labels and test clips are the same for all of them."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.labels = np.arange(CLIPS) % CLASSES
+
+    def run(self, variant="baseline", semantics="corrected", seed=0, state="done", regime="quickstart") -> Path:
+        config = RunConfig.model_validate(
+            {
+                "study": "demo",
+                "regime": regime,
+                "variant": variant,
+                "seed": seed,
+                "runs": str(self.root),
+                "semantics": {"preset": semantics, "mask_truncation": "tubes"},
+                "data": {"sources": {"gone": {"shards": str(self.root / "no-shards")}}},
+                "schedule": {"steps": 500},
+            }
+        )
+        config.folder.mkdir(parents=True)
+        (config.folder / "config.yaml").write_text(tree.dump(config))
+        (config.folder / "state.json").write_text(json.dumps({"state": state, "step": 500, "steps": 500}))
+        lines = [self._line(step, auxiliary=variant != "baseline") for step in range(0, 500, 10)]
+        (config.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+        return config.folder
+
+    def evaluated(self, run: Path, accuracies: dict[str, dict[str, float]], test_data="b" * 64, salt=0) -> Path:
+        """``accuracies``: weights -> probe -> share of clips that are right."""
+        config = tree.load(RunConfig, [run / "config.yaml"])
+        predictions = {"labels": self.labels, "samples": np.arange(CLIPS)}
+        results = []
+        for weights, probes in accuracies.items():
+            for probe, share in probes.items():
+                rng = np.random.default_rng([config.seed, salt, len(predictions)])
+                seeds = (0, 1, 2) if probe == "attentive" else ()
+                right = np.stack([rng.permutation(CLIPS) < round(share * CLIPS) for _ in seeds or (0,)])
+                predictions[f"{weights}.{probe}"] = np.where(right, self.labels, (self.labels + 1) % CLASSES)
+                measured = accuracy(right)
+                results.append(
+                    {
+                        "weights": weights,
+                        "probe": probe,
+                        "pooling": POOLING[probe],
+                        "probe_seeds": seeds,
+                        "metric": "top1",
+                        "value": measured.value,
+                        "low": measured.low,
+                        "high": measured.high,
+                        "n": CLIPS,
+                        "per_seed": tuple(right.mean(axis=1).tolist()),
+                    }
+                )
+        path = record.record_path(run, "motion8", "careful")
+        record.write(path, {**self._facts(config, test_data), "results": tuple(results)}, predictions)
+        return path
+
+    def _facts(self, config: RunConfig, test_data: str) -> dict:
+        return {
+            "run": {
+                "study": config.study,
+                "regime": config.regime,
+                "variant": config.variant,
+                "seed": config.seed,
+                "semantics": config.semantics.preset,
+                "overridden": config.semantics.overridden(),
+                "fingerprint": config.fingerprint(),
+                "step": 500,
+                "steps": 500,
+            },
+            "benchmark": "motion8",
+            "title": "Synthetic motion",
+            "classes": CLASSES,
+            "protocol": "careful",
+            "protocol_fingerprint": "0123456789abcdef",
+            "data": {"train": "a" * 64, "test": test_data},
+            "software": {"torch": "2.13.0"},
+        }
+
+    def _line(self, step: int, auxiliary: bool) -> dict:
+        terms = {"prediction": 0.4 + 0.4 * np.exp(-step / 120), "context": 0.3 + 0.2 * np.exp(-step / 200)}
+        terms |= {"ld": 0.2 + 0.5 * np.exp(-step / 60)} if auxiliary else {}
+        health = {"target_std": 0.58 - step / 5000, "effective_rank": 64 * np.exp(-step / 400) + 8}
+        line = {"step": step, "time": 0.0, "loss": sum(terms.values()), "terms": terms, "learning_rate": 1e-3}
+        return line | ({"health": health} if step % 50 == 0 else {})
+
+
+@pytest.fixture
+def write(tmp_path) -> StudyWriter:
+    return StudyWriter(tmp_path / "runs")
+
+
+@pytest.fixture
+def study(write) -> Path:
+    """Random at 24 % linear and 95 % attentive; only the corrected auxiliary variant is above it."""
+    baseline = write.run("baseline")
+    published = write.run("fwm_hw_ld", "published")
+    corrected = write.run("fwm_hw_ld", "corrected")
+    random = {"random_init": {"linear": 0.242, "attentive": 0.949}}
+    write.evaluated(baseline, {**random, "target": {"linear": 0.235, "attentive": 0.92}}, salt=1)
+    write.evaluated(published, {"target": {"linear": 0.24, "attentive": 0.91}}, salt=2)
+    write.evaluated(corrected, {"target": {"linear": 0.464, "attentive": 0.905}}, salt=3)
+    return write.root / "demo"

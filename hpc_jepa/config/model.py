@@ -5,6 +5,12 @@ from pydantic import Field, model_validator
 from hpc_jepa.config.strict import Strict
 
 
+def _require_even_heads(width: int, heads: int) -> None:
+    """Rotary positions turn pairs of channels, so each head needs an even number of them."""
+    if width % (2 * heads):
+        raise ValueError(f"twice heads ({heads}) must divide width ({width})")
+
+
 class EncoderConfig(Strict):
     """Video vision transformer (student and EMA target share it)."""
 
@@ -53,9 +59,3 @@ class ModelConfig(Strict):
     encoder: EncoderConfig = EncoderConfig()
     predictor: PredictorConfig = PredictorConfig()
     activation_checkpointing: bool = False
-
-
-def _require_even_heads(width: int, heads: int) -> None:
-    """Rotary positions turn pairs of channels, so each head needs an even number of them."""
-    if width % (2 * heads):
-        raise ValueError(f"twice heads ({heads}) must divide width ({width})")

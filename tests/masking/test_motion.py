@@ -73,3 +73,10 @@ def test_origins_follow_the_motion_inside_the_block(strength, size):
         expected = 20_000 * origin_probabilities(motion[clip], size, strength)
         counts = np.bincount(chosen[clip], minlength=len(expected))
         assert chisquare(counts, expected).pvalue > 0.001
+
+
+def test_motion_below_the_floor_counts_as_the_floor():
+    motion = torch.zeros(1, 1, 1, 4)
+    motion[..., 1] = 1e-4  # a hundred times the floor
+    draws = (torch.arange(1030, dtype=torch.float64)[None] + 0.5) / 1030
+    assert guided_origins(draws, motion, (1, 1, 1), 1.0).flatten().bincount().tolist() == [10, 1000, 10, 10]

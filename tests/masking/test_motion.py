@@ -80,3 +80,9 @@ def test_motion_below_the_floor_counts_as_the_floor():
     motion[..., 1] = 1e-4  # a hundred times the floor
     draws = (torch.arange(1030, dtype=torch.float64)[None] + 0.5) / 1030
     assert guided_origins(draws, motion, (1, 1, 1), 1.0).flatten().bincount().tolist() == [10, 1000, 10, 10]
+
+
+def test_changes_below_the_floor_are_not_blown_up():
+    pixels = torch.zeros(1, 3, 8, 16, 16)
+    pixels[:, :, ::2] = 1e-7
+    torch.testing.assert_close(motion_map(pixels, GRID, "area", "clip"), torch.full((1, 4, 4, 4), 0.1))

@@ -51,9 +51,8 @@ class Checkpoint:
         prefix = f"{part}."
         try:
             with safe_open(path, framework="pt") as file:
-                tensors = {
-                    name.removeprefix(prefix): file.get_tensor(name) for name in file.keys() if name.startswith(prefix)
-                }
+                names = [name for name in list(file.keys()) if name.startswith(prefix)]
+                tensors = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
         except (SafetensorError, OSError) as error:
             raise CheckpointError(f"{path}: cannot be read ({error}); delete the folder to fall back") from error
         if not tensors:

@@ -1,0 +1,62 @@
+"""All commands in one place, and the one-line errors of all of them."""
+
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import hpc_jepa
+from hpc_jepa.cli import evaluate, report, shards, study, train
+from hpc_jepa.cli.screen import CONSOLE
+from hpc_jepa.errors import HpcJepaError
+
+
+class ForPeople(TyperGroup):
+    """Expected failures become one line and an exit code; ``--debug`` shows where they came from."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command. Exit codes: 2 bad input, 3 bad data, 4 damaged checkpoint, 1 the rest."""
+        try:
+            return super().invoke(ctx)
+        except (HpcJepaError, OSError) as error:
+            if ctx.params["debug"]:
+                raise
+            CONSOLE.print(f"[bold red]error:[/] {error}", highlight=False)
+            raise typer.Exit(error.exit_code if isinstance(error, HpcJepaError) else 1) from error
+
+
+app = typer.Typer(
+    cls=ForPeople,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Pretrain Video-JEPA models with auxiliary objectives, evaluate them frozen, and judge the difference.",
+)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(hpc_jepa.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of expected errors too.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Options of every command."""
+
+
+app.command("train", epilog=train.EXAMPLES)(train.train)
+app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
+app.command("report", epilog=report.EXAMPLES)(report.report)
+app.add_typer(shards.app, name="shards", help="Build, check and look into tar shards.")
+app.add_typer(study.app, name="study", help="Plan and run a grid of variants, and see how it stands.")
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    app()

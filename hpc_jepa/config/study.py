@@ -1,0 +1,41 @@
+"""A grid of runs: regimes x variants x seeds, and the benchmarks that judge each of them."""
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from hpc_jepa.config.semantics import Preset
+from hpc_jepa.config.strict import Strict
+
+
+class VariantConfig(Strict):
+    """One column of the grid: a composition of ``configs/objective/`` and how it is read."""
+
+    objective: str
+    semantics: Preset = "corrected"
+
+
+class EvaluationConfig(Strict):
+    """A benchmark of ``configs/benchmark/`` and the weights it judges."""
+
+    benchmark: str
+    protocols: tuple[Literal["published", "careful"], ...] = ("careful",)
+    weights: tuple[Literal["target", "student", "random_init"], ...] = ("target", "student", "random_init")
+
+
+class StudyConfig(Strict):
+    """Every combination of regime, variant and seed is one run."""
+
+    study: str = Field(pattern=r"^[\w.-]+$")
+    regimes: tuple[str, ...] = Field(min_length=1, description="names of configs/regime/")
+    variants: tuple[VariantConfig, ...] = Field(min_length=1)
+    seeds: tuple[int, ...] = Field((239,), min_length=1)
+    overrides: tuple[str, ...] = Field((), description="key.sub=value, applied to every run")
+    evaluations: tuple[EvaluationConfig, ...] = ()
+
+    @field_validator("variants", mode="before")
+    @classmethod
+    def _names_alone(cls, value: Any) -> Any:
+        if not isinstance(value, list | tuple):
+            return value
+        return [{"objective": item} if isinstance(item, str) else item for item in value]

@@ -1,0 +1,53 @@
+"""Expand a study into its cells."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from hpc_jepa.config.run import RunConfig
+from hpc_jepa.config.study import EvaluationConfig, StudyConfig
+from hpc_jepa.config.tree import find_config, load
+from hpc_jepa.errors import InputError
+from hpc_jepa.objectives.registry import read_options
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One run of the grid, the arguments of ``hpc-jepa train`` that make it, and how it is judged."""
+
+    config: RunConfig
+    arguments: tuple[str, ...]
+    evaluations: tuple[EvaluationConfig, ...]
+
+
+def expand(study: StudyConfig, runs: Path) -> list[Cell]:
+    """All cells, every configuration checked.
+
+    Raises InputError for an unknown regime, variant or setting, and when two cells would share a folder.
+    """
+    cells = [
+        _cell(study, regime, objective=variant.objective, semantics=variant.semantics, seed=seed, runs=runs)
+        for regime in study.regimes
+        for seed in study.seeds
+        for variant in study.variants
+    ]
+    _refuse_shared_folders(cells)
+    return cells
+
+
+def _cell(study: StudyConfig, regime: str, *, objective: str, semantics: str, seed: int, runs: Path) -> Cell:
+    layers = (str(find_config(regime, "regime")), str(find_config(objective, "objective")))
+    overrides = (f"study={study.study}", f"runs={runs}", f"seed={seed}", f"semantics={semantics}", *study.overrides)
+    config = load(RunConfig, layers, overrides)
+    read_options(config.objectives)
+    return Cell(config, (*layers, *overrides), study.evaluations)
+
+
+def _refuse_shared_folders(cells: Sequence[Cell]) -> None:
+    seen: set[Path] = set()
+    for cell in cells:
+        if cell.config.folder in seen:
+            raise InputError(
+                f"{cell.config.folder}: two cells of the study would write here; give each its own variant"
+            )
+        seen.add(cell.config.folder)

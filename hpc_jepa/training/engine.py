@@ -1,0 +1,66 @@
+"""The DeepSpeed engine of a run."""
+
+from typing import Any
+
+import deepspeed
+import torch
+from deepspeed.runtime.engine import DeepSpeedEngine
+from torch import Tensor, nn
+
+from hpc_jepa.config.run import RunConfig
+from hpc_jepa.distributed import world_size
+from hpc_jepa.errors import InputError
+from hpc_jepa.training.schedules import Rates
+
+
+def build_engine(trainee: nn.Module, config: RunConfig) -> DeepSpeedEngine:
+    """Wrap the trainee: AdamW on float32 weights, sharded as ``engine.zero_stage`` says.
+
+    Mixed precision is the model's own autocast, so weights, gradients and optimizer state stay float32 here.
+    Raises InputError when the processes cannot share the batch evenly.
+    """
+    batch, processes = config.engine.batch_size, world_size()
+    if batch % processes:
+        raise InputError(f"engine.batch_size: {batch} clips cannot be shared by {processes} processes; use a multiple")
+    optimizer = torch.optim.AdamW(
+        parameter_groups(trainee), lr=config.schedule.lr, betas=config.optimizer.betas, eps=config.optimizer.eps
+    )
+    settings: dict[str, Any] = {
+        "train_batch_size": batch,
+        "train_micro_batch_size_per_gpu": batch // processes,
+        "gradient_clipping": config.optimizer.clip_gradient,
+        # A persistent parameter would be a gathered copy that the EMA of the shards does not reach.
+        "zero_optimization": {"stage": config.engine.zero_stage, "stage3_param_persistence_threshold": 0},
+        "zero_allow_untested_optimizer": True,
+    }
+    engine, *_ = deepspeed.initialize(model=trainee, optimizer=optimizer, config=settings)
+    return engine
+
+
+def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
+    """Trainable parameters in two groups: biases and one-dimensional ones are not decayed."""
+    trainable = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
+    plain = {name for name, p in trainable if p.ndim <= 1 or name.endswith(".bias")}
+    return [
+        {"params": [p for name, p in trainable if name not in plain], "decayed": True},
+        {"params": [p for name, p in trainable if name in plain], "decayed": False, "weight_decay": 0.0},
+    ]
+
+
+def set_rates(engine: DeepSpeedEngine, rates: Rates) -> None:
+    """Learning rate and weight decay of the coming optimizer step."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = rates.learning_rate
+        group["weight_decay"] = rates.weight_decay if group["decayed"] else 0.0
+
+
+def optimizer_step(engine: DeepSpeedEngine) -> Tensor:
+    """Update the weights; the 2-norm of the averaged gradient, before any clipping.
+
+    The ZeRO optimizers know the norm after their step; without ZeRO it is taken from the gradients before it.
+    """
+    norm = None
+    if not engine.zero_optimization():
+        norm = torch.nn.utils.get_total_norm([p.grad for p in engine.module.parameters() if p.grad is not None])
+    engine.step()
+    return torch.as_tensor(engine.get_global_grad_norm() if norm is None else norm, dtype=torch.float32)

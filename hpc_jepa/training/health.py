@@ -1,0 +1,29 @@
+"""Is the representation collapsing? Spread and effective rank of the target's last level."""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class Health(NamedTuple):
+    """target_std: mean over channels of the standard deviation over tokens. effective_rank: exp of spectral entropy."""
+
+    target_std: Tensor
+    effective_rank: Tensor
+
+
+@torch.no_grad()
+def health(target: Tensor, levels: int, tokens: int) -> Health:
+    """Measure ``target`` [B, N, D] on about ``tokens`` evenly spaced tokens, without asking the device anything.
+
+    The effective rank is ``exp(-sum p log p)`` with p the normalised singular values of the centred sample (Roy and
+    Vetterli 2007): 1 when all tokens lie on a line, the width when they fill the space evenly.
+    """
+    last = target.flatten(0, 1)[:, -(target.shape[-1] // levels) :].float()
+    sample = last[:: max(last.shape[0] // tokens, 1)][:tokens]
+    centred = sample - sample.mean(0)
+    covariance = centred.T @ centred
+    singular = torch.linalg.eigvalsh(covariance).clamp(min=0).sqrt()
+    share = singular / singular.sum().clamp(min=torch.finfo(singular.dtype).tiny)
+    return Health(centred.square().mean(0).sqrt().mean(), torch.exp(torch.special.entr(share).sum()))

@@ -1,0 +1,78 @@
+"""The training loop: fetch, schedules by index, forward, backward, step, average, record, save."""
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from hpc_jepa.config.run import RunConfig
+from hpc_jepa.distributed import is_main
+from hpc_jepa.training.assembly import Run, assembled
+from hpc_jepa.training.engine import optimizer_step, set_rates
+from hpc_jepa.training.health import health
+from hpc_jepa.training.metrics import Observer
+from hpc_jepa.training.processes import process_group
+from hpc_jepa.training.run_folder import write_state
+from hpc_jepa.training.schedules import rates_at
+from hpc_jepa.training.signals import StopRequest
+from hpc_jepa.training.snapshot import save
+
+Outcome = Literal["done", "interrupted"]
+
+
+def train(config: RunConfig, observe: Observer) -> Outcome:
+    """Pretrain until the last step or a signal; the same call continues where an earlier one stopped.
+
+    ``observe`` is given every line of ``metrics.jsonl`` as it is written.
+    Raises InputError, DataError or CheckpointError where the run cannot start, HpcJepaError where the loss is not
+    finite.
+    """
+    with process_group() as device, StopRequest() as stop, assembled(config, device, observe) as run:
+        report(run, "running", run.first)
+        for step in range(run.first, config.schedule.steps):
+            train_step(run, step)
+            done = step + 1
+            stopping = stop.agreed(run.host)
+            if stopping or done % config.checkpoint.every == 0 or done == config.schedule.steps:
+                run.recorder.flush()
+                save(run.engine, config, done, run.data_hashes)
+                report(run, "running", done)
+            if stopping and done < config.schedule.steps:
+                report(run, "interrupted", done, by=stop.signal and stop.signal.name)
+                return "interrupted"
+        if run.first == config.schedule.steps == 0:
+            save(run.engine, config, 0, run.data_hashes)
+        report(run, "done", config.schedule.steps)
+        return "done"
+
+
+def train_step(run: Run, step: int) -> None:
+    """One step. Nothing here asks the device a question; figures leave it when the recorder writes them."""
+    config, recorder = run.config, run.recorder
+    clips, masks = run.feed.take(step)
+    rates = rates_at(step, config.schedule)
+    coefficients = run.objectives.weights(step)
+    set_rates(run.engine, rates)
+
+    terms, target = run.engine(clips.pixels, masks)
+    loss = weighted_sum(terms, coefficients)
+    run.engine.backward(loss)
+    norm = optimizer_step(run.engine)
+    run.average.update(rates.ema)
+
+    recorder.count()
+    if recorder.wants(step):
+        looked_at = health(target, run.levels, config.monitor.health_tokens) if recorder.wants_health(step) else None
+        figures = {"loss": loss, "gradient_norm": norm, **terms}
+        recorder.record(step, figures, coefficients, rates, looked_at, run.feed.waited)
+
+
+def weighted_sum(terms: dict[str, Tensor], coefficients: dict[str, float]) -> Tensor:
+    """The loss: every term with its coefficient of this step."""
+    return torch.stack([coefficients[name] * term for name, term in terms.items()]).sum()
+
+
+def report(run: Run, state: Literal["running", "interrupted", "done"], step: int, **more: object) -> None:
+    """Let the state file say where the run stands."""
+    if is_main():
+        write_state(run.folder, state, step, run.config.schedule.steps, dropped=run.feed.dropped, **more)

@@ -1,0 +1,145 @@
+"""What a run writes about itself: ``metrics.jsonl``, TensorBoard events, and a line for the terminal."""
+
+import json
+import math
+import resource
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.tensorboard import SummaryWriter
+
+from hpc_jepa.config.training import MonitorConfig
+from hpc_jepa.distributed import is_main, sum_over_processes, world_size
+from hpc_jepa.errors import HpcJepaError
+from hpc_jepa.training.health import Health
+from hpc_jepa.training.schedules import Rates
+
+Line = dict[str, Any]
+Observer = Callable[[Line], None]
+
+
+class Recorder:
+    """Collects the figures of each logged step on the device and writes them one step later, when they have arrived."""
+
+    def __init__(self, run: Path, config: MonitorConfig, *, batch_size: int, first: int, observe: Observer) -> None:
+        self._config = config
+        self._batch_size = batch_size
+        self._observe = observe
+        self._file = _continued(run / "metrics.jsonl", first) if is_main() else None
+        self._events = (
+            SummaryWriter(str(run / "events"), purge_step=first) if is_main() and config.tensorboard else None
+        )
+        self._pending: tuple[Line, list[str], Tensor] | None = None
+        self._since, self._clips, self._waited = time.perf_counter(), 0, 0.0
+
+    def wants(self, step: int) -> bool:
+        """Whether ``step`` is logged."""
+        return step % self._config.log_every == 0
+
+    def wants_health(self, step: int) -> bool:
+        """Whether the logged line of ``step`` includes the health of the target."""
+        return step % self._config.health_every == 0
+
+    def count(self) -> None:
+        """Another step is done."""
+        self._clips += self._batch_size
+
+    def record(
+        self,
+        step: int,
+        figures: dict[str, Tensor],
+        coefficients: dict[str, float],
+        rates: Rates,
+        health: Health | None,
+        waited: float,
+    ) -> None:
+        """Take the figures of a logged step (collective: they are averaged over processes)."""
+        self.flush()
+        if health is not None:
+            figures = figures | {f"health.{name}": value for name, value in health._asdict().items()}
+        stacked = torch.stack([value.detach().float() for value in figures.values()])
+        averaged = (sum_over_processes(stacked) / world_size()).to("cpu", non_blocking=True)
+        now = time.perf_counter()
+        line: Line = {
+            "step": step,
+            "time": time.time(),
+            "coefficients": coefficients,
+            **rates._asdict(),
+            "clips_per_second": self._clips / (now - self._since),
+            "data_wait_share": min((waited - self._waited) / (now - self._since), 1.0),
+            "memory_bytes": _memory(),
+        }
+        self._since, self._clips, self._waited = now, 0, waited
+        self._pending = (line, list(figures), averaged)
+
+    def flush(self) -> None:
+        """Write the pending line. Raises HpcJepaError, on all processes alike, when a figure is not a finite number."""
+        if self._pending is None:
+            return
+        line, names, averaged = self._pending
+        self._pending = None
+        if torch.cuda.is_available():
+            torch.cuda.current_stream().synchronize()
+        figures = dict(zip(names, averaged.tolist(), strict=True))
+        broken = [name for name, value in figures.items() if not math.isfinite(value)]
+        if broken:
+            raise HpcJepaError(f"step {line['step']}: {', '.join(broken)} is not finite; lower schedule.lr or use fp32")
+        self._write(_arranged(line, figures))
+
+    def close(self) -> None:
+        """Write what is pending and close the files."""
+        self.flush()
+        if self._file is not None:
+            self._file.close()
+        if self._events is not None:
+            self._events.close()
+
+    def _write(self, line: Line) -> None:
+        if self._file is not None:
+            self._file.write(json.dumps(line) + "\n")
+            self._file.flush()
+        if self._events is not None:
+            for name, value in _flat(line):
+                self._events.add_scalar(name, value, line["step"])
+        self._observe(line)
+
+
+def _arranged(line: Line, figures: dict[str, float]) -> Line:
+    """Loss first, terms and health in groups of their own."""
+    special = ("loss", "gradient_norm")
+    health = {name.removeprefix("health."): value for name, value in figures.items() if name.startswith("health.")}
+    terms = {name: v for name, v in figures.items() if name not in special and not name.startswith("health.")}
+    head = {"step": line["step"], "time": line["time"], **{name: figures[name] for name in special}}
+    return {**head, "terms": terms, **line, **({"health": health} if health else {})}
+
+
+def _flat(line: Line) -> list[tuple[str, float]]:
+    pairs: list[tuple[str, float]] = []
+    for name, value in line.items():
+        if isinstance(value, dict):
+            pairs += [(f"{name}/{inner}", number) for inner, number in value.items()]
+        elif name not in ("step", "time"):
+            pairs.append((name, value))
+    return pairs
+
+
+def _continued(path: Path, first: int) -> Any:
+    """The metrics file without the lines of steps that will be run again."""
+    kept = []
+    if path.exists():
+        for text in path.read_text(encoding="utf-8").splitlines(keepends=True):
+            if text.endswith("\n") and json.loads(text)["step"] < first:
+                kept.append(text)
+    path.write_text("".join(kept), encoding="utf-8")
+    return path.open("a", encoding="utf-8")
+
+
+def _memory() -> int:
+    """Peak bytes: of the device where there is one, else of this process."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

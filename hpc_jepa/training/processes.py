@@ -1,0 +1,51 @@
+"""Join the process group that the launcher (torchrun, deepspeed, srun, or nobody) prepared."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import deepspeed
+import torch
+import torch.distributed as dist
+
+from hpc_jepa.distributed import local_device
+from hpc_jepa.errors import InputError
+
+LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+
+
+@contextmanager
+def process_group() -> Iterator[torch.device]:
+    """Start the process group of this run and yield the device of this process; leave the group at the end.
+
+    Without a launcher the group has one member. With an incomplete one this is an error, never a silent group of one:
+    N processes that each train alone into one folder would look like a success.
+    Raises InputError when only some of the launcher's variables are set.
+    """
+    device = local_device()
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    backend = "nccl" if device.type == "cuda" else "gloo"
+    owned = not dist.is_initialized()
+    if owned:
+        _start(backend)
+    try:
+        yield device
+    finally:
+        if owned:
+            dist.destroy_process_group()
+            deepspeed.comm.comm.cdb = None
+
+
+def _start(backend: str) -> None:
+    # DeepSpeed would compile a shared-memory reduction at its first start on a CPU; gloo needs no compiler.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    missing = [name for name in LAUNCHER_VARIABLES if name not in os.environ]
+    if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
+        os.environ["LOCAL_RANK"] = "0"  # DeepSpeed reads it from here alone
+        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+    elif missing:
+        raise InputError(f"the launcher set RANK or WORLD_SIZE but not {', '.join(missing)}; use torchrun or srun")
+    else:
+        dist.init_process_group(backend)
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)

@@ -1,0 +1,93 @@
+"""Save a run into a committed checkpoint, and continue from one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import deepspeed
+import torch
+from deepspeed.runtime.engine import DeepSpeedEngine
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+import hpc_jepa
+from hpc_jepa.checkpoint.store import WEIGHTS, Checkpoint, committing, damage, newest
+from hpc_jepa.config.run import RunConfig
+from hpc_jepa.distributed import is_main, world_size
+from hpc_jepa.errors import CheckpointError
+
+PARTS = {
+    "model.student": "student",
+    "model.target": "target",
+    "model.predictor": "predictor",
+    "objectives": "objectives",
+}
+
+
+def save(engine: DeepSpeedEngine, config: RunConfig, step: int, data_hashes: dict[str, str]) -> None:
+    """Commit everything that decides the rest of the run, after ``step`` steps. Collective."""
+    facts = {
+        "config_fingerprint": config.fingerprint(),
+        "world_size": world_size(),
+        "zero_stage": config.engine.zero_stage,
+        "data": data_hashes,
+        "versions": {"hpc_jepa": hpc_jepa.__version__, "torch": torch.__version__, "deepspeed": deepspeed.__version__},
+    }
+    with committing(config.folder, step, facts, config.checkpoint.keep) as partial:
+        engine.save_checkpoint(str(partial / "engine"), tag="state", save_latest=False)
+        weights = {_public_name(name): tensor for name, tensor in unsharded(engine.module)}
+        if is_main():
+            save_file(weights, partial / WEIGHTS)
+
+
+def resume(engine: DeepSpeedEngine, config: RunConfig, data_hashes: dict[str, str]) -> int:
+    """Continue from the newest undamaged checkpoint; the number of steps done, 0 for a new run. Collective.
+
+    Raises CheckpointError when it was saved by another number of processes, another ZeRO stage or on other data, or
+    when the restored target is not what was saved.
+    """
+    checkpoint = newest(config.folder)
+    if checkpoint is None:
+        return 0
+    _check_fits(checkpoint, config, data_hashes)
+    engine.load_checkpoint(str(checkpoint.path / "engine"), tag="state")
+    _check_target(engine, checkpoint)
+    return checkpoint.step
+
+
+def unsharded(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    """Names and full float32 values of all parameters, one gathered at a time; on the CPU. Collective at stage 3."""
+    for name, parameter in module.named_parameters():
+        with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
+            yield name, parameter.detach().float().cpu().clone()
+
+
+def _public_name(name: str) -> str:
+    for inside, outside in PARTS.items():
+        if name.startswith(f"{inside}."):
+            return outside + name.removeprefix(inside)
+    raise KeyError(name)
+
+
+def _check_fits(checkpoint: Checkpoint, config: RunConfig, data_hashes: dict[str, str]) -> None:
+    faults = damage(checkpoint)
+    if faults:
+        raise CheckpointError(f"{faults[0]}; delete {checkpoint.path} to go on from the one before")
+    here = {"world_size": world_size(), "zero_stage": config.engine.zero_stage}
+    for what, value in here.items():
+        if checkpoint.facts[what] != value:
+            raise CheckpointError(
+                f"{checkpoint.path}: saved with {what} {checkpoint.facts[what]}, not {value}; continue with the same"
+            )
+    for source, digest in data_hashes.items():
+        if checkpoint.facts["data"].get(source) != digest:
+            raise CheckpointError(
+                f"{checkpoint.path}: source '{source}' was rebuilt with other content since it was saved"
+            )
+
+
+def _check_target(engine: DeepSpeedEngine, checkpoint: Checkpoint) -> None:
+    """The target is frozen, and loaders of optimizer state have been seen to forget frozen parameters silently."""
+    saved = checkpoint.tensors("target")
+    for name, tensor in unsharded(engine.module.model.target):
+        if not torch.equal(tensor, saved[name]):
+            raise CheckpointError(f"{Path(checkpoint.path)}: target weight {name} was not restored")

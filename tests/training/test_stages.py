@@ -1,0 +1,40 @@
+"""ZeRO stages 0 to 3 with two real processes, against each other, one process, and an unsharded average."""
+
+import pytest
+import torch
+
+STEPS = 20
+
+
+@pytest.fixture(scope="module")
+def results(launch, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("stages")
+    for processes in (1, 2):
+        launch("stages.py", folder / f"{processes}.pt", STEPS, processes=processes)
+    return {processes: torch.load(folder / f"{processes}.pt") for processes in (1, 2)}
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_target_equals_an_unsharded_average_bit_for_bit(stage, processes, results):
+    assert results[processes][stage]["ema_equal"] == [True] * STEPS
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_two_processes_have_the_loss_curve_of_one(stage, results):
+    alone, together = (torch.tensor(results[n][stage]["losses"]) for n in (1, 2))
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=0)
+    # Before anything was learnt there is nothing to drift apart.
+    torch.testing.assert_close(together[0], alone[0], rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_every_stage_trains_what_stage_0_trains(stage, results):
+    plain, sharded = results[2][0], results[2][stage]
+    torch.testing.assert_close(torch.tensor(sharded["losses"]), torch.tensor(plain["losses"]), rtol=1e-4, atol=0)
+    torch.testing.assert_close(torch.tensor(sharded["norms"]), torch.tensor(plain["norms"]), rtol=1e-3, atol=0)
+
+
+def test_the_loss_falls_and_the_student_moves(results):
+    losses = results[2][1]["losses"]
+    assert losses[-1] < losses[0]

@@ -1,0 +1,96 @@
+"""Train a tiny model for some steps at every ZeRO stage; rank 0 leaves losses, weights and the EMA's fate in a file.
+
+usage: stages.py OUTPUT STEPS
+"""
+
+import sys
+from pathlib import Path
+
+import torch
+
+from hpc_jepa.config.run import RunConfig
+from hpc_jepa.distributed import is_main, rank, world_size
+from hpc_jepa.latents import ClipBatch, TokenGrid
+from hpc_jepa.masking.sampler import MaskSampler
+from hpc_jepa.training.average import TargetAverage
+from hpc_jepa.training.engine import build_engine, optimizer_step, set_rates
+from hpc_jepa.training.loop import weighted_sum
+from hpc_jepa.training.processes import process_group
+from hpc_jepa.training.schedules import rates_at
+from hpc_jepa.training.snapshot import unsharded
+from hpc_jepa.training.trainee import build_trainee
+
+BATCH = 4
+
+
+def config_at(stage, steps):
+    return RunConfig.model_validate(
+        {
+            "regime": "test",
+            "seed": 5,
+            "model": {
+                "encoder": {"width": 32, "depth": 2, "heads": 2, "patch": 8, "levels": [1, 2]},
+                "predictor": {"width": 16, "depth": 1, "heads": 2},
+            },
+            "data": {"sources": {"none": {"shards": "none"}}, "clip": {"frames": 8, "size": 48}},
+            "objectives": ["fwm", "hw", {"ld": {"hidden": 8}}],
+            "masking": {"groups": [{"blocks": 2, "spatial_scale": 0.2}, {"blocks": 1, "spatial_scale": 0.5}]},
+            "schedule": {"steps": steps, "warmup": 0.2, "lr": 1e-2, "ema_start": 0.9, "ema_final": 0.99},
+            "engine": {"zero_stage": stage, "precision": "fp32", "batch_size": BATCH},
+        }
+    )
+
+
+def clips_of(step):
+    """The rows of this process of a batch that depends on the step alone."""
+    generator = torch.Generator().manual_seed(step)
+    pixels = torch.randn(BATCH, 3, 8, 48, 48, generator=generator).chunk(world_size())[rank()]
+    nothing = torch.zeros(len(pixels), dtype=torch.int64)
+    return ClipBatch(pixels, nothing, nothing, nothing.bool())
+
+
+def weights_of(module):
+    return {name: value.clone() for name, value in unsharded(module)}
+
+
+def train_at(stage, steps):
+    config = config_at(stage, steps)
+    engine = build_engine(build_trainee(config), config)
+    model = engine.module.model
+    masker = MaskSampler(
+        config.masking,
+        config.semantics,
+        TokenGrid(4, 6, 6),
+        seed=config.seed,
+        batch_size=BATCH,
+        rank=rank(),
+        world_size=world_size(),
+    )
+    average = TargetAverage(model.student, model.target)
+    expected = weights_of(model.target)
+    losses, norms, equal = [], [], []
+    for step in range(steps):
+        clips, rates = clips_of(step), rates_at(step, config.schedule)
+        set_rates(engine, rates)
+        terms, _ = engine(clips.pixels, masker(step, clips))
+        loss = weighted_sum(terms, engine.module.objectives.weights(step))
+        engine.backward(loss)
+        norms.append(optimizer_step(engine).item())
+        average.update(rates.ema)
+
+        for name, student in weights_of(model.student).items():
+            expected[name] = torch.lerp(expected[name], student, 1.0 - rates.ema)
+        equal.append(all(torch.equal(expected[name], value) for name, value in weights_of(model.target).items()))
+        total = loss.detach().clone()
+        if world_size() > 1:
+            torch.distributed.all_reduce(total)
+        losses.append(total.item() / world_size())
+    return {"losses": losses, "norms": norms, "ema_equal": equal, "student": weights_of(model.student)}
+
+
+if __name__ == "__main__":
+    output, steps = Path(sys.argv[1]), int(sys.argv[2])
+    with process_group():
+        results = {stage: train_at(stage, steps) for stage in (0, 1, 2, 3)}
+        if is_main():
+            torch.save(results, output)

@@ -1,0 +1,1 @@
+"""Data sets that shards are made of, one file per layout."""

@@ -1,0 +1,149 @@
+"""Chosen frames of a compressed video, exact to the frame, decoding no more than needed."""
+
+import io
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NamedTuple, TypeAlias
+
+import av
+import numpy as np
+from av.container import InputContainer
+from av.packet import Packet
+from av.video.frame import VideoFrame
+from av.video.reformatter import Interpolation, VideoReformatter
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from hpc_jepa.errors import DataError
+
+VideoPacket: TypeAlias = "Packet[VideoStream]"
+
+
+class UndecodableError(DataError):
+    """One sample that cannot be turned into frames; the rest of the data set may be fine."""
+
+
+class VideoFacts(NamedTuple):
+    """What decoding a whole video once has shown. fps is the average over the video."""
+
+    frames: int
+    fps: float
+    width: int
+    height: int
+    codec: str
+
+
+def inspect(video: bytes) -> VideoFacts:
+    """Decode every frame. Raises UndecodableError unless all of them come out whole."""
+    with _opened(video) as (stream, packets):
+        decoded = sum(1 for _ in _decode(stream, packets))
+        if decoded != len(packets):
+            raise UndecodableError(f"only {decoded} of {len(packets)} frames decode")
+        fps = float(stream.average_rate or 0)
+        return VideoFacts(decoded, fps, stream.width, stream.height, stream.codec_context.name)
+
+
+def decode_frames(video: bytes, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
+    """RGB frames [F, H, W, 3] at ``indices`` (any order, repeats allowed), counted in order of presentation.
+
+    Raises UndecodableError when the bytes are no video, are damaged, or hold fewer frames.
+    """
+    with _opened(video) as (stream, packets):
+        times = sorted(_time(packet) for packet in packets)
+        if max(indices) >= len(times):
+            raise UndecodableError(f"frame {max(indices)} was asked for, the video holds {len(times)}")
+        wanted = {times[index] for index in indices}
+        reformatter = VideoReformatter()
+        pictures = {}
+        for run in _runs(packets, wanted):
+            for frame in _decode(stream, run):
+                if frame.pts in wanted:
+                    rgb = reformatter.reformat(frame, format="rgb24", threads=1)
+                    pictures[frame.pts] = rgb.to_ndarray()
+        if len(pictures) != len(wanted):
+            raise UndecodableError(f"only {len(pictures)} of {len(wanted)} frames decode")
+        return np.stack([pictures[times[index]] for index in indices])
+
+
+def count_frames(video: bytes) -> int:
+    """Number of frames, without decoding them. Raises UndecodableError when the bytes are no video."""
+    with _opened(video) as (_, packets):
+        return len(packets)
+
+
+def decode_scaled(video: bytes, short_side: int) -> tuple[NDArray[np.uint8], float]:
+    """All RGB frames [F, H, W, 3] with the short side scaled to ``short_side`` and even sides, and frames per second.
+
+    Averages areas, so that shrinking does not alias. Raises UndecodableError like ``inspect``.
+    """
+    with _opened(video) as (stream, packets):
+        scale = short_side / min(stream.height, stream.width)
+        height, width = (2 * round(side * scale / 2) for side in (stream.height, stream.width))
+        reformatter = VideoReformatter()
+        pictures = [
+            reformatter.reformat(
+                frame, width=width, height=height, format="rgb24", interpolation=Interpolation.AREA, threads=1
+            ).to_ndarray()
+            for frame in _decode(stream, packets)
+        ]
+        return np.stack(pictures), float(stream.average_rate or 0)
+
+
+@contextmanager
+def _opened(video: bytes) -> Iterator[tuple[VideoStream, list[VideoPacket]]]:
+    """The first video stream and all its packets.
+
+    It decodes in this thread alone and reports damage instead of painting over it.
+    """
+    try:
+        with av.open(io.BytesIO(video), "r", metadata_errors="ignore") as container:
+            if not container.streams.video:
+                raise UndecodableError("holds no video stream")
+            stream = container.streams.video[0]
+            stream.codec_context.thread_count = 1
+            stream.codec_context.options = {"err_detect": "explode"}
+            yield stream, _packets(container, stream)
+    except av.FFmpegError as error:
+        raise UndecodableError(f"does not decode: {error.strerror}") from error
+
+
+def _packets(container: InputContainer, stream: VideoStream) -> list[VideoPacket]:
+    """All compressed frames in the order they are decoded; cheap, nothing is decoded."""
+    packets = [packet for packet in container.demux(stream) if packet.size]
+    if not packets or any(packet.pts is None for packet in packets):
+        raise UndecodableError("holds no frames with presentation times")
+    return packets
+
+
+def _time(packet: VideoPacket) -> int:
+    assert packet.pts is not None
+    return packet.pts
+
+
+def _runs(packets: list[VideoPacket], wanted: set[int]) -> Iterator[list[VideoPacket]]:
+    """Stretches of packets to decode: each from the key frame at or before a wanted frame up to that frame.
+
+    Stretches that touch are joined; groups of pictures in which nothing is wanted are skipped.
+    """
+    keys = [position for position, packet in enumerate(packets) if packet.is_keyframe]
+    start = stop = 0
+    for position, packet in enumerate(packets):
+        if packet.pts not in wanted:
+            continue
+        key = max((k for k in keys if k <= position and _time(packets[k]) <= packet.pts), default=0)
+        if key > stop:
+            yield packets[start:stop]
+            start = key
+        stop = position + 1
+    yield packets[start:stop]
+
+
+def _decode(stream: VideoStream, packets: list[VideoPacket]) -> Iterator[VideoFrame]:
+    """Frames of packets that begin with a key frame."""
+    decoder = stream.codec_context
+    for packet in [*packets, None]:
+        for frame in decoder.decode(packet):
+            if frame.is_corrupt:
+                raise UndecodableError("holds a damaged frame")
+            yield frame
+    decoder.flush_buffers()

@@ -1,0 +1,106 @@
+"""Evaluation clips: one per sample, in order, without augmentation."""
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from hpc_jepa.config.benchmark import EvaluationClipConfig
+from hpc_jepa.data.clips import evaluation_frames
+from hpc_jepa.data.decode import UndecodableError, decode_frames
+from hpc_jepa.data.shards.folder import ShardFolder
+from hpc_jepa.errors import DataError
+
+
+class EvaluationClips:
+    """Iterates over (pixels [B, C, F, Hp, Wp] float32, labels [B] int64, indices [B] int64) on the CPU.
+
+    Frames are chosen by ``clip.sampling``, the short side resized to ``clip.size`` (bilinear, no antialiasing) and the
+    centre cropped, pixels normalised. Process ``rank`` reads samples rank, rank + world_size, ... Unlabelled samples
+    have label -1. Every sample counts here: one that does not decode raises DataError naming it.
+    """
+
+    def __init__(
+        self,
+        shards: Path,
+        clip: EvaluationClipConfig,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        threads: int = 1,
+    ) -> None:
+        self._clip = clip
+        self._shards = ShardFolder(shards)
+        self._batch_size = batch_size
+        self._threads = threads
+        self.indices = torch.arange(rank, len(self._shards), world_size)
+        self._refuse_short_videos()
+        self.labels = torch.tensor([self._label(index) for index in self.indices.tolist()])
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names by label."""
+        return self._shards.manifest.classes
+
+    @property
+    def data_hash(self) -> str:
+        """Hash of the manifest."""
+        return self._shards.hash
+
+    def __len__(self) -> int:
+        """Samples this process reads."""
+        return len(self.indices)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        with ThreadPoolExecutor(self._threads) as pool:
+            for start in range(0, len(self), self._batch_size):
+                rows = slice(start, start + self._batch_size)
+                pixels = torch.stack(list(pool.map(self._pixels, self.indices[rows].tolist())))
+                yield pixels, self.labels[rows], self.indices[rows]
+
+    def _refuse_short_videos(self) -> None:
+        clip, longest = self._clip, self._shards.manifest.longest
+        needed = clip.frames if clip.sampling == "uniform" else (clip.frames - 1) * clip.stride + 1
+        if longest < needed:
+            raise DataError(
+                f"{self._shards.folder}: its longest video has {longest} frames, a clip needs {needed}; "
+                f"lower frames or stride of the protocol's clip"
+            )
+
+    def _label(self, index: int) -> int:
+        try:
+            label = self._shards.info(index).label
+        except UndecodableError as error:
+            raise self._named(index, error) from error
+        return -1 if label is None else label
+
+    def _pixels(self, index: int) -> Tensor:
+        """[C, F, Hp, Wp] of one sample."""
+        try:
+            video, info = self._shards.read(index)
+            frames = decode_frames(video, evaluation_frames(info.frames, self._clip))
+        except UndecodableError as error:
+            raise self._named(index, error) from error
+        mean, std = (255 * torch.tensor(value).view(3, 1, 1, 1) for value in (self._clip.mean, self._clip.std))
+        return (_centred(frames, self._clip.size) - mean) / std
+
+    def _named(self, index: int, error: UndecodableError) -> DataError:
+        shards = self._shards
+        return DataError(f"{shards.tar(index)}: {shards.key(index)} {error}; copy or build {shards.folder} again")
+
+
+def _centred(frames: NDArray[np.uint8], size: int | None) -> Tensor:
+    """[F, H, W, C] bytes -> [C, F, size, size], or the whole frame where size is None."""
+    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
+    if size is not None:
+        height, width = pixels.shape[2:]
+        short = min(height, width)
+        pixels = interpolate(pixels, (size * height // short, size * width // short), mode="bilinear")
+        top, left = ((side - size) // 2 for side in pixels.shape[2:])
+        pixels = pixels[:, :, top : top + size, left : left + size]
+    return pixels.transpose(0, 1).contiguous()

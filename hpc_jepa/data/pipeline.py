@@ -1,0 +1,90 @@
+"""The DALI graph: crop, flip, resize, normalise. It holds no state; every sample brings its own window and flips."""
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from nvidia.dali import fn, pipeline_def, types
+from torch import Tensor
+from torch.utils.dlpack import from_dlpack
+
+from hpc_jepa.config.data import AugmentationConfig, ClipConfig
+from hpc_jepa.data.crop import View
+
+Decoder = Literal["cpu", "mixed"]
+
+
+class ClipPipeline:
+    """Videos and views of one batch -> [B, C, F, size, size] float32, normalised.
+
+    Without ``decoder`` a video is the chosen frames, uint8 [F, H, W, 3]. With one it is a compressed file, uint8
+    [bytes], and DALI decodes the chosen frames: ``mixed`` on the GPU, ``cpu`` (VP8, VP9 and MJPEG only) on the host.
+    """
+
+    def __init__(
+        self,
+        clip: ClipConfig,
+        augmentation: AugmentationConfig,
+        batch_size: int,
+        threads: int = 1,
+        device: int | None = None,
+        decoder: Decoder | None = None,
+    ) -> None:
+        self._decoder = decoder
+        self._graph = _clip_graph(
+            clip,
+            augmentation,
+            decoder,
+            batch_size=batch_size,
+            num_threads=threads,
+            device_id=device,
+            prefetch_queue_depth=1,
+            exec_async=False,
+            exec_pipelined=False,
+        )
+        self._graph.build()
+
+    def run(
+        self, videos: Sequence[NDArray[np.uint8]], views: Sequence[View], frames: Sequence[NDArray[np.int64]]
+    ) -> Tensor:
+        """One batch; ``frames`` [F] per sample are the indices to decode. Raises RuntimeError if DALI cannot decode."""
+        windows = np.array([view[:4] for view in views], dtype=np.int32)
+        flips = np.array([view[4:] for view in views], dtype=np.int32)
+        self._graph.feed_input("videos", list(videos))
+        self._graph.feed_input("starts", windows[:, :2])
+        self._graph.feed_input("shapes", windows[:, 2:])
+        self._graph.feed_input("flips", flips)
+        if self._decoder:
+            self._graph.feed_input("frames", np.stack(frames).astype(np.int32))
+        (pixels,) = self._graph.run()
+        # DALI writes its next batch into the same memory.
+        return from_dlpack(pixels.as_tensor()).clone()
+
+
+@pipeline_def  # type: ignore[untyped-decorator]
+def _clip_graph(clip: ClipConfig, augmentation: AugmentationConfig, decoder: Decoder | None) -> Any:
+    starts, shapes, flips = (
+        fn.external_source(name=name, dtype=types.INT32, ndim=1) for name in ("starts", "shapes", "flips")
+    )
+    pixels = fn.slice(_source(decoder), start=starts, shape=shapes, axis_names="HW")
+    # Flipping bytes is cheaper than flipping floats, and bilinear interpolation is symmetric.
+    pixels = fn.flip(pixels, horizontal=flips[0], vertical=flips[1])
+    pixels = fn.resize(
+        pixels, size=[clip.size, clip.size], interp_type=types.INTERP_LINEAR, antialias=False, dtype=types.FLOAT
+    )
+    return fn.crop_mirror_normalize(
+        pixels,
+        mean=[255 * value for value in augmentation.mean],
+        std=[255 * value for value in augmentation.std],
+        dtype=types.FLOAT,
+        output_layout="CFHW",
+    )
+
+
+def _source(decoder: Decoder | None) -> Any:
+    if decoder is None:
+        return fn.external_source(name="videos", dtype=types.UINT8, ndim=4, layout="FHWC", no_copy=True)
+    encoded = fn.external_source(name="videos", dtype=types.UINT8, ndim=1)
+    frames = fn.external_source(name="frames", dtype=types.INT32, ndim=1)
+    return fn.decoders.video(encoded, device=decoder, frames=frames)

@@ -1,0 +1,1 @@
+"""Shard folders: USTAR tars, an index beside each, one manifest and a ledger of dropped samples."""

@@ -1,0 +1,120 @@
+"""Read samples of a shard folder at random."""
+
+import os
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from pydantic import ValidationError
+
+from hpc_jepa.data.decode import UndecodableError
+from hpc_jepa.data.shards.index import IndexedSample, index_path, read_index
+from hpc_jepa.data.shards.manifest import SampleInfo, ShardFile, manifest_hash, read_manifest
+from hpc_jepa.errors import DataError
+
+OPEN_FILES = 64
+
+
+class StoredVideo(NamedTuple):
+    """A compressed video and what is known about it."""
+
+    data: bytes
+    info: SampleInfo
+
+
+class ShardFolder:
+    """The samples of one split, by number. Safe to read from several threads.
+
+    Opening checks that every tar has the size in the manifest and that the index points into it; the tars themselves
+    are opened when needed, a bounded number at a time. Raises DataError for whatever is missing or damaged.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.manifest = read_manifest(folder)
+        self.hash = manifest_hash(folder)
+        self._tars = [folder / shard.name for shard in self.manifest.shards]
+        self._keys: list[str] = []
+        extents = [self._extents(shard) for shard in self.manifest.shards]
+        self._shards = np.repeat(np.arange(len(extents)), [len(rows) for rows in extents])
+        self._extents_of = np.concatenate(extents)
+        self._open = lru_cache(maxsize=OPEN_FILES)(_OpenFile)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def key(self, index: int) -> str:
+        """Name of a sample."""
+        return self._keys[index]
+
+    def tar(self, index: int) -> Path:
+        """The file a sample lies in."""
+        return self._tars[int(self._shards[index])]
+
+    def info(self, index: int) -> SampleInfo:
+        """What is known about a sample, without reading its video. Raises UndecodableError if that is damaged."""
+        offset, size = self._extents_of[index, :2]
+        return self._parse(self._read(index, offset, size))
+
+    def read(self, index: int) -> StoredVideo:
+        """A sample in one read: its description lies right before its video."""
+        info_offset, info_size, offset, size = self._extents_of[index].tolist()
+        data = self._read(index, info_offset, offset + size - info_offset)
+        return StoredVideo(data[offset - info_offset :], self._parse(data[:info_size]))
+
+    def close(self) -> None:
+        """Let go of the open tars."""
+        self._open.cache_clear()
+
+    def _read(self, index: int, offset: int, size: int) -> bytes:
+        path = self.tar(index)
+        data = os.pread(self._open(path).descriptor, size, offset)
+        if len(data) != size:
+            raise DataError(f"{path}: ends early, inside {self.key(index)}; copy or build it again")
+        return data
+
+    def _parse(self, text: bytes) -> SampleInfo:
+        try:
+            return SampleInfo.model_validate_json(text)
+        except ValidationError as error:
+            raise UndecodableError("its description is damaged") from error
+
+    def _extents(self, shard: ShardFile) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
+        """[samples, 4]: offset and size of the description, offset and size of the video; notes the keys."""
+        path = self.folder / shard.name
+        if not path.is_file():
+            raise DataError(f"{path}: missing, though the manifest lists it; copy or build it again")
+        if (size := path.stat().st_size) != shard.size:
+            raise DataError(f"{path}: {size} bytes, the manifest says {shard.size}; copy or build it again")
+        samples = read_index(index_path(path))
+        if len(samples) != shard.samples:
+            raise DataError(
+                f"{index_path(path)}: {len(samples)} samples, the manifest says {shard.samples}; "
+                f"run: hpc-jepa shards index {self.folder}"
+            )
+        rows = np.array([self._extent(path, sample) for sample in samples], dtype=np.int64)
+        if (
+            (rows < 0).any()
+            or (rows[:, [0, 2]] + rows[:, [1, 3]] > shard.size).any()
+            or (rows[:, 2] < rows[:, 0]).any()
+        ):
+            raise DataError(f"{index_path(path)}: points outside the tar; run: hpc-jepa shards index {self.folder}")
+        self._keys += [sample[0].key for sample in samples]
+        return rows
+
+    def _extent(self, path: Path, sample: IndexedSample) -> tuple[int, int, int, int]:
+        if len(sample) != 2 or sample[0].extension != "json":
+            raise DataError(f"{path}: {sample[0].key} is not a description followed by a video; build it again")
+        info, video = sample
+        return info.offset, info.size, video.offset, video.size
+
+
+class _OpenFile:
+    """A descriptor that is closed when the last reader lets go of it."""
+
+    def __init__(self, path: Path) -> None:
+        self.descriptor = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        os.close(self.descriptor)

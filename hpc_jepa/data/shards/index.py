@@ -1,0 +1,97 @@
+"""The index beside a tar, in the format of DALI's wds2idx: where each member of each sample lies.
+
+``v1.2 N`` and one line per sample: ``extension offset size name`` for each of its members.
+"""
+
+import tarfile
+from collections.abc import Iterable, Iterator
+from itertools import groupby
+from pathlib import Path
+from typing import NamedTuple
+
+from hpc_jepa.errors import DataError
+
+VERSION = "v1.2"
+BLOCK = tarfile.BLOCKSIZE
+
+
+class Member(NamedTuple):
+    """One file of a sample: ``size`` bytes from ``offset`` on; its name is ``<key>.<extension>``."""
+
+    extension: str
+    offset: int
+    size: int
+    name: str
+
+    @property
+    def key(self) -> str:
+        """Name of the sample: everything before the first dot."""
+        return self.name.partition(".")[0]
+
+
+IndexedSample = tuple[Member, ...]
+
+
+def index_path(tar: Path) -> Path:
+    """Where the index of a tar lies."""
+    return tar.with_suffix(".idx")
+
+
+def format_index(samples: Iterable[IndexedSample]) -> str:
+    """The text of an index file."""
+    lines = [" ".join(f"{m.extension} {m.offset} {m.size} {m.name}" for m in sample) for sample in samples]
+    return "\n".join([f"{VERSION} {len(lines)}", *lines, ""])
+
+
+def read_index(path: Path) -> list[IndexedSample]:
+    """Samples of an index file. Raises DataError naming file and line where it is damaged."""
+    lines = _read_text(path).splitlines()
+    header = lines[0].split() if lines else []
+    if len(header) != 2 or header[0] != VERSION or header[1] != str(len(lines) - 1):
+        raise DataError(f"{path}:1: damaged index, expected '{VERSION} {max(len(lines) - 1, 0)}'; {_remedy(path)}")
+    return [_parse(path, number, line) for number, line in enumerate(lines[1:], start=2)]
+
+
+def scan_tar(path: Path) -> list[IndexedSample]:
+    """Samples of a tar, found by reading its headers. Raises DataError for a tar that is damaged or ends early."""
+    members = list(_tar_members(path))
+    if not members:
+        raise DataError(f"{path}: holds no files; build the shards again")
+    return [tuple(group) for _, group in groupby(members, key=lambda member: member.key)]
+
+
+def _tar_members(path: Path) -> Iterator[Member]:
+    size = path.stat().st_size
+    try:
+        with tarfile.open(path) as tar:
+            for info in tar:
+                if info.offset_data + info.size > size:
+                    raise DataError(f"{path}: ends early, inside {info.name}; copy or build it again")
+                yield Member(info.name.partition(".")[2], info.offset_data, info.size, info.name)
+    except tarfile.TarError as error:
+        raise DataError(f"{path}: damaged tar ({error}); copy or build it again") from error
+
+
+def _read_text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise DataError(f"{path}: no such index; {_remedy(path)}") from None
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path}: damaged index, not text; {_remedy(path)}") from error
+
+
+def _parse(path: Path, number: int, line: str) -> IndexedSample:
+    words = line.split()
+    try:
+        parts = zip(words[::4], words[1::4], words[2::4], words[3::4], strict=True)
+        members = tuple(Member(extension, int(offset), int(size), name) for extension, offset, size, name in parts)
+    except ValueError as error:
+        raise DataError(f"{path}:{number}: damaged index line; {_remedy(path)}") from error
+    if not members:
+        raise DataError(f"{path}:{number}: damaged index, empty line; {_remedy(path)}")
+    return members
+
+
+def _remedy(path: Path) -> str:
+    return f"run: hpc-jepa shards index {path.parent}"

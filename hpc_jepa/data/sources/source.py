@@ -1,0 +1,74 @@
+"""What a data set must offer to become shards."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Setting = str | int | float | bool | None
+
+
+class Origin(NamedTuple):
+    """Name of a sample within its split (no dots, no slashes) and the file or generator it comes from."""
+
+    key: str
+    file: str
+
+
+@dataclass(frozen=True)
+class Frames:
+    """RGB frames [F, H, W, 3] still to be compressed, H and W even, and their rate per second."""
+
+    pixels: NDArray[np.uint8]
+    fps: float
+
+
+@dataclass(frozen=True)
+class EncodedFile:
+    """A video file that is stored as it is; the extension (no dot) becomes that of the member."""
+
+    data: bytes
+    extension: str
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One video and what is known about it."""
+
+    media: Frames | EncodedFile
+    label: int | None = None
+    text: str | None = None
+
+
+class Source(Protocol):
+    """One split of one data set: an ordered collection of samples, read at random.
+
+    It is sent to worker processes, so it holds paths and settings, no open files. ``load`` raises UndecodableError for
+    a sample that must be left out; the builder then records it in the ledger.
+    """
+
+    @property
+    def dataset(self) -> str:
+        """Name of the data set."""
+
+    @property
+    def split(self) -> str:
+        """Name of the split, and of the folder its shards go to."""
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """Class names by label; empty where there are no labels."""
+
+    @property
+    def settings(self) -> Mapping[str, Setting]:
+        """Whatever else decides the content: two sources with equal settings give equal shards."""
+
+    def __len__(self) -> int: ...
+
+    def origin(self, index: int) -> Origin:
+        """Where a sample comes from, known without reading it."""
+
+    def load(self, index: int) -> Sample:
+        """Read or render a sample."""

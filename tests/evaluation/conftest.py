@@ -1,0 +1,107 @@
+"""Features with a class signal, labelled shards, and a run folder with real weights."""
+
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hpc_jepa.checkpoint import store
+from hpc_jepa.config import tree
+from hpc_jepa.config.benchmark import BenchmarkConfig
+from hpc_jepa.config.run import RunConfig
+from hpc_jepa.data.shards.builder import build, recipe_of
+from hpc_jepa.data.sources.motion8 import Motion8
+from hpc_jepa.evaluation.features import FrozenFeatures
+from hpc_jepa.models.video_jepa import VideoJEPA
+
+CLASSES = 8
+SIDE, FRAMES = 32, 8
+
+
+def features(seed: int, clips: int, tokens=16, width=32, signal=1.0, classes=4) -> FrozenFeatures:
+    """One token of each clip carries its class; all channels have an offset and a scale of their own."""
+    rng = np.random.default_rng(seed)
+    codes = np.random.default_rng(99).normal(size=(classes, width))
+    labels = np.arange(clips) % classes
+    x = rng.normal(size=(clips, tokens, width))
+    x[np.arange(clips), rng.integers(tokens, size=clips)] += signal * codes[labels]
+    x = x * np.linspace(0.5, 3, width) + np.linspace(-2, 2, width)
+    return FrozenFeatures(x.astype(np.float32), labels, np.arange(clips), tubelets=4)
+
+
+@pytest.fixture
+def make_features():
+    return features
+
+
+@pytest.fixture(scope="session")
+def shards(tmp_path_factory) -> Path:
+    """48 train and 16 test clips of 32 pixels, labels 0-7, and 8 without labels."""
+    root = tmp_path_factory.mktemp("shards")
+    splits = {"train": (0, 48), "test": (48, 16), "unlabelled": (0, 8)}
+    with ThreadPoolExecutor(1) as workers:
+        for split, (first, count) in splits.items():
+            source = Motion8(split, first, count, size=SIDE, frames=FRAMES)
+            build(source, root / split, recipe_of(source, 32), workers, lambda done: None)
+    return root
+
+
+@pytest.fixture
+def benchmark(shards) -> BenchmarkConfig:
+    protocol = {
+        "train": shards / "train",
+        "test": shards / "test",
+        "clip": {"frames": FRAMES, "sampling": "leading", "stride": 1, "size": SIDE},
+        "probes": {
+            "linear": {"kind": "linear"},
+            "attentive": {"kind": "attentive", "heads": 4, "updates": 5, "batch_size": 16},
+        },
+        "probe_seeds": (0, 1),
+        "batch_size": 10,
+    }
+    values = {"name": "tiny8", "title": "Tiny", "classes": CLASSES, "protocols": {"careful": protocol}}
+    return BenchmarkConfig.model_validate(values)
+
+
+@pytest.fixture
+def run_folder(tmp_path) -> Path:
+    """A run of seed 3 whose student and target differ from each other and from the weights it started from."""
+    config = RunConfig.model_validate(
+        {
+            "study": "demo",
+            "regime": "tiny",
+            "seed": 3,
+            "runs": tmp_path / "runs",
+            "model": {
+                "encoder": {"width": 32, "depth": 2, "heads": 1, "patch": 8, "levels": (1, 2)},
+                "predictor": {"width": 32, "depth": 1, "heads": 1},
+            },
+            "data": {"sources": {"motion8": {"shards": "unused"}}, "clip": {"frames": FRAMES, "size": SIDE}},
+            "schedule": {"steps": 20},
+        }
+    )
+    config.folder.mkdir(parents=True)
+    (config.folder / "config.yaml").write_text(tree.dump(config))
+    (config.folder / "state.json").write_text(json.dumps({"state": "done", "step": 20, "steps": 20}))
+    save_checkpoint(config, step=20)
+    return config.folder
+
+
+def save_checkpoint(config: RunConfig, step: int) -> None:
+    torch.manual_seed(config.seed)
+    model = VideoJEPA(config.model, config.engine.precision)
+    for number, part in enumerate((model.student, model.target), start=1):
+        for parameter in part.parameters():
+            parameter.data += 0.02 * number * torch.randn_like(parameter)
+    weights = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
+    with store.committing(config.folder, step, {}, keep=1) as folder:
+        save_file(weights, folder / store.WEIGHTS)
+
+
+@pytest.fixture
+def save():
+    return save_checkpoint

@@ -1,0 +1,148 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from hpc_jepa.config import tree
+from hpc_jepa.config.run import RunConfig
+from hpc_jepa.errors import CheckpointError, DataError, InputError
+from hpc_jepa.evaluation import record
+from hpc_jepa.evaluation.evaluator import evaluate
+from hpc_jepa.evaluation.statistics import accuracy
+from hpc_jepa.evaluation.weights import encoders, open_run
+from hpc_jepa.models.video_jepa import VideoJEPA
+
+
+def changed(benchmark, **protocol):
+    careful = benchmark.protocols["careful"].model_copy(update=protocol)
+    return benchmark.model_copy(update={"protocols": {"careful": careful}})
+
+
+def test_weights_are_those_of_the_checkpoint_and_of_the_start(run_folder):
+    run = open_run(run_folder)
+    found = encoders(run, ["target", "student", "random_init"], torch.device("cpu"))
+    torch.manual_seed(3)
+    start = VideoJEPA(run.config.model, run.config.engine.precision).student.state_dict()
+    for name, expected in {**{n: run.checkpoint.tensors(n) for n in ("target", "student")}, "random_init": start}.items():
+        state = found[name].state_dict()
+        assert state.keys() == expected.keys()
+        assert all(torch.equal(state[key], expected[key]) for key in expected)
+    assert not any(encoder.training for encoder in found.values())
+
+
+def test_drawing_the_random_encoder_leaves_global_randomness_alone(run_folder):
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    encoders(open_run(run_folder), ["random_init"], torch.device("cpu"))
+    assert torch.equal(torch.rand(3), expected)
+
+
+def test_a_record_holds_every_result_and_the_predictions_behind_it(run_folder, benchmark):
+    written = evaluate(run_folder, benchmark, "careful", ["target", "student", "random_init"])
+    path = record.record_path(run_folder, "tiny8", "careful")
+    assert record.read(path) == written
+    assert [(r.weights, r.probe) for r in written.results] == [
+        (weights, probe) for weights in ("target", "student", "random_init") for probe in ("linear", "attentive")
+    ]
+    predictions = record.read_predictions(path, written)
+    np.testing.assert_array_equal(predictions["labels"], np.arange(48, 64) % 8)
+    for result in written.results:
+        right = predictions[result.key] == predictions["labels"]
+        assert right.shape == (1 if result.probe == "linear" else 2, 16)
+        assert result.value == pytest.approx(right.mean())
+        assert (result.low, result.high) == (accuracy(right).low, accuracy(right).high)
+        assert result.probe_seeds == (() if result.probe == "linear" else (0, 1))
+    assert (written.run.step, written.run.steps, written.run.seed) == (20, 20, 3)
+
+
+def test_evaluating_again_computes_nothing_and_adds_only_what_is_missing(run_folder, benchmark):
+    works = []
+
+    def progress(title, total):
+        works.append(title)
+        return _nothing()
+
+    first = evaluate(run_folder, benchmark, "careful", ["target"], progress=progress)
+    works.clear()
+    assert evaluate(run_folder, benchmark, "careful", ["target"], progress=progress) == first
+    assert works == []
+    both = evaluate(run_folder, benchmark, "careful", ["student", "target"], progress=progress)
+    assert not any("target" in title for title in works)
+    assert both.results[:2] == first.results and both.weights == {"target", "student"}
+    again = evaluate(run_folder, benchmark, "careful", ["student", "target"], force=True)
+    assert sorted(again.results, key=lambda r: r.key) == sorted(both.results, key=lambda r: r.key)
+
+
+def test_a_newer_checkpoint_or_another_protocol_is_evaluated_anew(run_folder, benchmark, save):
+    evaluate(run_folder, benchmark, "careful", ["target"])
+    save(tree.load(RunConfig, [run_folder / "config.yaml"]), step=30)
+    newer = evaluate(run_folder, benchmark, "careful", ["student"])
+    assert newer.run.step == 30 and newer.weights == {"student"}
+    other = evaluate(run_folder, changed(benchmark, probe_seeds=(4,)), "careful", ["student"])
+    assert other.results[1].probe_seeds == (4,)
+    bigger_batches = evaluate(run_folder, changed(benchmark, probe_seeds=(4,), batch_size=16), "careful", ["student"])
+    assert bigger_batches == other
+
+
+def test_a_folder_without_run_or_checkpoint_is_refused(tmp_path, run_folder, benchmark):
+    with pytest.raises(InputError, match=r"not a run folder \(it has no config.yaml\)"):
+        evaluate(tmp_path, benchmark, "careful", ["target"])
+    (run_folder / "checkpoints/step-00000020/manifest.json").unlink()
+    with pytest.raises(CheckpointError, match="no usable checkpoint; train the run first"):
+        evaluate(run_folder, benchmark, "careful", ["target"])
+
+
+def test_missing_shards_are_named_with_the_command_that_builds_them(run_folder, benchmark, tmp_path):
+    with pytest.raises(DataError, match="no-such/train.*hpc-jepa shards build"):
+        evaluate(run_folder, changed(benchmark, train=tmp_path / "no-such/train"), "careful", ["target"])
+    assert not (run_folder / "eval").exists()
+
+
+def test_another_number_of_classes_is_refused(run_folder, benchmark, shards):
+    with pytest.raises(DataError, match=r"labels are 0-7 \(8\), but tiny8 has classes 0-9 \(10\)"):
+        evaluate(run_folder, benchmark.model_copy(update={"classes": 10}), "careful", ["target"])
+    with pytest.raises(DataError, match=r"unlabelled: its labels are -1--1 \(1\)"):
+        evaluate(run_folder, changed(benchmark, test=shards / "unlabelled"), "careful", ["target"])
+
+
+def test_an_unknown_protocol_or_benchmark_is_refused(run_folder, benchmark):
+    with pytest.raises(InputError, match="tiny8 has no protocol 'published'; it has careful"):
+        evaluate(run_folder, benchmark, "published", ["target"])
+    with pytest.raises(InputError, match="did you mean 'motion8'"):
+        tree.find_config("motion9", "benchmark")
+
+
+def test_a_damaged_record_is_named(run_folder, benchmark):
+    evaluate(run_folder, benchmark, "careful", ["target"])
+    path = record.record_path(run_folder, "tiny8", "careful")
+    content = path.read_text()
+    path.write_text(content[:-40])
+    with pytest.raises(DataError, match=r"tiny8.careful.json: damaged record .*--force"):
+        evaluate(run_folder, benchmark, "careful", ["target"])
+    values = json.loads(content)
+    values["results"][0]["value"] = 1.5
+    path.write_text(json.dumps(values))
+    with pytest.raises(DataError, match="results.0.value"):
+        record.read(path)
+    assert evaluate(run_folder, benchmark, "careful", ["target"], force=True)
+
+
+def test_predictions_of_another_record_are_refused(run_folder, benchmark):
+    written = evaluate(run_folder, benchmark, "careful", ["target"])
+    path = record.record_path(run_folder, "tiny8", "careful")
+    path.with_suffix(".npz").write_bytes(b"other")
+    with pytest.raises(DataError, match=r"npz: not the predictions that tiny8.careful.json"):
+        record.read_predictions(path, written)
+    path.with_suffix(".npz").unlink()
+    with pytest.raises(DataError, match="missing"):
+        record.read_predictions(path, written)
+
+
+class _nothing:
+    def __enter__(self):
+        return lambda: None
+
+    def __exit__(self, *error):
+        return None

@@ -1,0 +1,41 @@
+import numpy as np
+import pytest
+from scipy.optimize import minimize
+from scipy.special import log_softmax
+
+from hpc_jepa.config.benchmark import LinearProbeConfig
+from hpc_jepa.evaluation.linear import fit_and_predict
+
+
+def minimum_by_hand(x, labels, test, l2):
+    """Minimise mean cross-entropy + l2/2 |W|^2 in float64 on standardised features; classes of ``test``."""
+    mean, std = x.mean(axis=0), x.std(axis=0)
+    x, test = (x - mean) / std, (test - mean) / std
+    classes, width = labels.max() + 1, x.shape[1]
+
+    def loss(flat):
+        weights, bias = flat[: classes * width].reshape(classes, width), flat[classes * width :]
+        logp = log_softmax(x @ weights.T + bias, axis=1)
+        error = (np.exp(logp) - np.eye(classes)[labels]) / len(x)
+        gradient = np.concatenate([(error.T @ x + l2 * weights).ravel(), error.sum(axis=0)])
+        return -logp[np.arange(len(x)), labels].mean() + l2 / 2 * np.square(weights).sum(), gradient
+
+    found = minimize(loss, np.zeros(classes * (width + 1)), jac=True, method="L-BFGS-B", options={"maxiter": 2000}).x
+    return (test @ found[: classes * width].reshape(classes, width).T + found[classes * width :]).argmax(axis=1)
+
+
+@pytest.mark.parametrize("pooling", ["mean", "tubelets"])
+def test_predictions_are_those_of_the_stated_minimum(make_features, pooling):
+    train, test = make_features(seed=0, clips=200, signal=4.0), make_features(seed=1, clips=100, signal=4.0)
+    predictions = fit_and_predict(train, test, LinearProbeConfig(kind="linear", pooling=pooling, l2=0.05))
+    pooled = (split.pooled(pooling).astype(np.float64) for split in (train, test))
+    x, unseen = pooled
+    assert predictions.shape == (1, 100)
+    assert (predictions[0] == minimum_by_hand(x, train.labels, unseen, 0.05)).mean() > 0.98
+    assert (predictions[0] == test.labels).mean() > 0.4
+
+
+def test_fitting_again_gives_the_same(make_features):
+    train, test = make_features(seed=0, clips=100), make_features(seed=1, clips=50)
+    config = LinearProbeConfig(kind="linear")
+    np.testing.assert_array_equal(fit_and_predict(train, test, config), fit_and_predict(train, test, config))

@@ -8,6 +8,11 @@ from rich.console import Console
 
 from hpc_jepa.report.build import print_report, write_report
 
+EXAMPLES = """Example:
+
+  hpc-jepa report runs/quickstart
+"""
+
 
 def report(
     runs: Annotated[list[Path], typer.Argument(help="Study folders or run folders.")],

@@ -10,9 +10,12 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from hpc_jepa.latents import gather_tokens
-
 MODALITY_STD = 1e-6
+
+
+def patchify(pixels: Tensor, tubelet: int, patch: int) -> Tensor:
+    """Pixels [B, 3, F, Hp, Wp] -> patches [B, N, 3 * tubelet * patch * patch], tokens in raster order."""
+    return rearrange(pixels, "b c (t f) (y h) (x w) -> b (t y x) (c f h w)", f=tubelet, h=patch, w=patch)
 
 
 class PatchProjection(nn.Conv3d):
@@ -25,12 +28,8 @@ class PatchProjection(nn.Conv3d):
         kernel = (tubelet, patch, patch)
         super().__init__(3, width, kernel_size=kernel, stride=kernel)
 
-    def forward(self, pixels: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """Pixels [B, 3, F, Hp, Wp] -> [B, N, width] in raster order, or [B, K, width] at ``tokens`` [B, K]."""
-        f, h, w = self.kernel_size
-        patches = rearrange(pixels, "b c (t f) (y h) (x w) -> b (t y x) (c f h w)", f=f, h=h, w=w)
-        if tokens is not None:
-            patches = gather_tokens(patches, tokens)
+    def forward(self, patches: Tensor) -> Tensor:
+        """Patches [B, M, 3 * tubelet * patch * patch] -> [B, M, width]."""
         return F.linear(patches, self.weight.flatten(1), self.bias)
 
 
@@ -42,9 +41,9 @@ class PatchEmbedding(nn.Module):
         self.video = PatchProjection(width, tubelet, patch)
         self.image = PatchProjection(width, 1, patch).requires_grad_(False)
 
-    def forward(self, pixels: Tensor, tokens: Tensor | None = None) -> Tensor:
-        """Pixels [B, 3, F, Hp, Wp] -> [B, N, width], or [B, K, width] at ``tokens`` [B, K]."""
-        return self.video(pixels, tokens)  # type: ignore[no-any-return]
+    def forward(self, patches: Tensor) -> Tensor:
+        """Patches [B, M, 3 * tubelet * patch * patch] -> [B, M, width]."""
+        return self.video(patches)  # type: ignore[no-any-return]
 
 
 class ModalityEmbedding(nn.Module):

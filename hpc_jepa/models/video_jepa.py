@@ -4,15 +4,12 @@ import copy
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from hpc_jepa.config.model import ModelConfig
-from hpc_jepa.latents import Latents, TokenMasks
+from hpc_jepa.latents import Latents, TokenGrid, TokenMasks, normalise_levels
 from hpc_jepa.models.encoder import Encoder
 from hpc_jepa.models.predictor import Predictor
-
-TARGET_NORM_EPS = 1e-5
 
 
 class VideoJEPA(nn.Module):
@@ -32,10 +29,12 @@ class VideoJEPA(nn.Module):
         One target pass over the full clip; per group one student pass over the context and one predictor pass. With
         precision "bf16" matrix products run under autocast; student and target features leave their norms in fp32.
         """
-        with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16"):
-            grid = self.student.grid(pixels)
-            target = self._target_features(pixels)
-            student = tuple(self.student(pixels, group.context) for group in masks)
+        mixed = self.precision == "bf16"
+        grid = self.student.grid(pixels)
+        patches = self.student.patchify(pixels.bfloat16() if mixed else pixels)
+        with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=mixed):
+            target = self._target_features(patches, grid)
+            student = tuple(self.student(patches, grid, group.context) for group in masks)
             predictions = [self.predictor(s, group, grid) for s, group in zip(student, masks, strict=True)]
         return Latents(
             student=student,
@@ -49,8 +48,6 @@ class VideoJEPA(nn.Module):
         )
 
     @torch.no_grad()
-    def _target_features(self, pixels: Tensor) -> Tensor:
+    def _target_features(self, patches: Tensor, grid: TokenGrid) -> Tensor:
         """Features [B, N, D] of the full clip, each level layer-normalised once more, without gain."""
-        width = self.config.encoder.width
-        levels = self.target(pixels).unflatten(-1, (-1, width))
-        return F.layer_norm(levels, (width,), eps=TARGET_NORM_EPS).flatten(-2)
+        return normalise_levels(self.target(patches, grid), len(self.config.encoder.levels))

@@ -43,7 +43,7 @@ def _start(backend: str) -> None:
     missing = [name for name in LAUNCHER_VARIABLES if name not in os.environ]
     if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
         os.environ["LOCAL_RANK"] = "0"  # DeepSpeed reads it from here alone
-        dist.init_process_group(backend, store=dist.HashStore(), rank=0, world_size=1)
+        dist.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     elif missing:
         raise InputError(f"the launcher set RANK or WORLD_SIZE but not {', '.join(missing)}; use torchrun or srun")
     else:

@@ -1,6 +1,7 @@
 """Plots as SVG that takes its colours from the page, so that one drawing serves light, dark and print."""
 
 import io
+import re
 from collections.abc import Callable, Mapping, Sequence
 
 from matplotlib import rc_context
@@ -24,6 +25,7 @@ STYLES = ("-", "--", ":", "-.")
 
 RC = {
     "svg.fonttype": "none",
+    "svg.hashsalt": "hpc_jepa",
     "font.family": "sans-serif",
     "font.size": 9,
     "figure.facecolor": "none",
@@ -114,8 +116,8 @@ def _svg(draw: Callable[[Figure], None], height: float, width: float = WIDTH) ->
 
 
 def _themed(svg: str) -> str:
-    """The bare <svg> element, scaled by the page and coloured by its style sheet."""
-    svg = svg[svg.index("<svg") :]
+    """The bare <svg> element, scaled and coloured by the page; names of groups would not be unique there."""
+    svg = re.sub('<g id="[^"]*"', "<g", svg[svg.index("<svg") :])
     svg = svg.replace(INK, "var(--ink)").replace(FAINT, "var(--line)")
     for number, colour in enumerate(SERIES):
         svg = svg.replace(colour, f"var(--series-{number})")

@@ -24,7 +24,10 @@ def test_weights_are_those_of_the_checkpoint_and_of_the_start(run_folder):
     found = encoders(run, ["target", "student", "random_init"], torch.device("cpu"))
     torch.manual_seed(3)
     start = VideoJEPA(run.config.model, run.config.engine.precision).student.state_dict()
-    for name, expected in {**{n: run.checkpoint.tensors(n) for n in ("target", "student")}, "random_init": start}.items():
+    for name, expected in {
+        **{n: run.checkpoint.tensors(n) for n in ("target", "student")},
+        "random_init": start,
+    }.items():
         state = found[name].state_dict()
         assert state.keys() == expected.keys()
         assert all(torch.equal(state[key], expected[key]) for key in expected)
@@ -95,7 +98,7 @@ def test_a_folder_without_run_or_checkpoint_is_refused(tmp_path, run_folder, ben
 
 
 def test_missing_shards_are_named_with_the_command_that_builds_them(run_folder, benchmark, tmp_path):
-    with pytest.raises(DataError, match="no-such/train.*hpc-jepa shards build"):
+    with pytest.raises(DataError, match=r"no-such/train.*hpc-jepa shards build"):
         evaluate(run_folder, changed(benchmark, train=tmp_path / "no-such/train"), "careful", ["target"])
     assert not (run_folder / "eval").exists()
 
@@ -124,7 +127,7 @@ def test_a_damaged_record_is_named(run_folder, benchmark):
     values = json.loads(content)
     values["results"][0]["value"] = 1.5
     path.write_text(json.dumps(values))
-    with pytest.raises(DataError, match="results.0.value"):
+    with pytest.raises(DataError, match=r"results\.0\.value"):
         record.read(path)
     assert evaluate(run_folder, benchmark, "careful", ["target"], force=True)
 

@@ -19,7 +19,12 @@ def tokens_of(pixels):
 def test_every_encoder_reads_each_batch_of_one_decode_pass(tmp_path):
     steps = []
     found = extract(
-        {"plain": tokens_of, "double": lambda x: 2 * tokens_of(x)}, clips(), 4, tmp_path, "fp32", lambda: steps.append(1)
+        {"plain": tokens_of, "double": lambda x: 2 * tokens_of(x)},
+        clips(),
+        4,
+        tmp_path,
+        "fp32",
+        lambda: steps.append(1),
     )
     expected = torch.cat([tokens_of(pixels) for pixels, _, _ in clips()]).numpy()
     np.testing.assert_array_equal(found["plain"].tokens, expected)

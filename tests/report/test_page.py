@@ -1,5 +1,137 @@
+import base64
+import io
+import re
+from concurrent.futures import ThreadPoolExecutor
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hpc_jepa.config import tree
+from hpc_jepa.config.run import RunConfig
+from hpc_jepa.data.shards.builder import build, recipe_of
+from hpc_jepa.data.sources.motion8 import Motion8
 from hpc_jepa.report.build import write_report
+from hpc_jepa.report.strip import strips
+
+VOID = {"meta", "img", "br", "hr", "link", "input"}
 
 
-def test_page(study):
+class Outline(HTMLParser):
+    """Open tags, and every address the page would load."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open, self.addresses, self.count = [], [], {}
+
+    def handle_starttag(self, tag, attrs):
+        self.count[tag] = self.count.get(tag, 0) + 1
+        self.addresses += [value for name, value in attrs if name in ("src", "href", "xlink:href", "action")]
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag, attrs):
+        self.handle_starttag(tag, attrs)
+        if tag not in VOID:
+            self.open.pop()
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+
+def outline(page: str) -> Outline:
+    parser = Outline()
+    parser.feed(page)
+    return parser
+
+
+@pytest.fixture
+def page(study) -> str:
+    return (write_report([study]).folder / "index.html").read_text()
+
+
+def test_the_page_is_whole_and_loads_nothing_from_elsewhere(page):
+    found = outline(page)
+    assert found.open == []
+    assert all(address.startswith(("#", "data:")) for address in found.addresses)
+    assert "@import" not in page and not re.search(r"url\((?!#)", page)
+
+
+def test_every_headline_number_and_fingerprint_is_on_it(page, study):
+    report = write_report([study])
+    for sentence in report.headlines:
+        assert sentence.replace("<", "&lt;") in page
+    for run in study.rglob("config.yaml"):
+        assert tree.load(RunConfig, [run]).fingerprint() in page
+    assert "mask_truncation: tubes" in page
+
+
+def test_it_draws_accuracy_per_probe_each_loss_term_and_health(page):
+    plots = re.findall(r'<figure class="plot">\s*<figcaption>(.*?)</figcaption>', page)
+    assert plots == [
+        "linear probe: motion8, careful, quickstart",
+        "attentive probe: motion8, careful, quickstart",
+        "total loss",
+        "context",
+        "ld",
+        "prediction",
+        "target standard deviation",
+        "effective rank",
+    ]
+
+
+def test_plots_take_their_colours_from_the_page(page):
+    assert "var(--series-0)" in page and "var(--ink)" in page
+    assert not re.search(r"#0a0b0\d|#010203|#040506", page)
+
+
+def test_the_same_records_give_the_same_page(study):
+    folder = write_report([study]).folder
+    first = (folder / "index.html").read_bytes()
     write_report([study])
+    assert (folder / "index.html").read_bytes() == first
+
+
+def test_missing_shards_are_said_instead_of_frames(page):
+    assert "The frames cannot be shown:" in page and "no-shards" in page
+    assert outline(page).count.get("img") is None
+
+
+def test_frames_show_the_clip_and_every_token_of_each_mask_group(tmp_path):
+    source = Motion8("unlabelled", 0, 8, size=32, frames=8)
+    with ThreadPoolExecutor(1) as workers:
+        build(source, tmp_path / "shards", recipe_of(source, 8), workers, lambda done: None)
+    config = RunConfig.model_validate(
+        {
+            "regime": "tiny",
+            "model": {"encoder": {"width": 32, "depth": 1, "heads": 1, "patch": 8, "levels": (1,)}},
+            "data": {
+                "sources": {"motion8": {"shards": tmp_path / "shards"}},
+                "clip": {"frames": 8, "stride": 1, "size": 32},
+            },
+            "masking": {"groups": [{"blocks": 1, "spatial_scale": 0.25}, {"blocks": 2, "spatial_scale": 0.5}]},
+            "engine": {"batch_size": 4},
+        }
+    )
+    plain, *groups = strips(config)
+    assert len(groups) == 2
+    clip, masked = picture(plain.image), picture(groups[0].image)
+    assert clip.shape == masked.shape == (160, 4 * 160 + 3 * 8, 4)
+    context, target = (
+        int(n) for n in re.search(r"(\d+) context and (\d+) target tokens of 64", groups[0].caption).groups()
+    )
+    cells = [
+        masked[y : y + 40, t * 168 + x : t * 168 + x + 40, :3].astype(int)
+        - clip[y : y + 40, t * 168 + x : t * 168 + x + 40, :3]
+        for t in range(4)
+        for y in range(0, 160, 40)
+        for x in range(0, 160, 40)
+    ]
+    assert sum(not cell.any() for cell in cells) == context
+    assert sum((cell[..., 0] > 0).all() for cell in cells) == target
+
+
+def picture(address: str) -> np.ndarray:
+    content = base64.b64decode(address.removeprefix("data:image/png;base64,"))
+    return np.asarray(Image.open(io.BytesIO(content)))

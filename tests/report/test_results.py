@@ -1,0 +1,95 @@
+import csv
+
+import pytest
+
+from hpc_jepa.errors import DataError, InputError
+from hpc_jepa.report.build import write_report
+
+COLUMNS = "study,regime,variant,semantics,seed,weights,benchmark,protocol,probe,metric,value,low,high,n,steps"
+
+
+def read_csv(folder):
+    with (folder / "results.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_csv_has_the_agreed_columns_and_one_line_per_result(study):
+    folder = write_report([study]).folder
+    assert folder == study / "report"
+    lines = (folder / "results.csv").read_text().splitlines()
+    assert lines[0] == COLUMNS
+    assert len(lines) == 1 + 8
+
+
+def test_values_are_percent_with_two_decimals(study):
+    rows = read_csv(write_report([study]).folder)
+    (row,) = (
+        r for r in rows if r["semantics"] == "corrected" and r["variant"] == "fwm_hw_ld" and r["probe"] == "linear"
+    )
+    assert (row["value"], row["low"], row["high"]) == ("46.4", "43.33", "49.5")
+    assert (row["n"], row["steps"], row["weights"], row["metric"]) == ("1000", "500", "target", "top1")
+
+
+def test_the_random_encoder_appears_once_per_regime_and_seed(write):
+    for variant in ("baseline", "fwm_hw_ld"):
+        for seed in (0, 1):
+            run = write.run(variant, seed=seed)
+            write.evaluated(run, {"random_init": {"linear": 0.2}, "target": {"linear": 0.3}})
+    rows = read_csv(write_report([write.root / "demo"]).folder)
+    random = [row for row in rows if row["weights"] == "random_init"]
+    assert [row["seed"] for row in random] == ["0", "1"]
+    assert all((row["variant"], row["semantics"], row["steps"]) == ("random_init", "none", "0") for row in random)
+    assert len(rows) == 2 + 4
+
+
+def test_run_folders_may_be_named_one_by_one_and_the_output_folder_too(study, tmp_path):
+    run = study / "quickstart/fwm_hw_ld/seed-0"
+    folder = write_report([run, run], tmp_path / "elsewhere").folder
+    assert folder == tmp_path / "elsewhere"
+    assert {row["variant"] for row in read_csv(folder)} == {"fwm_hw_ld"}
+
+
+def test_missing_cells_are_shown_as_missing_and_never_as_numbers(write):
+    write.evaluated(write.run("baseline"), {"target": {"linear": 0.3, "attentive": 0.9}})
+    write.evaluated(write.run("fwm_hw_ld"), {"target": {"linear": 0.4}})
+    write.run("motion_guided", state="running")
+    report = write_report([write.root / "demo"])
+    assert len(read_csv(report.folder)) == 3
+    lines = (report.folder / "results.txt").read_text().splitlines()
+    assert next(line for line in lines if "fwm_hw_ld" in line).count("missing") == 1
+    assert next(line for line in lines if "motion_guided" in line).count("missing") == 2
+    assert report.missing == [
+        "motion_guided (corrected), seed 0: running at step 500 of 500",
+        "fwm_hw_ld (corrected), seed 0: not evaluated: motion8, careful, target weights, attentive",
+        "motion_guided (corrected), seed 0: not evaluated: motion8, careful, target weights, linear",
+        "motion_guided (corrected), seed 0: not evaluated: motion8, careful, target weights, attentive",
+        "random_init: not evaluated: quickstart, motion8, careful, linear",
+        "random_init: not evaluated: quickstart, motion8, careful, attentive",
+    ]
+
+
+def test_a_damaged_record_stops_the_report_and_is_named(study):
+    path = study / "quickstart/baseline/seed-0/eval/motion8.careful.json"
+    path.write_text("{}")
+    with pytest.raises(DataError, match=r"baseline/seed-0/eval/motion8.careful.json: damaged record") as caught:
+        write_report([study])
+    assert "\n" not in str(caught.value)
+    assert not (study / "report").exists()
+
+
+def test_a_damaged_log_is_named_with_its_line_but_half_a_last_line_is_not_damage(study):
+    path = study / "quickstart/baseline/seed-0/metrics.jsonl"
+    whole = path.read_text()
+    path.write_text(whole + '{"step": 500, "lo')
+    write_report([study])
+    path.write_text('{"step": 0}\n' + whole)
+    with pytest.raises(DataError, match=r"metrics.jsonl:1: damaged"):
+        write_report([study])
+
+
+def test_nothing_to_report_is_said(tmp_path, write):
+    with pytest.raises(InputError, match="holds no run"):
+        write_report([tmp_path])
+    write.run("baseline")
+    with pytest.raises(InputError, match="no run was evaluated yet"):
+        write_report([write.root])

@@ -14,7 +14,7 @@ from hpc_jepa.report.runs import LoggedStep, Run
 Reading = Callable[[LoggedStep], float | None]
 """A quantity of a logged step, None where it was not measured."""
 
-WIDTH = 5.6
+WIDTH = 5.0
 """Inches; small enough for its 9-point text to stay readable on a phone."""
 
 INK, FAINT = "#010203", "#040506"

@@ -1,13 +1,14 @@
 """``hpc-jepa study``: a grid of runs."""
 
 import json
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.table import Table
 
-from hpc_jepa.cli.screen import CONSOLE
+from hpc_jepa.cli.screen import CONSOLE, cell_bars
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.config.tree import find_config, load
 from hpc_jepa.errors import HpcJepaError, InputError
@@ -43,33 +44,56 @@ def plan(study: StudyName, runs: Runs = Path("runs"), as_json: AsJson = False) -
 
 
 @app.command(epilog="Example:  hpc-jepa study submit quickstart --cluster local")
-def submit(study: StudyName, cluster: Cluster = "local", runs: Runs = Path("runs")) -> None:
+def submit(
+    study: StudyName,
+    cluster: Cluster = "local",
+    runs: Runs = Path("runs"),
+    jobs: Annotated[
+        int | None, typer.Option(min=1, help="Cells at a time; default: one per core, one per GPU.")
+    ] = None,
+) -> None:
     """Pretrain and evaluate every cell that is not done yet. Ctrl-C stops after saving; submit again to go on."""
     if cluster != "local":
         raise InputError(f"--cluster {cluster}: only 'local' is known")
+    import torch
+
     from hpc_jepa.study.local import run_study
 
-    failed = run_study(_cells(study, runs))
-    if failed:
-        raise HpcJepaError(f"{len(failed)} cells failed, first {failed[0].config.folder}; the errors are above")
+    cells = _cells(study, runs)
+    devices = torch.cuda.device_count() or os.cpu_count() or 1
+    with cell_bars([_label(cell) for cell in cells], [cell.config.schedule.steps for cell in cells]) as show:
+        names = {cell.config.folder: number for number, cell in enumerate(cells)}
+        failures = run_study(
+            cells,
+            jobs or min(devices, len(cells)),
+            lambda cell, standing: show(names[cell.config.folder], standing.step, f"{standing.state}  {standing.note}"),
+        )
+    if failures:
+        first = failures[0]
+        raise HpcJepaError(
+            f"{len(failures)} of {len(cells)} cells failed; {_label(first.cell)}: {first.words} ({first.log})"
+        )
 
 
 @app.command(epilog="Example:  hpc-jepa study status quickstart --json")
 def status(study: StudyName, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
     """Show how far each cell is."""
-    from hpc_jepa.training.run_folder import read_state
+    from hpc_jepa.study.progress import standing
 
     cells = _cells(study, runs)
-    states = [read_state(cell.config.folder) or {"state": "not started", "step": 0} for cell in cells]
+    found = [(cell, standing(cell)) for cell in cells]
     if as_json:
-        rows = [{"folder": str(cell.config.folder), **state} for cell, state in zip(cells, states, strict=True)]
-        typer.echo(json.dumps(rows))
+        typer.echo(json.dumps([{"folder": str(cell.config.folder), **how._asdict()} for cell, how in found]))
         return
-    table = Table("cell", "state", "step", "error")
-    for cell, state in zip(cells, states, strict=True):
-        steps = f"{state['step']}/{cell.config.schedule.steps}"
-        table.add_row(str(cell.config.folder.relative_to(runs)), state["state"], steps, state.get("error", ""))
+    table = Table("cell", "state", "step", "note")
+    for cell, how in found:
+        table.add_row(_label(cell), how.state, f"{how.step}/{cell.config.schedule.steps}", how.note)
     CONSOLE.print(table)
+
+
+def _label(cell: Cell) -> str:
+    config = cell.config
+    return f"{config.regime}/{config.folder.parent.name} seed {config.seed}"
 
 
 def _cells(study: str, runs: Path) -> list[Cell]:

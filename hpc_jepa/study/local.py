@@ -1,44 +1,87 @@
-"""Run the cells of a study one after the other on this machine."""
+"""Run the cells of a study on this machine, several at a time, each command in a process of its own."""
 
+import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from pathlib import Path
 
-from hpc_jepa.errors import HpcJepaError
 from hpc_jepa.study.grid import Cell
-from hpc_jepa.training.run_folder import read_state
+from hpc_jepa.study.progress import Standing, standing
+
+INTERRUPTED = 130
+GLANCE = 0.5  # seconds between two looks at the running commands
 
 
-def run_cell(cell: Cell) -> None:
-    """Pretrain and evaluate one cell, each in a process of its own; what is done already is not done again.
+@dataclass(frozen=True)
+class Failure:
+    """A command that failed: its last words, and the file that holds all of them."""
 
-    Raises HpcJepaError naming the command that failed.
+    cell: Cell
+    words: str
+    log: Path
+
+
+Watch = Callable[[Cell, Standing], None]
+
+
+def run_study(cells: Sequence[Cell], jobs: int, watch: Watch) -> list[Failure]:
+    """Pretrain and evaluate every cell, at most ``jobs`` commands at a time; what is done is not done again.
+
+    A cell that fails does not stop the others. ``watch`` is told twice a second how far each cell is. Raises
+    KeyboardInterrupt when a command was interrupted: the commands save before they leave.
     """
-    state = read_state(cell.config.folder)
-    if state is None or state["state"] != "done":
-        _run("train", *cell.arguments)
+    failures: list[Failure] = []
+    chains: dict[int, Iterator[tuple[str, ...]]] = {number: commands(cell) for number, cell in enumerate(cells)}
+    with ThreadPoolExecutor(jobs) as pool:
+        running: dict[Future[Failure | None], int] = {}
+        ready = list(chains)
+        while ready or running:
+            for number in ready:
+                command = next(chains[number], None)
+                if command is not None:
+                    running[pool.submit(_run, cells[number], command, jobs)] = number
+            finished, _ = wait(running, timeout=GLANCE, return_when=FIRST_COMPLETED)
+            ready = []
+            for future in finished:
+                number, failure = running.pop(future), future.result()
+                if failure is None:
+                    ready.append(number)
+                else:
+                    failures.append(failure)
+            for cell in cells:
+                watch(cell, standing(cell))
+    return failures
+
+
+def commands(cell: Cell) -> Iterator[tuple[str, ...]]:
+    """Arguments of ``hpc-jepa`` that bring one cell to its end, one after the other."""
+    if standing(cell).state != "done":
+        yield ("train", *cell.arguments)
     for evaluation in cell.evaluations:
         for protocol in evaluation.protocols:
             weights = [word for name in evaluation.weights for word in ("--weights", name)]
             benchmark = ("--benchmark", evaluation.benchmark, "--protocol", protocol)
-            _run("evaluate", str(cell.config.folder), *benchmark, *weights)
+            yield ("evaluate", str(cell.config.folder), *benchmark, *weights)
 
 
-def run_study(cells: Sequence[Cell]) -> list[Cell]:
-    """Run all cells; a failed one does not stop the others. The failed ones."""
-    failed = []
-    for cell in cells:
-        try:
-            run_cell(cell)
-        except HpcJepaError:
-            failed.append(cell)
-    return failed
-
-
-def _run(*arguments: str) -> None:
-    command = [sys.executable, "-m", "hpc_jepa", *arguments]
-    code = subprocess.run(command, check=False).returncode
-    if code == 130:  # the user's own Ctrl-C: stop the study too
+def _run(cell: Cell, arguments: tuple[str, ...], jobs: int) -> Failure | None:
+    log = cell.config.folder.with_name(f"{cell.config.folder.name}.log")
+    log.parent.mkdir(parents=True, exist_ok=True)
+    threads = max((os.cpu_count() or 1) // jobs, 1)
+    with log.open("a", encoding="utf-8") as output:
+        code = subprocess.run(
+            [sys.executable, "-m", "hpc_jepa", *arguments],
+            check=False,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={"OMP_NUM_THREADS": str(threads), **os.environ},
+        ).returncode
+    if code == INTERRUPTED:
         raise KeyboardInterrupt
-    if code:
-        raise HpcJepaError(f"hpc-jepa {' '.join(arguments)}: exit code {code}")
+    if code == 0:
+        return None
+    lines = log.read_text(encoding="utf-8").strip().splitlines()
+    return Failure(cell, lines[-1] if lines else f"exit code {code}", log)

@@ -20,8 +20,8 @@ def health(target: Tensor, levels: int, tokens: int) -> Health:
     The effective rank is ``exp(-sum p log p)`` with p the normalised singular values of the centred sample (Roy and
     Vetterli 2007): 1 when all tokens lie on a line, the width when they fill the space evenly.
     """
-    last = target.flatten(0, 1)[:, -(target.shape[-1] // levels) :].float()
-    sample = last[:: max(last.shape[0] // tokens, 1)][:tokens]
+    last = target.flatten(0, 1)[:, -(target.shape[-1] // levels) :]
+    sample = last[:: max(last.shape[0] // tokens, 1)][:tokens].double()  # squares of small values would drown in fp32
     centred = sample - sample.mean(0)
     covariance = centred.T @ centred
     singular = torch.linalg.eigvalsh(covariance).clamp(min=0).sqrt()

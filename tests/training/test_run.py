@@ -1,0 +1,189 @@
+"""A whole run on real shards: what it writes, how it stops, and how it goes on."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from hpc_jepa.checkpoint.store import newest
+from hpc_jepa.config.run import RunConfig
+from hpc_jepa.config.tree import dump
+from hpc_jepa.errors import CheckpointError, InputError
+from hpc_jepa.training.loop import train
+from hpc_jepa.training.run_folder import read_state
+
+STEPS = 12
+TIMES = {"time", "clips_per_second", "data_wait_share", "memory_bytes"}
+
+
+@pytest.fixture
+def configure(shards, tmp_path):
+    """A small run in ``tmp_path``; keywords replace or add top-level settings."""
+
+    def make(**changes):
+        settings = {
+            "regime": "test",
+            "seed": 3,
+            "runs": str(tmp_path / "runs"),
+            "model": {
+                "encoder": {"width": 32, "depth": 2, "heads": 2, "patch": 8, "levels": [1, 2]},
+                "predictor": {"width": 16, "depth": 1, "heads": 2},
+            },
+            "data": {
+                "sources": {"motion8": {"shards": str(shards / "unlabelled")}},
+                "clip": {"frames": 8, "stride": 2, "size": 32},
+            },
+            "objectives": ["fwm", "hw", {"ld": {"hidden": 8}}],
+            "masking": {"groups": [{"blocks": 2, "spatial_scale": 0.2}, {"blocks": 1, "spatial_scale": 0.5}]},
+            "schedule": {"steps": STEPS, "lr": 1e-3, "ema_start": 0.9, "ema_final": 0.99},
+            "engine": {"precision": "fp32", "batch_size": 4, "zero_stage": 1},
+            "checkpoint": {"every": 4, "keep": 2},
+            "monitor": {"log_every": 1, "health_every": 4},
+        }
+        return RunConfig.model_validate(settings | changes)
+
+    return make
+
+
+def silent(line):
+    pass
+
+
+def lines_of(config):
+    text = (config.folder / "metrics.jsonl").read_text()
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def figures_of(config):
+    """Every logged figure but those that measure time and memory."""
+    return [{key: value for key, value in line.items() if key not in TIMES} for line in lines_of(config)]
+
+
+def test_a_run_writes_every_figure_weights_and_events(configure):
+    config = configure()
+    assert train(config, silent) == "done"
+
+    lines = lines_of(config)
+    assert [line["step"] for line in lines] == list(range(STEPS))
+    terms = {"prediction", "context", "fwm_static", "fwm_orthogonality", "hw", "ld"}
+    for line in lines:
+        assert set(line["terms"]) == set(line["coefficients"]) == terms
+        weighted = sum(line["coefficients"][name] * line["terms"][name] for name in terms)
+        assert line["loss"] == pytest.approx(weighted, rel=1e-5)
+        assert line["gradient_norm"] > 0 and line["clips_per_second"] > 0 and 0 <= line["data_wait_share"] <= 1
+    assert [line["step"] for line in lines if "health" in line] == [0, 4, 8]
+    assert 1 <= lines[0]["health"]["effective_rank"] <= 32
+    assert read_state(config.folder)["state"] == "done"
+
+    events = EventAccumulator(str(config.folder / "events")).Reload()
+    logged = [scalar.value for scalar in events.Scalars("terms/ld")]
+    assert logged == pytest.approx([line["terms"]["ld"] for line in lines], rel=1e-6)
+
+    kept = sorted(path.name for path in (config.folder / "checkpoints").iterdir())
+    assert kept == ["latest", "step-00000008", "step-00000012"]
+    weights = load_file(config.folder / "checkpoints" / "latest" / "weights.safetensors")
+    assert {name.split(".")[0] for name in weights} == {"student", "target", "predictor", "objectives"}
+    assert not torch.equal(weights["student.blocks.0.mlp.hidden.weight"], weights["target.blocks.0.mlp.hidden.weight"])
+
+
+@pytest.mark.parametrize("stage", [0, 1, 2, 3])
+def test_an_interrupted_run_ends_as_an_undisturbed_one_bit_for_bit(stage, configure):
+    engine = {"precision": "fp32", "batch_size": 4, "zero_stage": stage}
+    whole = configure(study="whole", engine=engine, schedule={"steps": 7}, checkpoint={"every": 100})
+    train(whole, silent)
+
+    def interrupt(line):
+        if line["step"] == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    halves = whole.model_copy(update={"study": "halves"})
+    assert train(halves, interrupt) == "interrupted"
+    assert read_state(halves.folder)["state"] == "interrupted"
+    assert 0 < newest(halves.folder).step < 7
+    assert train(halves, silent) == "done"
+
+    assert figures_of(halves) == figures_of(whole)
+    ended = [load_file(c.folder / "checkpoints" / "latest" / "weights.safetensors") for c in (whole, halves)]
+    assert all(torch.equal(ended[0][name], ended[1][name]) for name in ended[0])
+
+
+def test_a_killed_run_ends_as_an_undisturbed_one(configure, tmp_path):
+    whole = configure(study="whole")
+    train(whole, silent)
+
+    killed = whole.model_copy(update={"study": "killed"})
+    path = tmp_path / "config.yaml"
+    path.write_text(dump(killed))
+    process = subprocess.Popen([sys.executable, "-m", "hpc_jepa", "train", str(path)], stderr=subprocess.DEVNULL)
+    deadline = time.monotonic() + 120
+    while newest(killed.folder) is None and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    assert newest(killed.folder).step < STEPS, "the run ended before it could be killed"
+
+    train(killed, silent)
+    assert figures_of(killed) == figures_of(whole)
+
+
+def test_two_processes_see_the_clips_of_one_and_have_its_losses(configure, launch, tmp_path):
+    alone, together = configure(study="alone"), configure(study="together")
+    train(alone, silent)
+    path = tmp_path / "config.yaml"
+    path.write_text(dump(together))
+    launch("run.py", path, processes=2)
+    for one, two in zip(lines_of(alone), lines_of(together), strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
+        assert two["terms"] == pytest.approx(one["terms"], rel=1e-3)
+
+
+def test_a_folder_of_another_configuration_is_refused_and_left_alone(configure):
+    config = configure(schedule={"steps": 2})
+    train(config, silent)
+    before = (config.folder / "config.yaml").read_text()
+    with pytest.raises(InputError, match=r"another configuration \(schedule\.steps 2 -> 3\)"):
+        train(configure(schedule={"steps": 3}), silent)
+    assert (config.folder / "config.yaml").read_text() == before
+
+
+def test_a_refused_run_leaves_nothing_behind(configure, tmp_path):
+    engine = {"batch_size": 4, "precision": "fp32"}
+    data = {"sources": {"none": {"shards": str(tmp_path / "missing")}}, "clip": {"frames": 8, "size": 32}}
+    with pytest.raises(Exception, match="missing"):
+        train(configure(data=data, engine=engine), silent)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_checkpoint_of_another_stage_is_refused_with_advice(configure):
+    config = configure(schedule={"steps": 2})
+    train(config, silent)
+    manifest = config.folder / "checkpoints" / "step-00000002" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"zero_stage": 1', '"zero_stage": 2'))
+    with pytest.raises(CheckpointError, match="zero_stage 2, not 1"):
+        train(config, silent)
+
+
+def test_a_damaged_checkpoint_is_noticed(configure):
+    config = configure(schedule={"steps": 2})
+    train(config, silent)
+    weights = config.folder / "checkpoints" / "step-00000002" / "weights.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-5] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(CheckpointError, match="checksum differs"):
+        train(config, silent)
+
+
+def test_zero_steps_save_the_initial_weights(configure):
+    config = configure(schedule={"steps": 0})
+    assert train(config, silent) == "done"
+    weights = load_file(config.folder / "checkpoints" / "latest" / "weights.safetensors")
+    for name in (name for name in weights if name.startswith("student.")):
+        assert torch.equal(weights[name], weights["target" + name.removeprefix("student")])

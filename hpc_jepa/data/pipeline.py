@@ -49,12 +49,11 @@ class ClipPipeline:
         self, videos: Sequence[NDArray[np.uint8]], views: Sequence[View], frames: Sequence[NDArray[np.int64]]
     ) -> Tensor:
         """One batch; ``frames`` [F] per sample are the indices to decode. Raises RuntimeError if DALI cannot decode."""
-        windows = np.array([view[:4] for view in views], dtype=np.int32)
-        flips = np.array([view[4:] for view in views], dtype=np.int32)
+        columns = {"starts": slice(0, 2), "shapes": slice(2, 4), "flips": slice(4, 6)}
+        numbers = np.array(views, dtype=np.int32)
         self._graph.feed_input("videos", list(videos))
-        self._graph.feed_input("starts", windows[:, :2])
-        self._graph.feed_input("shapes", windows[:, 2:])
-        self._graph.feed_input("flips", flips)
+        for name, part in columns.items():
+            self._graph.feed_input(name, np.ascontiguousarray(numbers[:, part]))
         if self._decoder:
             self._graph.feed_input("frames", np.stack(frames).astype(np.int32))
         (pixels,) = self._graph.run()

@@ -1,6 +1,7 @@
 """Read samples of a shard folder at random."""
 
 import os
+import weakref
 from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
@@ -69,7 +70,8 @@ class ShardFolder:
 
     def _read(self, index: int, offset: int, size: int) -> bytes:
         path = self.tar(index)
-        data = os.pread(self._open(path).descriptor, size, offset)
+        tar = self._open(path)  # held until the read is done: another thread may push it out of the cache
+        data = os.pread(tar.descriptor, size, offset)
         if len(data) != size:
             raise DataError(f"{path}: ends early, inside {self.key(index)}; copy or build it again")
         return data
@@ -115,6 +117,4 @@ class _OpenFile:
 
     def __init__(self, path: Path) -> None:
         self.descriptor = os.open(path, os.O_RDONLY)
-
-    def __del__(self) -> None:
-        os.close(self.descriptor)
+        weakref.finalize(self, os.close, self.descriptor)

@@ -1,0 +1,59 @@
+"""``hpc-jepa shards`` as a person types it."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from hpc_jepa.cli.shards import app
+from hpc_jepa.errors import DataError, InputError
+
+SMALL = ["--size", "32", "--frames", "4", "--train", "6", "--test", "3", "--unlabelled", "2"]
+
+
+def call(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_build_verify_info_index_and_preview(tmp_path):
+    build = ["build", "motion8", *SMALL, "--samples-per-shard", "2", "--workers", "1", "--out", tmp_path]
+    call(*build)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["test", "train", "unlabelled"]
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert "complete already" in call(*build)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+    train = tmp_path / "train"
+    info = json.loads(call("info", train, "--json"))
+    assert (info["samples"], len(info["shards"]), info["recipe"]["dataset"]) == (6, 3, "motion8")
+    assert "motion8, train" in call("info", train)
+    assert "6 samples in 3 shards, no faults" in call("verify", train, "--decode")
+    index = (train / "000000.idx").read_bytes()
+    (train / "000000.idx").unlink()
+    call("index", train)
+    assert (train / "000000.idx").read_bytes() == index
+    call("preview", train, "--out", tmp_path / "sheet.png", "--samples", "2")
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+
+    with pytest.raises(InputError, match="built with other settings"):
+        call(*build, "--samples-per-shard", "3")
+
+
+def test_one_flipped_bit_is_found(shards, built, listed, noise, tmp_path):
+    from hpc_jepa.data.sources.source import Frames
+
+    folder = built(listed((Frames(noise(8), 10),)), tmp_path / "train")
+    tar = folder / "000000.tar"
+    data = bytearray(tar.read_bytes())
+    data[5000] ^= 1
+    tar.write_bytes(data)
+    with pytest.raises(DataError, match=r"000000\.tar: checksum differs"):
+        call("verify", folder)
+
+
+def test_the_published_protocol_cannot_be_bent(tmp_path):
+    with pytest.raises(InputError, match="published fixes --size"):
+        call("build", "motion8", "--protocol", "published", "--size", "64", "--out", tmp_path)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,193 @@
+"""Training batches: pure functions of seed and step, for any number of processes."""
+
+import json
+import tarfile
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from hpc_jepa.config.data import AugmentationConfig, ClipConfig, DataConfig, SourceConfig
+from hpc_jepa.data import drops
+from hpc_jepa.data.crop import View, augmented_view
+from hpc_jepa.data.decode import decode_frames
+from hpc_jepa.data.loader import ClipLoader
+from hpc_jepa.data.pipeline import ClipPipeline
+from hpc_jepa.data.sampler import Sampler
+from hpc_jepa.data.shards.folder import ShardFolder
+from hpc_jepa.data.sources.source import Frames
+from hpc_jepa.errors import DataError, InputError
+
+CPU = torch.device("cpu")
+
+
+def config(*folders: Path, frames: int = 4, stride: int = 2, threads: int = 1, rate: float = 0.01) -> DataConfig:
+    return DataConfig(
+        sources={folder.name: SourceConfig(shards=folder, weight=1 + i) for i, folder in enumerate(folders)},
+        clip=ClipConfig(frames=frames, stride=stride, size=16),
+        augmentation=AugmentationConfig(vertical_flip=0.5),
+        decode_threads=threads,
+        undecodable_rate=rate,
+    )
+
+
+def loader(data: DataConfig, batch_size: int = 8, rank: int = 0, world_size: int = 1, **options) -> ClipLoader:
+    options = {"seed": 3, "device": CPU, **options}
+    return ClipLoader(data, batch_size=batch_size, rank=rank, world_size=world_size, **options)
+
+
+@pytest.fixture
+def mixture(shards) -> DataConfig:
+    return config(shards / "train", shards / "unlabelled")
+
+
+def fields(batch):
+    return batch.pixels, batch.samples, batch.sources, batch.static
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+def test_all_ranks_together_make_the_batch_of_one_process(mixture, world_size):
+    alone = loader(mixture)
+    ranks = [loader(mixture, rank=rank, world_size=world_size) for rank in range(world_size)]
+    for step in (0, 1, 41):
+        parts = [fields(rank.batch(step)) for rank in ranks]
+        for whole, *pieces in zip(fields(alone.batch(step)), *parts, strict=True):
+            assert torch.equal(whole, torch.cat(pieces))
+
+
+def test_a_batch_depends_on_the_step_alone(mixture):
+    first, second = loader(mixture), loader(mixture.model_copy(update={"decode_threads": 3}))
+    forwards = [first.batch(step).pixels for step in range(4)]
+    backwards = [second.batch(step).pixels for step in reversed(range(4))]
+    assert all(torch.equal(*pair) for pair in zip(forwards, reversed(backwards), strict=True))
+    assert not torch.equal(forwards[0], forwards[1])
+
+
+def test_clips_are_cut_from_the_drawn_samples_as_drawn(shards):
+    data = config(shards / "train", shards / "unlabelled", frames=4, stride=3)
+    batch = loader(data).batch(17)
+    draws = Sampler(3, (24, 16), (1.0, 2.0), 8).samples(17)
+    assert batch.samples.tolist() == draws.samples.tolist()
+    assert batch.sources.tolist() == draws.sources.tolist()
+    assert batch.pixels.shape == (8, 3, 4, 16, 16)
+    assert batch.pixels.dtype == torch.float32
+    assert not batch.static.any()
+    folders = [ShardFolder(source.shards) for source in data.sources.values()]
+    for row in range(8):
+        video = folders[draws.sources[row]].read(int(draws.samples[row])).data
+        end = 12 + int(draws.starts[row] * (16 - 12))
+        frames = [min(int(np.floor(end - 12 + i * 12 / 3)), end - 1) for i in range(4)]
+        view = augmented_view(32, 32, data.augmentation, draws.crops[row], draws.flips[row])
+        alone = ClipPipeline(data.clip, data.augmentation, 1).run([decode_frames(video, frames)], [view], [])
+        assert isinstance(view, View)
+        assert torch.equal(alone[0], batch.pixels[row])
+
+
+def test_names_sizes_and_hashes_describe_the_mixture(mixture, shards):
+    described = loader(mixture)
+    assert described.source_names == ("train", "unlabelled")
+    assert described.sizes == (24, 16)
+    assert described.dropped == {"train": 0, "unlabelled": 0}
+    assert described.data_hashes == {name: ShardFolder(shards / name).hash for name in ("train", "unlabelled")}
+
+
+def test_processes_must_divide_the_batch(mixture):
+    with pytest.raises(InputError, match="batch_size 8 cannot be divided among 3 processes"):
+        loader(mixture, world_size=3)
+
+
+def test_a_folder_of_videos_shorter_than_a_clip_is_refused(shards):
+    with pytest.raises(DataError, match=r"train: its longest video has 16 frames, a clip needs 17"):
+        loader(config(shards / "train", frames=17))
+
+
+def test_videos_shorter_than_the_span_repeat_their_last_frame(listed, built, noise, tmp_path):
+    folder = built(listed((Frames(noise(5), 10),)), tmp_path / "train")
+    pixels = loader(config(folder, frames=4, stride=2)).batch(0).pixels
+    assert torch.equal(pixels[:, :, 2], pixels[:, :, 3])
+    assert not torch.equal(pixels[:, :, 0], pixels[:, :, 1])
+
+
+def spoil(folder: Path, samples: list[int]) -> None:
+    """Overwrite videos by zeros, which no check of sizes sees."""
+    shards = ShardFolder(folder)
+    for index in samples:
+        with tarfile.open(shards.tar(index)) as tar:
+            member = tar.getmember(f"{shards.key(index)}.mp4")
+        with shards.tar(index).open("r+b") as file:
+            file.seek(member.offset_data)
+            file.write(bytes(member.size))
+
+
+@pytest.fixture
+def spoilt(listed, built, noise, tmp_path) -> Path:
+    """20 videos, two of which do not decode."""
+    folder = built(listed(tuple(Frames(noise(8, seed=seed), 10) for seed in range(20))), tmp_path / "train")
+    spoil(folder, [4, 11])
+    return folder
+
+
+def test_what_does_not_decode_is_replaced_counted_and_written_down(spoilt, tmp_path):
+    ledger = tmp_path / "log" / "dropped.jsonl"
+    one = loader(config(spoilt), ledger=ledger)
+    batches = [one.batch(step) for step in range(8)]
+    samples = torch.stack([batch.samples for batch in batches])
+    drawn = np.stack([Sampler(3, (20,), (1.0,), 8).samples(step).samples for step in range(8)])
+    bad = np.isin(drawn, [4, 11])
+    assert bad.any()
+    assert not np.isin(samples.numpy(), [4, 11]).any()
+    np.testing.assert_array_equal(samples.numpy()[~bad], drawn[~bad])
+
+    lines = [json.loads(line) for line in ledger.read_text().splitlines()]
+    first_drops = {(line["step"], line["position"]) for line in lines}
+    assert first_drops == set(map(tuple, np.argwhere(bad).tolist()))
+    assert one.dropped == {"train": len(lines)}
+    assert {line["key"] for line in lines} <= {"item-004", "item-011"}
+    assert all(line["file"] == str(spoilt / "000000.tar") or "000001" in line["file"] for line in lines)
+
+    again = [loader(config(spoilt), rank=rank, world_size=2) for rank in (0, 1)]
+    for step, batch in enumerate(batches):
+        assert torch.equal(batch.pixels, torch.cat([rank.batch(step).pixels for rank in again]))
+
+
+def test_a_run_stops_past_the_stated_rate_but_not_before_it_can_be_judged(spoilt, monkeypatch):
+    monkeypatch.setattr(drops, "MINIMUM_CLIPS", 40)
+    tolerant, strict = loader(config(spoilt, rate=0.5)), loader(config(spoilt, rate=0.01))
+    for step in range(8):
+        tolerant.batch(step)
+    for step in range(4):
+        strict.batch(step)
+    with pytest.raises(DataError, match=r"of 40 clips did not decode, more than data\.undecodable_rate = 0\.01"):
+        strict.batch(4)
+
+
+def test_a_source_of_which_nothing_decodes_stops_at_once(spoilt):
+    spoil(spoilt, list(range(20)))
+    with pytest.raises(DataError, match=r"10 samples in a row do not decode .* shards verify --decode"):
+        loader(config(spoilt)).batch(0)
+
+
+def test_closing_lets_go_of_threads_and_files(mixture):
+    closed = loader(mixture)
+    closed.batch(0)
+    closed.close()
+    with pytest.raises(RuntimeError):
+        closed.batch(1)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="decoding on the GPU needs a CUDA device")
+def test_a_gpu_makes_the_clips_of_the_cpu(mixture):
+    on_cpu, on_gpu = loader(mixture).batch(0), loader(mixture, device=torch.device("cuda", 0)).batch(0)
+    assert on_gpu.pixels.is_cuda
+    assert (on_gpu.pixels.cpu() - on_cpu.pixels).abs().mean() < 0.1
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="decoding on the GPU needs a CUDA device")
+def test_a_gpu_replaces_what_does_not_decode_as_the_cpu_does(spoilt):
+    cpu, gpu = loader(config(spoilt)), loader(config(spoilt), device=torch.device("cuda", 0))
+    for step in range(8):
+        assert torch.equal(cpu.batch(step).samples, gpu.batch(step).samples.cpu())
+    assert cpu.dropped == gpu.dropped

@@ -32,7 +32,7 @@ from hpc_jepa.training.assembly import build_loader, build_masker
 from hpc_jepa.training.average import TargetAverage
 from hpc_jepa.training.engine import build_engine, optimizer_step, set_rates
 from hpc_jepa.training.loop import weighted_sum
-from hpc_jepa.training.processes import process_group
+from hpc_jepa.training.processes import join_process_group
 from hpc_jepa.training.schedules import rates_at
 from hpc_jepa.training.trainee import build_trainee
 
@@ -74,34 +74,34 @@ class PhaseTimer:
 
 def measure(config: RunConfig, steps: int, warmup: int) -> list[dict[str, float]]:
     """Seconds by phase of ``steps`` steps, after ``warmup`` uncounted ones."""
-    with process_group() as device:
-        engine = build_engine(build_trainee(config), config)
-        loader, masker = build_loader(config, device), build_masker(config, HostGroup())
-        model, objectives = engine.module.model, engine.module.objectives
-        average = TargetAverage(model.student, model.target)
-        timer = PhaseTimer(device)
-        for name in ("target", "student", "predictor"):
-            timer.watch(getattr(model, name), name)
-        timer.watch(objectives, "objectives")
-        with progress("bench", steps + warmup) as advance:
-            for step in range(steps + warmup):
-                timer.begin()
-                with timer.phase("data"):
-                    clips = loader.batch(step)
-                with timer.phase("masks"):
-                    masks = masker(step, clips)
-                rates = rates_at(step, config.schedule)
-                set_rates(engine, rates)
-                terms, _ = engine(clips.pixels, masks)
-                loss = weighted_sum(terms, objectives.weights(step))
-                with timer.phase("backward"):
-                    engine.backward(loss)
-                with timer.phase("optimizer"):
-                    optimizer_step(engine)
-                with timer.phase("EMA"):
-                    average.update(rates.ema)
-                advance()
-        loader.close()
+    device = join_process_group()
+    engine = build_engine(build_trainee(config), config)
+    loader, masker = build_loader(config, device), build_masker(config, HostGroup())
+    model, objectives = engine.module.model, engine.module.objectives
+    average = TargetAverage(model.student, model.target)
+    timer = PhaseTimer(device)
+    for name in ("target", "student", "predictor"):
+        timer.watch(getattr(model, name), name)
+    timer.watch(objectives, "objectives")
+    with progress("bench", steps + warmup) as advance:
+        for step in range(steps + warmup):
+            timer.begin()
+            with timer.phase("data"):
+                clips = loader.batch(step)
+            with timer.phase("masks"):
+                masks = masker(step, clips)
+            rates = rates_at(step, config.schedule)
+            set_rates(engine, rates)
+            terms, _ = engine(clips.pixels, masks)
+            loss = weighted_sum(terms, objectives.weights(step))
+            with timer.phase("backward"):
+                engine.backward(loss)
+            with timer.phase("optimizer"):
+                optimizer_step(engine)
+            with timer.phase("EMA"):
+                average.update(rates.ema)
+            advance()
+    loader.close()
     return timer.steps[warmup:]
 
 

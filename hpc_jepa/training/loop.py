@@ -11,7 +11,7 @@ from hpc_jepa.training.assembly import Run, assembled
 from hpc_jepa.training.engine import optimizer_step, set_rates
 from hpc_jepa.training.health import health
 from hpc_jepa.training.metrics import Observer
-from hpc_jepa.training.processes import process_group
+from hpc_jepa.training.processes import join_process_group
 from hpc_jepa.training.run_folder import write_state
 from hpc_jepa.training.schedules import rates_at
 from hpc_jepa.training.signals import StopRequest
@@ -27,7 +27,8 @@ def train(config: RunConfig, observe: Observer) -> Outcome:
     Raises InputError, DataError or CheckpointError where the run cannot start, HpcJepaError where the loss is not
     finite.
     """
-    with process_group() as device, StopRequest() as stop, assembled(config, device, observe) as run:
+    device = join_process_group()
+    with StopRequest() as stop, assembled(config, device, observe) as run:
         report(run, "running", run.first)
         for step in range(run.first, config.schedule.steps):
             train_step(run, step)

@@ -1,8 +1,7 @@
 """Join the process group that the launcher (torchrun, deepspeed, srun, or nobody) prepared."""
 
+import atexit
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import deepspeed
 import torch
@@ -14,30 +13,24 @@ from hpc_jepa.errors import InputError
 LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
 
 
-@contextmanager
-def process_group() -> Iterator[torch.device]:
-    """Start the process group of this run and yield the device of this process; leave the group at the end.
+def join_process_group() -> torch.device:
+    """Start the process group of this process, once; the device of this process.
 
     Without a launcher the group has one member. With an incomplete one this is an error, never a silent group of one:
-    N processes that each train alone into one folder would look like a success.
+    N processes that each train alone into one folder would look like a success. The group lasts as long as the process:
+    DeepSpeed keeps references to it and cannot start on a second one.
     Raises InputError when only some of the launcher's variables are set.
     """
     device = local_device()
+    if not dist.is_initialized():
+        _start("nccl" if device.type == "cuda" else "gloo", device)
+        atexit.register(dist.destroy_process_group)
+    return device
+
+
+def _start(backend: str, device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    backend = "nccl" if device.type == "cuda" else "gloo"
-    owned = not dist.is_initialized()
-    if owned:
-        _start(backend)
-    try:
-        yield device
-    finally:
-        if owned:
-            dist.destroy_process_group()
-            deepspeed.comm.comm.cdb = None
-
-
-def _start(backend: str) -> None:
     # DeepSpeed would compile a shared-memory reduction at its first start on a CPU; gloo needs no compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     missing = [name for name in LAUNCHER_VARIABLES if name not in os.environ]

@@ -24,7 +24,7 @@ TIMES = {"time", "clips_per_second", "data_wait_share", "memory_bytes"}
 
 
 @pytest.fixture
-def configure(shards, tmp_path):
+def configure(motion_shards, tmp_path):
     """A small run in ``tmp_path``; keywords replace or add top-level settings."""
 
     def make(**changes):
@@ -37,7 +37,7 @@ def configure(shards, tmp_path):
                 "predictor": {"width": 16, "depth": 1, "heads": 2},
             },
             "data": {
-                "sources": {"motion8": {"shards": str(shards / "unlabelled")}},
+                "sources": {"motion8": {"shards": str(motion_shards / "unlabelled")}},
                 "clip": {"frames": 8, "stride": 2, "size": 32},
             },
             "objectives": ["fwm", "hw", {"ld": {"hidden": 8}}],
@@ -114,14 +114,18 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one_bit_for_bit(stage, config
     assert all(torch.equal(ended[0][name], ended[1][name]) for name in ended[0])
 
 
-def test_a_killed_run_ends_as_an_undisturbed_one(configure, tmp_path):
-    whole = configure(study="whole")
-    train(whole, silent)
+def start(config, folder):
+    """The command of a person. A process of its own, because ZeRO-3 replaces torch's linear layer in its process."""
+    path = folder / f"{config.study}.yaml"
+    path.write_text(dump(config))
+    return subprocess.Popen([sys.executable, "-m", "hpc_jepa", "train", str(path)], stderr=subprocess.DEVNULL)
 
-    killed = whole.model_copy(update={"study": "killed"})
-    path = tmp_path / "config.yaml"
-    path.write_text(dump(killed))
-    process = subprocess.Popen([sys.executable, "-m", "hpc_jepa", "train", str(path)], stderr=subprocess.DEVNULL)
+
+def test_a_killed_run_ends_as_an_undisturbed_one(configure, tmp_path):
+    whole, killed = configure(study="whole"), configure(study="killed")
+    assert start(whole, tmp_path).wait() == 0
+
+    process = start(killed, tmp_path)
     deadline = time.monotonic() + 120
     while newest(killed.folder) is None and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -129,7 +133,7 @@ def test_a_killed_run_ends_as_an_undisturbed_one(configure, tmp_path):
     process.wait()
     assert newest(killed.folder).step < STEPS, "the run ended before it could be killed"
 
-    train(killed, silent)
+    assert start(killed, tmp_path).wait() == 0
     assert figures_of(killed) == figures_of(whole)
 
 

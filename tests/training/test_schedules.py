@@ -12,7 +12,9 @@ from hpc_jepa.training.schedules import rates_at
 PAPER = ScheduleConfig()
 
 
-@pytest.mark.parametrize(("step", "rate"), [(0, 1e-4), (1, 1e-4 + 5e-4 / 300), (150, 3.5e-4), (300, 6e-4), (29_999, 6e-4)])
+@pytest.mark.parametrize(
+    ("step", "rate"), [(0, 1e-4), (1, 1e-4 + 5e-4 / 300), (150, 3.5e-4), (300, 6e-4), (29_999, 6e-4)]
+)
 def test_the_published_learning_rate(step, rate):
     assert rates_at(step, PAPER).learning_rate == pytest.approx(rate)
 

@@ -15,7 +15,7 @@ from hpc_jepa.masking.sampler import MaskSampler
 from hpc_jepa.training.average import TargetAverage
 from hpc_jepa.training.engine import build_engine, optimizer_step, set_rates
 from hpc_jepa.training.loop import weighted_sum
-from hpc_jepa.training.processes import process_group
+from hpc_jepa.training.processes import join_process_group
 from hpc_jepa.training.schedules import rates_at
 from hpc_jepa.training.snapshot import unsharded
 from hpc_jepa.training.trainee import build_trainee
@@ -90,7 +90,7 @@ def train_at(stage, steps):
 
 if __name__ == "__main__":
     output, steps = Path(sys.argv[1]), int(sys.argv[2])
-    with process_group():
-        results = {stage: train_at(stage, steps) for stage in (0, 1, 2, 3)}
-        if is_main():
-            torch.save(results, output)
+    join_process_group()
+    results = {stage: train_at(stage, steps) for stage in (0, 1, 2, 3)}
+    if is_main():
+        torch.save(results, output)

@@ -1,4 +1,7 @@
-"""All commands in one place, and the one-line errors of all of them."""
+"""All commands in one place, and the one-line errors of all of them.
+
+Commands import what they need when they run: help and errors should not wait for torch.
+"""
 
 from typing import Annotated, Any
 

@@ -1,7 +1,7 @@
 """``hpc-jepa evaluate``: frozen evaluation of one run."""
 
 from pathlib import Path
-from typing import Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated, cast, get_args
 
 import typer
 from rich.console import Console
@@ -11,8 +11,9 @@ from hpc_jepa.cli.screen import progress
 from hpc_jepa.config import tree
 from hpc_jepa.config.benchmark import BenchmarkConfig, ProtocolName, Weights
 from hpc_jepa.errors import InputError
-from hpc_jepa.evaluation.evaluator import evaluate as evaluate_run
-from hpc_jepa.evaluation.record import EvaluationRecord
+
+if TYPE_CHECKING:
+    from hpc_jepa.evaluation.record import EvaluationRecord
 
 EXAMPLES = """Examples:
 
@@ -31,6 +32,8 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="Print the record instead of a table.")] = False,
 ) -> None:
     """Probe the frozen encoder of a run and write RUN/eval/<benchmark>.<protocol>.json."""
+    from hpc_jepa.evaluation.evaluator import evaluate as evaluate_run
+
     config = tree.load(BenchmarkConfig, [tree.find_config(benchmark, "benchmark")])
     names = _known(weights or ["target", "student"])
     record = evaluate_run(run, config, protocol, names, force=force, progress=progress)
@@ -48,7 +51,7 @@ def _known(names: list[str]) -> list[Weights]:
     return cast(list[Weights], names)
 
 
-def _table(record: EvaluationRecord) -> Table:
+def _table(record: "EvaluationRecord") -> Table:
     run = record.run
     title = f"{record.title}, {record.protocol}: {run.variant} ({run.semantics}), seed {run.seed}, step {run.step}"
     table = Table("weights", "probe", "accuracy %", "95 % interval", "test clips", title=title, title_justify="left")

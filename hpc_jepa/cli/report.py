@@ -6,8 +6,6 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from hpc_jepa.report.build import print_report, write_report
-
 EXAMPLES = """Example:
 
   hpc-jepa report runs/quickstart
@@ -19,6 +17,8 @@ def report(
     out: Annotated[Path | None, typer.Option(help="Default: <first study folder>/report.")] = None,
 ) -> None:
     """Compute results.csv, results.txt and index.html from the records of the given runs."""
+    from hpc_jepa.report.build import print_report, write_report
+
     written = write_report(runs, out)
     console = Console()
     print_report(written, console)

@@ -3,7 +3,7 @@
 import json
 import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -12,7 +12,9 @@ from hpc_jepa.cli.screen import CONSOLE, cell_bars
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.config.tree import find_config, load
 from hpc_jepa.errors import HpcJepaError, InputError
-from hpc_jepa.study.grid import Cell, expand
+
+if TYPE_CHECKING:
+    from hpc_jepa.study.grid import Cell
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -91,10 +93,12 @@ def status(study: StudyName, runs: Runs = Path("runs"), as_json: AsJson = False)
     CONSOLE.print(table)
 
 
-def _label(cell: Cell) -> str:
+def _label(cell: "Cell") -> str:
     config = cell.config
     return f"{config.regime}/{config.folder.parent.name} seed {config.seed}"
 
 
-def _cells(study: str, runs: Path) -> list[Cell]:
+def _cells(study: str, runs: Path) -> "list[Cell]":
+    from hpc_jepa.study.grid import expand
+
     return expand(load(StudyConfig, [find_config(study, "study")]), runs)

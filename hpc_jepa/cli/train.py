@@ -37,6 +37,10 @@ def train(
     layers = [argument for argument in arguments if "=" not in argument]
     config = load(RunConfig, layers, [argument for argument in arguments if "=" in argument])
 
+    import torch
+
+    # DeepSpeed guesses, with a warning, where it is not told.
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
     from hpc_jepa.objectives.registry import read_options
     from hpc_jepa.training.loop import train as pretrain
 

@@ -28,11 +28,11 @@ class ObjectiveSet(nn.Module):
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Unweighted scalar terms by name, base terms first."""
-        terms: dict[str, Tensor] = self.base(latents)
+        terms = self.base.forward(latents)
         device = latents.target.device.type
         with torch.autocast(device, enabled=False) if self._fp32 else nullcontext():
             for objective in self.auxiliary.values():
-                terms |= objective(latents)
+                terms |= objective.forward(latents)
         return terms
 
     def weights(self, step: int) -> dict[str, float]:

@@ -37,7 +37,8 @@ class Setting:
 class Objective(nn.Module, Generic[Options]):
     """Base class. A subclass sets ``name`` and ``options_type``, and defines ``forward`` and ``weights``.
 
-    Objectives are pure: everything random or stateful comes with the latents or lies in the heads.
+    Objectives are pure: everything random or stateful comes with the latents or lies in the heads. Heads are modules
+    called with tensors; a parameter owned by the objective itself would not be gathered under ZeRO-3.
     """
 
     name: ClassVar[str]

@@ -2,6 +2,7 @@
 
 import atexit
 import os
+import warnings
 
 import deepspeed
 import torch
@@ -41,4 +42,6 @@ def _start(backend: str, device: torch.device) -> None:
         raise InputError(f"the launcher set RANK or WORLD_SIZE but not {', '.join(missing)}; use torchrun or srun")
     else:
         dist.init_process_group(backend)
+    # DeepSpeed calls collectives by names that torch renames; nothing a user could do about it.
+    warnings.filterwarnings("ignore", message=".*deprecated.*", category=FutureWarning, module="torch.distributed")
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)

@@ -19,8 +19,10 @@ class Trainee(nn.Module):
 
     def forward(self, pixels: Tensor, masks: tuple[TokenMasks, ...]) -> tuple[dict[str, Tensor], Tensor]:
         """Unweighted terms by name, and the target latents [B, N, D] for the health monitor."""
-        latents = self.model(pixels, masks)
-        return self.objectives(latents), latents.target.detach()
+        # ZeRO-3 gathers parameters in hooks around module calls that pass tensors. These two pass latents and own no
+        # parameter themselves, so they are called without hooks; the modules inside them are called with hooks.
+        latents = self.model.forward(pixels, masks)
+        return self.objectives.forward(latents), latents.target.detach()
 
 
 def build_trainee(config: RunConfig) -> Trainee:

@@ -16,7 +16,7 @@ from hpc_jepa.report.results import panel, sources, write_csv
 from hpc_jepa.report.runs import find_runs
 from hpc_jepa.report.table import ResultTable, as_text, tables
 
-TEXT_WIDTH = 160
+TEXT_WIDTH = 120
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,9 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from rich.box import SIMPLE_HEAVY
 from rich.table import Table
+from rich.text import Text
 
 from hpc_jepa.report.results import RANDOM, Row
 from hpc_jepa.report.runs import Run
@@ -61,17 +63,14 @@ def tables(runs: Iterable[Run], rows: Sequence[Row]) -> list[ResultTable]:
 
 
 def as_text(table: ResultTable) -> Table:
-    """For the terminal and ``results.txt``."""
-    text = Table(
-        title=f"{table.title}\naccuracy in % [95 % interval], {table.clips:,} test clips", title_justify="left"
-    )
-    for heading in ("variant", "semantics", "weights", "seed"):
-        text.add_column(heading, no_wrap=True)
+    """For the terminal and ``results.txt``: two lines a row, so that it fits where 80 columns do."""
+    title = f"{table.title}\naccuracy in %, 95 % interval below, {table.clips:,} test clips"
+    text = Table("encoder", title=title, title_justify="left", box=SIMPLE_HEAVY, padding=(0, 1))
     for probe in table.probes:
-        text.add_column(probe, justify="right", no_wrap=True)
+        text.add_column(probe.replace("_", "\n"), justify="right", no_wrap=True)
     for encoder in table.encoders:
         cells = [_cell(table.cell(encoder, probe)) for probe in table.probes]
-        text.add_row(encoder.variant, encoder.semantics, encoder.weights, str(encoder.seed), *cells)
+        text.add_row(_label(encoder), *cells)
     return text
 
 
@@ -90,5 +89,14 @@ def _table(key: tuple[str, str, str, str], runs: Sequence[Run], rows: Sequence[R
     return ResultTable(*key, tuple(dict.fromkeys(row.probe for row in here)), ordered, cells)
 
 
-def _cell(row: Row | None) -> str:
-    return MISSING if row is None else f"{row.value:5.1f} [{row.low:4.1f}, {row.high:4.1f}]"
+def _label(encoder: EncoderName) -> Text:
+    if encoder.weights == RANDOM:
+        return Text.assemble((encoder.variant, "bold"), (f"\nuntrained, seed {encoder.seed}", "dim"))
+    name, detail = f"{encoder.variant} ({encoder.semantics})", f"\n{encoder.weights} weights, seed {encoder.seed}"
+    return Text.assemble((name, "bold"), (detail, "dim"))
+
+
+def _cell(row: Row | None) -> Text:
+    if row is None:
+        return Text(MISSING, "dim")
+    return Text.assemble((f"{row.value:.1f}", "bold"), (f"\n{row.low:.1f} - {row.high:.1f}", "dim"))

@@ -1,0 +1,50 @@
+"""A block without rotation is timm's vision transformer block."""
+
+import importlib
+
+import pytest
+import torch
+
+from hpc_jepa.models.block import Block
+
+NAMES = {
+    "norm1": "attention_norm",
+    "attn.qkv": "attention.qkv",
+    "attn.proj": "attention.output",
+    "norm2": "mlp_norm",
+    "mlp.fc1": "mlp.hidden",
+    "mlp.fc2": "mlp.output",
+}
+
+
+@pytest.fixture(scope="module")
+def vision_transformer():
+    """timm's module. Its torchvision is a CUDA build, whose operators are unknown to a CPU build of torch: name them."""
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for operator in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, operator):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    yield importlib.import_module("timm.models.vision_transformer")
+    del library
+
+
+@pytest.mark.parametrize("recompute", [False, True])
+def test_an_unrotated_block_is_the_block_of_timm(vision_transformer, recompute):
+    torch.manual_seed(0)
+    theirs = vision_transformer.Block(64, num_heads=4, mlp_ratio=4, qkv_bias=True)
+    for norm in (theirs.norm1, theirs.norm2):
+        norm.eps = 1e-6
+        torch.nn.init.normal_(norm.weight, 1.0, 0.2)
+    ours = Block(64, heads=4, mlp_ratio=4.0, recompute=recompute)
+    copied = {}
+    for name, tensor in theirs.state_dict().items():
+        prefix, kind = name.rsplit(".", 1)
+        copied[f"{NAMES[prefix]}.{kind}"] = tensor
+    ours.load_state_dict(copied)
+
+    x = torch.randn(2, 10, 64, requires_grad=True)
+    still = torch.ones(1, 1, 10, 8, dtype=torch.complex64)
+    outputs = ours(x, still), theirs(x)
+    torch.testing.assert_close(*outputs, rtol=0, atol=1e-5)
+    gradients = [torch.autograd.grad(y.square().sum(), x)[0] for y in outputs]
+    torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-4)

@@ -71,7 +71,8 @@ class ProtocolConfig(Strict):
     probes: dict[str, ProbeConfig] = Field(min_length=1)
     probe_seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="initialisations of attentive probes")
     batch_size: int = Field(32, gt=0, description="clips decoded and encoded at once")
-    feature_precision: Literal["fp16", "fp32"] = "fp16"
+    encoder_precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the frozen encoder")
+    feature_precision: Literal["fp16", "fp32"] = Field("fp16", description="how features are stored")
 
 
 class BenchmarkConfig(Strict):

@@ -115,7 +115,9 @@ class Evaluator:
         """What every probe says about every test clip, for the named weights."""
         device = local_device()
         networks = encoders(self.run, names, device)
-        encode = {name: _on(device, encoder.evaluate) for name, encoder in networks.items()}
+        encode = {
+            name: _on(device, encoder.evaluate, self.task.encoder_precision) for name, encoder in networks.items()
+        }
         with tempfile.TemporaryDirectory(prefix="hpc_jepa-features-") as folder:
             train = self._features("train", encode, Path(folder))
             test = self._features("test", encode, Path(folder))
@@ -182,9 +184,10 @@ class Evaluator:
         )
 
 
-def _on(device: torch.device, encode: Encode) -> Encode:
+def _on(device: torch.device, encode: Encode, precision: Literal["fp32", "bf16"]) -> Encode:
     def moved(pixels: Tensor) -> Tensor:
-        return encode(pixels.to(device))
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            return encode(pixels.to(device))
 
     return moved
 

@@ -1,7 +1,7 @@
 """Expand a study into its cells."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpc_jepa.config.run import RunConfig
@@ -26,10 +26,13 @@ def expand(study: StudyConfig, runs: Path) -> list[Cell]:
     Raises InputError for an unknown regime, variant or setting, and when two cells would share a folder.
     """
     cells = [
-        _cell(study, regime, objective=variant.objective, semantics=variant.semantics, seed=seed, runs=runs)
+        replace(
+            _cell(study, regime, objective=variant.objective, semantics=variant.semantics, seed=seed, runs=runs),
+            evaluations=study.evaluations if number == 0 else tuple(_without_random(e) for e in study.evaluations),
+        )
         for regime in study.regimes
         for seed in study.seeds
-        for variant in study.variants
+        for number, variant in enumerate(study.variants)
     ]
     _refuse_shared_folders(cells)
     return cells
@@ -41,6 +44,12 @@ def _cell(study: StudyConfig, regime: str, *, objective: str, semantics: str, se
     config = load(RunConfig, layers, overrides)
     read_options(config.objectives)
     return Cell(config, (*layers, *overrides), study.evaluations)
+
+
+def _without_random(evaluation: EvaluationConfig) -> EvaluationConfig:
+    """All variants of a regime and seed start from the same encoder: the first one's evaluation stands for all."""
+    trained = tuple(name for name in evaluation.weights if name != "random_init")
+    return evaluation.model_copy(update={"weights": trained or evaluation.weights})
 
 
 def _refuse_shared_folders(cells: Sequence[Cell]) -> None:

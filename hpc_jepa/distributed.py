@@ -61,6 +61,30 @@ def sum_over_processes(x: Tensor) -> Tensor:
     return total
 
 
+class _GatherOverProcesses(torch.autograd.Function):
+    """Rows of all processes; each gets back the gradients that all processes have for its rows."""
+
+    @staticmethod
+    def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
+        rows = [torch.empty_like(x) for _ in range(world_size())]
+        dist.all_gather(rows, x.contiguous())
+        return torch.cat(rows)
+
+    @staticmethod
+    def backward(ctx: torch.autograd.function.FunctionCtx, *grads: Tensor) -> Tensor:
+        grad = grads[0].clone()
+        dist.all_reduce(grad)
+        return grad.chunk(world_size())[rank()]
+
+
+def gather_over_processes(x: Tensor) -> Tensor:
+    """Differentiable: rows [B, ...] of all processes in rank order; all processes must hold equally many."""
+    if world_size() == 1:
+        return x
+    gathered: Tensor = _GatherOverProcesses.apply(x)  # type: ignore[no-untyped-call]
+    return gathered
+
+
 def maximum_over_processes(x: Tensor) -> Tensor:
     """Element-wise maximum over all processes, without gradient."""
     x = x.detach().clone()

@@ -71,8 +71,9 @@ class Latents:
     student: [B, K, D] context features, D = levels * width, shallow level first.
     prediction: [B, Q, D] predictor outputs at target tokens.
     context_prediction: [B, K, D] predictor outputs at context tokens.
-    target: [B, N, D] EMA features of the full clip, each level layer-normalised without gain; no gradient.
+    target: [B, N, D] features of the full clip, each level layer-normalised without gain; no gradient under EMA.
     pixels: [B, C, F, Hp, Wp] the normalised clip.
+    step: the training step, for terms that draw something anew in each.
     """
 
     student: tuple[Tensor, ...]
@@ -83,6 +84,7 @@ class Latents:
     grid: TokenGrid
     levels: int
     pixels: Tensor
+    step: int = 0
 
     @cached_property
     def target_at_targets(self) -> tuple[Tensor, ...]:

@@ -92,7 +92,7 @@ def measure(config: RunConfig, steps: int, warmup: int) -> list[dict[str, float]
                 masks = masker(step, clips)
             rates = rates_at(step, config.schedule)
             set_rates(engine, rates)
-            terms, _ = engine(clips.pixels, masks)
+            terms, _ = engine(clips.pixels, masks, step)
             loss = weighted_sum(terms, objectives.weights(step))
             with timer.phase("backward"):
                 engine.backward(loss)

@@ -41,10 +41,10 @@ def train(
 
     # DeepSpeed guesses, with a warning, where it is not told.
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
-    from hpc_jepa.objectives.registry import read_options
+    from hpc_jepa.objectives.registry import check_run
     from hpc_jepa.training.loop import train as pretrain
 
-    read_options(config.objectives)
+    check_run(config)
     shown = os.environ.get("RANK", "0") == "0"
     bar = progress(f"{config.folder.parent.name} seed {config.seed}", config.schedule.steps) if shown else nullcontext()
     with bar as advance:

@@ -1,5 +1,7 @@
 """Sizes of the three networks."""
 
+from typing import Literal
+
 from pydantic import Field, model_validator
 
 from hpc_jepa.config.strict import Strict
@@ -9,6 +11,10 @@ def _require_even_heads(width: int, heads: int) -> None:
     """Rotary positions turn pairs of channels, so each head needs an even number of them."""
     if width % (2 * heads):
         raise ValueError(f"twice heads ({heads}) must divide width ({width})")
+
+
+Targets = Literal["ema", "student", "student_detached"]
+"""Who makes the targets: the EMA copy, or the student itself with or without a gradient."""
 
 
 class EncoderConfig(Strict):

@@ -3,13 +3,13 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from hpc_jepa.config.data import DataConfig
 from hpc_jepa.config.masking import MaskingConfig
-from hpc_jepa.config.model import ModelConfig
+from hpc_jepa.config.model import ModelConfig, Targets
 from hpc_jepa.config.semantics import Semantics
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.config.training import CheckpointConfig, EngineConfig, MonitorConfig, OptimizerConfig, ScheduleConfig
@@ -35,6 +35,9 @@ class RunConfig(Strict):
     masking: MaskingConfig = MaskingConfig()
     objectives: tuple[ObjectiveChoice, ...] = ()
     semantics: Semantics = Semantics.of("corrected")
+    ema: Literal["always", "unless_published", "never"] = Field(
+        "always", description="never: the student makes its own targets; unless_published: so under published semantics"
+    )
     schedule: ScheduleConfig = ScheduleConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
     engine: EngineConfig = EngineConfig()
@@ -70,6 +73,13 @@ class RunConfig(Strict):
         """Where the run lives: RUNS/<study>/<regime>/<variant>[.published]/seed-<n>."""
         suffix = "" if self.semantics.preset == "corrected" else f".{self.semantics.preset}"
         return self.runs / self.study / self.regime / f"{self.variant}{suffix}" / f"seed-{self.seed}"
+
+    @property
+    def targets(self) -> Targets:
+        """Who makes the targets."""
+        if self.ema == "always" or (self.ema == "unless_published" and self.semantics.preset != "published"):
+            return "ema"
+        return "student" if self.semantics.online_target_gradient else "student_detached"
 
     def fingerprint(self) -> str:
         """Hash of everything that decides the outcome; the place of the output and logging do not."""

@@ -24,6 +24,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "auxiliary_precision": "autocast",
         "batch_statistics": "process",
         "static_clips_in_temporal_terms": True,
+        "evaluated_weights": "target",
+        "kinematic_features": "target",
+        "online_target_gradient": True,
+        "sigreg_scale": "samples",
+        "process_randomness": "same",
     },
     "corrected": {
         "ld_hw_gradient": True,
@@ -36,6 +41,11 @@ PRESETS: dict[str, dict[str, Any]] = {
         "auxiliary_precision": "fp32",
         "batch_statistics": "global",
         "static_clips_in_temporal_terms": True,
+        "evaluated_weights": "trained",
+        "kinematic_features": "student",
+        "online_target_gradient": False,
+        "sigreg_scale": "one",
+        "process_randomness": "independent",
     },
 }
 
@@ -68,6 +78,20 @@ class Semantics(Strict):
         description="pooled means and covariances over one process, or over the global batch"
     )
     static_clips_in_temporal_terms: bool = Field(description="repeated images take part in temporal terms (B15)")
+
+    evaluated_weights: Literal["target", "trained"] = Field(
+        description="what 'target' means without EMA: the copy that was never trained, or the student (B1)"
+    )
+    kinematic_features: Literal["target", "student"] = Field(
+        description="kinematic terms act on the target branch, without gradient under EMA, or on student context (B4)"
+    )
+    online_target_gradient: bool = Field(
+        description="without EMA the loss also moves the targets; SIGReg runs do so in both presets (B5)"
+    )
+    sigreg_scale: Literal["samples", "one"] = Field(description="SIGReg times the number of samples, or as it is (B8)")
+    process_randomness: Literal["same", "independent"] = Field(
+        description="all processes draw the same crops and masks for their clips, or each its own (B17)"
+    )
 
     @model_validator(mode="before")
     @classmethod

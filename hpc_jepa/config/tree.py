@@ -58,12 +58,18 @@ def load(config_type: type[Config], layers: Sequence[str | Path], overrides: Seq
 
     Raises InputError in one line: file, line, key, what is wrong, and the nearest valid key.
     """
-    layered = Layered()
-    for layer in layers:
-        _lay_file(layered, find_config(layer), ())
+    layered = merge(layers)
     for override in overrides:
         layered.lay(*_parse_override(override))
     return validate(config_type, layered)
+
+
+def merge(layers: Sequence[str | Path]) -> Layered:
+    """The values of several files, ``extends:`` resolved, the last one on top."""
+    layered = Layered()
+    for layer in layers:
+        _lay_file(layered, find_config(layer), ())
+    return layered
 
 
 def validate(config_type: type[Config], layered: Layered) -> Config:

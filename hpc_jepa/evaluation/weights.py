@@ -45,7 +45,13 @@ def encoders(run: TrainedRun, names: Iterable[Weights], device: torch.device) ->
         torch.manual_seed(run.config.seed)
         initial = VideoJEPA(run.config.model, run.config.engine.precision).student
     initial = initial.float().eval().requires_grad_(False)
-    return {name: _load(initial, run.checkpoint, name).to(device) for name in names}
+    return {name: _load(initial, run.checkpoint, _stored(name, run.config)).to(device) for name in names}
+
+
+def _stored(name: Weights, config: RunConfig) -> Weights:
+    """Without EMA the stored target was never trained (B1): unless published semantics ask for it, read the student."""
+    untrained = config.targets != "ema" and config.semantics.evaluated_weights == "trained"
+    return "student" if name == "target" and untrained else name
 
 
 def _load(initial: Encoder, checkpoint: Checkpoint, name: Weights) -> Encoder:

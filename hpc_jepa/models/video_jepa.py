@@ -6,25 +6,32 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from hpc_jepa.config.model import ModelConfig
+from hpc_jepa.config.model import ModelConfig, Targets
 from hpc_jepa.latents import Latents, TokenGrid, TokenMasks, normalise_levels
 from hpc_jepa.models.encoder import Encoder
 from hpc_jepa.models.predictor import Predictor
 
 
 class VideoJEPA(nn.Module):
-    """Makes the latents of one batch. The target starts as an exact copy of the student and receives no gradient."""
+    """Makes the latents of one batch. The target starts as an exact copy of the student and receives no gradient.
 
-    def __init__(self, config: ModelConfig, precision: Literal["fp32", "bf16"] = "fp32") -> None:
+    targets: who sees the full clip: the ``ema`` target; or, in runs without EMA, the student itself, whose targets
+    carry a gradient (``student``) or do not (``student_detached``).
+    """
+
+    def __init__(
+        self, config: ModelConfig, precision: Literal["fp32", "bf16"] = "fp32", targets: Targets = "ema"
+    ) -> None:
         super().__init__()
         self.config = config
         self.precision = precision
+        self.targets = targets
         self.student = Encoder(config.encoder, config.activation_checkpointing)
         self.predictor = Predictor(config.predictor, config.encoder, config.activation_checkpointing)
         self.target = copy.deepcopy(self.student).requires_grad_(False)
 
-    def forward(self, pixels: Tensor, masks: tuple[TokenMasks, ...]) -> Latents:
-        """Clips [B, 3, F, Hp, Wp] and the masks of each group -> Latents.
+    def forward(self, pixels: Tensor, masks: tuple[TokenMasks, ...], step: int = 0) -> Latents:
+        """Clips [B, 3, F, Hp, Wp] and the masks of each group -> Latents of ``step``.
 
         One target pass over the full clip; per group one student pass over the context and one predictor pass. With
         precision "bf16" matrix products run under autocast; student and target features leave their norms in fp32.
@@ -45,9 +52,11 @@ class VideoJEPA(nn.Module):
             grid=grid,
             levels=len(self.config.encoder.levels),
             pixels=pixels,
+            step=step,
         )
 
-    @torch.no_grad()
     def _target_features(self, patches: Tensor, grid: TokenGrid) -> Tensor:
         """Features [B, N, D] of the full clip, each level layer-normalised once more, without gain."""
-        return normalise_levels(self.target(patches, grid), len(self.config.encoder.levels))
+        encoder = self.target if self.targets == "ema" else self.student
+        with torch.set_grad_enabled(self.targets == "student" and torch.is_grad_enabled()):
+            return normalise_levels(encoder(patches, grid), len(self.config.encoder.levels))

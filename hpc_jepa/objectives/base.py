@@ -25,6 +25,8 @@ class Base(Objective[BaseOptions]):
     """
 
     name = "base"
+    title = "Prediction and context loss"
+    families = ""
     options_type = BaseOptions
 
     def __init__(self, options: BaseOptions, setting: Setting) -> None:

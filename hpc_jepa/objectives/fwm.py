@@ -6,9 +6,11 @@ from torch import Tensor
 
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.distributed import sum_over_processes, world_size
-from hpc_jepa.latents import Latents, gather_tokens
-from hpc_jepa.objectives.objective import Objective
-from hpc_jepa.objectives.partition import split
+from hpc_jepa.latents import Latents
+from hpc_jepa.objectives.features import one_later, student_features
+from hpc_jepa.objectives.objective import Objective, Setting
+from hpc_jepa.objectives.pairs import context_pairs
+from hpc_jepa.objectives.partition import split, widths
 from hpc_jepa.objectives.pooling import mean_over_pairs
 
 
@@ -26,20 +28,22 @@ class Factorised(Objective[FactorisedOptions]):
     """
 
     name = "fwm"
+    title = "Factorised world model"
+    families = "F"
+    least_tubelets = 2
     options_type = FactorisedOptions
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Terms ``fwm_static`` and ``fwm_orthogonality``."""
-        normalise = self.setting.semantics.student_norm == "level"
-        features = latents.normalised_student if normalise else latents.student
+        features = student_features(latents, self.setting)
         parts = [split(group, self.options.appearance_ratio, self.setting) for group in features]
         changes = [
-            (gather_tokens(part.appearance, masks.next_in_context.clamp(min=0)) - part.appearance).abs().mean(-1)
+            (one_later(part.appearance, masks.next_in_context) - part.appearance).abs().mean(-1)
             for part, masks in zip(parts, latents.masks, strict=True)
         ]
         covariances = [self._covariance(part.appearance, part.dynamics) for part in parts]
         return {
-            "fwm_static": mean_over_pairs(changes, latents.valid_pairs, latents.masks),
+            "fwm_static": mean_over_pairs(changes, context_pairs(latents)),
             "fwm_orthogonality": torch.stack([covariance.square().mean() for covariance in covariances]).mean(),
         }
 
@@ -59,6 +63,20 @@ class Factorised(Objective[FactorisedOptions]):
             count = rows.shape[0] * (world_size() if everywhere else 1)
             product = _centred(rows, count, everywhere).T @ _centred(columns, count, everywhere)
             return (sum_over_processes(product) if everywhere else product) / max(count - 1, 1)
+
+
+class DynamicsSlice:
+    """What a dynamics head reads: the dynamics part beside ``fwm``, all channels otherwise."""
+
+    def __init__(self, setting: Setting) -> None:
+        factorised = setting.companions.get("fwm")
+        self._setting = setting
+        self._ratio = factorised.appearance_ratio if isinstance(factorised, FactorisedOptions) else None
+        self.width = setting.latent_width if self._ratio is None else widths(self._ratio, setting).dynamics
+
+    def __call__(self, features: Tensor) -> Tensor:
+        """Features [.., D] -> [.., width]."""
+        return features if self._ratio is None else split(features, self._ratio, self._setting).dynamics
 
 
 def _centred(rows: Tensor, count: int, everywhere: bool) -> Tensor:

@@ -22,6 +22,8 @@ class HardRegion(Objective[HardRegionOptions]):
     """
 
     name = "hw"
+    title = "Hard-region weighting"
+    families = "R"
     options_type = HardRegionOptions
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:

@@ -6,6 +6,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from torch import Tensor, nn
 
+from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.semantics import Semantics
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.latents import Latents, TokenGrid
@@ -35,19 +36,31 @@ class Setting:
 
 
 class Objective(nn.Module, Generic[Options]):
-    """Base class. A subclass sets ``name`` and ``options_type``, and defines ``forward`` and ``weights``.
+    """Base class. A subclass sets ``name``, ``title``, ``families`` and ``options_type``, and defines ``forward`` and
+    ``weights``; ``least_tubelets`` where it looks along time.
 
     Objectives are pure: everything random or stateful comes with the latents or lies in the heads. Heads are modules
     called with tensors; a parameter owned by the objective itself would not be gathered under ZeRO-3.
     """
 
     name: ClassVar[str]
+    title: ClassVar[str]
+    families: ClassVar[str]
     options_type: ClassVar[type[Strict]]
+    least_tubelets: ClassVar[int] = 1
 
     def __init__(self, options: Options, setting: Setting) -> None:
         super().__init__()
         self.options = options
         self.setting = setting
+
+    @classmethod
+    def refusal(cls, options: Strict, config: RunConfig) -> str | None:
+        """Why this objective cannot work in a run, or None."""
+        tubelets = config.data.clip.frames // config.model.encoder.tubelet
+        if tubelets >= cls.least_tubelets:
+            return None
+        return f"needs {cls.least_tubelets} tubelets along time, clips have {tubelets}; raise data.clip.frames"
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Unweighted scalar terms by name."""

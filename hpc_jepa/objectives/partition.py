@@ -15,6 +15,13 @@ class Parts(NamedTuple):
     dynamics: Tensor
 
 
+class Widths(NamedTuple):
+    """Channels of the two parts."""
+
+    appearance: int
+    dynamics: int
+
+
 def split(features: Tensor, ratio: float, setting: Setting) -> Parts:
     """Appearance takes the leading ``ratio`` of the channels, dynamics the rest.
 
@@ -22,24 +29,23 @@ def split(features: Tensor, ratio: float, setting: Setting) -> Parts:
     cuts inside every level; ``last_level`` cuts the last level and leaves the others out.
     """
     partition = setting.semantics.channel_partition
-    if partition == "halves":
-        cut = _cut(setting.latent_width, ratio)
+    if partition == "last_level":
+        features = features[..., -setting.width :]
+    if partition != "per_level":
+        cut = _cut(features.shape[-1], ratio)
         return Parts(features[..., :cut], features[..., cut:])
     cut = _cut(setting.width, ratio)
-    if partition == "last_level":
-        last = features[..., -setting.width :]
-        return Parts(last[..., :cut], last[..., cut:])
     by_level = rearrange(features, "... (level channel) -> ... level channel", level=setting.levels)
     return Parts(by_level[..., :cut].flatten(-2), by_level[..., cut:].flatten(-2))
 
 
-def dynamics_width(ratio: float, setting: Setting) -> int:
-    """Channels of the dynamics part."""
+def widths(ratio: float, setting: Setting) -> Widths:
+    """Channels of the parts that ``split`` returns."""
     partition = setting.semantics.channel_partition
-    if partition == "halves":
-        return setting.latent_width - _cut(setting.latent_width, ratio)
-    per_level = setting.width - _cut(setting.width, ratio)
-    return per_level if partition == "last_level" else per_level * setting.levels
+    whole = setting.latent_width if partition == "halves" else setting.width
+    repeats = setting.levels if partition == "per_level" else 1
+    cut = _cut(whole, ratio)
+    return Widths(cut * repeats, (whole - cut) * repeats)
 
 
 def _cut(channels: int, ratio: float) -> int:

@@ -5,7 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from hpc_jepa.latents import TokenMasks
+from hpc_jepa.distributed import sum_over_processes, world_size
+from hpc_jepa.objectives.objective import Setting
+from hpc_jepa.objectives.pairs import Pairs
 
 
 def mean_over_groups(values: Sequence[Tensor], counts: Sequence[Tensor]) -> Tensor:
@@ -14,13 +16,22 @@ def mean_over_groups(values: Sequence[Tensor], counts: Sequence[Tensor]) -> Tens
     return (torch.stack(list(values)) * contributes).sum() / contributes.sum().clamp(min=1)
 
 
-def mean_over_pairs(errors: Sequence[Tensor], valid: Sequence[Tensor], masks: Sequence[TokenMasks]) -> Tensor:
-    """Mean of per-token errors [B, K] over the valid temporal pairs of each group, then over groups.
+def mean_over_pairs(errors: Sequence[Tensor], pairs: Sequence[Pairs]) -> Tensor:
+    """Mean of per-token errors [B, K] over the valid pairs of each group, then over groups.
 
     Pairs are pooled over the batch: every pair weighs the same, whichever clip or process it belongs to.
     """
-    counts = [group.pairs for group in masks]
     pooled = [
-        (error * weight).sum() / count.clamp(min=1) for error, weight, count in zip(errors, valid, counts, strict=True)
+        (error * group.valid).sum() / group.count.clamp(min=1) for error, group in zip(errors, pairs, strict=True)
     ]
-    return mean_over_groups(pooled, counts)
+    return mean_over_groups(pooled, [group.count for group in pairs])
+
+
+def shared_count(count: Tensor, setting: Setting) -> Tensor:
+    """A count of this process, averaged over processes where statistics are those of the whole batch.
+
+    Gradients are averaged over processes, so a sum divided by this gives the gradient of the mean over all of them.
+    """
+    if setting.semantics.batch_statistics == "global":
+        return sum_over_processes(count) / world_size()
+    return count

@@ -7,13 +7,12 @@ from functools import cache
 from types import ModuleType
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 import hpc_jepa.objectives as package
 from hpc_jepa.config.run import ObjectiveChoice, RunConfig
 from hpc_jepa.config.strict import Strict
-from hpc_jepa.config.tree import CONFIGS, nearest
+from hpc_jepa.config.tree import CONFIGS, merge, nearest
 from hpc_jepa.errors import InputError
 from hpc_jepa.objectives.objective import Objective
 
@@ -35,7 +34,7 @@ def choices_of(name: str) -> tuple[ObjectiveChoice, ...]:
     """
     composition = CONFIGS / "objective" / f"{name}.yaml"
     if composition.is_file():
-        listed = yaml.safe_load(composition.read_text(encoding="utf-8")).get("objectives", [])
+        listed = merge([composition]).values["objectives"]
         return tuple(ObjectiveChoice.model_validate(choice) for choice in RunConfig.short_forms(listed))
     if name in primitives():
         return (ObjectiveChoice(name=name),)
@@ -57,6 +56,14 @@ def read_options(choices: Sequence[ObjectiveChoice]) -> dict[str, Strict]:
         except ValidationError as error:
             raise InputError(_bad_option(choice.name, options_type, error)) from error
     return options
+
+
+def check_run(config: RunConfig) -> None:
+    """Raise InputError when the objectives of a run are unknown, misconfigured or cannot work in its setting."""
+    for name, options in read_options(config.objectives).items():
+        reason = primitives()[name].refusal(options, config)
+        if reason is not None:
+            raise InputError(f"objectives.{name}: {reason}")
 
 
 def _objectives_of(module: ModuleType) -> list[type[Objective[Any]]]:

@@ -8,7 +8,7 @@ from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.study import EvaluationConfig, StudyConfig
 from hpc_jepa.config.tree import find_config, load
 from hpc_jepa.errors import InputError
-from hpc_jepa.objectives.registry import read_options
+from hpc_jepa.objectives.registry import check_run
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ def _cell(study: StudyConfig, regime: str, *, objective: str, semantics: str, se
     layers = (str(find_config(regime, "regime")), str(find_config(objective, "objective")))
     overrides = (f"study={study.study}", f"runs={runs}", f"seed={seed}", f"semantics={semantics}", *study.overrides)
     config = load(RunConfig, layers, overrides)
-    read_options(config.objectives)
+    check_run(config)
     return Cell(config, (*layers, *overrides), study.evaluations)
 
 

@@ -33,7 +33,7 @@ class Run:
     engine: DeepSpeedEngine
     objectives: ObjectiveSet
     levels: int
-    average: TargetAverage
+    average: TargetAverage | None
     feed: Feed
     recorder: Recorder
     host: HostGroup
@@ -59,7 +59,8 @@ def assembled(config: RunConfig, device: torch.device, observe: Observer) -> Ite
             recorder = Recorder(
                 folder, config.monitor, batch_size=config.engine.batch_size, first=first, observe=observe
             )
-            average = TargetAverage(trainee.model.student, trainee.model.target)
+            ema = config.targets == "ema"
+            average = TargetAverage(trainee.model.student, trainee.model.target) if ema else None
             yield Run(
                 config=config,
                 folder=folder,

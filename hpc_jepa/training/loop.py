@@ -55,11 +55,12 @@ def train_step(run: Run, step: int) -> None:
     coefficients = run.objectives.weights(step)
     set_rates(run.engine, rates)
 
-    terms, target = run.engine(clips.pixels, masks)
+    terms, target = run.engine(clips.pixels, masks, step)
     loss = weighted_sum(terms, coefficients)
     run.engine.backward(loss)
     norm = optimizer_step(run.engine)
-    run.average.update(rates.ema)
+    if run.average is not None:
+        run.average.update(rates.ema)
 
     recorder.count()
     if recorder.wants(step):

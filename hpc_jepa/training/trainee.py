@@ -17,11 +17,11 @@ class Trainee(nn.Module):
         self.model = model
         self.objectives = objectives
 
-    def forward(self, pixels: Tensor, masks: tuple[TokenMasks, ...]) -> tuple[dict[str, Tensor], Tensor]:
+    def forward(self, pixels: Tensor, masks: tuple[TokenMasks, ...], step: int) -> tuple[dict[str, Tensor], Tensor]:
         """Unweighted terms by name, and the target latents [B, N, D] for the health monitor."""
         # ZeRO-3 gathers parameters in hooks around module calls that pass tensors. These two pass latents and own no
         # parameter themselves, so they are called without hooks; the modules inside them are called with hooks.
-        latents = self.model.forward(pixels, masks)
+        latents = self.model.forward(pixels, masks, step)
         return self.objectives.forward(latents), latents.target.detach()
 
 
@@ -31,7 +31,7 @@ def build_trainee(config: RunConfig) -> Trainee:
     Networks are drawn before heads, so that runs that differ in objectives alone start from the same encoder.
     """
     torch.manual_seed(config.seed)
-    model = VideoJEPA(config.model, config.engine.precision)
+    model = VideoJEPA(config.model, config.engine.precision, config.targets)
     encoder, clip = config.model.encoder, config.data.clip
     side = clip.size // encoder.patch
     objectives = build_objective(

@@ -19,7 +19,7 @@ NAMES = {
 
 @pytest.fixture(scope="module")
 def vision_transformer():
-    """timm's module. Its torchvision is a CUDA build, whose operators are unknown to a CPU build of torch: name them."""
+    """timm's module. It imports a torchvision whose operators a CPU build of torch does not know: name them."""
     library = torch.library.Library("torchvision", "FRAGMENT")
     for operator in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, operator):

@@ -14,6 +14,10 @@ TERMS = {
     "ld": ("ld", "ld"),
     "fwm_static": ("fwm", "fwm_static"),
     "fwm_orth": ("fwm", "fwm_orthogonality"),
+    "delta": ("delta", "delta"),
+    "spectral": ("spectral", "spectral"),
+    "kinematic_l1": ("kinematic", "kinematic"),
+    "kinematic_accel": ("kinematic_accel", "kinematic"),
     "hw_ld": ("hw", "ld"),  # the dynamics term as it is beside hard-region weighting
 }
 HEAD = {"ld.w1": "0.weight", "ld.b1": "0.bias", "ld.w2": "2.weight", "ld.b2": "2.bias"}

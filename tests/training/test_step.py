@@ -57,9 +57,9 @@ def test_no_operation_of_a_step_asks_the_device_a_question(semantics):
     nothing = torch.zeros(4, dtype=torch.int64)
     clips = ClipBatch(torch.randn(4, 3, 8, 32, 32), nothing, nothing, nothing.bool())
     masks = masker(0, clips)
-    trainee(clips.pixels, masks)  # tables that are made once
+    trainee(clips.pixels, masks, 0)  # tables that are made once
     with Silence():
-        terms, target = trainee(clips.pixels, masks)
+        terms, target = trainee(clips.pixels, masks, 0)
         loss = weighted_sum(terms, trainee.objectives.weights(0))
         loss.backward()
         average.update(0.99)

@@ -72,7 +72,7 @@ def train_at(stage, steps):
     for step in range(steps):
         clips, rates = clips_of(step), rates_at(step, config.schedule)
         set_rates(engine, rates)
-        terms, _ = engine(clips.pixels, masker(step, clips))
+        terms, _ = engine(clips.pixels, masker(step, clips), step)
         loss = weighted_sum(terms, engine.module.objectives.weights(step))
         engine.backward(loss)
         norms.append(optimizer_step(engine).item())

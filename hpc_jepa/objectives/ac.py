@@ -1,0 +1,71 @@
+"""Action-conditioned decoding: a context token tells how the colour of its place is about to change."""
+
+from einops import reduce
+from pydantic import Field
+from torch import Tensor, nn
+
+from hpc_jepa.config.run import RunConfig
+from hpc_jepa.config.strict import Strict
+from hpc_jepa.latents import Latents, TokenGrid, gather_tokens
+from hpc_jepa.objectives.features import student_features
+from hpc_jepa.objectives.fwm import DynamicsSlice
+from hpc_jepa.objectives.objective import Objective, Setting
+from hpc_jepa.objectives.pairs import PairKind, forecast_refusal, temporal_pairs
+from hpc_jepa.objectives.pooling import mean_over_pairs
+
+
+class ActionOptions(Strict):
+    """Coefficient of the term, colour channels it predicts, hidden width of its head, which pairs it decodes."""
+
+    weight: float = Field(1.0, ge=0)
+    channels: int = Field(3, ge=1, le=3)
+    hidden: int = Field(256, gt=0)
+    pairs: PairKind = "context"
+
+
+class Action(Objective[ActionOptions]):
+    r"""``L_ac = mean over valid pairs of |a(S[t]) - (x[t+1] - x[t])|``, x the mean colour of a tubelet-patch of the
+    normalised clip, a = Linear-GELU-Linear. Beside ``fwm`` the head reads the dynamics part alone. ``pairs: forecast``
+    asks for the change beyond the end of the context.
+    """
+
+    name = "ac"
+    title = "Action-conditioned decoding"
+    families = "A"
+    least_tubelets = 2
+    options_type = ActionOptions
+
+    def __init__(self, options: ActionOptions, setting: Setting) -> None:
+        super().__init__(options, setting)
+        self._dynamics = DynamicsSlice(setting)
+        width = self._dynamics.width
+        self.head = nn.Sequential(
+            nn.Linear(width, options.hidden), nn.GELU(), nn.Linear(options.hidden, options.channels)
+        )
+
+    @classmethod
+    def refusal(cls, options: Strict, config: RunConfig) -> str | None:
+        """Forecasting needs masks that leave something to forecast."""
+        reason = forecast_refusal(options.pairs, config) if isinstance(options, ActionOptions) else None
+        return reason or super().refusal(options, config)
+
+    def forward(self, latents: Latents) -> dict[str, Tensor]:
+        """Term ``ac``."""
+        colour = mean_colour(latents.pixels, latents.grid)[..., : self.options.channels]
+        errors = []
+        pairs = temporal_pairs(self.options.pairs, latents, self.setting)
+        features = student_features(latents, self.setting)
+        for group, masks, student in zip(pairs, latents.masks, features, strict=True):
+            decoded = self.head(self._dynamics(student))
+            change = gather_tokens(colour, group.later) - gather_tokens(colour, masks.context)
+            errors.append((decoded - change.to(decoded.dtype)).abs().mean(-1))
+        return {"ac": mean_over_pairs(errors, pairs)}
+
+    def weights(self, step: int) -> dict[str, float]:
+        """Constant."""
+        return {"ac": self.options.weight}
+
+
+def mean_colour(pixels: Tensor, grid: TokenGrid) -> Tensor:
+    """Clips [B, C, F, Hp, Wp] -> mean of every tubelet-patch [B, N, C], tokens in raster order."""
+    return reduce(pixels, "b c (t f) (y h) (x w) -> b (t y x) c", "mean", t=grid.time, y=grid.height, x=grid.width)

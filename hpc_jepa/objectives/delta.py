@@ -1,0 +1,39 @@
+"""Temporal-difference matching: student features change as the target changes."""
+
+from pydantic import Field
+from torch import Tensor
+
+from hpc_jepa.config.strict import Strict
+from hpc_jepa.latents import Latents
+from hpc_jepa.objectives.features import student_changes
+from hpc_jepa.objectives.objective import Objective
+from hpc_jepa.objectives.pairs import context_pairs
+from hpc_jepa.objectives.pooling import mean_over_pairs
+
+
+class DeltaOptions(Strict):
+    """Coefficient of the term."""
+
+    weight: float = Field(0.5, ge=0)
+
+
+class Delta(Objective[DeltaOptions]):
+    r"""``L_delta = mean over valid pairs of |(S[t+1] - S[t]) - (Y[t+1] - Y[t])|``, target detached, no head."""
+
+    name = "delta"
+    title = "Temporal-difference matching"
+    families = "D"
+    least_tubelets = 2
+    options_type = DeltaOptions
+
+    def forward(self, latents: Latents) -> dict[str, Tensor]:
+        """Term ``delta``."""
+        changes = student_changes(latents, self.setting)
+        errors = [
+            (student - target).abs().mean(-1) for student, target in zip(changes, latents.target_change, strict=True)
+        ]
+        return {"delta": mean_over_pairs(errors, context_pairs(latents))}
+
+    def weights(self, step: int) -> dict[str, float]:
+        """Constant."""
+        return {"delta": self.options.weight}

@@ -1,0 +1,24 @@
+"""Student features as auxiliary terms read them."""
+
+from torch import Tensor
+
+from hpc_jepa.latents import Latents, gather_tokens
+from hpc_jepa.objectives.objective import Setting
+
+
+def student_features(latents: Latents, setting: Setting) -> tuple[Tensor, ...]:
+    """Per group [B, K, D]: as they leave the student, or each level layer-normalised without gain (B6, B13)."""
+    return latents.normalised_student if setting.semantics.student_norm == "level" else latents.student
+
+
+def one_later(features: Tensor, next_in_context: Tensor) -> Tensor:
+    """Features [B, K, d] of the same place one tubelet later; of some other place where the pair is not valid."""
+    return gather_tokens(features, next_in_context.clamp(min=0))
+
+
+def student_changes(latents: Latents, setting: Setting) -> list[Tensor]:
+    """Per group [B, K, D]: ``S[t+1] - S[t]``; meaningless where the pair is not valid."""
+    return [
+        one_later(features, masks.next_in_context) - features
+        for features, masks in zip(student_features(latents, setting), latents.masks, strict=True)
+    ]

@@ -1,0 +1,75 @@
+"""Hamiltonian dynamics: an energy moves the two halves of the features one tubelet on."""
+
+import torch
+from pydantic import Field
+from torch import Tensor, nn
+
+from hpc_jepa.config.strict import Strict
+from hpc_jepa.latents import Latents
+from hpc_jepa.objectives.features import student_features
+from hpc_jepa.objectives.objective import Objective, Setting
+from hpc_jepa.objectives.pairs import context_pairs
+from hpc_jepa.objectives.partition import split, widths
+from hpc_jepa.objectives.pooling import mean_over_pairs
+
+HALF = 0.5
+
+
+class HamiltonianOptions(Strict):
+    """Coefficient of the term, time step of the integrator, hidden width of the energy network."""
+
+    weight: float = Field(1.0, ge=0)
+    dt: float = Field(0.1, gt=0)
+    hidden: int = Field(256, gt=0)
+
+
+class Hamiltonian(Objective[HamiltonianOptions]):
+    r"""Positions q and momenta p are the two parts of ``S[t]``. One step with the energy ``E(q, p)`` of each token:
+
+    ``q' = q + dt dE/dp(q, p)``, ``p' = p - dt dE/dq(q', p)``, and
+    ``L_ham = mean over valid pairs of |q' - Y_q[t+1]| + mean over valid pairs of |p' - Y_p[t+1]|``, target detached.
+    """
+
+    name = "hamiltonian"
+    title = "Hamiltonian dynamics"
+    families = "D"
+    least_tubelets = 2
+    options_type = HamiltonianOptions
+
+    def __init__(self, options: HamiltonianOptions, setting: Setting) -> None:
+        super().__init__(options, setting)
+        self.energy = nn.Sequential(
+            nn.Linear(sum(widths(HALF, setting)), options.hidden),
+            nn.GELU(),
+            nn.Linear(options.hidden, options.hidden),
+            nn.GELU(),
+            nn.Linear(options.hidden, 1),
+        )
+
+    def forward(self, latents: Latents) -> dict[str, Tensor]:
+        """Term ``hamiltonian``."""
+        errors = []
+        features = student_features(latents, self.setting)
+        for student, now, change in zip(features, latents.target_at_context, latents.target_change, strict=True):
+            q, p = split(student, HALF, self.setting)
+            target_q, target_p = split(now.detach() + change, HALF, self.setting)
+            moved_q, moved_p = self._step(q, p)
+            errors.append((moved_q - target_q).abs().mean(-1) + (moved_p - target_p).abs().mean(-1))
+        return {"hamiltonian": mean_over_pairs(errors, context_pairs(latents))}
+
+    def weights(self, step: int) -> dict[str, float]:
+        """Constant."""
+        return {"hamiltonian": self.options.weight}
+
+    def _step(self, q: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
+        """Symplectic Euler; p is the same in both evaluations of the energy."""
+        with torch.enable_grad():
+            moved_q = q + self.options.dt * self._gradients(q, p)[1]
+            moved_p = p - self.options.dt * self._gradients(moved_q, p)[0]
+        return moved_q, moved_p
+
+    def _gradients(self, q: Tensor, p: Tensor) -> tuple[Tensor, ...]:
+        """dE/dq and dE/dp with a graph, so that encoder and energy learn from them. Tokens do not interact."""
+        leaves = [x if x.requires_grad else x.requires_grad_() for x in (q, p)]
+        energy = self.energy(torch.cat(leaves, dim=-1)).float().sum()
+        return torch.autograd.grad(energy, leaves, create_graph=True)

@@ -1,0 +1,47 @@
+"""Latent temporal contrast: the student is closer to the target of its own time than to the next one."""
+
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from hpc_jepa.config.strict import Strict
+from hpc_jepa.latents import Latents
+from hpc_jepa.objectives.features import student_features
+from hpc_jepa.objectives.objective import Objective
+from hpc_jepa.objectives.pairs import context_pairs
+from hpc_jepa.objectives.pooling import mean_over_pairs
+
+
+class TemporalContrastOptions(Strict):
+    """Coefficient of the term and margin of the hinge."""
+
+    weight: float = Field(0.5, ge=0)
+    margin: float = Field(0.5, ge=0)
+
+
+class TemporalContrast(Objective[TemporalContrastOptions]):
+    r"""``L_ltc = mean over valid pairs of max(0, margin - cos(S[t], Y[t]) + cos(S[t], Y[t+1]))``, target detached.
+
+    The single negative is the same place one tubelet later; the last tubelet is never an anchor.
+    """
+
+    name = "ltc"
+    title = "Latent temporal contrast"
+    families = "XD"
+    least_tubelets = 2
+    options_type = TemporalContrastOptions
+
+    def forward(self, latents: Latents) -> dict[str, Tensor]:
+        """Term ``ltc``."""
+        hinges = []
+        features = student_features(latents, self.setting)
+        for student, target, change in zip(features, latents.target_at_context, latents.target_change, strict=True):
+            now = target.detach()
+            closer = F.cosine_similarity(student, now, dim=-1)
+            further = F.cosine_similarity(student, now + change, dim=-1)
+            hinges.append((self.options.margin - closer + further).clamp(min=0))
+        return {"ltc": mean_over_pairs(hinges, context_pairs(latents))}
+
+    def weights(self, step: int) -> dict[str, float]:
+        """Constant."""
+        return {"ltc": self.options.weight}

@@ -1,0 +1,74 @@
+"""Latent temporal contrast among many: negatives from other places, clips and processes."""
+
+import torch
+import torch.nn.functional as F
+from pydantic import Field
+from torch import Tensor
+
+from hpc_jepa.config.strict import Strict
+from hpc_jepa.distributed import gather_over_processes, rank
+from hpc_jepa.latents import Latents
+from hpc_jepa.objectives.features import student_features
+from hpc_jepa.objectives.objective import Objective
+
+
+class InfoNCEOptions(Strict):
+    """Coefficient of the term, softmax temperature, and anchors taken from each clip and mask group."""
+
+    weight: float = Field(0.5, ge=0)
+    temperature: float = Field(0.1, gt=0)
+    anchors: int = Field(16, gt=0)
+
+
+class InfoNCE(Objective[InfoNCEOptions]):
+    r"""Cross-entropy of ``cos(S_i, Y_j) / temperature`` over j, its own target against all others (van den Oord et al.
+    2018), both ways: anchors against targets and targets against anchors. Besides the targets of all anchors of all
+    clips and processes, an anchor has the hardest negative of the margin form: its own place one tubelet later.
+
+    Anchors are context tokens at even distances in the list of the context; targets are detached.
+    """
+
+    name = "ltc_infonce"
+    title = "Latent temporal contrast, InfoNCE"
+    families = "XD"
+    least_tubelets = 2
+    options_type = InfoNCEOptions
+
+    def forward(self, latents: Latents) -> dict[str, Tensor]:
+        """Term ``ltc_infonce``."""
+        losses = []
+        groups = zip(
+            student_features(latents, self.setting),
+            latents.target_at_context,
+            latents.target_change,
+            latents.valid_pairs,
+            strict=True,
+        )
+        for student, target, change, valid in groups:
+            chosen = self._evenly(student.shape[1], student.device)
+            anchor, now = _unit(student[:, chosen]), _unit(target[:, chosen].detach())
+            later = _unit((target.detach() + change)[:, chosen])
+            losses.append(self._both_ways(anchor, now, later, valid[:, chosen].flatten()))
+        return {"ltc_infonce": torch.stack(losses).mean()}
+
+    def weights(self, step: int) -> dict[str, float]:
+        """Constant."""
+        return {"ltc_infonce": self.options.weight}
+
+    def _evenly(self, tokens: int, device: torch.device) -> Tensor:
+        anchors = min(self.options.anchors, tokens)
+        return torch.arange(anchors, device=device) * tokens // anchors
+
+    def _both_ways(self, anchor: Tensor, now: Tensor, later: Tensor, valid: Tensor) -> Tensor:
+        """Unit rows [n, D] of this process and whether their pair is valid [n]."""
+        everywhere = gather_over_processes(anchor), gather_over_processes(now)
+        own = rank() * len(anchor) + torch.arange(len(anchor), device=anchor.device)
+        next_place = ((anchor * later).sum(-1, keepdim=True)).masked_fill(valid[:, None] == 0, -torch.inf)
+        forward = torch.cat([anchor @ everywhere[1].T, next_place], dim=1) / self.options.temperature
+        backward = now @ everywhere[0].T / self.options.temperature
+        return (F.cross_entropy(forward, own) + F.cross_entropy(backward, own)) / 2
+
+
+def _unit(features: Tensor) -> Tensor:
+    """[B, A, D] -> rows [B * A, D] of length 1."""
+    return F.normalize(features.flatten(0, 1).float(), dim=-1)

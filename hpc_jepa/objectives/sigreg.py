@@ -1,0 +1,63 @@
+"""SIGReg: random projections of the student features look like a standard normal distribution."""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from hpc_jepa.config.strict import Strict
+from hpc_jepa.distributed import sum_over_processes, world_size
+from hpc_jepa.kernels.directions import random_directions
+from hpc_jepa.latents import Latents
+from hpc_jepa.objectives.objective import Objective
+
+LARGEST_FREQUENCY = 3.0
+
+
+class SigRegOptions(Strict):
+    """Coefficient of the term, number of projections, number of frequencies."""
+
+    weight: float = Field(1.0, ge=0)
+    projections: int = Field(1024, gt=0)
+    frequencies: int = Field(17, gt=1)
+
+
+class SigReg(Objective[SigRegOptions]):
+    r"""Epps-Pulley statistic of random projections of all context tokens (LeJEPA, Balestriero and LeCun 2025).
+
+    For unit directions a, redrawn every step and the same on all processes, and ``s = a z``:
+    ``T = sum_i w_i phi_i [(mean cos(s t_i) - phi_i)^2 + (mean sin(s t_i))^2]`` with ``t_i`` even on [0, 3], trapezoid
+    weights ``w_i`` (twice, for the negative half) and ``phi_i = exp(-t_i^2 / 2)``; the term is the mean over
+    directions. The published scale multiplies it by the number of samples of all processes (B8).
+    """
+
+    name = "sigreg"
+    title = "SIGReg"
+    families = "G"
+    options_type = SigRegOptions
+
+    def forward(self, latents: Latents) -> dict[str, Tensor]:
+        """Term ``sigreg``."""
+        rows = torch.cat([student.flatten(0, 1) for student in latents.student]).float()
+        projected = rows @ random_directions(rows.detach(), self.options.projections, latents.step)
+        t = torch.linspace(0.0, LARGEST_FREQUENCY, self.options.frequencies, device=rows.device)
+        statistic = torch.zeros(self.options.projections, device=rows.device)
+        for frequency, weight, phi in zip(t, *_weights(t), strict=True):
+            angle = projected * frequency
+            moments = torch.stack([angle.cos().mean(0), angle.sin().mean(0)])
+            moments = sum_over_processes(moments) / world_size()
+            statistic = statistic + weight * ((moments[0] - phi).square() + moments[1].square())
+        scale = len(rows) * world_size() if self.setting.semantics.sigreg_scale == "samples" else 1
+        return {"sigreg": scale * statistic.mean()}
+
+    def weights(self, step: int) -> dict[str, float]:
+        """Constant."""
+        return {"sigreg": self.options.weight}
+
+
+def _weights(t: Tensor) -> tuple[Tensor, Tensor]:
+    """Quadrature weight times phi, and phi, at every frequency [M]."""
+    phi = torch.exp(-t.square() / 2)
+    spacing = t[1] - t[0]
+    trapezoid = torch.full_like(t, 2.0)
+    trapezoid[[0, -1]] = 1.0
+    return trapezoid * spacing * phi, phi

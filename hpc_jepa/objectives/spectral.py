@@ -1,0 +1,77 @@
+"""Spectral alignment: student and target agree in every temporal frequency."""
+
+import torch
+from pydantic import Field
+from torch import Tensor
+
+from hpc_jepa.config.strict import Strict
+from hpc_jepa.latents import Latents, TokenGrid, TokenMasks
+from hpc_jepa.objectives.features import student_features
+from hpc_jepa.objectives.objective import Objective
+from hpc_jepa.objectives.pooling import mean_over_groups, shared_count
+
+LEAST_TUBELETS = 4
+
+
+class SpectralOptions(Strict):
+    """Coefficient of the term."""
+
+    weight: float = Field(1.0, ge=0)
+
+
+class Spectral(Objective[SpectralOptions]):
+    r"""``L_spec = mean over columns, frequencies and channels of w_f |rfft_t(S)[f] - rfft_t(Y)[f]|``, target detached.
+
+    A column is a place whose tokens of all T tubelets are in the context; ``w_f`` rises linearly from 0.1 to 1. The
+    transform is not normalised. Needs at least four tubelets.
+    """
+
+    name = "spectral"
+    title = "Spectral alignment"
+    families = "D"
+    least_tubelets = LEAST_TUBELETS
+    options_type = SpectralOptions
+
+    def forward(self, latents: Latents) -> dict[str, Tensor]:
+        """Term ``spectral``."""
+        grid = latents.grid
+        if grid.time < LEAST_TUBELETS:
+            return {"spectral": latents.target.new_zeros(())}
+        pooled, counts = [], []
+        features = student_features(latents, self.setting)
+        for student, target, masks in zip(features, latents.target_at_context, latents.masks, strict=True):
+            columns, whole = column_positions(masks, grid)
+            difference = _columns_of(student.float() - target.detach().float(), columns)
+            error = _weighted_modulus(difference)
+            count = shared_count(whole.sum(), self.setting)
+            pooled.append((error * whole).sum() / count.clamp(min=1))
+            counts.append(count)
+        return {"spectral": mean_over_groups(pooled, counts)}
+
+    def weights(self, step: int) -> dict[str, float]:
+        """Constant."""
+        return {"spectral": self.options.weight}
+
+
+def column_positions(masks: TokenMasks, grid: TokenGrid) -> tuple[Tensor, Tensor]:
+    """Positions in the context of all tokens of every place [B, H*W, T], and 1 where the place is whole [B, H*W]."""
+    context = masks.context
+    here = torch.arange(context.shape[1], device=context.device).expand_as(context)
+    position = context.new_full((len(context), grid.tokens), -1).scatter(1, context, here)
+    columns = position.view(-1, grid.time, grid.cells).transpose(1, 2)
+    return columns.clamp(min=0), (columns >= 0).all(-1).float()
+
+
+def _columns_of(features: Tensor, columns: Tensor) -> Tensor:
+    """Features [B, K, D] at columns [B, P, T] -> [B, P, T, D]."""
+    batch, places, tubelets = columns.shape
+    flat = columns.flatten(1).unsqueeze(-1).expand(-1, -1, features.shape[-1])
+    return features.gather(1, flat).view(batch, places, tubelets, -1)
+
+
+def _weighted_modulus(difference: Tensor) -> Tensor:
+    """[B, P, T, D] -> mean over frequencies and channels of the weighted modulus of its spectrum over T: [B, P]."""
+    spectrum = torch.fft.rfft(difference, dim=2)
+    weight = torch.linspace(0.1, 1.0, spectrum.shape[2], device=difference.device)
+    error: Tensor = (spectrum.abs() * weight[:, None]).mean((2, 3))
+    return error

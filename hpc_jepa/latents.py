@@ -3,8 +3,8 @@
 tar shard -> ClipBatch -> TokenMasks -> VideoJEPA -> Latents -> objectives -> loss
 """
 
-from dataclasses import dataclass
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from einops import rearrange
@@ -64,6 +64,18 @@ class TokenMasks:
     pairs: Tensor
 
 
+def _made_once(make: "Callable[[Latents], tuple[Tensor, ...]]") -> property:
+    """A property computed when first read. (functools.cached_property holds a lock, which no graph can enter.)"""
+    name = make.__name__
+
+    def read(latents: "Latents") -> tuple[Tensor, ...]:
+        if name not in latents.made:
+            latents.made[name] = make(latents)
+        return latents.made[name]
+
+    return property(read, doc=make.__doc__)
+
+
 @dataclass(frozen=True)
 class Latents:
     """What the networks made of one batch; tuples hold one entry per mask group.
@@ -85,35 +97,36 @@ class Latents:
     levels: int
     pixels: Tensor
     step: int = 0
+    made: dict[str, tuple[Tensor, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    @cached_property
+    @_made_once
     def target_at_targets(self) -> tuple[Tensor, ...]:
         """Per group [B, Q, D]: target features at the tokens to predict."""
         return tuple(gather_tokens(self.target, masks.target) for masks in self.masks)
 
-    @cached_property
+    @_made_once
     def target_at_context(self) -> tuple[Tensor, ...]:
         """Per group [B, K, D]: target features at the context tokens."""
         return tuple(gather_tokens(self.target, masks.context) for masks in self.masks)
 
-    @cached_property
+    @_made_once
     def prediction_error(self) -> tuple[Tensor, ...]:
         """Per group [B, Q]: mean absolute error over the channels of each target token."""
         return tuple((p - y).abs().mean(-1) for p, y in zip(self.prediction, self.target_at_targets, strict=True))
 
-    @cached_property
+    @_made_once
     def context_error(self) -> tuple[Tensor, ...]:
         """Per group [B, K]: mean absolute error over the channels of each context token."""
         return tuple(
             (r - y).abs().mean(-1) for r, y in zip(self.context_prediction, self.target_at_context, strict=True)
         )
 
-    @cached_property
+    @_made_once
     def normalised_student(self) -> tuple[Tensor, ...]:
         """Per group [B, K, D] float32: student features with each level layer-normalised without gain (eps 1e-5)."""
         return tuple(normalise_levels(features, self.levels) for features in self.student)
 
-    @cached_property
+    @_made_once
     def target_change(self) -> tuple[Tensor, ...]:
         """Per group [B, K, D]: target one tubelet later minus target, at context tokens; detached.
 
@@ -125,7 +138,7 @@ class Latents:
             changes.append((gather_tokens(self.target, later) - here).detach())
         return tuple(changes)
 
-    @cached_property
+    @_made_once
     def valid_pairs(self) -> tuple[Tensor, ...]:
         """Per group [B, K] float32: 1 where the same place one tubelet later is in the context too."""
         return tuple((masks.next_in_context >= 0).to(torch.float32) for masks in self.masks)

@@ -1,5 +1,8 @@
-"""Real shards for every room: a small motion benchmark, built once by the real builder."""
+"""For every room: a small motion benchmark, built by the real builder, and real processes: torchrun and gloo."""
 
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -16,3 +19,22 @@ def motion_shards(tmp_path_factory):
         for source in motion8.splits(train=24, test=8, unlabelled=16, size=32, frames=16):
             build(source, out / source.split, recipe_of(source, 10), pool, lambda samples: None)
     return out
+
+
+@pytest.fixture(scope="session")
+def launch():
+    """``launch(script, *arguments, processes=2)`` runs a script under torchrun and returns its finished process."""
+
+    def run(script, *arguments, processes=2, check=True):
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
+        finished = subprocess.run(
+            [*torchrun, str(script), *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            timeout=240,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
+        assert not check or finished.returncode == 0, finished.stderr[-4000:]
+        return finished
+
+    return run

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -142,7 +143,7 @@ def test_two_processes_see_the_clips_of_one_and_have_its_losses(configure, launc
     train(alone, silent)
     path = tmp_path / "config.yaml"
     path.write_text(dump(together))
-    launch("run.py", path, processes=2)
+    launch(Path(__file__).parent / "workers" / "run.py", path, processes=2)
     for one, two in zip(lines_of(alone), lines_of(together), strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
         assert two["terms"] == pytest.approx(one["terms"], rel=1e-3)

@@ -1,16 +1,19 @@
 """ZeRO stages 0 to 3 with two real processes, against each other, one process, and an unsharded average."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 STEPS = 20
+WORKERS = Path(__file__).parent / "workers"
 
 
 @pytest.fixture(scope="module")
 def results(launch, tmp_path_factory):
     folder = tmp_path_factory.mktemp("stages")
     for processes in (1, 2):
-        launch("stages.py", folder / f"{processes}.pt", STEPS, processes=processes)
+        launch(WORKERS / "stages.py", folder / f"{processes}.pt", STEPS, processes=processes)
     return {processes: torch.load(folder / f"{processes}.pt") for processes in (1, 2)}
 
 

@@ -28,6 +28,7 @@ setup(
         "typer>=0.16",
         "rich>=14",
         "numpy>=2",
+        "packaging>=24",
         "scipy>=1.14",
         "scikit-learn>=1.6",
         "statsmodels>=0.14",

@@ -1,0 +1,89 @@
+"""Encoders and decoders of video, and DALI."""
+
+import io
+
+import av
+import numpy as np
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from hpc_jepa.cli.machine.finding import Finding, first_line
+from hpc_jepa.data.decode import UndecodableError, decode_frames
+
+CODECS = (("H.264", "libx264", "mp4"), ("HEVC", "libx265", "mp4"), ("VP9", "libvpx-vp9", "webm"))
+"""Name, encoder, container."""
+
+QUIET = {"libx265": {"x265-params": "log-level=none"}}
+
+FAITHFUL = 8.0
+"""Mean absolute difference, of 255, up to which decoded frames are those that were encoded."""
+
+
+def dali() -> list[Finding]:
+    """Whether DALI turns frames into clips on the CPU, and H.264 into clips on the GPU."""
+    try:
+        import nvidia.dali as package
+
+        from hpc_jepa.data.pipeline import ClipPipeline  # noqa: F401
+    except (ImportError, OSError) as error:
+        return [Finding("DALI", "missing", first_line(error), "install nvidia-dali-cuda130 as in constraints.txt")]
+    import torch
+
+    found = [_clip(f"DALI {package.__version__} on the CPU", device=None)]
+    if torch.cuda.is_available():
+        return [*found, _clip("DALI on the GPU", device=0)]
+    return [*found, Finding("DALI on the GPU", "note", "not tried without a GPU", "PyAV decodes instead")]
+
+
+def codec(name: str, encoder: str, container: str) -> Finding:
+    """Encode some frames with PyAV and decode them again."""
+    frames = _frames()
+    try:
+        decoded = decode_frames(_encode(frames, encoder, container), range(len(frames)))
+    except (av.FFmpegError, av.codec.codec.UnknownCodecError, UndecodableError) as error:
+        return Finding(name, "missing", first_line(error), "install av from its wheel, which carries all codecs")
+    difference = float(np.abs(decoded.astype(np.float32) - frames).mean())
+    if difference > FAITHFUL:
+        return Finding(name, "missing", f"decodes to other pixels ({difference:.0f} of 255 off)", "install av anew")
+    return Finding(name, "ok", f"PyAV encodes ({encoder}) and decodes")
+
+
+def _clip(check: str, device: int | None) -> Finding:
+    """Put one clip through the graph that training uses: decoded on the GPU ``device``, else decoded before it."""
+    from hpc_jepa.config.data import AugmentationConfig, ClipConfig
+    from hpc_jepa.data.crop import View
+    from hpc_jepa.data.pipeline import ClipPipeline
+
+    frames = _frames()
+    count, height, width, _ = frames.shape
+    video = frames if device is None else np.frombuffer(_encode(frames, "libx264", "mp4"), np.uint8)
+    clip = ClipConfig(frames=count, stride=1, size=32)
+    view = View(0, 0, height, width, horizontal_flip=False, vertical_flip=False)
+    try:
+        pipeline = ClipPipeline(
+            clip, AugmentationConfig(), batch_size=1, device=device, decoder=None if device is None else "mixed"
+        )
+        pixels = pipeline.run([video], [view], [np.arange(count)])
+    except RuntimeError as error:
+        return Finding(check, "missing", first_line(error), "compare DALI's supported drivers and codecs")
+    return Finding(check, "ok", f"{'crops' if device is None else 'decodes H.264'}, to {list(pixels.shape)}")
+
+
+def _frames() -> NDArray[np.uint8]:
+    """A grey slope that moves: [8, 64, 64, 3]."""
+    row = np.linspace(30, 220, 64)
+    frames = np.stack([np.tile(np.roll(row, 2 * time), (64, 1)) for time in range(8)])
+    return np.repeat(frames[..., None], 3, axis=-1).astype(np.uint8)
+
+
+def _encode(frames: NDArray[np.uint8], encoder: str, container: str) -> bytes:
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as video:
+        stream = video.add_stream(encoder, rate=8, options=QUIET.get(encoder, {}))
+        assert isinstance(stream, VideoStream)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for pixels in frames:
+            video.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        video.mux(stream.encode())
+    return file.getvalue()

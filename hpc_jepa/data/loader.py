@@ -44,6 +44,8 @@ class ClipLoader:
     decodes on it. A sample that does not decode is written to ``ledger``, counted, and replaced by another one of its
     source.
 
+    With ``same_randomness`` all processes cut and turn their clips alike, as the published code does (B17).
+
     A folder in which every video has fewer frames than a clip is refused. Single videos shorter than the span of a clip
     are used whole and their last frame is repeated.
     """
@@ -58,6 +60,7 @@ class ClipLoader:
         world_size: int,
         device: torch.device,
         ledger: Path | None = None,
+        same_randomness: bool = False,
     ) -> None:
         if batch_size % world_size:
             raise InputError(f"engine.batch_size {batch_size} cannot be divided among {world_size} processes")
@@ -66,7 +69,7 @@ class ClipLoader:
         self.source_names = tuple(config.sources)
         self._folders = [_open(source.shards, config.clip) for source in config.sources.values()]
         weights = [source.weight for source in config.sources.values()]
-        self._sampler = Sampler(seed, self.sizes, weights, batch_size)
+        self._sampler = Sampler(seed, self.sizes, weights, batch_size, world_size if same_randomness else 1)
         share = batch_size // world_size
         self._rows = range(rank * share, (rank + 1) * share)
         self._drops = DropLedger(ledger, self.source_names, config.undecodable_rate)

@@ -33,12 +33,14 @@ class Sampler:
     """A mixture: the source of each clip by weight, then a sample of it uniformly, with replacement.
 
     sizes, weights: number of samples and relative weight of each source. batch_size: clips of all processes together.
+    repeats: equal parts of the batch that are cut and turned alike, as by processes that share a seed (B17).
     """
 
     seed: int
     sizes: Sequence[int]
     weights: Sequence[float]
     batch_size: int
+    repeats: int = 1
 
     def samples(self, step: int) -> Draws:
         """All clips of a step."""
@@ -49,9 +51,9 @@ class Sampler:
         return Draws(
             sources=sources,
             samples=self._uniform_sample(sources, which[:, 1]),
-            starts=uniforms(self.seed, Stream.CLIP_START, step, (batch,)),
-            crops=uniforms(self.seed, Stream.CROP, step, (batch, ATTEMPTS, 4)),
-            flips=uniforms(self.seed, Stream.FLIP, step, (batch, 2)),
+            starts=uniforms(self.seed, Stream.CLIP_START, step, (batch,), repeats=self.repeats),
+            crops=uniforms(self.seed, Stream.CROP, step, (batch, ATTEMPTS, 4), repeats=self.repeats),
+            flips=uniforms(self.seed, Stream.FLIP, step, (batch, 2), repeats=self.repeats),
         )
 
     def replacements(self, step: int, attempt: int) -> NDArray[np.int64]:

@@ -23,12 +23,16 @@ class Stream(IntEnum):
     MOTION_CHOICE = 8
 
 
-def uniforms(seed: int, stream: Stream, step: int, shape: tuple[int, ...], part: int = 0) -> NDArray[np.float64]:
+def uniforms(
+    seed: int, stream: Stream, step: int, shape: tuple[int, ...], part: int = 0, repeats: int = 1
+) -> NDArray[np.float64]:
     """Uniform numbers in [0, 1) of the given shape; row i depends on (seed, stream, step, part, i) alone.
 
     Philox (Salmon et al. 2011) keyed by seed, stream and part, its counter set by the step. Rows are drawn one after
-    the other, so a longer first axis leaves earlier rows unchanged.
+    the other, so a longer first axis leaves earlier rows unchanged. The first axis may consist of ``repeats`` equal
+    parts with the same numbers: what processes get that all start from one seed.
     """
     key = np.array([seed, (int(stream) << 32) | part], dtype=np.uint64)
     counter = np.array([0, 0, step, 0], dtype=np.uint64)
-    return np.random.Generator(np.random.Philox(key=key, counter=counter)).random(shape)
+    rows = np.random.Generator(np.random.Philox(key=key, counter=counter)).random((shape[0] // repeats, *shape[1:]))
+    return np.concatenate([rows] * repeats)

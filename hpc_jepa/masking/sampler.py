@@ -58,9 +58,10 @@ class MaskSampler:
         """Masks of this process's clips, one per group, on the device of their pixels."""
         motion = self._motion(clips)
         paired = self._clips_with_pairs(clips)
+        repeats = self.world_size if self.semantics.process_randomness == "same" else 1
         masks = []
         for index, group in enumerate(self.config.groups):
-            draws = _Draws(self.seed, step, index, self.batch_size, clips.pixels.device)
+            draws = _Draws(self.seed, step, index, self.batch_size, repeats, clips.pixels.device)
             masks.append(self._group_masks(group, draws, motion, paired))
         return tuple(masks)
 
@@ -121,16 +122,19 @@ class MaskSampler:
 
 @dataclass(frozen=True)
 class _Draws:
-    """Random numbers of one mask group in one step, a row for every clip of the global batch."""
+    """Random numbers of one mask group in one step, a row for every clip of the global batch.
+
+    repeats: processes that draw the same numbers for their clips (B17).
+    """
 
     seed: int
     step: int
     group: int
     clips: int
+    repeats: int
     device: torch.device
 
     def uniforms(self, stream: Stream, *shape: int) -> Tensor:
         """Uniform numbers in [0, 1): [clips, *shape] float64."""
-        return torch.from_numpy(uniforms(self.seed, stream, self.step, (self.clips, *shape), self.group)).to(
-            self.device
-        )
+        numbers = uniforms(self.seed, stream, self.step, (self.clips, *shape), self.group, self.repeats)
+        return torch.from_numpy(numbers).to(self.device)

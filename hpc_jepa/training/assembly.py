@@ -91,6 +91,7 @@ def build_loader(config: RunConfig, device: torch.device) -> ClipLoader:
         world_size=world_size(),
         device=device,
         ledger=config.folder / "log" / f"dropped-{rank()}.jsonl",
+        same_randomness=config.semantics.process_randomness == "same",
     )
 
 

@@ -34,11 +34,15 @@ def choices_of(name: str) -> tuple[ObjectiveChoice, ...]:
     """
     composition = CONFIGS / "objective" / f"{name}.yaml"
     if composition.is_file():
-        listed = merge([composition]).values["objectives"]
-        return tuple(ObjectiveChoice.model_validate(choice) for choice in RunConfig.short_forms(listed))
+        return read_listing(merge([composition]).values["objectives"])
     if name in primitives():
         return (ObjectiveChoice(name=name),)
     raise InputError(_unknown(name, [*primitives(), *(path.stem for path in composition.parent.glob("*.yaml"))]))
+
+
+def read_listing(listed: Sequence[Any]) -> tuple[ObjectiveChoice, ...]:
+    """Choices from a listing in a configuration: ``[fwm, {ld: {hidden: 128}}]``."""
+    return tuple(ObjectiveChoice.model_validate(choice) for choice in RunConfig.short_forms(listed))
 
 
 def read_options(choices: Sequence[ObjectiveChoice]) -> dict[str, Strict]:

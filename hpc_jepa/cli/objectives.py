@@ -1,0 +1,77 @@
+"""``hpc-jepa objectives``: what there is to train with."""
+
+import json
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from hpc_jepa.config.semantics import Preset
+
+app = typer.Typer(no_args_is_help=True)
+
+FAMILIES = {
+    "M": "masking",
+    "R": "loss re-weighting",
+    "D": "latent dynamics, temporal alignment",
+    "F": "factorisation",
+    "K": "smoothness",
+    "G": "distribution regulariser",
+    "X": "contrastive",
+    "A": "action",
+}
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+SemanticsOption = Annotated[Preset, typer.Option(help="Reading of the objectives that the head sizes are for.")]
+
+
+@app.command("list", epilog="Example:  hpc-jepa objectives list --json")
+def list_all(as_json: AsJson = False, semantics: SemanticsOption = "corrected") -> None:
+    """List every variant with its parts and weights. Any parts can be combined: objectives: [fwm, ld, ltc]."""
+    from hpc_jepa.objectives.catalogue import describe, names
+
+    entries = [describe(name, semantics) for name in names()]
+    if as_json:
+        typer.echo(json.dumps([entry._asdict() for entry in entries], indent=1))
+        return
+    table = Table("name", "families", "parts and weights", "heads", "paper ran it in", box=None, padding=(0, 2, 0, 0))
+    for entry in entries:
+        table.add_row(
+            f"[bold]{entry.name}[/]",
+            entry.families or "-",
+            _parts(entry.options) or ("masks alone" if entry.masking else "base loss alone"),
+            f"{entry.head_parameters / 1e6:.1f} M" if entry.head_parameters else "-",
+            ", ".join(entry.published_in) or "-",
+        )
+    Console().print(table)
+    Console().print("  ".join(f"[bold]{letter}[/] {meaning}" for letter, meaning in FAMILIES.items()), style="dim")
+
+
+@app.command(epilog="Example:  hpc-jepa objectives show fwm_hw_ld")
+def show(name: str, as_json: AsJson = False, semantics: SemanticsOption = "corrected") -> None:
+    """Show one variant: formulas, options, masks, heads."""
+    from hpc_jepa.objectives.catalogue import describe, formulas
+
+    entry = describe(name, semantics)
+    if as_json:
+        typer.echo(json.dumps({**entry._asdict(), "formulas": formulas(name)}, indent=1))
+        return
+    console = Console(highlight=False)
+    console.print(f"[bold]{entry.name}[/]   families {entry.families or '-'}, EMA {entry.ema}")
+    for part, options in entry.options.items():
+        console.print(f"  {part}: " + ", ".join(f"{key} {value}" for key, value in options.items()))
+    if entry.masking:
+        console.print(f"  masking: {json.dumps(entry.masking)}", markup=False)
+    console.print(f"  head parameters at ViT-B, four levels: {entry.head_parameters:,}\n")
+    for title, formula in formulas(name).items():
+        console.print(f"[bold]{title}[/]")
+        console.print(formula + "\n", markup=False)
+
+
+def _parts(options: dict[str, dict[str, object]]) -> str:
+    weights = {
+        part: [f"{value:g}" for key, value in chosen.items() if key.endswith("weight") and isinstance(value, float)]
+        for part, chosen in options.items()
+    }
+    return " + ".join(f"{part} {'/'.join(values)}" for part, values in weights.items())

@@ -1,10 +1,11 @@
 """Motion guidance: blocks prefer to lie where the clip moves, so that motion is predicted rather than seen."""
 
+from itertools import pairwise
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from einops import reduce
+from einops import rearrange, reduce
 from torch import Tensor
 
 from hpc_jepa.errors import InputError
@@ -26,15 +27,9 @@ def motion_map(
 
     Raises InputError if ``tubelet`` meets another number of clips than tubelets.
     """
-    size = (grid.time, grid.height, grid.width)
     if pixels.shape[2] < 2:
-        return pixels.new_zeros(len(pixels), *size)
-    change = pixels.diff(dim=2).abs().mean(1)
-    change = torch.cat([change[:, :1], change], dim=1)
-    if pool == "area":
-        motion = reduce(change, "b (t f) (y h) (x w) -> b t y x", "mean", t=grid.time, y=grid.height, x=grid.width)
-    else:
-        motion = F.interpolate(change.unsqueeze(1), size=size, mode="trilinear", align_corners=False).squeeze(1)
+        return pixels.new_zeros(len(pixels), grid.time, grid.height, grid.width)
+    motion = _averaged(pixels, grid) if pool == "area" else _interpolated(pixels, grid)
     maxima = motion.amax((1, 2, 3)).clamp(min=FLOOR)
     if norm == "clip":
         return motion / maxima[:, None, None, None]
@@ -44,6 +39,32 @@ def motion_map(
             f"process ({len(motion)}) as tubelets ({grid.time}); change engine.batch_size or set motion_norm to 'clip'"
         )
     return motion / maxima[None, :, None, None]
+
+
+def _averaged(pixels: Tensor, grid: TokenGrid) -> Tensor:
+    """Frame differences averaged over every tubelet-patch; one frame at a time, because memory is the limit here."""
+    frames = pixels.unbind(2)
+    pooled = [
+        reduce((later - earlier).abs_(), "b c (y h) (x w) -> b y x", "mean", y=grid.height, x=grid.width)
+        for earlier, later in pairwise(frames)
+    ]
+    change = torch.stack([pooled[0], *pooled], dim=1)
+    return reduce(change, "b (t f) y x -> b t y x", "mean", t=grid.time)
+
+
+def _interpolated(pixels: Tensor, grid: TokenGrid) -> Tensor:
+    """Frame differences resized to the grid, from the few pixels that count in it.
+
+    With patches of even side, linear interpolation averages the two by two pixels around the centre of each patch.
+    """
+    rows, columns = pixels.shape[-2] // grid.height, pixels.shape[-1] // grid.width
+    if rows % 2 == 0 and columns % 2 == 0:
+        patches = rearrange(pixels, "b c f (y h) (x w) -> b c f y h x w", h=rows, w=columns)
+        pixels = patches.narrow(4, rows // 2 - 1, 2).narrow(6, columns // 2 - 1, 2).flatten(5).flatten(3, 4)
+    change = pixels.diff(dim=2).abs_().mean(1)
+    change = torch.cat([change[:, :1], change], dim=1).unsqueeze(1)
+    size = (grid.time, grid.height, grid.width)
+    return F.interpolate(change, size=size, mode="trilinear", align_corners=False).squeeze(1)
 
 
 def guided_origins(draws: Tensor, motion: Tensor, size: BlockSize, strength: float) -> Tensor:

@@ -114,7 +114,7 @@ def summarise(steps: list[dict[str, float]]) -> dict[str, Any]:
 
 
 def main(
-    arguments: Annotated[list[str], typer.Argument(metavar="CONFIG... [KEY=VALUE...]")],
+    arguments: Annotated[list[str], typer.Argument(metavar="CONFIG|KEY=VALUE")],
     steps: Annotated[int, typer.Option(min=1, help="Counted steps.")] = 20,
     warmup: Annotated[int, typer.Option(min=0, help="Steps before the counted ones.")] = 3,
     quick: Annotated[bool, typer.Option("--quick", help="5 counted steps.")] = False,

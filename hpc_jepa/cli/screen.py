@@ -2,38 +2,59 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    MofNCompleteColumn,
-    Progress,
-    ProgressColumn,
-    TextColumn,
-    TimeElapsedColumn,
-    TimeRemainingColumn,
-)
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.table import Column
+from rich.text import Text
 
 CONSOLE = Console(stderr=True, soft_wrap=True)
 
 Advance = Callable[..., None]
 
 
+class Duration(ProgressColumn):
+    """Time left, or taken at the end, in words that tell the two apart."""
+
+    def render(self, task: Task) -> Text:
+        """Nothing before there is something to estimate from."""
+        if task.finished_time is not None:
+            return Text(f"in {_clock(task.finished_time)}")
+        return Text("" if task.time_remaining is None else f"{_clock(task.time_remaining)} left")
+
+
+def _clock(seconds: float) -> str:
+    return str(timedelta(seconds=round(seconds)))
+
+
 def _columns() -> tuple[ProgressColumn, ...]:
+    """Only the bar gives way on a narrow terminal."""
+    whole = Column(no_wrap=True)
     return (
         TextColumn("[bold]{task.description}"),
         BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}", justify="right"),
+        Duration(whole),
         TextColumn("{task.fields[note]}"),
     )
 
 
 @contextmanager
+def _bars() -> Iterator[Progress]:
+    """Bars that stay when the work is done, and make room for the message when it fails."""
+    with Progress(*_columns(), console=CONSOLE) as bars:
+        try:
+            yield bars
+        except BaseException:
+            bars.live.transient = True
+            raise
+
+
+@contextmanager
 def cell_bars(labels: Sequence[str], totals: Sequence[int]) -> Iterator[Callable[[int, int, str], None]]:
     """A bar for each of several runs. Yields ``show(number, step, note)``."""
-    with Progress(*_columns(), console=CONSOLE) as bars:
+    with _bars() as bars:
         tasks = [bars.add_task(label, total=total, note="") for label, total in zip(labels, totals, strict=True)]
 
         def show(number: int, step: int, note: str) -> None:
@@ -45,7 +66,7 @@ def cell_bars(labels: Sequence[str], totals: Sequence[int]) -> Iterator[Callable
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Advance]:
     """A bar with count, elapsed time and ETA. Yields ``advance(amount=1, note="")``."""
-    with Progress(*_columns(), console=CONSOLE) as bars:
+    with _bars() as bars:
         task = bars.add_task(title, total=total, note="")
 
         def advance(amount: int = 1, note: str = "") -> None:

@@ -2,13 +2,15 @@
 
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.console import Console
 from rich.table import Table
 
-from hpc_jepa.cli.screen import CONSOLE, cell_bars
+from hpc_jepa.cli.screen import cell_bars
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.config.tree import find_config, load
 from hpc_jepa.errors import HpcJepaError, InputError
@@ -31,7 +33,7 @@ def plan(study: StudyName, runs: Runs = Path("runs"), as_json: AsJson = False) -
     if as_json:
         typer.echo(json.dumps([{"folder": str(cell.config.folder), "arguments": cell.arguments} for cell in cells]))
         return
-    table = Table("regime", "variant", "semantics", "seed", "steps", "folder")
+    table = Table("regime", "variant", "semantics", "seed", "steps", "evaluated on")
     for cell in cells:
         config = cell.config
         table.add_row(
@@ -40,9 +42,11 @@ def plan(study: StudyName, runs: Runs = Path("runs"), as_json: AsJson = False) -
             config.semantics.preset,
             str(config.seed),
             str(config.schedule.steps),
-            str(config.folder),
+            ", ".join(f"{e.benchmark} ({', '.join(e.protocols)})" for e in cell.evaluations) or "nothing",
         )
-    CONSOLE.print(table)
+    console = Console()
+    console.print(table)
+    console.print(f"{len(cells)} runs, in {runs / cells[0].config.study}/<regime>/<variant>/seed-<n>", highlight=False)
 
 
 @app.command(epilog="Example:  hpc-jepa study submit quickstart --cluster local")
@@ -59,21 +63,24 @@ def submit(
         raise InputError(f"--cluster {cluster}: only 'local' is known")
     import torch
 
+    from hpc_jepa.study.grid import describe, expand
     from hpc_jepa.study.local import run_study
 
-    cells = _cells(study, runs)
+    config = _config(study)
+    cells = expand(config, runs)
+    describe(config, runs)
     devices = torch.cuda.device_count() or os.cpu_count() or 1
-    with cell_bars([_label(cell) for cell in cells], [cell.config.schedule.steps for cell in cells]) as show:
-        names = {cell.config.folder: number for number, cell in enumerate(cells)}
+    with cell_bars(_labels(cells), [cell.config.schedule.steps for cell in cells]) as show:
+        numbers = {cell.config.folder: number for number, cell in enumerate(cells)}
         failures = run_study(
             cells,
             jobs or min(devices, len(cells)),
-            lambda cell, standing: show(names[cell.config.folder], standing.step, f"{standing.state}  {standing.note}"),
+            lambda cell, how: show(numbers[cell.config.folder], how.step, how.words),
         )
     if failures:
         first = failures[0]
         raise HpcJepaError(
-            f"{len(failures)} of {len(cells)} cells failed; {_label(first.cell)}: {first.words} ({first.log})"
+            f"{len(failures)} of {len(cells)} cells failed; {first.cell.config.folder}: {first.words} ({first.log})"
         )
 
 
@@ -88,17 +95,28 @@ def status(study: StudyName, runs: Runs = Path("runs"), as_json: AsJson = False)
         typer.echo(json.dumps([{"folder": str(cell.config.folder), **how._asdict()} for cell, how in found]))
         return
     table = Table("cell", "state", "step", "note")
-    for cell, how in found:
-        table.add_row(_label(cell), how.state, f"{how.step}/{cell.config.schedule.steps}", how.note)
-    CONSOLE.print(table)
+    for label, (cell, how) in zip(_labels(cells), found, strict=True):
+        table.add_row(label, how.state, f"{how.step}/{cell.config.schedule.steps}", how.note)
+    Console().print(table)
 
 
-def _label(cell: "Cell") -> str:
-    config = cell.config
-    return f"{config.regime}/{config.folder.parent.name} seed {config.seed}"
+def _labels(cells: Sequence["Cell"]) -> list[str]:
+    """Cells by what tells them apart; narrow terminals have no room for what they share."""
+    regimes = {cell.config.regime for cell in cells}
+    seeds = {cell.config.seed for cell in cells}
+    return [
+        (f"{cell.config.regime} " if len(regimes) > 1 else "")
+        + cell.config.folder.parent.name
+        + (f" seed {cell.config.seed}" if len(seeds) > 1 else "")
+        for cell in cells
+    ]
 
 
 def _cells(study: str, runs: Path) -> "list[Cell]":
     from hpc_jepa.study.grid import expand
 
-    return expand(load(StudyConfig, [find_config(study, "study")]), runs)
+    return expand(_config(study), runs)
+
+
+def _config(study: str) -> StudyConfig:
+    return load(StudyConfig, [find_config(study, "study")])

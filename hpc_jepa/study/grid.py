@@ -6,7 +6,7 @@ from pathlib import Path
 
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.study import EvaluationConfig, StudyConfig
-from hpc_jepa.config.tree import find_config, load
+from hpc_jepa.config.tree import dump, find_config, load
 from hpc_jepa.errors import InputError
 from hpc_jepa.objectives.registry import check_run
 
@@ -36,6 +36,14 @@ def expand(study: StudyConfig, runs: Path) -> list[Cell]:
     ]
     _refuse_shared_folders(cells)
     return cells
+
+
+def describe(study: StudyConfig, runs: Path) -> Path:
+    """Write ``RUNS/<study>/study.yaml``, so that the runs tell what they belong to; its path."""
+    path = runs / study.study / "study.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(dump(study), encoding="utf-8")
+    return path
 
 
 def _cell(study: StudyConfig, regime: str, *, objective: str, semantics: str, seed: int, runs: Path) -> Cell:

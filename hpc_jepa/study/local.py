@@ -5,6 +5,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -26,6 +27,9 @@ class Failure:
 
 Watch = Callable[[Cell, Standing], None]
 
+Command = tuple[str, ...]
+"""Arguments of ``hpc-jepa``."""
+
 
 def run_study(cells: Sequence[Cell], jobs: int, watch: Watch) -> list[Failure]:
     """Pretrain and evaluate every cell, at most ``jobs`` commands at a time; what is done is not done again.
@@ -34,29 +38,30 @@ def run_study(cells: Sequence[Cell], jobs: int, watch: Watch) -> list[Failure]:
     KeyboardInterrupt when a command was interrupted: the commands save before they leave.
     """
     failures: list[Failure] = []
-    chains: dict[int, Iterator[tuple[str, ...]]] = {number: commands(cell) for number, cell in enumerate(cells)}
-    with ThreadPoolExecutor(jobs) as pool:
-        running: dict[Future[Failure | None], int] = {}
+    chains = {number: commands(cell) for number, cell in enumerate(cells)}
+    with _pool(jobs) as pool:
+        submitted: dict[Future[Failure | None], tuple[int, Command]] = {}
         ready = list(chains)
-        while ready or running:
+        while ready or submitted:
             for number in ready:
                 command = next(chains[number], None)
                 if command is not None:
-                    running[pool.submit(_run, cells[number], command, jobs)] = number
-            finished, _ = wait(running, timeout=GLANCE, return_when=FIRST_COMPLETED)
+                    submitted[pool.submit(_run, cells[number], command, jobs)] = (number, command)
+            finished, _ = wait(submitted, timeout=GLANCE, return_when=FIRST_COMPLETED)
             ready = []
             for future in finished:
-                number, failure = running.pop(future), future.result()
+                (number, _), failure = submitted.pop(future), future.result()
                 if failure is None:
                     ready.append(number)
                 else:
                     failures.append(failure)
-            for cell in cells:
-                watch(cell, standing(cell))
+            at_work = {number: command for future, (number, command) in submitted.items() if future.running()}
+            for number, cell in enumerate(cells):
+                watch(cell, _while(at_work.get(number), standing(cell)))
     return failures
 
 
-def commands(cell: Cell) -> Iterator[tuple[str, ...]]:
+def commands(cell: Cell) -> Iterator[Command]:
     """Arguments of ``hpc-jepa`` that bring one cell to its end, one after the other."""
     if standing(cell).state != "done":
         yield ("train", *cell.arguments)
@@ -67,8 +72,28 @@ def commands(cell: Cell) -> Iterator[tuple[str, ...]]:
             yield ("evaluate", str(cell.config.folder), *benchmark, *weights)
 
 
-def _run(cell: Cell, arguments: tuple[str, ...], jobs: int) -> Failure | None:
-    log = cell.config.folder.with_name(f"{cell.config.folder.name}.log")
+def _while(command: Command | None, how: Standing) -> Standing:
+    """What a command is at beside what the files of its run say."""
+    if command is None or how.state == "running":
+        return how
+    if command[0] == "train":
+        return how._replace(state="starting", note="")
+    return how._replace(state="evaluating", note="")
+
+
+@contextmanager
+def _pool(jobs: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads that start nothing more once the block is left."""
+    pool = ThreadPoolExecutor(jobs)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def _run(cell: Cell, arguments: Command, jobs: int) -> Failure | None:
+    """One command to its end. What it prints is added to ``log/`` of the run, one file per kind of command."""
+    log = cell.config.folder / "log" / f"{arguments[0]}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
     threads = max((os.cpu_count() or 1) // jobs, 1)
     with log.open("a", encoding="utf-8") as output:

@@ -18,6 +18,11 @@ class Standing(NamedTuple):
     step: int
     note: str = ""
 
+    @property
+    def words(self) -> str:
+        """State and note; figures speak for a running cell."""
+        return self.note if self.state == "running" and self.note else f"{self.state}  {self.note}".strip()
+
 
 def standing(cell: Cell) -> Standing:
     """Read the standing of a cell; "not started" where there is no run folder."""
@@ -28,17 +33,17 @@ def standing(cell: Cell) -> Standing:
     if state["state"] == "done":
         return Standing("done", state["step"], _evaluated(run))
     line = _last_line(run / "metrics.jsonl")
-    if state["state"] != "running" or line is None:
-        return Standing(state["state"], max(state["step"], 0), state.get("error", ""))
-    figures = json.loads(line)
-    return Standing(
-        "running", figures["step"], f"loss {figures['loss']:.3f}  {figures['clips_per_second']:.0f} clips/s"
-    )
+    figures = json.loads(line) if line else None
+    if state["state"] == "running" and figures:
+        speed = f"loss {figures['loss']:.3f}  {figures['clips_per_second']:.0f} clips/s"
+        return Standing("running", figures["step"] + 1, speed)
+    logged = figures["step"] + 1 if figures else 0
+    return Standing(state["state"], state["step"] if state["step"] >= 0 else logged, state.get("error", ""))
 
 
 def _evaluated(run: Path) -> str:
     names = sorted(path.stem for path in (run / "eval").glob("*.json"))
-    return f"evaluated on {', '.join(names)}" if names else "trained"
+    return f"evaluated on {', '.join(names)}" if names else "not evaluated yet"
 
 
 def _last_line(path: Path) -> str | None:

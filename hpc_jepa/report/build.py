@@ -13,7 +13,7 @@ from hpc_jepa.report.missing import missing
 from hpc_jepa.report.page import Content, render
 from hpc_jepa.report.provenance import provenance
 from hpc_jepa.report.results import panel, sources, write_csv
-from hpc_jepa.report.runs import find_runs
+from hpc_jepa.report.runs import abouts, find_runs
 from hpc_jepa.report.table import ResultTable, as_text, tables
 
 TEXT_WIDTH = 120
@@ -43,6 +43,7 @@ def write_report(places: Sequence[Path], out: Path | None = None) -> Report:
     attentive = {panel(row) for row, source in found.items() if source.result.pooling == "tokens"}
     comparisons = semantics_comparisons(found)
     content = Content(
+        abouts=abouts(runs),
         headlines=headlines(rows, attentive, comparisons),
         tables=tables(runs, rows),
         rows=rows,

@@ -49,6 +49,7 @@ def headlines(rows: Sequence[Row], attentive: set[Panel], comparisons: Sequence[
     main = _main(comparisons)
     if main is not None:
         sentences.append(main.sentence)
+    sentences += _lone_seed(rows)
     sentences += [_solved(key, grouped[key]) for key in grouped if key in attentive and _is_solved(grouped[key])]
     return sentences
 
@@ -107,6 +108,16 @@ def _main(comparisons: Sequence[SemanticsComparison]) -> SemanticsComparison | N
         key=lambda c: (c.corrected.weights != "target", not c.corrected.probe.startswith("linear")),
         default=None,
     )
+
+
+def _lone_seed(rows: Sequence[Row]) -> list[str]:
+    trained = [row for row in rows if not row.is_random]
+    if len({row.name for row in trained}) < 2 or len({row.seed for row in trained}) > 1:
+        return []
+    return [
+        "One pretraining seed per variant: the intervals cover the choice of test clips, not the spread between seeds, "
+        "so differences are those of single runs, no evidence about the objectives."
+    ]
 
 
 def _is_solved(rows: Iterable[Row]) -> bool:

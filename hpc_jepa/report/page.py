@@ -21,6 +21,7 @@ from hpc_jepa.report.table import ResultTable
 class Content:
     """All that the page says."""
 
+    abouts: Sequence[str]
     headlines: Sequence[str]
     tables: Sequence[ResultTable]
     rows: Sequence[Row]
@@ -71,14 +72,14 @@ def render(content: Content) -> str:
 
 
 def _title(panel: Panel) -> str:
-    return f"{panel.probe.replace('_', ' ')} probe: {panel.benchmark}, {panel.protocol}, {panel.regime}"
+    return f"{panel.probe.replace('_', ' ').capitalize()} probe: {panel.benchmark}, {panel.protocol}, {panel.regime}"
 
 
 def _losses(runs: Sequence[Run]) -> list[Plot]:
     if not any(run.steps for run in runs):
         return []
     terms = sorted({name for run in runs for step in run.steps for name in step.terms})
-    total = _curve(runs, "total loss", lambda step: step.loss)
+    total = _curve(runs, "Total loss", lambda step: step.loss)
     return [total, *(_curve(runs, name.replace("_", " "), _term(name)) for name in terms)]
 
 
@@ -86,8 +87,8 @@ def _health(runs: Sequence[Run]) -> list[Plot]:
     if not any(step.health for run in runs for step in run.steps):
         return []
     return [
-        _curve(runs, "target standard deviation", lambda step: step.health.target_std if step.health else None),
-        _curve(runs, "effective rank", lambda step: step.health.effective_rank if step.health else None),
+        _curve(runs, "Target standard deviation", lambda step: step.health.target_std if step.health else None),
+        _curve(runs, "Effective rank", lambda step: step.health.effective_rank if step.health else None),
     ]
 
 

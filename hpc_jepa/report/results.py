@@ -2,7 +2,7 @@
 
 import csv
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
 from hpc_jepa.evaluation.record import EvaluationRecord, Result
@@ -13,7 +13,7 @@ RANDOM = "random_init"
 
 @dataclass(frozen=True)
 class Row:
-    """One cell of the study. ``value``, ``low``, ``high`` in percent, rounded to two decimals.
+    """One cell of the study. ``value``, ``low``, ``high`` in percent.
 
     Encoders that were never trained carry variant and weights ``random_init``, semantics ``none`` and 0 steps.
     """
@@ -101,11 +101,14 @@ def panels(rows: Iterable[Row]) -> dict[Panel, list[Row]]:
 
 
 def write_csv(path: Path, rows: Sequence[Row]) -> None:
-    """One line per row."""
+    """One line per row, percent with at most two decimals."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(field.name for field in fields(Row))
-        writer.writerows(astuple(row) for row in rows)
+        rounded = (
+            replace(row, value=round(row.value, 2), low=round(row.low, 2), high=round(row.high, 2)) for row in rows
+        )
+        writer.writerows(astuple(row) for row in rounded)
 
 
 def _recorded(runs: Iterable[Run]) -> Iterator[Source]:
@@ -129,9 +132,9 @@ def _row(source: Source) -> Row:
         protocol=source.record.protocol,
         probe=result.probe,
         metric=result.metric,
-        value=round(100 * result.value, 2),
-        low=round(100 * result.low, 2),
-        high=round(100 * result.high, 2),
+        value=100 * result.value,
+        low=100 * result.low,
+        high=100 * result.high,
         n=result.n,
         steps=0 if random else run.step,
     )

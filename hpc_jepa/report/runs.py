@@ -9,6 +9,7 @@ from pydantic import BaseModel, ValidationError
 
 from hpc_jepa.config import tree
 from hpc_jepa.config.run import RunConfig
+from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.evaluation import record
 from hpc_jepa.evaluation.record import EvaluationRecord
@@ -80,6 +81,13 @@ def find_runs(places: Sequence[Path]) -> list[Run]:
             raise InputError(f"{place}: holds no run; name a study or run folder that 'hpc-jepa train' wrote")
         folders |= dict.fromkeys(found)
     return [_read(folder) for folder in folders]
+
+
+def abouts(runs: Sequence[Run]) -> list[str]:
+    """What each study says about itself in ``RUNS/<study>/study.yaml``, where it was run as a study."""
+    files = dict.fromkeys(run.study_folder / "study.yaml" for run in runs)
+    said = [tree.load(StudyConfig, [path]).about for path in files if path.is_file()]
+    return [about for about in said if about]
 
 
 def _read(folder: Path) -> Run:

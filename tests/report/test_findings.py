@@ -12,7 +12,7 @@ def test_the_probe_that_pretraining_wins_under_is_named_with_its_numbers(study):
     assert linear == (
         "Linear probe (motion8, careful, quickstart): 1 of 3 pretrained encoders beat random_init with 95 % intervals "
         "that do not overlap. Best: fwm_hw_ld (corrected), target, seed 0, 46.4 % [43.3, 49.5] against "
-        "24.2 % [21.6, 26.9]."
+        "24.2 % [21.6, 27.0]."
     )
     assert "0 of 3 pretrained encoders beat random_init" in attentive
     assert "2 fall below it likewise" in attentive
@@ -61,3 +61,9 @@ def test_without_a_random_encoder_nothing_is_claimed(write):
     assert write_report([write.root]).headlines == [
         "Linear probe (motion8, careful, quickstart): no comparison with random_init, because it was not evaluated."
     ]
+
+
+def test_one_pretraining_seed_is_called_no_evidence(study, write):
+    assert any("One pretraining seed per variant" in line for line in write_report([study]).headlines)
+    write.evaluated(write.run("baseline", seed=1), {"target": {"linear": 0.24, "attentive": 0.92}})
+    assert not any("One pretraining seed" in line for line in write_report([study]).headlines)

@@ -10,10 +10,12 @@ from PIL import Image
 
 from hpc_jepa.config import tree
 from hpc_jepa.config.run import RunConfig
+from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.data.shards.builder import build, recipe_of
 from hpc_jepa.data.sources.motion8 import Motion8
 from hpc_jepa.report.build import write_report
 from hpc_jepa.report.strip import strips
+from hpc_jepa.study.grid import describe
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -70,14 +72,14 @@ def test_every_headline_number_and_fingerprint_is_on_it(page, study):
 def test_it_draws_accuracy_per_probe_each_loss_term_and_health(page):
     plots = re.findall(r'<figure class="plot">\s*<figcaption>(.*?)</figcaption>', page)
     assert plots == [
-        "linear probe: motion8, careful, quickstart",
-        "attentive probe: motion8, careful, quickstart",
-        "total loss",
+        "Linear probe: motion8, careful, quickstart",
+        "Attentive probe: motion8, careful, quickstart",
+        "Total loss",
         "context",
         "ld",
         "prediction",
-        "target standard deviation",
-        "effective rank",
+        "Target standard deviation",
+        "Effective rank",
     ]
 
 
@@ -135,3 +137,10 @@ def test_frames_show_the_clip_and_every_token_of_each_mask_group(tmp_path):
 def picture(address: str) -> np.ndarray:
     content = base64.b64decode(address.removeprefix("data:image/png;base64,"))
     return np.asarray(Image.open(io.BytesIO(content)))
+
+
+def test_what_the_study_says_of_itself_comes_first(study):
+    config = StudyConfig(study="demo", about="Does it help & why?", regimes=("quickstart",), variants=("baseline",))
+    describe(config, study.parent)
+    page = (write_report([study]).folder / "index.html").read_text(encoding="utf-8")
+    assert page.index("Does it help &amp; why?") < page.index("Results</h2>")

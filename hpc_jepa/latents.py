@@ -54,14 +54,19 @@ class TokenMasks:
     target: [B, Q] int64, tokens to predict, ascending, disjoint from the context.
     context_distance: [B, K] float32, sqrt of the grid distance to the nearest target token.
     next_in_context: [B, K] int64, position k' in the context of the same place one tubelet later, or -1.
-    pairs: [] float32, number of entries of next_in_context >= 0, averaged over the processes that share statistics.
+    pairs: [] float32, number of entries of next_in_context >= 0, averaged over the processes that share statistics; by
+        default those of these clips.
     """
 
     context: Tensor
     target: Tensor
     context_distance: Tensor
     next_in_context: Tensor
-    pairs: Tensor
+    pairs: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.pairs is None:
+            object.__setattr__(self, "pairs", (self.next_in_context >= 0).sum().float())
 
 
 def _made_once(make: "Callable[[Latents], tuple[Tensor, ...]]") -> property:
@@ -94,7 +99,6 @@ class Latents:
     target: Tensor
     masks: tuple[TokenMasks, ...]
     grid: TokenGrid
-    levels: int
     pixels: Tensor
     step: int = 0
     made: dict[str, tuple[Tensor, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
@@ -121,10 +125,12 @@ class Latents:
             (r - y).abs().mean(-1) for r, y in zip(self.context_prediction, self.target_at_context, strict=True)
         )
 
-    @_made_once
-    def normalised_student(self) -> tuple[Tensor, ...]:
+    def normalised_student(self, levels: int) -> tuple[Tensor, ...]:
         """Per group [B, K, D] float32: student features with each level layer-normalised without gain (eps 1e-5)."""
-        return tuple(normalise_levels(features, self.levels) for features in self.student)
+        name = f"student normalised in {levels} levels"
+        if name not in self.made:
+            self.made[name] = tuple(normalise_levels(features, levels) for features in self.student)
+        return self.made[name]
 
     @_made_once
     def target_change(self) -> tuple[Tensor, ...]:

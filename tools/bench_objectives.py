@@ -95,7 +95,6 @@ def random_latents(width: int, batch: int, masks: tuple[TokenMasks, ...], device
         target=draw(GRID.tokens).detach(),
         masks=masks,
         grid=GRID,
-        levels=LEVELS,
         pixels=torch.randn(batch, *CLIP, device=device),
     )
 

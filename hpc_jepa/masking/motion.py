@@ -42,11 +42,12 @@ def motion_map(
 
 
 def _averaged(pixels: Tensor, grid: TokenGrid) -> Tensor:
-    """Frame differences averaged over every tubelet-patch; one frame at a time, because memory is the limit here."""
+    """Frame differences averaged over every tubelet-patch; one frame at a time and in place: memory is the limit here."""
     frames = pixels.unbind(2)
+    change = torch.empty_like(frames[0])
     pooled = [
-        reduce((later - earlier).abs_(), "b c (y h) (x w) -> b y x", "mean", y=grid.height, x=grid.width)
-        for earlier, later in pairwise(frames)
+        reduce(torch.sub(b, a, out=change).abs_(), "b c (y h) (x w) -> b y x", "mean", y=grid.height, x=grid.width)
+        for a, b in pairwise(frames)
     ]
     change = torch.stack([pooled[0], *pooled], dim=1)
     return reduce(change, "b (t f) y x -> b t y x", "mean", t=grid.time)

@@ -50,7 +50,6 @@ class VideoJEPA(nn.Module):
             target=target,
             masks=masks,
             grid=grid,
-            levels=len(self.config.encoder.levels),
             pixels=pixels,
             step=step,
         )

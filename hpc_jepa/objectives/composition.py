@@ -1,6 +1,6 @@
 """Several objectives as one: the base loss and whatever the run lists beside it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from hpc_jepa.config.run import ObjectiveChoice
 from hpc_jepa.config.semantics import Semantics
+from hpc_jepa.errors import InputError
 from hpc_jepa.latents import Latents, TokenGrid
 from hpc_jepa.objectives.base import Base, BaseOptions
 from hpc_jepa.objectives.objective import Setting
@@ -52,12 +53,12 @@ def build_objective(
     semantics: str | Semantics = "corrected",
     steps: int = 30_000,
     context_weight: float = 0.5,
-    **overrides: dict[str, object],
+    **overrides: object,
 ) -> ObjectiveSet:
     """The loss of a named composition or primitive (base terms included).
 
-    width: channels C of one level; levels: L; ``steps`` scales the context ramp. ``overrides`` replace options of a
-    primitive: ``build_objective("fwm_ld", ..., ld={"hidden": 128})``.
+    width: channels C of one level; levels: L; ``steps`` scales the context ramp. ``overrides`` replace options, by the
+    name of their primitive, or alone where one primitive has them: ``ld={"hidden": 128}`` or ``hidden=128``.
     Raises InputError for unknown names and options.
     """
     choices = choices_with(name, overrides)
@@ -66,12 +67,18 @@ def build_objective(
     return ObjectiveSet(choices, setting, context_weight)
 
 
-def choices_with(
-    name: str | Sequence[ObjectiveChoice], overrides: dict[str, dict[str, object]]
-) -> tuple[ObjectiveChoice, ...]:
-    """Choices of a composition with some options replaced."""
-    chosen = choices_of(name) if isinstance(name, str) else tuple(name)
-    return tuple(
-        ObjectiveChoice(name=choice.name, options={**choice.options, **overrides.pop(choice.name, {})})
-        for choice in chosen
-    ) + tuple(ObjectiveChoice(name=extra, options=options) for extra, options in overrides.items())
+def choices_with(name: str | Sequence[ObjectiveChoice], overrides: Mapping[str, object]) -> tuple[ObjectiveChoice, ...]:
+    """Choices of a composition with some options replaced, and primitives named in ``overrides`` added.
+
+    Raises InputError for an option that none of them, or more than one, has.
+    """
+    options = {choice.name: dict(choice.options) for choice in (choices_of(name) if isinstance(name, str) else name)}
+    for key, value in overrides.items():
+        if isinstance(value, Mapping):
+            options.setdefault(key, {}).update(value)
+            continue
+        owners = [part for part in options if key in primitives()[part].options_type.model_fields]
+        if len(owners) != 1:
+            raise InputError(f"{key}: an option of {' and '.join(owners) or 'none'} of {', '.join(options) or 'them'}")
+        options[owners[0]][key] = value
+    return tuple(ObjectiveChoice(name=part, options=chosen) for part, chosen in options.items())

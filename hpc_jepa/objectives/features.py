@@ -8,7 +8,9 @@ from hpc_jepa.objectives.objective import Setting
 
 def student_features(latents: Latents, setting: Setting) -> tuple[Tensor, ...]:
     """Per group [B, K, D]: as they leave the student, or each level layer-normalised without gain (B6, B13)."""
-    return latents.normalised_student if setting.semantics.student_norm == "level" else latents.student
+    if setting.semantics.student_norm == "level":
+        return latents.normalised_student(setting.levels)
+    return latents.student
 
 
 def one_later(features: Tensor, next_in_context: Tensor) -> Tensor:

@@ -41,7 +41,6 @@ def recorded(golden):
                 target=target,
                 context_distance=golden[f"distance_weights.{group}"],
                 next_in_context=following,
-                pairs=(following >= 0).sum().float(),
             )
         )
     latents = Latents(
@@ -51,7 +50,6 @@ def recorded(golden):
         target=leaves["Y"],
         masks=tuple(masks),
         grid=grid,
-        levels=int(golden["L"]),
         pixels=golden["pixels"],
     )
     return latents, leaves

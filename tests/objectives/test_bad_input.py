@@ -1,5 +1,7 @@
 """What cannot work is refused when the configuration is read, in words that help."""
 
+from functools import partial
+
 import pytest
 
 from hpc_jepa.config.run import RunConfig
@@ -37,6 +39,14 @@ def test_refused_with_one_helpful_line(overrides, words):
 def test_building_an_unknown_objective_names_the_nearest():
     with pytest.raises(InputError, match="did you mean 'fwm_hw_ld'"):
         build_objective("fwm_hw_ldd", width=8, levels=4, grid=None)
+
+
+def test_options_can_be_given_by_their_own_name_where_it_is_clear_whose_they_are():
+    build = partial(build_objective, "fwm_hw_ld", width=8, levels=4, grid=None)
+    assert build(hidden=5).auxiliary["ld"].head[0].out_features == 5
+    assert build(ld={"hidden": 6}).auxiliary["ld"].head[0].out_features == 6
+    with pytest.raises(InputError, match="weight: an option of hw and ld"):
+        build(weight=2.0)
 
 
 def test_free_combinations_are_accepted():

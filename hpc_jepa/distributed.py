@@ -37,6 +37,15 @@ def barrier() -> None:
         dist.barrier()
 
 
+def from_main(number: int) -> int:
+    """The number that rank 0 has, on all processes."""
+    if world_size() == 1:
+        return number
+    sent = torch.tensor(number, device=local_device())
+    dist.broadcast(sent, src=0)
+    return int(sent)
+
+
 class _SumOverProcesses(torch.autograd.Function):
     """y = sum of x over processes; every process receives the gradient of the sum of all losses."""
 

@@ -1,20 +1,22 @@
 """Checkpoints are committed, not written.
 
     RUN/checkpoints/
-        .step-00000500.partial/      being written; never read, removed by the next save
+        .step-00000500.partial/      being written; never read, cleared away by the next save
         step-00000500/
             manifest.json            written last: size and SHA-256 of every other file, and what was saved
             weights.safetensors      student.*, target.*, predictor.*, objectives.* in float32, unsharded
             engine/                  DeepSpeed's own files: one set of shards per process
         latest -> step-00000500
+        damaged-00001000/            set aside when a run went on from the one before
 
-A folder without a valid manifest does not exist. The rename that makes one appear is atomic, so a process that dies at
-any instant leaves either the old checkpoints or the old ones and the new one.
+A folder without a valid manifest does not exist. The renames that make one appear and disappear are atomic, so a
+process that dies at any instant leaves either the old checkpoints or the old ones and the new one: what is damaged was
+damaged later, by something else, and is never passed over without a word.
 """
 
 import hashlib
 import json
-import os
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,16 +24,37 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from hpc_jepa.checkpoint.files import sync, write_atomically
 from hpc_jepa.distributed import barrier, is_main
 from hpc_jepa.errors import CheckpointError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 WEIGHTS = "weights.safetensors"
-CHUNK = 1 << 22
+REMEDY = "'hpc-jepa train' with the same configuration goes on from the checkpoint before"
+
+LOG = logging.getLogger(__name__)
+
+
+class FileFacts(BaseModel):
+    """Bytes and checksum of a file."""
+
+    size: int
+    sha256: str
+
+
+class Manifest(BaseModel):
+    """What every manifest holds; what a trainer adds is its own."""
+
+    model_config = ConfigDict(extra="allow")
+
+    format: int
+    step: int
+    files: dict[str, FileFacts]
 
 
 @dataclass(frozen=True)
@@ -49,12 +72,15 @@ class Checkpoint:
         """
         path = self.path / WEIGHTS
         prefix = f"{part}."
+        faults = damage(self, only=WEIGHTS)
+        if faults:
+            raise CheckpointError(f"{faults[0]}; {REMEDY}")
         try:
             with safe_open(path, framework="pt") as file:
                 names = [name for name in list(file.keys()) if name.startswith(prefix)]
                 tensors = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
         except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path}: cannot be read ({error}); delete the folder to fall back") from error
+            raise CheckpointError(f"{path}: cannot be read ({error}); {REMEDY}") from error
         if not tensors:
             raise CheckpointError(f"{path}: holds no weights called '{part}'")
         return tensors
@@ -65,27 +91,61 @@ def folder(run: Path, step: int) -> Path:
     return run / "checkpoints" / f"step-{step:08d}"
 
 
-def committed(run: Path) -> list[Checkpoint]:
-    """Checkpoints with a readable manifest, oldest first."""
-    found = (_read(path) for path in sorted((run / "checkpoints").glob("step-*")))
-    return [checkpoint for checkpoint in found if checkpoint is not None]
+def last_step(run: Path) -> int:
+    """The step of the newest checkpoint, sound or not; 0 where there is none."""
+    return max((int(path.name.removeprefix("step-")) for path in _folders(run)), default=0)
 
 
 def newest(run: Path) -> Checkpoint | None:
-    """The newest checkpoint whose files have the sizes of its manifest; damaged ones are passed over."""
-    return next((checkpoint for checkpoint in reversed(committed(run)) if not damage(checkpoint, deep=False)), None)
+    """The newest checkpoint, None where there is none; its files are not looked at.
+
+    Raises CheckpointError where its manifest is missing or damaged.
+    """
+    folders = _folders(run)
+    return opened(folders[-1]) if folders else None
 
 
-def damage(checkpoint: Checkpoint, *, deep: bool = True) -> list[str]:
-    """What is wrong with a checkpoint, a line per file; empty if nothing is. ``deep`` compares checksums too."""
+def opened(path: Path) -> Checkpoint:
+    """The checkpoint in a folder. Raises CheckpointError where its manifest is missing or damaged."""
+    checkpoint = _read(path)
+    if checkpoint is None:
+        raise CheckpointError(f"{path / MANIFEST}: missing or damaged; {REMEDY}")
+    return checkpoint
+
+
+def newest_sound(run: Path) -> Checkpoint | None:
+    """The newest checkpoint whose files are what was saved, None where nothing was. For the one process that writes.
+
+    Newer ones that are damaged are set aside and named in the log, so that the run can go on from the one before.
+    Raises CheckpointError where all are damaged: to begin anew would lose the run without a word.
+    """
+    faults: dict[Path, str] = {}
+    for path in reversed(_folders(run)):
+        checkpoint = _read(path)
+        found = damage(checkpoint) if checkpoint else [f"{path / MANIFEST}: missing or damaged"]
+        if not found:
+            _set_aside(faults)
+            return checkpoint
+        faults[path] = found[0]
+    if faults:
+        raise CheckpointError(
+            f"{next(iter(faults.values()))}; no other checkpoint to go on from; remove {run} to begin anew"
+        )
+    return None
+
+
+def damage(checkpoint: Checkpoint, only: str | None = None) -> list[str]:
+    """What is wrong with the files of a checkpoint, or with one of them, a line per file; empty if nothing is."""
     faults = []
-    for name, recorded in checkpoint.facts["files"].items():
+    recorded_files = checkpoint.facts["files"]
+    for name in [only] if only else recorded_files:
+        recorded = recorded_files.get(name)
         path = checkpoint.path / name
-        if not path.is_file():
+        if recorded is None or not path.is_file():
             faults.append(f"{path}: missing")
         elif path.stat().st_size != recorded["size"]:
             faults.append(f"{path}: {path.stat().st_size} bytes instead of {recorded['size']}")
-        elif deep and _sha256(path) != recorded["sha256"]:
+        elif _sha256(path) != recorded["sha256"]:
             faults.append(f"{path}: checksum differs")
     return faults
 
@@ -94,39 +154,51 @@ def damage(checkpoint: Checkpoint, *, deep: bool = True) -> list[str]:
 def committing(run: Path, step: int, facts: dict[str, Any], keep: int) -> Iterator[Path]:
     """A temporary folder that all processes write into; becomes the checkpoint of ``step`` when the block succeeds.
 
-    Keeps the ``keep`` newest checkpoints. An exception inside leaves earlier checkpoints as they were.
+    Keeps the ``keep`` newest checkpoints. An exception inside leaves earlier checkpoints as they were, and no trace.
     """
     final = folder(run, step)
-    partial = final.with_name(f".{final.name}.partial")
+    partial = _hidden(final, "partial")
     if is_main():
-        for stale in final.parent.glob(".step-*.partial"):
+        for stale in final.parent.glob(".step-*"):
             shutil.rmtree(stale)
         partial.mkdir(parents=True)
     barrier()
-    yield partial
-    barrier()
+    try:
+        yield partial
+        barrier()
+        if is_main():
+            _commit(partial, final, {"format": FORMAT, "step": step, **facts})
+    except BaseException:
+        if is_main():
+            shutil.rmtree(partial, ignore_errors=True)
+        raise
     if is_main():
-        _commit(partial, final, {"format": FORMAT, "step": step, **facts})
         _point_latest_at(final)
-        for old in committed(run)[:-keep]:
-            shutil.rmtree(old.path)
+        for old in _folders(run)[:-keep]:
+            _remove(old)
     barrier()
+
+
+def _folders(run: Path) -> list[Path]:
+    """Folders of checkpoints, sound or not, oldest first."""
+    return sorted((run / "checkpoints").glob("step-" + 8 * "[0-9]"))
+
+
+def _hidden(path: Path, why: str) -> Path:
+    return path.with_name(f".{path.name}.{why}")
 
 
 def _commit(partial: Path, final: Path, facts: dict[str, Any]) -> None:
-    paths = sorted(path for path in partial.rglob("*") if path.is_file())
-    files = {}
-    for path in paths:
-        _sync(path)
-        files[str(path.relative_to(partial))] = {"size": path.stat().st_size, "sha256": _sha256(path)}
-    manifest = partial / MANIFEST
-    manifest.write_text(json.dumps({**facts, "files": files}, indent=1), encoding="utf-8")
-    _sync(manifest)
-    _sync(partial)
+    written = sorted(partial.rglob("*"))
+    for path in written:
+        sync(path)
+    files = {str(path.relative_to(partial)): _facts(path) for path in written if path.is_file()}
+    write_atomically(partial / MANIFEST, json.dumps({**facts, "files": files}, indent=1).encode())
+    sync(partial)
     if final.exists():
-        shutil.rmtree(final)
+        _remove(final)
     partial.rename(final)
-    _sync(final.parent)
+    sync(final.parent)
 
 
 def _point_latest_at(final: Path) -> None:
@@ -137,12 +209,27 @@ def _point_latest_at(final: Path) -> None:
     fresh.rename(link)
 
 
+def _remove(path: Path) -> None:
+    """First from sight, so that nobody takes half a checkpoint for a damaged one."""
+    shutil.rmtree(path.rename(_hidden(path, "removed")))
+
+
+def _set_aside(faults: dict[Path, str]) -> None:
+    for path, fault in faults.items():
+        aside = path.with_name(path.name.replace("step", "damaged"))
+        if aside.exists():
+            shutil.rmtree(aside)
+        path.rename(aside)
+        LOG.warning("%s; set aside as %s, going on from the checkpoint before", fault, aside.name)
+
+
 def _read(path: Path) -> Checkpoint | None:
+    """The checkpoint at ``path``, None where its manifest is missing or damaged."""
     try:
-        facts = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None  # never committed, or damaged: it does not exist
-    if not isinstance(facts, dict) or "files" not in facts:
+        facts = Manifest.model_validate_json((path / MANIFEST).read_bytes()).model_dump()
+    except (FileNotFoundError, ValidationError):
+        return None
+    if path.name != f"step-{facts['step']:08d}":
         return None
     if facts["format"] > FORMAT:
         raise CheckpointError(
@@ -151,17 +238,10 @@ def _read(path: Path) -> Checkpoint | None:
     return Checkpoint(path, facts["step"], facts)
 
 
+def _facts(path: Path) -> dict[str, Any]:
+    return {"size": path.stat().st_size, "sha256": _sha256(path)}
+
+
 def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
     with path.open("rb") as file:
-        while chunk := file.read(CHUNK):
-            digest.update(chunk)
-    return digest.hexdigest()
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -2,7 +2,6 @@
 
 import hashlib
 import io
-import os
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
+from hpc_jepa.checkpoint.files import write_atomically
 from hpc_jepa.config.benchmark import Pooling, ProtocolName, Weights
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.errors import DataError
@@ -86,8 +86,8 @@ def write(path: Path, record: dict[str, Any], predictions: Predictions) -> Evalu
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()
     validated = EvaluationRecord.model_validate({**record, "predictions": digest})
     path.parent.mkdir(parents=True, exist_ok=True)
-    _replace(path.with_suffix(".npz"), buffer.getvalue())
-    _replace(path, (validated.model_dump_json(indent=1) + "\n").encode())
+    write_atomically(path.with_suffix(".npz"), buffer.getvalue())
+    write_atomically(path, (validated.model_dump_json(indent=1) + "\n").encode())
     return validated
 
 
@@ -119,12 +119,3 @@ def correct(predictions: Predictions, key: str) -> Correct:
 
 
 _AGAIN = "run 'hpc-jepa evaluate' with --force to write it again"
-
-
-def _replace(path: Path, content: bytes) -> None:
-    partial = path.with_name(f".{path.name}.partial")
-    with partial.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -40,6 +40,12 @@ class Feed:
         self._worker.shutdown(wait=True, cancel_futures=True)
         self._loader.close()
 
+    def prepare(self, step: int) -> None:
+        """Make the batch of ``step`` now and keep it, to learn at once what stands in the way of a batch."""
+        if step < self._last:
+            self._coming[step] = self._worker.submit(self._make, step)
+            self._coming[step].result()
+
     def take(self, step: int) -> Batch:
         """The batch of ``step``; adds the seconds spent waiting for it to ``waited``."""
         for ahead in (step, step + 1):

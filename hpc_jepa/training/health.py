@@ -24,6 +24,7 @@ def health(target: Tensor, levels: int, tokens: int) -> Health:
     sample = last[:: max(last.shape[0] // tokens, 1)][:tokens].double()  # squares of small values would drown in fp32
     centred = sample - sample.mean(0)
     covariance = centred.T @ centred
-    singular = torch.linalg.eigvalsh(covariance).clamp(min=0).sqrt()
+    # Broken numbers show in the spread; the solver would raise on them, and say nothing of where they came from.
+    singular = torch.linalg.eigvalsh(covariance.nan_to_num()).clamp(min=0).sqrt()
     share = singular / singular.sum().clamp(min=torch.finfo(singular.dtype).tiny)
     return Health(centred.square().mean(0).sqrt().mean(), torch.exp(torch.special.entr(share).sum()))

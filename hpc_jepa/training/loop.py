@@ -35,7 +35,7 @@ def train(config: RunConfig, observe: Observer) -> Outcome:
             done = step + 1
             stopping = stop.agreed(run.host)
             if stopping or done % config.checkpoint.every == 0 or done == config.schedule.steps:
-                run.recorder.flush()
+                run.recorder.settle()
                 save(run.engine, config, done, run.data_hashes)
                 report(run, "running", done)
             if stopping and done < config.schedule.steps:

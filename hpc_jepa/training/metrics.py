@@ -2,19 +2,24 @@
 
 import json
 import math
+import os
 import resource
 import time
 from collections.abc import Callable
+from io import FileIO
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
+from pydantic import BaseModel, ValidationError
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
+from hpc_jepa.checkpoint.files import write_atomically
 from hpc_jepa.config.training import MonitorConfig
 from hpc_jepa.distributed import is_main, sum_over_processes, world_size
-from hpc_jepa.errors import HpcJepaError
+from hpc_jepa.errors import DataError, HpcJepaError
 from hpc_jepa.training.health import Health
 from hpc_jepa.training.schedules import Rates
 
@@ -22,19 +27,42 @@ Line = dict[str, Any]
 Observer = Callable[[Line], None]
 
 
+class LoggedStep(BaseModel):
+    """The part of a line that says where it belongs."""
+
+    step: int
+
+
 class Recorder:
-    """Collects the figures of each logged step on the device and writes them one step later, when they have arrived."""
+    """Collects the figures of each logged step on the device and writes them one step later, when they have arrived.
+
+    As a context it closes its files; what is pending is written unless the block fails.
+    """
 
     def __init__(self, run: Path, config: MonitorConfig, *, batch_size: int, first: int, observe: Observer) -> None:
         self._config = config
+        self._path = run / "metrics.jsonl"
         self._batch_size = batch_size
         self._observe = observe
-        self._file = _continued(run / "metrics.jsonl", first) if is_main() else None
+        self._file = _continued(self._path, first) if is_main() else None
         self._events = (
             SummaryWriter(str(run / "events"), purge_step=first) if is_main() and config.tensorboard else None
         )
         self._pending: tuple[Line, list[str], Tensor] | None = None
         self._since, self._clips, self._waited = time.perf_counter(), 0, 0.0
+
+    def __enter__(self) -> "Recorder":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None:
+            self.flush()
+        if self._file is not None:
+            self._file.close()
+        if self._events is not None:
+            self._events.close()
 
     def wants(self, step: int) -> bool:
         """Whether ``step`` is logged."""
@@ -90,22 +118,27 @@ class Recorder:
             raise HpcJepaError(f"step {line['step']}: {', '.join(broken)} is not finite; lower schedule.lr or use fp32")
         self._write(_arranged(line, figures))
 
-    def close(self) -> None:
-        """Write what is pending and close the files."""
+    def settle(self) -> None:
+        """Write what is pending and wait until the disk has it: a checkpoint must not be ahead of its figures."""
         self.flush()
         if self._file is not None:
-            self._file.close()
-        if self._events is not None:
-            self._events.close()
+            os.fsync(self._file.fileno())
 
     def _write(self, line: Line) -> None:
         if self._file is not None:
-            self._file.write(json.dumps(line) + "\n")
-            self._file.flush()
+            self._append(self._file, f"{json.dumps(line)}\n".encode())
         if self._events is not None:
             for name, value in _flat(line):
                 self._events.add_scalar(name, value, line["step"])
         self._observe(line)
+
+    def _append(self, file: FileIO, text: bytes) -> None:
+        try:
+            written = file.write(text)
+        except OSError as error:
+            raise HpcJepaError(f"{self._path}: cannot be written ({error.strerror})") from error
+        if written != len(text):
+            raise HpcJepaError(f"{self._path}: cannot be written (no space left for a whole line)")
 
 
 def _arranged(line: Line, figures: dict[str, float]) -> Line:
@@ -127,15 +160,20 @@ def _flat(line: Line) -> list[tuple[str, float]]:
     return pairs
 
 
-def _continued(path: Path, first: int) -> Any:
-    """The metrics file without the lines of steps that will be run again."""
-    kept = []
-    if path.exists():
-        for text in path.read_text(encoding="utf-8").splitlines(keepends=True):
-            if text.endswith("\n") and json.loads(text)["step"] < first:
-                kept.append(text)
-    path.write_text("".join(kept), encoding="utf-8")
-    return path.open("a", encoding="utf-8")
+def _continued(path: Path, first: int) -> FileIO:
+    """The metrics file without the lines of steps that will be run again, nor a last one cut short by a kill."""
+    complete = path.read_bytes().splitlines(keepends=True) if path.exists() else []
+    lines = enumerate(complete, start=1)
+    kept = [line for number, line in lines if line.endswith(b"\n") and _step(path, number, line) < first]
+    write_atomically(path, b"".join(kept))
+    return path.open("ab", buffering=0)
+
+
+def _step(path: Path, number: int, line: bytes) -> int:
+    try:
+        return LoggedStep.model_validate_json(line).step
+    except ValidationError as error:
+        raise DataError(f"{path}:{number}: damaged line; delete it to go on without it") from error
 
 
 def _memory() -> int:

@@ -3,15 +3,18 @@
 import json
 import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel
 
+from hpc_jepa.checkpoint.files import sole_writer, write_atomically
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.tree import dump, load
 from hpc_jepa.distributed import is_main
-from hpc_jepa.errors import InputError
+from hpc_jepa.errors import DataError, HpcJepaError, InputError
 
 State = Literal["running", "done", "interrupted", "failed"]
 
@@ -29,32 +32,60 @@ def refuse_another(config: RunConfig) -> None:
         )
 
 
-def claim(config: RunConfig) -> Path:
-    """Make the folder of the run and write its configuration; the folder."""
-    path = config.folder / "config.yaml"
-    if is_main() and not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, dump(config))
-    return config.folder
+@contextmanager
+def claimed(config: RunConfig) -> Iterator[Path]:
+    """The folder of the run with its configuration in it, made if need be, and written by no other run meanwhile.
+
+    Raises InputError when another process trains there, another configuration was there first, or it cannot be made.
+    """
+    if not is_main():
+        yield config.folder
+        return
+    try:
+        config.folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"{config.folder}: cannot be made ({error.strerror}); choose another runs=") from error
+    with sole_writer(config.folder / ".lock"):
+        refuse_another(config)
+        path = config.folder / "config.yaml"
+        if not path.exists():
+            write_atomically(path, dump(config).encode())
+        yield config.folder
+
+
+@contextmanager
+def failure_noted(run: Path, steps: int) -> Iterator[None]:
+    """Whatever ends the block, the state file says that it did not end well."""
+    try:
+        yield
+    except BaseException as error:
+        stopped = isinstance(error, KeyboardInterrupt)
+        if is_main():
+            with suppress(HpcJepaError):  # on a full disk the first failure says more than this one
+                write_state(run, "interrupted" if stopped else "failed", -1, steps, error=_in_words(error))
+        raise
 
 
 def write_state(run: Path, state: State, step: int, steps: int, **more: Any) -> None:
     """Replace ``state.json``: what ``study status`` reads."""
     record = {"state": state, "step": step, "steps": steps, "time": time.time(), "process": os.getpid(), **more}
-    write_atomically(run / "state.json", json.dumps(record, indent=1))
+    write_atomically(run / "state.json", json.dumps(record, indent=1).encode())
 
 
 def read_state(run: Path) -> dict[str, Any] | None:
-    """The last written state, or None where no run was started."""
+    """The last written state, or None where no run was started. Raises DataError where the file is damaged."""
     path = run / "state.json"
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
+    if not path.exists():
+        return None
+    try:
+        state: dict[str, Any] = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise DataError(f"{path}: damaged ({error}); delete it, the next 'hpc-jepa train' writes it anew") from error
+    return state
 
 
-def write_atomically(path: Path, text: str) -> None:
-    """Write beside and rename, so that a reader sees the old or the new text, never half of one."""
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
-    fresh.write_text(text, encoding="utf-8")
-    fresh.rename(path)
+def _in_words(error: BaseException) -> str:
+    return str(error) if isinstance(error, HpcJepaError) else f"{type(error).__name__}: {error}"
 
 
 def _differences(earlier: RunConfig, later: RunConfig) -> str:

@@ -1,19 +1,21 @@
 """Save a run into a committed checkpoint, and continue from one."""
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import deepspeed
 import torch
 from deepspeed.runtime.engine import DeepSpeedEngine
+from safetensors import SafetensorError
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import hpc_jepa
-from hpc_jepa.checkpoint.store import WEIGHTS, Checkpoint, committing, damage, newest
+from hpc_jepa.checkpoint.store import WEIGHTS, Checkpoint, committing, folder, newest_sound, opened
 from hpc_jepa.config.run import RunConfig
-from hpc_jepa.distributed import is_main, world_size
-from hpc_jepa.errors import CheckpointError
+from hpc_jepa.distributed import from_main, is_main, world_size
+from hpc_jepa.errors import CheckpointError, HpcJepaError
 
 PARTS = {
     "model.student": "student",
@@ -24,7 +26,10 @@ PARTS = {
 
 
 def save(engine: DeepSpeedEngine, config: RunConfig, step: int, data_hashes: dict[str, str]) -> None:
-    """Commit everything that decides the rest of the run, after ``step`` steps. Collective."""
+    """Commit everything that decides the rest of the run, after ``step`` steps. Collective.
+
+    Raises HpcJepaError where weights are not finite or the disk takes no more; earlier checkpoints stay as they are.
+    """
     facts = {
         "config_fingerprint": config.fingerprint(),
         "world_size": world_size(),
@@ -32,9 +37,9 @@ def save(engine: DeepSpeedEngine, config: RunConfig, step: int, data_hashes: dic
         "data": data_hashes,
         "versions": {"hpc_jepa": hpc_jepa.__version__, "torch": torch.__version__, "deepspeed": deepspeed.__version__},
     }
-    with committing(config.folder, step, facts, config.checkpoint.keep) as partial:
+    weights = _finite_weights(engine.module, step)
+    with committing(config.folder, step, facts, config.checkpoint.keep) as partial, _told_where(config.folder, step):
         engine.save_checkpoint(str(partial / "engine"), tag="state", save_latest=False)
-        weights = {_public_name(name): tensor for name, tensor in unsharded(engine.module)}
         if is_main():
             save_file(weights, partial / WEIGHTS)
 
@@ -42,16 +47,18 @@ def save(engine: DeepSpeedEngine, config: RunConfig, step: int, data_hashes: dic
 def resume(engine: DeepSpeedEngine, config: RunConfig, data_hashes: dict[str, str]) -> int:
     """Continue from the newest undamaged checkpoint; the number of steps done, 0 for a new run. Collective.
 
-    Raises CheckpointError when it was saved by another number of processes, another ZeRO stage or on other data, or
-    when the restored target is not what was saved.
+    Raises CheckpointError when all are damaged, when it was saved by another number of processes, another ZeRO stage or
+    on other data, or when the restored target is not what was saved.
     """
-    checkpoint = newest(config.folder)
-    if checkpoint is None:
+    sound = newest_sound(config.folder) if is_main() else None
+    step = from_main(sound.step if sound else -1)
+    if step < 0:
         return 0
+    checkpoint = opened(folder(config.folder, step))
     _check_fits(checkpoint, config, data_hashes)
     engine.load_checkpoint(str(checkpoint.path / "engine"), tag="state")
     _check_target(engine, checkpoint)
-    return checkpoint.step
+    return step
 
 
 def unsharded(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -59,6 +66,30 @@ def unsharded(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
     for name, parameter in module.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
             yield name, parameter.detach().float().cpu().clone()
+
+
+def _finite_weights(module: nn.Module, step: int) -> dict[str, Tensor]:
+    """All weights on rank 0, nothing elsewhere. Raises HpcJepaError, on all ranks alike, where one is not finite."""
+    weights = {}
+    for name, tensor in unsharded(module):
+        if not tensor.isfinite().all():
+            raise HpcJepaError(f"step {step}: {name} is not finite and was not saved; lower schedule.lr or use fp32")
+        if is_main():
+            weights[_public_name(name)] = tensor
+    return weights
+
+
+@contextmanager
+def _told_where(run: Path, step: int) -> Iterator[None]:
+    """torch and safetensors report a full disk each in a way of their own, without saying where."""
+    try:
+        yield
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().partition("\n")[0]
+        raise HpcJepaError(
+            f"{run}: the checkpoint of step {step} cannot be written ({reason}); earlier ones are as they were: "
+            "make room, then give the same command again"
+        ) from error
 
 
 def _public_name(name: str) -> str:
@@ -69,15 +100,11 @@ def _public_name(name: str) -> str:
 
 
 def _check_fits(checkpoint: Checkpoint, config: RunConfig, data_hashes: dict[str, str]) -> None:
-    faults = damage(checkpoint)
-    if faults:
-        raise CheckpointError(f"{faults[0]}; delete {checkpoint.path} to go on from the one before")
     here = {"world_size": world_size(), "zero_stage": config.engine.zero_stage}
     for what, value in here.items():
-        if checkpoint.facts[what] != value:
-            raise CheckpointError(
-                f"{checkpoint.path}: saved with {what} {checkpoint.facts[what]}, not {value}; continue with the same"
-            )
+        saved = checkpoint.facts.get(what)
+        if saved != value:
+            raise CheckpointError(f"{checkpoint.path}: saved with {what} {saved}, not {value}; continue with the same")
     for source, digest in data_hashes.items():
         if checkpoint.facts["data"].get(source) != digest:
             raise CheckpointError(

@@ -1,5 +1,22 @@
 """The ``hpc-jepa`` command: argument parsing and printing only."""
 
-from hpc_jepa.cli.app import main
+import signal
+import sys
+from types import FrameType
 
-__all__ = ["main"]
+INTERRUPTED = 130
+
+
+def main() -> None:
+    """Entry point of the console script: a signal stops a command as Ctrl-C does, from its first moment on."""
+    try:
+        signal.signal(signal.SIGTERM, _interrupt)
+        from hpc_jepa.cli.app import app
+
+        app()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    raise KeyboardInterrupt

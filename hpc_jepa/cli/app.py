@@ -6,10 +6,11 @@ Commands import what they need when they run: help and errors should not wait fo
 from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 from typer.core import TyperGroup
 
 import hpc_jepa
-from hpc_jepa.cli import doctor, evaluate, objectives, report, shards, study, train
+from hpc_jepa.cli import INTERRUPTED, doctor, evaluate, objectives, report, shards, study, train
 from hpc_jepa.cli.screen import CONSOLE
 from hpc_jepa.errors import HpcJepaError
 
@@ -18,14 +19,23 @@ class ForPeople(TyperGroup):
     """Expected failures become one line and an exit code; ``--debug`` shows where they came from."""
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the command. Exit codes: 2 bad input, 3 bad data, 4 damaged checkpoint, 1 the rest."""
+        """Run the command. Exit codes: 2 bad input, 3 bad data, 4 damaged checkpoint, 130 stopped, 1 the rest."""
         try:
             return super().invoke(ctx)
         except (HpcJepaError, OSError) as error:
             if ctx.params["debug"]:
                 raise
-            CONSOLE.print(f"[bold red]error:[/] {error}", highlight=False)
+            CONSOLE.print(f"[bold red]error:[/] {escape(_one_line(error))}", highlight=False)
             raise typer.Exit(error.exit_code if isinstance(error, HpcJepaError) else 1) from error
+        except KeyboardInterrupt as interrupt:
+            CONSOLE.print("stopped")
+            raise typer.Exit(INTERRUPTED) from interrupt
+
+
+def _one_line(error: HpcJepaError | OSError) -> str:
+    if isinstance(error, OSError) and error.filename:
+        return f"{error.filename}: {error.strerror}"
+    return " ".join(str(error).split())
 
 
 app = typer.Typer(
@@ -60,8 +70,3 @@ app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 app.add_typer(shards.app, name="shards", help="Build, check and look into tar shards.")
 app.add_typer(objectives.app, name="objectives", help="What there is to train with.")
 app.add_typer(study.app, name="study", help="Plan and run a grid of variants, and see how it stands.")
-
-
-def main() -> None:
-    """Entry point of the console script."""
-    app()

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from hpc_jepa.cli import INTERRUPTED
 from hpc_jepa.cli.screen import CONSOLE, progress
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.tree import load
@@ -19,15 +20,11 @@ EXAMPLES = """Examples:
   torchrun --nproc-per-node 4 -m hpc_jepa train configs/regime/ucf101.yaml configs/objective/motion_guided.yaml
 """
 
-INTERRUPTED = 130
-
 
 def train(
     arguments: Annotated[
         list[str],
-        typer.Argument(
-            metavar="CONFIG... [KEY=VALUE...]", help="YAML files, merged from left to right, then single settings."
-        ),
+        typer.Argument(metavar="CONFIG|KEY=VALUE", help="YAML files, merged from left to right, then single settings."),
     ],
 ) -> None:
     """Pretrain one model. The same command goes on where an interrupted run stopped.

@@ -25,10 +25,11 @@ SHORT_FORMS = {"semantics": "preset"}
 
 @dataclass
 class Layered:
-    """Merged values, and where each key was last set (``file:line``)."""
+    """Merged values, where each key was last set (``file:line``), and the files they come from."""
 
     values: dict[str, Any] = field(default_factory=dict)
     places: dict[KeyPath, str] = field(default_factory=dict)
+    files: list[str] = field(default_factory=list)
 
     def lay(self, values: dict[str, Any], places: dict[KeyPath, str]) -> None:
         """Put another layer on top; mappings merge, everything else replaces."""
@@ -105,8 +106,12 @@ def _lay_file(layered: Layered, path: Path, seen: tuple[Path, ...]) -> None:
     if path in seen:
         raise InputError(f"{path}: extends itself through {' -> '.join(p.name for p in seen)}")
     values, places = _read(path)
+    layered.files.append(_shown(path))
     parents = values.pop("extends", [])
-    for parent in [parents] if isinstance(parents, str) else parents:
+    parents = [parents] if isinstance(parents, str) else parents
+    if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
+        raise InputError(f"{places[('extends',)]}: extends: one file name or a list of them")
+    for parent in parents:
         parent_path = path.parent / parent
         if not parent_path.is_file():
             raise InputError(
@@ -117,19 +122,28 @@ def _lay_file(layered: Layered, path: Path, seen: tuple[Path, ...]) -> None:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
-    text = path.read_text(encoding="utf-8")
     try:
+        text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         values = yaml.safe_load(text)
+    except OSError as error:
+        raise InputError(f"{_shown(path)}: cannot be read ({error.strerror})") from error
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
         raise InputError(f"{_shown(path)}:{line}: not valid YAML: {error.problem}") from error
+    except (UnicodeDecodeError, yaml.reader.ReaderError) as error:
+        raise InputError(f"{_shown(path)}: not a text file; a configuration is YAML in UTF-8") from error
     if values is None:
         return {}, {}
     if not isinstance(values, dict):
         raise InputError(f"{_shown(path)}:1: a configuration is a mapping of keys, found {type(values).__name__}")
     places: dict[KeyPath, str] = {}
-    _note_places(node, _shown(path), (), places)
+    try:
+        _note_places(node, _shown(path), (), places)
+    except RecursionError as error:
+        raise InputError(
+            f"{_shown(path)}: an alias (*name) stands inside what it names; write the value out"
+        ) from error
     return _expand(values), places
 
 
@@ -196,7 +210,7 @@ def _place(layered: Layered, path: KeyPath) -> str:
     for length in range(len(path), 0, -1):
         if path[:length] in layered.places:
             return f"{layered.places[path[:length]]}: "
-    return ""
+    return f"{', '.join(layered.files)}: " if layered.files else ""
 
 
 def _keys_at(annotation: Any, path: KeyPath) -> list[str]:

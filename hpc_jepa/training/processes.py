@@ -11,7 +11,8 @@ import torch.distributed as dist
 from hpc_jepa.distributed import local_device
 from hpc_jepa.errors import InputError
 
-LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT")
+COORDINATES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+LAUNCHER_VARIABLES = (*COORDINATES, "MASTER_ADDR", "MASTER_PORT")
 
 
 def join_process_group() -> torch.device:
@@ -20,7 +21,7 @@ def join_process_group() -> torch.device:
     Without a launcher the group has one member. With an incomplete one this is an error, never a silent group of one:
     N processes that each train alone into one folder would look like a success. The group lasts as long as the process:
     DeepSpeed keeps references to it and cannot start on a second one.
-    Raises InputError when only some of the launcher's variables are set.
+    Raises InputError when only some of the launcher's variables are set, or to something that cannot be.
     """
     device = local_device()
     if not dist.is_initialized():
@@ -34,14 +35,31 @@ def _start(backend: str, device: torch.device) -> None:
         torch.cuda.set_device(device)
     # DeepSpeed would compile a shared-memory reduction at its first start on a CPU; gloo needs no compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    missing = [name for name in LAUNCHER_VARIABLES if name not in os.environ]
-    if "RANK" not in os.environ and "WORLD_SIZE" not in os.environ:
+    if _alone():
         os.environ["LOCAL_RANK"] = "0"  # DeepSpeed reads it from here alone
         dist.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
-    elif missing:
-        raise InputError(f"the launcher set RANK or WORLD_SIZE but not {', '.join(missing)}; use torchrun or srun")
     else:
+        _check_launcher()
         dist.init_process_group(backend)
     # DeepSpeed calls collectives by names that torch renames; nothing a user could do about it.
     warnings.filterwarnings("ignore", message=".*deprecated.*", category=FutureWarning, module="torch.distributed")
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+
+
+def _alone() -> bool:
+    """Whether no launcher started this process. LOCAL_RANK=0 alone may be inherited from one that trained alone."""
+    return not {"RANK", "WORLD_SIZE"} & os.environ.keys() and os.environ.get("LOCAL_RANK", "0") == "0"
+
+
+def _check_launcher() -> None:
+    """What a launcher sets is there and fits together; torch would wait for a rank that cannot come."""
+    missing = [name for name in LAUNCHER_VARIABLES if name not in os.environ]
+    if missing:
+        present = next(name for name in COORDINATES if name in os.environ)
+        raise InputError(f"{present} is set but {', '.join(missing)} is not: start with torchrun, or unset {present}")
+    wrong = [name for name in (*COORDINATES, "MASTER_PORT") if not os.environ[name].isdecimal()]
+    if wrong:
+        raise InputError(f"{wrong[0]}={os.environ[wrong[0]]}: not a number; start with torchrun, or unset it")
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    if rank >= world_size:
+        raise InputError(f"RANK={rank}: ranks of WORLD_SIZE={world_size} processes end at {world_size - 1}")

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from hpc_jepa.errors import DataError
 
 MINIMUM_CLIPS = 1000
-"""Clips a process reads before the rate is judged, so that one bad clip early on does not stop a run."""
+"""Clips of a process over which the rate is judged at least, so that one bad clip early on does not stop a run."""
 
 
 class Drop(NamedTuple):
@@ -32,18 +32,23 @@ class DropLedger:
         self._clips = 0
 
     def record(self, clips: int, drops: Sequence[Drop]) -> None:
-        """Note that ``clips`` were read and ``drops`` replaced. Raises DataError past the allowed rate."""
+        """Note that ``clips`` were read and ``drops`` replaced.
+
+        Raises DataError as soon as there are more drops than the allowed rate grants the clips read so far, or to the
+        first ``MINIMUM_CLIPS``.
+        """
         self._clips += clips
         for drop in drops:
             self.counts[drop.source] += 1
         if drops and self._path:
             self._append(self._path, drops)
         dropped = sum(self.counts.values())
-        if self._clips >= MINIMUM_CLIPS and dropped > self._allowed_rate * self._clips:
+        if dropped > self._allowed_rate * max(self._clips, MINIMUM_CLIPS):
             worst = max(self.counts, key=self.counts.__getitem__)
+            listed = f", listed in {self._path}" if self._path else ""
             raise DataError(
-                f"{dropped} of {self._clips} clips did not decode, more than data.undecodable_rate = "
-                f"{self._allowed_rate:g} allows; most are from {worst}, listed in {self._path or 'no ledger'}"
+                f"{dropped} samples did not decode while {self._clips} clips were read, more than "
+                f"data.undecodable_rate = {self._allowed_rate:g} allows; most are from {worst}{listed}"
             )
 
     def _append(self, path: Path, drops: Sequence[Drop]) -> None:

@@ -163,6 +163,8 @@ class ClipLoader:
         frames = training_frames(info.frames, self._config.clip, draws.starts[row])
         view = augmented_view(info.height, info.width, self._config.augmentation, draws.crops[row], draws.flips[row])
         decoded = decode_frames(data, frames) if check or not self._on_gpu else None
+        if decoded is not None and decoded.shape[1:3] != (info.height, info.width):
+            raise UndecodableError(f"is not {info.width}x{info.height}, as its description says")
         video = np.frombuffer(data, np.uint8) if self._on_gpu or decoded is None else decoded
         return _Clip(source, sample, video, view, frames, ())
 

@@ -8,7 +8,6 @@ a function of its range of samples, so the folder is the same for any number of 
 
 import json
 import multiprocessing
-import os
 import shutil
 import signal
 import tempfile
@@ -23,10 +22,11 @@ from typing import NamedTuple
 import av
 
 import hpc_jepa
+from hpc_jepa.checkpoint.files import sync, write_atomically
 from hpc_jepa.data.decode import UndecodableError, inspect
 from hpc_jepa.data.encode import H264, Encoding, encode
 from hpc_jepa.data.shards.manifest import NAME, Manifest, Recipe, SampleInfo, ShardFile, read_manifest
-from hpc_jepa.data.shards.writer import ShardWriter, write_durably
+from hpc_jepa.data.shards.writer import ShardWriter
 from hpc_jepa.data.sources.source import EncodedFile, Sample, Source
 from hpc_jepa.errors import DataError, InputError
 
@@ -93,8 +93,8 @@ def build(
         shards = list(_build_shards(source, draft, recipe, workers, advance))
         manifest = _summary(source, recipe, shards)
         dropped = [drop for built in shards for drop in built.dropped]
-        write_durably(draft / LEDGER, "".join(f"{json.dumps(drop._asdict())}\n" for drop in dropped).encode())
-        write_durably(draft / NAME, manifest.model_dump_json(indent=1).encode())
+        write_atomically(draft / LEDGER, "".join(f"{json.dumps(drop._asdict())}\n" for drop in dropped).encode())
+        write_atomically(draft / NAME, manifest.model_dump_json(indent=1).encode())
     return manifest
 
 
@@ -172,17 +172,12 @@ def _renamed_when_complete(folder: Path) -> Iterator[Path]:
     try:
         yield draft
         draft.chmod(0o755)
+        sync(draft)
         draft.rename(folder)
-        _sync_folder(folder.parent)
+        sync(folder.parent)
     except BaseException:
         shutil.rmtree(draft, ignore_errors=True)
         raise
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    os.fsync(descriptor)
-    os.close(descriptor)
 
 
 def _difference(old: Recipe, new: Recipe) -> str:

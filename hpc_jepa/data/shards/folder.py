@@ -70,8 +70,11 @@ class ShardFolder:
 
     def _read(self, index: int, offset: int, size: int) -> bytes:
         path = self.tar(index)
-        tar = self._open(path)  # held until the read is done: another thread may push it out of the cache
-        data = os.pread(tar.descriptor, size, offset)
+        try:
+            tar = self._open(path)  # held until the read is done: another thread may push it out of the cache
+            data = os.pread(tar.descriptor, size, offset)
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error.strerror}); copy or build it again") from error
         if len(data) != size:
             raise DataError(f"{path}: ends early, inside {self.key(index)}; copy or build it again")
         return data
@@ -95,20 +98,15 @@ class ShardFolder:
                 f"{index_path(path)}: {len(samples)} samples, the manifest says {shard.samples}; "
                 f"run: hpc-jepa shards index {self.folder}"
             )
-        rows = np.array([self._extent(path, sample) for sample in samples], dtype=np.int64)
-        if (
-            (rows < 0).any()
-            or (rows[:, [0, 2]] + rows[:, [1, 3]] > shard.size).any()
-            or (rows[:, 2] < rows[:, 0]).any()
-        ):
-            raise DataError(f"{index_path(path)}: points outside the tar; run: hpc-jepa shards index {self.folder}")
         self._keys += [sample[0].key for sample in samples]
-        return rows
+        return np.array([self._extent(path, sample, shard.size) for sample in samples], dtype=np.int64)
 
-    def _extent(self, path: Path, sample: IndexedSample) -> tuple[int, int, int, int]:
+    def _extent(self, path: Path, sample: IndexedSample, end: int) -> tuple[int, int, int, int]:
         if len(sample) != 2 or sample[0].extension != "json":
             raise DataError(f"{path}: {sample[0].key} is not a description followed by a video; build it again")
         info, video = sample
+        if not 0 <= info.offset < info.offset + info.size <= video.offset < video.offset + video.size <= end:
+            raise DataError(f"{index_path(path)}: points outside the tar; run: hpc-jepa shards index {self.folder}")
         return info.offset, info.size, video.offset, video.size
 
 

@@ -72,10 +72,12 @@ def read_manifest(folder: Path) -> Manifest:
         raise DataError(f"{folder}: {found}; build it with: hpc-jepa shards build DATASET --out {folder.parent}")
     try:
         return Manifest.model_validate_json(path.read_bytes())
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except ValidationError as error:
         fault = error.errors()[0]
-        place = ".".join(str(part) for part in fault["loc"])
-        raise DataError(f"{path}: damaged manifest ({place} {fault['msg']}); build the shards again") from error
+        place = ".".join(str(part) for part in fault["loc"]) or "file"
+        raise DataError(f"{path}: damaged manifest ({place}: {fault['msg']}); build the shards again") from error
 
 
 def manifest_hash(folder: Path) -> str:

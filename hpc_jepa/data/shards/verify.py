@@ -4,11 +4,11 @@ import hashlib
 from collections.abc import Callable
 from pathlib import Path
 
+from hpc_jepa.checkpoint.files import write_atomically
 from hpc_jepa.data.decode import UndecodableError, inspect
 from hpc_jepa.data.shards.folder import ShardFolder
 from hpc_jepa.data.shards.index import format_index, index_path, read_index, scan_tar
 from hpc_jepa.data.shards.manifest import ShardFile, read_manifest
-from hpc_jepa.data.shards.writer import write_durably
 from hpc_jepa.errors import DataError
 
 
@@ -31,7 +31,7 @@ def write_indexes(folder: Path) -> int:
     if not tars:
         raise DataError(f"{folder}: no *.tar files here; give a folder of shards")
     for tar in tars:
-        write_durably(index_path(tar), format_index(scan_tar(tar)).encode())
+        write_atomically(index_path(tar), format_index(scan_tar(tar)).encode())
     return len(tars)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from hpc_jepa.checkpoint.files import write_atomically
 from hpc_jepa.data.shards.index import BLOCK, IndexedSample, Member, format_index, index_path
 from hpc_jepa.data.shards.manifest import ShardFile
 
@@ -41,7 +42,7 @@ class ShardWriter:
         self._tar.close()
         if error is not None:
             return
-        write_durably(index_path(self._path), format_index(self._samples).encode())
+        write_atomically(index_path(self._path), format_index(self._samples).encode())
         with self._path.open("rb") as file:
             os.fsync(file.fileno())
             checksum = hashlib.file_digest(file, "sha256").hexdigest()
@@ -55,11 +56,3 @@ class ShardWriter:
         offset = self._tar.offset + BLOCK
         self._tar.addfile(header, io.BytesIO(data))
         return Member(extension, offset, len(data), header.name)
-
-
-def write_durably(path: Path, data: bytes) -> None:
-    """Write a file and wait until the disk has it."""
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

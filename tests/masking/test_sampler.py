@@ -114,6 +114,20 @@ def test_average_sizes_are_the_published_ones(make_sampler, make_clips):
         assert (np.abs(kept.mean(0) - survival[group]) < allowed).all(), (group, kept.mean(0), survival[group])
 
 
+def test_average_sizes_of_future_predictive_masks_are_the_published_ones(make_sampler, make_clips, future_groups):
+    """Context and targets at eight clips per process; together they are all tokens."""
+    steps, published = 300, ((376, 1192), (236, 1332))
+    sampler = make_sampler(PAPER, 8, scope="process", groups=future_groups, mask_truncation="raster")
+    masks = [sampler(step, make_clips(8, TokenGrid(1, 1, 1))) for step in range(steps)]
+    for group, (context, target) in enumerate(published):
+        sizes = [m[group].context.shape[1] for m in masks]
+        standard_error = np.std(sizes) / steps**0.5
+        assert abs(np.mean(sizes) - context) < 2 * standard_error + 0.5, (group, np.mean(sizes))
+        assert all(m[group].target.shape[1] == PAPER.tokens - size for m, size in zip(masks, sizes, strict=True))
+        assert context + target == PAPER.tokens
+        assert all(m[group].context.max() < PAPER.tokens // 2 for m in masks)
+
+
 def test_tubes_keep_whole_columns(make_sampler, make_clips):
     clips = make_clips(32, SMALL)
     for masks in make_sampler(SMALL, 32, mask_truncation="tubes")(5, clips):

@@ -15,9 +15,10 @@ install: $(INSTALLED)
 
 # torch comes first and alone: resolved together with the rest, another package could choose another build of it.
 $(INSTALLED): setup.py constraints.txt
+	@echo "Installing into $(VENV), once. PyTorch alone takes some minutes and says nothing meanwhile."
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[quickstart,test]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[quickstart,test]"
 	touch $@
 
 quickstart: shards

@@ -4,6 +4,7 @@ import json
 from typing import Annotated
 
 import typer
+from rich.columns import Columns
 from rich.console import Console
 from rich.table import Table
 
@@ -22,13 +23,14 @@ FAMILIES = {
     "A": "action",
 }
 
+Name = Annotated[str, typer.Argument(help="A name that 'hpc-jepa objectives list' shows.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 SemanticsOption = Annotated[Preset, typer.Option(help="Reading of the objectives that the head sizes are for.")]
 
 
 @app.command("list", epilog="Example:  hpc-jepa objectives list --json")
 def list_all(as_json: AsJson = False, semantics: SemanticsOption = "corrected") -> None:
-    """List every variant with its parts and weights. Any parts can be combined: objectives: [fwm, ld, ltc]."""
+    """List every variant with its parts and weights. A configuration may combine the parts in any other way."""
     from hpc_jepa.objectives.catalogue import describe, names
 
     entries = [describe(name, semantics) for name in names()]
@@ -45,11 +47,12 @@ def list_all(as_json: AsJson = False, semantics: SemanticsOption = "corrected") 
             ", ".join(entry.published_in) or "-",
         )
     Console().print(table)
-    Console().print("  ".join(f"[bold]{letter}[/] {meaning}" for letter, meaning in FAMILIES.items()), style="dim")
+    legend = [f"[dim][bold]{letter}[/] {meaning}" for letter, meaning in FAMILIES.items()]
+    Console().print(Columns(legend, padding=(0, 2)))
 
 
 @app.command(epilog="Example:  hpc-jepa objectives show fwm_hw_ld")
-def show(name: str, as_json: AsJson = False, semantics: SemanticsOption = "corrected") -> None:
+def show(name: Name, as_json: AsJson = False, semantics: SemanticsOption = "corrected") -> None:
     """Show one variant: formulas, options, masks, heads."""
     from hpc_jepa.objectives.catalogue import describe, formulas
 
@@ -66,7 +69,12 @@ def show(name: str, as_json: AsJson = False, semantics: SemanticsOption = "corre
     console.print(f"  head parameters at ViT-B, four levels: {entry.head_parameters:,}\n")
     for title, formula in formulas(name).items():
         console.print(f"[bold]{title}[/]")
-        console.print(formula + "\n", markup=False)
+        console.print(_reflowed(formula) + "\n", markup=False)
+
+
+def _reflowed(text: str) -> str:
+    """Paragraphs in one line each, for a terminal to break where its own width ends."""
+    return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
 def _parts(options: dict[str, dict[str, object]]) -> str:

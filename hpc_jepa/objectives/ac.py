@@ -9,12 +9,12 @@ from hpc_jepa.config.strict import Strict
 from hpc_jepa.latents import Latents, TokenGrid, gather_tokens
 from hpc_jepa.objectives.features import student_features
 from hpc_jepa.objectives.fwm import DynamicsSlice
-from hpc_jepa.objectives.objective import Objective, Setting
+from hpc_jepa.objectives.objective import Objective, Setting, TermOptions
 from hpc_jepa.objectives.pairs import PairKind, forecast_refusal, temporal_pairs
 from hpc_jepa.objectives.pooling import mean_over_pairs
 
 
-class ActionOptions(Strict):
+class ActionOptions(TermOptions):
     """Coefficient of the term, colour channels it predicts, hidden width of its head, which pairs it decodes."""
 
     weight: float = Field(1.0, ge=0)
@@ -60,10 +60,6 @@ class Action(Objective[ActionOptions]):
             change = gather_tokens(colour, group.later) - gather_tokens(colour, masks.context)
             errors.append((decoded - change.to(decoded.dtype)).abs().mean(-1))
         return {"ac": mean_over_pairs(errors, pairs)}
-
-    def weights(self, step: int) -> dict[str, float]:
-        """Constant."""
-        return {"ac": self.options.weight}
 
 
 def mean_colour(pixels: Tensor, grid: TokenGrid) -> Tensor:

@@ -3,15 +3,14 @@
 from pydantic import Field
 from torch import Tensor
 
-from hpc_jepa.config.strict import Strict
 from hpc_jepa.latents import Latents
 from hpc_jepa.objectives.features import student_changes
-from hpc_jepa.objectives.objective import Objective
+from hpc_jepa.objectives.objective import Objective, TermOptions
 from hpc_jepa.objectives.pairs import context_pairs
 from hpc_jepa.objectives.pooling import mean_over_pairs
 
 
-class DeltaOptions(Strict):
+class DeltaOptions(TermOptions):
     """Coefficient of the term."""
 
     weight: float = Field(0.5, ge=0)
@@ -33,7 +32,3 @@ class Delta(Objective[DeltaOptions]):
             (student - target).abs().mean(-1) for student, target in zip(changes, latents.target_change, strict=True)
         ]
         return {"delta": mean_over_pairs(errors, context_pairs(latents))}
-
-    def weights(self, step: int) -> dict[str, float]:
-        """Constant."""
-        return {"delta": self.options.weight}

@@ -4,10 +4,9 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from hpc_jepa.config.strict import Strict
 from hpc_jepa.latents import Latents
 from hpc_jepa.objectives.features import student_features
-from hpc_jepa.objectives.objective import Objective, Setting
+from hpc_jepa.objectives.objective import Objective, Setting, TermOptions
 from hpc_jepa.objectives.pairs import context_pairs
 from hpc_jepa.objectives.partition import split, widths
 from hpc_jepa.objectives.pooling import mean_over_pairs
@@ -15,7 +14,7 @@ from hpc_jepa.objectives.pooling import mean_over_pairs
 HALF = 0.5
 
 
-class HamiltonianOptions(Strict):
+class HamiltonianOptions(TermOptions):
     """Coefficient of the term, time step of the integrator, hidden width of the energy network."""
 
     weight: float = Field(1.0, ge=0)
@@ -56,10 +55,6 @@ class Hamiltonian(Objective[HamiltonianOptions]):
             moved_q, moved_p = self._step(q, p)
             errors.append((moved_q - target_q).abs().mean(-1) + (moved_p - target_p).abs().mean(-1))
         return {"hamiltonian": mean_over_pairs(errors, context_pairs(latents))}
-
-    def weights(self, step: int) -> dict[str, float]:
-        """Constant."""
-        return {"hamiltonian": self.options.weight}
 
     def _step(self, q: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
         """Symplectic Euler, with the same p in both evaluations. Encoder and energy learn through the slopes."""

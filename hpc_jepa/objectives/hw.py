@@ -4,12 +4,11 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from hpc_jepa.config.strict import Strict
 from hpc_jepa.latents import Latents
-from hpc_jepa.objectives.objective import Objective
+from hpc_jepa.objectives.objective import Objective, TermOptions
 
 
-class HardRegionOptions(Strict):
+class HardRegionOptions(TermOptions):
     """Coefficient of the term and temperature of the softmax over errors."""
 
     weight: float = Field(0.3, ge=0)
@@ -39,7 +38,3 @@ class HardRegion(Objective[HardRegionOptions]):
                 weight = weight.to(prediction.dtype)
             groups.append((weight * error).mean())
         return {"hw": torch.stack(groups).mean() if groups else latents.target.new_zeros(())}
-
-    def weights(self, step: int) -> dict[str, float]:
-        """Constant."""
-        return {"hw": self.options.weight}

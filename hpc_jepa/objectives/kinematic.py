@@ -12,7 +12,7 @@ from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.latents import Latents
 from hpc_jepa.objectives.features import one_later, student_features
-from hpc_jepa.objectives.objective import Objective
+from hpc_jepa.objectives.objective import Objective, TermOptions
 from hpc_jepa.objectives.pairs import Pairs
 from hpc_jepa.objectives.partition import split
 from hpc_jepa.objectives.pooling import mean_over_pairs, shared_count
@@ -21,7 +21,7 @@ HUBER_DELTA = 0.1
 PUBLISHED_EPOCHS = 100
 
 
-class KinematicOptions(Strict):
+class KinematicOptions(TermOptions):
     """Coefficient and form of the term, the leading share of channels it acts on, and whether it fades out."""
 
     weight: float = Field(1.0, ge=0)

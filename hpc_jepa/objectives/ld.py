@@ -11,12 +11,12 @@ from hpc_jepa.latents import Latents
 from hpc_jepa.objectives.features import student_features
 from hpc_jepa.objectives.fwm import DynamicsSlice
 from hpc_jepa.objectives.hw import HardRegionOptions
-from hpc_jepa.objectives.objective import Objective, Setting
+from hpc_jepa.objectives.objective import Objective, Setting, TermOptions
 from hpc_jepa.objectives.pairs import PairKind, Pairs, forecast_refusal, target_changes, temporal_pairs
 from hpc_jepa.objectives.pooling import mean_over_groups, mean_over_pairs, shared_count
 
 
-class LatentDynamicsOptions(Strict):
+class LatentDynamicsOptions(TermOptions):
     """Coefficient of the term, hidden width of its head, which pairs it decodes."""
 
     weight: float = Field(1.0, ge=0)
@@ -66,10 +66,6 @@ class LatentDynamics(Objective[LatentDynamicsOptions]):
             if isinstance(self._hard_region, HardRegionOptions):
                 return {"ld": self._hard_mean(errors, pairs, self._hard_region.temperature)}
             return {"ld": mean_over_pairs(errors, pairs)}
-
-    def weights(self, step: int) -> dict[str, float]:
-        """Constant."""
-        return {"ld": self.options.weight}
 
     def _hard_mean(self, errors: list[Tensor], pairs: tuple[Pairs, ...], temperature: float) -> Tensor:
         """Per group the softmax-weighted sum of pair errors, over the pairs of all clips (and processes)."""

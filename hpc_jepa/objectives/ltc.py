@@ -4,15 +4,14 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from hpc_jepa.config.strict import Strict
 from hpc_jepa.latents import Latents
 from hpc_jepa.objectives.features import student_features
-from hpc_jepa.objectives.objective import Objective
+from hpc_jepa.objectives.objective import Objective, TermOptions
 from hpc_jepa.objectives.pairs import context_pairs
 from hpc_jepa.objectives.pooling import mean_over_pairs
 
 
-class TemporalContrastOptions(Strict):
+class TemporalContrastOptions(TermOptions):
     """Coefficient of the term and margin of the hinge."""
 
     weight: float = Field(0.5, ge=0)
@@ -41,7 +40,3 @@ class TemporalContrast(Objective[TemporalContrastOptions]):
             further = F.cosine_similarity(student, now + change, dim=-1)
             hinges.append((self.options.margin - closer + further).clamp(min=0))
         return {"ltc": mean_over_pairs(hinges, context_pairs(latents))}
-
-    def weights(self, step: int) -> dict[str, float]:
-        """Constant."""
-        return {"ltc": self.options.weight}

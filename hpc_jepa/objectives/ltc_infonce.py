@@ -5,14 +5,13 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from hpc_jepa.config.strict import Strict
 from hpc_jepa.distributed import gather_over_processes, rank
 from hpc_jepa.latents import Latents
 from hpc_jepa.objectives.features import student_features
-from hpc_jepa.objectives.objective import Objective
+from hpc_jepa.objectives.objective import Objective, TermOptions
 
 
-class InfoNCEOptions(Strict):
+class InfoNCEOptions(TermOptions):
     """Coefficient of the term, softmax temperature, and anchors taken from each clip and mask group."""
 
     weight: float = Field(0.5, ge=0)
@@ -50,10 +49,6 @@ class InfoNCE(Objective[InfoNCEOptions]):
             later = _unit((target.detach() + change)[:, chosen])
             losses.append(self._both_ways(anchor, now, later, valid[:, chosen].flatten()))
         return {"ltc_infonce": torch.stack(losses).mean()}
-
-    def weights(self, step: int) -> dict[str, float]:
-        """Constant."""
-        return {"ltc_infonce": self.options.weight}
 
     def _evenly(self, tokens: int, device: torch.device) -> Tensor:
         anchors = min(self.options.anchors, tokens)

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar, Generic, TypeVar
 
+from pydantic import Field
 from torch import Tensor, nn
 
 from hpc_jepa.config.run import RunConfig
@@ -12,6 +13,12 @@ from hpc_jepa.config.strict import Strict
 from hpc_jepa.latents import Latents, TokenGrid
 
 Options = TypeVar("Options", bound=Strict)
+
+
+class TermOptions(Strict):
+    """Options of an objective with one term."""
+
+    weight: float = Field(ge=0, description="coefficient of the term")
 
 
 @dataclass(frozen=True)
@@ -36,8 +43,8 @@ class Setting:
 
 
 class Objective(nn.Module, Generic[Options]):
-    """Base class. A subclass sets ``name``, ``title``, ``families`` and ``options_type``, and defines ``forward`` and
-    ``weights``; ``least_tubelets`` where it looks along time.
+    """Base class. A subclass sets ``name``, ``title``, ``families`` and ``options_type``, and defines ``forward``; and
+    ``weights`` where its terms are several or change over time, ``least_tubelets`` where it looks along time.
 
     Objectives are pure: everything random or stateful comes with the latents or lies in the heads. Heads are modules
     called with tensors; a parameter owned by the objective itself would not be gathered under ZeRO-3.
@@ -67,5 +74,7 @@ class Objective(nn.Module, Generic[Options]):
         raise NotImplementedError
 
     def weights(self, step: int) -> dict[str, float]:
-        """Coefficient of each term at ``step``."""
-        raise NotImplementedError
+        """Coefficient of each term at ``step``. Here: one term, named like the objective, with a constant weight."""
+        if not isinstance(self.options, TermOptions):
+            raise NotImplementedError
+        return {self.name: self.options.weight}

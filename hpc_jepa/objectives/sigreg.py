@@ -4,16 +4,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from hpc_jepa.config.strict import Strict
 from hpc_jepa.distributed import sum_over_processes, world_size
 from hpc_jepa.kernels.directions import random_directions
 from hpc_jepa.latents import Latents
-from hpc_jepa.objectives.objective import Objective
+from hpc_jepa.objectives.objective import Objective, TermOptions
 
 LARGEST_FREQUENCY = 3.0
 
 
-class SigRegOptions(Strict):
+class SigRegOptions(TermOptions):
     """Coefficient of the term, number of projections, number of frequencies."""
 
     weight: float = Field(1.0, ge=0)
@@ -48,10 +47,6 @@ class SigReg(Objective[SigRegOptions]):
             statistic = statistic + weight * ((moments[0] - phi).square() + moments[1].square())
         scale = len(rows) * world_size() if self.setting.semantics.sigreg_scale == "samples" else 1
         return {"sigreg": scale * statistic.mean()}
-
-    def weights(self, step: int) -> dict[str, float]:
-        """Constant."""
-        return {"sigreg": self.options.weight}
 
 
 def _weights(t: Tensor) -> tuple[Tensor, Tensor]:

@@ -4,16 +4,15 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from hpc_jepa.config.strict import Strict
 from hpc_jepa.latents import Latents, TokenGrid, TokenMasks
 from hpc_jepa.objectives.features import student_features
-from hpc_jepa.objectives.objective import Objective
+from hpc_jepa.objectives.objective import Objective, TermOptions
 from hpc_jepa.objectives.pooling import mean_over_groups, shared_count
 
 LEAST_TUBELETS = 4
 
 
-class SpectralOptions(Strict):
+class SpectralOptions(TermOptions):
     """Coefficient of the term."""
 
     weight: float = Field(1.0, ge=0)
@@ -47,10 +46,6 @@ class Spectral(Objective[SpectralOptions]):
             pooled.append((error * whole).sum() / count.clamp(min=1))
             counts.append(count)
         return {"spectral": mean_over_groups(pooled, counts)}
-
-    def weights(self, step: int) -> dict[str, float]:
-        """Constant."""
-        return {"spectral": self.options.weight}
 
 
 def column_positions(masks: TokenMasks, grid: TokenGrid) -> tuple[Tensor, Tensor]:

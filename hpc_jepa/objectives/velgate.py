@@ -5,15 +5,14 @@ from einops import rearrange
 from pydantic import Field
 from torch import Tensor
 
-from hpc_jepa.config.strict import Strict
 from hpc_jepa.latents import Latents
 from hpc_jepa.objectives.features import student_changes
-from hpc_jepa.objectives.objective import Objective
+from hpc_jepa.objectives.objective import Objective, TermOptions
 from hpc_jepa.objectives.pairs import context_pairs
 from hpc_jepa.objectives.pooling import mean_over_pairs
 
 
-class VelocityGateOptions(Strict):
+class VelocityGateOptions(TermOptions):
     """Coefficient of the term, and the share of places of a tubelet that count as slow."""
 
     weight: float = Field(1.0, ge=0)
@@ -40,10 +39,6 @@ class VelocityGate(Objective[VelocityGateOptions]):
             for change, masks in zip(changes, latents.masks, strict=True)
         ]
         return {"velgate": mean_over_pairs(errors, context_pairs(latents))}
-
-    def weights(self, step: int) -> dict[str, float]:
-        """Constant."""
-        return {"velgate": self.options.weight}
 
     @torch.no_grad()
     def _slow(self, latents: Latents) -> Tensor:

@@ -42,7 +42,7 @@ def motion_map(
 
 
 def _averaged(pixels: Tensor, grid: TokenGrid) -> Tensor:
-    """Frame differences averaged over every tubelet-patch; one frame at a time and in place: memory is the limit here."""
+    """Frame differences averaged over every tubelet-patch; frame by frame and in place: memory is the limit here."""
     frames = pixels.unbind(2)
     change = torch.empty_like(frames[0])
     pooled = [

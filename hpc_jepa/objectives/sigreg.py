@@ -54,5 +54,5 @@ def _weights(t: Tensor) -> tuple[Tensor, Tensor]:
     phi = torch.exp(-t.square() / 2)
     spacing = t[1] - t[0]
     trapezoid = torch.full_like(t, 2.0)
-    trapezoid[[0, -1]] = 1.0
+    trapezoid[0] = trapezoid[-1] = 1.0
     return trapezoid * spacing * phi, phi

@@ -41,7 +41,7 @@ def run_config(semantics):
                 "predictor": {"width": 16, "depth": 1, "heads": 2},
             },
             "data": {"sources": {"none": {"shards": "none"}}, "clip": {"frames": 8, "size": 32}},
-            "objectives": ["fwm", "hw", "ld"],
+            "objectives": [name for name in primitives() if name != "base"],
             "semantics": semantics,
             "engine": {"batch_size": 4, "precision": "bf16"},
         }

@@ -26,6 +26,11 @@ def local_device() -> torch.device:
     return torch.device("cpu")
 
 
+def name_accelerator() -> None:
+    """To be called before DeepSpeed is imported: where it is not told, it guesses, with a warning."""
+    os.environ.setdefault("DS_ACCELERATOR", local_device().type)
+
+
 def is_main() -> bool:
     """Whether this process writes the files that exist once per run."""
     return rank() == 0

@@ -26,15 +26,8 @@ from torch import nn
 from hpc_jepa.cli.screen import progress
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.tree import load
-from hpc_jepa.distributed import HostGroup
+from hpc_jepa.distributed import HostGroup, name_accelerator
 from hpc_jepa.errors import HpcJepaError
-from hpc_jepa.training.assembly import build_loader, build_masker
-from hpc_jepa.training.average import TargetAverage
-from hpc_jepa.training.engine import build_engine, optimizer_step, set_rates
-from hpc_jepa.training.loop import weighted_sum
-from hpc_jepa.training.processes import join_process_group
-from hpc_jepa.training.schedules import rates_at
-from hpc_jepa.training.trainee import build_trainee
 
 PHASES = ("data", "masks", "target", "student", "predictor", "objectives", "backward", "optimizer", "EMA")
 
@@ -58,13 +51,14 @@ class PhaseTimer:
         self.steps[-1][name] += self._now() - started
 
     def watch(self, module: nn.Module, name: str) -> None:
-        """Time the forward pass of a module."""
-        started: list[float] = []
-        module.register_forward_pre_hook(lambda *_: started.append(self._now()))
-        module.register_forward_hook(lambda *_: self._add(name, self._now() - started.pop()))
+        """Time the forward pass of a module. Not by hooks: training calls some modules without them."""
+        forward = module.forward
 
-    def _add(self, name: str, seconds: float) -> None:
-        self.steps[-1][name] += seconds
+        def timed(*inputs: Any) -> Any:
+            with self.phase(name):
+                return forward(*inputs)
+
+        module.forward = timed
 
     def _now(self) -> float:
         if self._device.type == "cuda":
@@ -74,6 +68,15 @@ class PhaseTimer:
 
 def measure(config: RunConfig, steps: int, warmup: int) -> list[dict[str, float]]:
     """Seconds by phase of ``steps`` steps, after ``warmup`` uncounted ones."""
+    name_accelerator()
+    from hpc_jepa.training.assembly import build_loader, build_masker
+    from hpc_jepa.training.average import TargetAverage
+    from hpc_jepa.training.engine import build_engine, optimizer_step, set_rates
+    from hpc_jepa.training.loop import weighted_sum
+    from hpc_jepa.training.processes import join_process_group
+    from hpc_jepa.training.schedules import rates_at
+    from hpc_jepa.training.trainee import build_trainee
+
     device = join_process_group()
     engine = build_engine(build_trainee(config), config)
     loader, masker = build_loader(config, device), build_masker(config, HostGroup())

@@ -34,10 +34,9 @@ def train(
     layers = [argument for argument in arguments if "=" not in argument]
     config = load(RunConfig, layers, [argument for argument in arguments if "=" in argument])
 
-    import torch
+    from hpc_jepa.distributed import name_accelerator
 
-    # DeepSpeed guesses, with a warning, where it is not told.
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    name_accelerator()
     from hpc_jepa.objectives.registry import check_run
     from hpc_jepa.training.loop import train as pretrain
 

@@ -49,12 +49,18 @@ class Spectral(Objective[SpectralOptions]):
 
 
 def column_positions(masks: TokenMasks, grid: TokenGrid) -> tuple[Tensor, Tensor]:
-    """Positions in the context of all tokens of every place [B, H*W, T], and 1 where the place is whole [B, H*W]."""
+    """Positions in the context of the tokens of whole columns [B, P, T], and 1 for a whole column, else 0 [B, P].
+
+    A context of K tokens has at most P = K / T whole columns; whole ones come first, and others fill the rest.
+    """
     context = masks.context
     here = torch.arange(context.shape[1], device=context.device).expand_as(context)
     position = context.new_full((len(context), grid.tokens), -1).scatter(1, context, here)
     columns = position.view(-1, grid.time, grid.cells).transpose(1, 2)
-    return columns.clamp(min=0), (columns >= 0).all(-1).float()
+    whole = (columns >= 0).all(-1)
+    first = whole.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : context.shape[1] // grid.time]
+    chosen = columns.gather(1, first.unsqueeze(-1).expand(-1, -1, grid.time))
+    return chosen.clamp(min=0), whole.gather(1, first).float()
 
 
 def _columns_of(features: Tensor, columns: Tensor) -> Tensor:

@@ -15,12 +15,16 @@ Advance = Callable[..., None]
 
 
 class Duration(ProgressColumn):
-    """Time left, or taken at the end, in words that tell the two apart."""
+    """Time left and, where ``taken``, the time taken at the end, in words that tell the two apart."""
+
+    def __init__(self, taken: bool) -> None:
+        super().__init__(Column(no_wrap=True))
+        self._taken = taken
 
     def render(self, task: Task) -> Text:
         """Nothing before there is something to estimate from."""
         if task.finished_time is not None:
-            return Text(f"in {_clock(task.finished_time)}")
+            return Text(f"in {_clock(task.finished_time)}" if self._taken else "")
         return Text("" if task.time_remaining is None else f"{_clock(task.time_remaining)} left")
 
 
@@ -28,22 +32,21 @@ def _clock(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
-def _columns() -> tuple[ProgressColumn, ...]:
+def _columns(taken: bool) -> tuple[ProgressColumn, ...]:
     """Only the bar gives way on a narrow terminal."""
-    whole = Column(no_wrap=True)
     return (
         TextColumn("[bold]{task.description}"),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f}", justify="right"),
-        Duration(whole),
+        Duration(taken),
         TextColumn("{task.fields[note]}"),
     )
 
 
 @contextmanager
-def _bars() -> Iterator[Progress]:
+def _bars(taken: bool) -> Iterator[Progress]:
     """Bars that stay when the work is done, and make room for the message when it fails."""
-    with Progress(*_columns(), console=CONSOLE) as bars:
+    with Progress(*_columns(taken), console=CONSOLE) as bars:
         try:
             yield bars
         except BaseException:
@@ -53,8 +56,8 @@ def _bars() -> Iterator[Progress]:
 
 @contextmanager
 def cell_bars(labels: Sequence[str], totals: Sequence[int]) -> Iterator[Callable[[int, int, str], None]]:
-    """A bar for each of several runs. Yields ``show(number, step, note)``."""
-    with _bars() as bars:
+    """A bar for each of several runs, some of which may wait for others. Yields ``show(number, step, note)``."""
+    with _bars(taken=False) as bars:
         tasks = [bars.add_task(label, total=total, note="") for label, total in zip(labels, totals, strict=True)]
 
         def show(number: int, step: int, note: str) -> None:
@@ -65,8 +68,8 @@ def cell_bars(labels: Sequence[str], totals: Sequence[int]) -> Iterator[Callable
 
 @contextmanager
 def progress(title: str, total: int) -> Iterator[Advance]:
-    """A bar with count, elapsed time and ETA. Yields ``advance(amount=1, note="")``."""
-    with _bars() as bars:
+    """A bar with count and time left, at the end time taken. Yields ``advance(amount=1, note="")``."""
+    with _bars(taken=True) as bars:
         task = bars.add_task(title, total=total, note="")
 
         def advance(amount: int = 1, note: str = "") -> None:

@@ -67,10 +67,13 @@ def cell_bars(labels: Sequence[str], totals: Sequence[int]) -> Iterator[Callable
 
 
 @contextmanager
-def progress(title: str, total: int) -> Iterator[Advance]:
-    """A bar with count and time left, at the end time taken. Yields ``advance(amount=1, note="")``."""
+def progress(title: str, total: int, done: int = 0) -> Iterator[Advance]:
+    """A bar with count and time left, at the end time taken. Yields ``advance(amount=1, note="")``.
+
+    ``done``: what an earlier attempt has done of ``total``.
+    """
     with _bars(taken=True) as bars:
-        task = bars.add_task(title, total=total, note="")
+        task = bars.add_task(title, total=total, completed=done, note="")
 
         def advance(amount: int = 1, note: str = "") -> None:
             if note:

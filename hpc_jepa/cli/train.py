@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from hpc_jepa.cli import INTERRUPTED
-from hpc_jepa.cli.screen import CONSOLE, progress
+from hpc_jepa.cli.screen import CONSOLE, Advance, progress
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.tree import load
 
@@ -19,6 +19,27 @@ EXAMPLES = """Examples:
 
   torchrun --nproc-per-node 4 -m hpc_jepa train configs/regime/ucf101.yaml configs/objective/motion_guided.yaml
 """
+
+
+class _StepBar:
+    """Moves a bar with the lines of ``metrics.jsonl``."""
+
+    def __init__(self, advance: Advance, done: int) -> None:
+        self._advance = advance
+        self._done = done
+
+    def observe(self, line: dict[str, Any]) -> None:
+        """Another line was written."""
+        self.move_to(line["step"] + 1, f"loss {line['loss']:.4f}  {line['clips_per_second']:.0f} clips/s")
+
+    def move_to(self, step: int, note: str = "") -> None:
+        """So many steps are done."""
+        self._advance(step - self._done, note)
+        self._done = step
+
+
+def _ignore(amount: int = 1, note: str = "") -> None:
+    """Processes beside the first one have no bar."""
 
 
 def train(
@@ -37,25 +58,21 @@ def train(
     from hpc_jepa.distributed import name_accelerator
 
     name_accelerator()
+    from hpc_jepa.checkpoint.store import last_step
     from hpc_jepa.objectives.registry import check_run
     from hpc_jepa.training.loop import train as pretrain
 
     check_run(config)
     shown = os.environ.get("RANK", "0") == "0"
-    bar = progress(f"{config.folder.parent.name} seed {config.seed}", config.schedule.steps) if shown else nullcontext()
-    with bar as advance:
-        done = 0
-
-        def observe(line: dict[str, Any]) -> None:
-            nonlocal done
-            if advance is not None:
-                note = f"loss {line['loss']:.4f}  {line['clips_per_second']:.0f} clips/s"
-                advance(line["step"] + 1 - done, note)
-                done = line["step"] + 1
-
-        outcome = pretrain(config, observe)
-        if advance is not None and outcome == "done":
-            advance(config.schedule.steps - done)
+    steps, first = config.schedule.steps, last_step(config.folder)
+    if shown and 0 < first < steps:
+        CONSOLE.print(f"{config.folder}: going on after step {first}")
+    title = f"{config.folder.parent.name} seed {config.seed}"
+    with progress(title, steps, first) if shown else nullcontext(_ignore) as advance:
+        bar = _StepBar(advance, first)
+        outcome = pretrain(config, bar.observe)
+        if outcome == "done":
+            bar.move_to(steps)
     if outcome == "interrupted":
         if shown:
             CONSOLE.print("stopped after saving; the same command goes on from here")

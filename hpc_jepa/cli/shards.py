@@ -124,6 +124,8 @@ def preview(
     frames: Annotated[int, typer.Option(min=1, help="Frames per row.")] = 8,
 ) -> None:
     """Draw a contact sheet."""
+    if out.suffix.lower() != ".png":
+        raise InputError(f"--out {out}: a contact sheet is a PNG file; let the name end in .png")
     contact_sheet(folder, samples, frames).save(out)
     CONSOLE.print(f"{out}: written")
 

@@ -1,6 +1,11 @@
 """``hpc-jepa shards`` as a person types it."""
 
 import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -57,3 +62,49 @@ def test_the_published_protocol_cannot_be_bent(tmp_path):
     with pytest.raises(InputError, match="published fixes --size"):
         call("build", "motion8", "--protocol", "published", "--size", "64", "--out", tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def children_of(pid):
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def alive(pid):
+    return Path(f"/proc/{pid}").exists()
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert condition()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_build_that_is_stopped_leaves_no_workers_and_is_begun_anew(number, tmp_path):
+    build = ["shards", "build", "motion8", "--size", "32", "--frames", "4", "--test", "0", "--unlabelled", "0"]
+    command = [sys.executable, "-m", "hpc_jepa", *build, "--workers", "1", "--out", str(tmp_path)]
+    process = subprocess.Popen([*command, "--train", "20000"], stderr=subprocess.DEVNULL)
+    wait_until(lambda: any(tmp_path.glob(".train.partial/*")))
+    helpers = [pid for child in children_of(process.pid) for pid in (child, *children_of(child))]
+    process.send_signal(number)
+    assert process.wait(timeout=60) == (130 if number == signal.SIGTERM else -number)
+    wait_until(lambda: not any(alive(pid) for pid in helpers))
+    assert not (tmp_path / "train").exists()
+    assert number == signal.SIGKILL or list(tmp_path.iterdir()) == []
+    subprocess.run([*command, "--train", "4"], check=True, stderr=subprocess.DEVNULL)
+    assert [path.name for path in tmp_path.iterdir()] == ["train"]
+
+
+def test_two_builds_do_not_share_a_folder(tmp_path):
+    from hpc_jepa.checkpoint.files import sole_writer
+
+    with sole_writer(tmp_path / ".train.lock"), pytest.raises(InputError, match=r"process \d+ on .* is writing here"):
+        call("build", "motion8", *SMALL, "--workers", "1", "--out", tmp_path)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file: cannot be written \(File exists\); choose another --out"):
+        call("build", "motion8", *SMALL, "--workers", "1", "--out", tmp_path / "file")
+    with pytest.raises(InputError, match=r"a contact sheet is a PNG file"):
+        call("preview", tmp_path, "--out", "sheet.xyz")

@@ -8,13 +8,14 @@ a function of its range of samples, so the folder is the same for any number of 
 
 import json
 import multiprocessing
+import os
 import shutil
 import signal
-import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,7 @@ from typing import NamedTuple
 import av
 
 import hpc_jepa
-from hpc_jepa.checkpoint.files import sync, write_atomically
+from hpc_jepa.checkpoint.files import sole_writer, sync, write_atomically
 from hpc_jepa.data.decode import UndecodableError, inspect
 from hpc_jepa.data.encode import H264, Encoding, encode
 from hpc_jepa.data.shards.manifest import NAME, Manifest, Recipe, SampleInfo, ShardFile, read_manifest
@@ -75,11 +76,24 @@ def is_built(folder: Path, recipe: Recipe) -> bool:
 
 @contextmanager
 def worker_pool(count: int) -> Iterator[Executor]:
-    """Processes that build shards; Ctrl-C ends them at once."""
+    """Processes that build shards; Ctrl-C ends them at once, and so does the end of this process, however it ends."""
     # Forked from a server without threads, which imports the program only once for all of them.
     context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(count, context, signal.signal, (signal.SIGINT, signal.SIG_DFL)) as pool:
+    with ProcessPoolExecutor(count, context, _begin_work) as pool:
         yield pool
+
+
+def _begin_work() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    threading.Thread(target=_leave_with_parent, daemon=True).start()
+
+
+def _leave_with_parent() -> None:
+    """A worker waits for orders from a pipe that other workers hold open too: it would outlive a killed parent."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def build(
@@ -166,18 +180,22 @@ def _summary(source: Source, recipe: Recipe, shards: list[BuiltShard]) -> Manife
 
 @contextmanager
 def _renamed_when_complete(folder: Path) -> Iterator[Path]:
-    """A hidden folder that becomes ``folder`` at the end, and vanishes on any failure."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    draft = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
-    try:
+    """A hidden folder that becomes ``folder`` at the end, and vanishes on any failure, after a kill at the next try."""
+    draft, lock = (folder.with_name(f".{folder.name}.{what}") for what in ("partial", "lock"))
+    with ExitStack() as stack:
+        try:
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            stack.enter_context(sole_writer(lock))
+            stack.callback(lock.unlink, missing_ok=True)
+            stack.callback(shutil.rmtree, draft, ignore_errors=True)
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir()
+        except OSError as error:
+            raise InputError(f"{folder.parent}: cannot be written ({error.strerror}); choose another --out") from error
         yield draft
-        draft.chmod(0o755)
         sync(draft)
         draft.rename(folder)
         sync(folder.parent)
-    except BaseException:
-        shutil.rmtree(draft, ignore_errors=True)
-        raise
 
 
 def _difference(old: Recipe, new: Recipe) -> str:

@@ -67,11 +67,13 @@ class Manifest(Strict):
 def read_manifest(folder: Path) -> Manifest:
     """The manifest of a shard folder. Raises DataError where there is none or it is damaged."""
     path = folder / NAME
-    if not path.is_file():
-        found = "no such folder" if not folder.is_dir() else f"not a shard folder, {NAME} is missing"
-        raise DataError(f"{folder}: {found}; build it with: hpc-jepa shards build DATASET --out {folder.parent}")
     try:
         return Manifest.model_validate_json(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError) as error:
+        found = f"not a shard folder, {NAME} is missing" if folder.is_dir() else "no such folder"
+        raise DataError(
+            f"{folder}: {found}; build it with: hpc-jepa shards build DATASET --out {folder.parent}"
+        ) from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except ValidationError as error:

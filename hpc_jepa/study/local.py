@@ -8,6 +8,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 
 from hpc_jepa.study.grid import Cell
 from hpc_jepa.study.progress import Standing, standing
@@ -39,14 +40,14 @@ def run_study(cells: Sequence[Cell], jobs: int, watch: Watch) -> list[Failure]:
     """
     failures: list[Failure] = []
     chains = {number: commands(cell) for number, cell in enumerate(cells)}
-    with _pool(jobs) as pool:
+    with _commands_at_work(jobs) as (pool, run):
         submitted: dict[Future[Failure | None], tuple[int, Command]] = {}
         ready = list(chains)
         while ready or submitted:
             for number in ready:
                 command = next(chains[number], None)
                 if command is not None:
-                    submitted[pool.submit(_run, cells[number], command, jobs)] = (number, command)
+                    submitted[pool.submit(run, cells[number], command)] = (number, command)
             finished, _ = wait(submitted, timeout=GLANCE, return_when=FIRST_COMPLETED)
             ready = []
             for future in finished:
@@ -82,31 +83,56 @@ def _while(command: Command | None, how: Standing) -> Standing:
 
 
 @contextmanager
-def _pool(jobs: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads that start nothing more once the block is left."""
-    pool = ThreadPoolExecutor(jobs)
+def _commands_at_work(jobs: int) -> Iterator[tuple[ThreadPoolExecutor, Callable[[Cell, Command], Failure | None]]]:
+    """A thread for each of ``jobs`` commands. When the block fails those that run save and leave, and none follows."""
+    pool, launcher = ThreadPoolExecutor(jobs), _Launcher(jobs)
     try:
-        yield pool
+        yield pool, launcher.run
+    except BaseException:
+        launcher.stop()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
 
-def _run(cell: Cell, arguments: Command, jobs: int) -> Failure | None:
-    """One command to its end. What it prints is added to ``log/`` of the run, one file per kind of command."""
-    log = cell.config.folder / "log" / f"{arguments[0]}.log"
-    log.parent.mkdir(parents=True, exist_ok=True)
-    threads = max((os.cpu_count() or 1) // jobs, 1)
-    with log.open("a", encoding="utf-8") as output:
-        code = subprocess.run(
+class _Launcher:
+    """Runs commands in sessions of their own: a Ctrl-C reaches them once, through ``stop``, not twice."""
+
+    def __init__(self, jobs: int) -> None:
+        self._threads = max((os.cpu_count() or 1) // jobs, 1)
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._stopping = False
+
+    def run(self, cell: Cell, arguments: Command) -> Failure | None:
+        """One command to its end. What it prints is added to ``log/`` of the run, one file per kind of command."""
+        log = cell.config.folder / "log" / f"{arguments[0]}.log"
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with log.open("ab") as output:
+            code = self._exit_code(arguments, output)
+        if code == INTERRUPTED:
+            raise KeyboardInterrupt
+        if code == 0:
+            return None
+        lines = log.read_text(encoding="utf-8").strip().splitlines()
+        return Failure(cell, lines[-1] if lines else f"exit code {code}", log)
+
+    def stop(self) -> None:
+        """Ask what runs to save and leave."""
+        self._stopping = True
+        for process in tuple(self._running):
+            process.terminate()
+
+    def _exit_code(self, arguments: Command, output: BinaryIO) -> int:
+        process = subprocess.Popen(
             [sys.executable, "-m", "hpc_jepa", *arguments],
-            check=False,
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={"OMP_NUM_THREADS": str(threads), **os.environ},
-        ).returncode
-    if code == INTERRUPTED:
-        raise KeyboardInterrupt
-    if code == 0:
-        return None
-    lines = log.read_text(encoding="utf-8").strip().splitlines()
-    return Failure(cell, lines[-1] if lines else f"exit code {code}", log)
+            env={"OMP_NUM_THREADS": str(self._threads), **os.environ},
+            start_new_session=True,
+        )
+        self._running.add(process)
+        if self._stopping:  # asked between the start of the process and its entry in the list
+            process.terminate()
+        code = process.wait()
+        self._running.discard(process)
+        return code

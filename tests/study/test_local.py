@@ -1,7 +1,6 @@
 """``hpc-jepa study`` as a person types it, with real runs of a few steps."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -107,15 +106,16 @@ def test_a_failed_cell_is_named_with_its_log_and_does_not_stop_the_others(write_
     assert (tmp_path / "runs/demo/tiny/baseline/seed-0/eval/motion8.careful.json").is_file()
 
 
-def test_an_interrupt_saves_what_runs_and_starts_nothing_more(write_study, tmp_path):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_to_the_study_alone_saves_what_runs_and_starts_nothing_more(number, write_study, tmp_path):
     study = write_study("baseline", "ld", steps=100_000)
     command = [sys.executable, "-m", "hpc_jepa", "study", "submit", str(study), "--jobs", "1"]
-    process = subprocess.Popen(command, start_new_session=True, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     log = tmp_path / "runs/demo/tiny/baseline/seed-0/metrics.jsonl"
     deadline = time.monotonic() + 120
     while not (log.exists() and log.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
+    process.send_signal(number)
     assert process.wait(timeout=60) == 130
     first, second = json.loads(call("status", study, "--json").stdout)
     assert first["state"] == "interrupted"

@@ -61,8 +61,10 @@ def train(
     from hpc_jepa.checkpoint.store import last_step
     from hpc_jepa.objectives.registry import check_run
     from hpc_jepa.training.loop import train as pretrain
+    from hpc_jepa.training.run_folder import refuse_another
 
     check_run(config)
+    refuse_another(config)
     shown = os.environ.get("RANK", "0") == "0"
     steps, first = config.schedule.steps, last_step(config.folder)
     if shown and 0 < first < steps:

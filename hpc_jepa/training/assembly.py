@@ -19,6 +19,7 @@ from hpc_jepa.training.average import TargetAverage
 from hpc_jepa.training.engine import build_engine
 from hpc_jepa.training.feed import Feed
 from hpc_jepa.training.metrics import Observer, Recorder
+from hpc_jepa.training.processes import lost_peers_named
 from hpc_jepa.training.run_folder import claimed, failure_noted, refuse_another
 from hpc_jepa.training.snapshot import resume
 from hpc_jepa.training.trainee import build_trainee
@@ -57,7 +58,7 @@ def assembled(config: RunConfig, device: torch.device, observe: Observer) -> Ite
     host, feed_host = HostGroup(), HostGroup()
     with Feed(loader, build_masker(config, feed_host), config.schedule.steps) as feed:
         feed.prepare(from_main(last_step(config.folder)))
-        with claimed(config) as folder, failure_noted(folder, config.schedule.steps):
+        with claimed(config) as folder, failure_noted(folder, config.schedule.steps), lost_peers_named():
             first = resume(engine, config, loader.data_hashes)
             ema = config.targets == "ema"
             with Recorder(

@@ -3,13 +3,15 @@
 import atexit
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import deepspeed
 import torch
 import torch.distributed as dist
 
 from hpc_jepa.distributed import local_device
-from hpc_jepa.errors import InputError
+from hpc_jepa.errors import HpcJepaError, InputError
 
 COORDINATES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 LAUNCHER_VARIABLES = (*COORDINATES, "MASTER_ADDR", "MASTER_PORT")
@@ -30,29 +32,43 @@ def join_process_group() -> torch.device:
     return device
 
 
+@contextmanager
+def lost_peers_named() -> Iterator[None]:
+    """Say in one line that a collective failed because another process is gone: what ended that one is the cause."""
+    try:
+        yield
+    except RuntimeError as error:
+        if isinstance(error, dist.DistError) or "gloo" in str(error):
+            raise HpcJepaError(
+                f"rank {dist.get_rank()}: another process of this run has ended; its own last line says why, "
+                "the same command goes on from the newest checkpoint"
+            ) from error
+        raise
+
+
 def _start(backend: str, device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.set_device(device)
     # DeepSpeed would compile a shared-memory reduction at its first start on a CPU; gloo needs no compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    if _alone():
+    if alone():
         os.environ["LOCAL_RANK"] = "0"  # DeepSpeed reads it from here alone
         dist.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     else:
-        _check_launcher()
+        check_launcher()
         dist.init_process_group(backend)
     # DeepSpeed calls collectives by names that torch renames; nothing a user could do about it.
     warnings.filterwarnings("ignore", message=".*deprecated.*", category=FutureWarning, module="torch.distributed")
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
 
-def _alone() -> bool:
+def alone() -> bool:
     """Whether no launcher started this process. LOCAL_RANK=0 alone may be inherited from one that trained alone."""
     return not {"RANK", "WORLD_SIZE"} & os.environ.keys() and os.environ.get("LOCAL_RANK", "0") == "0"
 
 
-def _check_launcher() -> None:
-    """What a launcher sets is there and fits together; torch would wait for a rank that cannot come."""
+def check_launcher() -> None:
+    """Raise InputError unless what a launcher sets is there and fits: torch would wait for ranks that cannot come."""
     missing = [name for name in LAUNCHER_VARIABLES if name not in os.environ]
     if missing:
         present = next(name for name in COORDINATES if name in os.environ)

@@ -16,6 +16,7 @@ from hpc_jepa.checkpoint.store import WEIGHTS, Checkpoint, committing, folder, n
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import from_main, is_main, world_size
 from hpc_jepa.errors import CheckpointError, HpcJepaError
+from hpc_jepa.training.processes import lost_peers_named
 
 PARTS = {
     "model.student": "student",
@@ -38,7 +39,8 @@ def save(engine: DeepSpeedEngine, config: RunConfig, step: int, data_hashes: dic
         "versions": {"hpc_jepa": hpc_jepa.__version__, "torch": torch.__version__, "deepspeed": deepspeed.__version__},
     }
     weights = _finite_weights(engine.module, step)
-    with committing(config.folder, step, facts, config.checkpoint.keep) as partial, _told_where(config.folder, step):
+    commit = committing(config.folder, step, facts, config.checkpoint.keep)
+    with _told_where(config.folder, step), lost_peers_named(), commit as partial:
         engine.save_checkpoint(str(partial / "engine"), tag="state", save_latest=False)
         if is_main():
             save_file(weights, partial / WEIGHTS)

@@ -3,9 +3,6 @@
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -113,29 +110,6 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one_bit_for_bit(stage, config
     assert figures_of(halves) == figures_of(whole)
     ended = [load_file(c.folder / "checkpoints" / "latest" / "weights.safetensors") for c in (whole, halves)]
     assert all(torch.equal(ended[0][name], ended[1][name]) for name in ended[0])
-
-
-def start(config, folder):
-    """The command of a person. A process of its own, because ZeRO-3 replaces torch's linear layer in its process."""
-    path = folder / f"{config.study}.yaml"
-    path.write_text(dump(config))
-    return subprocess.Popen([sys.executable, "-m", "hpc_jepa", "train", str(path)], stderr=subprocess.DEVNULL)
-
-
-def test_a_killed_run_ends_as_an_undisturbed_one(configure, tmp_path):
-    whole, killed = configure(study="whole"), configure(study="killed")
-    assert start(whole, tmp_path).wait() == 0
-
-    process = start(killed, tmp_path)
-    deadline = time.monotonic() + 120
-    while newest(killed.folder) is None and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.kill()
-    process.wait()
-    assert newest(killed.folder).step < STEPS, "the run ended before it could be killed"
-
-    assert start(killed, tmp_path).wait() == 0
-    assert figures_of(killed) == figures_of(whole)
 
 
 def test_two_processes_see_the_clips_of_one_and_have_its_losses(configure, launch, tmp_path):

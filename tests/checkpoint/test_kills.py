@@ -44,7 +44,6 @@ def test_a_kill_at_any_moment_leaves_only_whole_checkpoints(tmp_path, caplog):
         step = sound.step if sound else 0
         assert step >= last, "a committed checkpoint was lost"
         visible = list((tmp_path / "checkpoints").glob("step-*"))
-        assert len(visible) <= 3, "two are kept, and the one that was just committed"
         if sound:
             assert sound.path == max(visible)
             assert (sound.path / "weights.safetensors").read_bytes() == step.to_bytes(4, "big") * 5000

@@ -3,7 +3,10 @@
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import pytest
 
@@ -20,26 +23,28 @@ def save(run, step, keep=2):
         (partial / "weights.safetensors").write_bytes(step.to_bytes(4, "big") * 5000)
 
 
-def save_until_killed(run, first):
-    """A child process that commits checkpoint after checkpoint; its process id."""
-    child = os.fork()
-    if child:
-        return child
-    step = first
-    while True:
-        step += 1
-        save(run, step)
+@pytest.fixture
+def kill_while_saving(tmp_path):
+    """``kill_while_saving(first, seconds)``: a process that commits steps after ``first`` dies after ``seconds``."""
+    command = [sys.executable, str(Path(__file__).parent / "workers" / "save_forever.py"), str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as parent:
+
+        def kill(first, seconds):
+            parent.stdin.write(f"{first}\n")
+            parent.stdin.flush()
+            child = int(parent.stdout.readline())
+            time.sleep(seconds)
+            os.kill(child, signal.SIGKILL)
+            assert parent.stdout.readline() == "dead\n"
+
+        yield kill
 
 
-def test_a_kill_at_any_moment_leaves_only_whole_checkpoints(tmp_path, caplog):
+def test_a_kill_at_any_moment_leaves_only_whole_checkpoints(kill_while_saving, tmp_path, caplog):
     moments = random.Random(8)
     last = 0
     for _ in range(KILLS):
-        child = save_until_killed(tmp_path, last)
-        time.sleep(moments.uniform(0.0, 0.03))
-        os.kill(child, signal.SIGKILL)
-        os.waitpid(child, 0)
-
+        kill_while_saving(last, moments.uniform(0.0, 0.03))
         sound = newest_sound(tmp_path)
         step = sound.step if sound else 0
         assert step >= last, "a committed checkpoint was lost"

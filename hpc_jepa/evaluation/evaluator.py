@@ -116,7 +116,8 @@ class Evaluator:
         device = local_device()
         networks = encoders(self.run, names, device)
         encode = {
-            name: _on(device, encoder.evaluate, self.task.encoder_precision) for name, encoder in networks.items()
+            name: _on(device, self._fitting(encoder.evaluate), self.task.encoder_precision)
+            for name, encoder in networks.items()
         }
         with tempfile.TemporaryDirectory(prefix="hpc_jepa-features-") as folder:
             train = self._features("train", encode, Path(folder))
@@ -142,6 +143,22 @@ class Evaluator:
         batches = math.ceil(len(clips) / self.task.batch_size)
         with self.progress(f"features of {split} clips", batches) as advance:
             return extract(encode, clips, tubelets, place, self.task.feature_precision, advance)
+
+    def _fitting(self, encode: Encode) -> Encode:
+        """``encode``, told of clips [B, C, F, Hp, Wp] that cannot be cut into whole tokens."""
+        config = self.run.config.model.encoder
+        token = (config.tubelet, config.patch, config.patch)
+
+        def checked(pixels: Tensor) -> Tensor:
+            clip = tuple(pixels.shape[2:])
+            if any(side % part for side, part in zip(clip, token, strict=True)):
+                raise InputError(
+                    f"{self.benchmark.name}.{self.protocol}.clip: {_by(clip)} (frames x pixels) cannot be cut into "
+                    f"tokens of {_by(token)}; choose multiples for frames and size"
+                )
+            return encode(pixels)
+
+        return checked
 
     def _clips(self, split: Split) -> EvaluationClips:
         shards = self.task.train if split == "train" else self.task.test
@@ -206,6 +223,10 @@ def _fingerprint(task: ProtocolConfig) -> str:
 def _data_hash(shards: Path) -> str:
     read_manifest(shards)  # says how to build shards that are missing
     return manifest_hash(shards)
+
+
+def _by(sides: Sequence[int]) -> str:
+    return "x".join(str(side) for side in sides)
 
 
 def _span(labels: set[int]) -> str:

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from hpc_jepa.config import tree
+from hpc_jepa.config.benchmark import BenchmarkConfig
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.errors import CheckpointError, DataError, InputError
 from hpc_jepa.evaluation import record
@@ -149,3 +150,13 @@ class _nothing:
 
     def __exit__(self, *error):
         return None
+
+
+@pytest.mark.parametrize(("setting", "clip"), [({"size": 30}, "8x30x30"), ({"frames": 7}, "7x32x32")])
+def test_clips_that_cannot_be_cut_into_tokens_are_refused(run_folder, benchmark, setting, clip):
+    values = benchmark.model_dump()
+    values["protocols"]["careful"]["clip"] |= setting
+    unfit = BenchmarkConfig.model_validate(values)
+    with pytest.raises(InputError, match=rf"careful\.clip: {clip} .* cannot be cut into tokens of 2x8x8"):
+        evaluate(run_folder, unfit, "careful", ["target"])
+    assert not (run_folder / "eval").exists()

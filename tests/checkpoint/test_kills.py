@@ -13,7 +13,7 @@ import pytest
 from hpc_jepa.checkpoint.store import committing, damage, folder, newest, newest_sound
 from hpc_jepa.errors import CheckpointError
 
-KILLS = 60
+KILLS, SAVES = 60, 15
 
 
 def save(run, step, keep=2):
@@ -42,8 +42,9 @@ def kill_while_saving(tmp_path):
 
 def test_a_kill_at_any_moment_leaves_only_whole_checkpoints(kill_while_saving, tmp_path, caplog):
     moments = random.Random(8)
-    last = 0
-    for _ in range(KILLS):
+    last = kills = 0
+    while kills < KILLS or last < SAVES:  # on a slow disk most die before their first
+        kills += 1
         kill_while_saving(last, moments.uniform(0.0, 0.03))
         sound = newest_sound(tmp_path)
         step = sound.step if sound else 0
@@ -53,7 +54,6 @@ def test_a_kill_at_any_moment_leaves_only_whole_checkpoints(kill_while_saving, t
             assert sound.path == max(visible)
             assert (sound.path / "weights.safetensors").read_bytes() == step.to_bytes(4, "big") * 5000
         last = step
-    assert last > KILLS / 4, "too few saves to have killed any"
     assert caplog.text == "", "a kill was taken for damage"
     save(tmp_path, last + 1)
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {

@@ -25,10 +25,10 @@ class ObjectiveChoice(Strict):
 class RunConfig(Strict):
     """Everything that decides the outcome of a run, and where it is written."""
 
-    study: str = Field("adhoc", pattern=r"^[\w.-]+$")
-    regime: str = Field(pattern=r"^[\w.-]+$")
-    variant: str = Field("baseline", pattern=r"^[\w.-]+$")
-    seed: int = Field(239, ge=0)
+    study: str = Field("adhoc", pattern=r"^\w[\w.-]*$")
+    regime: str = Field(pattern=r"^\w[\w.-]*$")
+    variant: str = Field("baseline", pattern=r"^\w[\w.-]*$")
+    seed: int = Field(239, ge=0, lt=2**63)
     runs: Path = Path("runs")
     model: ModelConfig = ModelConfig()
     data: DataConfig

@@ -26,7 +26,7 @@ class EvaluationConfig(Strict):
 class StudyConfig(Strict):
     """Every combination of regime, variant and seed is one run."""
 
-    study: str = Field(pattern=r"^[\w.-]+$")
+    study: str = Field(pattern=r"^\w[\w.-]*$")
     about: str = Field("", description="what the study asks and what it cannot tell, for the top of its report")
     regimes: tuple[str, ...] = Field(min_length=1, description="names of configs/regime/")
     variants: tuple[VariantConfig, ...] = Field(min_length=1)

@@ -2,6 +2,7 @@
 
 import hashlib
 from pathlib import Path
+from typing import Literal
 
 from pydantic import Field, ValidationError
 
@@ -12,18 +13,43 @@ from hpc_jepa.errors import DataError
 
 NAME = "manifest.json"
 FORMAT = 1
+IMAGE_CODEC = "jpeg"
 
 
 class SampleInfo(Strict):
-    """The ``<key>.json`` beside each video: what a reader needs before decoding it."""
+    """The ``<key>.json`` beside each video: what a reader needs before decoding it, and what is known about it.
+
+    Fields that are unknown are left out of the file.
+    """
 
     frames: int = Field(gt=0)
-    fps: float
+    fps: float = Field(description="average over the video; 0 for an image")
     width: int
     height: int
-    codec: str
+    codec: str = Field(description="as FFmpeg names it; jpeg for an image")
     label: int | None = None
-    text: str | None = None
+    class_name: str | None = None
+    text: str | None = Field(None, description="what is to be seen, in words: a caption, or else the class name")
+    template: str | None = Field(None, description="the caption with [something] for what placeholders fill in")
+    placeholders: tuple[str, ...] | None = None
+    file: str | None = Field(None, description="where the sample comes from, below the folder of videos")
+    start: float | None = Field(None, description="seconds into the file at which the sample begins, if it was cut")
+    end: float | None = None
+    stored: str | None = Field(None, description="copied, stripped (of sound) or transcoded")
+
+    @property
+    def is_image(self) -> bool:
+        """Whether this is a picture, not a video of one frame."""
+        return self.codec == IMAGE_CODEC
+
+    @property
+    def seconds(self) -> float:
+        """How long the video lasts; 0 for an image."""
+        return self.frames / self.fps if self.fps else 0.0
+
+    def to_json(self) -> bytes:
+        """The content of the file."""
+        return self.model_dump_json(exclude_none=True).encode()
 
 
 class ShardFile(Strict):
@@ -42,7 +68,11 @@ class Recipe(Strict):
     split: str
     settings: dict[str, Setting]
     encoding: Encoding
-    samples_per_shard: int
+    samples_per_shard: int = Field(gt=0)
+    shard_size: int | None = Field(None, gt=0, description="bytes at which a tar ends early")
+    shuffle_seed: int | None = Field(None, ge=0, description="samples lie in a drawn order; null: in the source's order")
+    mode: Literal["copy", "transcode"] = "copy"
+    check: Literal["decode", "probe"] = "decode"
 
 
 class Manifest(Strict):
@@ -57,6 +87,9 @@ class Manifest(Strict):
     longest: int
     shards: tuple[ShardFile, ...] = Field(min_length=1)
     software: dict[str, str]
+    seconds: float = Field(0.0, description="of all videos together")
+    codecs: dict[str, int] = Field({}, description="samples by codec")
+    stored: dict[str, int] = Field({}, description="samples by how they came to be stored, with the reason")
 
     @property
     def size(self) -> int:

@@ -27,19 +27,35 @@ class Frames:
 
 @dataclass(frozen=True)
 class EncodedFile:
-    """A video file that is stored as it is; the extension (no dot) becomes that of the member."""
+    """A video or image file as it was found; the extension (no dot) becomes that of the member.
 
+    Only ``start`` to ``end`` belongs to the sample, in seconds, where these are given.
+    """
+
+    data: bytes
+    extension: str
+    start: float | None = None
+    end: float | None = None
+
+
+@dataclass(frozen=True)
+class PackedSample:
+    """A sample out of another shard folder: its description and its video go into the tar as they are."""
+
+    info: bytes
     data: bytes
     extension: str
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One video and what is known about it."""
+    """One video and what is known about it. text: a caption, or else the class name."""
 
-    media: Frames | EncodedFile
+    media: Frames | EncodedFile | PackedSample
     label: int | None = None
     text: str | None = None
+    template: str | None = None
+    placeholders: tuple[str, ...] | None = None
 
 
 class Source(Protocol):

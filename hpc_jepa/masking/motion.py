@@ -5,7 +5,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange, reduce
+from einops import reduce
 from torch import Tensor
 
 from hpc_jepa.errors import InputError
@@ -42,15 +42,20 @@ def motion_map(
 
 
 def _averaged(pixels: Tensor, grid: TokenGrid) -> Tensor:
-    """Frame differences averaged over every tubelet-patch; frame by frame and in place: memory is the limit here."""
-    frames = pixels.unbind(2)
-    change = torch.empty_like(frames[0])
-    pooled = [
-        reduce(torch.sub(b, a, out=change).abs_(), "b c (y h) (x w) -> b y x", "mean", y=grid.height, x=grid.width)
-        for a, b in pairwise(frames)
-    ]
-    change = torch.stack([pooled[0], *pooled], dim=1)
-    return reduce(change, "b (t f) y x -> b t y x", "mean", t=grid.time)
+    """Frame differences averaged over every tubelet-patch.
+
+    Memory is the limit: one row of patches of two frames at a time stays in the cache, so that pixels are read once.
+    """
+    bands = torch.stack([_change_of_columns(band) for band in pixels.tensor_split(grid.height, dim=3)], dim=2)
+    bands = torch.cat([bands[:, :1], bands], dim=1)
+    return reduce(bands, "b (t f) y (x w) -> b t y x", "mean", t=grid.time, x=grid.width)
+
+
+def _change_of_columns(band: Tensor) -> Tensor:
+    """Mean absolute difference of neighbouring frames in each pixel column: [B, C, F, h, W] -> [B, F-1, W]."""
+    frames = band.unbind(2)
+    change = torch.empty_like(frames[0], memory_format=torch.contiguous_format)
+    return torch.stack([torch.sub(b, a, out=change).abs_().mean((1, 2)) for a, b in pairwise(frames)], dim=1)
 
 
 def _interpolated(pixels: Tensor, grid: TokenGrid) -> Tensor:
@@ -58,14 +63,22 @@ def _interpolated(pixels: Tensor, grid: TokenGrid) -> Tensor:
 
     With patches of even side, linear interpolation averages the two by two pixels around the centre of each patch.
     """
-    rows, columns = pixels.shape[-2] // grid.height, pixels.shape[-1] // grid.width
+    height, width = pixels.shape[-2:]
+    rows, columns = height // grid.height, width // grid.width
     if rows % 2 == 0 and columns % 2 == 0:
-        patches = rearrange(pixels, "b c f (y h) (x w) -> b c f y h x w", h=rows, w=columns)
-        pixels = patches.narrow(4, rows // 2 - 1, 2).narrow(6, columns // 2 - 1, 2).flatten(5).flatten(3, 4)
+        places = _centres(height, rows, pixels.device)[:, None] * width + _centres(width, columns, pixels.device)
+        centres = pixels.reshape(-1, height * width).index_select(1, places.flatten())
+        pixels = centres.view(*pixels.shape[:3], *places.shape)
     change = pixels.diff(dim=2).abs_().mean(1)
     change = torch.cat([change[:, :1], change], dim=1).unsqueeze(1)
     size = (grid.time, grid.height, grid.width)
     return F.interpolate(change, size=size, mode="trilinear", align_corners=False).squeeze(1)
+
+
+def _centres(side: int, patch: int, device: torch.device) -> Tensor:
+    """The middle two pixels of every patch along a side of the clip, ascending."""
+    pixel = torch.arange(side, device=device)
+    return pixel.view(-1, patch)[:, patch // 2 - 1 : patch // 2 + 1].flatten()
 
 
 def guided_origins(draws: Tensor, motion: Tensor, size: BlockSize, strength: float) -> Tensor:

@@ -15,7 +15,7 @@ from hpc_jepa.masking.blocks import BlockSize, block_size, uniform_origins, visi
 from hpc_jepa.masking.motion import guided_origins, motion_map
 from hpc_jepa.masking.tokens import context_distance, next_in_context, pairs, token_list, truncate, tube_order
 
-ATTEMPTS = 8
+ATTEMPTS = 4
 """Placements drawn per clip and step, in case blocks hide everything."""
 
 

@@ -34,15 +34,16 @@ def context_distance(context: Tensor, target: Tensor, grid: TokenGrid) -> Tensor
     """Square root of the grid distance from each context token [B, K] to the nearest target token [B, Q]: [B, K] fp32.
 
     An exact Euclidean distance transform: squared distances are lowered along one axis after the other (Felzenszwalb
-    and Huttenlocher 2012), T + H + W steps per token instead of one for every pair of tokens.
+    and Huttenlocher 2012), T + H + W steps per token instead of one for every pair of tokens. Clips are the innermost
+    dimension, so that every step runs over contiguous memory.
     """
-    squared = torch.full((len(target), grid.tokens), torch.inf, device=target.device).scatter(1, target, 0.0)
-    squared = squared.view(-1, grid.time, grid.height, grid.width)
-    for axis in (1, 2, 3):
+    far = torch.full((grid.tokens, len(target)), torch.inf, device=target.device)
+    squared = far.scatter(0, target.T, 0.0).view(grid.time, grid.height, grid.width, -1)
+    for axis in range(3):
         place = torch.arange(squared.shape[axis], device=target.device)
-        steps = (place[:, None] - place).square()
-        squared = (squared.movedim(axis, -1).unsqueeze(-2) + steps).amin(-1).movedim(-1, axis)
-    return squared.flatten(1).gather(1, context).sqrt().sqrt()
+        steps = (place[:, None] - place).square()[(...,) + (None,) * (3 - axis)]
+        squared = (squared.unsqueeze(axis) + steps).amin(axis + 1)
+    return squared.flatten(0, 2).T.gather(1, context).sqrt().sqrt()
 
 
 def next_in_context(context: Tensor, grid: TokenGrid) -> Tensor:

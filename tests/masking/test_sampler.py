@@ -94,7 +94,7 @@ def test_published_counts_belong_to_each_process(make_sampler, make_clips):
 
 def test_average_sizes_are_the_published_ones(make_sampler, make_clips):
     """Raster truncation at eight clips per process; survival of visible tokens per tubelet."""
-    steps = 300
+    steps = 1200
     sampler = make_sampler(PAPER, 8, scope="process", mask_truncation="raster")
     clips = make_clips(8, TokenGrid(1, 1, 1))
     visible = (584, 295)

@@ -22,6 +22,10 @@ class DataError(HpcJepaError):
     exit_code = 3
 
 
+class UndecodableError(DataError):
+    """One sample that cannot be turned into frames; the rest of the data set may be fine."""
+
+
 class CheckpointError(HpcJepaError):
     """A checkpoint that is damaged or belongs to something else."""
 

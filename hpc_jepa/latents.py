@@ -13,11 +13,15 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class TokenGrid:
-    """Tokens of a clip along time, rows and columns; token n = (t*height + y)*width + x."""
+    """Tokens of a clip along time, rows and columns; token n = (t*height + y)*width + x.
+
+    image: the tokens are of single images, which the networks tell from videos.
+    """
 
     time: int
     height: int
     width: int
+    image: bool = False
 
     @property
     def tokens(self) -> int:
@@ -34,7 +38,7 @@ class TokenGrid:
 class ClipBatch:
     """The clips of one process for one step.
 
-    pixels: [B, C, F, Hp, Wp] float32, normalised.
+    pixels: [B, C, F, Hp, Wp] float32, normalised; F = 1 in a batch of images.
     samples: [B] int64, index of the sample within its source.
     sources: [B] int64, index of the source within the mixture.
     static: [B] bool, the clip is one image repeated.

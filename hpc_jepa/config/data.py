@@ -1,8 +1,10 @@
 """Where clips come from and how they are cut and augmented."""
 
+from math import ceil
 from pathlib import Path
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from hpc_jepa.config.strict import Strict
 
@@ -10,10 +12,14 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
+Place = Annotated[str, BeforeValidator(str)]
+"""A folder, or the URL of one (``s3://...``, ``http://...``), which fsspec reads."""
+
+
 class SourceConfig(Strict):
     """One shard folder (it holds ``manifest.json``) and its share of the mixture."""
 
-    shards: Path
+    shards: Place
     weight: float = Field(1.0, gt=0)
 
 
@@ -22,12 +28,18 @@ class ClipConfig(Strict):
 
     frames: int = Field(16, gt=0)
     stride: int = Field(2, gt=0, description="source frames between two clip frames")
+    fps: int | None = Field(
+        None, gt=0, description="clip frames per second; sets the stride of each video by its frame rate, rounded down"
+    )
     size: int = Field(224, gt=0, description="side of the square crop, pixels")
 
-    @property
-    def span(self) -> int:
-        """Source frames a clip covers."""
-        return self.frames * self.stride
+    def span(self, fps: float) -> int:
+        """Source frames a clip covers in a video of ``fps`` frames per second."""
+        return self.frames * self.stride_at(fps)
+
+    def stride_at(self, fps: float) -> int:
+        """Source frames between two clip frames: as set, or the whole frame rate of the video over ``self.fps``."""
+        return self.stride if self.fps is None else max(1, ceil(fps) // self.fps)
 
 
 class AugmentationConfig(Strict):
@@ -54,13 +66,43 @@ class AugmentationConfig(Strict):
         return self
 
 
+class ShardOrderConfig(Strict):
+    """Clips come from a few tars at a time, for file systems that want long reads: another order than the default, and
+    as much a function of seed and step. One tar after another gives way to a new one, drawn by its number of samples.
+    """
+
+    shards: int = Field(16, gt=0, description="tars of each source that are drawn from at a time")
+    steps: int = Field(100, gt=0, description="steps that each of them stays")
+
+
+class ReadingConfig(Strict):
+    """How bytes get from the shards to the decoders. Nothing here changes what a step contains."""
+
+    ahead: int = Field(2, ge=0, description="steps whose samples are read before they are due")
+    threads: int = Field(2, gt=0, description="threads per process that read ahead")
+    scratch: Path | None = Field(None, description="folder on a local disk that keeps copies of the tars in use")
+    scratch_limit: float = Field(100.0, gt=0, description="GiB that the copies of all processes may take")
+
+
 class DataConfig(Strict):
     """A mixture of sources, read as clips."""
 
     sources: dict[str, SourceConfig] = Field(min_length=1)
     clip: ClipConfig = ClipConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
-    decode_threads: int = Field(1, gt=0, description="threads per process that read and decode")
+    images: Literal["clips", "batches"] = Field(
+        "clips",
+        description="an image is a clip that repeats it (published), or makes batches of images alone, one frame each",
+    )
+    shard_order: ShardOrderConfig | None = Field(None, description="draw from a few tars at a time; null: from all")
+    decode_threads: int = Field(1, gt=0, description="threads per process that decode")
+    reading: ReadingConfig = ReadingConfig()
     undecodable_rate: float = Field(
         0.01, ge=0, le=1, description="share of clips that may fail to decode before the run stops"
     )
+
+    @model_validator(mode="after")
+    def _images_differ_from_clips(self) -> "DataConfig":
+        if self.images == "batches" and self.clip.frames == 1:
+            raise ValueError("images: batches needs clips of more than one frame, or nothing sets images apart")
+        return self

@@ -7,20 +7,20 @@ from hpc_jepa.config.benchmark import EvaluationClipConfig
 from hpc_jepa.config.data import ClipConfig
 
 
-def training_frames(frames: int, clip: ClipConfig, start: float) -> NDArray[np.int64]:
-    """Frame indices [F] of a clip at a random place; ``start`` is uniform in [0, 1).
+def training_frames(frames: int, fps: float, clip: ClipConfig, start: float) -> NDArray[np.int64]:
+    """Frame indices [F] of a clip at a random place of a video; ``start`` is uniform in [0, 1).
 
     As V-JEPA 2 cuts clips: a video longer than the span c = F * stride gives a window that ends at a uniform integer in
     [c, frames), its F indices spread evenly, so that steps are stride * F / (F - 1) rounded down. A shorter one is used
     whole, every ``stride`` frames, and its last frame is repeated.
     """
-    span = clip.span
+    span = clip.span(fps)
     if frames > span:
         end = span + int(start * (frames - span))
         spread = np.linspace(end - span, end, clip.frames)
         return spread.clip(max=end - 1).astype(np.int64)
     spread = np.full(clip.frames, float(frames))
-    distinct = frames // clip.stride
+    distinct = frames // clip.stride_at(fps)
     spread[:distinct] = np.linspace(0, frames, distinct)
     return spread.clip(max=frames - 1).astype(np.int64)
 

@@ -1,7 +1,7 @@
 """Chosen frames of a compressed video, exact to the frame, decoding no more than needed."""
 
 import io
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, TypeAlias
 
@@ -14,13 +14,13 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from hpc_jepa.errors import DataError
+from hpc_jepa.data.images import decode_image, is_image, opened_image
+from hpc_jepa.errors import UndecodableError as UndecodableError
 
 VideoPacket: TypeAlias = "Packet[VideoStream]"
 
-
-class UndecodableError(DataError):
-    """One sample that cannot be turned into frames; the rest of the data set may be fine."""
+LARGEST_FRAME = 1 << 26
+"""Pixels of a frame; a damaged header may claim more, and memory for them."""
 
 
 class VideoFacts(NamedTuple):
@@ -34,7 +34,11 @@ class VideoFacts(NamedTuple):
 
 
 def inspect(video: bytes) -> VideoFacts:
-    """Decode every frame. Raises UndecodableError unless all of them come out whole."""
+    """Decode every frame; an image is one. Raises UndecodableError unless all of them come out whole."""
+    if is_image(video):
+        with opened_image(video) as image:
+            image.load()
+            return VideoFacts(1, 0.0, image.width, image.height, str(image.format).lower())
     with _opened(video) as (stream, packets):
         decoded = sum(1 for _ in map(_whole, _decode(stream, packets)))
         if decoded != len(packets):
@@ -46,8 +50,11 @@ def inspect(video: bytes) -> VideoFacts:
 def decode_frames(video: bytes, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
     """RGB frames [F, H, W, 3] at ``indices`` (any order, repeats allowed), counted in order of presentation.
 
-    Raises UndecodableError when the bytes are no video, are damaged, or hold fewer frames.
+    An image is a video of one frame. Raises UndecodableError when the bytes are neither, are damaged, or hold fewer
+    frames.
     """
+    if is_image(video):
+        return _repeated(decode_image(video), indices)
     with _opened(video) as (stream, packets):
         times = sorted(_time(packet) for packet in packets)
         if max(indices) >= len(times):
@@ -56,13 +63,19 @@ def decode_frames(video: bytes, indices: Sequence[int] | NDArray[np.int64]) -> N
         reformatter = VideoReformatter()
         pictures = {}
         for run in _runs(packets, wanted):
-            for frame in _decode(stream, run):
+            for frame in _decode(stream, run, wanted):
                 if frame.pts in wanted:
                     rgb = reformatter.reformat(_whole(frame), format="rgb24", threads=1)
                     pictures[frame.pts] = rgb.to_ndarray()
         if len(pictures) != len(wanted):
             raise UndecodableError(f"only {len(pictures)} of {len(wanted)} frames decode")
         return np.stack([pictures[times[index]] for index in indices])
+
+
+def _repeated(image: NDArray[np.uint8], indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
+    if max(indices) > 0:
+        raise UndecodableError(f"frame {max(indices)} was asked for, an image is one frame")
+    return np.broadcast_to(image, (len(indices), *image.shape))
 
 
 def count_frames(video: bytes) -> int:
@@ -133,11 +146,18 @@ def _runs(packets: list[VideoPacket], wanted: set[int]) -> list[list[VideoPacket
     return [packets[stretch.start : stretch.stop] for stretch in stretches]
 
 
-def _decode(stream: VideoStream, packets: list[VideoPacket]) -> Iterator[VideoFrame]:
-    """Frames of packets that begin with a key frame. Some may be damaged: those of an open group that lack its past."""
+def _decode(
+    stream: VideoStream, packets: list[VideoPacket], wanted: Container[int] | None = None
+) -> Iterator[VideoFrame]:
+    """Frames of packets that begin with a key frame. Some may be damaged: those of an open group that lack its past.
+
+    Frames at times that are not ``wanted`` are left out where no other frame is made from them.
+    """
     decoder = stream.codec_context
-    for packet in [*packets, None]:
+    for packet in packets:
+        decoder.skip_frame = "DEFAULT" if wanted is None or packet.pts in wanted else "NONREF"
         yield from decoder.decode(packet)
+    yield from decoder.decode(None)
     decoder.flush_buffers()
 
 

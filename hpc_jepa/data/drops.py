@@ -5,10 +5,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from hpc_jepa.checkpoint.files import write_atomically
 from hpc_jepa.errors import DataError
 
 MINIMUM_CLIPS = 1000
 """Clips of a process over which the rate is judged at least, so that one bad clip early on does not stop a run."""
+
+LEDGER = "dropped-{rank}.jsonl"
 
 
 class Drop(NamedTuple):
@@ -22,14 +25,37 @@ class Drop(NamedTuple):
     reason: str
 
 
-class DropLedger:
-    """Counts the drops of this process per source and appends them to ``path`` as JSON lines (no path, no file)."""
+def ledger_path(folder: Path, rank: int) -> Path:
+    """Where a process of a run writes its drops."""
+    return folder / LEDGER.format(rank=rank)
 
-    def __init__(self, path: Path | None, sources: Sequence[str], allowed_rate: float) -> None:
+
+def forget_drops(folder: Path, first: int) -> None:
+    """Take the drops of steps from ``first`` on out of the ledgers of all processes: those steps will be run again.
+
+    So does a last line cut short by a kill.
+    """
+    for ledger in sorted(folder.glob(LEDGER.format(rank="*"))):
+        lines = ledger.read_bytes().splitlines(keepends=True)
+        kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] < first]
+        if kept != lines:
+            write_atomically(ledger, b"".join(kept))
+
+
+class DropLedger:
+    """Counts the drops of this process per source and appends them to a file as JSON lines, once it is given one."""
+
+    def __init__(self, sources: Sequence[str], allowed_rate: float) -> None:
         self.counts = dict.fromkeys(sources, 0)
-        self._path = path
+        self._path: Path | None = None
+        self._unwritten: list[Drop] = []
         self._allowed_rate = allowed_rate
         self._clips = 0
+
+    def open(self, path: Path) -> None:
+        """Write drops to ``path`` from now on, and those that came before."""
+        self._path = path
+        self._write()
 
     def record(self, clips: int, drops: Sequence[Drop]) -> None:
         """Note that ``clips`` were read and ``drops`` replaced.
@@ -40,8 +66,8 @@ class DropLedger:
         self._clips += clips
         for drop in drops:
             self.counts[drop.source] += 1
-        if drops and self._path:
-            self._append(self._path, drops)
+        self._unwritten += drops
+        self._write()
         dropped = sum(self.counts.values())
         if dropped > self._allowed_rate * max(self._clips, MINIMUM_CLIPS):
             worst = max(self.counts, key=self.counts.__getitem__)
@@ -51,7 +77,10 @@ class DropLedger:
                 f"data.undecodable_rate = {self._allowed_rate:g} allows; most are from {worst}{listed}"
             )
 
-    def _append(self, path: Path, drops: Sequence[Drop]) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a", encoding="utf-8") as file:
-            file.write("".join(f"{json.dumps(drop._asdict())}\n" for drop in drops))
+    def _write(self) -> None:
+        if self._path is None or not self._unwritten:
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a", encoding="utf-8") as file:
+            file.write("".join(f"{json.dumps(drop._asdict())}\n" for drop in self._unwritten))
+        self._unwritten.clear()

@@ -7,21 +7,25 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor
 from torch.nn.functional import interpolate
 
 from hpc_jepa.config.benchmark import EvaluationClipConfig
 from hpc_jepa.data.clips import evaluation_frames
-from hpc_jepa.data.decode import UndecodableError, decode_frames
+from hpc_jepa.data.decode import decode_frames
+from hpc_jepa.data.images import is_image, opened_image
 from hpc_jepa.data.shards.folder import ShardFolder
-from hpc_jepa.errors import DataError
+from hpc_jepa.data.shards.manifest import SampleInfo
+from hpc_jepa.errors import DataError, UndecodableError
 
 
 class EvaluationClips:
     """Iterates over (pixels [B, C, F, Hp, Wp] float32, labels [B] int64, indices [B] int64) on the CPU.
 
     Frames are chosen by ``clip.sampling``, the short side resized to ``clip.size`` (bilinear, no antialiasing) and the
-    centre cropped, pixels normalised. Process ``rank`` reads samples rank, rank + world_size, ... Unlabelled samples
+    centre cropped, pixels normalised. Images are resized as torchvision does it (bicubic, antialiased) and repeated.
+    Process ``rank`` reads samples rank, rank + world_size, ... Unlabelled samples
     have label -1. Every sample counts here: one that does not decode raises DataError naming it.
     """
 
@@ -66,7 +70,7 @@ class EvaluationClips:
     def _refuse_short_videos(self) -> None:
         clip, longest = self._clip, self._shards.manifest.longest
         needed = clip.frames if clip.sampling == "uniform" else (clip.frames - 1) * clip.stride + 1
-        if longest < needed:
+        if 1 < longest < needed:
             raise DataError(
                 f"{self._shards.folder}: its longest video has {longest} frames, a clip needs {needed}; "
                 f"lower frames or stride of the protocol's clip"
@@ -82,12 +86,18 @@ class EvaluationClips:
     def _pixels(self, index: int) -> Tensor:
         """[C, F, Hp, Wp] of one sample."""
         try:
-            video, info = self._shards.read(index)
-            frames = decode_frames(video, evaluation_frames(info.frames, self._clip))
+            pixels = self._centred_frames(*self._shards.read(index))
         except UndecodableError as error:
             raise self._named(index, error) from error
         mean, std = (255 * torch.tensor(value).view(3, 1, 1, 1) for value in (self._clip.mean, self._clip.std))
-        return (_centred(frames, self._clip.size) - mean) / std
+        return ((pixels - mean) / std).expand(-1, self._clip.frames, -1, -1)
+
+    def _centred_frames(self, data: bytes, info: SampleInfo) -> Tensor:
+        """[C, F, Hp, Wp] of a video, [C, 1, Hp, Wp] of an image; bytes as floats."""
+        if not is_image(data):
+            return _centred(decode_frames(data, evaluation_frames(info.frames, self._clip)), self._clip.size)
+        with opened_image(data) as image:
+            return _centred_image(image.convert("RGB"), self._clip.size)
 
     def _named(self, index: int, error: UndecodableError) -> DataError:
         shards = self._shards
@@ -104,3 +114,14 @@ def _centred(frames: NDArray[np.uint8], size: int | None) -> Tensor:
         top, left = ((side - size) // 2 for side in pixels.shape[2:])
         pixels = pixels[:, :, top : top + size, left : left + size]
     return pixels.transpose(0, 1).contiguous()
+
+
+def _centred_image(image: Image.Image, size: int | None) -> Tensor:
+    """RGB image -> [C, 1, size, size] as torchvision's Resize and CenterCrop make it, or whole where size is None."""
+    if size is not None:
+        width, height = image.size
+        short = min(width, height)
+        image = image.resize((size * width // short, size * height // short), Image.Resampling.BICUBIC)
+        left, top = (round((side - size) / 2) for side in image.size)
+        image = image.crop((left, top, left + size, top + size))
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).unsqueeze(1).float()

@@ -1,53 +1,58 @@
 """Training clips: from the step number to this process's part of the global batch."""
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
-from hpc_jepa.config.data import ClipConfig, DataConfig
+from hpc_jepa.config.data import DataConfig
+from hpc_jepa.data.augment import Augmenter, Clip
 from hpc_jepa.data.clips import training_frames
-from hpc_jepa.data.crop import View, augmented_view
-from hpc_jepa.data.decode import UndecodableError, decode_frames
+from hpc_jepa.data.crop import augmented_view
+from hpc_jepa.data.decode import decode_frames
 from hpc_jepa.data.drops import Drop, DropLedger
-from hpc_jepa.data.pipeline import ClipPipeline
-from hpc_jepa.data.sampler import Draws, Sampler
-from hpc_jepa.data.shards.folder import ShardFolder
-from hpc_jepa.errors import DataError, InputError
+from hpc_jepa.data.images import is_image
+from hpc_jepa.data.pipeline import Media
+from hpc_jepa.data.read_ahead import Place, ReadAhead
+from hpc_jepa.data.sampler import Draws, SampledSource, Sampler
+from hpc_jepa.data.shards.folder import ShardFolder, StoredVideo
+from hpc_jepa.data.store import Scratch
+from hpc_jepa.errors import DataError, InputError, UndecodableError
 from hpc_jepa.latents import ClipBatch
 
 REPLACEMENTS = 10
 """Undecodable samples in a row, all meant for one clip, before the run stops."""
 
+GIB = 1 << 30
 
-class _Clip(NamedTuple):
-    """One row of the batch. video: frames [F, H, W, 3] or compressed bytes [n], uint8; frames: their indices [F]."""
+
+class _Row(NamedTuple):
+    """One row of the batch. static: its video has a single frame. drops: what it stands in for."""
 
     source: int
     sample: int
-    video: NDArray[np.uint8]
-    view: View
-    frames: NDArray[np.int64]
-    drops: tuple[Drop, ...]
+    clip: Clip
+    static: bool
+    drops: tuple[Drop, ...] = ()
 
 
 class ClipLoader:
     """Batches of augmented clips, each a function of (seed, step) alone.
 
     A process makes the rows ``rank * B / world_size`` onwards of the global batch of B clips, so the clips are the
-    same for any number of processes. Without a GPU, PyAV decodes in ``config.decode_threads`` threads; with one, DALI
-    decodes on it. A sample that does not decode is written to ``ledger``, counted, and replaced by another one of its
-    source.
+    same for any number of processes and threads. Samples are read some steps ahead. Without a GPU, PyAV decodes in
+    ``config.decode_threads`` threads; with one, DALI decodes on it. A sample that does not decode is noted, counted,
+    and replaced by another one of its source.
 
     With ``same_randomness`` all processes cut and turn their clips alike, as the published code does (B17).
 
-    A folder in which every video has fewer frames than a clip is refused. Single videos shorter than the span of a clip
-    are used whole and their last frame is repeated.
+    A folder of videos in which every one has fewer frames than a clip is refused. Single videos shorter than the span
+    of a clip are used whole and their last frame is repeated. An image is a video of one frame; with ``config.images``
+    "batches" the batches of some steps are images alone, [B, C, 1, size, size].
     """
 
     def __init__(
@@ -59,7 +64,6 @@ class ClipLoader:
         rank: int,
         world_size: int,
         device: torch.device,
-        ledger: Path | None = None,
         same_randomness: bool = False,
     ) -> None:
         if batch_size % world_size:
@@ -67,14 +71,25 @@ class ClipLoader:
         self._config = config
         self._device = device
         self.source_names = tuple(config.sources)
-        self._folders = [_open(source.shards, config.clip) for source in config.sources.values()]
-        weights = [source.weight for source in config.sources.values()]
-        self._sampler = Sampler(seed, self.sizes, weights, batch_size, world_size if same_randomness else 1)
+        self._scratch = _scratch(config)
+        self._folders = [_open(source.shards, config, self._scratch) for source in config.sources.values()]
+        self._sampler = Sampler(
+            seed,
+            [
+                SampledSource(source.weight, folder.shard_sizes, folder.manifest.longest == 1)
+                for source, folder in zip(config.sources.values(), self._folders, strict=True)
+            ],
+            batch_size,
+            world_size if same_randomness else 1,
+            config.shard_order,
+            config.images == "batches",
+        )
         share = batch_size // world_size
         self._rows = range(rank * share, (rank + 1) * share)
-        self._drops = DropLedger(ledger, self.source_names, config.undecodable_rate)
+        self._drops = DropLedger(self.source_names, config.undecodable_rate)
+        self._ahead = ReadAhead(self._read, self._places, config.reading.ahead, config.reading.threads)
         self._threads = ThreadPoolExecutor(config.decode_threads, thread_name_prefix="decode")
-        self._pipeline = self._new_pipeline()
+        self._augment = Augmenter(config.clip, config.augmentation, share, config.decode_threads, device)
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -91,63 +106,64 @@ class ClipLoader:
         """Hash of the manifest of each source."""
         return {name: folder.hash for name, folder in zip(self.source_names, self._folders, strict=True)}
 
+    def write_drops_to(self, ledger: Path) -> None:
+        """Keep a ledger of the samples that are replaced, those of batches already made included."""
+        self._drops.open(ledger)
+
     def batch(self, step: int) -> ClipBatch:
         """This process's clips of a step. Raises DataError when too many samples do not decode."""
-        draws = self._sampler.samples(step)
-        clips = self._clips(step, draws, check=False)
+        draws, stored = self._sampler.samples(step), self._ahead.take(step)
+        rows = self._made(step, draws, stored, check=False)
         try:
-            pixels = self._pixels(clips)
+            pixels = self._pixels(draws, rows)
         except RuntimeError:
-            if not self._on_gpu:
+            if not self._augment.decodes:
                 raise
             # DALI fails for the whole batch and does not always say why: find the bad samples, then decode the rest.
-            clips = self._clips(step, draws, check=True)
-            self._pipeline = self._new_pipeline()
-            pixels = self._pixels(clips)
-        self._drops.record(len(clips), [drop for clip in clips for drop in clip.drops])
+            rows = self._made(step, draws, stored, check=True)
+            pixels = self._pixels(draws, rows)
+        self._drops.record(len(rows), [drop for row in rows for drop in row.drops])
         return ClipBatch(
             pixels=pixels,
-            samples=torch.tensor([clip.sample for clip in clips], device=self._device),
-            sources=torch.tensor([clip.source for clip in clips], device=self._device),
-            static=torch.zeros(len(clips), dtype=torch.bool, device=self._device),
+            samples=torch.tensor([row.sample for row in rows], device=self._device),
+            sources=torch.tensor([row.source for row in rows], device=self._device),
+            static=torch.tensor([row.static for row in rows], device=self._device),
         )
 
     def close(self) -> None:
         """End the threads and close the shards."""
+        self._ahead.close()
         self._threads.shutdown(wait=True, cancel_futures=True)
         for folder in self._folders:
             folder.close()
+        if self._scratch:
+            self._scratch.close()
 
-    @property
-    def _on_gpu(self) -> bool:
-        return self._device.type == "cuda"
+    def _pixels(self, draws: Draws, rows: list[_Row]) -> torch.Tensor:
+        of_images = self._config.images == "batches" and self._sampler.sources[draws.sources[0]].images
+        return self._augment([row.clip for row in rows], 1 if of_images else self._config.clip.frames)
 
-    def _new_pipeline(self) -> ClipPipeline:
-        return ClipPipeline(
-            self._config.clip,
-            self._config.augmentation,
-            len(self._rows),
-            self._config.decode_threads,
-            (self._device.index or 0) if self._on_gpu else None,
-            "mixed" if self._on_gpu else None,
-        )
+    def _places(self, step: int) -> list[Place]:
+        draws = self._sampler.samples(step)
+        return [(int(draws.sources[row]), int(draws.samples[row])) for row in self._rows]
 
-    def _pixels(self, clips: Sequence[_Clip]) -> torch.Tensor:
-        return self._pipeline.run(
-            [clip.video for clip in clips], [clip.view for clip in clips], [clip.frames for clip in clips]
-        )
+    def _read(self, place: Place) -> StoredVideo:
+        source, sample = place
+        return self._folders[source].read(sample)
 
-    def _clips(self, step: int, draws: Draws, check: bool) -> list[_Clip]:
-        return list(self._threads.map(partial(self._clip, step, draws, check), self._rows))
+    def _made(self, step: int, draws: Draws, stored: Iterable[Future[StoredVideo]], check: bool) -> list[_Row]:
+        return list(self._threads.map(partial(self._row, step, draws, check), self._rows, stored))
 
-    def _clip(self, step: int, draws: Draws, check: bool, row: int) -> _Clip:
+    def _row(self, step: int, draws: Draws, check: bool, row: int, stored: Future[StoredVideo]) -> _Row:
         """The sample drawn for a row, or the first of its replacements that decodes."""
         source, sample = int(draws.sources[row]), int(draws.samples[row])
         folder = self._folders[source]
         drops: list[Drop] = []
         for attempt in range(REPLACEMENTS):
             try:
-                return self._read(source, sample, draws, row, check)._replace(drops=tuple(drops))
+                video = stored.result() if not drops else folder.read(sample)
+                clip = self._clip(video, draws, row, check)
+                return _Row(source, sample, clip, video.info.frames == 1, tuple(drops))
             except UndecodableError as error:
                 place = folder.key(sample), str(folder.tar(sample))
                 drops.append(Drop(step, row, self.source_names[source], *place, str(error)))
@@ -157,23 +173,37 @@ class ClipLoader:
             f"run: hpc-jepa shards verify --decode {folder.folder}"
         )
 
-    def _read(self, source: int, sample: int, draws: Draws, row: int, check: bool) -> _Clip:
-        """One clip: decoded here without a GPU, and compressed, for DALI, with one (decoded anyway to ``check`` it)."""
-        data, info = self._folders[source].read(sample)
-        frames = training_frames(info.frames, self._config.clip, draws.starts[row])
-        view = augmented_view(info.height, info.width, self._config.augmentation, draws.crops[row], draws.flips[row])
-        decoded = decode_frames(data, frames) if check or not self._on_gpu else None
-        if decoded is not None and decoded.shape[1:3] != (info.height, info.width):
-            raise UndecodableError(f"is not {info.width}x{info.height}, as its description says")
-        video = np.frombuffer(data, np.uint8) if self._on_gpu or decoded is None else decoded
-        return _Clip(source, sample, video, view, frames, ())
+    def _clip(self, video: StoredVideo, draws: Draws, row: int, check: bool) -> Clip:
+        """Decoded here without a GPU, and compressed, for DALI, with one (decoded anyway to ``check`` it)."""
+        data, info = video
+        config = self._config
+        frames = training_frames(info.frames, info.fps, config.clip, draws.starts[row])
+        if info.frames == 1:
+            frames = frames[:1]
+        view = augmented_view(info.height, info.width, config.augmentation, draws.crops[row], draws.flips[row])
+        media: Media = "image" if is_image(data) else "video"
+        pixels = np.frombuffer(data, np.uint8)
+        if check or not self._augment.decodes:
+            decoded = decode_frames(data, frames)
+            if decoded.shape[1:3] != (info.height, info.width):
+                raise UndecodableError(f"is not {info.width}x{info.height}, as its description says")
+            pixels = pixels if self._augment.decodes else decoded
+        return Clip(pixels, view, frames, media)
 
 
-def _open(shards: Path, clip: ClipConfig) -> ShardFolder:
-    folder = ShardFolder(shards)
-    if folder.manifest.longest < clip.frames:
+def _scratch(config: DataConfig) -> Scratch | None:
+    """Copies give way to new ones where clips come from a few tars at a time; else the first to come stay."""
+    reading = config.reading
+    if reading.scratch is None:
+        return None
+    return Scratch(reading.scratch, int(reading.scratch_limit * GIB), replace=config.shard_order is not None)
+
+
+def _open(shards: str, config: DataConfig, scratch: Scratch | None) -> ShardFolder:
+    folder = ShardFolder(shards, scratch)
+    if 1 < folder.manifest.longest < config.clip.frames:
         raise DataError(
-            f"{shards}: its longest video has {folder.manifest.longest} frames, a clip needs {clip.frames}; "
+            f"{shards}: its longest video has {folder.manifest.longest} frames, a clip needs {config.clip.frames}; "
             f"lower data.clip.frames or build longer videos"
         )
     return folder

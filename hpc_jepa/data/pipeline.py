@@ -13,13 +13,15 @@ from hpc_jepa.config.data import AugmentationConfig, ClipConfig
 from hpc_jepa.data.crop import View
 
 Decoder = Literal["cpu", "mixed"]
+Media = Literal["video", "image"]
 
 
 class ClipPipeline:
-    """Videos and views of one batch -> [B, C, F, size, size] float32, normalised.
+    """Videos and views of one batch -> [B, C, F, size, size] float32, normalised; F is the same for all of a batch.
 
     Without ``decoder`` a video is the chosen frames, uint8 [F, H, W, 3]. With one it is a compressed file, uint8
     [bytes], and DALI decodes the chosen frames: ``mixed`` on the GPU, ``cpu`` (VP8, VP9 and MJPEG only) on the host.
+    With ``media`` "image" it decodes the one frame of JPEG and PNG files instead.
     """
 
     def __init__(
@@ -30,12 +32,14 @@ class ClipPipeline:
         threads: int = 1,
         device: int | None = None,
         decoder: Decoder | None = None,
+        media: Media = "video",
     ) -> None:
-        self._decoder = decoder
+        self._chooses_frames = decoder is not None and media == "video"
         self._graph = _clip_graph(
             clip,
             augmentation,
             decoder,
+            media,
             batch_size=batch_size,
             num_threads=threads,
             device_id=device,
@@ -48,25 +52,27 @@ class ClipPipeline:
     def run(
         self, videos: Sequence[NDArray[np.uint8]], views: Sequence[View], frames: Sequence[NDArray[np.int64]]
     ) -> Tensor:
-        """One batch; ``frames`` [F] per sample are the indices to decode. Raises RuntimeError if DALI cannot decode."""
+        """One batch, or less; ``frames`` [F] per sample are the indices to decode.
+
+        The pixels lie in memory that the next run writes to. Raises RuntimeError if DALI cannot decode.
+        """
         columns = {"starts": slice(0, 2), "shapes": slice(2, 4), "flips": slice(4, 6)}
         numbers = np.array(views, dtype=np.int32)
         self._graph.feed_input("videos", list(videos))
         for name, part in columns.items():
             self._graph.feed_input(name, np.ascontiguousarray(numbers[:, part]))
-        if self._decoder:
+        if self._chooses_frames:
             self._graph.feed_input("frames", np.stack(frames).astype(np.int32))
         (pixels,) = self._graph.run()
-        # DALI writes its next batch into the same memory.
-        return from_dlpack(pixels.as_tensor()).clone()
+        return from_dlpack(pixels.as_tensor())
 
 
 @pipeline_def  # type: ignore[untyped-decorator]
-def _clip_graph(clip: ClipConfig, augmentation: AugmentationConfig, decoder: Decoder | None) -> Any:
+def _clip_graph(clip: ClipConfig, augmentation: AugmentationConfig, decoder: Decoder | None, media: Media) -> Any:
     starts, shapes, flips = (
         fn.external_source(name=name, dtype=types.INT32, ndim=1) for name in ("starts", "shapes", "flips")
     )
-    pixels = fn.slice(_source(decoder), start=starts, shape=shapes, axis_names="HW")
+    pixels = fn.slice(_source(decoder, media), start=starts, shape=shapes, axis_names="HW")
     # Flipping bytes is cheaper than flipping floats, and bilinear interpolation is symmetric.
     pixels = fn.flip(pixels, horizontal=flips[0], vertical=flips[1])
     pixels = fn.resize(
@@ -81,9 +87,13 @@ def _clip_graph(clip: ClipConfig, augmentation: AugmentationConfig, decoder: Dec
     )
 
 
-def _source(decoder: Decoder | None) -> Any:
+def _source(decoder: Decoder | None, media: Media) -> Any:
+    """Frames FHWC."""
     if decoder is None:
         return fn.external_source(name="videos", dtype=types.UINT8, ndim=4, layout="FHWC", no_copy=True)
     encoded = fn.external_source(name="videos", dtype=types.UINT8, ndim=1)
+    if media == "image":
+        image = fn.decoders.image(encoded, device=decoder, output_type=types.RGB, adjust_orientation=False)
+        return fn.expand_dims(image, axes=0, new_axis_names="F")
     frames = fn.external_source(name="frames", dtype=types.INT32, ndim=1)
     return fn.decoders.video(encoded, device=decoder, frames=frames)

@@ -1,11 +1,12 @@
 """Which samples a step sees, and every random number that cuts and turns them: a pure function of seed and step."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hpc_jepa.config.data import ShardOrderConfig
 from hpc_jepa.data.crop import ATTEMPTS
 from hpc_jepa.kernels.randomness import Stream, uniforms
 
@@ -29,28 +30,48 @@ class Draws:
 
 
 @dataclass(frozen=True)
+class SampledSource:
+    """What the sampler knows of a source: relative weight, samples of each of its tars, whether it is images alone."""
+
+    weight: float
+    shard_sizes: Sequence[int]
+    images: bool = False
+    ends: NDArray[np.int64] = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "ends", np.cumsum(self.shard_sizes, dtype=np.int64))
+
+    @property
+    def size(self) -> int:
+        """Samples."""
+        return int(self.ends[-1])
+
+
+@dataclass(frozen=True)
 class Sampler:
     """A mixture: the source of each clip by weight, then a sample of it uniformly, with replacement.
 
-    sizes, weights: number of samples and relative weight of each source. batch_size: clips of all processes together.
+    batch_size: clips of all processes together.
     repeats: equal parts of the batch that are cut and turned alike, as by processes that share a seed (B17).
+    order: draw from a few tars at a time. Over all steps every sample is still drawn equally often.
+    image_batches: a step takes images alone or videos alone, images as often as their share of the weights says.
     """
 
     seed: int
-    sizes: Sequence[int]
-    weights: Sequence[float]
+    sources: Sequence[SampledSource]
     batch_size: int
     repeats: int = 1
+    order: ShardOrderConfig | None = None
+    image_batches: bool = False
 
     def samples(self, step: int) -> Draws:
         """All clips of a step."""
         batch = self.batch_size
         which = uniforms(self.seed, Stream.SAMPLE, step, (batch, 2))
-        shares = np.cumsum(self.weights) / np.sum(self.weights)
-        sources = np.searchsorted(shares[:-1], which[:, 0], side="right")
+        sources = self._sources(step, which[:, 0])
         return Draws(
             sources=sources,
-            samples=self._uniform_sample(sources, which[:, 1]),
+            samples=self._uniform_samples(step, sources, which[:, 1]),
             starts=uniforms(self.seed, Stream.CLIP_START, step, (batch,), repeats=self.repeats),
             crops=uniforms(self.seed, Stream.CROP, step, (batch, ATTEMPTS, 4), repeats=self.repeats),
             flips=uniforms(self.seed, Stream.FLIP, step, (batch, 2), repeats=self.repeats),
@@ -59,10 +80,43 @@ class Sampler:
     def replacements(self, step: int, attempt: int) -> NDArray[np.int64]:
         """[B] samples to take instead, each from the source of the one it replaces; ``attempt`` counts from 0."""
         sources = self.samples(step).sources
-        return self._uniform_sample(
-            sources, uniforms(self.seed, Stream.REPLACEMENT, step, (self.batch_size,), part=attempt)
-        )
+        uniform = uniforms(self.seed, Stream.REPLACEMENT, step, (self.batch_size,), part=attempt)
+        return self._uniform_samples(step, sources, uniform)
 
-    def _uniform_sample(self, sources: NDArray[np.int64], uniform: NDArray[np.float64]) -> NDArray[np.int64]:
-        sizes: NDArray[np.int64] = np.asarray(self.sizes, dtype=np.int64)[sources]
-        return (uniform * sizes).astype(np.int64, copy=False)
+    def _sources(self, step: int, uniform: NDArray[np.float64]) -> NDArray[np.int64]:
+        """The source of each row, by weight among those that take part in the step."""
+        weights = np.array([source.weight for source in self.sources])
+        if self.image_batches:
+            images = np.array([source.images for source in self.sources])
+            share = weights[images].sum() / weights.sum()
+            images_now = uniforms(self.seed, Stream.MODALITY, step, (1,))[0] < share
+            weights = weights * (images == images_now)
+        shares = np.cumsum(weights)
+        return np.searchsorted(shares / shares[-1], uniform, side="right")
+
+    def _uniform_samples(
+        self, step: int, sources: NDArray[np.int64], uniform: NDArray[np.float64]
+    ) -> NDArray[np.int64]:
+        """A sample of each row's source: from all of it, or from the tars that are open in this step."""
+        if self.order is None:
+            sizes: NDArray[np.int64] = np.array([source.size for source in self.sources])[sources]
+            return (uniform * sizes).astype(np.int64, copy=False)
+        opened = [self._opened(step, number, self.order) for number in range(len(self.sources))]
+        rows = [self._within(s, opened[s], u) for s, u in zip(sources.tolist(), uniform.tolist(), strict=True)]
+        return np.array(rows, dtype=np.int64)
+
+    def _within(self, number: int, opened: NDArray[np.int64], uniform: float) -> int:
+        """One number in [0, 1) chooses an open tar and, by what is left of it, a sample there."""
+        slot, rest = divmod(uniform * len(opened), 1)
+        tar = opened[int(slot)]
+        source = self.sources[number]
+        return int(source.ends[tar] - source.shard_sizes[tar] + int(rest * source.shard_sizes[tar]))
+
+    def _opened(self, step: int, number: int, order: ShardOrderConfig) -> NDArray[np.int64]:
+        """The tar in each slot of a source. One slot after the other gets a new one, each after ``order.steps`` steps."""
+        source, slots = self.sources[number], order.shards
+        terms = [(step + slot * order.steps // slots) // order.steps for slot in range(slots)]
+        chosen = [
+            uniforms(self.seed, Stream.SHARD, term, (slots,), part=number)[slot] for slot, term in enumerate(terms)
+        ]
+        return np.searchsorted(source.ends, np.array(chosen) * source.size, side="right")

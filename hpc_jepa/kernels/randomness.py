@@ -21,6 +21,9 @@ class Stream(IntEnum):
     MASK_ORIGIN = 6
     MASK_TRUNCATION = 7
     MOTION_CHOICE = 8
+    MODALITY = 9
+    SHARD = 10
+    SHARD_ORDER = 11
 
 
 def uniforms(

@@ -2,7 +2,8 @@
 
 Each is a module of its own because sharded parameters (ZeRO-3) are only whole inside their module's forward pass.
 What the published model allocates but never uses is kept, so that its weights load, and frozen, so that no optimizer
-decays it.
+decays it. Where images make batches of their own, what belongs to images is trained; then whatever a batch does not use
+takes part with weight zero, so that every parameter has a gradient in every step and processes agree which have one.
 """
 
 import torch
@@ -34,29 +35,34 @@ class PatchProjection(nn.Conv3d):
 
 
 class PatchEmbedding(nn.Module):
-    """Tubelet-patches of a video as tokens; the projection for single images is allocated but unused."""
+    """Tubelet-patches of a video, or patches of an image, as tokens."""
 
     def __init__(self, width: int, tubelet: int, patch: int) -> None:
         super().__init__()
         self.video = PatchProjection(width, tubelet, patch)
         self.image = PatchProjection(width, 1, patch).requires_grad_(False)
 
-    def forward(self, patches: Tensor) -> Tensor:
-        """Patches [B, M, 3 * tubelet * patch * patch] -> [B, M, width]."""
-        return self.video(patches)  # type: ignore[no-any-return]
+    def forward(self, patches: Tensor, image: bool = False) -> Tensor:
+        """Patches [B, M, 3 * tubelet * patch * patch], of images [B, M, 3 * patch * patch] -> [B, M, width]."""
+        used, idle = (self.image, self.video) if image else (self.video, self.image)
+        tokens: Tensor = used(patches)
+        if self.image.weight.requires_grad:
+            tokens = tokens + 0 * idle(patches.new_zeros(idle.weight[0].numel()))
+        return tokens
 
 
 class ModalityEmbedding(nn.Module):
-    """A learned vector that says "video", added to every token; the one for images is allocated but unused."""
+    """A learned vector that says "video" or "image", added to every token."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
         self.video = nn.Parameter(torch.empty(1, 1, width).normal_(std=MODALITY_STD))
         self.image = nn.Parameter(torch.empty(1, 1, width).normal_(std=MODALITY_STD), requires_grad=False)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Tensor, image: bool = False) -> Tensor:
         """[B, N, width] -> [B, N, width], of the same dtype."""
-        return x + self.video.to(x.dtype)
+        used, idle = (self.image, self.video) if image else (self.video, self.image)
+        return x + (used + 0 * idle if self.image.requires_grad else used).to(x.dtype)
 
 
 class MaskTokens(nn.Module):

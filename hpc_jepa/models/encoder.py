@@ -43,12 +43,13 @@ class Encoder(nn.Module):
 
     def patchify(self, pixels: Tensor) -> Tensor:
         """Clips [B, 3, F, Hp, Wp] -> patches [B, N, P]: done once a step, whoever reads them."""
-        return patchify(pixels, self.config.tubelet, self.config.patch)
+        return patchify(pixels, min(self.config.tubelet, pixels.shape[2]), self.config.patch)
 
     def grid(self, pixels: Tensor) -> TokenGrid:
-        """Token grid of clips [B, 3, F, Hp, Wp]."""
+        """Token grid of clips [B, 3, F, Hp, Wp]; a clip shorter than a tubelet is an image."""
         frames, height, width = pixels.shape[2:]
-        return TokenGrid(frames // self.config.tubelet, height // self.config.patch, width // self.config.patch)
+        time, image = max(1, frames // self.config.tubelet), frames < self.config.tubelet
+        return TokenGrid(time, height // self.config.patch, width // self.config.patch, image)
 
     def _levels(self, patches: Tensor, grid: TokenGrid, tokens: Tensor | None = None) -> list[Tensor]:
         """Residual stream after each block of ``config.levels``, before its norm."""
@@ -58,7 +59,7 @@ class Encoder(nn.Module):
         else:
             rotation = rotation[tokens].unsqueeze(1)
             patches = gather_tokens(patches, tokens)
-        x = self.modality(self.patch_embedding(patches))
+        x = self.modality(self.patch_embedding(patches, grid.image), grid.image)
         levels = []
         for number, block in enumerate(self.blocks, start=1):
             x = block(x, rotation)

@@ -33,7 +33,7 @@ class Predictor(nn.Module):
         Tokens stand as they come, context before targets: attention knows them by their rotation, not their order.
         """
         x = self.input(context_features)
-        x = self.modality(torch.cat([x, self.mask_tokens(masks.target).to(x.dtype)], dim=1))
+        x = self.modality(torch.cat([x, self.mask_tokens(masks.target).to(x.dtype)], dim=1), grid.image)
         tokens = torch.cat([masks.context, masks.target], dim=1)
         rotation = rotations(grid, self.head_width, x.device)[tokens].unsqueeze(1)
         for block in self.blocks:

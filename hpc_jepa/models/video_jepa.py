@@ -17,10 +17,15 @@ class VideoJEPA(nn.Module):
 
     targets: who sees the full clip: the ``ema`` target; or, in runs without EMA, the student itself, whose targets
     carry a gradient (``student``) or do not (``student_detached``).
+    image_batches: train what belongs to images too, on batches of [B, 3, 1, Hp, Wp].
     """
 
     def __init__(
-        self, config: ModelConfig, precision: Literal["fp32", "bf16"] = "fp32", targets: Targets = "ema"
+        self,
+        config: ModelConfig,
+        precision: Literal["fp32", "bf16"] = "fp32",
+        targets: Targets = "ema",
+        image_batches: bool = False,
     ) -> None:
         super().__init__()
         self.config = config
@@ -28,6 +33,8 @@ class VideoJEPA(nn.Module):
         self.targets = targets
         self.student = Encoder(config.encoder, config.activation_checkpointing)
         self.predictor = Predictor(config.predictor, config.encoder, config.activation_checkpointing)
+        for part in (self.student.patch_embedding, self.student.modality, self.predictor.modality):
+            part.image.requires_grad_(image_batches)
         self.target = copy.deepcopy(self.student).requires_grad_(False)
 
     def forward(self, pixels: Tensor, masks: tuple[TokenMasks, ...], step: int = 0) -> Latents:

@@ -8,21 +8,28 @@ from pathlib import Path
 import torch
 from deepspeed.runtime.engine import DeepSpeedEngine
 
+from hpc_jepa.checkpoint.saver import Saver
 from hpc_jepa.checkpoint.store import last_step
 from hpc_jepa.config.run import RunConfig
+from hpc_jepa.data.drops import forget_drops, ledger_path
 from hpc_jepa.data.loader import ClipLoader
-from hpc_jepa.distributed import HostGroup, from_main, rank, world_size
+from hpc_jepa.distributed import HostGroup, barrier, from_main, is_main, rank, world_size
 from hpc_jepa.latents import TokenGrid
+from hpc_jepa.masking.modality import Masker, MasksByModality
 from hpc_jepa.masking.sampler import MaskSampler
 from hpc_jepa.objectives import ObjectiveSet
+from hpc_jepa.training.alarms import Alarms
 from hpc_jepa.training.average import TargetAverage
 from hpc_jepa.training.engine import build_engine
 from hpc_jepa.training.feed import Feed
+from hpc_jepa.training.guards import FiniteGuard
 from hpc_jepa.training.metrics import Observer, Recorder
+from hpc_jepa.training.phases import Phases
 from hpc_jepa.training.processes import lost_peers_named
 from hpc_jepa.training.run_folder import claimed, failure_noted, refuse_another
 from hpc_jepa.training.snapshot import resume
 from hpc_jepa.training.trainee import build_trainee
+from hpc_jepa.training.watchdog import Watchdog
 
 
 @dataclass(frozen=True)
@@ -37,7 +44,11 @@ class Run:
     levels: int
     average: TargetAverage | None
     feed: Feed
+    guard: FiniteGuard
     recorder: Recorder
+    saver: Saver
+    watchdog: Watchdog
+    phases: Phases
     host: HostGroup
     data_hashes: dict[str, str]
 
@@ -50,20 +61,38 @@ def assembled(config: RunConfig, device: torch.device, observe: Observer) -> Ite
     behind. Raises InputError, DataError or CheckpointError where the configuration, the shards or the checkpoint do not
     fit.
     """
+    phases = Phases()
+    phases.done("imports")
     refuse_another(config)
-    engine = build_engine(build_trainee(config), config)
-    trainee = engine.module
+    trainee = build_trainee(config)
+    phases.done("networks")
+    guard = FiniteGuard(trainee.model.student.modality.video, device)
+    engine = build_engine(trainee, config)
+    phases.done("engine")
     loader = build_loader(config, device)
-    # The feed's thread has a process group of its own: two threads on one group would mix up their exchanges.
+    # Threads have process groups of their own: two threads on one group would mix up their exchanges.
     host, feed_host = HostGroup(), HostGroup()
-    with Feed(loader, build_masker(config, feed_host), config.schedule.steps) as feed:
+    with (
+        Watchdog(config.guard.stall_seconds) as watchdog,
+        Feed(loader, build_masker(config, feed_host), config.schedule.steps) as feed,
+    ):
         feed.prepare(from_main(last_step(config.folder)))
+        phases.done("first batch")
         with claimed(config) as folder, failure_noted(folder, config.schedule.steps), lost_peers_named():
             first = resume(engine, config, loader.data_hashes)
+            phases.done("checkpoint")
             ema = config.targets == "ema"
-            with Recorder(
-                folder, config.monitor, batch_size=config.engine.batch_size, first=first, observe=observe
-            ) as recorder:
+            with (
+                Saver(folder, config.checkpoint) as saver,
+                Recorder(
+                    folder,
+                    config.monitor,
+                    alarms=Alarms(config.guard),
+                    batch_size=config.engine.batch_size,
+                    first=first,
+                    observe=observe,
+                ) as recorder,
+            ):
                 yield Run(
                     config=config,
                     folder=folder,
@@ -73,14 +102,18 @@ def assembled(config: RunConfig, device: torch.device, observe: Observer) -> Ite
                     levels=len(config.model.encoder.levels),
                     average=TargetAverage(trainee.model.student, trainee.model.target) if ema else None,
                     feed=feed,
+                    guard=guard,
                     recorder=recorder,
+                    saver=saver,
+                    watchdog=watchdog,
+                    phases=phases,
                     host=host,
                     data_hashes=loader.data_hashes,
                 )
 
 
 def build_loader(config: RunConfig, device: torch.device) -> ClipLoader:
-    """The clips of this process; undecodable ones go to ``log/dropped-<rank>.jsonl`` of the run."""
+    """The clips of this process."""
     return ClipLoader(
         config.data,
         seed=config.seed,
@@ -88,22 +121,33 @@ def build_loader(config: RunConfig, device: torch.device) -> ClipLoader:
         rank=rank(),
         world_size=world_size(),
         device=device,
-        ledger=config.folder / "log" / f"dropped-{rank()}.jsonl",
         same_randomness=config.semantics.process_randomness == "same",
     )
 
 
-def build_masker(config: RunConfig, host: HostGroup) -> MaskSampler:
+def _continue_drops(loader: ClipLoader, log: Path, first: int) -> None:
+    """Let undecodable clips go to ``log/dropped-<rank>.jsonl``, which steps that are run again do not fill twice."""
+    if is_main():
+        forget_drops(log, first)
+    barrier()
+    loader.write_drops_to(ledger_path(log, rank()))
+
+
+def build_masker(config: RunConfig, host: HostGroup) -> Masker:
     """The masks of this process's clips."""
     encoder, clip = config.model.encoder, config.data.clip
     side = clip.size // encoder.patch
-    return MaskSampler(
-        config.masking,
-        config.semantics,
-        TokenGrid(clip.frames // encoder.tubelet, side, side),
-        seed=config.seed,
-        batch_size=config.engine.batch_size,
-        rank=rank(),
-        world_size=world_size(),
-        gather=host.gather,
+    videos, images = (
+        MaskSampler(
+            config.masking,
+            config.semantics,
+            grid,
+            seed=config.seed,
+            batch_size=config.engine.batch_size,
+            rank=rank(),
+            world_size=world_size(),
+            gather=host.gather,
+        )
+        for grid in (TokenGrid(clip.frames // encoder.tubelet, side, side), TokenGrid(1, side, side))
     )
+    return MasksByModality(videos, images)

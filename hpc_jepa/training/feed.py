@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from hpc_jepa.data.loader import ClipLoader
 from hpc_jepa.latents import ClipBatch, TokenMasks
-from hpc_jepa.masking.sampler import MaskSampler
+from hpc_jepa.masking.modality import Masker
 
 
 class Batch(NamedTuple):
@@ -23,7 +23,7 @@ class Feed:
     Batches are functions of the step alone, so running ahead changes nothing but the waiting time.
     """
 
-    def __init__(self, loader: ClipLoader, masker: MaskSampler, last: int) -> None:
+    def __init__(self, loader: ClipLoader, masker: Masker, last: int) -> None:
         self._loader = loader
         self._masker = masker
         self._last = last

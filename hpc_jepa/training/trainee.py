@@ -31,7 +31,7 @@ def build_trainee(config: RunConfig) -> Trainee:
     Networks are drawn before heads, so that runs that differ in objectives alone start from the same encoder.
     """
     torch.manual_seed(config.seed)
-    model = VideoJEPA(config.model, config.engine.precision, config.targets)
+    model = VideoJEPA(config.model, config.engine.precision, config.targets, config.data.images == "batches")
     encoder, clip = config.model.encoder, config.data.clip
     side = clip.size // encoder.patch
     objectives = build_objective(

@@ -14,7 +14,7 @@ from hpc_jepa.data.crop import View, augmented_view
 from hpc_jepa.data.decode import decode_frames
 from hpc_jepa.data.loader import ClipLoader
 from hpc_jepa.data.pipeline import ClipPipeline
-from hpc_jepa.data.sampler import Sampler
+from hpc_jepa.data.sampler import SampledSource, Sampler
 from hpc_jepa.data.shards.folder import ShardFolder
 from hpc_jepa.data.sources.source import Frames
 from hpc_jepa.errors import DataError, InputError
@@ -67,7 +67,7 @@ def test_a_batch_depends_on_the_step_alone(mixture):
 def test_clips_are_cut_from_the_drawn_samples_as_drawn(shards):
     data = config(shards / "train", shards / "unlabelled", frames=4, stride=3)
     batch = loader(data).batch(17)
-    draws = Sampler(3, (24, 16), (1.0, 2.0), 8).samples(17)
+    draws = Sampler(3, [SampledSource(1.0, (24,)), SampledSource(2.0, (16,))], 8).samples(17)
     assert batch.samples.tolist() == draws.samples.tolist()
     assert batch.sources.tolist() == draws.sources.tolist()
     assert batch.pixels.shape == (8, 3, 4, 16, 16)
@@ -130,10 +130,11 @@ def spoilt(listed, built, noise, tmp_path) -> Path:
 
 def test_what_does_not_decode_is_replaced_counted_and_written_down(spoilt, tmp_path):
     ledger = tmp_path / "log" / "dropped.jsonl"
-    one = loader(config(spoilt), ledger=ledger)
+    one = loader(config(spoilt))
+    one.write_drops_to(ledger)
     batches = [one.batch(step) for step in range(8)]
     samples = torch.stack([batch.samples for batch in batches])
-    drawn = np.stack([Sampler(3, (20,), (1.0,), 8).samples(step).samples for step in range(8)])
+    drawn = np.stack([Sampler(3, [SampledSource(1.0, (20,))], 8).samples(step).samples for step in range(8)])
     bad = np.isin(drawn, [4, 11])
     assert bad.any()
     assert not np.isin(samples.numpy(), [4, 11]).any()
@@ -161,12 +162,12 @@ def test_a_run_goes_on_below_the_stated_rate(spoilt):
 def test_a_run_stops_at_the_first_sample_past_the_stated_rate(monkeypatch):
     monkeypatch.setattr(drops, "MINIMUM_CLIPS", 40)
     drop = drops.Drop(step=0, position=0, source="a", key="k", file="f", reason="r")
-    ledger = drops.DropLedger(None, ("a",), 0.1)
+    ledger = drops.DropLedger(("a",), 0.1)
     ledger.record(8, 4 * [drop])
     with pytest.raises(DataError, match=r"5 samples did not decode while 16 clips were read, more than data\.undecod"):
         ledger.record(8, [drop])
     with pytest.raises(DataError, match="1 samples"):
-        drops.DropLedger(None, ("a",), 0.0).record(8, [drop])
+        drops.DropLedger(("a",), 0.0).record(8, [drop])
 
 
 def test_a_source_of_which_nothing_decodes_stops_at_once(spoilt):

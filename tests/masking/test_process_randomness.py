@@ -6,7 +6,7 @@ import torch
 
 from hpc_jepa.config.masking import MaskingConfig
 from hpc_jepa.config.semantics import Semantics
-from hpc_jepa.data.sampler import Sampler
+from hpc_jepa.data.sampler import SampledSource, Sampler
 from hpc_jepa.kernels.randomness import Stream, uniforms
 from hpc_jepa.latents import ClipBatch, TokenGrid
 from hpc_jepa.masking.sampler import MaskSampler
@@ -26,7 +26,7 @@ def test_masks_repeat_over_processes_only_where_they_share_a_seed(kind, equal):
 
 
 def test_clips_repeat_their_crops_but_not_their_samples():
-    draws = Sampler(3, (1000,), (1.0,), 8, repeats=2).samples(4)
+    draws = Sampler(3, [SampledSource(1.0, (1000,))], 8, repeats=2).samples(4)
     np.testing.assert_array_equal(draws.crops[:4], draws.crops[4:])
     np.testing.assert_array_equal(draws.flips[:4], draws.flips[4:])
     assert (draws.samples[:4] != draws.samples[4:]).any()

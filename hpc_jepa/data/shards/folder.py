@@ -1,8 +1,5 @@
 """Read samples of a shard folder at random."""
 
-import os
-import weakref
-from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,9 +9,8 @@ from pydantic import ValidationError
 from hpc_jepa.data.decode import UndecodableError
 from hpc_jepa.data.shards.index import IndexedSample, index_path, read_index
 from hpc_jepa.data.shards.manifest import SampleInfo, ShardFile, manifest_hash, read_manifest
+from hpc_jepa.data.store import Scratch, Staged, Store, located, store_of
 from hpc_jepa.errors import DataError
-
-OPEN_FILES = 64
 
 
 class StoredVideo(NamedTuple):
@@ -27,20 +23,22 @@ class StoredVideo(NamedTuple):
 class ShardFolder:
     """The samples of one split, by number. Safe to read from several threads.
 
-    Opening checks that every tar has the size in the manifest and that the index points into it; the tars themselves
-    are opened when needed, a bounded number at a time. Raises DataError for whatever is missing or damaged.
+    ``folder`` is a path or a URL; with ``scratch`` the tars are read from copies on a local disk. Opening checks that
+    every tar has the size in the manifest and that the index points into it; the tars themselves are opened when
+    needed. Raises DataError for whatever is missing or damaged.
     """
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.manifest = read_manifest(folder)
-        self.hash = manifest_hash(folder)
-        self._tars = [folder / shard.name for shard in self.manifest.shards]
+    def __init__(self, folder: Path | str, scratch: Scratch | None = None) -> None:
+        self.folder = located(folder)
+        self.manifest = read_manifest(self.folder)
+        self.hash = manifest_hash(self.folder)
+        self._tars = [self.folder / shard.name for shard in self.manifest.shards]
+        store = store_of(self.folder)
+        self._store: Store = Staged(store, scratch) if scratch else store
         self._keys: list[str] = []
         extents = [self._extents(shard) for shard in self.manifest.shards]
         self._shards = np.repeat(np.arange(len(extents)), [len(rows) for rows in extents])
         self._extents_of = np.concatenate(extents)
-        self._open = lru_cache(maxsize=OPEN_FILES)(_OpenFile)
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -52,6 +50,11 @@ class ShardFolder:
     def tar(self, index: int) -> Path:
         """The file a sample lies in."""
         return self._tars[int(self._shards[index])]
+
+    @property
+    def shard_sizes(self) -> tuple[int, ...]:
+        """Samples of each tar, in their order."""
+        return tuple(shard.samples for shard in self.manifest.shards)
 
     def info(self, index: int) -> SampleInfo:
         """What is known about a sample, without reading its video. Raises UndecodableError if that is damaged."""
@@ -66,15 +69,14 @@ class ShardFolder:
 
     def close(self) -> None:
         """Let go of the open tars."""
-        self._open.cache_clear()
+        self._store.close()
 
     def _read(self, index: int, offset: int, size: int) -> bytes:
         path = self.tar(index)
         try:
-            tar = self._open(path)  # held until the read is done: another thread may push it out of the cache
-            data = os.pread(tar.descriptor, size, offset)
+            data = self._store.read(path, offset, size)
         except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror}); copy or build it again") from error
+            raise DataError(f"{path}: cannot be read ({error.strerror or error}); copy or build it again") from error
         if len(data) != size:
             raise DataError(f"{path}: ends early, inside {self.key(index)}; copy or build it again")
         return data
@@ -108,11 +110,3 @@ class ShardFolder:
         if not 0 <= info.offset < info.offset + info.size <= video.offset < video.offset + video.size <= end:
             raise DataError(f"{index_path(path)}: points outside the tar; run: hpc-jepa shards index {self.folder}")
         return info.offset, info.size, video.offset, video.size
-
-
-class _OpenFile:
-    """A descriptor that is closed when the last reader lets go of it."""
-
-    def __init__(self, path: Path) -> None:
-        self.descriptor = os.open(path, os.O_RDONLY)
-        weakref.finalize(self, os.close, self.descriptor)

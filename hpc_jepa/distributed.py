@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -131,3 +132,11 @@ class HostGroup:
         rows = [torch.empty_like(mine) for _ in range(world_size())]
         dist.all_gather(rows, mine, group=self._group)
         return torch.cat(rows).to(x.device)
+
+    def gather_objects(self, mine: Any) -> list[Any]:
+        """Whatever every process has, in rank order; it travels as bytes through the host's memory."""
+        if self._group is None:
+            return [mine]
+        found: list[Any] = [None] * world_size()
+        dist.all_gather_object(found, mine, group=self._group)
+        return found

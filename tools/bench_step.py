@@ -100,7 +100,7 @@ def measure(config: RunConfig, steps: int, warmup: int) -> list[dict[str, float]
             with timer.phase("backward"):
                 engine.backward(loss)
             with timer.phase("optimizer"):
-                optimizer_step(engine)
+                optimizer_step(engine, torch.zeros((), dtype=torch.bool, device=loss.device))
             with timer.phase("EMA"):
                 average.update(rates.ema)
             advance()

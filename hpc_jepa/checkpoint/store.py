@@ -1,13 +1,17 @@
 """Checkpoints are committed, not written.
 
     RUN/checkpoints/
-        .step-00000500.partial/      being written; never read, cleared away by the next save
+        .step-00000500.partial/         being written; never read, cleared away by the next save
         step-00000500/
-            manifest.json            written last: size and SHA-256 of every other file, and what was saved
-            weights.safetensors      student.*, target.*, predictor.*, objectives.* in float32, unsharded
-            engine/                  DeepSpeed's own files: one set of shards per process
+            weights-0000.safetensors    rank 0's pieces of student.*, target.*, predictor.*, objectives.*
+            training-0000.safetensors   rank 0's pieces of exp_avg.*, exp_avg_sq.*, updates, random.*
+            weights-0001.safetensors    ... and a pair of every other process
+            manifest.json               written last: what was saved, size and SHA-256 of every file and itself
         latest -> step-00000500
-        damaged-00001000/            set aside when a run went on from the one before
+        damaged-00001000/               set aside when a run went on from the one before
+
+A piece ``NAME@START`` holds the elements from START of the flattened tensor NAME, whose shape the manifest knows. Names
+and not processes say what is what, so any number of processes at any ZeRO stage can read what any other wrote.
 
 A folder without a valid manifest does not exist. The renames that make one appear and disappear are atomic, so a
 process that dies at any instant leaves either the old checkpoints or the old ones and the new one: what is damaged was
@@ -18,82 +22,84 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
-from safetensors import SafetensorError, safe_open
-from torch import Tensor
+from pydantic import BaseModel, ConfigDict
 
 from hpc_jepa.checkpoint.files import sync, write_atomically
-from hpc_jepa.distributed import barrier, is_main
+from hpc_jepa.checkpoint.shard import FileFacts
 from hpc_jepa.errors import CheckpointError
 
-FORMAT = 1
+FORMAT = 2
 MANIFEST = "manifest.json"
-WEIGHTS = "weights.safetensors"
+WEIGHTS = ("student", "target", "predictor", "objectives")
+"""First words of the names that are weights; all others continue a training."""
+UNSEALED = "0" * 64
 REMEDY = "'hpc-jepa train' with the same configuration goes on from the checkpoint before"
 
 LOG = logging.getLogger(__name__)
 
 
-class FileFacts(BaseModel):
-    """Bytes and checksum of a file."""
+class Facts(BaseModel):
+    """What a checkpoint is of. ``config`` is the whole configuration, ``figures`` the last logged ones."""
 
-    size: int
-    sha256: str
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    step: int
+    time: float
+    world_size: int
+    zero_stage: int
+    fingerprint: str
+    config: dict[str, Any]
+    versions: dict[str, str]
+    data: dict[str, str]
+    figures: dict[str, float]
 
 
-class Manifest(BaseModel):
-    """What every manifest holds; what a trainer adds is its own."""
-
-    model_config = ConfigDict(extra="allow")
+class Manifest(Facts):
+    """Facts, shapes of the whole tensors, and what every file must be."""
 
     format: int
-    step: int
+    shapes: dict[str, tuple[int, ...]]
     files: dict[str, FileFacts]
+    checksum: str = UNSEALED
+
+    def sealed(self) -> bytes:
+        """The text of the file, with the SHA-256 of itself as it is while the place of the checksum holds zeros."""
+        text = json.dumps(self.model_dump(mode="json"), indent=1)
+        return text.replace(UNSEALED, _checksum(text)).encode()
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A committed checkpoint and the facts of its manifest."""
+    """A committed checkpoint."""
 
     path: Path
-    step: int
-    facts: dict[str, Any]
+    manifest: Manifest
 
-    def tensors(self, part: str) -> dict[str, Tensor]:
-        """Weights of one part (``student``, ``target``, ``predictor``, ``objectives``), names without the part.
-
-        Raises CheckpointError when the file is damaged or holds no such part.
-        """
-        path = self.path / WEIGHTS
-        prefix = f"{part}."
-        faults = damage(self, only=WEIGHTS)
-        if faults:
-            raise CheckpointError(f"{faults[0]}; {REMEDY}")
-        try:
-            with safe_open(path, framework="pt") as file:
-                names = [name for name in list(file.keys()) if name.startswith(prefix)]
-                tensors = {name.removeprefix(prefix): file.get_tensor(name) for name in names}
-        except (SafetensorError, OSError) as error:
-            raise CheckpointError(f"{path}: cannot be read ({error}); {REMEDY}") from error
-        if not tensors:
-            raise CheckpointError(f"{path}: holds no weights called '{part}'")
-        return tensors
+    @property
+    def step(self) -> int:
+        """Steps done when it was saved."""
+        return self.manifest.step
 
 
 def folder(run: Path, step: int) -> Path:
     """Where the checkpoint of ``step`` is committed."""
-    return run / "checkpoints" / f"step-{step:08d}"
+    return run / "checkpoints" / _name(step)
+
+
+def folders(run: Path) -> list[Path]:
+    """Folders of checkpoints, sound or not, oldest first."""
+    return sorted((run / "checkpoints").glob("step-" + 8 * "[0-9]"))
 
 
 def last_step(run: Path) -> int:
     """The step of the newest checkpoint, sound or not; 0 where there is none."""
-    return max((int(path.name.removeprefix("step-")) for path in _folders(run)), default=0)
+    return max((int(path.name.removeprefix("step-")) for path in folders(run)), default=0)
 
 
 def newest(run: Path) -> Checkpoint | None:
@@ -101,8 +107,8 @@ def newest(run: Path) -> Checkpoint | None:
 
     Raises CheckpointError where its manifest is missing or damaged.
     """
-    folders = _folders(run)
-    return opened(folders[-1]) if folders else None
+    found = folders(run)
+    return opened(found[-1]) if found else None
 
 
 def opened(path: Path) -> Checkpoint:
@@ -116,16 +122,17 @@ def opened(path: Path) -> Checkpoint:
 def newest_sound(run: Path) -> Checkpoint | None:
     """The newest checkpoint whose files are what was saved, None where nothing was. For the one process that writes.
 
-    Newer ones that are damaged are set aside and named in the log, so that the run can go on from the one before.
-    Raises CheckpointError where all are damaged: to begin anew would lose the run without a word.
+    Newer ones that are damaged are set aside and named in the log, so that the run can go on from the one before;
+    ``latest`` is made to point at the one returned. Raises CheckpointError where all are damaged: to begin anew would
+    lose the run without a word.
     """
     faults: dict[Path, str] = {}
-    for path in reversed(_folders(run)):
-        checkpoint = _read(path)
-        found = damage(checkpoint) if checkpoint else [f"{path / MANIFEST}: missing or damaged"]
+    for path in reversed(folders(run)):
+        found = faults_of(path)
         if not found:
+            _point_latest_at(path)
             _set_aside(faults)
-            return checkpoint
+            return opened(path)
         faults[path] = found[0]
     if faults:
         raise CheckpointError(
@@ -134,84 +141,72 @@ def newest_sound(run: Path) -> Checkpoint | None:
     return None
 
 
-def damage(checkpoint: Checkpoint, only: str | None = None) -> list[str]:
-    """What is wrong with the files of a checkpoint, or with one of them, a line per file; empty if nothing is."""
-    faults = []
-    recorded_files = checkpoint.facts["files"]
-    for name in [only] if only else recorded_files:
-        recorded = recorded_files.get(name)
-        path = checkpoint.path / name
-        if recorded is None or not path.is_file():
-            faults.append(f"{path}: missing")
-        elif path.stat().st_size != recorded["size"]:
-            faults.append(f"{path}: {path.stat().st_size} bytes instead of {recorded['size']}")
-        elif _sha256(path) != recorded["sha256"]:
-            faults.append(f"{path}: checksum differs")
-    return faults
+def faults_of(path: Path) -> list[str]:
+    """What is wrong with the checkpoint in a folder, its manifest included, a line per file; empty if nothing is."""
+    checkpoint = _read(path)
+    return damage(checkpoint) if checkpoint else [f"{path / MANIFEST}: missing or damaged"]
 
 
-@contextmanager
-def committing(run: Path, step: int, facts: dict[str, Any], keep: int) -> Iterator[Path]:
-    """A temporary folder that all processes write into; becomes the checkpoint of ``step`` when the block succeeds.
-
-    Keeps the ``keep`` newest checkpoints. An exception inside leaves earlier checkpoints as they were, and no trace.
-    """
-    final = folder(run, step)
-    partial = _hidden(final, "partial")
-    if is_main():
-        for stale in final.parent.glob(".step-*"):
-            shutil.rmtree(stale)
-        partial.mkdir(parents=True)
-    barrier()
-    try:
-        yield partial
-        barrier()
-        if is_main():
-            _commit(partial, final, {"format": FORMAT, "step": step, **facts})
-    except BaseException:
-        if is_main():
-            shutil.rmtree(partial, ignore_errors=True)
-        raise
-    if is_main():
-        _point_latest_at(final)
-        for old in _folders(run)[:-keep]:
-            _remove(old)
-    barrier()
+def damage(checkpoint: Checkpoint, kind: str = "") -> list[str]:
+    """What is wrong with the files of a checkpoint whose names begin with ``kind``, a line per file."""
+    names = [name for name in checkpoint.manifest.files if name.startswith(kind)]
+    with ThreadPoolExecutor() as pool:
+        return [fault for fault in pool.map(partial(_fault, checkpoint), names) if fault]
 
 
-def _folders(run: Path) -> list[Path]:
-    """Folders of checkpoints, sound or not, oldest first."""
-    return sorted((run / "checkpoints").glob("step-" + 8 * "[0-9]"))
+def draft(run: Path, step: int) -> Path:
+    """The temporary folder that the checkpoint of ``step`` is written into."""
+    return _hidden(folder(run, step), "partial")
+
+
+def prepare(run: Path, step: int) -> None:
+    """Make the temporary folder, and clear away what earlier processes left. Raises OSError."""
+    clear(run)
+    draft(run, step).mkdir(parents=True)
+
+
+def clear(run: Path) -> None:
+    """Remove what was being written or removed when an earlier process died."""
+    for stale in (run / "checkpoints").glob(".step-*"):
+        shutil.rmtree(stale)
+
+
+def commit(run: Path, facts: Facts, shapes: dict[str, tuple[int, ...]], files: dict[str, FileFacts]) -> None:
+    """Make a checkpoint of the temporary folder, whose ``files`` are on the disk. Raises HpcJepaError and OSError."""
+    written, final = draft(run, facts.step), folder(run, facts.step)
+    manifest = Manifest(**dict(facts), format=FORMAT, shapes=shapes, files=files)
+    write_atomically(written / MANIFEST, manifest.sealed())
+    sync(written)
+    if final.exists():
+        remove(final)
+    written.rename(final)
+    sync(final.parent)
+    _point_latest_at(final)
+
+
+def discard(run: Path, step: int) -> None:
+    """Leave no trace of a save that failed."""
+    shutil.rmtree(draft(run, step), ignore_errors=True)
+
+
+def remove(path: Path) -> None:
+    """First from sight, so that nobody takes half a checkpoint for a damaged one. Raises OSError."""
+    shutil.rmtree(path.rename(_hidden(path, "removed")))
 
 
 def _hidden(path: Path, why: str) -> Path:
     return path.with_name(f".{path.name}.{why}")
 
 
-def _commit(partial: Path, final: Path, facts: dict[str, Any]) -> None:
-    written = sorted(partial.rglob("*"))
-    for path in written:
-        sync(path)
-    files = {str(path.relative_to(partial)): _facts(path) for path in written if path.is_file()}
-    write_atomically(partial / MANIFEST, json.dumps({**facts, "files": files}, indent=1).encode())
-    sync(partial)
-    if final.exists():
-        _remove(final)
-    partial.rename(final)
-    sync(final.parent)
-
-
 def _point_latest_at(final: Path) -> None:
     link = final.parent / "latest"
+    if link.is_symlink() and link.readlink() == Path(final.name):
+        return
     fresh = link.with_name(".latest")
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(final.name)
     fresh.rename(link)
-
-
-def _remove(path: Path) -> None:
-    """First from sight, so that nobody takes half a checkpoint for a damaged one."""
-    shutil.rmtree(path.rename(_hidden(path, "removed")))
+    sync(final.parent)
 
 
 def _set_aside(faults: dict[Path, str]) -> None:
@@ -226,22 +221,38 @@ def _set_aside(faults: dict[Path, str]) -> None:
 def _read(path: Path) -> Checkpoint | None:
     """The checkpoint at ``path``, None where its manifest is missing or damaged."""
     try:
-        facts = Manifest.model_validate_json((path / MANIFEST).read_bytes()).model_dump()
-    except (FileNotFoundError, ValidationError):
+        text = (path / MANIFEST).read_text(encoding="utf-8")
+        content = json.loads(text)
+        sealed = content["checksum"] == _checksum(text.replace(content["checksum"], UNSEALED))
+        if not sealed or path.name != _name(content["step"]):
+            return None
+        if content["format"] > FORMAT:
+            raise CheckpointError(
+                f"{path}: format {content['format']} is newer than this program reads ({FORMAT}); update it"
+            )
+        return Checkpoint(path, Manifest.model_validate(content))
+    except (OSError, ValueError, KeyError, TypeError):  # a damaged text can say anything
         return None
-    if path.name != f"step-{facts['step']:08d}":
-        return None
-    if facts["format"] > FORMAT:
-        raise CheckpointError(
-            f"{path}: format {facts['format']} is newer than this program reads ({FORMAT}); update it"
-        )
-    return Checkpoint(path, facts["step"], facts)
 
 
-def _facts(path: Path) -> dict[str, Any]:
-    return {"size": path.stat().st_size, "sha256": _sha256(path)}
+def _name(step: int) -> str:
+    return f"step-{step:08d}"
 
 
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _fault(checkpoint: Checkpoint, name: str) -> str | None:
+    recorded, path = checkpoint.manifest.files[name], checkpoint.path / name
+    try:
+        size = path.stat().st_size
+        if size != recorded.size:
+            return f"{path}: {size} bytes instead of {recorded.size}"
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except FileNotFoundError:
+        return f"{path}: missing"
+    except OSError as error:
+        return f"{path}: cannot be read ({error.strerror})"
+    return f"{path}: checksum differs" if digest != recorded.sha256 else None

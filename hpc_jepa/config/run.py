@@ -12,7 +12,14 @@ from hpc_jepa.config.masking import MaskingConfig
 from hpc_jepa.config.model import ModelConfig, Targets
 from hpc_jepa.config.semantics import Semantics
 from hpc_jepa.config.strict import Strict
-from hpc_jepa.config.training import CheckpointConfig, EngineConfig, MonitorConfig, OptimizerConfig, ScheduleConfig
+from hpc_jepa.config.training import (
+    CheckpointConfig,
+    EngineConfig,
+    GuardConfig,
+    MonitorConfig,
+    OptimizerConfig,
+    ScheduleConfig,
+)
 
 
 class ObjectiveChoice(Strict):
@@ -43,6 +50,7 @@ class RunConfig(Strict):
     engine: EngineConfig = EngineConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     monitor: MonitorConfig = MonitorConfig()
+    guard: GuardConfig = GuardConfig()
 
     @field_validator("objectives", mode="before")
     @classmethod
@@ -81,11 +89,17 @@ class RunConfig(Strict):
             return "ema"
         return "student" if self.semantics.online_target_gradient else "student_detached"
 
-    def fingerprint(self) -> str:
-        """Hash of everything that decides the outcome; the place of the output and logging do not."""
-        data = self.model_dump(mode="json", exclude={"runs", "monitor", "checkpoint"})
+    def deciding(self) -> dict[str, Any]:
+        """What decides the outcome: not the place of the output, logging, alarms, or how the work is shared."""
+        data = self.model_dump(mode="json", exclude={"runs", "monitor", "checkpoint", "guard"})
         data["data"].pop("decode_threads")
-        return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()[:16]
+        data["data"].pop("reading")
+        data["engine"].pop("zero_stage")
+        return data
+
+    def fingerprint(self) -> str:
+        """Hash of everything that decides the outcome."""
+        return hashlib.sha256(json.dumps(self.deciding(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _choice(item: Any) -> Any:

@@ -39,10 +39,41 @@ class EngineConfig(Strict):
 
 
 class CheckpointConfig(Strict):
-    """When to save and what to keep."""
+    """When to save, what to keep, and what may differ from what was saved."""
 
     every: int = Field(1000, gt=0, description="steps between two periodic checkpoints")
     keep: int = Field(2, gt=0, description="newest checkpoints kept")
+    keep_every: int = Field(0, ge=0, description="checkpoints of multiples of so many steps are kept too; 0: none")
+    keep_hours: float = Field(0.0, ge=0, description="one checkpoint of every so many hours is kept too; 0: none")
+    keep_best: int = Field(0, ge=0, description="so many checkpoints with the best figure are kept too")
+    best_by: str = Field("loss", description="that figure, as TensorBoard names it: loss, terms/ld, health/target_std")
+    best_is: Literal["lowest", "highest"] = "lowest"
+    failed_save: Literal["stop", "warn"] = Field("stop", description="what a save that failed does at the next step")
+    accept: tuple[str, ...] = Field(
+        (), description="settings, or data.sources.NAME, that may differ from what the checkpoint was saved with"
+    )
+
+    def accepts(self, setting: str) -> bool:
+        """Whether ``setting``, or what it is part of, is among those that may differ."""
+        return any(f"{setting}.".startswith(f"{accepted}.") for accepted in self.accept)
+
+
+Action = Literal["off", "warn", "stop"]
+
+
+class GuardConfig(Strict):
+    """When a run is in danger, and what is done about it."""
+
+    skips_in_a_row: int = Field(10, gt=0, description="steps without a finite loss and gradient that stop the run")
+    loss_spike: Action = "warn"
+    spike_factor: float = Field(3.0, gt=1, description="a spike is a loss of so many times the median")
+    spike_window: int = Field(20, gt=1, description="logged losses that the median is taken of")
+    collapse: Action = "warn"
+    collapse_std: float = Field(1e-3, ge=0, description="smallest healthy spread of the target")
+    collapse_rank: float = Field(1.5, ge=0, description="smallest healthy effective rank of the target")
+    stall_seconds: float = Field(
+        1800.0, ge=0, description="a step that takes longer is stuck: stacks are printed and the process ends; 0: never"
+    )
 
 
 class MonitorConfig(Strict):

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from hpc_jepa.checkpoint import store
+from hpc_jepa.checkpoint import store, tensors
 from hpc_jepa.checkpoint.store import Checkpoint
 from hpc_jepa.config import tree
 from hpc_jepa.config.benchmark import Weights
@@ -59,7 +59,7 @@ def _load(initial: Encoder, checkpoint: Checkpoint, name: Weights) -> Encoder:
     if name == "random_init":
         return encoder
     try:
-        encoder.load_state_dict(checkpoint.tensors(name))
+        encoder.load_state_dict(tensors.part(checkpoint, name))
     except RuntimeError as error:
         fault = str(error).splitlines()[-1].strip()
         raise CheckpointError(f"{checkpoint.path}: {name} does not fit the model of config.yaml: {fault}") from error

@@ -23,7 +23,11 @@ def build_engine(trainee: nn.Module, config: RunConfig) -> DeepSpeedEngine:
     if batch % processes:
         raise InputError(f"engine.batch_size: {batch} clips cannot be shared by {processes} processes; use a multiple")
     optimizer = torch.optim.AdamW(
-        parameter_groups(trainee), lr=config.schedule.lr, betas=config.optimizer.betas, eps=config.optimizer.eps
+        parameter_groups(trainee),
+        lr=config.schedule.lr,
+        betas=config.optimizer.betas,
+        eps=config.optimizer.eps,
+        fused=True,  # one kernel, and the only one that can leave out an update without asking the device
     )
     settings: dict[str, Any] = {
         "train_batch_size": batch,
@@ -54,13 +58,17 @@ def set_rates(engine: DeepSpeedEngine, rates: Rates) -> None:
         group["weight_decay"] = rates.weight_decay if group["decayed"] else 0.0
 
 
-def optimizer_step(engine: DeepSpeedEngine) -> Tensor:
-    """Update the weights; the 2-norm of the averaged gradient, before any clipping.
+def optimizer_step(engine: DeepSpeedEngine, broken: Tensor) -> Tensor:
+    """Update the weights unless ``broken`` (a truth value on the device) or the gradient is not finite.
 
-    The ZeRO optimizers know the norm after their step; without ZeRO it is taken from the gradients before it.
+    Returns the 2-norm of the averaged gradient, before any clipping; not finite where nothing was updated because of
+    it. The ZeRO optimizers know the norm after their step, and leave out those that are not finite; without ZeRO it is
+    taken from the gradients before.
     """
     norm = None
     if not engine.zero_optimization():
         norm = torch.nn.utils.get_total_norm([p.grad for p in engine.module.parameters() if p.grad is not None])
+        broken = broken | ~norm.isfinite()
+    engine.basic_optimizer.found_inf = broken.float()  # what torch's own gradient scaler tells a fused optimizer
     engine.step()
     return torch.as_tensor(engine.get_global_grad_norm() if norm is None else norm, dtype=torch.float32)

@@ -15,7 +15,7 @@ from hpc_jepa.training.processes import join_process_group
 from hpc_jepa.training.run_folder import write_state
 from hpc_jepa.training.schedules import rates_at
 from hpc_jepa.training.signals import StopRequest
-from hpc_jepa.training.snapshot import save
+from hpc_jepa.training.snapshot import facts, pieces
 
 Outcome = Literal["done", "interrupted"]
 
@@ -32,17 +32,19 @@ def train(config: RunConfig, observe: Observer) -> Outcome:
         report(run, "running", run.first)
         for step in range(run.first, config.schedule.steps):
             train_step(run, step)
+            run.watchdog.alive()
             done = step + 1
-            stopping = stop.agreed(run.host)
+            stopping = stop.agreed(run.host, also=run.saver.failed)
             if stopping or done % config.checkpoint.every == 0 or done == config.schedule.steps:
-                run.recorder.settle()
-                save(run.engine, config, done, run.data_hashes)
+                save(run, done)
                 report(run, "running", done)
             if stopping and done < config.schedule.steps:
+                run.saver.wait()
                 report(run, "interrupted", done, by=stop.signal and stop.signal.name)
                 return "interrupted"
         if run.first == config.schedule.steps == 0:
-            save(run.engine, config, 0, run.data_hashes)
+            save(run, 0)
+        run.saver.wait()
         report(run, "done", config.schedule.steps)
         return "done"
 
@@ -58,7 +60,9 @@ def train_step(run: Run, step: int) -> None:
     terms, target = run.engine(clips.pixels, masks, step)
     loss = weighted_sum(terms, coefficients)
     run.engine.backward(loss)
-    norm = optimizer_step(run.engine)
+    broken = run.guard.broken(loss)
+    norm = optimizer_step(run.engine, broken)
+    run.guard.count(broken | ~norm.isfinite())
     if run.average is not None:
         run.average.update(rates.ema)
 
@@ -66,12 +70,22 @@ def train_step(run: Run, step: int) -> None:
     if recorder.wants(step):
         looked_at = health(target, run.levels, config.monitor.health_tokens) if recorder.wants_health(step) else None
         figures = {"loss": loss, "gradient_norm": norm, **terms}
-        recorder.record(step, figures, coefficients, rates, looked_at, run.feed.waited)
+        recorder.record(step, figures, coefficients, rates, looked_at, run.guard.take(), run.feed.waited)
+    if step == run.first:
+        run.phases.done("first step")
+        run.phases.tell()
 
 
 def weighted_sum(terms: dict[str, Tensor], coefficients: dict[str, float]) -> Tensor:
     """The loss: every term with its coefficient of this step."""
     return torch.stack([coefficients[name] * term for name, term in terms.items()]).sum()
+
+
+def save(run: Run, done: int) -> None:
+    """Begin to commit everything that decides the rest of the run, after ``done`` steps."""
+    run.recorder.settle()
+    state = facts(run.config, done, run.data_hashes, run.recorder.figures)
+    run.saver.start(state, pieces(run.engine))
 
 
 def report(run: Run, state: Literal["running", "interrupted", "done"], step: int, **more: object) -> None:

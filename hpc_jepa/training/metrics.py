@@ -9,7 +9,7 @@ from collections.abc import Callable
 from io import FileIO
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from pydantic import BaseModel, ValidationError
@@ -20,6 +20,8 @@ from hpc_jepa.checkpoint.files import write_atomically
 from hpc_jepa.config.training import MonitorConfig
 from hpc_jepa.distributed import is_main, sum_over_processes, world_size
 from hpc_jepa.errors import DataError, HpcJepaError
+from hpc_jepa.training.alarms import Alarms
+from hpc_jepa.training.guards import Skipped, told
 from hpc_jepa.training.health import Health
 from hpc_jepa.training.schedules import Rates
 
@@ -39,8 +41,11 @@ class Recorder:
     As a context it closes its files; what is pending is written unless the block fails.
     """
 
-    def __init__(self, run: Path, config: MonitorConfig, *, batch_size: int, first: int, observe: Observer) -> None:
+    def __init__(
+        self, run: Path, config: MonitorConfig, *, alarms: Alarms, batch_size: int, first: int, observe: Observer
+    ) -> None:
         self._config = config
+        self._alarms = alarms
         self._path = run / "metrics.jsonl"
         self._batch_size = batch_size
         self._observe = observe
@@ -48,7 +53,9 @@ class Recorder:
         self._events = (
             SummaryWriter(str(run / "events"), purge_step=first) if is_main() and config.tensorboard else None
         )
-        self._pending: tuple[Line, list[str], Tensor] | None = None
+        self._pending: _Pending | None = None
+        self.figures: dict[str, float] = {}
+        """The last written figures, by their names in TensorBoard."""
         self._since, self._clips, self._waited = time.perf_counter(), 0, 0.0
 
     def __enter__(self) -> "Recorder":
@@ -83,6 +90,7 @@ class Recorder:
         coefficients: dict[str, float],
         rates: Rates,
         health: Health | None,
+        skipped: Tensor,
         waited: float,
     ) -> None:
         """Take the figures of a logged step (collective: they are averaged over processes)."""
@@ -90,7 +98,7 @@ class Recorder:
         if health is not None:
             figures = figures | {f"health.{name}": value for name, value in health._asdict().items()}
         stacked = torch.stack([value.detach().float() for value in figures.values()])
-        averaged = (sum_over_processes(stacked) / world_size()).to("cpu", non_blocking=True)
+        averaged = torch.cat([sum_over_processes(stacked) / world_size(), skipped]).to("cpu", non_blocking=True)
         now = time.perf_counter()
         line: Line = {
             "step": step,
@@ -102,21 +110,27 @@ class Recorder:
             "memory_bytes": _memory(),
         }
         self._since, self._clips, self._waited = now, 0, waited
-        self._pending = (line, list(figures), averaged)
+        self._pending = _Pending(line, list(figures), averaged)
 
     def flush(self) -> None:
-        """Write the pending line. Raises HpcJepaError, on all processes alike, when a figure is not a finite number."""
+        """Write the pending line.
+
+        Raises HpcJepaError, on all processes alike, when a figure is not a finite number though the step was done, and
+        where an alarm stops the run.
+        """
         if self._pending is None:
             return
-        line, names, averaged = self._pending
-        self._pending = None
+        pending, self._pending = self._pending, None
         if torch.cuda.is_available():
             torch.cuda.current_stream().synchronize()
-        figures = dict(zip(names, averaged.tolist(), strict=True))
+        figures, skipped = pending.arrived()
         broken = [name for name, value in figures.items() if not math.isfinite(value)]
-        if broken:
-            raise HpcJepaError(f"step {line['step']}: {', '.join(broken)} is not finite; lower schedule.lr or use fp32")
-        self._write(_arranged(line, figures))
+        step = pending.line["step"]
+        if broken and not skipped.steps:
+            raise HpcJepaError(f"step {step}: {', '.join(broken)} is not finite; lower schedule.lr or use fp32")
+        line = _arranged(pending.line | {"skipped_steps": skipped.steps}, figures)
+        self._write(line)
+        self._alarms.look(line, skipped)
 
     def settle(self) -> None:
         """Write what is pending and wait until the disk has it: a checkpoint must not be ahead of its figures."""
@@ -125,6 +139,7 @@ class Recorder:
             os.fsync(self._file.fileno())
 
     def _write(self, line: Line) -> None:
+        self.figures = {name: value for name, value in _flat(line) if math.isfinite(value)}
         if self._file is not None:
             self._append(self._file, f"{json.dumps(line)}\n".encode())
         if self._events is not None:
@@ -139,6 +154,19 @@ class Recorder:
             raise HpcJepaError(f"{self._path}: cannot be written ({error.strerror})") from error
         if written != len(text):
             raise HpcJepaError(f"{self._path}: cannot be written (no space left for a whole line)")
+
+
+class _Pending(NamedTuple):
+    """A line that waits for its figures: those of ``names``, and the counts of the guard, in one transfer."""
+
+    line: Line
+    names: list[str]
+    transfer: Tensor
+
+    def arrived(self) -> tuple[dict[str, float], Skipped]:
+        """Figures by name, and the steps that were skipped."""
+        values = self.transfer.tolist()
+        return dict(zip(self.names, values, strict=False)), told(values[len(self.names) :])
 
 
 def _arranged(line: Line, figures: dict[str, float]) -> Line:

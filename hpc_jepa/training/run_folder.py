@@ -8,8 +8,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel
-
 from hpc_jepa.checkpoint.files import sole_writer, write_atomically
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.tree import dump, load
@@ -24,12 +22,21 @@ def refuse_another(config: RunConfig) -> None:
     path = config.folder / "config.yaml"
     if not path.exists():
         return
-    earlier = load(RunConfig, [path])
-    if earlier.fingerprint() != config.fingerprint():
+    changed = refused_differences(load(RunConfig, [path]), config)
+    if changed:
         raise InputError(
-            f"{config.folder}: holds a run of another configuration ({_differences(earlier, config)}); "
-            "choose another study= or variant=, or remove the folder"
+            f"{config.folder}: holds a run of another configuration ({changed}); "
+            "choose another study= or variant=, remove the folder, or name what is meant in checkpoint.accept=[...]"
         )
+
+
+def refused_differences(earlier: RunConfig, later: RunConfig) -> str:
+    """The settings that differ though ``checkpoint.accept`` does not name them, in words; empty if none does."""
+    before, after = _flat(earlier.deciding()), _flat(later.deciding())
+    changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
+    refused = [key for key in changed if not later.checkpoint.accepts(key)]
+    shown = [f"{key} {before.get(key)} -> {after.get(key)}" for key in refused[:3]]
+    return ", ".join(shown) + (f" and {len(refused) - 3} more" if len(refused) > 3 else "")
 
 
 @contextmanager
@@ -48,8 +55,10 @@ def claimed(config: RunConfig) -> Iterator[Path]:
     with sole_writer(config.folder / ".lock"):
         refuse_another(config)
         path = config.folder / "config.yaml"
-        if not path.exists():
-            write_atomically(path, dump(config).encode())
+        # What was accepted once is not accepted for ever.
+        settled = config.model_copy(update={"checkpoint": config.checkpoint.model_copy(update={"accept": ()})})
+        if not path.exists() or config.checkpoint.accept:
+            write_atomically(path, dump(settled).encode())
         yield config.folder
 
 
@@ -88,16 +97,9 @@ def _in_words(error: BaseException) -> str:
     return str(error) if isinstance(error, HpcJepaError) else f"{type(error).__name__}: {error}"
 
 
-def _differences(earlier: RunConfig, later: RunConfig) -> str:
-    before, after = _flat(earlier), _flat(later)
-    changed = [key for key in before.keys() | after.keys() if before.get(key) != after.get(key)]
-    shown = [f"{key} {before.get(key)} -> {after.get(key)}" for key in sorted(changed)[:3]]
-    return ", ".join(shown) + (f" and {len(changed) - 3} more" if len(changed) > 3 else "")
-
-
-def _flat(config: BaseModel) -> dict[str, Any]:
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
     flat: dict[str, Any] = {}
-    stack: list[tuple[str, Any]] = [("", config.model_dump(mode="json", exclude={"runs", "monitor", "checkpoint"}))]
+    stack: list[tuple[str, Any]] = [("", settings)]
     while stack:
         prefix, value = stack.pop()
         if isinstance(value, dict):

@@ -30,9 +30,9 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)  # type: ignore[arg-type]
 
-    def agreed(self, host: HostGroup) -> bool:
-        """Whether any process was asked to stop; the same answer on all of them."""
-        return bool(host.gather(torch.tensor([self.signal is not None])).any())
+    def agreed(self, host: HostGroup, also: bool = False) -> bool:
+        """Whether any process was asked to stop, or has another reason to; the same answer on all of them."""
+        return bool(host.gather(torch.tensor([also or self.signal is not None])).any())
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)

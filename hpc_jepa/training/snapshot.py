@@ -1,66 +1,85 @@
-"""Save a run into a committed checkpoint, and continue from one."""
+"""What decides the rest of a run, into a checkpoint and back: on any number of processes, at any ZeRO stage."""
 
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
 
 import deepspeed
 import torch
 from deepspeed.runtime.engine import DeepSpeedEngine
-from safetensors import SafetensorError
-from safetensors.torch import save_file
+from pydantic import ValidationError
 from torch import Tensor, nn
 
 import hpc_jepa
-from hpc_jepa.checkpoint.store import WEIGHTS, Checkpoint, committing, folder, newest_sound, opened
+from hpc_jepa.checkpoint.shard import Piece
+from hpc_jepa.checkpoint.store import Checkpoint, Facts, clear, folder, newest_sound, opened
+from hpc_jepa.checkpoint.tensors import Tensors
 from hpc_jepa.config.run import RunConfig
-from hpc_jepa.distributed import from_main, is_main, world_size
-from hpc_jepa.errors import CheckpointError, HpcJepaError
-from hpc_jepa.training.processes import lost_peers_named
+from hpc_jepa.distributed import from_main, is_main, rank, world_size
+from hpc_jepa.errors import CheckpointError
+from hpc_jepa.training.pieces import begin_moments, held, public_name, updates
+from hpc_jepa.training.run_folder import refused_differences
 
-PARTS = {
-    "model.student": "student",
-    "model.target": "target",
-    "model.predictor": "predictor",
-    "objectives": "objectives",
-}
+UPDATES = "updates"
 
 
-def save(engine: DeepSpeedEngine, config: RunConfig, step: int, data_hashes: dict[str, str]) -> None:
-    """Commit everything that decides the rest of the run, after ``step`` steps. Collective.
+def facts(config: RunConfig, step: int, data_hashes: dict[str, str], figures: dict[str, float]) -> Facts:
+    """What the checkpoint of ``step`` says about itself."""
+    return Facts(
+        step=step,
+        time=time.time(),
+        world_size=world_size(),
+        zero_stage=config.engine.zero_stage,
+        fingerprint=config.fingerprint(),
+        config=config.model_dump(mode="json"),
+        versions={"hpc_jepa": hpc_jepa.__version__, "torch": torch.__version__, "deepspeed": deepspeed.__version__},
+        data=data_hashes,
+        figures=figures,
+    )
 
-    Raises HpcJepaError where weights are not finite or the disk takes no more; earlier checkpoints stay as they are.
-    """
-    facts = {
-        "config_fingerprint": config.fingerprint(),
-        "world_size": world_size(),
-        "zero_stage": config.engine.zero_stage,
-        "data": data_hashes,
-        "versions": {"hpc_jepa": hpc_jepa.__version__, "torch": torch.__version__, "deepspeed": deepspeed.__version__},
-    }
-    weights = _finite_weights(engine.module, step)
-    commit = committing(config.folder, step, facts, config.checkpoint.keep)
-    with _told_where(config.folder, step), lost_peers_named(), commit as partial:
-        engine.save_checkpoint(str(partial / "engine"), tag="state", save_latest=False)
-        if is_main():
-            save_file(weights, partial / WEIGHTS)
+
+def pieces(engine: DeepSpeedEngine) -> list[Piece]:
+    """What this process saves: views of its state, as it is until the next step, and its random state."""
+    own = [part.piece for part in held(engine) if part.saved.start < part.saved.stop]
+    done = updates(engine)
+    if done is not None and is_main():
+        own.append(Piece(UPDATES, (), 0, done.view(1)))
+    return own + [Piece(name, tuple(state.shape), 0, state) for name, state in _random_states().items()]
 
 
 def resume(engine: DeepSpeedEngine, config: RunConfig, data_hashes: dict[str, str]) -> int:
     """Continue from the newest undamaged checkpoint; the number of steps done, 0 for a new run. Collective.
 
-    Raises CheckpointError when all are damaged, when it was saved by another number of processes, another ZeRO stage or
-    on other data, or when the restored target is not what was saved.
+    Raises CheckpointError when all are damaged, or when it was saved on other data or with other settings than
+    ``checkpoint.accept`` allows.
     """
+    if is_main():
+        clear(config.folder)
     sound = newest_sound(config.folder) if is_main() else None
     step = from_main(sound.step if sound else -1)
     if step < 0:
         return 0
     checkpoint = opened(folder(config.folder, step))
     _check_fits(checkpoint, config, data_hashes)
-    engine.load_checkpoint(str(checkpoint.path / "engine"), tag="state")
-    _check_target(engine, checkpoint)
+    restore(engine, checkpoint)
     return step
+
+
+@torch.no_grad()
+def restore(engine: DeepSpeedEngine, checkpoint: Checkpoint) -> None:
+    """Make weights, target, optimizer and random state what they were. Nothing is exchanged between processes.
+
+    Raises CheckpointError when names or shapes of the weights are not those of the run.
+    """
+    stored = Tensors(checkpoint)
+    _check_names(engine.module, checkpoint, stored)
+    if UPDATES in stored:
+        with_state = {name.removeprefix("exp_avg.") for name in stored if name.startswith("exp_avg.")}
+        begin_moments(engine, stored[UPDATES], with_state)
+    for part in held(engine):
+        if part.name in stored:  # moments of a parameter that never had a gradient begin at zero
+            part.view.copy_(stored.slice(part.name, part.start, part.start + len(part.view)))
+    if checkpoint.manifest.world_size == world_size():
+        _set_random_states(stored)
 
 
 def unsharded(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
@@ -70,53 +89,41 @@ def unsharded(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
             yield name, parameter.detach().float().cpu().clone()
 
 
-def _finite_weights(module: nn.Module, step: int) -> dict[str, Tensor]:
-    """All weights on rank 0, nothing elsewhere. Raises HpcJepaError, on all ranks alike, where one is not finite."""
-    weights = {}
-    for name, tensor in unsharded(module):
-        if not tensor.isfinite().all():
-            raise HpcJepaError(f"step {step}: {name} is not finite and was not saved; lower schedule.lr or use fp32")
-        if is_main():
-            weights[_public_name(name)] = tensor
-    return weights
+def _random_states() -> dict[str, Tensor]:
+    """Masks, crops and order depend on the step alone; what a layer may draw itself depends on these."""
+    states = {f"random.cpu.{rank()}": torch.get_rng_state()}
+    if torch.cuda.is_available():
+        states[f"random.cuda.{rank()}"] = torch.cuda.get_rng_state()
+    return states
 
 
-@contextmanager
-def _told_where(run: Path, step: int) -> Iterator[None]:
-    """torch and safetensors report a full disk each in a way of their own, without saying where."""
-    try:
-        yield
-    except (OSError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().partition("\n")[0]
-        raise HpcJepaError(
-            f"{run}: the checkpoint of step {step} cannot be written ({reason}); earlier ones are as they were: "
-            "make room, then give the same command again"
-        ) from error
-
-
-def _public_name(name: str) -> str:
-    for inside, outside in PARTS.items():
-        if name.startswith(f"{inside}."):
-            return outside + name.removeprefix(inside)
-    raise KeyError(name)
+def _set_random_states(stored: Tensors) -> None:
+    torch.set_rng_state(stored[f"random.cpu.{rank()}"])
+    if torch.cuda.is_available() and f"random.cuda.{rank()}" in stored:
+        torch.cuda.set_rng_state(stored[f"random.cuda.{rank()}"])
 
 
 def _check_fits(checkpoint: Checkpoint, config: RunConfig, data_hashes: dict[str, str]) -> None:
-    here = {"world_size": world_size(), "zero_stage": config.engine.zero_stage}
-    for what, value in here.items():
-        saved = checkpoint.facts.get(what)
-        if saved != value:
-            raise CheckpointError(f"{checkpoint.path}: saved with {what} {saved}, not {value}; continue with the same")
+    try:
+        earlier = RunConfig.model_validate(checkpoint.manifest.config)
+    except ValidationError as error:
+        fault = f"{'.'.join(map(str, error.errors()[0]['loc']))}: {error.errors()[0]['msg']}"
+        raise CheckpointError(f"{checkpoint.path}: its configuration is not read any more ({fault})") from error
+    changed = refused_differences(earlier, config)
+    if changed:
+        raise CheckpointError(f"{checkpoint.path}: saved with other settings ({changed}); choose another study=")
     for source, digest in data_hashes.items():
-        if checkpoint.facts["data"].get(source) != digest:
+        same = checkpoint.manifest.data.get(source) == digest
+        if not same and not config.checkpoint.accepts(f"data.sources.{source}"):
             raise CheckpointError(
-                f"{checkpoint.path}: source '{source}' was rebuilt with other content since it was saved"
+                f"{checkpoint.path}: source '{source}' was rebuilt with other content since it was saved; "
+                f"if that is meant: checkpoint.accept=[data.sources.{source}]"
             )
 
 
-def _check_target(engine: DeepSpeedEngine, checkpoint: Checkpoint) -> None:
-    """The target is frozen, and loaders of optimizer state have been seen to forget frozen parameters silently."""
-    saved = checkpoint.tensors("target")
-    for name, tensor in unsharded(engine.module.model.target):
-        if not torch.equal(tensor, saved[name]):
-            raise CheckpointError(f"{Path(checkpoint.path)}: target weight {name} was not restored")
+def _check_names(module: nn.Module, checkpoint: Checkpoint, stored: Tensors) -> None:
+    """Frozen weights too: loaders of optimizer state have been seen to forget the target silently."""
+    for inside, parameter in module.named_parameters():
+        name, shape = public_name(inside), tuple(getattr(parameter, "ds_shape", parameter.shape))
+        if name not in stored or stored.shape(name) != shape:
+            raise CheckpointError(f"{checkpoint.path}: holds no {name} of shape {shape}; the model is another one")

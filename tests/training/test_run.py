@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
+from hpc_jepa.checkpoint import store, tensors
 from hpc_jepa.checkpoint.store import newest
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.tree import dump
@@ -86,8 +86,10 @@ def test_a_run_writes_every_figure_weights_and_events(configure):
 
     kept = sorted(path.name for path in (config.folder / "checkpoints").iterdir())
     assert kept == ["latest", "step-00000008", "step-00000012"]
-    weights = load_file(config.folder / "checkpoints" / "latest" / "weights.safetensors")
-    assert {name.split(".")[0] for name in weights} == {"student", "target", "predictor", "objectives"}
+    weights = tensors.read(newest(config.folder).path)
+    parts = {"student", "target", "predictor", "objectives", "exp_avg", "exp_avg_sq", "updates", "random"}
+    assert {name.split(".")[0] for name in weights} == parts
+    assert weights["updates"] == STEPS
     assert not torch.equal(weights["student.blocks.0.mlp.hidden.weight"], weights["target.blocks.0.mlp.hidden.weight"])
 
 
@@ -108,7 +110,8 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one_bit_for_bit(stage, config
     assert train(halves, silent) == "done"
 
     assert figures_of(halves) == figures_of(whole)
-    ended = [load_file(c.folder / "checkpoints" / "latest" / "weights.safetensors") for c in (whole, halves)]
+    ended = [tensors.read(newest(c.folder).path) for c in (whole, halves)]
+    assert ended[0].keys() == ended[1].keys()
     assert all(torch.equal(ended[0][name], ended[1][name]) for name in ended[0])
 
 
@@ -140,29 +143,40 @@ def test_a_refused_run_leaves_nothing_behind(configure, tmp_path):
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_checkpoint_of_another_stage_is_refused_with_advice(configure):
+def test_a_checkpoint_of_other_data_or_settings_is_refused_unless_that_is_meant(configure):
     config = configure(schedule={"steps": 2})
     train(config, silent)
-    manifest = config.folder / "checkpoints" / "step-00000002" / "manifest.json"
-    manifest.write_text(manifest.read_text().replace('"zero_stage": 1', '"zero_stage": 2'))
-    with pytest.raises(CheckpointError, match="zero_stage 2, not 1"):
+    path = newest(config.folder).path
+    manifest = store.opened(path).manifest
+    other = manifest.model_copy(update={"data": {"motion8": "another"}})
+    (path / "manifest.json").write_bytes(other.model_copy(update={"checksum": store.UNSEALED}).sealed())
+    with pytest.raises(CheckpointError, match=r"checkpoint\.accept=\[data\.sources\.motion8\]"):
         train(config, silent)
+    longer = configure(schedule={"steps": 3}, checkpoint={"accept": ["schedule"]})
+    with pytest.raises(CheckpointError, match="source 'motion8' was rebuilt"):
+        train(longer, silent)
+    longer = configure(schedule={"steps": 3}, checkpoint={"accept": ["schedule.steps", "data"]})
+    assert train(longer, silent) == "done"
+    assert newest(config.folder).step == 3
+    with pytest.raises(InputError, match=r"schedule\.steps 3 -> 4"):
+        train(configure(schedule={"steps": 4}), silent)
 
 
-def test_a_damaged_checkpoint_is_noticed(configure):
-    config = configure(schedule={"steps": 2})
+def test_damage_is_named_and_the_checkpoint_before_is_used(configure, caplog):
+    config = configure()
     train(config, silent)
-    weights = config.folder / "checkpoints" / "step-00000002" / "weights.safetensors"
+    weights = newest(config.folder).path / "weights-0000.safetensors"
     content = bytearray(weights.read_bytes())
     content[-5] ^= 1
     weights.write_bytes(content)
-    with pytest.raises(CheckpointError, match="checksum differs"):
-        train(config, silent)
+    assert train(config, silent) == "done"
+    assert f"{weights}: checksum differs; set aside as damaged-00000012" in caplog.text
+    assert lines_of(config)[-1]["step"] == STEPS - 1
 
 
 def test_zero_steps_save_the_initial_weights(configure):
     config = configure(schedule={"steps": 0})
     assert train(config, silent) == "done"
-    weights = load_file(config.folder / "checkpoints" / "latest" / "weights.safetensors")
+    weights = tensors.read(newest(config.folder).path)
     for name in (name for name in weights if name.startswith("student.")):
         assert torch.equal(weights[name], weights["target" + name.removeprefix("student")])

@@ -28,9 +28,9 @@ main() {
   case ${1:-} in
     up | down | status) "$1" ;;
     env) echo "export SLURM_CONF=$SLURM_CONF" ;;
-    kill-node) kill_node "$(known "${2:-}")" ;;
-    kill-slurmd) kill_daemon "$(known "${2:-}")" ;;
-    start-node) start_node "$(known "${2:-}")" ;;
+    kill-node) check_node "${2:-}" && kill_node "$2" ;;
+    kill-slurmd) check_node "${2:-}" && kill_daemon "$2" ;;
+    start-node) check_node "${2:-}" && start_node "$2" ;;
     kill-controller) kill_daemon controller ;;
     start-controller) start_controller ;;
     *) sed -n '2,/^set/{/^set/d;s/^# \?//;p}' "$0" && exit 2 ;;
@@ -97,9 +97,13 @@ kill_daemon() {
 # One that is killed may just have started another.
 kill_steps() {
   local marked
-  while marked=$(grep -lzsx "SLURM_CONF=$ROOT/$1/slurm.conf" /proc/[0-9]*/environ | tr -dc '0-9\n'); do
+  while marked=$(marked_by "$1") && [[ -n $marked ]]; do
     xargs kill -KILL <<<"$marked" 2>/dev/null || true
   done
+}
+
+marked_by() {
+  { grep -lzsx "SLURM_CONF=$ROOT/$1/slurm.conf" /proc/[0-9]*/environ || true; } | tr -dc '0-9\n'
 }
 
 check_machine() {
@@ -113,9 +117,8 @@ check_machine() {
   done
 }
 
-known() {
+check_node() {
   [[ " ${NODES[*]} " == *" ${1:-none} "* ]] || fail "node '$1': there are ${NODES[*]}"
-  echo "$1"
 }
 
 wait_until() {
@@ -182,7 +185,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 SlurmctldParameters=preempt_send_user_signal
 SlurmctldTimeout=10
-SlurmdTimeout=10
+SlurmdTimeout=5
 KillWait=5
 NodeName=127.0.0.[1-4] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$((PORT + 1))-$((PORT + 4))] CPUs=4 RealMemory=4000 Gres=gpu:2
 PartitionName=main Nodes=ALL Default=YES MaxTime=1-0 PriorityTier=10

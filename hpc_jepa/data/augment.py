@@ -16,7 +16,8 @@ from hpc_jepa.data.pipeline import ClipPipeline, Media
 class Clip(NamedTuple):
     """What becomes one row of the batch.
 
-    video: frames [F, H, W, 3] or compressed bytes [n], uint8. frames: their indices [F]; a single one for an image.
+    video: the window of its frames [F, h, w, 3], or compressed bytes [n]; uint8.
+    frames: the indices [F] of its frames; a single one for an image.
     """
 
     video: NDArray[np.uint8]

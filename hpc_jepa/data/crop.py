@@ -21,6 +21,11 @@ class View(NamedTuple):
     horizontal_flip: bool
     vertical_flip: bool
 
+    @property
+    def window(self) -> tuple[slice, slice]:
+        """Rows and columns."""
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
 
 def augmented_view(
     height: int,

@@ -1,7 +1,7 @@
 """Chosen frames of a compressed video, exact to the frame, decoding no more than needed."""
 
 import io
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from typing import NamedTuple, TypeAlias
 
@@ -19,8 +19,17 @@ from hpc_jepa.errors import UndecodableError as UndecodableError
 
 VideoPacket: TypeAlias = "Packet[VideoStream]"
 
-LARGEST_FRAME = 1 << 26
-"""Pixels of a frame; a damaged header may claim more, and memory for them."""
+CONTAINERS = {b"ftyp": "mp4", b"\x1aE\xdf\xa3": "matroska"}
+"""Formats known by their first bytes, which FFmpeg then need not guess."""
+
+
+class Window(NamedTuple):
+    """The part of the frames that is wanted, and the size of the whole frames it is a part of."""
+
+    rows: slice
+    columns: slice
+    height: int
+    width: int
 
 
 class VideoFacts(NamedTuple):
@@ -47,35 +56,65 @@ def inspect(video: bytes) -> VideoFacts:
         return VideoFacts(decoded, fps, stream.width, stream.height, stream.codec_context.name)
 
 
-def decode_frames(video: bytes, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
+def decode_frames(
+    video: bytes, indices: Sequence[int] | NDArray[np.int64], window: Window | None = None
+) -> NDArray[np.uint8]:
     """RGB frames [F, H, W, 3] at ``indices`` (any order, repeats allowed), counted in order of presentation.
 
-    An image is a video of one frame. Raises UndecodableError when the bytes are neither, are damaged, or hold fewer
-    frames.
+    An image is a video of one frame. With ``window`` only that part of each frame is given. Raises UndecodableError
+    when the bytes are no video, are damaged, hold fewer frames, or frames of another size than the window is meant for.
     """
     if is_image(video):
-        return _repeated(decode_image(video), indices)
+        return _repeated(decode_image(video), indices, window)
     with _opened(video) as (stream, packets):
         times = sorted(_time(packet) for packet in packets)
         if max(indices) >= len(times):
             raise UndecodableError(f"frame {max(indices)} was asked for, the video holds {len(times)}")
-        wanted = {times[index] for index in indices}
+        rows, columns = _cut(window, stream.height, stream.width)
+        places: dict[int, list[int]] = {}
+        for place, index in enumerate(indices):
+            places.setdefault(times[index], []).append(place)
+        frames = np.empty((len(indices), len(rows), len(columns), 3), dtype=np.uint8)
         reformatter = VideoReformatter()
-        pictures = {}
-        for run in _runs(packets, wanted):
-            for frame in _decode(stream, run, wanted):
-                if frame.pts in wanted:
-                    rgb = reformatter.reformat(_whole(frame), format="rgb24", threads=1)
-                    pictures[frame.pts] = rgb.to_ndarray()
-        if len(pictures) != len(wanted):
-            raise UndecodableError(f"only {len(pictures)} of {len(wanted)} frames decode")
-        return np.stack([pictures[times[index]] for index in indices])
+        found = 0
+        for run in _runs(packets, places.keys()):
+            for frame in _decode(stream, run, places.keys()):
+                if frame.pts in places:
+                    picture = _rgb(frame, reformatter, stream)[rows.start : rows.stop, columns.start : columns.stop]
+                    for place in places[frame.pts]:
+                        frames[place] = picture
+                    found += 1
+        if found != len(places):
+            raise UndecodableError(f"only {found} of {len(places)} frames decode")
+        return frames
 
 
-def _repeated(image: NDArray[np.uint8], indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
+def _cut(window: Window | None, height: int, width: int) -> tuple[range, range]:
+    """Rows and columns that are wanted of frames of a size."""
+    if window is None:
+        return range(height), range(width)
+    if (window.height, window.width) != (height, width):
+        raise UndecodableError(f"is {width}x{height}, not {window.width}x{window.height} as its description says")
+    return range(height)[window.rows], range(width)[window.columns]
+
+
+def _rgb(frame: VideoFrame, reformatter: VideoReformatter, stream: VideoStream) -> NDArray[np.uint8]:
+    """A view [H, W, 3] of the memory of the converted frame; rows lie further apart there than they are long."""
+    if (frame.height, frame.width) != (stream.height, stream.width):
+        raise UndecodableError("changes its size on the way")
+    plane = reformatter.reformat(_whole(frame), format="rgb24", threads=1).planes[0]
+    rows: NDArray[np.uint8] = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
+    return rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
+
+
+def _repeated(
+    image: NDArray[np.uint8], indices: Sequence[int] | NDArray[np.int64], window: Window | None
+) -> NDArray[np.uint8]:
     if max(indices) > 0:
         raise UndecodableError(f"frame {max(indices)} was asked for, an image is one frame")
-    return np.broadcast_to(image, (len(indices), *image.shape))
+    rows, columns = _cut(window, *image.shape[:2])
+    part = np.ascontiguousarray(image[rows.start : rows.stop, columns.start : columns.stop])
+    return np.broadcast_to(part, (len(indices), *part.shape))
 
 
 def count_frames(video: bytes) -> int:
@@ -106,7 +145,8 @@ def decode_scaled(video: bytes, short_side: int) -> tuple[NDArray[np.uint8], flo
 def _opened(video: bytes) -> Iterator[tuple[VideoStream, list[VideoPacket]]]:
     """The first video stream, which decodes in this thread alone, and all its packets."""
     try:
-        with av.open(io.BytesIO(video), "r", metadata_errors="ignore") as container:
+        format = CONTAINERS.get(video[4:8]) or CONTAINERS.get(video[:4])
+        with av.open(io.BytesIO(video), "r", format=format, metadata_errors="ignore") as container:
             if not container.streams.video:
                 raise UndecodableError("holds no video stream")
             stream = container.streams.video[0]
@@ -129,7 +169,7 @@ def _time(packet: VideoPacket) -> int:
     return packet.pts
 
 
-def _runs(packets: list[VideoPacket], wanted: set[int]) -> list[list[VideoPacket]]:
+def _runs(packets: list[VideoPacket], wanted: Set[int]) -> list[list[VideoPacket]]:
     """Stretches of packets to decode: each from the key frame at or before a wanted frame up to that frame.
 
     Stretches that touch are joined; groups of pictures in which nothing is wanted are skipped.
@@ -137,18 +177,17 @@ def _runs(packets: list[VideoPacket], wanted: set[int]) -> list[list[VideoPacket
     keys = [position for position, packet in enumerate(packets) if packet.is_keyframe]
     stretches: list[range] = []
     for position, packet in enumerate(packets):
-        if packet.pts not in wanted:
+        time = _time(packet)
+        if time not in wanted:
             continue
-        key = max((k for k in keys if k <= position and _time(packets[k]) <= packet.pts), default=0)
+        key = max((k for k in keys if k <= position and _time(packets[k]) <= time), default=0)
         if stretches and key <= stretches[-1].stop:
             key = min(key, stretches.pop().start)
         stretches.append(range(key, position + 1))
     return [packets[stretch.start : stretch.stop] for stretch in stretches]
 
 
-def _decode(
-    stream: VideoStream, packets: list[VideoPacket], wanted: Container[int] | None = None
-) -> Iterator[VideoFrame]:
+def _decode(stream: VideoStream, packets: list[VideoPacket], wanted: Set[int] | None = None) -> Iterator[VideoFrame]:
     """Frames of packets that begin with a key frame. Some may be damaged: those of an open group that lack its past.
 
     Frames at times that are not ``wanted`` are left out where no other frame is made from them.

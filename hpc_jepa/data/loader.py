@@ -13,7 +13,7 @@ from hpc_jepa.config.data import DataConfig
 from hpc_jepa.data.augment import Augmenter, Clip
 from hpc_jepa.data.clips import training_frames
 from hpc_jepa.data.crop import augmented_view
-from hpc_jepa.data.decode import decode_frames
+from hpc_jepa.data.decode import Window, decode_frames
 from hpc_jepa.data.drops import Drop, DropLedger
 from hpc_jepa.data.images import is_image
 from hpc_jepa.data.pipeline import Media
@@ -184,9 +184,7 @@ class ClipLoader:
         media: Media = "image" if is_image(data) else "video"
         pixels = np.frombuffer(data, np.uint8)
         if check or not self._augment.decodes:
-            decoded = decode_frames(data, frames)
-            if decoded.shape[1:3] != (info.height, info.width):
-                raise UndecodableError(f"is not {info.width}x{info.height}, as its description says")
+            decoded = decode_frames(data, frames, Window(*view.window, info.height, info.width))
             pixels = pixels if self._augment.decodes else decoded
         return Clip(pixels, view, frames, media)
 

@@ -15,13 +15,17 @@ from hpc_jepa.data.crop import View
 Decoder = Literal["cpu", "mixed"]
 Media = Literal["video", "image"]
 
+WINDOW = {"starts": slice(0, 2), "shapes": slice(2, 4)}
+FLIPS = {"flips": slice(4, 6)}
+"""Inputs of the graph, and the fields of a view that they are."""
+
 
 class ClipPipeline:
     """Videos and views of one batch -> [B, C, F, size, size] float32, normalised; F is the same for all of a batch.
 
-    Without ``decoder`` a video is the chosen frames, uint8 [F, H, W, 3]. With one it is a compressed file, uint8
-    [bytes], and DALI decodes the chosen frames: ``mixed`` on the GPU, ``cpu`` (VP8, VP9 and MJPEG only) on the host.
-    With ``media`` "image" it decodes the one frame of JPEG and PNG files instead.
+    Without ``decoder`` a video is the chosen frames, cut to the window of its view: uint8 [F, h, w, 3]. With one it is
+    a compressed file, uint8 [bytes], and DALI decodes the chosen frames and cuts them: ``mixed`` on the GPU, ``cpu``
+    (VP8, VP9 and MJPEG only) on the host. With ``media`` "image" it decodes the one frame of JPEG and PNG files.
     """
 
     def __init__(
@@ -34,6 +38,7 @@ class ClipPipeline:
         decoder: Decoder | None = None,
         media: Media = "video",
     ) -> None:
+        self._decoder = decoder
         self._chooses_frames = decoder is not None and media == "video"
         self._graph = _clip_graph(
             clip,
@@ -56,10 +61,9 @@ class ClipPipeline:
 
         The pixels lie in memory that the next run writes to. Raises RuntimeError if DALI cannot decode.
         """
-        columns = {"starts": slice(0, 2), "shapes": slice(2, 4), "flips": slice(4, 6)}
         numbers = np.array(views, dtype=np.int32)
         self._graph.feed_input("videos", list(videos))
-        for name, part in columns.items():
+        for name, part in (WINDOW | FLIPS if self._decoder else FLIPS).items():
             self._graph.feed_input(name, np.ascontiguousarray(numbers[:, part]))
         if self._chooses_frames:
             self._graph.feed_input("frames", np.stack(frames).astype(np.int32))
@@ -69,10 +73,10 @@ class ClipPipeline:
 
 @pipeline_def  # type: ignore[untyped-decorator]
 def _clip_graph(clip: ClipConfig, augmentation: AugmentationConfig, decoder: Decoder | None, media: Media) -> Any:
-    starts, shapes, flips = (
-        fn.external_source(name=name, dtype=types.INT32, ndim=1) for name in ("starts", "shapes", "flips")
-    )
-    pixels = fn.slice(_source(decoder, media), start=starts, shape=shapes, axis_names="HW")
+    flips = _numbers("flips")
+    pixels = _source(decoder, media)
+    if decoder:
+        pixels = fn.slice(pixels, start=_numbers("starts"), shape=_numbers("shapes"), axis_names="HW")
     # Flipping bytes is cheaper than flipping floats, and bilinear interpolation is symmetric.
     pixels = fn.flip(pixels, horizontal=flips[0], vertical=flips[1])
     pixels = fn.resize(
@@ -87,6 +91,10 @@ def _clip_graph(clip: ClipConfig, augmentation: AugmentationConfig, decoder: Dec
     )
 
 
+def _numbers(name: str) -> Any:
+    return fn.external_source(name=name, dtype=types.INT32, ndim=1)
+
+
 def _source(decoder: Decoder | None, media: Media) -> Any:
     """Frames FHWC."""
     if decoder is None:
@@ -95,5 +103,4 @@ def _source(decoder: Decoder | None, media: Media) -> Any:
     if media == "image":
         image = fn.decoders.image(encoded, device=decoder, output_type=types.RGB, adjust_orientation=False)
         return fn.expand_dims(image, axes=0, new_axis_names="F")
-    frames = fn.external_source(name="frames", dtype=types.INT32, ndim=1)
-    return fn.decoders.video(encoded, device=decoder, frames=frames)
+    return fn.decoders.video(encoded, device=decoder, frames=_numbers("frames"))

@@ -113,7 +113,7 @@ class Sampler:
         return int(source.ends[tar] - source.shard_sizes[tar] + int(rest * source.shard_sizes[tar]))
 
     def _opened(self, step: int, number: int, order: ShardOrderConfig) -> NDArray[np.int64]:
-        """The tar in each slot of a source. One slot after the other gets a new one, each after ``order.steps`` steps."""
+        """The tar in each slot of a source. One slot after the other gets a new one, each after ``order.steps``."""
         source, slots = self.sources[number], order.shards
         terms = [(step + slot * order.steps // slots) // order.steps for slot in range(slots)]
         chosen = [

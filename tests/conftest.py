@@ -3,21 +3,23 @@
 import os
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+import torch
 
 from hpc_jepa.data.shards.builder import build, recipe_of
 from hpc_jepa.data.sources import motion8
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # kernels run on CPU tensors then; triton reads it when it is imported
 
 
 @pytest.fixture(scope="session")
 def motion_shards(tmp_path_factory):
     """Folder with ``train`` (24), ``test`` (8) and ``unlabelled`` (16) clips of 32 pixels and 16 frames."""
     out = tmp_path_factory.mktemp("motion8")
-    with ThreadPoolExecutor(1) as pool:
-        for source in motion8.splits(train=24, test=8, unlabelled=16, size=32, frames=16):
-            build(source, out / source.split, recipe_of(source, 10), pool, lambda samples: None)
+    for source in motion8.splits(train=24, test=8, unlabelled=16, size=32, frames=16):
+        build(source, out / source.split, recipe_of(source, 10), 0, lambda samples: None)
     return out
 
 

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,8 +50,7 @@ def built() -> Callable[[Source, Path, int], Path]:
     """Build a source in this process."""
 
     def _build(source: Source, folder: Path, samples_per_shard: int = 10) -> Path:
-        with ThreadPoolExecutor(1) as pool:
-            build(source, folder, recipe_of(source, samples_per_shard), pool, lambda samples: None)
+        build(source, folder, recipe_of(source, samples_per_shard), 0, lambda samples: None)
         return folder
 
     return _build

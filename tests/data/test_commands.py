@@ -80,19 +80,23 @@ def wait_until(condition):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_a_build_that_is_stopped_leaves_no_workers_and_is_begun_anew(number, tmp_path):
+def test_a_build_that_is_stopped_leaves_no_workers_and_goes_on_later(number, tmp_path):
     build = ["shards", "build", "motion8", "--size", "32", "--frames", "4", "--test", "0", "--unlabelled", "0"]
-    command = [sys.executable, "-m", "hpc_jepa", *build, "--workers", "1", "--out", str(tmp_path)]
-    process = subprocess.Popen([*command, "--train", "20000"], stderr=subprocess.DEVNULL)
-    wait_until(lambda: any(tmp_path.glob(".train.partial/*")))
+    command = [sys.executable, "-m", "hpc_jepa", *build, "--workers", "1", "--out", str(tmp_path), "--train"]
+    process = subprocess.Popen([*command, "1000"], stderr=subprocess.DEVNULL)
+    wait_until(lambda: any(tmp_path.glob(".train.partial/000001.tar")))
     helpers = [pid for child in children_of(process.pid) for pid in (child, *children_of(child))]
     process.send_signal(number)
     assert process.wait(timeout=60) == (130 if number == signal.SIGTERM else -number)
     wait_until(lambda: not any(alive(pid) for pid in helpers))
     assert not (tmp_path / "train").exists()
-    assert number == signal.SIGKILL or list(tmp_path.iterdir()) == []
-    subprocess.run([*command, "--train", "4"], check=True, stderr=subprocess.DEVNULL)
+    first = (tmp_path / ".train.partial" / "000000.tar").stat().st_ino
+    refused = subprocess.run([*command, "4"], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "an unfinished build with other settings (count 1000 there, 4 asked for)" in refused.stderr
+    subprocess.run([*command, "1000"], check=True, stderr=subprocess.DEVNULL)
     assert [path.name for path in tmp_path.iterdir()] == ["train"]
+    assert (tmp_path / "train" / "000000.tar").stat().st_ino == first
 
 
 def test_two_builds_do_not_share_a_folder(tmp_path):

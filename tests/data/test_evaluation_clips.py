@@ -68,7 +68,7 @@ def test_too_short_a_data_set_is_refused(shards):
 
 def test_a_sample_that_does_not_decode_is_named(listed, built, noise, encoded_with, tmp_path):
     webm = encoded_with(noise(8), "libvpx-vp9", "webm", {"deadline": "realtime"})
-    folder = built(listed((Frames(noise(8), 10), EncodedFile(webm, "webm"))), tmp_path / "train")
+    folder = built(listed((Frames(noise(8), 10), EncodedFile(webm))), tmp_path / "train")
     tar = folder / "000000.tar"
     tar.write_bytes(tar.read_bytes().replace(webm, bytes(len(webm))))
     with pytest.raises(DataError, match=r"000000\.tar: item-001 does not decode"):

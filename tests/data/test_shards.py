@@ -19,7 +19,7 @@ from wds2idx import IndexCreator
 
 from hpc_jepa.data.decode import inspect
 from hpc_jepa.data.encode import encode
-from hpc_jepa.data.shards.builder import build, is_built, recipe_of, worker_pool
+from hpc_jepa.data.shards.builder import build, is_built, recipe_of
 from hpc_jepa.data.shards.folder import ShardFolder
 from hpc_jepa.data.shards.index import read_index
 from hpc_jepa.data.shards.manifest import read_manifest
@@ -83,8 +83,7 @@ def test_the_description_tells_what_the_video_is(shards):
 
 def test_any_number_of_processes_writes_the_same_bytes(shards, tmp_path):
     source = Motion8("train", 0, 24, 32, 16)
-    with worker_pool(2) as pool:
-        build(source, tmp_path / "train", recipe_of(source, 10), pool, lambda samples: None)
+    build(source, tmp_path / "train", recipe_of(source, 10), 2, lambda samples: None)
     assert contents(tmp_path / "train") == contents(shards / "train")
 
 
@@ -102,10 +101,10 @@ def test_files_are_stored_as_they_are_and_bad_ones_go_to_the_ledger(listed, buil
     webm = encoded_with(noise(6), "libvpx-vp9", "webm", {"deadline": "realtime"})
     mp4 = encode(noise(9), 25)
     media = [
-        EncodedFile(webm, "webm"),
-        EncodedFile(b"text", "avi"),
+        EncodedFile(webm),
+        EncodedFile(b"text"),
         Frames(noise(4), 10),
-        EncodedFile(mp4[:999], "mp4"),
+        EncodedFile(mp4[:999]),
     ]
     folder = ShardFolder(built(listed(tuple(media)), tmp_path / "train"))
     assert folder.read(0).data == webm
@@ -121,7 +120,7 @@ def test_files_are_stored_as_they_are_and_bad_ones_go_to_the_ledger(listed, buil
 
 
 def test_a_shard_of_which_nothing_is_left_is_not_written(listed, built, noise, tmp_path):
-    media = [Frames(noise(4), 10), *[EncodedFile(b"", "mp4")] * 10, Frames(noise(5), 10)]
+    media = [Frames(noise(4), 10), *[EncodedFile(b"")] * 10, Frames(noise(5), 10)]
     folder = built(listed(tuple(media)), tmp_path / "train", 4)
     assert sorted(path.name for path in folder.glob("*.tar")) == ["000000.tar", "000002.tar"]
     assert len(ShardFolder(folder)) == 2
@@ -129,37 +128,38 @@ def test_a_shard_of_which_nothing_is_left_is_not_written(listed, built, noise, t
 
 def test_a_data_set_without_one_good_sample_is_an_error_and_leaves_nothing(listed, built, tmp_path):
     with pytest.raises(DataError, match="none of 3 samples can be decoded; the first, item 0 of a list: "):
-        built(listed((EncodedFile(b"x", "mp4"),) * 3), tmp_path / "train")
+        built(listed((EncodedFile(b"x"),) * 3), tmp_path / "train")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failure_halfway_leaves_nothing(listed, built, noise, tmp_path):
+def test_a_failure_before_anything_is_done_leaves_nothing(listed, built, noise, tmp_path):
     odd_width = Frames(np.zeros((4, 32, 33, 3), np.uint8), 10)
     with pytest.raises(av.FFmpegError):
-        built(listed((Frames(noise(4), 10), odd_width)), tmp_path / "train", 1)
+        built(listed((odd_width, Frames(noise(4), 10))), tmp_path / "train", 1)
     assert list(tmp_path.iterdir()) == []
 
 
 ENDLESS_BUILD = """
 from pathlib import Path
-from hpc_jepa.data.shards.builder import build, recipe_of, worker_pool
+from hpc_jepa.data.shards.builder import build, recipe_of
 from hpc_jepa.data.sources.motion8 import Motion8
 source = Motion8("train", 0, 100_000)
-with worker_pool(2) as pool:
-    build(source, Path("train"), recipe_of(source, 20), pool, lambda samples: None)
+if __name__ == "__main__":
+    build(source, Path("train"), recipe_of(source, 20), 2, lambda samples: None)
 """
 
 
-def test_an_interrupted_build_leaves_nothing(tmp_path):
+def test_an_interrupted_build_leaves_what_is_done_and_no_lock(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", ENDLESS_BUILD], cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL
     )
-    while not list(tmp_path.glob(".train.*/000000.tar")):
+    journal = tmp_path / ".train.partial" / "journal.jsonl"
+    while not journal.exists() or journal.read_text().count("\n") < 3:
         assert process.poll() is None
         time.sleep(0.05)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(timeout=30) != 0
-    assert list(tmp_path.iterdir()) == []
+    assert [path.name for path in tmp_path.iterdir()] == [".train.partial"]
 
 
 @pytest.fixture

@@ -1,22 +1,23 @@
 """Features with a class signal, labelled shards, and a run folder with real weights."""
 
 import json
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from safetensors.torch import save_file
 
-from hpc_jepa.checkpoint import store
+from hpc_jepa.checkpoint.saver import Saver
+from hpc_jepa.checkpoint.shard import Piece
 from hpc_jepa.config import tree
 from hpc_jepa.config.benchmark import BenchmarkConfig
 from hpc_jepa.config.run import RunConfig
+from hpc_jepa.config.training import CheckpointConfig
 from hpc_jepa.data.shards.builder import build, recipe_of
 from hpc_jepa.data.sources.motion8 import Motion8
 from hpc_jepa.evaluation.features import FrozenFeatures
 from hpc_jepa.models.video_jepa import VideoJEPA
+from hpc_jepa.training.snapshot import facts
 
 CLASSES = 8
 SIDE, FRAMES = 32, 8
@@ -43,10 +44,9 @@ def shards(tmp_path_factory) -> Path:
     """48 train and 16 test clips of 32 pixels, labels 0-7, and 8 without labels."""
     root = tmp_path_factory.mktemp("shards")
     splits = {"train": (0, 48), "test": (48, 16), "unlabelled": (0, 8)}
-    with ThreadPoolExecutor(1) as workers:
-        for split, (first, count) in splits.items():
-            source = Motion8(split, first, count, size=SIDE, frames=FRAMES)
-            build(source, root / split, recipe_of(source, 32), workers, lambda done: None)
+    for split, (first, count) in splits.items():
+        source = Motion8(split, first, count, size=SIDE, frames=FRAMES)
+        build(source, root / split, recipe_of(source, 32), 0, lambda done: None)
     return root
 
 
@@ -97,9 +97,9 @@ def save_checkpoint(config: RunConfig, step: int) -> None:
     for number, part in enumerate((model.student, model.target), start=1):
         for parameter in part.parameters():
             parameter.data += 0.02 * number * torch.randn_like(parameter)
-    weights = {name: value.contiguous().clone() for name, value in model.state_dict().items()}
-    with store.committing(config.folder, step, {}, keep=1) as folder:
-        save_file(weights, folder / store.WEIGHTS)
+    weights = [Piece(name, tuple(w.shape), 0, w.flatten()) for name, w in model.state_dict().items()]
+    with Saver(config.folder, CheckpointConfig(keep=1)) as saver:
+        saver.start(facts(config, step, {}, {}), weights)
 
 
 @pytest.fixture

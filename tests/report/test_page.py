@@ -1,7 +1,6 @@
 import base64
 import io
 import re
-from concurrent.futures import ThreadPoolExecutor
 from html.parser import HTMLParser
 
 import numpy as np
@@ -102,8 +101,7 @@ def test_missing_shards_are_said_instead_of_frames(page):
 
 def test_frames_show_the_clip_and_every_token_of_each_mask_group(tmp_path):
     source = Motion8("unlabelled", 0, 8, size=32, frames=8)
-    with ThreadPoolExecutor(1) as workers:
-        build(source, tmp_path / "shards", recipe_of(source, 8), workers, lambda done: None)
+    build(source, tmp_path / "shards", recipe_of(source, 8), 0, lambda done: None)
     config = RunConfig.model_validate(
         {
             "regime": "tiny",

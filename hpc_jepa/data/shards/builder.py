@@ -1,58 +1,39 @@
-"""From a source to a shard folder: all of it, or nothing.
+"""From a source to a shard folder.
 
-OUT/<split>/000000.tar  000000.idx  ...  ledger.jsonl  manifest.json
+OUT/<split>/000000.tar  000000.idx  ...  contents.jsonl  ledger.jsonl  manifest.json
 
-Everything is written into a hidden folder beside it and renamed when complete. Each shard is a unit of work of its own,
-a function of its range of samples, so the folder is the same for any number of processes.
+The samples are cut into units of work, each a function of its samples alone, so the folder is the same for any number
+of processes, and for a build that was stopped and goes on.
 """
 
-import json
-import multiprocessing
-import os
+import errno
 import shutil
-import signal
-import threading
-from collections.abc import Callable, Iterator
-from concurrent.futures import Executor, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import NamedTuple
 
 import av
+import numpy as np
 
 import hpc_jepa
-from hpc_jepa.checkpoint.files import sole_writer, sync, write_atomically
-from hpc_jepa.data.decode import UndecodableError, inspect
-from hpc_jepa.data.encode import H264, Encoding, encode
-from hpc_jepa.data.shards.manifest import NAME, Manifest, Recipe, SampleInfo, ShardFile, read_manifest
-from hpc_jepa.data.shards.writer import ShardWriter
-from hpc_jepa.data.sources.source import EncodedFile, Sample, Source
+from hpc_jepa.data.encode import H264, Encoding
+from hpc_jepa.data.shards.crew import Advance, Job, build_all
+from hpc_jepa.data.shards.draft import LEDGER, Draft, drafted
+from hpc_jepa.data.shards.manifest import NAME, Manifest, Recipe, difference, read_manifest
+from hpc_jepa.data.shards.unit import BuiltUnit, Dropped, Unit
+from hpc_jepa.data.sources.source import Source
 from hpc_jepa.errors import DataError, InputError
+from hpc_jepa.kernels.randomness import Stream, uniforms
 
-LEDGER = "ledger.jsonl"
+ALLOWED_DROPS = 0.05
+MINIMUM_SAMPLES = 1000
+"""Samples over which the rate of drops is judged at least, so that a few bad ones early on do not stop a build."""
 
-
-class Dropped(NamedTuple):
-    """A sample that was left out: one line of the ledger."""
-
-    key: str
-    file: str
-    reason: str
-
-
-@dataclass(frozen=True)
-class BuiltShard:
-    """What a worker reports about the shard it has written; ``shard`` is None if every sample was dropped."""
-
-    shard: ShardFile | None
-    lengths: tuple[int, ...]
-    dropped: tuple[Dropped, ...]
+NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 def recipe_of(source: Source, samples_per_shard: int, encoding: Encoding = H264) -> Recipe:
-    """What the shards of ``source`` are a function of."""
+    """What the shards of ``source`` are a function of, with everything else at its default."""
     return Recipe(
         dataset=source.dataset,
         split=source.split,
@@ -70,140 +51,123 @@ def is_built(folder: Path, recipe: Recipe) -> bool:
         raise InputError(f"{folder}: exists and is not a shard folder; remove it or choose another --out")
     old = read_manifest(folder).recipe
     if old != recipe:
-        raise InputError(f"{folder}: built with other settings ({_difference(old, recipe)}); choose another --out")
+        raise InputError(f"{folder}: built with other settings ({difference(old, recipe)}); choose another --out")
     return True
 
 
-@contextmanager
-def worker_pool(count: int) -> Iterator[Executor]:
-    """Processes that build shards; Ctrl-C ends them at once, and so does the end of this process, however it ends."""
-    # Forked from a server without threads, which imports the program only once for all of them.
-    context = multiprocessing.get_context("forkserver")
-    with ProcessPoolExecutor(count, context, _begin_work) as pool:
-        yield pool
-
-
-def _begin_work() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
-
-
-def _leave_with_parent() -> None:
-    """A worker waits for orders from a pipe that other workers hold open too: it would outlive a killed parent."""
-    parent = multiprocessing.parent_process()
-    if parent is not None:
-        parent.join()
-        os._exit(1)
-
-
 def build(
-    source: Source, folder: Path, recipe: Recipe, workers: Executor, advance: Callable[[int], object]
+    source: Source,
+    folder: Path,
+    recipe: Recipe,
+    workers: int,
+    advance: Advance,
+    done: Callable[[BuiltUnit], object] = lambda unit: None,
+    allowed_drops: float = ALLOWED_DROPS,
 ) -> Manifest:
-    """Write the shards of ``source`` into ``folder``, which must not exist. ``advance`` is told of samples done.
+    """Write the shards of ``source`` into ``folder``, which must not exist, or go on where an earlier try was stopped.
 
-    Raises DataError when not one sample can be decoded. On any failure nothing is left behind.
+    ``workers``: processes, 0 for this one. ``advance`` is told of samples as they are begun, ``done`` of units that are
+    built, those of an earlier try included. Raises DataError when more than ``allowed_drops`` of the samples cannot be
+    read or none can, and InputError when the disk is full; whatever is built stays for the next try.
     """
-    with _renamed_when_complete(folder) as draft:
-        shards = list(_build_shards(source, draft, recipe, workers, advance))
-        manifest = _summary(source, recipe, shards)
-        dropped = [drop for built in shards for drop in built.dropped]
-        write_atomically(draft / LEDGER, "".join(f"{json.dumps(drop._asdict())}\n" for drop in dropped).encode())
-        write_atomically(draft / NAME, manifest.model_dump_json(indent=1).encode())
-    return manifest
+    with drafted(folder, recipe) as draft:
+        if not draft.complete:
+            _build_missing(draft, Job(source, draft.path, recipe), workers, advance, done, allowed_drops)
+            built = [draft.built[number] for number in sorted(draft.built)]
+            manifest = _summary(draft, source, recipe, built)
+            draft.write_ledger(drop for unit in built for drop in unit.dropped)
+            draft.finish(manifest, (content for unit in built for content in unit.contents))
+        draft.rename()
+    return read_manifest(folder)
 
 
-def build_shard(source: Source, samples: range, path: Path, encoding: Encoding) -> BuiltShard:
-    """Write one tar and its index: load, compress, decode once to be sure, store."""
-    dropped: list[Dropped] = []
-    lengths: list[int] = []
-    with ShardWriter(path) as writer:
-        for index in samples:
-            origin = source.origin(index)
-            try:
-                extension, video, info = _compress(source.load(index), encoding)
-            except UndecodableError as error:
-                dropped.append(Dropped(*origin, str(error)))
-                continue
-            writer.add(origin.key, {"json": info.model_dump_json().encode(), extension: video})
-            lengths.append(info.frames)
-    if not lengths:
-        path.unlink()
-        path.with_suffix(".idx").unlink()
-    return BuiltShard(writer.shard if lengths else None, tuple(lengths), tuple(dropped))
-
-
-def _compress(sample: Sample, encoding: Encoding) -> tuple[str, bytes, SampleInfo]:
-    media = sample.media
-    if isinstance(media, EncodedFile):
-        extension, video = media.extension, media.data
-    else:
-        extension, video = "mp4", encode(media.pixels, media.fps, encoding)
-    return extension, video, SampleInfo(**inspect(video)._asdict(), label=sample.label, text=sample.text)
-
-
-def _build_shards(
-    source: Source, draft: Path, recipe: Recipe, workers: Executor, advance: Callable[[int], object]
-) -> Iterator[BuiltShard]:
-    step = recipe.samples_per_shard
-    ranges = [range(first, min(first + step, len(source))) for first in range(0, len(source), step)]
-    jobs: list[Future[BuiltShard]] = [
-        workers.submit(build_shard, source, samples, draft / f"{number:06d}.tar", recipe.encoding)
-        for number, samples in enumerate(ranges)
-    ]
+def _build_missing(
+    draft: Draft, job: Job, workers: int, advance: Advance, done: Callable[[BuiltUnit], object], allowed_drops: float
+) -> None:
+    units = _units(job.source, job.recipe)
+    for unit in draft.built.values():
+        advance(unit.samples)
+        done(unit)
+    missing = [unit for unit in units if unit.number not in draft.built]
     try:
-        for job, samples in zip(jobs, ranges, strict=True):
-            yield job.result()
-            advance(len(samples))
-    except BrokenProcessPool as error:
-        raise DataError(f"{draft.parent}: a worker process was killed (out of memory?); use fewer --workers") from error
-    finally:
-        wait([job for job in jobs if not job.cancel()])
+        for unit in build_all(job, missing, workers, advance):
+            draft.add(unit)
+            done(unit)
+            _stop_at_too_many_drops(draft, allowed_drops)
+    except OSError as error:
+        if error.errno not in NO_SPACE:
+            raise
+        raise InputError(_space_needed(draft, len(job.source))) from error
 
 
-def _summary(source: Source, recipe: Recipe, shards: list[BuiltShard]) -> Manifest:
-    lengths = [length for built in shards for length in built.lengths]
-    dropped = [drop for built in shards for drop in built.dropped]
-    if not lengths:
+def _units(source: Source, recipe: Recipe) -> list[Unit]:
+    """All samples, in the order they are stored, cut into equal parts."""
+    order = np.arange(len(source))
+    if recipe.shuffle_seed is not None:
+        order = uniforms(recipe.shuffle_seed, Stream.SHARD_ORDER, 0, (len(source),)).argsort(kind="stable")
+    step = recipe.samples_per_shard
+    return [
+        Unit(number, order[first : first + step].tolist()) for number, first in enumerate(range(0, len(order), step))
+    ]
+
+
+def _stop_at_too_many_drops(draft: Draft, allowed: float) -> None:
+    samples = sum(unit.samples for unit in draft.built.values())
+    dropped = [drop for unit in draft.built.values() for drop in unit.dropped]
+    if len(dropped) > allowed * max(samples, MINIMUM_SAMPLES):
+        draft.write_ledger(dropped)
+        raise DataError(
+            f"{len(dropped)} of {samples} samples cannot be read, more than --allowed-drops {allowed:g}; "
+            f"{_usual_reason(dropped)}; all are listed in {draft.path / LEDGER}"
+        )
+
+
+def _usual_reason(dropped: Iterable[Dropped]) -> str:
+    reasons = Counter(drop.reason for drop in dropped)
+    reason, times = reasons.most_common(1)[0]
+    return f"{times} times: {reason}"
+
+
+def _space_needed(draft: Draft, samples: int) -> str:
+    done = sum(unit.samples for unit in draft.built.values())
+    written = sum(unit.size for unit in draft.built.values())
+    free = shutil.disk_usage(draft.path).free
+    needed = f"about {_gib(written / done * (samples - done))} more are needed" if done else "nothing is built yet"
+    return (
+        f"{draft.path}: the disk is full or a quota reached, {_gib(free)} free; {done} of {samples} samples took "
+        f"{_gib(written)}, {needed}; make room and run the same command again"
+    )
+
+
+def _gib(size: float) -> str:
+    return f"{size / 2**30:.2f} GiB"
+
+
+def _summary(draft: Draft, source: Source, recipe: Recipe, built: list[BuiltUnit]) -> Manifest:
+    dropped = [drop for unit in built for drop in unit.dropped]
+    samples = sum(shard.samples for unit in built for shard in unit.shards)
+    if not samples:
+        draft.built.clear()
         first = f"; the first, {dropped[0].file}: {dropped[0].reason}" if dropped else ""
         raise DataError(f"{source.dataset} {source.split}: none of {len(source)} samples can be decoded{first}")
     return Manifest(
         recipe=recipe,
         classes=source.classes,
-        samples=len(lengths),
+        samples=samples,
         dropped=len(dropped),
-        shortest=min(lengths),
-        longest=max(lengths),
-        shards=tuple(built.shard for built in shards if built.shard),
+        shortest=min(unit.shortest for unit in built if unit.shards),
+        longest=max(unit.longest for unit in built),
+        shards=tuple(shard for unit in built for shard in unit.shards),
         software={"hpc_jepa": hpc_jepa.__version__, "av": av.__version__},
+        seconds=round(sum(unit.seconds for unit in built), 3),
+        codecs=_total(unit.codecs for unit in built),
+        stored=_total(unit.stored for unit in built),
     )
 
 
-@contextmanager
-def _renamed_when_complete(folder: Path) -> Iterator[Path]:
-    """A hidden folder that becomes ``folder`` at the end, and vanishes on any failure, after a kill at the next try."""
-    draft, lock = (folder.with_name(f".{folder.name}.{what}") for what in ("partial", "lock"))
-    with ExitStack() as stack:
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            stack.enter_context(sole_writer(lock))
-            stack.callback(lock.unlink, missing_ok=True)
-            stack.callback(shutil.rmtree, draft, ignore_errors=True)
-            shutil.rmtree(draft, ignore_errors=True)
-            draft.mkdir()
-        except OSError as error:
-            raise InputError(f"{folder.parent}: cannot be written ({error.strerror}); choose another --out") from error
-        yield draft
-        sync(draft)
-        draft.rename(folder)
-        sync(folder.parent)
-
-
-def _difference(old: Recipe, new: Recipe) -> str:
-    before, now = _flat(old), _flat(new)
-    keys = [key for key in before | now if before.get(key) != now.get(key)]
-    return ", ".join(f"{key} {before.get(key)} there, {now.get(key)} asked for" for key in keys)
-
-
-def _flat(recipe: Recipe) -> dict[str, object]:
-    flat: dict[str, object] = recipe.model_dump(exclude={"settings", "encoding"})
-    return flat | recipe.settings | recipe.encoding.model_dump()
+def _total(counts: Iterable[dict[str, int]]) -> dict[str, int]:
+    """Sums by name, in the order of names."""
+    total: Counter[str] = Counter()
+    for part in counts:
+        total.update(part)
+    return dict(sorted(total.items()))

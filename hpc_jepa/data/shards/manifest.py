@@ -13,7 +13,7 @@ from hpc_jepa.errors import DataError
 
 NAME = "manifest.json"
 FORMAT = 1
-IMAGE_CODEC = "jpeg"
+IMAGE_CODECS = ("jpeg", "png")
 
 
 class SampleInfo(Strict):
@@ -26,7 +26,7 @@ class SampleInfo(Strict):
     fps: float = Field(description="average over the video; 0 for an image")
     width: int
     height: int
-    codec: str = Field(description="as FFmpeg names it; jpeg for an image")
+    codec: str = Field(description="as FFmpeg names it; jpeg or png for an image")
     label: int | None = None
     class_name: str | None = None
     text: str | None = Field(None, description="what is to be seen, in words: a caption, or else the class name")
@@ -40,7 +40,7 @@ class SampleInfo(Strict):
     @property
     def is_image(self) -> bool:
         """Whether this is a picture, not a video of one frame."""
-        return self.codec == IMAGE_CODEC
+        return self.codec in IMAGE_CODECS
 
     @property
     def seconds(self) -> float:
@@ -70,7 +70,7 @@ class Recipe(Strict):
     encoding: Encoding
     samples_per_shard: int = Field(gt=0)
     shard_size: int | None = Field(None, gt=0, description="bytes at which a tar ends early")
-    shuffle_seed: int | None = Field(None, ge=0, description="samples lie in a drawn order; null: in the source's order")
+    shuffle_seed: int | None = Field(None, ge=0, description="samples lie in a drawn order; null: as they are listed")
     mode: Literal["copy", "transcode"] = "copy"
     check: Literal["decode", "probe"] = "decode"
 
@@ -118,3 +118,15 @@ def read_manifest(folder: Path) -> Manifest:
 def manifest_hash(folder: Path) -> str:
     """Identity of the data: the manifest holds the checksum of every tar."""
     return hashlib.sha256((folder / NAME).read_bytes()).hexdigest()
+
+
+def difference(old: Recipe, new: Recipe) -> str:
+    """What two recipes do not agree on, in words."""
+    before, now = _flat(old), _flat(new)
+    keys = [key for key in before | now if before.get(key) != now.get(key)]
+    return ", ".join(f"{key} {before.get(key)} there, {now.get(key)} asked for" for key in keys)
+
+
+def _flat(recipe: Recipe) -> dict[str, object]:
+    flat: dict[str, object] = recipe.model_dump(exclude={"settings", "encoding"})
+    return flat | recipe.settings | recipe.encoding.model_dump()

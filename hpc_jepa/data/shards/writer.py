@@ -1,7 +1,6 @@
 """One tar and its index, written so that equal samples give equal bytes."""
 
 import hashlib
-import io
 import os
 import tarfile
 from collections.abc import Mapping
@@ -13,9 +12,12 @@ from hpc_jepa.checkpoint.files import write_atomically
 from hpc_jepa.data.shards.index import BLOCK, IndexedSample, Member, format_index, index_path
 from hpc_jepa.data.shards.manifest import ShardFile
 
+END = bytes(2 * BLOCK)
+"""Two empty blocks end a tar; ``tar`` itself fills up to 20, which readers do not need but some expect."""
+
 
 class ShardWriter:
-    """Adds samples to a USTAR tar; headers carry no time, owner or group.
+    """Adds samples to a USTAR tar; headers carry no time, owner or group. The tar appears under its name when complete.
 
     with ShardWriter(path) as writer:
         writer.add("clip-000001", {"json": ..., "mp4": ...})
@@ -26,10 +28,13 @@ class ShardWriter:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self._partial = path.with_name(f".{path.name}.partial")
         self._samples: list[IndexedSample] = []
+        self._checksum = hashlib.sha256()
+        self.size = 0
 
     def __enter__(self) -> Self:
-        self._tar = tarfile.open(self._path, "w", format=tarfile.USTAR_FORMAT)
+        self._file = self._partial.open("wb", buffering=0)
         return self
 
     def add(self, key: str, members: Mapping[str, bytes]) -> None:
@@ -39,20 +44,33 @@ class ShardWriter:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._tar.close()
-        if error is not None:
+        try:
+            if error is None:
+                self._write(END + bytes(-(self.size + len(END)) % tarfile.RECORDSIZE))
+                os.fsync(self._file.fileno())
+        finally:
+            self._file.close()
+        if error is not None or not self._samples:
+            self._partial.unlink()
             return
         write_atomically(index_path(self._path), format_index(self._samples).encode())
-        with self._path.open("rb") as file:
-            os.fsync(file.fileno())
-            checksum = hashlib.file_digest(file, "sha256").hexdigest()
+        self._partial.rename(self._path)
         self.shard = ShardFile(
-            name=self._path.name, samples=len(self._samples), size=self._path.stat().st_size, sha256=checksum
+            name=self._path.name, samples=len(self._samples), size=self.size, sha256=self._checksum.hexdigest()
         )
 
     def _append(self, key: str, extension: str, data: bytes) -> Member:
         header = tarfile.TarInfo(f"{key}.{extension}")
         header.size = len(data)
-        offset = self._tar.offset + BLOCK
-        self._tar.addfile(header, io.BytesIO(data))
+        self._write(header.tobuf(tarfile.USTAR_FORMAT))
+        offset = self.size
+        self._write(data)
+        self._write(bytes(-len(data) % BLOCK))
         return Member(extension, offset, len(data), header.name)
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            view = view[self._file.write(view) :]
+        self._checksum.update(data)
+        self.size += len(data)

@@ -27,13 +27,9 @@ class Frames:
 
 @dataclass(frozen=True)
 class EncodedFile:
-    """A video or image file as it was found; the extension (no dot) becomes that of the member.
-
-    Only ``start`` to ``end`` belongs to the sample, in seconds, where these are given.
-    """
+    """A video or image file as it was found. Only ``start`` to ``end``, in seconds, is meant where these are given."""
 
     data: bytes
-    extension: str
     start: float | None = None
     end: float | None = None
 

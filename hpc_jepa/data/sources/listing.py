@@ -1,0 +1,121 @@
+"""What a layout says about a data set of files: every sample with its file, label and text, before a file is opened."""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, count
+from pathlib import Path
+from typing import NamedTuple
+
+from hpc_jepa.data.sources.source import EncodedFile, Origin, Sample, Setting
+from hpc_jepa.data.sources.tree import FileTree
+from hpc_jepa.errors import InputError, UndecodableError
+
+
+class Entry(NamedTuple):
+    """One annotated sample. file: below the folder of videos; None where it is not there.
+
+    text: a caption; class names need not be repeated. start, end: seconds, where only this part of the file is meant.
+    """
+
+    key: str
+    file: str | None
+    split: str
+    label: int | None = None
+    text: str | None = None
+    start: float | None = None
+    end: float | None = None
+    template: str | None = None
+    placeholders: tuple[str, ...] | None = None
+
+
+@dataclass(frozen=True)
+class Listing:
+    """All splits of a data set. files: the tree the entries were looked up in; layout: what it should look like."""
+
+    dataset: str
+    entries: tuple[Entry, ...]
+    classes: tuple[str, ...]
+    files: FileTree
+    layout: str
+
+    @property
+    def unannotated(self) -> list[str]:
+        """Files no entry speaks of."""
+        named = {entry.file for entry in self.entries}
+        return [file for file in self.files.names if file not in named]
+
+    @property
+    def missing(self) -> list[str]:
+        """Keys of entries whose file is not there."""
+        return [entry.key for entry in self.entries if entry.file is None]
+
+    def sources(self, splits: Sequence[str] = ()) -> list["AnnotatedFiles"]:
+        """One source for each split, or for those asked for.
+
+        Raises InputError where not one annotated file is there, saying what was found and what was expected.
+        """
+        if len(self.missing) == len(self.entries):
+            raise InputError(
+                f"{self.files.root}: none of {len(self.entries)} annotated files is here; {self.dataset} has files "
+                f"{self.layout}, such as the one of {self.entries[0].key}; found {self.files.described}"
+            )
+        by_split: dict[str, list[Entry]] = {}
+        for entry in self.entries:
+            by_split.setdefault(entry.split, []).append(entry)
+        if unknown := [split for split in splits if split not in by_split]:
+            raise InputError(f"--splits {unknown[0]}: {self.dataset} has {', '.join(by_split)}")
+        return [
+            AnnotatedFiles(self.dataset, split, self.files.root, tuple(_named(entries)), self.classes)
+            for split, entries in by_split.items()
+            if not splits or split in splits
+        ]
+
+
+@dataclass(frozen=True)
+class AnnotatedFiles:
+    """One split of a data set of files."""
+
+    dataset: str
+    split: str
+    root: Path
+    entries: tuple[Entry, ...]
+    classes: tuple[str, ...]
+
+    @property
+    def settings(self) -> Mapping[str, Setting]:
+        """The annotations; videos are expected not to change."""
+        text = json.dumps([self.classes, self.entries])
+        return {"annotations": hashlib.sha256(text.encode()).hexdigest()[:16]}
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def origin(self, index: int) -> Origin:
+        """The key and the file below the folder of videos."""
+        entry = self.entries[index]
+        return Origin(entry.key, entry.file or "")
+
+    def load(self, index: int) -> Sample:
+        """Read one file."""
+        entry = self.entries[index]
+        if entry.file is None:
+            raise UndecodableError("annotated, but there is no such file")
+        try:
+            data = (self.root / entry.file).read_bytes()
+        except OSError as error:
+            raise UndecodableError(f"cannot be read ({error.strerror})") from error
+        text = entry.text if entry.text is not None or entry.label is None else self.classes[entry.label]
+        media = EncodedFile(data, entry.start, entry.end)
+        return Sample(media, entry.label, text, entry.template, entry.placeholders)
+
+
+def _named(entries: Iterable[Entry]) -> Iterator[Entry]:
+    """Entries, each once, with keys of their own: different ones that share a key get a number."""
+    taken: set[str] = set()
+    for entry in dict.fromkeys(entries):
+        names = chain([entry.key], (f"{entry.key}-{number}" for number in count(2)))
+        key = next(name for name in names if name not in taken)
+        taken.add(key)
+        yield entry._replace(key=key)

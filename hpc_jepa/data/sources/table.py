@@ -1,0 +1,46 @@
+"""Anybody's own data: a csv file with a column ``file``, and if need be label, text, start, end, split and key."""
+
+from pathlib import Path, PurePosixPath
+
+from hpc_jepa.data.sources.annotations import find, read_table, seconds
+from hpc_jepa.data.sources.listing import Entry, Listing
+from hpc_jepa.data.sources.tree import FileTree, safe_key
+from hpc_jepa.errors import InputError
+
+LAYOUT = "where the column 'file' says"
+COLUMNS = ("file", "label", "text", "start", "end", "split", "key")
+
+
+def listing(videos: Path, annotations: Path) -> Listing:
+    """Labels are class names, numbered in alphabetical order, or numbers already.
+
+    The split is ``train`` unless told; times are in seconds.
+    """
+    path = find(annotations, "*.csv")
+    rows = list(read_table(path, "file"))
+    if not rows:
+        raise InputError(f"{path}: no rows")
+    if unknown := [column for column in rows[0] if column not in COLUMNS]:
+        raise InputError(f"{path}:1: unknown column '{unknown[0]}'; known are {', '.join(COLUMNS)}")
+    files = FileTree(videos)
+    names = {row["label"] for row in rows if row.get("label")}
+    numbered = all(name.isdigit() for name in names)
+    labels = {name: int(name) for name in names} if numbered else {name: i for i, name in enumerate(sorted(names))}
+    classes = tuple(map(str, range(max(labels.values(), default=-1) + 1))) if numbered else tuple(sorted(names))
+    entries = [_entry(path, row, labels, files) for row in rows]
+    return Listing("csv", tuple(entries), classes, files, LAYOUT)
+
+
+def _entry(path: Path, row: dict[str, str], labels: dict[str, int], files: FileTree) -> Entry:
+    file = row["file"]
+    start, end = (seconds(path, row, column) if row.get(column) else None for column in ("start", "end"))
+    times = "".join(f"_{time:g}" for time in (start, end) if time is not None)
+    return Entry(
+        key=safe_key(row.get("key") or f"{PurePosixPath(file).with_suffix('')}{times}"),
+        file=file if file in files else None,
+        split=row.get("split") or "train",
+        label=labels[row["label"]] if row.get("label") else None,
+        text=row.get("text") or None,
+        start=start,
+        end=end,
+    )

@@ -1,0 +1,75 @@
+"""The files below a folder, found by listing each folder once: on a parallel file system, asking about every single
+file takes longer than reading the names of all of them.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from hpc_jepa.errors import InputError
+
+VIDEOS = (".avi", ".mp4", ".m4v", ".mov", ".webm", ".mkv", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv")
+IMAGES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
+LONGEST_KEY = 90
+"""Characters; a name in a tar has 100, the extension included."""
+
+
+class FileTree:
+    """Videos and images below ``root``. Raises InputError for a folder that is missing or cannot be listed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.names = sorted(_files_below(root))
+
+    @cached_property
+    def _by_stem(self) -> dict[str, list[str]]:
+        stems: dict[str, list[str]] = {}
+        for name in self.names:
+            stems.setdefault(PurePosixPath(name).stem, []).append(name)
+        return stems
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._known
+
+    def find(self, stem: str, near: str = "") -> str | None:
+        """The file of that name without its suffix, in whatever folder; of several the one whose path has ``near``."""
+        found = self._by_stem.get(stem, [])
+        return next((name for name in found if near and near in PurePosixPath(name).parts), next(iter(found), None))
+
+    def stems(self) -> list[str]:
+        """Names without folder and suffix."""
+        return list(self._by_stem)
+
+    @property
+    def described(self) -> str:
+        """What there is, for an error message."""
+        if not self.names:
+            return "no videos or images"
+        kinds = Counter(PurePosixPath(name).suffix.lower() for name in self.names)
+        counts = ", ".join(f"{count} {suffix}" for suffix, count in kinds.most_common(3))
+        return f"{counts}, such as {self.names[0]}"
+
+
+def safe_key(name: str) -> str:
+    """A name that is one word without dots, as readers of tars need it."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:LONGEST_KEY]
+
+
+def _files_below(root: Path) -> Iterator[str]:
+    for folder, folders, files in os.walk(root, onerror=_complain, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        below = os.path.relpath(folder, root)
+        for name in files:
+            if not name.startswith(".") and name.lower().endswith(VIDEOS + IMAGES):
+                yield name if below == "." else f"{below}/{name}"
+
+
+def _complain(error: OSError) -> None:
+    raise InputError(f"{error.filename}: cannot be listed ({error.strerror}); check --videos") from error

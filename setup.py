@@ -52,6 +52,7 @@ setup(
             "webdataset>=1.0",
             "ruff>=0.9",
             "mypy>=1.15",
+            "triton>=3.4",
             "types-PyYAML",
         ],
     },

@@ -92,7 +92,9 @@ class Latents:
     student: [B, K, D] context features, D = levels * width, shallow level first.
     prediction: [B, Q, D] predictor outputs at target tokens.
     context_prediction: [B, K, D] predictor outputs at context tokens.
-    target: [B, N, D] features of the full clip, each level layer-normalised without gain; no gradient under EMA.
+    target: [B, N, D] features of the full clip; no gradient under EMA. With ``target_levels`` they are as the target
+        network left them and each of that many levels is still to be layer-normalised without gain, which
+        ``target_at`` does for the tokens that are wanted; with 0 they are normalised.
     pixels: [B, C, F, Hp, Wp] the normalised clip.
     step: the training step, for terms that draw something anew in each.
     """
@@ -105,29 +107,24 @@ class Latents:
     grid: TokenGrid
     pixels: Tensor
     step: int = 0
+    target_levels: int = 0
     made: dict[str, tuple[Tensor, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
-    @_made_once
-    def target_at_targets(self) -> tuple[Tensor, ...]:
-        """Per group [B, Q, D]: target features at the tokens to predict."""
-        return tuple(gather_tokens(self.target, masks.target) for masks in self.masks)
+    def target_at(self, tokens: Tensor) -> Tensor:
+        """Normalised target features at ``tokens`` [B, M]: [B, M, D]."""
+        return self._normalised(gather_tokens(self.target, tokens))
+
+    def target_everywhere(self) -> Tensor:
+        """Normalised target features of all tokens: [B, N, D]."""
+        return self._normalised(self.target)
+
+    def _normalised(self, features: Tensor) -> Tensor:
+        return normalise_levels(features, self.target_levels) if self.target_levels else features
 
     @_made_once
     def target_at_context(self) -> tuple[Tensor, ...]:
         """Per group [B, K, D]: target features at the context tokens."""
-        return tuple(gather_tokens(self.target, masks.context) for masks in self.masks)
-
-    @_made_once
-    def prediction_error(self) -> tuple[Tensor, ...]:
-        """Per group [B, Q]: mean absolute error over the channels of each target token."""
-        return tuple((p - y).abs().mean(-1) for p, y in zip(self.prediction, self.target_at_targets, strict=True))
-
-    @_made_once
-    def context_error(self) -> tuple[Tensor, ...]:
-        """Per group [B, K]: mean absolute error over the channels of each context token."""
-        return tuple(
-            (r - y).abs().mean(-1) for r, y in zip(self.context_prediction, self.target_at_context, strict=True)
-        )
+        return tuple(self.target_at(masks.context) for masks in self.masks)
 
     def normalised_student(self, levels: int) -> tuple[Tensor, ...]:
         """Per group [B, K, D] float32: student features with each level layer-normalised without gain (eps 1e-5)."""
@@ -145,7 +142,7 @@ class Latents:
         changes = []
         for masks, here in zip(self.masks, self.target_at_context, strict=True):
             later = (masks.context + self.grid.cells).where(masks.next_in_context >= 0, masks.context)
-            changes.append((gather_tokens(self.target, later) - here).detach())
+            changes.append((self.target_at(later) - here).detach())
         return tuple(changes)
 
     @_made_once

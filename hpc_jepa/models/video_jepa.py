@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hpc_jepa.config.model import ModelConfig, Targets
-from hpc_jepa.latents import Latents, TokenGrid, TokenMasks, normalise_levels
+from hpc_jepa.latents import Latents, TokenGrid, TokenMasks
 from hpc_jepa.models.encoder import Encoder
 from hpc_jepa.models.predictor import Predictor
 
@@ -59,10 +59,11 @@ class VideoJEPA(nn.Module):
             grid=grid,
             pixels=pixels,
             step=step,
+            target_levels=len(self.config.encoder.levels),
         )
 
     def _target_features(self, patches: Tensor, grid: TokenGrid) -> Tensor:
-        """Features [B, N, D] of the full clip, each level layer-normalised once more, without gain."""
+        """Features [B, N, D] of the full clip, before each level is layer-normalised once more."""
         encoder = self.target if self.targets == "ema" else self.student
         with torch.set_grad_enabled(self.targets == "student" and torch.is_grad_enabled()):
-            return normalise_levels(encoder(patches, grid), len(self.config.encoder.levels))
+            return encoder(patches, grid)  # type: ignore[no-any-return]

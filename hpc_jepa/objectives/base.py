@@ -5,6 +5,7 @@ from torch import Tensor
 
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.latents import Latents
+from hpc_jepa.objectives.errors import context_errors, prediction_errors
 from hpc_jepa.objectives.objective import Objective, Setting
 
 PUBLISHED_RAMP = (15_000, 30_000)
@@ -38,10 +39,10 @@ class Base(Objective[BaseOptions]):
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Terms ``prediction`` and ``context``."""
-        prediction = [error.mean() for error in latents.prediction_error]
+        prediction = [error.mean() for error in prediction_errors(latents)]
         context = [
             (error / masks.context_distance).mean()
-            for error, masks in zip(latents.context_error, latents.masks, strict=True)
+            for error, masks in zip(context_errors(latents), latents.masks, strict=True)
         ]
         return {"prediction": torch.stack(prediction).mean(), "context": torch.stack(context).mean()}
 

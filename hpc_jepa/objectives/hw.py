@@ -5,6 +5,7 @@ from pydantic import Field
 from torch import Tensor
 
 from hpc_jepa.latents import Latents
+from hpc_jepa.objectives.errors import prediction_errors
 from hpc_jepa.objectives.objective import Objective, TermOptions
 
 
@@ -28,7 +29,7 @@ class HardRegion(Objective[HardRegionOptions]):
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Term ``hw``."""
         groups = []
-        for error, prediction in zip(latents.prediction_error, latents.prediction, strict=True):
+        for error, prediction in zip(prediction_errors(latents), latents.prediction, strict=True):
             targets = error.shape[1]
             if targets < 2:
                 continue

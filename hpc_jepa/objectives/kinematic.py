@@ -64,7 +64,7 @@ class Kinematic(Objective[KinematicOptions]):
         return {"kinematic": self.options.weight * 0.5 * (1 + math.cos(math.pi * epoch / PUBLISHED_EPOCHS))}
 
     def _over_the_clip(self, latents: Latents) -> Tensor:
-        moving = rearrange(self._channels(latents.target), "b (t p) d -> b t p d", t=latents.grid.time)
+        moving = rearrange(self._channels(latents.target_everywhere()), "b (t p) d -> b t p d", t=latents.grid.time)
         if latents.grid.time < 2:
             return moving.new_zeros(())
         change = moving.diff(dim=1)

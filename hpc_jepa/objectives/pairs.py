@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import sum_over_processes, world_size
-from hpc_jepa.latents import Latents, TokenMasks, gather_tokens
+from hpc_jepa.latents import Latents, TokenMasks
 from hpc_jepa.objectives.objective import Setting
 
 PairKind = Literal["context", "forecast"]
@@ -64,7 +64,7 @@ def temporal_pairs(kind: PairKind, latents: Latents, setting: Setting) -> tuple[
 def target_changes(latents: Latents, pairs: tuple[Pairs, ...]) -> list[Tensor]:
     """Per group [B, K, D]: target at the later token minus target here; detached."""
     return [
-        (gather_tokens(latents.target, group.later) - here).detach()
+        (latents.target_at(group.later) - here).detach()
         for group, here in zip(pairs, latents.target_at_context, strict=True)
     ]
 

@@ -45,7 +45,7 @@ class VelocityGate(Objective[VelocityGateOptions]):
         """1 for the slow tokens of the clip, else 0; [B, N]. The last tubelet has no velocity and gets 0."""
         if latents.grid.time < 2:
             return latents.target.new_zeros(latents.target.shape[:2])
-        by_tubelet = rearrange(latents.target.float(), "b (t p) d -> b t p d", t=latents.grid.time)
+        by_tubelet = rearrange(latents.target_everywhere().float(), "b (t p) d -> b t p d", t=latents.grid.time)
         speed = (by_tubelet[:, 1:] - by_tubelet[:, :-1]).norm(dim=-1)
         threshold = torch.quantile(speed, self.options.percentile, dim=-1, keepdim=True)
         slow = (speed <= threshold).float()

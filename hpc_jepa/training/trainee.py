@@ -18,7 +18,7 @@ class Trainee(nn.Module):
         self.objectives = objectives
 
     def forward(self, pixels: Tensor, masks: tuple[TokenMasks, ...], step: int) -> tuple[dict[str, Tensor], Tensor]:
-        """Unweighted terms by name, and the target latents [B, N, D] for the health monitor."""
+        """Unweighted terms by name, and the target features [B, N, D] for the health monitor."""
         # ZeRO-3 gathers parameters in hooks around module calls that pass tensors. These two pass latents and own no
         # parameter themselves, so they are called without hooks; the modules inside them are called with hooks.
         latents = self.model.forward(pixels, masks, step)

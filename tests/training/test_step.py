@@ -26,7 +26,7 @@ class Silence(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         name = function.overloadpacket.__name__
-        indexes = args[1] if name.startswith(("index", "_unsafe_index")) and len(args) > 1 else ()
+        indexes = args[1] if len(args) > 1 and isinstance(args[1], list | tuple) and "index" in name else ()
         boolean = any(isinstance(i, torch.Tensor) and i.dtype == torch.bool for i in indexes if i is not None)
         assert name not in ASKING and not boolean, f"{name} asks the device a question"
         return function(*args, **(kwargs or {}))

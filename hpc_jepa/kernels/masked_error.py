@@ -1,0 +1,78 @@
+"""Error of predicted tokens, without a copy of what they are compared to."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+ROWS = 64
+"""Tokens at a time on a CPU: their features stay in the second-level cache."""
+
+
+def masked_error(prediction: Tensor, features: Tensor, tokens: Tensor, levels: int = 0) -> Tensor:
+    """Mean absolute error of each predicted token: [B, Q] float32.
+
+    prediction: [B, Q, D]. features: [B, N, D], of which token ``tokens[b, q]`` [B, Q] is the target. With ``levels``
+    each of that many blocks of a target's channels is layer-normalised first, without gain (eps 1e-5).
+
+    Targets are gathered, normalised and compared in one pass and not kept: the backward pass reads them again. So no
+    gradient reaches ``features``; where they need one, and under a compiler, which fuses for itself, the plain form
+    runs. Weights per token (context distance, hard regions) act on the small result.
+    """
+    if features.requires_grad or torch.compiler.is_compiling():
+        return plain_masked_error(prediction, features, tokens, levels)
+    if prediction.is_cuda:
+        from hpc_jepa.kernels.triton.masked_error import FusedMaskedError  # Triton comes with CUDA builds only
+
+        return FusedMaskedError.apply(prediction, features, tokens, levels)  # type: ignore[no-any-return, no-untyped-call]
+    return _MaskedError.apply(prediction, features, tokens, levels)  # type: ignore[no-any-return, no-untyped-call]
+
+
+def plain_masked_error(prediction: Tensor, features: Tensor, tokens: Tensor, levels: int = 0) -> Tensor:
+    """What :func:`masked_error` computes, one operation after the other."""
+    target = _normalised(features, levels).gather(1, tokens.unsqueeze(-1).expand(-1, -1, features.shape[-1]))
+    return (prediction - target).abs().mean(-1)
+
+
+def _normalised(features: Tensor, levels: int) -> Tensor:
+    """Layer norm without gain over each level of the last axis, in float32; as it is with no level."""
+    if not levels:
+        return features
+    by_level = features.float().view(*features.shape[:-1], levels, -1)
+    return F.layer_norm(by_level, by_level.shape[-1:]).flatten(-2)
+
+
+class _MaskedError(torch.autograd.Function):
+    """A few tokens at a time: all of them would go through memory once for every operation."""
+
+    @staticmethod
+    def forward(ctx: Any, prediction: Tensor, features: Tensor, tokens: Tensor, levels: int) -> Tensor:
+        first_token = torch.arange(len(tokens), device=tokens.device).unsqueeze(1) * features.shape[1]
+        rows = (tokens + first_token).flatten()
+        error = torch.empty(len(rows), device=prediction.device)
+        for part, target in _targets(features, rows, levels):
+            torch.mean(target.sub_(prediction.flatten(0, 1)[part]).abs_(), -1, out=error[part])
+        ctx.save_for_backward(prediction, features, rows)
+        ctx.levels = levels
+        return error.view_as(tokens)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        prediction, features, rows = ctx.saved_tensors
+        of_channel = (gradients[0] / prediction.shape[-1]).flatten().unsqueeze(1)
+        gradient = torch.empty_like(prediction, memory_format=torch.contiguous_format).flatten(0, 1)
+        for part, target in _targets(features, rows, ctx.levels):
+            sign = torch.sub(prediction.flatten(0, 1)[part], target, out=target).sign_()
+            torch.mul(sign, of_channel[part], out=gradient[part])
+        return gradient.view_as(prediction), None, None, None
+
+
+def _targets(features: Tensor, rows: Tensor, levels: int) -> Iterator[tuple[slice, Tensor]]:
+    """Targets [<= ROWS, D] float32 of consecutive parts of ``rows``, in memory that the next part takes over."""
+    buffer = features.new_empty(ROWS, features.shape[-1])
+    for start in range(0, len(rows), ROWS):
+        part = slice(start, min(start + ROWS, len(rows)))
+        gathered = torch.index_select(features.flatten(0, 1), 0, rows[part], out=buffer[: part.stop - start])
+        yield part, _normalised(gathered, levels)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hpc_jepa.config.data import AugmentationConfig, ClipConfig
 from hpc_jepa.data.crop import View
-from hpc_jepa.data.pipeline import ClipPipeline, Media
+from hpc_jepa.data.pipeline import ClipPipeline, Decoder, Media
 
 
 class Clip(NamedTuple):
@@ -28,25 +28,33 @@ class Clip(NamedTuple):
 
 class Augmenter:
     """Makes pixels of clips: on a CPU from decoded frames; on a GPU from compressed bytes, which DALI decodes there.
+    ``decoder`` "cpu" lets DALI decode without a GPU too, the few codecs it can.
 
     Clips of several frames and single images go through the graph apart, so that an image is cut and resized once,
     however often it is repeated.
     """
 
     def __init__(
-        self, clip: ClipConfig, augmentation: AugmentationConfig, batch_size: int, threads: int, device: torch.device
+        self,
+        clip: ClipConfig,
+        augmentation: AugmentationConfig,
+        batch_size: int,
+        threads: int,
+        device: torch.device,
+        decoder: Decoder | None = None,
     ) -> None:
         self._clip = clip
         self._augmentation = augmentation
         self._batch_size = batch_size
         self._threads = threads
         self._device = device
+        self._decoder: Decoder | None = "mixed" if device.type == "cuda" else decoder
         self._graphs: dict[Media, ClipPipeline] = {}
 
     @property
     def decodes(self) -> bool:
         """Whether it takes compressed bytes."""
-        return self._device.type == "cuda"
+        return self._decoder is not None
 
     def __call__(self, clips: Sequence[Clip], frames: int) -> Tensor:
         """Pixels [B, C, ``frames``, size, size] of clips that have as many frames, or one that is repeated.
@@ -80,8 +88,8 @@ class Augmenter:
                 self._augmentation,
                 self._batch_size,
                 self._threads,
-                (self._device.index or 0) if self.decodes else None,
-                "mixed" if self.decodes else None,
+                (self._device.index or 0) if self._device.type == "cuda" else None,
+                self._decoder,
                 kind,
             )
         return self._graphs[kind]

@@ -3,6 +3,7 @@
 import io
 from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
+from itertools import chain
 from typing import NamedTuple, TypeAlias
 
 import av
@@ -75,17 +76,9 @@ def decode_frames(
         for place, index in enumerate(indices):
             places.setdefault(times[index], []).append(place)
         frames = np.empty((len(indices), len(rows), len(columns), 3), dtype=np.uint8)
-        reformatter = VideoReformatter()
-        found = 0
-        for run in _runs(packets, places.keys()):
-            for frame in _decode(stream, run, places.keys()):
-                if frame.pts in places:
-                    picture = _rgb(frame, reformatter, stream)[rows.start : rows.stop, columns.start : columns.stop]
-                    for place in places[frame.pts]:
-                        frames[place] = picture
-                    found += 1
-        if found != len(places):
-            raise UndecodableError(f"only {found} of {len(places)} frames decode")
+        for time, picture in _pictures(stream, packets, places.keys()):
+            for place in places[time]:
+                frames[place] = picture[rows.start : rows.stop, columns.start : columns.stop]
         return frames
 
 
@@ -96,6 +89,20 @@ def _cut(window: Window | None, height: int, width: int) -> tuple[range, range]:
     if (window.height, window.width) != (height, width):
         raise UndecodableError(f"is {width}x{height}, not {window.width}x{window.height} as its description says")
     return range(height)[window.rows], range(width)[window.columns]
+
+
+def _pictures(
+    stream: VideoStream, packets: list[VideoPacket], wanted: Set[int]
+) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    """Time and RGB pixels of every wanted frame, once; the pixels are those of the frame's memory."""
+    reformatter, missing = VideoReformatter(), set(wanted)
+    for frame in chain.from_iterable(_decode(stream, run, wanted) for run in _runs(packets, wanted)):
+        # Leading frames of an open group come out again, without their past, when the next group is decoded.
+        if frame.pts in missing:
+            missing.remove(frame.pts)
+            yield frame.pts, _rgb(frame, reformatter, stream)
+    if missing:
+        raise UndecodableError(f"only {len(wanted) - len(missing)} of {len(wanted)} frames decode")
 
 
 def _rgb(frame: VideoFrame, reformatter: VideoReformatter, stream: VideoStream) -> NDArray[np.uint8]:

@@ -6,17 +6,12 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from hpc_jepa.config.data import DataConfig
 from hpc_jepa.data.augment import Augmenter, Clip
-from hpc_jepa.data.clips import training_frames
-from hpc_jepa.data.crop import augmented_view
-from hpc_jepa.data.decode import Window, decode_frames
 from hpc_jepa.data.drops import Drop, DropLedger
-from hpc_jepa.data.images import is_image
-from hpc_jepa.data.pipeline import Media
+from hpc_jepa.data.prepare import compressed_clip, decoded_clip
 from hpc_jepa.data.read_ahead import Place, ReadAhead
 from hpc_jepa.data.sampler import Draws, SampledSource, Sampler
 from hpc_jepa.data.shards.folder import ShardFolder, StoredVideo
@@ -175,18 +170,11 @@ class ClipLoader:
 
     def _clip(self, video: StoredVideo, draws: Draws, row: int, check: bool) -> Clip:
         """Decoded here without a GPU, and compressed, for DALI, with one (decoded anyway to ``check`` it)."""
-        data, info = video
-        config = self._config
-        frames = training_frames(info.frames, info.fps, config.clip, draws.starts[row])
-        if info.frames == 1:
-            frames = frames[:1]
-        view = augmented_view(info.height, info.width, config.augmentation, draws.crops[row], draws.flips[row])
-        media: Media = "image" if is_image(data) else "video"
-        pixels = np.frombuffer(data, np.uint8)
-        if check or not self._augment.decodes:
-            decoded = decode_frames(data, frames, Window(*view.window, info.height, info.width))
-            pixels = pixels if self._augment.decodes else decoded
-        return Clip(pixels, view, frames, media)
+        compressed = compressed_clip(video, draws, row, self._config.clip, self._config.augmentation)
+        if self._augment.decodes and not check:
+            return compressed
+        decoded = decoded_clip(compressed, video)
+        return compressed if self._augment.decodes else decoded
 
 
 def _scratch(config: DataConfig) -> Scratch | None:

@@ -46,7 +46,8 @@ up() {
   mknod "$ROOT/dev/nvidia1" c 1 3
   configure
   (umask 077 && head -c 128 /dev/urandom >"$ROOT/munge/key")
-  munged --key-file="$ROOT/munge/key" --socket="$ROOT/munge/socket" --pid-file="$ROOT/pid/munged" \
+  # --force: although others may not look into a folder above the socket
+  munged --force --key-file="$ROOT/munge/key" --socket="$ROOT/munge/socket" --pid-file="$ROOT/pid/munged" \
     --log-file="$ROOT/log/munged" --seed-file="$ROOT/munge/seed"
   start_controller
   for node in "${NODES[@]}"; do start_node "$node"; done

@@ -1,0 +1,300 @@
+"""A real Slurm cluster, whose parts a test may kill, and studies of tiny runs to put on it."""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from hpc_jepa.cli.app import app
+
+SCRIPT = Path(__file__).parents[2] / "slurm" / "trial_cluster.sh"
+NODES = [f"127.0.0.{number}" for number in (1, 2, 3, 4)]
+DEFINED = ("loss", "gradient_norm", "terms", "coefficients", "learning_rate", "weight_decay", "ema")
+LOCAL_INSTEAD = "tests/study runs the same commands on the local executor"
+
+
+def wait_for(condition, seconds=200):
+    """Wait until ``condition()`` holds and return what it said."""
+    deadline = time.monotonic() + seconds
+    while not (value := condition()):
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.2)
+    return value
+
+
+@pytest.fixture
+def eventually():
+    return wait_for
+
+
+class Cluster:
+    """The trial cluster; ``control`` takes the words of its script."""
+
+    def __init__(self, folder, port):
+        self.configuration = folder / "etc" / "slurm.conf"
+        more = {"TRIAL_CLUSTER": folder, "TRIAL_PORT": port, "SLURM_CONF": self.configuration}
+        self.environment = {**os.environ, **{name: str(value) for name, value in more.items()}}
+
+    def control(self, *words):
+        """What the script prints; it has to succeed."""
+        done = self.attempt(*words)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def attempt(self, *words):
+        return subprocess.run([SCRIPT, *words], env=self.environment, capture_output=True, text=True, timeout=60)
+
+    def slurm(self, *command):
+        """Lines printed by a command of Slurm."""
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=30)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.splitlines()
+
+    def node_of(self, job, restarts=0):
+        """The node that a job runs on, once it has been started so many times again."""
+
+        def where():
+            shown = dict(
+                word.split("=", 1)
+                for word in self.slurm("scontrol", "-o", "show", "job", job)[0].split()
+                if "=" in word
+            )
+            again = shown["JobState"] == "RUNNING" and int(shown["Restarts"]) >= restarts
+            return again and shown["NodeList"]
+
+        return wait_for(where)
+
+    def processes_on(self, node):
+        """Numbers of the processes of all jobs on a node, alive or left over."""
+        mark = f"SLURM_CONF={self.configuration.parents[1] / node}/slurm.conf".encode()
+        return [path.name for path in Path("/proc").glob("[0-9]*") if mark in environment_of(path)]
+
+    def mend(self):
+        """Bring back what a test killed, and empty the queue."""
+        pids = self.configuration.parents[1] / "pid"
+        if not (pids / "controller").exists():
+            self.control("start-controller")
+        for node in NODES:
+            if not (pids / node).exists():
+                self.control("start-node", node)
+        self.slurm("scancel", "--user=root")
+        wait_for(self.rests)
+
+    def rests(self):
+        return len(self.slurm("sinfo", "-h", "--Node", "--partition=main", "--states=idle")) == len(NODES)
+
+
+def environment_of(process):
+    try:
+        return (process / "environ").read_bytes().split(b"\0")
+    except OSError:  # it has just ended
+        return []
+
+
+def free_ports():
+    """The first of five ports in a row that nobody listens on."""
+    for first in range(17000 + os.getpid() % 1000 * 10, 60000, 10):
+        with ExitStack() as stack:
+            try:
+                for port in range(first, first + 5):
+                    stack.enter_context(socket.socket()).bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return first
+    raise AssertionError("no five free ports in a row")
+
+
+def missing():
+    """Why there can be no cluster here, or None. Installs Debian's packages where that is possible."""
+    if os.geteuid() != 0:
+        return "only root can start a trial cluster"
+    if shutil.which("slurmctld") and shutil.which("munged"):
+        return None
+    if shutil.which("apt-get") is None:
+        return "slurm-wlm and munge are not installed, and there is no apt-get"
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run(["apt-get", "update"], timeout=120, **quiet)
+    packages = ["apt-get", "install", "--yes", "--no-install-recommends", "slurm-wlm", "munge"]
+    installed = subprocess.run(packages, timeout=300, env={**os.environ, "DEBIAN_FRONTEND": "noninteractive"}, **quiet)
+    return None if installed.returncode == 0 else "slurm-wlm and munge could not be installed"
+
+
+@contextmanager
+def started():
+    """A cluster that is taken down whatever happens; not in pytest's own folder: paths of sockets must be short."""
+    with tempfile.TemporaryDirectory(prefix="trial-") as folder:
+        cluster = Cluster(Path(folder) / "c", free_ports())
+        cluster.control("up")
+        try:
+            yield cluster
+        finally:
+            cluster.control("down")
+
+
+@pytest.fixture(scope="session")
+def running_cluster():
+    if reason := missing():
+        pytest.skip(f"no Slurm: {reason}; {LOCAL_INSTEAD}")
+    with started() as cluster, pytest.MonkeyPatch.context() as environment:
+        environment.setenv("SLURM_CONF", str(cluster.configuration))
+        environment.setenv("OMP_NUM_THREADS", "1")
+        yield cluster
+
+
+@pytest.fixture
+def cluster(running_cluster):
+    yield running_cluster
+    running_cluster.mend()
+
+
+@pytest.fixture
+def another_cluster(running_cluster):
+    with started() as cluster:
+        yield cluster
+
+
+class Run:
+    """What a run left in its folder."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def figures(self):
+        """All that is defined by configuration and step, for every step recorded so far, in order of writing."""
+        path = self.folder / "metrics.jsonl"
+        lines = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
+        return [(line["step"], *(line[name] for name in DEFINED)) for line in lines]
+
+    def steps(self):
+        """How many steps are recorded."""
+        path = self.folder / "metrics.jsonl"
+        return path.read_bytes().count(b"\n") if path.exists() else 0
+
+    def weights(self):
+        """The tensors of the newest checkpoint, byte by byte."""
+        return {path.name: path.read_bytes() for path in (self.folder / "checkpoints/latest").glob("*.safetensors")}
+
+    def checkpoint(self):
+        """Step of the newest checkpoint."""
+        return int((self.folder / "checkpoints/latest").readlink().name.removeprefix("step-"))
+
+    def is_done(self):
+        path = self.folder / "state.json"
+        return path.exists() and json.loads(path.read_text())["state"] == "done"
+
+    def equals(self, other):
+        """Bit for bit."""
+        return self.figures() == other.figures() and self.weights() == other.weights()
+
+
+class Grid:
+    """A study of tiny runs in ``folder``, which is the current one."""
+
+    def __init__(self, folder):
+        self.folder = folder
+
+    def call(self, command, *arguments, code=0):
+        """``hpc-jepa study COMMAND`` on the trial cluster; what it prints."""
+        where = () if command in ("status", "report", "cancel") else ("--cluster", "profile.yaml")
+        result = CliRunner().invoke(app, ["study", command, "study.yaml", *where, *arguments])
+        assert result.exit_code == code, result.output
+        return result.stdout
+
+    def status(self):
+        """State of each cell by ``regime/variant``."""
+        cells = json.loads(self.call("status", "--json"))
+        return {"/".join(Path(cell["folder"]).parts[2:4]): cell for cell in cells}
+
+    def cell(self, name="tiny/baseline"):
+        return self.status()[name]
+
+    def states(self):
+        return {cell["state"] for cell in self.status().values()}
+
+    def done(self):
+        return self.states() == {"done"}
+
+    def run(self, name="tiny/baseline", runs="runs"):
+        return Run(self.folder / runs / "demo" / name / "seed-0")
+
+    def job(self, name="tiny/baseline", kind="train"):
+        """The newest job of a cell."""
+        lines = (self.folder / "runs/demo/jobs.jsonl").read_text().splitlines()
+        jobs = [json.loads(line) for line in lines]
+        return [job["job"] for job in jobs if job["kind"] == kind and f"/{name}/" in job["folder"]][-1]
+
+
+@pytest.fixture
+def grid(cluster, motion_shards, tmp_path, monkeypatch):
+    """``grid(variants, steps=..., profile=..., regimes=...)`` writes a study of tiny runs and its profile."""
+    monkeypatch.chdir(tmp_path)
+
+    def make(*variants, steps=4, every=2, evaluations=(), regimes=("tiny",), **profile):
+        for regime in regimes:
+            settings = {
+                "regime": regime,
+                "model": {
+                    "encoder": {"width": 32, "depth": 2, "heads": 2, "patch": 8, "levels": [1, 2]},
+                    "predictor": {"width": 16, "depth": 1, "heads": 2},
+                },
+                "data": {
+                    "sources": {"motion8": {"shards": str(motion_shards / "unlabelled")}},
+                    "clip": {"frames": 8, "stride": 2, "size": 32},
+                    "decode_threads": 1,
+                },
+                "schedule": {"steps": steps},
+                "engine": {"precision": "fp32", "batch_size": 4},
+                "checkpoint": {"every": every, "keep": 1},
+                "monitor": {"log_every": 1},
+            }
+            write(f"{regime}.yaml", settings)
+        study = {
+            "study": "demo",
+            "regimes": [f"{regime}.yaml" for regime in regimes],
+            "variants": list(variants),
+            "seeds": [0],
+            "evaluations": list(evaluations),
+        }
+        write("study.yaml", study)
+        write("profile.yaml", {**PROFILE, **profile})
+        return Grid(tmp_path)
+
+    def write(name, content):
+        (tmp_path / name).write_text(yaml.safe_dump(content))
+
+    return make
+
+
+PROFILE = {
+    "partition": "main",
+    "train": {"cpus_per_node": 1, "time": 10},
+    "evaluate": {"cpus_per_node": 1, "time": 10},
+    "report": {"cpus_per_node": 1, "time": 5},
+    "python": sys.executable,
+    "warning": 20,
+}
+
+
+@pytest.fixture
+def undisturbed(grid, tmp_path):
+    """The same run as the baseline of the grid, trained here by a process that nobody disturbs."""
+
+    def train():
+        command = ["train", "tiny.yaml", "seed=0", "study=undisturbed", "semantics=corrected"]
+        finished = subprocess.run(
+            [sys.executable, "-m", "hpc_jepa", *command], capture_output=True, text=True, timeout=200
+        )
+        assert finished.returncode == 0, finished.stderr
+        return Run(tmp_path / "runs/undisturbed/tiny/baseline/seed-0")
+
+    return train

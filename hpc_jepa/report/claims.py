@@ -1,0 +1,206 @@
+"""Claims as data: a statement, and the predicate on accuracies that makes it true or false."""
+
+from collections.abc import Iterable, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from hpc_jepa.config import tree
+from hpc_jepa.config.strict import Strict
+
+PUBLISHED_CLAIMS = Path(__file__).parent / "published" / "published_claims.yaml"
+
+
+class Cell(Strict):
+    """One accuracy of a study. A variant ``<name>_seed<N>`` is that variant trained from seed N."""
+
+    regime: str
+    variant: str
+    benchmark: str
+
+    def __str__(self) -> str:
+        return f"{self.variant} ({self.regime}, {self.benchmark})"
+
+
+Pair = tuple[Cell, Cell]
+"""Minuend and subtrahend of a difference."""
+
+
+class DifferenceEquals(Strict):
+    """The difference is ``value`` points, give or take ``tolerance``."""
+
+    type: Literal["difference_equals"]
+    minuend: Cell
+    subtrahend: Cell
+    value: float
+    tolerance: float = Field(ge=0)
+
+    def pairs(self) -> list[Pair]:
+        """Differences it speaks of."""
+        return [(self.minuend, self.subtrahend)]
+
+    def cells(self) -> list[Cell]:
+        """Accuracies it speaks of."""
+        return [self.minuend, self.subtrahend]
+
+
+class _OneColumn(Strict):
+    """Several variants on one benchmark."""
+
+    regime: str
+    benchmark: str
+    variants: tuple[str, ...] = Field(min_length=1)
+
+    def cell(self, variant: str) -> Cell:
+        """The variant's accuracy."""
+        return Cell(regime=self.regime, variant=variant, benchmark=self.benchmark)
+
+    def cells(self) -> list[Cell]:
+        """Accuracies it speaks of."""
+        return [self.cell(variant) for variant in self.variants]
+
+
+class _AgainstBaseline(_OneColumn):
+    baseline: str
+
+    def pairs(self) -> list[Pair]:
+        """Differences it speaks of."""
+        return [(cell, self.cell(self.baseline)) for cell in self.cells()]
+
+
+class AllDifferencesInRange(_AgainstBaseline):
+    """Every difference lies between ``low`` and ``high``, give or take ``tolerance``."""
+
+    type: Literal["all_differences_in_range"]
+    low: float
+    high: float
+    tolerance: float = Field(ge=0)
+
+
+class CountOfDifferences(_AgainstBaseline):
+    """Exactly ``count`` of the differences are below, or above, ``threshold``."""
+
+    type: Literal["count_of_differences"]
+    operator: Literal["<", ">"]
+    threshold: float
+    count: int = Field(ge=0)
+    out_of: int = Field(gt=0)
+
+    @model_validator(mode="after")
+    def _counts_its_variants(self) -> "CountOfDifferences":
+        if self.out_of != len(self.variants):
+            raise ValueError(f"out_of is {self.out_of}, but {len(self.variants)} variants are listed")
+        return self
+
+
+class Extreme(_OneColumn):
+    """``expected`` has the largest (argmax) or smallest (argmin) accuracy."""
+
+    type: Literal["argmax", "argmin"]
+    expected: str
+
+    @model_validator(mode="after")
+    def _expects_one_of_them(self) -> "Extreme":
+        if self.expected not in self.variants:
+            raise ValueError(f"expected '{self.expected}' is not among the variants")
+        return self
+
+    def pairs(self) -> list[Pair]:
+        """The expected one against each other."""
+        others = (cell for cell in self.cells() if cell.variant != self.expected)
+        return [(self.cell(self.expected), other) for other in others]
+
+
+class SpreadAtMost(Strict):
+    """Largest minus smallest accuracy is at most ``maximum``."""
+
+    type: Literal["spread_at_most"]
+    members: tuple[Cell, ...] = Field(min_length=2, alias="cells")
+    maximum: float = Field(ge=0)
+
+    def cells(self) -> list[Cell]:
+        """Accuracies it speaks of."""
+        return list(self.members)
+
+    def pairs(self) -> list[Pair]:
+        """Every two of them."""
+        return list(combinations(self.members, 2))
+
+
+class SetBelowThreshold(_OneColumn):
+    """Exactly the ``expected`` variants are below ``threshold`` percent."""
+
+    type: Literal["set_below_threshold"]
+    threshold: float
+    expected: tuple[str, ...]
+
+    def pairs(self) -> list[Pair]:
+        """It compares with a number, not with another run."""
+        return []
+
+
+class ConstantEquals(Strict):
+    """A constant of the design has a value."""
+
+    type: Literal["constant_equals"]
+    name: str
+    value: Any
+
+    def pairs(self) -> list[Pair]:
+        """None."""
+        return []
+
+    def cells(self) -> list[Cell]:
+        """None."""
+        return []
+
+
+Predicate = Annotated[
+    DifferenceEquals
+    | AllDifferencesInRange
+    | CountOfDifferences
+    | Extreme
+    | SpreadAtMost
+    | SetBelowThreshold
+    | ConstantEquals,
+    Field(discriminator="type"),
+]
+
+
+class Claim(Strict):
+    """A statement to be judged. ``computed`` and ``supported`` are what its author found on the published numbers."""
+
+    id: str
+    statement: str
+    predicate: Predicate
+    source: Literal["paper", "derived", "reanalysis", "own"] = "own"
+    published: float | str | tuple[float, float] | None = Field(None, description="the figure in the publication")
+    computed: Any = None
+    supported: bool | None = None
+    notes: str = ""
+
+
+class ClaimFile(Strict):
+    """A list of claims, and remarks about them."""
+
+    meta: dict[str, Any] = Field(default_factory=dict)
+    claims: tuple[Claim, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _distinct_ids(self) -> "ClaimFile":
+        repeated = _repeated(claim.id for claim in self.claims)
+        if repeated:
+            raise ValueError(f"id '{repeated[0]}' is given to several claims")
+        return self
+
+
+def read_claims(path: Path = PUBLISHED_CLAIMS) -> Sequence[Claim]:
+    """Claims of a YAML file. Raises InputError naming file, line and key."""
+    return tree.load(ClaimFile, [path]).claims
+
+
+def _repeated(names: Iterable[str]) -> list[str]:
+    listed = list(names)
+    return sorted({name for name in listed if listed.count(name) > 1})

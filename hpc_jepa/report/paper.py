@@ -1,0 +1,174 @@
+"""The published numbers: one accuracy per cell, the size of its test set, and nothing else."""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from hpc_jepa.config.strict import Strict
+from hpc_jepa.errors import DataError, InputError
+from hpc_jepa.evaluation.proportions import Count, compare_counts
+from hpc_jepa.report.claims import Cell
+from hpc_jepa.report.grid import Contrast, Grid, GridCell, adjusted
+from hpc_jepa.report.verdicts import Interval
+
+PUBLISHED_RESULTS = Path(__file__).parent / "published" / "published_results.csv"
+
+NAME = "published numbers"
+TEST = "score test of two unpaired proportions"
+
+REFERENCES = {"mixed": "baseline_seed42", "ucf101": "baseline"}
+"""What the paper subtracts in each regime."""
+
+MAIN = ("imagenet100", "ssv2", "diving48")
+FURTHER = ("synth_motion8", "ucf101_full", "ucf101_subset2000")
+
+CONSTANTS = {"encoder_width": 768}
+"""From the released configurations."""
+
+LIMITS = (
+    "Every published cell is one pretraining run and one unseeded probe: the intervals cover the choice of test clips "
+    "alone. Two baselines of one objective, seeds 42 and 239, differ by 3.60 points on ImageNet-100.",
+    "Predictions per sample were not published, so runs are compared as unpaired proportions; on the same test clips a "
+    "paired test could tell more apart.",
+    "The baseline of the mixed regime is of seed 42, all variants are of seed 239 (B21).",
+    "Runs without an EMA target, marked †, were evaluated on weights that no gradient ever reached (B1): what they "
+    "show is an untrained encoder.",
+    "Three mixed variants with latent dynamics had 50 instead of 100 probe epochs on video (B22).",
+)
+"""What the published numbers cannot tell."""
+
+
+@dataclass(frozen=True)
+class PublishedResult:
+    """Percent as printed, of ``n`` test clips; ``untrained`` where no gradient reached the evaluated weights (B1)."""
+
+    percent: float
+    n: int
+    untrained: bool
+
+    @property
+    def count(self) -> Count:
+        """Right answers: the integer that the printed percentage is nearest to."""
+        return Count(round(self.percent * self.n / 100), self.n)
+
+
+class _Line(Strict):
+    source_file: str
+    variant: str
+    regime: str
+    benchmark: str
+    metric: Literal["top1_percent", "n_train_probe", "n_val"]
+    value: float
+    epochs_or_notes: str
+
+
+@dataclass(frozen=True)
+class Paper:
+    """The published cells, as evidence for claims."""
+
+    results: Mapping[Cell, PublishedResult]
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return NAME
+
+    def score(self, cell: Cell) -> Interval | None:
+        """Accuracy with its Wilson interval."""
+        result = self.results.get(cell)
+        if result is None:
+            return None
+        low, high = result.count.interval
+        return Interval(result.percent, 100 * low, 100 * high)
+
+    def difference(self, minuend: Cell, subtrahend: Cell) -> Interval | None:
+        """Difference of the printed values to the digit, with the interval of two unpaired proportions."""
+        first, second = self.results.get(minuend), self.results.get(subtrahend)
+        if first is None or second is None:
+            return None
+        found = compare_counts(first.count, second.count)
+        return Interval(round(first.percent - second.percent, 2), 100 * found.low, 100 * found.high)
+
+    def constant(self, name: str) -> Any:
+        """A constant of the released configurations."""
+        return CONSTANTS.get(name)
+
+
+def read_paper(path: Path = PUBLISHED_RESULTS) -> Paper:
+    """Read a CSV of published results. Raises InputError where there is none, DataError naming file and line."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file of published results")
+    values: dict[tuple[Cell, str], tuple[float, str]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for number, row in enumerate(csv.DictReader(file), start=2):
+            line = _parse(row, f"{path}:{number}")
+            cell = Cell(regime=line.regime, variant=line.variant, benchmark=line.benchmark)
+            if (cell, line.metric) in values:
+                raise DataError(f"{path}:{number}: {line.metric} of {cell} a second time; keep one of them")
+            values[cell, line.metric] = (line.value, line.epochs_or_notes)
+    cells = dict.fromkeys(cell for cell, metric in values if metric == "top1_percent")
+    if not cells:
+        raise DataError(f"{path}: holds no top1_percent; is this the file of published results?")
+    return Paper({cell: _result(path, cell, values) for cell in cells})
+
+
+def paper_grids(paper: Paper) -> list[Grid]:
+    """The paper's tables: per regime the three main benchmarks, then the further ones where there are any."""
+    regimes = list(dict.fromkeys(cell.regime for cell in paper.results))
+    grids = [_grid(paper, regime, columns) for columns in (MAIN, FURTHER) for regime in regimes]
+    return adjusted([grid for grid in grids if grid.cells])
+
+
+def other_results(paper: Paper) -> list[tuple[Cell, Interval]]:
+    """Cells that belong to no table: alternative probes of one encoder."""
+    found = ((cell, paper.score(cell)) for cell in paper.results if cell.benchmark not in (*MAIN, *FURTHER))
+    return [(cell, score) for cell, score in found if score is not None]
+
+
+def _grid(paper: Paper, regime: str, benchmarks: Sequence[str]) -> Grid:
+    reference = REFERENCES.get(regime, "baseline")
+    held = [cell for cell in paper.results if cell.regime == regime and cell.benchmark in benchmarks]
+    variants = sorted({cell.variant for cell in held}, key=lambda name: (not name.startswith("baseline"), name))
+    columns = tuple(name for name in benchmarks if any(cell.benchmark == name for cell in held))
+    cells = {(cell.variant, cell.benchmark): _cell(paper, cell, reference) for cell in held}
+    return Grid(NAME, regime, tuple(variants), columns, cells, reference)
+
+
+def _cell(paper: Paper, cell: Cell, reference: str) -> GridCell:
+    result, score = paper.results[cell], paper.score(cell)
+    assert score is not None
+    contrast = None if cell.variant == reference else _contrast(paper, cell, reference)
+    return GridCell(score.value, score.low, score.high, result.n, 1, contrast, result.untrained)
+
+
+def _contrast(paper: Paper, cell: Cell, reference: str) -> Contrast | None:
+    other = cell.model_copy(update={"variant": reference})
+    found = paper.difference(cell, other)
+    if found is None:
+        return None
+    p_value = compare_counts(paper.results[cell].count, paper.results[other].count).p_value
+    return Contrast(reference, found.value, found.low, found.high, p_value, math.nan, TEST)
+
+
+def _parse(row: dict[str, Any], place: str) -> _Line:
+    try:
+        return _Line.model_validate(row)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        raise DataError(f"{place}: damaged line ({where}: {fault['msg']}); copy the file again") from error
+
+
+def _result(path: Path, cell: Cell, values: Mapping[tuple[Cell, str], tuple[float, str]]) -> PublishedResult:
+    percent, notes = values[cell, "top1_percent"]
+    n, _ = values.get((cell, "n_val"), (0, ""))
+    if not 0 <= percent <= 100:
+        raise DataError(f"{path}: {cell} is {percent} percent; accuracies lie between 0 and 100")
+    if n < 1 or n != int(n):
+        raise DataError(f"{path}: {cell} has no whole n_val; without the number of test clips there is no interval")
+    return PublishedResult(percent, int(n), "disable_ema" in notes)

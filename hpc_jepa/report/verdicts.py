@@ -1,0 +1,216 @@
+"""Judge claims: what the numbers say as they are printed, and what is left when their uncertainty counts.
+
+As printed, a claim is supported or contradicted: its predicate holds for the values or it does not. With uncertainty,
+each rule asks what holds for every value inside the 95 % intervals (not adjusted for the number of claims):
+
+- a difference of so many points: contradicted when the interval excludes what is claimed, supported when it includes it
+  and excludes zero, undecided when it includes both;
+- a count or a set: supported when no interval leaves room for another, contradicted when none leaves room for it;
+- a largest value: supported when it beats every other beyond chance, contradicted when another beats it so.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import singledispatch
+from typing import Any, Literal, Protocol
+
+from hpc_jepa.report.claims import (
+    AllDifferencesInRange,
+    Cell,
+    Claim,
+    ConstantEquals,
+    CountOfDifferences,
+    DifferenceEquals,
+    Extreme,
+    Pair,
+    SetBelowThreshold,
+    SpreadAtMost,
+)
+
+Verdict = Literal["supported", "contradicted", "undecided"]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its 95 % interval, in percent or percentage points."""
+
+    value: float
+    low: float
+    high: float
+
+    def __neg__(self) -> "Interval":
+        return Interval(-self.value, -self.high, -self.low)
+
+
+class Evidence(Protocol):
+    """A source of numbers: a publication, or the runs of a study under one semantics."""
+
+    @property
+    def name(self) -> str:
+        """What it is, for people."""
+
+    def score(self, cell: Cell) -> Interval | None:
+        """Accuracy in percent, None where it is missing."""
+
+    def difference(self, minuend: Cell, subtrahend: Cell) -> Interval | None:
+        """Difference in points, None where it is missing."""
+
+    def constant(self, name: str) -> Any:
+        """A constant of the design, None where it is unknown."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What a rule finds: the figure, its bounds, and both verdicts."""
+
+    computed: str
+    low: float | None
+    high: float | None
+    as_printed: Verdict
+    with_uncertainty: Verdict
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """A claim and what one source of numbers says about it; ``missing`` are the cells it lacks."""
+
+    claim: Claim
+    finding: Finding
+    missing: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Facts:
+    scores: Mapping[Cell, Interval]
+    differences: Mapping[Pair, Interval]
+
+
+UNKNOWN = Finding("", None, None, "undecided", "undecided")
+
+
+def judge(claim: Claim, evidence: Evidence) -> Judgement:
+    """Judge one claim. Undecided where a cell is missing."""
+    if isinstance(claim.predicate, ConstantEquals):
+        return _judge_constant(claim, claim.predicate, evidence)
+    scores = {cell: evidence.score(cell) for cell in claim.predicate.cells()}
+    differences = {pair: evidence.difference(*pair) for pair in claim.predicate.pairs()}
+    gaps = [str(cell) for cell, score in scores.items() if score is None]
+    gaps += [f"{a} minus {b}" for (a, b), known in differences.items() if known is None and not gaps]
+    if gaps:
+        return Judgement(claim, UNKNOWN, tuple(gaps))
+    return Judgement(claim, _find(claim.predicate, _Facts(_known(scores), _known(differences))))
+
+
+def _known(values: Mapping[Any, Interval | None]) -> dict[Any, Interval]:
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def _judge_constant(claim: Claim, predicate: ConstantEquals, evidence: Evidence) -> Judgement:
+    value = evidence.constant(predicate.name)
+    if value is None:
+        return Judgement(claim, UNKNOWN, (predicate.name,))
+    verdict = _verdict(value == predicate.value)
+    return Judgement(claim, Finding(str(value), None, None, verdict, verdict))
+
+
+@singledispatch
+def _find(predicate: Any, facts: _Facts) -> Finding:
+    raise NotImplementedError(f"no rule for {type(predicate).__name__}")
+
+
+@_find.register
+def _(predicate: DifferenceEquals, facts: _Facts) -> Finding:
+    (difference,) = facts.differences.values()
+    low, high = predicate.value - predicate.tolerance, predicate.value + predicate.tolerance
+    return Finding(f"{difference.value:.2f}", difference.low, difference.high, *_range([difference], low, high))
+
+
+@_find.register
+def _(predicate: AllDifferencesInRange, facts: _Facts) -> Finding:
+    differences = list(facts.differences.values())
+    low, high = predicate.low - predicate.tolerance, predicate.high + predicate.tolerance
+    computed = ", ".join(f"{cell.variant} {found.value:.2f}" for (cell, _), found in facts.differences.items())
+    bounds = min(found.low for found in differences), max(found.high for found in differences)
+    return Finding(computed, *bounds, *_range(differences, low, high))
+
+
+@_find.register
+def _(predicate: CountOfDifferences, facts: _Facts) -> Finding:
+    sign = 1 if predicate.operator == "<" else -1
+    beyond = [_below(sign_of(found, sign), sign * predicate.threshold) for found in facts.differences.values()]
+    count, least, most = (sum(column) for column in zip(*beyond, strict=True))
+    certain = _certain(least == most == predicate.count, not least <= predicate.count <= most)
+    return Finding(f"{count} of {len(beyond)}", least, most, _verdict(count == predicate.count), certain)
+
+
+@_find.register
+def _(predicate: Extreme, facts: _Facts) -> Finding:
+    sign = 1 if predicate.type == "argmax" else -1
+    margins = [sign_of(found, sign) for found in facts.differences.values()]
+    closest = min(margins, key=lambda margin: margin.value)
+    best = max(facts.scores, key=lambda cell: sign * facts.scores[cell].value)
+    certain = _certain(all(margin.low > 0 for margin in margins), any(margin.high < 0 for margin in margins))
+    computed = f"{best.variant} ({facts.scores[best].value:.2f})"
+    return Finding(computed, closest.low, closest.high, _verdict(best.variant == predicate.expected), certain)
+
+
+@_find.register
+def _(predicate: SpreadAtMost, facts: _Facts) -> Finding:
+    gaps = (sign_of(found, 1 if found.value >= 0 else -1) for found in facts.differences.values())
+    widest = max(gaps, key=lambda gap: gap.value)
+    certain = _certain(widest.high <= predicate.maximum, widest.low > predicate.maximum)
+    return Finding(
+        f"{widest.value:.2f}", max(widest.low, 0.0), widest.high, _verdict(widest.value <= predicate.maximum), certain
+    )
+
+
+@_find.register
+def _(predicate: SetBelowThreshold, facts: _Facts) -> Finding:
+    below = {cell.variant: _below(score, predicate.threshold) for cell, score in facts.scores.items()}
+    printed, sure, possible = ({name for name, flags in below.items() if flags[kind]} for kind in range(3))
+    expected = set(predicate.expected)
+    certain = _certain(sure == possible == expected, not sure <= expected <= possible)
+    computed = ", ".join(sorted(printed)) or "none"
+    return Finding(computed, len(sure), len(possible), _verdict(printed == expected), certain)
+
+
+def sign_of(interval: Interval, sign: int) -> Interval:
+    """The interval, turned around where ``sign`` is -1."""
+    return interval if sign > 0 else -interval
+
+
+def _range(differences: Sequence[Interval], low: float, high: float) -> tuple[Verdict, Verdict]:
+    holds = all(low <= found.value <= high for found in differences)
+    excluded = any(found.high < low or found.low > high for found in differences)
+    return _verdict(holds), _certain(all(_established(found, low, high) for found in differences), excluded)
+
+
+def _established(found: Interval, low: float, high: float) -> bool:
+    """Whether the direction is beyond chance; where the claimed range holds zero, whether all the interval is in it."""
+    if low > 0:
+        return found.low > 0
+    if high < 0:
+        return found.high < 0
+    return low <= found.low and found.high <= high
+
+
+def _below(interval: Interval, threshold: float) -> tuple[bool, bool, bool]:
+    """Whether the value is below ``threshold``, whether it certainly is, and whether it possibly is."""
+    return interval.value < threshold, interval.high < threshold, interval.low < threshold
+
+
+def _verdict(holds: bool) -> Verdict:
+    return "supported" if holds else "contradicted"
+
+
+def _certain(supported: bool, contradicted: bool) -> Verdict:
+    if contradicted:
+        return "contradicted"
+    return "supported" if supported else "undecided"
+
+
+def tally(verdicts: Iterable[Verdict]) -> str:
+    """How many of each, for people."""
+    listed = list(verdicts)
+    kinds: tuple[Verdict, ...] = ("supported", "contradicted", "undecided")
+    return ", ".join(f"{listed.count(kind)} {kind}" for kind in kinds)

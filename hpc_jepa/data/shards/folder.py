@@ -36,6 +36,7 @@ class ShardFolder:
         store = store_of(self.folder)
         self._store: Store = Staged(store, scratch) if scratch else store
         self._keys: list[str] = []
+        self._extensions: list[str] = []
         extents = [self._extents(shard) for shard in self.manifest.shards]
         self._shards = np.repeat(np.arange(len(extents)), [len(rows) for rows in extents])
         self._extents_of = np.concatenate(extents)
@@ -50,6 +51,10 @@ class ShardFolder:
     def tar(self, index: int) -> Path:
         """The file a sample lies in."""
         return self._tars[int(self._shards[index])]
+
+    def extension(self, index: int) -> str:
+        """What kind of file the video is."""
+        return self._extensions[index]
 
     @property
     def shard_sizes(self) -> tuple[int, ...]:
@@ -101,7 +106,9 @@ class ShardFolder:
                 f"run: hpc-jepa shards index {self.folder}"
             )
         self._keys += [sample[0].key for sample in samples]
-        return np.array([self._extent(path, sample, shard.size) for sample in samples], dtype=np.int64)
+        extents = [self._extent(path, sample, shard.size) for sample in samples]
+        self._extensions += [video.extension for _, video in samples]
+        return np.array(extents, dtype=np.int64)
 
     def _extent(self, path: Path, sample: IndexedSample, end: int) -> tuple[int, int, int, int]:
         if len(sample) != 2 or sample[0].extension != "json":

@@ -25,8 +25,8 @@ class Member(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Name of the sample: everything before the first dot."""
-        return self.name.partition(".")[0]
+        """Name of the sample: everything before the first dot of the file's name."""
+        return split_name(self.name)[0]
 
 
 IndexedSample = tuple[Member, ...]
@@ -60,14 +60,25 @@ def scan_tar(path: Path) -> list[IndexedSample]:
     return [tuple(group) for _, group in groupby(members, key=lambda member: member.key)]
 
 
+def split_name(name: str) -> tuple[str, str]:
+    """Key and extension; folders belong to the key, whatever dots they have."""
+    folders, slash, file = name.rpartition("/")
+    stem, _, extension = file.partition(".")
+    return f"{folders}{slash}{stem}", extension
+
+
 def _tar_members(path: Path) -> Iterator[Member]:
+    """Files, without hidden ones, as wds2idx and the readers of such tars do."""
     size = path.stat().st_size
     try:
         with tarfile.open(path) as tar:
             for info in tar:
+                key, extension = split_name(info.name)
+                if not info.isreg() or not key or key.endswith("/"):
+                    continue
                 if info.offset_data + info.size > size:
                     raise DataError(f"{path}: ends early, inside {info.name}; copy or build it again")
-                yield Member(info.name.partition(".")[2], info.offset_data, info.size, info.name)
+                yield Member(extension, info.offset_data, info.size, info.name)
     except tarfile.TarError as error:
         raise DataError(f"{path}: damaged tar ({error}); copy or build it again") from error
 

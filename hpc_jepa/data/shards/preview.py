@@ -1,38 +1,57 @@
 """A contact sheet: what is inside a shard folder, at a glance."""
 
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 from PIL import Image, ImageDraw
 
 from hpc_jepa.data.decode import decode_frames
 from hpc_jepa.data.shards.folder import ShardFolder
+from hpc_jepa.data.shards.manifest import SampleInfo
+from hpc_jepa.data.shards.probe import key_frames
 
 CAPTION = 14
+TIMELINE = 8
 GAP = 2
+KEY_FRAME, OTHER_FRAME = "crimson", "lightgray"
 
 
-def contact_sheet(folder: Path, samples: int, frames: int, height: int = 96) -> Image.Image:
-    """One row per sample, evenly spread over the folder: ``frames`` frames, evenly spread over the video, and its name.
+def contact_sheet(shards: ShardFolder, picks: Sequence[int], frames: int, height: int = 96) -> Image.Image:
+    """One row per sample: its name and label, ``frames`` frames evenly spread over the video, and a line of all frames
+    on which key frames stand out.
 
     ``height``: pixels of a thumbnail. Raises DataError for a damaged folder, UndecodableError for a damaged sample.
     """
-    shards = ShardFolder(folder)
-    picks = np.linspace(0, len(shards) - 1, min(samples, len(shards))).astype(int)
-    return _stacked([_row(shards, int(index), frames, height) for index in picks])
+    return _stacked([_row(shards, index, frames, height) for index in picks])
 
 
 def _row(shards: ShardFolder, index: int, frames: int, height: int) -> Image.Image:
     video, info = shards.read(index)
     pictures = decode_frames(video, np.linspace(0, info.frames - 1, frames).astype(np.int64))
     width = round(info.width * height / info.height)
-    row = Image.new("RGB", (frames * (width + GAP), CAPTION + height + GAP), "white")
-    what = "" if info.label is None else f"  label {info.label} {info.text or ''}"
-    facts = f"{info.frames} frames  {info.fps:g} fps  {info.width}x{info.height}  {info.codec}"
-    ImageDraw.Draw(row).text((0, 0), f"{shards.key(index)}{what}  {facts}", fill="black")
+    row = Image.new("RGB", (frames * (width + GAP), CAPTION + height + TIMELINE + GAP), "white")
+    ImageDraw.Draw(row).text((0, 0), _caption(shards.key(index), info), fill="black")
     for column, picture in enumerate(pictures):
         row.paste(Image.fromarray(picture).resize((width, height)), (column * (width + GAP), CAPTION))
+    keys = [0] if info.is_image else key_frames(video)
+    row.paste(_timeline(info.frames, keys, row.width - GAP), (0, CAPTION + height + GAP))
     return row
+
+
+def _caption(key: str, info: SampleInfo) -> str:
+    what = "" if info.label is None else f"  label {info.label} {info.text or ''}"
+    rate = "" if info.is_image else f"{info.frames} frames  {info.fps:.4g} fps  "
+    return f"{key}{what}  {rate}{info.width}x{info.height}  {info.codec}"
+
+
+def _timeline(frames: int, keys: Sequence[int], width: int) -> Image.Image:
+    """From the first frame to the last, a mark for each key frame."""
+    line = Image.new("RGB", (width, TIMELINE - GAP), OTHER_FRAME)
+    draw = ImageDraw.Draw(line)
+    for key in keys:
+        left = key * width // frames
+        draw.rectangle((left, 0, left + 1, TIMELINE), fill=KEY_FRAME)
+    return line
 
 
 def _stacked(rows: list[Image.Image]) -> Image.Image:

@@ -78,3 +78,11 @@ def _is_rotated(stream: VideoStream, packet: VideoPacket) -> bool:
     decoder = stream.codec_context
     frames = decoder.decode(packet) or decoder.decode(None)
     return any(frame.rotation for frame in frames)
+
+
+def key_frames(video: bytes) -> list[int]:
+    """Numbers of the key frames, in order of presentation. Raises UndecodableError when the bytes are no video."""
+    with opened(video) as (container, stream):
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        shown = sorted(packets, key=lambda packet: packet.pts or 0)
+        return [number for number, packet in enumerate(shown) if packet.is_keyframe]

@@ -36,7 +36,7 @@ class EncodedFile:
 
 @dataclass(frozen=True)
 class PackedSample:
-    """A sample out of another shard folder: its description and its video go into the tar as they are."""
+    """A sample out of another shard folder: its description, as JSON, and its video go into the tar as they are."""
 
     info: bytes
     data: bytes

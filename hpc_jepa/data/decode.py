@@ -152,11 +152,13 @@ def decode_scaled(video: bytes, short_side: int) -> tuple[NDArray[np.uint8], flo
 def _opened(video: bytes) -> Iterator[tuple[VideoStream, list[VideoPacket]]]:
     """The first video stream, which decodes in this thread alone, and all its packets."""
     try:
-        format = CONTAINERS.get(video[4:8]) or CONTAINERS.get(video[:4])
-        with av.open(io.BytesIO(video), "r", format=format, metadata_errors="ignore") as container:
+        known = CONTAINERS.get(video[4:8]) or CONTAINERS.get(video[:4])
+        with av.open(io.BytesIO(video), "r", format=known, metadata_errors="ignore") as container:
             if not container.streams.video:
                 raise UndecodableError("holds no video stream")
             stream = container.streams.video[0]
+            if stream.codec_context is None:
+                raise UndecodableError("is of a codec that FFmpeg does not know")
             stream.codec_context.thread_count = 1
             yield stream, _packets(container, stream)
     except av.FFmpegError as error:

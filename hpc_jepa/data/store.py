@@ -7,7 +7,7 @@ import os
 import shutil
 import weakref
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -113,6 +113,12 @@ class Scratch:
             with self._guard:
                 self._copies.pop(tar, None)
             return origin.read(tar, offset, size)
+
+    def settle(self) -> None:
+        """Wait for the copies that were asked for."""
+        with self._guard:
+            asked = list(self._copies.values())
+        wait(asked)
 
     def close(self) -> None:
         """Wait for the copy being made; copies stay for the next run."""

@@ -63,3 +63,18 @@ def test_uniform_sampling_takes_the_integer_part_of_even_steps(frames):
     chosen = evaluation_frames(frames, EvaluationClipConfig(frames=16))
     assert np.abs(chosen - expected).max() <= 1
     assert (chosen[0], chosen[-1]) == (0, frames - 1)
+
+
+@pytest.mark.parametrize(
+    ("fps", "stride"), [(25.0, 1), (29.97, 1), (30.0, 1), (32.0, 2), (47.95, 3), (12.0, 1), (0.0, 1)]
+)
+def test_a_rate_of_clip_frames_sets_the_stride_by_the_frame_rate(fps, stride):
+    clip = ClipConfig(frames=16, fps=16)
+    assert clip.stride_at(fps) == stride
+    np.testing.assert_array_equal(
+        training_frames(400, fps, clip, 0.3), training_frames(400, fps, ClipConfig(frames=16, stride=stride), 0.3)
+    )
+
+
+def test_eight_frames_a_second_taken_at_four_are_every_second_one():
+    assert ClipConfig(frames=8, fps=4).stride_at(8.0) == 2

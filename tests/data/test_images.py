@@ -1,0 +1,124 @@
+"""Images beside videos: repeated as clips, or in batches of their own."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from hpc_jepa.config.benchmark import EvaluationClipConfig
+from hpc_jepa.config.data import AugmentationConfig, ClipConfig, DataConfig, SourceConfig
+from hpc_jepa.data.crop import View
+from hpc_jepa.data.decode import Window, decode_frames, inspect
+from hpc_jepa.data.evaluation import EvaluationClips
+from hpc_jepa.data.loader import ClipLoader
+from hpc_jepa.data.pipeline import ClipPipeline
+from hpc_jepa.data.shards.folder import ShardFolder
+from hpc_jepa.data.sources.source import EncodedFile
+from hpc_jepa.errors import UndecodableError
+
+CPU = torch.device("cpu")
+
+
+def picture(seed: int, height: int = 40, width: int = 56, mode: str = "RGB", form: str = "JPEG") -> bytes:
+    coarse = np.random.default_rng(seed).integers(0, 256, (height // 8, width // 8, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(coarse.repeat(8, 0).repeat(8, 1)).convert(mode).save(file, form)
+    return file.getvalue()
+
+
+@pytest.fixture(scope="module")
+def images(listed, built, tmp_path_factory):
+    return built(
+        listed(tuple(EncodedFile(picture(seed)) for seed in range(12))), tmp_path_factory.mktemp("i") / "images"
+    )
+
+
+@pytest.fixture(scope="module")
+def mixed(shards, images):
+    def make(how: str, **more) -> DataConfig:
+        return DataConfig(
+            sources={
+                "videos": SourceConfig(shards=shards / "train", weight=0.6),
+                "images": SourceConfig(shards=images, weight=0.4),
+            },
+            clip=ClipConfig(frames=4, stride=2, size=16),
+            images=how,
+            **more,
+        )
+
+    return make
+
+
+def loader(data, rank=0, world_size=1, seed=5):
+    return ClipLoader(data, seed=seed, batch_size=8, rank=rank, world_size=world_size, device=CPU)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
+def test_pictures_of_any_mode_decode_to_rgb(mode):
+    file = picture(3, mode=mode)
+    frames = decode_frames(file, [0, 0])
+    assert frames.shape == (2, 40, 56, 3)
+    expected = np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
+    np.testing.assert_array_equal(frames[1], expected)
+    part = decode_frames(file, [0], Window(slice(3, 20), slice(5, 40), 40, 56))
+    np.testing.assert_array_equal(part[0], expected[3:20, 5:40])
+    assert inspect(file)[:4] == (1, 0.0, 56, 40)
+
+
+def test_a_picture_has_one_frame_and_the_size_of_its_description():
+    with pytest.raises(UndecodableError, match="frame 1 was asked for, an image is one frame"):
+        decode_frames(picture(1), [0, 1])
+    with pytest.raises(UndecodableError, match="is 56x40, not 56x41 as its description says"):
+        decode_frames(picture(1), [0], Window(slice(0, 8), slice(0, 8), 41, 56))
+
+
+def test_an_image_is_a_clip_that_stands_still(mixed):
+    batch = loader(mixed("clips")).batch(3)
+    assert batch.pixels.shape == (8, 3, 4, 16, 16)
+    assert batch.static.any() and not batch.static.all()
+    assert torch.equal(batch.static, batch.sources == 1)
+    still = batch.pixels[batch.static]
+    assert torch.equal(still, still[:, :, :1].expand_as(still))
+    assert (batch.pixels[~batch.static].diff(dim=2) != 0).any()
+
+
+def test_batches_are_of_images_alone_or_of_videos_alone(mixed):
+    made = loader(mixed("batches"))
+    frames = []
+    for step in range(40):
+        batch = made.batch(step)
+        assert batch.static.all() or not batch.static.any()
+        assert batch.pixels.shape == (8, 3, 1 if batch.static[0] else 4, 16, 16)
+        frames.append(batch.pixels.shape[2])
+    assert 8 <= frames.count(1) <= 24  # 40 steps, a share of 0.4
+
+    halves = [loader(mixed("batches"), rank, 2) for rank in (0, 1)]
+    for step in (frames.index(1), frames.index(4)):
+        assert torch.equal(made.batch(step).pixels, torch.cat([half.batch(step).pixels for half in halves]))
+
+
+def test_dali_decodes_images_as_the_cpu_does(images):
+    files = [ShardFolder(images).read(index).data for index in range(4)]
+    views = [View(0, 0, 40, 56, False, False), View(3, 5, 20, 31, True, False), View(8, 0, 30, 30, False, True)]
+    views.append(View(1, 1, 12, 50, True, True))
+    clip, augmentation = ClipConfig(frames=4, stride=1, size=24), AugmentationConfig()
+    nothing = [np.zeros(1, np.int64)] * 4
+    by_dali = ClipPipeline(clip, augmentation, 4, decoder="cpu", media="image").run(
+        [np.frombuffer(file, np.uint8) for file in files], views, nothing
+    )
+    cut = [decode_frames(f, [0], Window(*v.window, 40, 56)) for f, v in zip(files, views, strict=True)]
+    by_pillow = ClipPipeline(clip, augmentation, 4).run(cut, views, nothing)
+    assert by_dali.shape == (4, 3, 1, 24, 24)
+    assert (by_dali - by_pillow).abs().mean() < 0.05
+
+
+def test_evaluation_repeats_an_image_resized_as_torchvision_does(images, listed, built, tmp_path):
+    clip = EvaluationClipConfig(frames=4, size=24, mean=(0, 0, 0), std=(1, 1, 1))
+    pixels = torch.cat([part for part, _, _ in EvaluationClips(images, clip, batch_size=5)])
+    assert pixels.shape == (12, 3, 4, 24, 24)
+    assert torch.equal(pixels[:, :, 0], pixels[:, :, 3])
+    # 56 x 40 -> 33 x 24, columns 4 (half of 9, rounded to even) to 27.
+    image = Image.open(io.BytesIO(ShardFolder(images).read(7).data)).resize((33, 24), Image.Resampling.BICUBIC)
+    np.testing.assert_allclose(pixels[7, :, 0].permute(1, 2, 0), np.asarray(image)[:, 4:28] / 255.0, atol=1e-6)

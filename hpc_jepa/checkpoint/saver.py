@@ -6,6 +6,7 @@ shared memory nor a second copy. Processes agree over a process group of their o
 
 import logging
 import shutil
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -41,15 +42,22 @@ class _Share:
     shapes: dict[str, tuple[int, ...]]
 
 
+def anyone() -> None:
+    """Every process may change the folder."""
+
+
 class Saver:
     """Commits checkpoints of a run, one at a time; all processes must start the same ones in the same order.
 
-    As a context it waits for the last save before it ends.
+    As a context it waits for the last save before it ends. ``allowed`` raises HpcJepaError on a process that must not
+    change the folder any more; ``longest`` is the longest save so far, in seconds.
     """
 
-    def __init__(self, run: Path, config: CheckpointConfig) -> None:
+    def __init__(self, run: Path, config: CheckpointConfig, allowed: Callable[[], None] = anyone) -> None:
         self._run = run
         self._config = config
+        self._allowed = allowed
+        self.longest = 0.0
         self._host = HostGroup()
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="saver")
         self._pending: Future[None] | None = None
@@ -101,11 +109,14 @@ class Saver:
         return [Piece(p.name, p.shape, p.start, copy) for p, copy in zip(pieces, copies, strict=True)]
 
     def _save(self, facts: Facts, pieces: list[Piece], arrived: torch.cuda.Event | None) -> None:
+        started = time.monotonic()
         if arrived is not None:
             arrived.synchronize()
         try:
             self._commit(facts, pieces)
+            self.longest = max(self.longest, time.monotonic() - started)
         except HpcJepaError as error:
+            self._allowed()
             if is_main():
                 store.discard(self._run, facts.step)
             if self._config.failed_save == "stop":
@@ -139,6 +150,7 @@ class Saver:
 
     def _prepare(self, step: int, size: int) -> None:
         """On rank 0: is there room, and where to write."""
+        self._allowed()
         if not is_main():
             return
         free = shutil.disk_usage(self._run).free
@@ -160,6 +172,7 @@ class Saver:
 
     def _finish(self, facts: Facts, shares: list[_Share]) -> None:
         """On rank 0: make it a checkpoint, and let older ones go."""
+        self._allowed()
         if not is_main():
             return
         files = dict(chain.from_iterable(share.files.items() for share in shares))

@@ -3,35 +3,41 @@
 import json
 import os
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
-from hpc_jepa.cli.screen import cell_bars
+from hpc_jepa.cli.screen import CONSOLE, cell_bars
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.config.tree import find_config, load
-from hpc_jepa.errors import HpcJepaError, InputError
+from hpc_jepa.errors import HpcJepaError
 
 if TYPE_CHECKING:
+    from hpc_jepa.config.cluster import Profile
     from hpc_jepa.study.grid import Cell
 
 app = typer.Typer(no_args_is_help=True)
 
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A name of configs/study/ or a YAML file.")]
 Runs = Annotated[Path, typer.Option(help="Where runs are written.")]
-Cluster = Annotated[str, typer.Option(help="Where to run: local is this machine.")]
+Cluster = Annotated[str, typer.Option(help="local is this machine; else a name of slurm/profiles/ or a YAML file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
+JobsAtATime = Annotated[
+    int | None, typer.Option("--jobs", min=1, help="Cells at a time on this machine; default: one per core, per GPU.")
+]
 
 
 @app.command(epilog="Example:  hpc-jepa study plan quickstart")
 def plan(study: StudyName, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
     """List the cells of a study after checking every configuration. Nothing is started."""
+    from rich.table import Table
+
     cells = _cells(study, runs)
     if as_json:
-        typer.echo(json.dumps([{"folder": str(cell.config.folder), "arguments": cell.arguments} for cell in cells]))
+        typer.echo(json.dumps([{"folder": str(cell.folder), "arguments": cell.arguments} for cell in cells]))
         return
     table = Table("regime", "variant", "semantics", "seed", "steps", "evaluated on")
     for cell in cells:
@@ -42,7 +48,7 @@ def plan(study: StudyName, runs: Runs = Path("runs"), as_json: AsJson = False) -
             config.semantics.preset,
             str(config.seed),
             str(config.schedule.steps),
-            ", ".join(f"{e.benchmark} ({', '.join(e.protocols)})" for e in cell.evaluations) or "nothing",
+            ", ".join(f"{e.benchmark.name} ({e.protocol})" for e in cell.evaluations) or "nothing",
         )
     console = Console()
     console.print(table)
@@ -50,54 +56,106 @@ def plan(study: StudyName, runs: Runs = Path("runs"), as_json: AsJson = False) -
 
 
 @app.command(epilog="Example:  hpc-jepa study submit quickstart --cluster local")
-def submit(
+def submit(study: StudyName, cluster: Cluster = "local", runs: Runs = Path("runs"), jobs: JobsAtATime = None) -> None:
+    """Pretrain and evaluate every cell that is not done yet, here or on a cluster.
+
+    Given again it adds only what is missing. On this machine Ctrl-C stops after saving.
+    """
+    _start(study, cluster, runs, jobs, only_unfinished=False)
+
+
+@app.command(epilog="Example:  hpc-jepa study resume paper --cluster small")
+def resume(study: StudyName, cluster: Cluster = "local", runs: Runs = Path("runs"), jobs: JobsAtATime = None) -> None:
+    """Take up again what failed or stands still, and nothing else."""
+    _start(study, cluster, runs, jobs, only_unfinished=True)
+
+
+@app.command(epilog="Example:  hpc-jepa study cancel paper")
+def cancel(study: StudyName, runs: Runs = Path("runs")) -> None:
+    """Take the jobs of a study out of the queue; runs that are at work save first. What is done stays."""
+    from hpc_jepa.study.cancel import cancel as cancel_study
+
+    stopped = cancel_study(_cells(study, runs), runs / _config(study).study)
+    CONSOLE.print(f"{stopped.words}; 'hpc-jepa study resume {study}' goes on", highlight=False)
+
+
+@app.command(epilog="Example:  hpc-jepa study report paper")
+def report(study: StudyName, runs: Runs = Path("runs")) -> None:
+    """The report of what there is by now: the same as hpc-jepa report RUNS/<study>."""
+    from hpc_jepa.cli.report import report as report_runs
+
+    report_runs([runs / _config(study).study])
+
+
+@app.command(epilog="Example:  hpc-jepa study status paper --watch")
+def status(
     study: StudyName,
-    cluster: Cluster = "local",
     runs: Runs = Path("runs"),
-    jobs: Annotated[
-        int | None, typer.Option(min=1, help="Cells at a time; default: one per core, one per GPU.")
-    ] = None,
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it anew every few seconds until all is done.")] = False,
 ) -> None:
-    """Pretrain and evaluate every cell that is not done yet. Ctrl-C stops after saving; submit again to go on."""
-    if cluster != "local":
-        raise InputError(f"--cluster {cluster}: only 'local' is known")
+    """Show how far each cell is, from the files of the runs and from Slurm where jobs were submitted."""
+    from hpc_jepa.study.overview import overview
+
+    cells, folder = _cells(study, runs), runs / _config(study).study
+    if as_json:
+        view = overview(cells, folder)
+        rows = [{"folder": cell.folder, **asdict(how)} for cell, how in zip(cells, view.standings, strict=True)]
+        typer.echo(json.dumps(rows, default=str))
+        return
+    from hpc_jepa.cli.study_table import show, show_until_settled
+
+    (show_until_settled if watch else show)(cells, _labels(cells), folder)
+
+
+def _start(study: str, cluster: str, runs: Path, jobs: int | None, only_unfinished: bool) -> None:
+    if cluster == "local":
+        return _run_here(study, runs, jobs, only_unfinished)
+    from hpc_jepa.config.cluster import find_profile
+
+    return _queue(study, find_profile(cluster), runs, only_unfinished)
+
+
+def _run_here(study: str, runs: Path, jobs: int | None, only_unfinished: bool) -> None:
     import torch
 
-    from hpc_jepa.study.grid import describe, expand
+    from hpc_jepa.study.grid import describe
     from hpc_jepa.study.local import run_study
+    from hpc_jepa.study.overview import overview
 
-    config = _config(study)
-    cells = expand(config, runs)
-    describe(config, runs)
+    cells = _cells(study, runs)
+    folder = describe(_config(study), runs).parent
+    if only_unfinished:
+        cells = overview(cells, folder).unfinished
+        if not cells:
+            CONSOLE.print("nothing failed or stands still")
+            return
     devices = torch.cuda.device_count() or os.cpu_count() or 1
     with cell_bars(_labels(cells), [cell.config.schedule.steps for cell in cells]) as show:
-        numbers = {cell.config.folder: number for number, cell in enumerate(cells)}
+        numbers = {cell.folder: number for number, cell in enumerate(cells)}
         failures = run_study(
             cells,
             jobs or min(devices, len(cells)),
-            lambda cell, how: show(numbers[cell.config.folder], how.step, how.words),
+            lambda cell, how: show(numbers[cell.folder], how.step, how.words),
         )
     if failures:
         first = failures[0]
         raise HpcJepaError(
-            f"{len(failures)} of {len(cells)} cells failed; {first.cell.config.folder}: {first.words} ({first.log})"
+            f"{len(failures)} of {len(cells)} cells failed; {first.cell.folder}: {first.words} ({first.log})"
         )
 
 
-@app.command(epilog="Example:  hpc-jepa study status quickstart --json")
-def status(study: StudyName, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
-    """Show how far each cell is."""
-    from hpc_jepa.study.progress import standing
+def _queue(study: str, profile: "Profile", runs: Path, only_unfinished: bool) -> None:
+    from hpc_jepa.study.enqueue import enqueue
 
-    cells = _cells(study, runs)
-    found = [(cell, standing(cell)) for cell in cells]
-    if as_json:
-        typer.echo(json.dumps([{"folder": str(cell.config.folder), **how._asdict()} for cell, how in found]))
-        return
-    table = Table("cell", "state", "step", "note")
-    for label, (cell, how) in zip(_labels(cells), found, strict=True):
-        table.add_row(label, how.state, f"{how.step}/{cell.config.schedule.steps}", how.note)
-    Console().print(table)
+    outcome = enqueue(_config(study), profile, runs, only_unfinished=only_unfinished)
+    for line in outcome.lines:
+        CONSOLE.print(line, highlight=False)
+    again = f"hpc-jepa study status {study} --runs {runs} --watch"
+    CONSOLE.print(f"next: {again}", highlight=False)
+    if outcome.refused:
+        reasons = "; ".join(f"{reason} ({len(folders)} cells)" for reason, folders in outcome.refused)
+        raise HpcJepaError(f"{sum(len(folders) for _, folders in outcome.refused)} cells were not queued: {reasons}")
 
 
 def _labels(cells: Sequence["Cell"]) -> list[str]:
@@ -106,7 +164,7 @@ def _labels(cells: Sequence["Cell"]) -> list[str]:
     seeds = {cell.config.seed for cell in cells}
     return [
         (f"{cell.config.regime} " if len(regimes) > 1 else "")
-        + cell.config.folder.parent.name
+        + cell.folder.parent.name
         + (f" seed {cell.config.seed}" if len(seeds) > 1 else "")
         for cell in cells
     ]

@@ -1,5 +1,7 @@
 """A frozen evaluation: which shards, which clips, which probes."""
 
+import hashlib
+import json
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -73,6 +75,11 @@ class ProtocolConfig(Strict):
     batch_size: int = Field(32, gt=0, description="clips decoded and encoded at once")
     encoder_precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the frozen encoder")
     feature_precision: Literal["fp16", "fp32"] = Field("fp16", description="how features are stored")
+
+    def fingerprint(self) -> str:
+        """Hash of what decides the outcome; how many clips are encoded at once does not."""
+        decisive = self.model_dump(mode="json", exclude={"batch_size"})
+        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 
 class BenchmarkConfig(Strict):

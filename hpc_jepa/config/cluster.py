@@ -89,7 +89,7 @@ class NcclConfig(Strict):
     @property
     def environment(self) -> dict[str, str]:
         """The variables."""
-        variables = {"NCCL_DEBUG": self.debug}
+        variables: dict[str, str] = {"NCCL_DEBUG": self.debug}
         if self.interface:
             variables |= {"NCCL_SOCKET_IFNAME": self.interface, "GLOO_SOCKET_IFNAME": self.interface}
         if not self.infiniband:

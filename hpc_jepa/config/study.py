@@ -1,18 +1,21 @@
 """A grid of runs: regimes x variants x seeds, and the benchmarks that judge each of them."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from hpc_jepa.config.semantics import Preset
 from hpc_jepa.config.strict import Strict
 
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
 
 class VariantConfig(Strict):
-    """One column of the grid: a composition of ``configs/objective/`` and how it is read."""
+    """One column of the grid: a composition of ``configs/objective/``, how it is read, and seeds of its own."""
 
     objective: str
     semantics: Preset = "corrected"
+    seeds: tuple[Seed, ...] | None = Field(None, min_length=1, description="null: those of the study")
 
 
 class EvaluationConfig(Strict):
@@ -30,7 +33,7 @@ class StudyConfig(Strict):
     about: str = Field("", description="what the study asks and what it cannot tell, for the top of its report")
     regimes: tuple[str, ...] = Field(min_length=1, description="names of configs/regime/")
     variants: tuple[VariantConfig, ...] = Field(min_length=1)
-    seeds: tuple[int, ...] = Field((239,), min_length=1)
+    seeds: tuple[Seed, ...] = Field((239,), min_length=1)
     overrides: tuple[str, ...] = Field((), description="key.sub=value, applied to every run")
     evaluations: tuple[EvaluationConfig, ...] = ()
 

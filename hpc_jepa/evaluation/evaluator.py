@@ -1,7 +1,5 @@
 """Evaluate a run on a benchmark: one decode pass, every encoder, every probe, one record."""
 
-import hashlib
-import json
 import math
 import platform
 import tempfile
@@ -106,7 +104,7 @@ class Evaluator:
             "title": self.benchmark.title,
             "classes": self.benchmark.classes,
             "protocol": self.protocol,
-            "protocol_fingerprint": _fingerprint(task),
+            "protocol_fingerprint": task.fingerprint(),
             "data": {"train": _data_hash(task.train), "test": _data_hash(task.test)},
             "software": {"python": platform.python_version(), **{name: version(name) for name in SOFTWARE}},
         }
@@ -212,12 +210,6 @@ def _on(device: torch.device, encode: Encode, precision: Literal["fp32", "bf16"]
 def _same_work(old: EvaluationRecord, facts: dict[str, Any]) -> bool:
     """Whether the record is about this checkpoint, protocol and data."""
     return all(getattr(old, key) == facts[key] for key in ("run", "protocol_fingerprint", "data"))
-
-
-def _fingerprint(task: ProtocolConfig) -> str:
-    """Hash of what decides the outcome; how many clips are encoded at once does not."""
-    decisive = task.model_dump(mode="json", exclude={"batch_size"})
-    return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _data_hash(shards: Path) -> str:

@@ -2,13 +2,35 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
+from hpc_jepa.config.benchmark import BenchmarkConfig, ProtocolName, Weights
 from hpc_jepa.config.run import RunConfig
-from hpc_jepa.config.study import EvaluationConfig, StudyConfig
+from hpc_jepa.config.study import EvaluationConfig, StudyConfig, VariantConfig
 from hpc_jepa.config.tree import dump, find_config, load
 from hpc_jepa.errors import InputError
-from hpc_jepa.objectives.registry import check_run
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """One record that a cell is to have."""
+
+    benchmark: BenchmarkConfig
+    file: str
+    protocol: ProtocolName
+    weights: tuple[Weights, ...]
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Of the protocol, as records carry it."""
+        return self.benchmark.protocols[self.protocol].fingerprint()
+
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """What follows ``hpc-jepa evaluate RUN``."""
+        weights = [word for name in self.weights for word in ("--weights", name)]
+        return ("--benchmark", self.file, "--protocol", self.protocol, *weights)
 
 
 @dataclass(frozen=True)
@@ -17,25 +39,24 @@ class Cell:
 
     config: RunConfig
     arguments: tuple[str, ...]
-    evaluations: tuple[EvaluationConfig, ...]
+    evaluations: tuple[Evaluation, ...]
+
+    @property
+    def folder(self) -> Path:
+        """The run folder."""
+        return self.config.folder
 
 
 def expand(study: StudyConfig, runs: Path) -> list[Cell]:
-    """All cells, every configuration checked.
+    """All cells of the grid.
 
-    Raises InputError for an unknown regime, variant or setting, and when two cells would share a folder.
+    Raises InputError for an unknown regime, variant, benchmark or setting, and when two cells would share a folder.
     """
     cells = [
-        replace(
-            _cell(study, regime, objective=variant.objective, semantics=variant.semantics, seed=seed, runs=runs),
-            evaluations=study.evaluations if number == 0 else tuple(_without_random(e) for e in study.evaluations),
-        )
-        for regime in study.regimes
-        for seed in study.seeds
-        for number, variant in enumerate(study.variants)
+        cell for regime in study.regimes for variant in study.variants for cell in _cells(study, regime, variant, runs)
     ]
     _refuse_shared_folders(cells)
-    return cells
+    return _judged(cells, [found for wanted in study.evaluations for found in _evaluations(wanted)])
 
 
 def describe(study: StudyConfig, runs: Path) -> Path:
@@ -46,25 +67,53 @@ def describe(study: StudyConfig, runs: Path) -> Path:
     return path
 
 
-def _cell(study: StudyConfig, regime: str, *, objective: str, semantics: str, seed: int, runs: Path) -> Cell:
-    layers = (str(find_config(regime, "regime")), str(find_config(objective, "objective")))
-    overrides = (f"study={study.study}", f"runs={runs}", f"seed={seed}", f"semantics={semantics}", *study.overrides)
-    config = load(RunConfig, layers, overrides)
-    check_run(config)
-    return Cell(config, (*layers, *overrides), study.evaluations)
+def _cells(study: StudyConfig, regime: str, variant: VariantConfig, runs: Path) -> list[Cell]:
+    """One cell for each seed. What a seed may be is checked with the study, so the rest is read and checked once."""
+    seeds = variant.seeds or study.seeds
+    layers = (str(find_config(regime, "regime")), str(find_config(variant.objective, "objective")))
+    before = (f"study={study.study}", f"runs={runs}", f"semantics={variant.semantics}")
+    config = load(RunConfig, layers, (*before, f"seed={seeds[0]}", *study.overrides))
+    return [
+        Cell(
+            config.model_copy(update={"seed": seed}),
+            (*layers, *before, f"seed={seed}", *study.overrides),
+            (),
+        )
+        for seed in seeds
+    ]
 
 
-def _without_random(evaluation: EvaluationConfig) -> EvaluationConfig:
-    """All variants of a regime and seed start from the same encoder: the first one's evaluation stands for all."""
+def _judged(cells: Sequence[Cell], evaluations: Sequence[Evaluation]) -> list[Cell]:
+    """The cells with their evaluations. All runs of a regime and seed start from the same encoder: the random one of
+    the first stands for all.
+    """
+    without_random = tuple(_without_random(evaluation) for evaluation in evaluations)
+    judged, seen = [], set()
+    for cell in cells:
+        start = (cell.config.regime, cell.config.seed)
+        judged.append(replace(cell, evaluations=without_random if start in seen else tuple(evaluations)))
+        seen.add(start)
+    return judged
+
+
+def _evaluations(wanted: EvaluationConfig) -> list[Evaluation]:
+    file = str(find_config(wanted.benchmark, "benchmark"))
+    benchmark = load(BenchmarkConfig, [file])
+    for protocol in wanted.protocols:
+        if protocol not in benchmark.protocols:
+            known = ", ".join(benchmark.protocols)
+            raise InputError(f"evaluations: {wanted.benchmark} has no protocol '{protocol}'; it has {known}")
+    return [Evaluation(benchmark, wanted.benchmark, protocol, wanted.weights) for protocol in wanted.protocols]
+
+
+def _without_random(evaluation: Evaluation) -> Evaluation:
     trained = tuple(name for name in evaluation.weights if name != "random_init")
-    return evaluation.model_copy(update={"weights": trained or evaluation.weights})
+    return replace(evaluation, weights=trained or evaluation.weights)
 
 
 def _refuse_shared_folders(cells: Sequence[Cell]) -> None:
     seen: set[Path] = set()
     for cell in cells:
-        if cell.config.folder in seen:
-            raise InputError(
-                f"{cell.config.folder}: two cells of the study would write here; give each its own variant"
-            )
-        seen.add(cell.config.folder)
+        if cell.folder in seen:
+            raise InputError(f"{cell.folder}: two cells of the study would write here; give each its own variant")
+        seen.add(cell.folder)

@@ -26,7 +26,8 @@ from hpc_jepa.training.guards import FiniteGuard
 from hpc_jepa.training.metrics import Observer, Recorder
 from hpc_jepa.training.phases import Phases
 from hpc_jepa.training.processes import lost_peers_named
-from hpc_jepa.training.run_folder import claimed, failure_noted, refuse_another
+from hpc_jepa.training.run_folder import Allowed, claimed, failure_noted, refuse_another
+from hpc_jepa.training.run_state import note_start
 from hpc_jepa.training.snapshot import resume
 from hpc_jepa.training.trainee import build_trainee
 from hpc_jepa.training.watchdog import Watchdog
@@ -34,7 +35,10 @@ from hpc_jepa.training.watchdog import Watchdog
 
 @dataclass(frozen=True)
 class Run:
-    """Everything the loop touches. ``first`` is the step to begin with: 0, or the step of the checkpoint."""
+    """Everything the loop touches. ``first`` is the step to begin with: 0, or the step of the checkpoint.
+
+    ``allowed`` raises when a newer copy of the run has taken its place.
+    """
 
     config: RunConfig
     folder: Path
@@ -51,6 +55,7 @@ class Run:
     phases: Phases
     host: HostGroup
     data_hashes: dict[str, str]
+    allowed: Allowed
 
 
 @contextmanager
@@ -78,12 +83,15 @@ def assembled(config: RunConfig, device: torch.device, observe: Observer) -> Ite
     ):
         feed.prepare(from_main(last_step(config.folder)))
         phases.done("first batch")
-        with claimed(config) as folder, failure_noted(folder, config.schedule.steps), lost_peers_named():
+        folder = config.folder
+        with claimed(config) as allowed, failure_noted(folder, config.schedule.steps), lost_peers_named():
             first = resume(engine, config, loader.data_hashes)
+            if is_main():
+                note_start(folder, first)
             phases.done("checkpoint")
             ema = config.targets == "ema"
             with (
-                Saver(folder, config.checkpoint) as saver,
+                Saver(folder, config.checkpoint, allowed) as saver,
                 Recorder(
                     folder,
                     config.monitor,
@@ -109,6 +117,7 @@ def assembled(config: RunConfig, device: torch.device, observe: Observer) -> Ite
                     phases=phases,
                     host=host,
                     data_hashes=loader.data_hashes,
+                    allowed=allowed,
                 )
 
 

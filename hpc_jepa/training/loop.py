@@ -12,12 +12,13 @@ from hpc_jepa.training.engine import optimizer_step, set_rates
 from hpc_jepa.training.health import health
 from hpc_jepa.training.metrics import Observer
 from hpc_jepa.training.processes import join_process_group
-from hpc_jepa.training.run_folder import write_state
+from hpc_jepa.training.run_state import write_state
 from hpc_jepa.training.schedules import rates_at
 from hpc_jepa.training.signals import StopRequest
 from hpc_jepa.training.snapshot import facts, pieces
 
 Outcome = Literal["done", "interrupted"]
+from hpc_jepa.training.walltime import WallTime
 
 
 def train(config: RunConfig, observe: Observer) -> Outcome:
@@ -31,16 +32,20 @@ def train(config: RunConfig, observe: Observer) -> Outcome:
     with StopRequest() as stop, assembled(config, device, observe) as run:
         report(run, "running", run.first)
         for step in range(run.first, config.schedule.steps):
-            train_step(run, step)
+    time_left = WallTime.of_job()
+            run.allowed()
+            with time_left.measured():
+                train_step(run, step)
             run.watchdog.alive()
             done = step + 1
-            stopping = stop.agreed(run.host, also=run.saver.failed)
+            late = not time_left.fits_another(then=run.saver.longest)
+            stopping = stop.agreed(run.host, also=run.saver.failed or late)
             if stopping or done % config.checkpoint.every == 0 or done == config.schedule.steps:
                 save(run, done)
                 report(run, "running", done)
             if stopping and done < config.schedule.steps:
                 run.saver.wait()
-                report(run, "interrupted", done, by=stop.signal and stop.signal.name)
+                report(run, "interrupted", done, by=stop.signal.name if stop.signal else "wall time")
                 return "interrupted"
         if run.first == config.schedule.steps == 0:
             save(run, 0)

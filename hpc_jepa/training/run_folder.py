@@ -1,20 +1,22 @@
 """The folder of a run: its configuration, its state, and who may continue in it."""
 
-import json
-import os
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from hpc_jepa.checkpoint.files import sole_writer, write_atomically
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.tree import dump, load
 from hpc_jepa.distributed import is_main
-from hpc_jepa.errors import DataError, HpcJepaError, InputError
+from hpc_jepa.errors import HpcJepaError, InputError
+from hpc_jepa.training.lease import LeaseLostError, leased
+from hpc_jepa.training.run_state import write_state
 
-State = Literal["running", "done", "interrupted", "failed"]
+PATIENCE = 120.0  # seconds
+
+Allowed = Callable[[], None]
+"""Raises LeaseLostError when this process must not write in the run folder any more."""
 
 
 def refuse_another(config: RunConfig) -> None:
@@ -40,26 +42,27 @@ def refused_differences(earlier: RunConfig, later: RunConfig) -> str:
 
 
 @contextmanager
-def claimed(config: RunConfig) -> Iterator[Path]:
-    """The folder of the run with its configuration in it, made if need be, and written by no other run meanwhile.
+def claimed(config: RunConfig) -> Iterator[Allowed]:
+    """Make the folder of the run, with its configuration in it, and write there as long as what is yielded allows it.
 
     Raises InputError when another process trains there, another configuration was there first, or it cannot be made.
     """
     if not is_main():
-        yield config.folder
+        yield _always
         return
     try:
         config.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{config.folder}: cannot be made ({error.strerror}); choose another runs=") from error
-    with sole_writer(config.folder / ".lock"):
+    # An older copy of the same job, which has just lost its lease, lets go of the lock within a step.
+    with leased(config.folder) as lease, sole_writer(config.folder / ".lock", PATIENCE):
         refuse_another(config)
         path = config.folder / "config.yaml"
         # What was accepted once is not accepted for ever.
         settled = config.model_copy(update={"checkpoint": config.checkpoint.model_copy(update={"accept": ()})})
         if not path.exists() or config.checkpoint.accept:
             write_atomically(path, dump(settled).encode())
-        yield config.folder
+        yield lease.check
 
 
 @contextmanager
@@ -69,28 +72,14 @@ def failure_noted(run: Path, steps: int) -> Iterator[None]:
         yield
     except BaseException as error:
         stopped = isinstance(error, KeyboardInterrupt)
-        if is_main():
+        if is_main() and not isinstance(error, LeaseLostError):
             with suppress(HpcJepaError):  # on a full disk the first failure says more than this one
                 write_state(run, "interrupted" if stopped else "failed", -1, steps, error=_in_words(error))
         raise
 
 
-def write_state(run: Path, state: State, step: int, steps: int, **more: Any) -> None:
-    """Replace ``state.json``: what ``study status`` reads."""
-    record = {"state": state, "step": step, "steps": steps, "time": time.time(), "process": os.getpid(), **more}
-    write_atomically(run / "state.json", json.dumps(record, indent=1).encode())
-
-
-def read_state(run: Path) -> dict[str, Any] | None:
-    """The last written state, or None where no run was started. Raises DataError where the file is damaged."""
-    path = run / "state.json"
-    if not path.exists():
-        return None
-    try:
-        state: dict[str, Any] = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DataError(f"{path}: damaged ({error}); delete it, the next 'hpc-jepa train' writes it anew") from error
-    return state
+def _always() -> None:
+    """Processes beside the first one write nothing that exists once."""
 
 
 def _in_words(error: BaseException) -> str:

@@ -15,7 +15,7 @@ from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.tree import dump
 from hpc_jepa.errors import CheckpointError, InputError
 from hpc_jepa.training.loop import train
-from hpc_jepa.training.run_folder import read_state
+from hpc_jepa.training.run_state import read_state
 
 STEPS = 12
 TIMES = {"time", "clips_per_second", "data_wait_share", "memory_bytes"}

@@ -1,0 +1,65 @@
+"""What can be known to go wrong before anything is queued: settings, shards, folders that hold something else."""
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+
+from hpc_jepa.config.cluster import ClusterConfig
+from hpc_jepa.data.shards.manifest import read_manifest
+from hpc_jepa.data.store import located
+from hpc_jepa.errors import HpcJepaError, InputError
+from hpc_jepa.objectives.registry import check_run
+from hpc_jepa.study.grid import Cell
+from hpc_jepa.training.run_folder import refuse_another
+
+
+def faults(cells: Iterable[Cell], cluster: ClusterConfig | None = None) -> dict[Path, str]:
+    """Run folders of cells that cannot run, and why, in one line each."""
+    found: dict[Path, str] = {}
+    checked_shards = cache(_fault_of_shards)
+    for cell in cells:
+        shards = [str(source.shards) for source in cell.config.data.sources.values()]
+        for evaluation in cell.evaluations:
+            protocol = evaluation.benchmark.protocols[evaluation.protocol]
+            shards += [str(protocol.train), str(protocol.test)]
+        reasons = [reason for reason in map(checked_shards, shards) if reason]
+        fault = _fault_of(cell, cluster) or next(iter(reasons), None)
+        if fault:
+            found[cell.folder] = fault
+    return found
+
+
+def grouped(found: dict[Path, str]) -> list[tuple[str, Sequence[Path]]]:
+    """Each reason once, with the run folders it concerns."""
+    reasons: dict[str, list[Path]] = {}
+    for folder, reason in found.items():
+        reasons.setdefault(reason, []).append(folder)
+    return list(reasons.items())
+
+
+def _fault_of(cell: Cell, cluster: ClusterConfig | None) -> str | None:
+    try:
+        check_run(cell.config)
+        refuse_another(cell.config)
+        if cluster is not None:
+            _check_share(cell, cluster)
+    except HpcJepaError as error:
+        return str(error)
+    return None
+
+
+def _check_share(cell: Cell, cluster: ClusterConfig) -> None:
+    batch, processes = cell.config.engine.batch_size, cluster.train.processes
+    if batch % processes:
+        raise InputError(
+            f"engine.batch_size: {batch} clips cannot be shared by {processes} processes "
+            f"(train.nodes x one for each GPU of the profile); change one of them"
+        )
+
+
+def _fault_of_shards(folder: str) -> str | None:
+    try:
+        read_manifest(located(folder))
+    except HpcJepaError as error:
+        return str(error)
+    return None

@@ -1,0 +1,147 @@
+"""Who may write in a run folder: ``lease.json``.
+
+A scheduler that loses sight of a node starts a second copy of what runs there. The newer copy takes the lease, the
+older one notices and stops before it writes. A lock of the file system would not do: many do not reach other nodes, and
+the older copy would keep it.
+"""
+
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from hpc_jepa.checkpoint.files import write_atomically
+from hpc_jepa.config.strict import Strict
+from hpc_jepa.errors import HpcJepaError, InputError
+
+BEAT = 5.0
+"""Seconds between two signs of life of a holder."""
+SILENCE = 6 * BEAT
+"""Seconds without one after which a holder counts as dead."""
+
+
+class LeaseLostError(HpcJepaError):
+    """A newer copy of the run has taken over: this one must not write any more."""
+
+
+class Holder(Strict):
+    """A process that trains. ``restart``: how often Slurm has started its job again."""
+
+    token: str
+    host: str
+    process: int
+    job: str | None
+    restart: int
+
+    @classmethod
+    def here(cls) -> "Holder":
+        """This process."""
+        return cls(
+            token=uuid.uuid4().hex,
+            host=socket.gethostname(),
+            process=os.getpid(),
+            job=os.environ.get("SLURM_JOB_ID"),
+            restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+        )
+
+    def succeeds(self, other: "Holder") -> bool:
+        """Whether Slurm started this process because it believes the other one dead."""
+        return self.job is not None and self.job == other.job and self.restart > other.restart
+
+    def __str__(self) -> str:
+        job = f"job {self.job}, restart {self.restart}, " if self.job else ""
+        return f"{job}process {self.process} on {self.host}"
+
+
+class Lease:
+    """The right to write in a run folder, as long as nobody newer has taken it."""
+
+    def __init__(self, run: Path, mine: Holder) -> None:
+        self._path = lease_path(run)
+        self._mine = mine
+
+    def check(self) -> None:
+        """Raise LeaseLostError when it is somebody else's by now."""
+        now = holder(self._path.parent)
+        if now is None or now.token != self._mine.token:
+            raise LeaseLostError(f"{self._path.parent}: {now or 'somebody'} has taken over; this copy stops, unsaved")
+
+    def beat(self) -> None:
+        """Give a sign of life. A lease that is lost is left alone."""
+        now = holder(self._path.parent)
+        if now is not None and now.token == self._mine.token:
+            os.utime(self._path)
+
+
+@contextmanager
+def leased(run: Path) -> Iterator[Lease]:
+    """Take the lease of a run folder, and give it back at the end.
+
+    One that a dead process holds, or an older copy of the same job, is taken over; of a dead one without a word that it
+    is, after ``SILENCE``. Raises InputError while a process that lives holds it.
+    """
+    mine, held = Holder.here(), holder(run)
+    if held is not None and not mine.succeeds(held) and _lives(run, held):
+        raise InputError(f"{run}: {held} is training here; wait for it, or stop it first")
+    write_atomically(lease_path(run), mine.model_dump_json().encode())
+    lease, over = Lease(run, mine), threading.Event()
+    heart = threading.Thread(target=_beat, args=(lease, over), name="lease", daemon=True)
+    heart.start()
+    try:
+        yield lease
+    finally:
+        over.set()
+        heart.join()
+        now = holder(run)
+        if now is not None and now.token == mine.token:
+            lease_path(run).unlink()
+
+
+def holder(run: Path) -> Holder | None:
+    """Who holds the lease of a run folder, dead or alive."""
+    try:
+        return Holder.model_validate_json(lease_path(run).read_bytes())
+    except (FileNotFoundError, ValidationError):
+        return None
+
+
+def is_silent(run: Path) -> bool:
+    """Whether a lease is held by somebody who gives no sign of life any more."""
+    heard = _last_heard(run)
+    return heard is not None and time.time() - heard > SILENCE
+
+
+def lease_path(run: Path) -> Path:
+    """The file."""
+    return run / "lease.json"
+
+
+def _beat(lease: Lease, over: threading.Event) -> None:
+    while not over.wait(BEAT):
+        lease.beat()
+
+
+def _lives(run: Path, held: Holder) -> bool:
+    """Whether a holder gives signs of life: a process here is looked up, one elsewhere is listened for."""
+    if held.host == socket.gethostname():
+        return Path(f"/proc/{held.process}").exists() and held.process != os.getpid()
+    heard = _last_heard(run)
+    while heard is not None and time.time() - heard <= SILENCE:
+        time.sleep(1.0)
+        if _last_heard(run) != heard:
+            return _last_heard(run) is not None
+    return False
+
+
+def _last_heard(run: Path) -> float | None:
+    """When the holder gave its last sign of life, seconds since 1970; None without a holder."""
+    try:
+        return lease_path(run).stat().st_mtime
+    except FileNotFoundError:
+        return None

@@ -16,9 +16,9 @@ from hpc_jepa.training.run_state import write_state
 from hpc_jepa.training.schedules import rates_at
 from hpc_jepa.training.signals import StopRequest
 from hpc_jepa.training.snapshot import facts, pieces
+from hpc_jepa.training.walltime import WallTime
 
 Outcome = Literal["done", "interrupted"]
-from hpc_jepa.training.walltime import WallTime
 
 
 def train(config: RunConfig, observe: Observer) -> Outcome:
@@ -29,10 +29,10 @@ def train(config: RunConfig, observe: Observer) -> Outcome:
     finite.
     """
     device = join_process_group()
+    time_left = WallTime.of_job()
     with StopRequest() as stop, assembled(config, device, observe) as run:
         report(run, "running", run.first)
         for step in range(run.first, config.schedule.steps):
-    time_left = WallTime.of_job()
             run.allowed()
             with time_left.measured():
                 train_step(run, step)

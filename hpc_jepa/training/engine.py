@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import world_size
 from hpc_jepa.errors import InputError
+from hpc_jepa.training.average import lay_out
 from hpc_jepa.training.schedules import Rates
 
 
@@ -22,6 +23,8 @@ def build_engine(trainee: nn.Module, config: RunConfig) -> DeepSpeedEngine:
     batch, processes = config.engine.batch_size, world_size()
     if batch % processes:
         raise InputError(f"engine.batch_size: {batch} clips cannot be shared by {processes} processes; use a multiple")
+    if config.engine.zero_stage == 0:
+        lay_out(list(trainee.parameters()))  # the other stages do so themselves
     optimizer = torch.optim.AdamW(
         parameter_groups(trainee),
         lr=config.schedule.lr,

@@ -75,7 +75,7 @@ def train_at(stage, steps):
         terms, _ = engine(clips.pixels, masker(step, clips), step)
         loss = weighted_sum(terms, engine.module.objectives.weights(step))
         engine.backward(loss)
-        norms.append(optimizer_step(engine).item())
+        norms.append(optimizer_step(engine, torch.tensor(False)).item())
         average.update(rates.ema)
 
         for name, student in weights_of(model.student).items():

@@ -1,0 +1,21 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TOOL = Path(__file__).parents[2] / "tools" / "bench_ema.py"
+
+
+def test_all_ways_to_average_are_timed():
+    finished = subprocess.run(
+        [sys.executable, TOOL, "--quick", "--json"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    result = json.loads(finished.stdout.splitlines()[-1])
+    assert result["parameters"] > 0
+    assert set(result["ms"]) == {"ours", "two passes", "tensor by tensor", "copy"}
+    assert all(figure > 0 for figure in result["ms"].values())

@@ -6,6 +6,7 @@ import os
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import av
 import numpy as np
@@ -43,18 +44,22 @@ def video(codec, container, pixels=None, pixel_format="yuv420p", times=None, rot
             output.mux(stream.encode(frame))
         output.mux(stream.encode())
         if audio is not None:
-            output.mux(audio.encode(av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")))
+            output.mux(audio.encode(silence()))
             output.mux(audio.encode())
     return file.getvalue()
+
+
+def silence():
+    frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+    frame.sample_rate = 16000
+    return frame
 
 
 def only_sound():
     file = io.BytesIO()
     with av.open(file, "w", format="mp4") as output:
         stream = output.add_stream("aac", rate=16000, layout="mono")
-        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
-        frame.sample_rate = 16000
-        output.mux(stream.encode(frame))
+        output.mux(stream.encode(silence()))
         output.mux(stream.encode())
     return file.getvalue()
 
@@ -65,6 +70,7 @@ def jpeg():
     return file.getvalue()
 
 
+@cache
 def originals():
     return {
         "h264": video("libx264", "mp4", preset="ultrafast"),
@@ -77,6 +83,7 @@ def originals():
     }
 
 
+@cache
 def odd_ones():
     return {
         "10-bit": video("libx264", "mp4", pixel_format="yuv420p10le", preset="ultrafast"),

@@ -134,25 +134,27 @@ class _Crew:
         """Put the unit of a dead worker back, without the sample it died of."""
         worker.process.join()
         code = worker.process.exitcode or 0
-        if worker.unit is None or worker.sample is None or code >= 0:
+        if worker.unit is None or worker.sample is None:
             raise HpcJepaError(f"a worker process ended with exit code {code}; what it printed says why")
         self._advance(-worker.begun)
-        number = signal.Signals(-code)
         fatal = dict(worker.unit.fatal)
         # Killed from outside, perhaps for memory others took: it gets a second chance.
-        if number in (signal.SIGKILL, signal.SIGTERM) and worker.sample not in self._killed:
+        if -code in (signal.SIGKILL, signal.SIGTERM) and worker.sample not in self._killed:
             self._killed.add(worker.sample)
         else:
-            fatal[worker.sample] = _cause(number)
+            fatal[worker.sample] = _cause(code)
         self._units.appendleft(worker.unit._replace(fatal=fatal))
 
 
-def _cause(number: signal.Signals) -> str:
-    if number == signal.SIGALRM:
+def _cause(code: int) -> str:
+    """What an exit code says about the sample."""
+    if code >= 0:
+        return f"crashes its process (exit code {code})"
+    if -code == signal.SIGALRM:
         return f"takes longer than {LONGEST} s"
-    if number == signal.SIGKILL:
+    if -code == signal.SIGKILL:
         return "its process is killed each time (out of memory?)"
-    return f"crashes its process ({number.name})"
+    return f"crashes its process ({signal.Signals(-code).name})"
 
 
 def _dismiss(workers: Iterable[_Worker]) -> None:

@@ -59,6 +59,8 @@ def opened(video: bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
     try:
         with av.open(io.BytesIO(video), "r", metadata_errors="ignore") as container:
             stream = _moving(container)
+            if stream.codec_context is None:
+                raise UndecodableError("holds video in a format that cannot be decoded")
             stream.codec_context.thread_count = 1
             yield container, stream
     except av.FFmpegError as error:

@@ -1,0 +1,210 @@
+"""Builds that are killed, crash, run out of room or go on: the same shards in the end, or a line that says why not."""
+
+import json
+import os
+import random
+import resource
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from hpc_jepa.data.encode import encode
+from hpc_jepa.data.shards import crew
+from hpc_jepa.data.shards.builder import build, recipe_of
+from hpc_jepa.data.shards.folder import ShardFolder
+from hpc_jepa.data.sources.source import EncodedFile, Frames, Origin, Sample, Setting
+from hpc_jepa.errors import DataError, InputError
+
+BUILD = """
+import sys
+from pathlib import Path
+from hpc_jepa.data.shards.builder import build, recipe_of
+from hpc_jepa.data.sources.motion8 import Motion8
+source = Motion8("train", 0, int(sys.argv[1]), 32, 8)
+recipe = recipe_of(source, 4).model_copy(update={"shuffle_seed": 3})
+if __name__ == "__main__":
+    build(source, Path(sys.argv[2]), recipe, int(sys.argv[3]), lambda samples: None)
+"""
+
+
+def start(*words, **options):
+    command = [sys.executable, "-c", BUILD, *map(str, words)]
+    return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **options)
+
+
+def contents(folder):
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def journal_lines(out):
+    journal = out / ".killed.partial" / "journal.jsonl"
+    return journal.read_text().count("\n") if journal.exists() else 0
+
+
+def test_ten_kills_at_random_instants_give_the_bytes_of_an_undisturbed_build(tmp_path):
+    instants = random.Random(0)
+    for kill in range(10):
+        process = start(200, tmp_path / "killed", 4 if kill % 2 else 1)
+        enough = journal_lines(tmp_path) + instants.randrange(4)
+        while journal_lines(tmp_path) < enough and process.poll() is None:
+            time.sleep(0.005)
+        time.sleep(instants.uniform(0, 0.1))
+        process.kill()
+        assert process.wait() == -signal.SIGKILL
+    assert not (tmp_path / "killed").exists() and journal_lines(tmp_path) > 5
+    for name, workers in {"killed": 4, "whole": 1}.items():
+        assert start(200, tmp_path / name, workers).wait() == 0
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["killed", "whole"]
+
+
+@dataclass(frozen=True)
+class Dangerous:
+    """Clips of which some crash the process that touches them, or keep it busy."""
+
+    clip: bytes
+    harm: Mapping[int, str]
+    notes: Path
+
+    dataset = "dangerous"
+    split = "train"
+    classes: tuple[str, ...] = ()
+    settings: Mapping[str, Setting] = ()
+
+    def __len__(self) -> int:
+        return 12
+
+    def origin(self, index: int) -> Origin:
+        return Origin(f"clip-{index:02d}", f"{index}.mp4")
+
+    def load(self, index: int) -> Sample:
+        harm = self.harm.get(index)
+        first = not (self.notes / str(index)).exists()
+        (self.notes / str(index)).touch()
+        if harm == "once" and first:
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif harm == "hang":
+            signal.alarm(1)
+            signal.pause()
+        elif harm and harm != "once":
+            os.kill(os.getpid(), getattr(signal, harm))
+        return Sample(EncodedFile(self.clip))
+
+
+def ledger(folder):
+    return {line["key"]: line["reason"] for line in map(json.loads, (folder / "ledger.jsonl").read_text().splitlines())}
+
+
+@pytest.mark.parametrize("workers", [1, 3])
+def test_a_file_that_crashes_or_hangs_its_process_costs_that_file(noise, tmp_path, workers):
+    harm = {1: "SIGSEGV", 2: "once", 5: "hang", 6: "SIGABRT", 9: "SIGKILL"}
+    source = Dangerous(encode(noise(4), 10), harm, tmp_path)
+    done = []
+    build(source, tmp_path / "train", recipe_of(source, 4).model_copy(update={"settings": {}}), workers, done.append)
+    assert sum(done) == 12
+    assert ledger(tmp_path / "train") == {
+        "clip-01": "crashes its process (SIGSEGV)",
+        "clip-05": f"takes longer than {crew.LONGEST} s",
+        "clip-06": "crashes its process (SIGABRT)",
+        "clip-09": "its process is killed each time (out of memory?)",
+    }
+    assert len(ShardFolder(tmp_path / "train")) == 8
+
+
+def test_too_many_unreadable_samples_stop_the_build_and_are_listed(listed, noise, tmp_path):
+    source = listed((Frames(noise(4), 10), *[EncodedFile(b"text")] * 60))
+    recipe = recipe_of(source, 5)
+    message = r"5\d of 5\d samples cannot be read, more than --allowed-drops 0\.05; \d+ times: .*; all are listed in .*"
+    with pytest.raises(DataError, match=message):
+        build(source, tmp_path / "train", recipe, 0, lambda samples: None)
+    assert len((tmp_path / ".train.partial" / "ledger.jsonl").read_text().splitlines()) > 50
+    manifest = build(source, tmp_path / "train", recipe, 0, lambda samples: None, allowed_drops=1)
+    assert (manifest.samples, manifest.dropped) == (1, 60)
+
+
+def limit_files():
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (60_000, 60_000))
+
+
+FULL = """
+import sys
+import numpy as np
+from pathlib import Path
+from dataclasses import dataclass
+from hpc_jepa.data.shards.builder import build, recipe_of
+from hpc_jepa.data.sources.motion8 import Motion8
+from hpc_jepa.errors import InputError
+source = Motion8("train", 0, 80, 32, 8)
+if __name__ == "__main__":
+    try:
+        build(source, Path(sys.argv[1]), recipe_of(source, int(sys.argv[2])), int(sys.argv[3]), lambda samples: None)
+    except InputError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_a_full_disk_stops_the_build_and_names_the_space_needed(tmp_path, workers):
+    words = [sys.executable, "-c", FULL, str(tmp_path / "train"), "60", str(workers)]
+    told = subprocess.run(words, preexec_fn=limit_files, capture_output=True, text=True, check=True).stdout
+    assert "the disk is full or a quota reached" in told and "GiB free" in told
+    assert "make room and run the same command again" in told
+    assert not (tmp_path / "train").exists()
+    subprocess.run(words, check=True)
+    assert len(ShardFolder(tmp_path / "train")) == 80
+
+
+def test_a_seed_shuffles_and_sizes_cut_shards_without_changing_what_is_in_them(listed, noise, tmp_path):
+    source = listed(tuple(Frames(noise(2, seed=index), 10) for index in range(40)))
+    plain = recipe_of(source, 40)
+    one = plain.model_copy(update={"shuffle_seed": 1, "samples_per_shard": 7})
+    small = one.model_copy(update={"shard_size": 8_000})
+    folders = {}
+    for name, recipe in {"plain": plain, "one": one, "small": small}.items():
+        build(source, tmp_path / name, recipe, 0, lambda samples: None)
+        folders[name] = ShardFolder(tmp_path / name)
+    keys = {name: [folder.key(index) for index in range(len(folder))] for name, folder in folders.items()}
+    assert keys["plain"] == sorted(keys["plain"]) != keys["one"]
+    assert sorted(keys["one"]) == keys["plain"]
+    assert keys["small"] == keys["one"]
+    assert [shard.samples for shard in folders["one"].manifest.shards] == [7, 7, 7, 7, 7, 5]
+    sizes = [shard.size for shard in folders["small"].manifest.shards]
+    assert len(sizes) > 6 and max(sizes) <= 20_480
+    videos = {name: {k: folder.read(i).data for i, k in enumerate(keys[name])} for name, folder in folders.items()}
+    assert videos["plain"] == videos["one"] == videos["small"]
+
+
+def test_a_torn_line_or_a_lost_shard_of_an_earlier_try_is_built_again(tmp_path):
+    process = start(40, tmp_path / "train", 1)
+    journal = tmp_path / ".train.partial" / "journal.jsonl"
+    while not journal.exists() or journal.read_text().count("\n") < 5:
+        time.sleep(0.01)
+    process.kill()
+    process.wait()
+    lines = journal.read_text().splitlines()[:5]
+    journal.write_text("\n".join([*lines[:4], lines[4][:30]]))
+    (tmp_path / ".train.partial" / "000001.tar").write_bytes(b"lost")
+    assert start(40, tmp_path / "train", 1).wait() == 0
+    assert start(40, tmp_path / "whole", 0).wait() == 0
+    assert contents(tmp_path / "train") == contents(tmp_path / "whole")
+
+
+def test_an_error_nobody_thought_of_costs_its_sample(listed, noise, tmp_path):
+    odd_width = Frames(np.zeros((4, 32, 33, 3), np.uint8), 10)
+    source = listed((odd_width, Frames(noise(4), 10)))
+    build(source, tmp_path / "train", recipe_of(source, 4), 1, lambda samples: None)
+    assert ledger(tmp_path / "train") == {"item-000": "crashes its process (exit code 1)"}
+
+
+def test_a_place_that_cannot_be_written_is_bad_input(listed, noise):
+    source = listed((Frames(noise(4), 10),))
+    with pytest.raises(InputError):
+        build(source, Path("/proc/nowhere/train"), recipe_of(source, 4), 0, lambda samples: None)

@@ -10,6 +10,7 @@ from hpc_jepa.cli import INTERRUPTED
 from hpc_jepa.cli.screen import CONSOLE, Advance, progress
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.tree import load
+from hpc_jepa.training.slurm_step import adopt_slurm_step
 
 EXAMPLES = """Examples:
 
@@ -52,6 +53,7 @@ def train(
 
     Alone it is one process; under torchrun, deepspeed or srun each process takes its share of the batch.
     """
+    adopt_slurm_step()
     layers = [argument for argument in arguments if "=" not in argument]
     config = load(RunConfig, layers, [argument for argument in arguments if "=" in argument])
 

@@ -5,15 +5,20 @@ import os
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 
 import deepspeed
 import torch
 import torch.distributed as dist
+from torch.distributed.rendezvous import rendezvous
 
 from hpc_jepa.distributed import local_device
 from hpc_jepa.errors import HpcJepaError, InputError
+from hpc_jepa.training.slurm_step import adopt_slurm_step
 
 COORDINATES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+MEETING = timedelta(minutes=5)
+"""How long processes wait for each other at the start: nodes of one job start at different moments."""
 LAUNCHER_VARIABLES = (*COORDINATES, "MASTER_ADDR", "MASTER_PORT")
 
 
@@ -25,6 +30,7 @@ def join_process_group() -> torch.device:
     DeepSpeed keeps references to it and cannot start on a second one.
     Raises InputError when only some of the launcher's variables are set, or to something that cannot be.
     """
+    adopt_slurm_step()
     device = local_device()
     if not dist.is_initialized():
         _start("nccl" if device.type == "cuda" else "gloo", device)
@@ -56,10 +62,25 @@ def _start(backend: str, device: torch.device) -> None:
         dist.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     else:
         check_launcher()
-        dist.init_process_group(backend)
+        _meet(backend)
     # DeepSpeed calls collectives by names that torch renames; nothing a user could do about it.
     warnings.filterwarnings("ignore", message=".*deprecated.*", category=FutureWarning, module="torch.distributed")
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
+
+
+def _meet(backend: str) -> None:
+    """Wait for all processes of the run. Raises HpcJepaError where some do not come."""
+    rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+    try:
+        store, *_ = next(rendezvous("env://", rank, world_size, timeout=MEETING))
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+    except dist.DistError as error:
+        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        reason = str(error).partition("\n")[0]
+        raise HpcJepaError(
+            f"rank {rank} of {world_size}: not all processes met at {place} within {MEETING.seconds} s ({reason}); "
+            "the logs of the other ranks say why, or the network between the nodes is in the way"
+        ) from error
 
 
 def alone() -> bool:

@@ -1,4 +1,4 @@
-"""``hpc-jepa report``: tables, intervals, plots and the page of a study."""
+"""``hpc-jepa report``: tables, intervals, verdicts, plots and the page of a study, or of the published numbers."""
 
 from pathlib import Path
 from typing import Annotated
@@ -6,20 +6,41 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-EXAMPLES = """Example:
+EXAMPLES = """Examples:
 
   hpc-jepa report runs/quickstart
+
+  hpc-jepa report --published --out report            the published numbers alone
+
+  hpc-jepa report runs/my_study --published --json    both, for a program
 """
 
 
 def report(
-    runs: Annotated[list[Path], typer.Argument(help="Study folders or run folders.")],
+    runs: Annotated[list[Path] | None, typer.Argument(help="Study folders or run folders.")] = None,
     out: Annotated[Path | None, typer.Option(help="Default: <first study folder>/report.")] = None,
+    claims: Annotated[Path | None, typer.Option(help="YAML of claims. Default: the published ones.")] = None,
+    published: Annotated[bool, typer.Option("--published", help="Add the published numbers.")] = False,
+    published_results: Annotated[
+        Path | None, typer.Option(help="CSV of published numbers other than those that come with the package.")
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Compute results.csv, results.txt and index.html from the records of the given runs."""
-    from hpc_jepa.report.build import print_report, write_report
+    """Compute tables, verdicts on claims and index.html from the records of the given runs.
 
-    written = write_report(runs, out)
+    claims.csv judges the runs where they hold cells that claims speak of, else the published numbers. With runs and
+    published numbers there is one claims.<source>.csv for each.
+    """
+    from hpc_jepa.report import build
+    from hpc_jepa.report.paper import PUBLISHED_RESULTS
+
+    paper = published_results or (PUBLISHED_RESULTS if published else None)
+    if not runs and paper is None:
+        raise typer.BadParameter("name a study or run folder, or ask for --published")
+    written = build.write_report(runs or [], out, claims=claims, published=paper)
     console = Console()
-    print_report(written, console)
+    if as_json:
+        typer.echo(build.as_json(written), nl=False)
+        return
+    build.print_report(written, console)
     console.print(f"\nPage: {written.folder / 'index.html'}", soft_wrap=True, highlight=False)

@@ -1,7 +1,7 @@
 """Accuracy over several pretraining seeds, and its difference between two variants: two levels of chance at once.
 
 Which clips are tested and which seeds were trained are both draws. The bootstrap here draws both. Clips are resampled
-jointly for all seeds, since all of them judge the same clips. Seeds are too few to be resampled (three have ten distinct
+jointly for all seeds, since all judge the same clips. Seeds are too few to be resampled (three have ten distinct
 samples), so their mean is drawn from its t distribution, with the spread that the clips do not explain already.
 """
 

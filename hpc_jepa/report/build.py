@@ -1,72 +1,83 @@
-"""Write the report of a study: table as CSV and text, and the page."""
+"""Write a report: tables as CSV, Markdown, LaTeX and text, verdicts, and the page."""
 
 import io
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from hpc_jepa.errors import InputError
-from hpc_jepa.report.findings import headlines, semantics_comparisons
-from hpc_jepa.report.missing import missing
-from hpc_jepa.report.page import Content, render
-from hpc_jepa.report.provenance import provenance
-from hpc_jepa.report.results import panel, sources, write_csv
-from hpc_jepa.report.runs import abouts, find_runs
-from hpc_jepa.report.table import ResultTable, as_text, tables
+from hpc_jepa.report import sheet
+from hpc_jepa.report.audit import Audit, audit
+from hpc_jepa.report.claims import PUBLISHED_CLAIMS, read_claims
+from hpc_jepa.report.content import Content, of_paper, of_runs
+from hpc_jepa.report.page import render
+from hpc_jepa.report.paper import Paper, read_paper
+from hpc_jepa.report.replication import studies
+from hpc_jepa.report.results import write_csv
+from hpc_jepa.report.runs import find_runs
+from hpc_jepa.report.samples import refuse_incomparable
+from hpc_jepa.report.table import as_text
 
 TEXT_WIDTH = 120
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was found and written."""
+    """What was found, and the folder it was written to."""
 
     folder: Path
-    headlines: Sequence[str]
-    tables: Sequence[ResultTable]
-    missing: Sequence[str]
+    content: Content
+
+    @property
+    def headlines(self) -> Sequence[str]:
+        """What the numbers say."""
+        return self.content.headlines
+
+    @property
+    def missing(self) -> Sequence[str]:
+        """What they cannot say, because it is not there."""
+        return self.content.missing
 
 
-def write_report(places: Sequence[Path], out: Path | None = None) -> Report:
-    """Read all runs under ``places``; write ``results.csv``, ``results.txt`` and ``index.html`` to ``out``.
+def write_report(
+    places: Sequence[Path], out: Path | None = None, *, claims: Path | None = None, published: Path | None = None
+) -> Report:
+    """Report all runs under ``places``, and the results in the CSV ``published`` where one is given.
 
-    By default ``out`` is the folder ``report`` of the first study. Raises InputError where there is nothing to report,
-    DataError naming the file where a record is damaged; then nothing is written.
+    Writes ``index.html``, ``results.txt``, ``grid.csv``, ``claims.csv``, ``tables.md``, ``tables.tex`` and
+    ``report.json`` to ``out``, and with runs ``results.csv``; by default ``out`` is the folder ``report`` of the first
+    study. Raises InputError where there is nothing to report or records cannot be compared, DataError naming the file
+    where one is damaged; then nothing is written.
     """
     runs = find_runs(places)
-    found = sources(runs)
-    if not found:
-        raise InputError(f"{places[0]}: no run was evaluated yet; run 'hpc-jepa evaluate RUN --benchmark NAME' first")
-    rows = list(found)
-    attentive = {panel(row) for row, source in found.items() if source.result.pooling == "tokens"}
-    comparisons = semantics_comparisons(found)
-    content = Content(
-        abouts=abouts(runs),
-        headlines=headlines(rows, attentive, comparisons),
-        tables=tables(runs, rows),
-        rows=rows,
-        comparisons=comparisons,
-        missing=missing(runs, rows),
-        provenance=provenance(runs),
-        runs=runs,
-    )
+    refuse_incomparable(runs)
+    if out is None and not runs:
+        raise InputError("a report without runs belongs to no study: say with --out where to write it")
+    listed = read_claims(claims or PUBLISHED_CLAIMS)
+    content = Content()
+    if runs:
+        content = of_runs(runs, places)
+        found = (audit(listed, evidence, as_printed=False) for evidence in studies(runs, content.judged))
+        content = replace(content, audits=tuple(found))
+    if published is not None:
+        paper = read_paper(published)
+        content = _with_paper(content, paper, audit(listed, paper, as_printed=True))
     folder = out or runs[0].study_folder / "report"
-    report = Report(folder, content.headlines, content.tables, content.missing)
-    page, text = render(content), as_plain_text(report)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_csv(folder / "results.csv", rows)
-    (folder / "results.txt").write_text(text, encoding="utf-8")
-    (folder / "index.html").write_text(page, encoding="utf-8")
+    report = Report(folder, content)
+    _write(report)
     return report
 
 
 def print_report(report: Report, console: Console) -> None:
     """Tables, what they say, and what is missing."""
-    for table in report.tables:
+    content = report.content
+    for table in content.tables:
         console.print(as_text(table), soft_wrap=True)
-    for title, lines in (("Findings", report.headlines), ("Missing", report.missing)):
+    for title, lines in (("Findings", content.headlines), ("Missing", content.missing)):
         if lines:
             console.print(f"\n{title}", style="bold")
             for line in lines:
@@ -78,3 +89,86 @@ def as_plain_text(report: Report) -> str:
     buffer = io.StringIO()
     print_report(report, Console(file=buffer, width=TEXT_WIDTH, color_system=None))
     return buffer.getvalue()
+
+
+def as_json(report: Report) -> str:
+    """Everything a program may want: grids, verdicts, findings and gaps; what is missing is null."""
+    content = report.content
+    facts: dict[str, Any] = {
+        "folder": str(report.folder),
+        "findings": list(content.headlines),
+        "missing": list(content.missing),
+        "grids": [
+            {
+                "source": grid.source,
+                "regime": grid.regime,
+                "reference": grid.reference,
+                "family": grid.family,
+                "cells": {
+                    row: {column: asdict(cell) if (cell := grid.cell(row, column)) else None for column in grid.columns}
+                    for row in grid.rows
+                },
+            }
+            for grid in content.grids
+        ],
+        "claims": {
+            one.source: [_judged(one, number) for number in range(len(one.judgements))] for one in content.audits
+        },
+    }
+    return json.dumps(facts, indent=1, allow_nan=False) + "\n"
+
+
+def _with_paper(content: Content, paper: Paper, judged: Audit) -> Content:
+    """The published numbers come first, in front of what the runs say."""
+    own = of_paper(paper, judged)
+    return replace(
+        content,
+        headlines=(*own.headlines, *content.headlines),
+        grids=(*own.grids, *content.grids),
+        audits=(judged, *content.audits),
+        limits=own.limits,
+        probes=own.probes,
+    )
+
+
+def _write(report: Report) -> None:
+    content, folder = report.content, report.folder
+    page, text = render(content), as_plain_text(report)
+    sheets = sheet.sheets(content.grids, content.audits)
+    folder.mkdir(parents=True, exist_ok=True)
+    if content.runs:
+        write_csv(folder / "results.csv", content.rows)
+    sheet.write_grids(folder / "grid.csv", content.grids)
+    sheet.write_claims(folder / "claims.csv", _main(content.audits))
+    for one in content.audits if len(content.audits) > 1 else ():
+        sheet.write_claims(folder / f"claims.{_slug(one.source)}.csv", one)
+    (folder / "tables.md").write_text(sheet.render(sheets, "tables.md.jinja"), encoding="utf-8")
+    (folder / "tables.tex").write_text(sheet.render(sheets, "tables.tex.jinja"), encoding="utf-8")
+    (folder / "report.json").write_text(as_json(report), encoding="utf-8")
+    (folder / "results.txt").write_text(text, encoding="utf-8")
+    (folder / "index.html").write_text(page, encoding="utf-8")
+
+
+def _main(audits: Sequence[Audit]) -> Audit:
+    """What ``claims.csv`` is about: the runs where they hold any cell of a claim, else the published numbers."""
+    runs = [one for one in audits if not one.as_printed]
+    return next((one for one in runs if one.decided), audits[0])
+
+
+def _slug(source: str) -> str:
+    return source.replace(", ", ".").replace(" ", "_")
+
+
+def _judged(one: Audit, number: int) -> dict[str, Any]:
+    judgement = one.judgements[number]
+    found = judgement.finding
+    return {
+        "id": judgement.claim.id,
+        "computed": found.computed,
+        "low": found.low,
+        "high": found.high,
+        "verdict": one.verdict(judgement),
+        "as_printed": found.as_printed,
+        "with_uncertainty": found.with_uncertainty,
+        "missing": list(judgement.missing),
+    }

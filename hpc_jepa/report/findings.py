@@ -3,11 +3,8 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
-from hpc_jepa.evaluation import record
-from hpc_jepa.evaluation.statistics import PairedComparison, compare
-from hpc_jepa.report.results import Panel, Row, Source, panel, panels
+from hpc_jepa.evaluation.statistics import Correct, PairedComparison, compare
+from hpc_jepa.report.results import Panel, Row, panel, panels
 
 SOLVED = 75.0
 """Percent at which random features are said to solve a benchmark."""
@@ -57,7 +54,7 @@ def headlines(rows: Sequence[Row], attentive: set[Panel], comparisons: Sequence[
 def against_random(key: Panel, rows: Sequence[Row]) -> str:
     """Does a pretrained encoder beat random weights with 95 % intervals that do not overlap?"""
     where = f"{_probe(key)} ({key.benchmark}, {key.protocol}, {key.regime})"
-    trained = [row for row in rows if not row.is_random]
+    trained = [row for row in rows if row.is_trained]
     pairs = [(row, reference(row, rows)) for row in trained]
     known = [(row, random) for row, random in pairs if random is not None]
     if not known:
@@ -77,24 +74,11 @@ def reference(row: Row, rows: Iterable[Row]) -> Row | None:
     return max(same_seed or randoms, key=lambda other: other.value, default=None)
 
 
-def semantics_comparisons(found: Mapping[Row, Source]) -> list[SemanticsComparison]:
-    """Paired comparison of every corrected row with its published twin, where both judged the same test clips."""
-    published = {_twin(row): row for row in found if row.semantics == "published"}
-    pairs = [(row, published[_twin(row)]) for row in found if row.semantics == "corrected" and _twin(row) in published]
-    comparisons = [_compare(*pair, found) for pair in pairs]
-    return [comparison for comparison in comparisons if comparison is not None]
-
-
-def _compare(corrected: Row, published: Row, found: Mapping[Row, Source]) -> SemanticsComparison | None:
-    first, second = found[corrected], found[published]
-    if first.record.data["test"] != second.record.data["test"]:
-        return None
-    ours = record.read_predictions(first.path, first.record)
-    theirs = record.read_predictions(second.path, second.record)
-    if not np.array_equal(ours["samples"], theirs["samples"]):
-        return None
-    right = record.correct(ours, first.result.key), record.correct(theirs, second.result.key)
-    return SemanticsComparison(corrected, published, compare(*right))
+def semantics_comparisons(judged: Mapping[Row, Correct]) -> list[SemanticsComparison]:
+    """Paired comparison of every corrected row with its published twin."""
+    published = {_twin(row): row for row in judged if row.semantics == "published"}
+    pairs = [(row, published[_twin(row)]) for row in judged if row.semantics == "corrected" and _twin(row) in published]
+    return [SemanticsComparison(ours, twin, compare(judged[ours], judged[twin])) for ours, twin in pairs]
 
 
 def _twin(row: Row) -> tuple[object, ...]:
@@ -111,7 +95,7 @@ def _main(comparisons: Sequence[SemanticsComparison]) -> SemanticsComparison | N
 
 
 def _lone_seed(rows: Sequence[Row]) -> list[str]:
-    trained = [row for row in rows if not row.is_random]
+    trained = [row for row in rows if row.is_trained]
     if len({row.name for row in trained}) < 2 or len({row.seed for row in trained}) > 1:
         return []
     return [

@@ -1,14 +1,41 @@
 """Cells that the study should hold but does not."""
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
+from hpc_jepa.config import tree
+from hpc_jepa.config.study import StudyConfig
+from hpc_jepa.errors import InputError
 from hpc_jepa.report.results import RANDOM, Panel, Row, panel
-from hpc_jepa.report.runs import Run
+from hpc_jepa.report.runs import Run, label
+from hpc_jepa.study.grid import expand
 
 
 def missing(runs: Sequence[Run], rows: Sequence[Row]) -> list[str]:
-    """One line per gap: unfinished runs, runs without some evaluation others have, regimes without a random encoder."""
-    return [*_unfinished(runs), *_unevaluated(runs, rows), *_without_random(rows)]
+    """One line per gap: cells of a study that never started, unfinished runs, runs without some evaluation that others
+    have, regimes without a random encoder.
+    """
+    return [*_never_started(runs), *_unfinished(runs), *_unevaluated(runs, rows), *_without_random(rows)]
+
+
+def _never_started(runs: Sequence[Run]) -> list[str]:
+    """Cells that ``study.yaml`` lists and no folder holds; of studies that were named, not of single runs."""
+    begun = {run.folder.resolve() for run in runs}
+    lines = []
+    for folder in dict.fromkeys(run.study_folder for run in runs if run.whole_study):
+        path = folder / "study.yaml"
+        if path.is_file():
+            lines += _absent(path, begun)
+    return lines
+
+
+def _absent(path: Path, begun: set[Path]) -> list[str]:
+    try:
+        cells = expand(tree.load(StudyConfig, [path]), path.parent.parent)
+    except InputError as error:
+        return [f"{path.parent.name}: the grid cannot be told, because {error}"]
+    absent = [cell.config for cell in cells if cell.config.folder.resolve() not in begun]
+    return [f"{label(config)} ({config.regime}): never started" for config in absent]
 
 
 def _unfinished(runs: Iterable[Run]) -> list[str]:
@@ -22,7 +49,7 @@ def _unfinished(runs: Iterable[Run]) -> list[str]:
 
 
 def _unevaluated(runs: Iterable[Run], rows: Sequence[Row]) -> list[str]:
-    trained = [row for row in rows if not row.is_random]
+    trained = [row for row in rows if row.is_trained]
     wanted = list(dict.fromkeys((row.regime, row.benchmark, row.protocol, row.weights, row.probe) for row in trained))
     lines = []
     for run in runs:

@@ -7,28 +7,19 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from hpc_jepa.errors import DataError
-from hpc_jepa.report import plots
-from hpc_jepa.report.findings import SemanticsComparison
+from hpc_jepa.report import curves, grid_plots, plots
+from hpc_jepa.report.audit import side_by_side
+from hpc_jepa.report.content import Content
+from hpc_jepa.report.corruption import Robustness
+from hpc_jepa.report.curves import Chart
+from hpc_jepa.report.grid import Grid
 from hpc_jepa.report.plots import Reading
-from hpc_jepa.report.provenance import Origin
-from hpc_jepa.report.results import Panel, Row, panels
+from hpc_jepa.report.results import Panel, panels
 from hpc_jepa.report.runs import Run
+from hpc_jepa.report.sheet import note
 from hpc_jepa.report.strip import Strip, strips
-from hpc_jepa.report.table import ResultTable
 
-
-@dataclass(frozen=True)
-class Content:
-    """All that the page says."""
-
-    abouts: Sequence[str]
-    headlines: Sequence[str]
-    tables: Sequence[ResultTable]
-    rows: Sequence[Row]
-    comparisons: Sequence[SemanticsComparison]
-    missing: Sequence[str]
-    provenance: Sequence[Origin]
-    runs: Sequence[Run]
+BANDS = "Bands: 95 % intervals; ink: encoders that no run trained; line styles tell seeds apart."
 
 
 @dataclass(frozen=True)
@@ -48,6 +39,16 @@ class Frames:
     absent: str = ""
 
 
+@dataclass(frozen=True)
+class Curves:
+    """A section of charts; ``robustness`` are the lines of the table below them, where it is about that."""
+
+    title: str
+    note: str
+    plots: Sequence[Plot]
+    robustness: Sequence[Robustness] = ()
+
+
 def render(content: Content) -> str:
     """The page as HTML text."""
     environment = Environment(
@@ -58,17 +59,66 @@ def render(content: Content) -> str:
         lstrip_blocks=True,
     )
     colours = plots.colour_of(content.runs)
+    audits = [audit for audit in content.audits if audit.decided]
     return environment.get_template("page.html").render(
         content=content,
-        studies=sorted({run.config.study for run in content.runs}),
+        title=", ".join(sorted({run.config.study for run in content.runs})) or "The published numbers",
+        note=note,
+        forests=_forests(content.grids),
+        trade_offs=_trade_offs(content.grids),
+        audits=audits,
+        claims=side_by_side(audits),
         colours=colours,
         accuracies=[
             Plot(_title(panel), Markup(plots.accuracies(rows, colours))) for panel, rows in panels(content.rows).items()
         ],
+        curves=_curves(content, colours),
         losses=_losses(content.runs),
         health=_health(content.runs),
-        frames=_frames(content.runs),
+        frames=_frames(content.runs) if content.runs else None,
     )
+
+
+def _forests(grids: Sequence[Grid]) -> list[Plot]:
+    return [
+        Plot(f"{column}: {grid.title}", Markup(grid_plots.forest(grid, column)))
+        for grid in grids
+        for column in grid.columns
+        if grid.contrasts(column)
+    ]
+
+
+def _trade_offs(grids: Sequence[Grid]) -> list[Plot]:
+    found = []
+    for grid in grids:
+        for across, up in grid_plots.pairs(grid):
+            points = grid_plots.points(grid, across, up)
+            if len(points) > 1:
+                drawing = grid_plots.trade_off(points, across, up, grid.reference)
+                found.append(Plot(f"{across} and {up}: {grid.title}", Markup(drawing)))
+    return found
+
+
+def _curves(content: Content, colours: dict[str, int]) -> list[Curves]:
+    """Sections for what was measured beside probes; none where nothing was."""
+
+    def drawn(charts: Sequence[Chart]) -> list[Plot]:
+        return [Plot(chart.title, Markup(curves.draw(chart, colours))) for chart in charts]
+
+    sections = [
+        Curves("Few labels", f"Mean over draws of labels. {BANDS}", drawn(curves.few_shot(content.runs))),
+        Curves(
+            "Robustness",
+            "Severity 0 is the clean test set. Mean corruption error: errors on damaged clips relative to the "
+            f"baseline’s, 1 is as good, less is better. Consistency: clips that keep their class. {BANDS}",
+            drawn(curves.robustness(content.runs)),
+            content.robustness,
+        ),
+        Curves(
+            "Text", f"Two heads trained on captions over frozen encoders. {BANDS}", drawn(curves.text(content.runs))
+        ),
+    ]
+    return [section for section in sections if section.plots]
 
 
 def _title(panel: Panel) -> str:

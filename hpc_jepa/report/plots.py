@@ -17,7 +17,7 @@ Reading = Callable[[LoggedStep], float | None]
 WIDTH = 5.0
 """Inches; small enough for its 9-point text to stay readable on a phone."""
 
-INK, FAINT = "#010203", "#040506"
+INK, FAINT, SOFT = "#010203", "#040506", "#070809"
 SERIES = tuple(f"#0a0b{number:02x}" for number in range(8))
 """Stand-ins that the SVG's colours are recognised by."""
 
@@ -60,7 +60,7 @@ def accuracies(rows: Sequence[Row], colours: Mapping[str, int]) -> str:
             axes.axvspan(row.low, row.high, color=FAINT, alpha=0.6, linewidth=0)
             axes.axvline(row.value, color=INK, linewidth=0.8, linestyle=":")
         for place, row in enumerate(reversed(trained)):
-            _whisker(axes, place, row, SERIES[colours[row.name]])
+            _whisker(axes, place, row, SERIES[colours[row.name]] if row.is_trained else INK)
         axes.set_yticks(range(len(trained)), [row.encoder for row in reversed(trained)])
         axes.set_ylim(-0.6, len(trained) - 0.4)
         axes.set_xlim(0, 100)
@@ -68,7 +68,7 @@ def accuracies(rows: Sequence[Row], colours: Mapping[str, int]) -> str:
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
 
-    return _svg(draw, height=0.9 + 0.27 * max(len(trained), 1))
+    return svg(draw, height=0.9 + 0.27 * max(len(trained), 1))
 
 
 def curves(runs: Sequence[Run], read: Reading) -> str:
@@ -86,7 +86,7 @@ def curves(runs: Sequence[Run], read: Reading) -> str:
         axes.set_xlabel("step")
         axes.margins(x=0.01)
 
-    return _svg(draw, height=2.5, width=4.2)
+    return svg(draw, height=2.5, width=4.2)
 
 
 def colour_of(runs: Sequence[Run]) -> dict[str, int]:
@@ -106,7 +106,8 @@ def _whisker(axes: Axes, place: int, row: Row, colour: str) -> None:
     axes.plot(row.value, place, "o", markersize=6, color=colour, markerfacecolor=colour if filled else "none")
 
 
-def _svg(draw: Callable[[Figure], None], height: float, width: float = WIDTH) -> str:
+def svg(draw: Callable[[Figure], None], height: float, width: float = WIDTH) -> str:
+    """A figure of that many inches, as an <svg> element for the page."""
     with rc_context(RC):  # type: ignore[arg-type]
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure)
@@ -115,10 +116,10 @@ def _svg(draw: Callable[[Figure], None], height: float, width: float = WIDTH) ->
     return _themed(buffer.getvalue())
 
 
-def _themed(svg: str) -> str:
+def _themed(drawing: str) -> str:
     """The bare <svg> element, scaled and coloured by the page; names of groups would not be unique there."""
-    svg = re.sub('<g id="[^"]*"', "<g", svg[svg.index("<svg") :])
-    svg = svg.replace(INK, "var(--ink)").replace(FAINT, "var(--line)")
+    drawing = re.sub('<g id="[^"]*"', "<g", drawing[drawing.index("<svg") :])
+    drawing = drawing.replace(INK, "var(--ink)").replace(FAINT, "var(--line)").replace(SOFT, "var(--soft)")
     for number, colour in enumerate(SERIES):
-        svg = svg.replace(colour, f"var(--series-{number})")
-    return svg
+        drawing = drawing.replace(colour, f"var(--series-{number})")
+    return drawing

@@ -10,12 +10,16 @@ from hpc_jepa.report.runs import Run
 
 RANDOM = "random_init"
 
+TRAINED = ("target", "student")
+"""Weights that a run trains; all others are the same whichever variant recorded them."""
+
 
 @dataclass(frozen=True)
 class Row:
     """One cell of the study. ``value``, ``low``, ``high`` in percent.
 
-    Encoders that were never trained carry variant and weights ``random_init``, semantics ``none`` and 0 steps.
+    Encoders that no run of the study trained carry their weights as variant, semantics ``none`` and 0 steps: the
+    ``random_init`` of each seed, and encoders from elsewhere.
     """
 
     study: str
@@ -40,14 +44,21 @@ class Row:
         return self.weights == RANDOM
 
     @property
+    def is_trained(self) -> bool:
+        """A run of the study trained the encoder."""
+        return self.weights in TRAINED
+
+    @property
     def encoder(self) -> str:
         """Which encoder, for people."""
-        return f"{RANDOM}, seed {self.seed}" if self.is_random else f"{self.name}, {self.weights}, seed {self.seed}"
+        if self.is_trained:
+            return f"{self.name}, {self.weights}, seed {self.seed}"
+        return f"{RANDOM}, seed {self.seed}" if self.is_random else self.variant
 
     @property
     def name(self) -> str:
         """Variant with its semantics."""
-        return self.variant if self.is_random else f"{self.variant} ({self.semantics})"
+        return f"{self.variant} ({self.semantics})" if self.is_trained else self.variant
 
     @property
     def measured(self) -> str:
@@ -75,12 +86,15 @@ class Source:
 
 
 def sources(runs: Iterable[Run]) -> dict[Row, Source]:
-    """Rows of all records. A random encoder appears once per study, regime and seed, whichever run recorded it."""
+    """Rows of all records. A random encoder appears once per study, regime and seed, whichever run recorded it; an
+    encoder from elsewhere once per study and regime.
+    """
     found: dict[Row, Source] = {}
     seen: set[tuple[object, ...]] = set()
     for source in _recorded(runs):
         row = _row(source)
-        key = (row.study, row.regime, row.variant, row.semantics, row.seed, row.weights, panel(row))
+        seed = row.seed if row.is_trained or row.is_random else None
+        key = (row.study, row.regime, row.variant, row.semantics, seed, row.weights, panel(row))
         if key not in seen:
             seen.add(key)
             found[row] = source
@@ -120,12 +134,12 @@ def _recorded(runs: Iterable[Run]) -> Iterator[Source]:
 
 def _row(source: Source) -> Row:
     run, result = source.record.run, source.result
-    random = result.weights == RANDOM
+    trained = result.weights in TRAINED
     return Row(
         study=run.study,
         regime=run.regime,
-        variant=RANDOM if random else run.variant,
-        semantics="none" if random else run.semantics,
+        variant=run.variant if trained else result.weights,
+        semantics=run.semantics if trained else "none",
         seed=run.seed,
         weights=result.weights,
         benchmark=source.record.benchmark,
@@ -136,7 +150,7 @@ def _row(source: Source) -> Row:
         low=100 * result.low,
         high=100 * result.high,
         n=result.n,
-        steps=0 if random else run.step,
+        steps=run.step if trained else 0,
     )
 
 

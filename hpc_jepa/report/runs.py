@@ -1,7 +1,7 @@
 """Run folders as a report sees them: configuration, state, logged metrics and evaluation records."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,7 +12,7 @@ from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.evaluation import record
-from hpc_jepa.evaluation.record import EvaluationRecord
+from hpc_jepa.evaluation.record import EvaluationRecord, Facts, FewShotRecord, Record, RobustnessRecord, TextRecord
 
 Parsed = TypeVar("Parsed", bound=BaseModel)
 
@@ -50,13 +50,26 @@ class LoggedStep(BaseModel):
 
 @dataclass(frozen=True)
 class Run:
-    """One run of a study. ``state`` is None where none was written."""
+    """One run of a study. ``state`` is None where none was written; ``records`` are those of its probes.
+
+    ``whole_study`` says that its study was named, not this run alone.
+    """
 
     folder: Path
     config: RunConfig
     state: State | None
     steps: tuple[LoggedStep, ...]
     records: dict[Path, EvaluationRecord]
+    few_shot: dict[Path, FewShotRecord] = field(default_factory=dict)
+    robustness: dict[Path, RobustnessRecord] = field(default_factory=dict)
+    text: dict[Path, TextRecord] = field(default_factory=dict)
+    whole_study: bool = False
+
+    @property
+    def all_records(self) -> Iterator[tuple[Path, Facts]]:
+        """Of every task."""
+        for records in (self.records, self.few_shot, self.robustness, self.text):
+            yield from records.items()
 
     @property
     def study_folder(self) -> Path:
@@ -66,7 +79,7 @@ class Run:
     @property
     def label(self) -> str:
         """Variant, semantics and seed, for people."""
-        return f"{self.config.variant} ({self.config.semantics.preset}), seed {self.config.seed}"
+        return label(self.config)
 
 
 def find_runs(places: Sequence[Path]) -> list[Run]:
@@ -74,13 +87,20 @@ def find_runs(places: Sequence[Path]) -> list[Run]:
 
     Raises InputError where a folder holds no run, DataError naming the file where a record or log is damaged.
     """
-    folders: dict[Path, None] = {}
+    folders: dict[Path, bool] = {}
     for place in places:
         found = sorted(config.parent for config in place.rglob("config.yaml"))
         if not found:
             raise InputError(f"{place}: holds no run; name a study or run folder that 'hpc-jepa train' wrote")
-        folders |= dict.fromkeys(found)
-    return [_read(folder) for folder in folders]
+        for folder in found:
+            below_study = place.resolve() not in (folder.resolve(), *folder.resolve().parents[:2])
+            folders[folder] = folders.get(folder, False) or below_study
+    return [replace(_read(folder), whole_study=whole) for folder, whole in folders.items()]
+
+
+def label(config: RunConfig) -> str:
+    """Variant, semantics and seed, for people."""
+    return f"{config.variant} ({config.semantics.preset}), seed {config.seed}"
 
 
 def abouts(runs: Sequence[Run]) -> list[str]:
@@ -91,9 +111,21 @@ def abouts(runs: Sequence[Run]) -> list[str]:
 
 
 def _read(folder: Path) -> Run:
-    records = {path: record.read(path) for path in sorted((folder / "eval").glob("*.json"))}
-    config = tree.load(RunConfig, [folder / "config.yaml"])
-    return Run(folder, config, _state(folder / "state.json"), _logged(folder / "metrics.jsonl"), records)
+    evaluations = folder / "eval"
+    return Run(
+        folder=folder,
+        config=tree.load(RunConfig, [folder / "config.yaml"]),
+        state=_state(folder / "state.json"),
+        steps=_logged(folder / "metrics.jsonl"),
+        records=_records(EvaluationRecord, evaluations),
+        few_shot=_records(FewShotRecord, evaluations / "few_shot"),
+        robustness=_records(RobustnessRecord, evaluations / "robustness"),
+        text=_records(TextRecord, evaluations / "text"),
+    )
+
+
+def _records(kind: type[Record], folder: Path) -> dict[Path, Record]:
+    return {path: record.read_as(kind, path) for path in sorted(folder.glob("*.json"))}
 
 
 def _state(path: Path) -> State | None:

@@ -77,7 +77,7 @@ def as_text(table: ResultTable) -> Table:
 def _table(key: tuple[str, str, str, str], runs: Sequence[Run], rows: Sequence[Row]) -> ResultTable:
     here = [row for row in rows if (row.study, row.regime, row.benchmark, row.protocol) == key]
     cells = {(EncoderName(row.variant, row.semantics, row.seed, row.weights), row.probe): row for row in here}
-    weights = dict.fromkeys(row.weights for row in here if not row.is_random)
+    weights = dict.fromkeys(row.weights for row in here if row.is_trained)
     trained = (run.config for run in runs if (run.config.study, run.config.regime) == key[:2])
     expected = [
         EncoderName(config.variant, config.semantics.preset, config.seed, name)

@@ -1,0 +1,108 @@
+"""Plots of a grid: differences with their intervals, and what one benchmark costs on another."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from hpc_jepa.report.grid import Contrast, Grid, GridCell
+from hpc_jepa.report.plots import FAINT, INK, SERIES, SOFT, svg
+
+ABOVE, BELOW = SERIES[2], SERIES[1]
+"""Colours of differences beyond chance."""
+
+APPEARANCE = ("imagenet100", "ucf101", "ucf101_full", "kinetics400")
+MOTION = ("ssv2", "diving48", "motion8", "synth_motion8", "katha")
+
+
+@dataclass(frozen=True)
+class Point:
+    """A variant on two benchmarks."""
+
+    name: str
+    across: GridCell
+    up: GridCell
+
+
+def forest(grid: Grid, column: str) -> str:
+    """Differences to the reference in points, in the order of their size, with 95 % intervals."""
+    contrasts = sorted(grid.contrasts(column), key=lambda item: item[1].points)
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        axes.axvline(0, color=INK, linewidth=0.8)
+        for place, (_, contrast) in enumerate(contrasts):
+            colour = _colour(contrast)
+            axes.plot([contrast.low, contrast.high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
+            fill = colour if contrast.significant else "none"
+            axes.plot(contrast.points, place, "o", markersize=5, color=colour, markerfacecolor=fill)
+        axes.set_yticks(range(len(contrasts)), [row for row, _ in contrasts])
+        axes.set_ylim(-0.6, len(contrasts) - 0.4)
+        axes.set_xlabel(f"points against {grid.reference}")
+        axes.grid(axis="y", visible=False)
+        axes.tick_params(axis="y", length=0)
+
+    return svg(draw, height=0.8 + 0.23 * max(len(contrasts), 1))
+
+
+def trade_off(points: Sequence[Point], across: str, up: str, reference: str) -> str:
+    """Two benchmarks against each other with both intervals; the front, and the reference, are named."""
+    named = {point.name for point in front(points)} | {reference}
+
+    def draw(figure: Figure) -> None:
+        axes = figure.add_subplot()
+        for point in points:
+            _cross(axes, point, INK if point.name == reference else SERIES[0] if point.name in named else SOFT)
+        for point in points:
+            if point.name in named:
+                axes.annotate(
+                    point.name, (point.across.value, point.up.value), (5, 4), textcoords="offset points", fontsize=8
+                )
+        axes.set_xlabel(f"{across}, %")
+        axes.set_ylabel(f"{up}, %")
+        axes.margins(0.12)
+
+    return svg(draw, height=3.4)
+
+
+def front(points: Sequence[Point]) -> list[Point]:
+    """Points that no other point beats on both benchmarks."""
+
+    def beaten(point: Point) -> bool:
+        here = (point.across.value, point.up.value)
+        others = ((other.across.value, other.up.value) for other in points)
+        return any(x >= here[0] and y >= here[1] and (x, y) != here for x, y in others)
+
+    return [point for point in points if not beaten(point)]
+
+
+def pairs(grid: Grid) -> list[tuple[str, str]]:
+    """Columns of the grid that set appearance against motion."""
+    across = [column for column in grid.columns if _benchmark(column) in APPEARANCE]
+    up = [column for column in grid.columns if _benchmark(column) in MOTION]
+    return [(across[0], column) for column in up] if across else []
+
+
+def points(grid: Grid, across: str, up: str) -> list[Point]:
+    """Rows that have both cells."""
+    found = ((row, grid.cell(row, across), grid.cell(row, up)) for row in grid.rows)
+    return [Point(row, x, y) for row, x, y in found if x is not None and y is not None]
+
+
+def _benchmark(column: str) -> str:
+    return column.split(",")[0]
+
+
+def _colour(contrast: Contrast) -> str:
+    if not contrast.significant:
+        return SOFT
+    return ABOVE if contrast.points > 0 else BELOW
+
+
+def _cross(axes: Axes, point: Point, colour: str) -> None:
+    x, y = point.across, point.up
+    axes.plot([x.low, x.high], [y.value, y.value], color=FAINT, linewidth=1.2, zorder=1)
+    axes.plot([x.value, x.value], [y.low, y.high], color=FAINT, linewidth=1.2, zorder=1)
+    fill = "none" if x.untrained or y.untrained else colour
+    axes.plot(x.value, y.value, "o", markersize=5.5, color=colour, markerfacecolor=fill, zorder=2)

@@ -30,14 +30,18 @@ def prune(run: Path, policy: CheckpointConfig, assured: int | None = None) -> li
     The newest checkpoint whose files are undamaged always stays: ``assured`` is its step where that is known already.
     Damaged checkpoints are no reason to remove others; they stay too, for people to look at.
     """
+    return [path for path in doomed(run, policy, assured) if _removed(path)]
+
+
+def doomed(run: Path, policy: CheckpointConfig, assured: int | None = None) -> list[Path]:
+    """What ``prune`` would remove, oldest first."""
     readable = [checkpoint for path in store.folders(run) if (checkpoint := _opened(path))]
     if assured is None:
         sound = (checkpoint for checkpoint in reversed(readable) if not store.damage(checkpoint))
         assured = next((checkpoint.step for checkpoint in sound), None)
     trusted = [checkpoint.manifest for checkpoint in readable if assured is not None and checkpoint.step <= assured]
     staying = kept(trusted, policy)
-    doomed = [store.folder(run, manifest.step) for manifest in trusted if manifest.step not in staying]
-    return [path for path in doomed if _removed(path)]
+    return [store.folder(run, manifest.step) for manifest in trusted if manifest.step not in staying]
 
 
 def _spaced(manifests: Sequence[Manifest], seconds: float) -> set[int]:

@@ -1,5 +1,6 @@
 """What the terminal shows: progress bars and one-line messages, on standard error so that results can be piped."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -10,6 +11,15 @@ from rich.table import Column
 from rich.text import Text
 
 CONSOLE = Console(stderr=True, soft_wrap=True)
+
+
+class ToScreen(logging.Handler):
+    """Log lines above the bars."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Print one."""
+        CONSOLE.print(self.format(record), markup=False, highlight=False)
+
 
 Advance = Callable[..., None]
 

@@ -1,5 +1,6 @@
 """``hpc-jepa train``: one pretraining run."""
 
+import logging
 import os
 from contextlib import nullcontext
 from typing import Annotated, Any
@@ -7,7 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from hpc_jepa.cli import INTERRUPTED
-from hpc_jepa.cli.screen import CONSOLE, Advance, progress
+from hpc_jepa.cli.screen import CONSOLE, Advance, ToScreen, progress
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.tree import load
 from hpc_jepa.training.slurm_step import adopt_slurm_step
@@ -68,6 +69,9 @@ def train(
     check_run(config)
     refuse_another(config)
     shown = os.environ.get("RANK", "0") == "0"
+    log = logging.getLogger("hpc_jepa")
+    log.setLevel(logging.INFO)
+    log.handlers = [ToScreen(logging.INFO if shown else logging.WARNING)]
     steps, first = config.schedule.steps, last_step(config.folder)
     if shown and 0 < first < steps:
         CONSOLE.print(f"{config.folder}: going on after step {first}")

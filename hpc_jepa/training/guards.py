@@ -57,6 +57,10 @@ class FiniteGuard:
         self._longest = torch.maximum(self._longest, self._row)
         self._skipped += skipped
 
+    def in_a_row(self) -> int:
+        """Steps skipped up to now without one that was done. Asks the device: for between steps, not within."""
+        return int(self._row)
+
     def take(self) -> Tensor:
         """Counts since the last call [2 + world], on the device: see ``told``."""
         counts = torch.cat([self._skipped[None], self._longest[None], self._seen])

@@ -1,5 +1,6 @@
 """The training loop: fetch, schedules by index, forward, backward, step, average, record, save."""
 
+import logging
 from typing import Literal
 
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import is_main
+from hpc_jepa.errors import HpcJepaError
 from hpc_jepa.training.assembly import Run, assembled
 from hpc_jepa.training.engine import optimizer_step, set_rates
 from hpc_jepa.training.health import health
@@ -18,6 +20,7 @@ from hpc_jepa.training.signals import StopRequest
 from hpc_jepa.training.snapshot import facts, pieces
 from hpc_jepa.training.walltime import WallTime
 
+LOG = logging.getLogger(__name__)
 Outcome = Literal["done", "interrupted"]
 
 
@@ -87,8 +90,18 @@ def weighted_sum(terms: dict[str, Tensor], coefficients: dict[str, float]) -> Te
 
 
 def save(run: Run, done: int) -> None:
-    """Begin to commit everything that decides the rest of the run, after ``done`` steps."""
+    """Begin to commit everything that decides the rest of the run, after ``done`` steps.
+
+    Not while steps are being skipped: what went wrong before them would take the place of the last good checkpoint.
+    Raises HpcJepaError where that is how the run ends.
+    """
     run.recorder.settle()
+    if skipped := run.guard.in_a_row():
+        trouble = f"step {done}: {skipped} skipped, loss or gradient is not finite; lower schedule.lr or use fp32"
+        if done == run.config.schedule.steps:
+            raise HpcJepaError(trouble)
+        LOG.warning("%s; not saved this time", trouble)
+        return
     state = facts(run.config, done, run.data_hashes, run.recorder.figures)
     run.saver.start(state, pieces(run.engine))
 

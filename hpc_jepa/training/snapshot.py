@@ -6,10 +6,10 @@ from collections.abc import Iterator
 import deepspeed
 import torch
 from deepspeed.runtime.engine import DeepSpeedEngine
-from pydantic import ValidationError
 from torch import Tensor, nn
 
 import hpc_jepa
+from hpc_jepa.checkpoint.encoders import configuration
 from hpc_jepa.checkpoint.shard import Piece
 from hpc_jepa.checkpoint.store import Checkpoint, Facts, clear, folder, newest_sound, opened
 from hpc_jepa.checkpoint.tensors import Tensors
@@ -104,12 +104,7 @@ def _set_random_states(stored: Tensors) -> None:
 
 
 def _check_fits(checkpoint: Checkpoint, config: RunConfig, data_hashes: dict[str, str]) -> None:
-    try:
-        earlier = RunConfig.model_validate(checkpoint.manifest.config)
-    except ValidationError as error:
-        fault = f"{'.'.join(map(str, error.errors()[0]['loc']))}: {error.errors()[0]['msg']}"
-        raise CheckpointError(f"{checkpoint.path}: its configuration is not read any more ({fault})") from error
-    changed = refused_differences(earlier, config)
+    changed = refused_differences(configuration(checkpoint), config)
     if changed:
         raise CheckpointError(f"{checkpoint.path}: saved with other settings ({changed}); choose another study=")
     for source, digest in data_hashes.items():

@@ -1,6 +1,7 @@
 """Features with a class signal, labelled shards, and a run folder with real weights."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +16,7 @@ from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.training import CheckpointConfig
 from hpc_jepa.data.shards.builder import build, recipe_of
 from hpc_jepa.data.sources.motion8 import Motion8
-from hpc_jepa.evaluation.features import FrozenFeatures
+from hpc_jepa.evaluation.features import FrozenFeatures, pool
 from hpc_jepa.models.video_jepa import VideoJEPA
 from hpc_jepa.training.snapshot import facts
 
@@ -39,6 +40,16 @@ def make_features():
     return features
 
 
+@pytest.fixture
+def pooled():
+    """Features in memory -> their means over all tokens, or over those of each tubelet."""
+
+    def means(found: FrozenFeatures, pooling: str) -> FrozenFeatures:
+        return replace(found, tokens=pool(torch.from_numpy(found.tokens), pooling, found.tubelets).numpy())
+
+    return means
+
+
 @pytest.fixture(scope="session")
 def shards(tmp_path_factory) -> Path:
     """48 train and 16 test clips of 32 pixels, labels 0-7, and 8 without labels."""
@@ -57,8 +68,8 @@ def benchmark(shards) -> BenchmarkConfig:
         "test": shards / "test",
         "clip": {"frames": FRAMES, "sampling": "leading", "stride": 1, "size": SIDE},
         "probes": {
-            "linear": {"kind": "linear"},
-            "attentive": {"kind": "attentive", "heads": 4, "updates": 5, "batch_size": 16},
+            "linear": {"kind": "logistic"},
+            "attentive": {"kind": "attentive", "pooling": "tokens", "heads": 4, "updates": 5, "batch_size": 16},
         },
         "probe_seeds": (0, 1),
         "batch_size": 10,

@@ -7,23 +7,39 @@ import os
 import sys
 from pathlib import Path
 
-from hpc_jepa.checkpoint.store import committing
+import torch
+
+from hpc_jepa.checkpoint.saver import Saver
+from hpc_jepa.checkpoint.shard import Piece
+from hpc_jepa.checkpoint.store import Facts
+from hpc_jepa.config.training import CheckpointConfig
 
 
-def save(run, step):
-    with committing(run, step, {"world_size": 1}, keep=2) as partial:
-        (partial / "engine").mkdir()
-        (partial / "engine" / "state").write_bytes(step.to_bytes(4, "big") * 5000)
-        (partial / "weights.safetensors").write_bytes(step.to_bytes(4, "big") * 5000)
+def save_from(run, step):
+    with Saver(run, CheckpointConfig(keep=2)) as saver:
+        while True:
+            step += 1
+            facts = Facts(
+                step=step,
+                time=0.0,
+                world_size=1,
+                zero_stage=1,
+                fingerprint="f",
+                config={},
+                versions={},
+                data={},
+                figures={},
+            )
+            weights = torch.full((5000,), float(step))
+            saver.start(facts, [Piece("student.w", (50, 100), 0, weights), Piece("exp_avg.w", (5000,), 0, weights)])
 
 
 if __name__ == "__main__":
+    torch.set_num_threads(1)
     for line in sys.stdin:
         child = os.fork()
-        step = int(line)
-        while not child:
-            step += 1
-            save(Path(sys.argv[1]), step)
+        if not child:
+            save_from(Path(sys.argv[1]), int(line))
         print(child, flush=True)
         os.waitpid(child, 0)
         print("dead", flush=True)

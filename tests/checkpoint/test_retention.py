@@ -1,0 +1,85 @@
+"""Which checkpoints stay: every rule, all together, and the newest sound one in any case."""
+
+import pytest
+
+from hpc_jepa.checkpoint import store
+from hpc_jepa.checkpoint.retention import kept, prune
+from hpc_jepa.checkpoint.store import Manifest
+from hpc_jepa.config.training import CheckpointConfig
+
+HOUR = 3600.0
+
+
+@pytest.fixture
+def manifests(facts):
+    """Steps 10 to 100, half an hour apart; the loss is lowest at step 30, then at 70."""
+    losses = {30: 0.1, 70: 0.2}
+    return [
+        Manifest(
+            **dict(facts(step, time=step / 10 * HOUR / 2, figures={"loss": losses.get(step, step / 10)})),
+            format=2,
+            shapes={},
+            files={},
+        )
+        for step in range(10, 101, 10)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected"),
+    [
+        ({"keep": 2}, {90, 100}),
+        ({"keep": 1, "keep_every": 40}, {40, 80, 100}),
+        ({"keep": 1, "keep_hours": 2}, {10, 50, 90, 100}),
+        ({"keep": 1, "keep_best": 2}, {30, 70, 100}),
+        ({"keep": 1, "keep_best": 1, "best_is": "highest"}, {100}),
+        ({"keep": 1, "keep_best": 1, "best_by": "health/target_std"}, {100}),
+        ({"keep": 2, "keep_every": 50, "keep_hours": 4, "keep_best": 1}, {10, 30, 50, 90, 100}),
+    ],
+)
+def test_each_rule_adds_what_it_keeps(manifests, policy, expected):
+    assert kept(manifests, CheckpointConfig(**policy)) == expected
+
+
+def steps_in(run):
+    return [int(path.name.removeprefix("step-")) for path in store.folders(run)]
+
+
+def test_saving_lets_older_ones_go_and_best_ones_stay(tmp_path, save):
+    for step, loss in enumerate((5.0, 1.0, 4.0, 3.0, 2.0), start=1):
+        save(tmp_path, step, {"figures": {"loss": loss}}, keep=2, keep_best=1)
+    assert steps_in(tmp_path) == [2, 4, 5]
+
+
+def test_the_newest_sound_one_stays_when_newer_ones_are_damaged(tmp_path, save):
+    for step in (1, 2, 3, 4):
+        save(tmp_path, step, keep=9)
+    (store.folder(tmp_path, 4) / "manifest.json").write_text("{")
+    (store.folder(tmp_path, 3) / "weights-0000.safetensors").write_bytes(b"")
+    removed = prune(tmp_path, CheckpointConfig(keep=1))
+    assert [path.name for path in removed] == ["step-00000001"]
+    assert steps_in(tmp_path) == [2, 3, 4]
+    assert store.newest_sound(tmp_path).step == 2
+
+
+def test_where_none_is_sound_none_is_removed(tmp_path, save):
+    for step in (1, 2):
+        save(tmp_path, step, keep=9)
+        (store.folder(tmp_path, step) / "weights-0000.safetensors").write_bytes(b"")
+    assert prune(tmp_path, CheckpointConfig(keep=1)) == []
+
+
+def test_what_cannot_be_removed_is_said_and_tried_again(tmp_path, save, monkeypatch, caplog):
+    for step in (1, 2):
+        save(tmp_path, step, keep=9)
+
+    def refuse(path):
+        raise PermissionError(1, "Operation not permitted")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hpc_jepa.checkpoint.retention.store.remove", refuse)
+        save(tmp_path, 3, keep=1)
+    assert steps_in(tmp_path) == [1, 2, 3]
+    assert "step-00000001: cannot be removed (Operation not permitted); it stays until the next save" in caplog.text
+    save(tmp_path, 4, keep=1)
+    assert steps_in(tmp_path) == [4]

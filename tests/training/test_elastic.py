@@ -1,0 +1,79 @@
+"""Saved by 1, 2 or 4 processes at any ZeRO stage, resumed by 1, 2 or 4 at any stage: all pairs."""
+
+from itertools import product
+from pathlib import Path
+
+import pytest
+import torch
+
+from hpc_jepa.checkpoint import store, tensors
+
+WORKER = Path(__file__).parent / "workers" / "elastic.py"
+WORLDS, STAGES = (1, 2, 4), (0, 1, 2, 3)
+SAVED_AT, MORE = 2, 2
+
+
+@pytest.fixture(scope="module")
+def resumed(launch, tmp_path_factory):
+    """Results of every pair by (saved by, saved at stage, resumed by, at stage), and the folder of the saves."""
+    root = tmp_path_factory.mktemp("elastic")
+    (root / "saved").mkdir()
+    for world in WORLDS:
+        launch(WORKER, "save", root / "saved", processes=world)
+    results = {}
+    for world in WORLDS:
+        launch(WORKER, "load", root / "saved", root / f"{world}.pt", processes=world)
+        for (name, to_world, to_stage), result in torch.load(root / f"{world}.pt").items():
+            _, from_world, _, from_stage = name.split("-")
+            results[int(from_world), int(from_stage), to_world, to_stage] = result
+    return results, root / "saved"
+
+
+def equal(one, other):
+    """Names in which two checkpoints differ, apart from random states, of which there is one per process."""
+    return [name for name in one if not name.startswith("random") and not torch.equal(one[name], other[name])]
+
+
+def test_every_pair_was_tried(resumed):
+    assert set(resumed[0]) == set(product(WORLDS, STAGES, WORLDS, STAGES))
+
+
+def test_weights_and_target_are_equal_to_the_bit_after_every_resume(resumed):
+    assert [pair for pair, result in resumed[0].items() if not result["weights_equal"]] == []
+
+
+def test_what_is_saved_again_at_once_is_what_was_saved_moments_and_all(resumed):
+    results, saved = resumed
+    for (world, stage, *to), result in results.items():
+        before = tensors.read(store.folder(saved / f"world-{world}-stage-{stage}", SAVED_AT))
+        after = tensors.read(store.folder(Path(result["again"]), SAVED_AT))
+        named = {name for name in before if not name.startswith("random")}
+        assert named == {name for name in after if not name.startswith("random")}
+        assert equal(before, after) == [], f"{world}, {stage} -> {to}"
+
+
+def test_the_same_topology_goes_on_bit_for_bit(resumed):
+    results, saved = resumed
+    for world, stage in product(WORLDS, STAGES):
+        run, result = saved / f"world-{world}-stage-{stage}", results[world, stage, world, stage]
+        assert result["losses"] == torch.load(run / "losses.pt")
+        ends = [tensors.read(store.folder(path, SAVED_AT + MORE)) for path in (run, Path(result["again"]))]
+        assert equal(*ends) == []
+
+
+def test_the_loss_continues_in_every_pair(resumed):
+    results, saved = resumed
+    for (world, stage, *to), result in results.items():
+        undisturbed = torch.load(saved / f"world-{world}-stage-{stage}" / "losses.pt")
+        assert result["losses"] == pytest.approx(undisturbed, rel=1e-5), f"{world}, {stage} -> {to}"
+
+
+def test_every_stage_and_number_of_processes_writes_every_weight_once(resumed):
+    for run in resumed[1].iterdir():
+        checkpoint = store.opened(store.folder(run, SAVED_AT))
+        assert store.damage(checkpoint) == []
+        stored = tensors.read(checkpoint.path)
+        floats = sum(stored[name].numel() for name in stored if not name.startswith("random"))
+        on_disk = sum(facts.size for facts in checkpoint.manifest.files.values())
+        random = sum(stored[name].numel() for name in stored if name.startswith("random"))
+        assert 4 * floats + random < on_disk < 4 * floats + random + 40_000 * checkpoint.manifest.world_size

@@ -1,0 +1,90 @@
+"""Two sound steps, one in which rank 1 meets a number that is none, and one sound step; at every ZeRO stage.
+
+usage: broken_steps.py OUTPUT
+"""
+
+import sys
+
+import torch
+from torch import nn
+
+from hpc_jepa.config.run import RunConfig
+from hpc_jepa.distributed import is_main, rank
+from hpc_jepa.training.engine import build_engine, optimizer_step
+from hpc_jepa.training.guards import FiniteGuard
+from hpc_jepa.training.pieces import updates
+from hpc_jepa.training.processes import join_process_group
+from hpc_jepa.training.snapshot import unsharded
+
+BROKEN = 2
+
+
+class Poison(torch.autograd.Function):
+    """The identity, with a gradient that is no number."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient * float("nan")
+
+
+class Two(nn.Module):
+    """A witness behind a layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.first = nn.Linear(4, 8)
+        self.second = nn.Linear(8, 2)
+
+    def forward(self, x, poisoned):
+        hidden = self.second(self.first(x))
+        return (Poison.apply(hidden) if poisoned else hidden).square().mean()
+
+
+def config_at(stage):
+    return RunConfig.model_validate(
+        {
+            "regime": "test",
+            "data": {"sources": {"none": {"shards": "none"}}},
+            "schedule": {"lr": 1e-2},
+            "engine": {"zero_stage": stage, "precision": "fp32", "batch_size": 4},
+        }
+    )
+
+
+def train_at(stage, what):
+    torch.manual_seed(0)
+    model = Two()
+    guard = FiniteGuard(model.first.bias, torch.device("cpu"))
+    engine = build_engine(model, config_at(stage))
+    result, before = {}, None
+    for step in range(4):
+        x = torch.randn(2, 4)
+        broken = step == BROKEN and rank() == 1
+        loss = engine(x, broken and what == "gradient")
+        if broken and what == "loss":
+            loss = loss + float("inf")  # its gradient is as it was
+        engine.backward(loss)
+        skip = guard.broken(loss)
+        norm = optimizer_step(engine, skip)
+        guard.count(skip | ~norm.isfinite())
+        after = dict(unsharded(engine.module))
+        same = before is not None and all(torch.equal(before[name], after[name]) for name in after)
+        if step == BROKEN:
+            result["weights_after_broken"] = "unchanged" if same else "changed"
+            result["counts"] = guard.take().tolist()
+        before = after
+    result["weights_after_next"] = "unchanged" if same else "changed"
+    result["updates"] = updates(engine).item()
+    result["counts_after"] = guard.take().tolist()
+    return result
+
+
+if __name__ == "__main__":
+    join_process_group()
+    results = {(stage, what): train_at(stage, what) for stage in (0, 1, 2, 3) for what in ("loss", "gradient")}
+    if is_main():
+        torch.save(results, sys.argv[1])

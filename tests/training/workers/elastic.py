@@ -1,0 +1,149 @@
+"""Save a tiny run at every ZeRO stage, or go on from what others saved; rank 0 leaves what was seen in a file.
+
+usage: elastic.py save FOLDER
+       elastic.py load FOLDER OUTPUT     goes on, at every stage, from every checkpoint in FOLDER
+"""
+
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from hpc_jepa.checkpoint import store, tensors
+from hpc_jepa.checkpoint.saver import Saver
+from hpc_jepa.config.run import RunConfig
+from hpc_jepa.config.training import CheckpointConfig
+from hpc_jepa.distributed import HostGroup, is_main, rank, world_size
+from hpc_jepa.latents import ClipBatch, TokenGrid
+from hpc_jepa.masking.sampler import MaskSampler
+from hpc_jepa.training.average import TargetAverage
+from hpc_jepa.training.engine import build_engine, optimizer_step, set_rates
+from hpc_jepa.training.guards import FiniteGuard
+from hpc_jepa.training.loop import weighted_sum
+from hpc_jepa.training.pieces import public_name
+from hpc_jepa.training.processes import join_process_group
+from hpc_jepa.training.schedules import rates_at
+from hpc_jepa.training.snapshot import facts, pieces, restore, unsharded
+from hpc_jepa.training.trainee import build_trainee
+
+BATCH, SAVED_AT, MORE = 4, 2, 2
+STAGES = (0, 1, 2, 3)
+
+
+class Tiny:
+    """A run without files: random clips that depend on the step alone."""
+
+    def __init__(self, stage):
+        self.config = config = RunConfig.model_validate(
+            {
+                "regime": "test",
+                "seed": 5,
+                "model": {
+                    "encoder": {"width": 16, "depth": 1, "heads": 2, "patch": 8, "levels": [1]},
+                    "predictor": {"width": 16, "depth": 1, "heads": 2},
+                },
+                "data": {"sources": {"none": {"shards": "none"}}, "clip": {"frames": 8, "size": 32}},
+                "objectives": [{"ld": {"hidden": 7}}],
+                "schedule": {"steps": 10, "warmup": 0.2, "lr": 1e-3, "ema_start": 0.9, "ema_final": 0.99},
+                "engine": {"zero_stage": stage, "precision": "fp32", "batch_size": BATCH},
+            }
+        )
+        trainee = build_trainee(config)
+        self.guard = FiniteGuard(trainee.model.student.modality.video, torch.device("cpu"))
+        self.engine = build_engine(trainee, config)
+        self.average = TargetAverage(trainee.model.student, trainee.model.target)
+        self.masker = MaskSampler(
+            config.masking,
+            config.semantics,
+            TokenGrid(4, 4, 4),
+            seed=config.seed,
+            batch_size=BATCH,
+            rank=rank(),
+            world_size=world_size(),
+            gather=HostGroup().gather,
+        )
+
+    def train(self, first, last):
+        """Losses of the whole batch, one a step."""
+        losses = []
+        for step in range(first, last):
+            generator = torch.Generator().manual_seed(step)
+            pixels = torch.randn(BATCH, 3, 8, 32, 32, generator=generator).chunk(world_size())[rank()]
+            nothing = torch.zeros(len(pixels), dtype=torch.int64)
+            rates = rates_at(step, self.config.schedule)
+            set_rates(self.engine, rates)
+            masks = self.masker(step, ClipBatch(pixels, nothing, nothing, nothing.bool()))
+            terms, _ = self.engine(pixels, masks, step)
+            loss = weighted_sum(terms, self.engine.module.objectives.weights(step))
+            self.engine.backward(loss)
+            optimizer_step(self.engine, self.guard.broken(loss))
+            self.average.update(rates.ema)
+            total = loss.detach().clone()
+            if world_size() > 1:
+                torch.distributed.all_reduce(total)
+            losses.append(total.item() / world_size())
+        return losses
+
+    def save(self, saver, step):
+        saver.start(facts(self.config, step, {}, {}), pieces(self.engine))
+        saver.wait()
+
+
+@contextmanager
+def saving(run):
+    if is_main():
+        run.mkdir(parents=True)
+    torch.distributed.barrier()
+    with Saver(run, CheckpointConfig()) as saver:
+        yield saver
+
+
+def save(folder):
+    for stage in STAGES:
+        run = folder / f"world-{world_size()}-stage-{stage}"
+        tiny = Tiny(stage)
+        tiny.train(0, SAVED_AT)
+        with saving(run) as saver:
+            tiny.save(saver, SAVED_AT)
+            losses = tiny.train(SAVED_AT, SAVED_AT + MORE)
+            tiny.save(saver, SAVED_AT + MORE)  # what went on without a break, to compare with
+        if is_main():
+            torch.save(losses, run / "losses.pt")
+
+
+def load(folder, output):
+    """One engine a stage takes one state after the other: whatever is not restored keeps a wrong value.
+
+    Stage 3 comes last, since DeepSpeed replaces the linear layers of the whole process there.
+    """
+    results = {}
+    for stage in STAGES:
+        tiny = Tiny(stage)
+        for run in sorted(folder.iterdir()):
+            results[run.name, world_size(), stage] = resumed(
+                tiny, run, output.parent / "again" / f"{output.stem}-{stage}"
+            )
+    if is_main():
+        torch.save(results, output)
+
+
+def resumed(tiny, run, again):
+    checkpoint = store.opened(store.folder(run, SAVED_AT))
+    stored = tensors.read(checkpoint.path)
+    restore(tiny.engine, checkpoint)
+    same = all(torch.equal(stored[public_name(name)], value) for name, value in unsharded(tiny.engine.module))
+    with saving(again / run.name) as saver:
+        tiny.save(saver, SAVED_AT)
+        losses = tiny.train(SAVED_AT, SAVED_AT + MORE)
+        if checkpoint.manifest.world_size == world_size():
+            tiny.save(saver, SAVED_AT + MORE)
+    return {"weights_equal": same, "losses": losses, "again": str(again / run.name)}
+
+
+if __name__ == "__main__":
+    join_process_group()
+    if sys.argv[1] == "save":
+        save(Path(sys.argv[2]))
+    else:
+        load(Path(sys.argv[2]), Path(sys.argv[3]))

@@ -10,7 +10,7 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 import hpc_jepa
-from hpc_jepa.cli import INTERRUPTED, doctor, evaluate, objectives, report, shards, shards_bench, study, train
+from hpc_jepa.cli import INTERRUPTED, checkpoint, doctor, evaluate, objectives, report, shards, shards_bench, study, train
 from hpc_jepa.cli.screen import CONSOLE
 from hpc_jepa.errors import HpcJepaError
 
@@ -68,6 +68,7 @@ app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
 app.command("report", epilog=report.EXAMPLES)(report.report)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
 shards.app.command("bench", epilog=shards_bench.EXAMPLES)(shards_bench.bench)
+app.add_typer(checkpoint.app, name="checkpoint", help="See, check, continue, thin out and hand on what runs saved.")
 app.add_typer(shards.app, name="shards", help="Build, check and look into tar shards.")
 app.add_typer(objectives.app, name="objectives", help="What there is to train with.")
 app.add_typer(study.app, name="study", help="Plan and run a grid of variants, and see how it stands.")

@@ -13,6 +13,9 @@ def _require_even_heads(width: int, heads: int) -> None:
         raise ValueError(f"twice heads ({heads}) must divide width ({width})")
 
 
+Rotary = Literal["vjepa2.1", "vjepa2"]
+"""How an encoder tells positions apart: see ``models/rotary.py``."""
+
 Targets = Literal["ema", "student", "student_detached"]
 """Who makes the targets: the EMA copy, or the student itself with or without a gradient."""
 
@@ -27,6 +30,7 @@ class EncoderConfig(Strict):
     patch: int = Field(16, gt=0, description="side of a square patch, pixels")
     tubelet: int = Field(2, gt=0, description="frames of a tubelet")
     levels: tuple[int, ...] = Field((3, 6, 9, 12), description="1-based blocks whose outputs form the training latent")
+    rotary: Rotary = Field("vjepa2.1", description="positions; vjepa2: as transformers' VJEPA2Model computes them")
 
     @model_validator(mode="after")
     def _consistent(self) -> "EncoderConfig":

@@ -1,13 +1,13 @@
 """The encoders of a run: EMA target, student, and the one it started from."""
 
-import copy
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from hpc_jepa.checkpoint import store, tensors
+from hpc_jepa.checkpoint import store
+from hpc_jepa.checkpoint.encoders import read_encoder
 from hpc_jepa.checkpoint.store import Checkpoint
 from hpc_jepa.config import tree
 from hpc_jepa.config.benchmark import Weights
@@ -37,30 +37,19 @@ def open_run(folder: Path) -> TrainedRun:
 
 
 def encoders(run: TrainedRun, names: Iterable[Weights], device: torch.device) -> dict[Weights, Encoder]:
-    """Encoders in evaluation mode and fp32, by name.
-
-    ``random_init`` is drawn from the run's seed as training draws it: the weights the run started from.
-    """
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(run.config.seed)
-        initial = VideoJEPA(run.config.model, run.config.engine.precision).student
-    initial = initial.float().eval().requires_grad_(False)
-    return {name: _load(initial, run.checkpoint, _stored(name, run.config)).to(device) for name in names}
+    """Encoders in evaluation mode and fp32, by name; ``random_init`` is the one the run started from."""
+    return {name: _encoder(run, name).to(device) for name in names}
 
 
-def _stored(name: Weights, config: RunConfig) -> Weights:
-    """Without EMA the stored target was never trained (B1): unless published semantics ask for it, read the student."""
-    untrained = config.targets != "ema" and config.semantics.evaluated_weights == "trained"
-    return "student" if name == "target" and untrained else name
-
-
-def _load(initial: Encoder, checkpoint: Checkpoint, name: Weights) -> Encoder:
-    encoder = copy.deepcopy(initial)
+def _encoder(run: TrainedRun, name: Weights) -> Encoder:
     if name == "random_init":
-        return encoder
-    try:
-        encoder.load_state_dict(tensors.part(checkpoint, name))
-    except RuntimeError as error:
-        fault = str(error).splitlines()[-1].strip()
-        raise CheckpointError(f"{checkpoint.path}: {name} does not fit the model of config.yaml: {fault}") from error
-    return encoder
+        return _initial(run.config)
+    return read_encoder(run.checkpoint, "student" if name == "student" else "target", run.config)
+
+
+def _initial(config: RunConfig) -> Encoder:
+    """Drawn from the run's seed as training draws it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(config.seed)
+        student = VideoJEPA(config.model, config.engine.precision).student
+    return student.float().eval().requires_grad_(False)

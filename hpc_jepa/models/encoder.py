@@ -53,7 +53,7 @@ class Encoder(nn.Module):
 
     def _levels(self, patches: Tensor, grid: TokenGrid, tokens: Tensor | None = None) -> list[Tensor]:
         """Residual stream after each block of ``config.levels``, before its norm."""
-        rotation = rotations(grid, self.config.width // self.config.heads, patches.device)
+        rotation = rotations(grid, self.config.width // self.config.heads, patches.device, self.config.rotary)
         if tokens is None:
             rotation = rotation[None, None]
         else:

@@ -1,6 +1,9 @@
 """Rotary position embedding along time, rows and columns (RoPE: Su et al. 2021; three axes: V-JEPA 2).
 
-A pair of adjacent channels is one complex number, and a position turns it by position * frequency.
+A pair of adjacent channels is one complex number, and a position turns it by position * frequency. So it is since
+V-JEPA 2.1, which also stretches rows and columns onto one reference grid. V-JEPA 2 counts rows and columns as they are,
+and pairs channels with frequencies in another order: the two channels of a pair get different ones, so that what it
+applies is no rotation. Its weights were trained that way and need it (``vjepa2``).
 """
 
 from functools import lru_cache
@@ -9,6 +12,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
+from hpc_jepa.config.model import Rotary
 from hpc_jepa.latents import TokenGrid
 
 BASE = 10_000.0
@@ -18,31 +22,41 @@ REFERENCE_SIDE = 16
 
 @torch.inference_mode(False)  # a table first made while evaluating must still serve training
 @lru_cache(maxsize=16)
-def rotations(grid: TokenGrid, head_width: int, device: torch.device) -> Tensor:
+def rotations(grid: TokenGrid, head_width: int, device: torch.device, rotary: Rotary = "vjepa2.1") -> Tensor:
     """Unit complex numbers [N, head_width / 2] that turn the channel pairs of every token.
 
     Each axis owns ``2 * (head_width // 3 // 2)`` channels (order: time, row, column); the rest stay as they are.
-    Always fp32: in bf16 the angles would be off by up to 0.03 on a 14x14 grid.
+    ``vjepa2``: [N, head_width], one number for every channel. Always fp32: in bf16 the angles would be off by up to
+    0.03 on a 14x14 grid.
     """
     pairs = head_width // 3 // 2
     frequencies = BASE ** (-torch.arange(pairs, device=device) / pairs)
+    if rotary == "vjepa2":
+        frequencies = frequencies.repeat(2)  # channel c gets frequency c modulo pairs, whatever pair it is in
     axes = torch.meshgrid(
         torch.arange(grid.time, device=device, dtype=torch.float32),
-        _stretched(grid.height, device),
-        _stretched(grid.width, device),
+        _positions(grid.height, device, rotary),
+        _positions(grid.width, device, rotary),
         indexing="ij",
     )
     angles = torch.cat([axis.flatten()[:, None] * frequencies for axis in axes], dim=1)
-    unrotated = angles.new_zeros(grid.tokens, head_width // 2 - 3 * pairs)
-    angles = torch.cat([angles, unrotated], dim=1)
+    columns = head_width if rotary == "vjepa2" else head_width // 2
+    angles = torch.cat([angles, angles.new_zeros(grid.tokens, columns - angles.shape[1])], dim=1)
     return torch.polar(torch.ones_like(angles), angles)
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turn the channel pairs of ``x`` [..., N, head_width] by ``rotation`` [..., N, head_width / 2]; returns fp32."""
+    """Turn the channel pairs of ``x`` [..., N, head_width] by ``rotation`` [..., N, head_width / 2]; returns fp32.
+
+    With a rotation for every channel [..., N, head_width], a channel is what its own makes of its pair.
+    """
     pairs = torch.view_as_complex(rearrange(x.float(), "... (pair part) -> ... pair part", part=2))
+    if rotation.shape[-1] == x.shape[-1]:
+        even, odd = rearrange(rotation, "... (pair part) -> part ... pair", part=2)
+        return torch.stack(((pairs * even).real, (pairs * odd).imag), dim=-1).flatten(-2)
     return torch.view_as_real(pairs * rotation).flatten(-2)
 
 
-def _stretched(side: int, device: torch.device) -> Tensor:
-    return torch.arange(side, device=device, dtype=torch.float32) * ((REFERENCE_SIDE - 1) / max(side - 1, 1))
+def _positions(side: int, device: torch.device, rotary: Rotary) -> Tensor:
+    counted = torch.arange(side, device=device, dtype=torch.float32)
+    return counted if rotary == "vjepa2" else counted * ((REFERENCE_SIDE - 1) / max(side - 1, 1))

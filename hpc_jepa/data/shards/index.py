@@ -68,13 +68,13 @@ def split_name(name: str) -> tuple[str, str]:
 
 
 def _tar_members(path: Path) -> Iterator[Member]:
-    """Files, without hidden ones, as wds2idx and the readers of such tars do."""
+    """Files that belong to samples: readers of such tars pass over hidden ones and those without extension."""
     size = path.stat().st_size
     try:
         with tarfile.open(path) as tar:
             for info in tar:
                 key, extension = split_name(info.name)
-                if not info.isreg() or not key or key.endswith("/"):
+                if not info.isreg() or not key or key.endswith("/") or not extension:
                     continue
                 if info.offset_data + info.size > size:
                     raise DataError(f"{path}: ends early, inside {info.name}; copy or build it again")

@@ -14,7 +14,7 @@ from hpc_jepa.report.grid import Grid
 from hpc_jepa.report.missing import missing
 from hpc_jepa.report.paper import LIMITS, Paper, other_results, paper_grids
 from hpc_jepa.report.provenance import Origin, provenance
-from hpc_jepa.report.replication import run_grids
+from hpc_jepa.report.replication import BASELINE, run_grids
 from hpc_jepa.report.results import Row, panel, sources
 from hpc_jepa.report.runs import Run, abouts
 from hpc_jepa.report.samples import judged
@@ -75,4 +75,28 @@ def of_paper(paper: Paper, audit: Audit) -> Content:
         f"Published numbers: {len(beyond)} of {len(found)} differences to the baselines are beyond the choice of test "
         f"clips after Holm's correction ({gains} gains, {len(beyond) - gains} losses); each compares two single runs."
     )
-    return Content(headlines=(sentence, audit.sentence), grids=grids, limits=LIMITS, probes=other_results(paper))
+    return Content(
+        headlines=(sentence, *_seeds(grids), audit.sentence), grids=grids, limits=LIMITS, probes=other_results(paper)
+    )
+
+
+def _seeds(grids: Sequence[Grid]) -> list[str]:
+    """What a change of the seed alone does, wherever a baseline was trained from another one."""
+    sentences = []
+    for grid in grids:
+        others = [row for row in grid.rows if row.startswith(BASELINE) and row != grid.reference]
+        found = [(column, row, contrast) for column in grid.columns for row, contrast in grid.contrasts(column)]
+        floors = {column: abs(contrast.points) for column, row, contrast in found if row in others}
+        beyond = [
+            (abs(contrast.points), floors[column])
+            for column, row, contrast in found
+            if column in floors and row not in others and contrast.significant
+        ]
+        if floors:
+            floor = " and ".join(f"{points:.2f} points on {column}" for column, points in floors.items())
+            within = sum(points <= limit for points, limit in beyond)
+            sentences.append(
+                f"Another seed of the baseline alone makes a difference of {floor} ({grid.title}): {within} of "
+                f"the {len(beyond)} differences of objectives there that are beyond chance are no larger."
+            )
+    return sentences

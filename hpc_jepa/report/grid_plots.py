@@ -5,14 +5,18 @@ from dataclasses import dataclass
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import Bbox
 
 from hpc_jepa.report.grid import Contrast, Grid, GridCell
-from hpc_jepa.report.plots import FAINT, INK, SERIES, SOFT, svg
+from hpc_jepa.report.plots import CARD, FAINT, INK, SERIES, SOFT, svg
 
 ABOVE, BELOW = SERIES[2], SERIES[1]
 """Colours of differences beyond chance."""
 
 APPEARANCE = ("imagenet100", "ucf101", "ucf101_full", "kinetics400")
+PLACES = tuple(((dx, dy), side) for dy in (4, -10, 15, -21) for dx, side in ((5, "left"), (-5, "right")))
+"""Where a name may stand beside its point, in typographic points."""
+
 MOTION = ("ssv2", "diving48", "motion8", "synth_motion8", "katha")
 
 
@@ -35,7 +39,7 @@ def forest(grid: Grid, column: str) -> str:
         for place, (_, contrast) in enumerate(contrasts):
             colour = _colour(contrast)
             axes.plot([contrast.low, contrast.high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
-            fill = colour if contrast.significant else "none"
+            fill = colour if contrast.significant else CARD
             axes.plot(contrast.points, place, "o", markersize=5, color=colour, markerfacecolor=fill)
         axes.set_yticks(range(len(contrasts)), [row for row, _ in contrasts])
         axes.set_ylim(-0.6, len(contrasts) - 0.4)
@@ -43,7 +47,7 @@ def forest(grid: Grid, column: str) -> str:
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
 
-    return svg(draw, height=0.8 + 0.23 * max(len(contrasts), 1))
+    return svg(draw, height=0.8 + 0.21 * max(len(contrasts), 1), width=3.8)
 
 
 def trade_off(points: Sequence[Point], across: str, up: str, reference: str) -> str:
@@ -54,14 +58,11 @@ def trade_off(points: Sequence[Point], across: str, up: str, reference: str) -> 
         axes = figure.add_subplot()
         for point in points:
             _cross(axes, point, INK if point.name == reference else SERIES[0] if point.name in named else SOFT)
-        for point in points:
-            if point.name in named:
-                axes.annotate(
-                    point.name, (point.across.value, point.up.value), (5, 4), textcoords="offset points", fontsize=8
-                )
         axes.set_xlabel(f"{across}, %")
         axes.set_ylabel(f"{up}, %")
         axes.margins(0.12)
+        figure.draw_without_rendering()  # settles the layout, which says how large a name is
+        _name(axes, [point for point in points if point.name in named])
 
     return svg(draw, height=3.4)
 
@@ -100,9 +101,22 @@ def _colour(contrast: Contrast) -> str:
     return ABOVE if contrast.points > 0 else BELOW
 
 
+def _name(axes: Axes, points: Sequence[Point]) -> None:
+    """Write each name beside its point, in the first of the places around it where it covers no other name."""
+    taken: list[Bbox] = []
+    for point in sorted(points, key=lambda point: point.up.value, reverse=True):
+        where = (point.across.value, point.up.value)
+        label = axes.annotate(point.name, where, PLACES[0][0], textcoords="offset points", fontsize=8)
+        for offset, side in PLACES:
+            label.set(position=offset, horizontalalignment=side)
+            if not any(label.get_window_extent().overlaps(other) for other in taken):
+                break
+        taken.append(label.get_window_extent())
+
+
 def _cross(axes: Axes, point: Point, colour: str) -> None:
     x, y = point.across, point.up
     axes.plot([x.low, x.high], [y.value, y.value], color=FAINT, linewidth=1.2, zorder=1)
     axes.plot([x.value, x.value], [y.low, y.high], color=FAINT, linewidth=1.2, zorder=1)
-    fill = "none" if x.untrained or y.untrained else colour
+    fill = CARD if x.untrained or y.untrained else colour
     axes.plot(x.value, y.value, "o", markersize=5.5, color=colour, markerfacecolor=fill, zorder=2)

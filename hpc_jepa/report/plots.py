@@ -17,7 +17,7 @@ Reading = Callable[[LoggedStep], float | None]
 WIDTH = 5.0
 """Inches; small enough for its 9-point text to stay readable on a phone."""
 
-INK, FAINT, SOFT = "#010203", "#040506", "#070809"
+INK, FAINT, SOFT, CARD = "#010203", "#040506", "#070809", "#0c0d0e"
 SERIES = tuple(f"#0a0b{number:02x}" for number in range(8))
 """Stand-ins that the SVG's colours are recognised by."""
 
@@ -103,7 +103,7 @@ def variant_of(run: Run) -> str:
 def _whisker(axes: Axes, place: int, row: Row, colour: str) -> None:
     axes.plot([row.low, row.high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
     filled = row.weights == "target"
-    axes.plot(row.value, place, "o", markersize=6, color=colour, markerfacecolor=colour if filled else "none")
+    axes.plot(row.value, place, "o", markersize=6, color=colour, markerfacecolor=colour if filled else CARD)
 
 
 def svg(draw: Callable[[Figure], None], height: float, width: float = WIDTH) -> str:
@@ -119,7 +119,8 @@ def svg(draw: Callable[[Figure], None], height: float, width: float = WIDTH) -> 
 def _themed(drawing: str) -> str:
     """The bare <svg> element, scaled and coloured by the page; names of groups would not be unique there."""
     drawing = re.sub('<g id="[^"]*"', "<g", drawing[drawing.index("<svg") :])
-    drawing = drawing.replace(INK, "var(--ink)").replace(FAINT, "var(--line)").replace(SOFT, "var(--soft)")
+    for stand_in, name in ((INK, "ink"), (FAINT, "line"), (SOFT, "soft"), (CARD, "card")):
+        drawing = drawing.replace(stand_in, f"var(--{name})")
     for number, colour in enumerate(SERIES):
         drawing = drawing.replace(colour, f"var(--series-{number})")
     return drawing

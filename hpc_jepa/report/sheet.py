@@ -68,12 +68,11 @@ def write_claims(path: Path, audit: Audit) -> None:
 
 def note(grid: Grid) -> str:
     """What the differences mean, and how small a one the grid can show."""
-    parts = ["95 % intervals in brackets."]
-    if grid.family:
-        tests = " or ".join(grid.tests()) or "none in this table"
+    parts = []
+    if grid.tests():
         parts.append(
-            f"Differences to {grid.reference} in points; * beyond chance at 5 % after Holm's correction over the "
-            f"{grid.family} differences of this source ({tests})."
+            f"Differences to {grid.reference} in points, tested at 5 % after Holm's correction over the {grid.family} "
+            f"differences of this source ({' or '.join(grid.tests())})."
         )
     detectable = [found.sentence for column in grid.columns if (found := grid.detectable(column)) is not None]
     if detectable:
@@ -88,7 +87,9 @@ def note(grid: Grid) -> str:
 
 def _grid_sheet(grid: Grid) -> Sheet:
     rows = tuple((row, *(_words(grid.cell(row, column)) for column in grid.columns)) for row in grid.rows)
-    return Sheet(grid.title, ("variant", *grid.columns), rows, note(grid))
+    return Sheet(
+        grid.title, ("variant", *grid.columns), rows, f"95 % intervals in brackets, * beyond chance. {note(grid)}"
+    )
 
 
 def _words(cell: GridCell | None) -> str:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -121,8 +122,9 @@ def main_first() -> Iterator[None]:
 class HostGroup:
     """A second process group on the CPU, for small exchanges beside the gradients (usable from another thread)."""
 
-    def __init__(self) -> None:
-        self._group = dist.new_group(backend="gloo") if world_size() > 1 else None
+    def __init__(self, patience: timedelta | None = None) -> None:
+        """``patience``: how long an exchange waits for the slowest process; None: as long as torch does."""
+        self._group = dist.new_group(backend="gloo", timeout=patience) if world_size() > 1 else None
 
     def gather(self, x: Tensor) -> Tensor:
         """Rows [B, ...] of all processes in rank order -> [world * B, ...], on the device of ``x``."""

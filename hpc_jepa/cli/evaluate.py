@@ -1,7 +1,8 @@
 """``hpc-jepa evaluate``: frozen evaluation of one run."""
 
+import re
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast, get_args
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -9,53 +10,96 @@ from rich.table import Table
 
 from hpc_jepa.cli.screen import progress
 from hpc_jepa.config import tree
-from hpc_jepa.config.benchmark import BenchmarkConfig, ProtocolName, Weights
+from hpc_jepa.config.benchmark import ENCODER_NAME, BenchmarkConfig, ProtocolName, Task
 from hpc_jepa.errors import InputError
 
 if TYPE_CHECKING:
-    from hpc_jepa.evaluation.record import EvaluationRecord
+    from hpc_jepa.evaluation.record import AnyRecord
 
 EXAMPLES = """Examples:
 
   hpc-jepa evaluate runs/quickstart/quickstart/baseline/seed-0 --benchmark motion8
 
   hpc-jepa evaluate RUN --benchmark motion8 --weights target --weights random_init --json
+
+  hpc-jepa evaluate RUN --benchmark ucf101 --weights timm:vit_base_patch16_224@vit.safetensors --weights vjepa2:DIR
+
+  hpc-jepa evaluate RUN --benchmark motion8 --task few_shot
+
+  hpc-jepa evaluate RUN --benchmark something-something-v2 --task robustness \\
+      protocols.careful.robustness.corruptions='[reversal, noise]' protocols.careful.robustness.clips=2000
+
+  hpc-jepa evaluate RUN --benchmark something-something-v2 --task text
+
+  torchrun --nproc-per-node 4 -m hpc_jepa evaluate RUN --benchmark kinetics400
 """
 
 
 def evaluate(
     run: Annotated[Path, typer.Argument(help="Run folder: RUNS/<study>/<regime>/<variant>/seed-<n>.")],
     benchmark: Annotated[str, typer.Option(help="Name under configs/benchmark/, or a YAML file.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(help="key.sub=value settings of the benchmark.", show_default=False)
+    ] = None,
     protocol: Annotated[ProtocolName, typer.Option(help="careful, or published to the letter.")] = "careful",
-    weights: Annotated[list[str] | None, typer.Option(help="Repeat for several; target and student.")] = None,
+    task: Annotated[
+        Task, typer.Option(help="Probes on all labels, on few, on damaged clips, or alignment with captions.")
+    ] = "probe",
+    weights: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Repeat for several: target, student, random_init, timm:MODEL, timm:MODEL@FILE, vjepa2:FOLDER.  "
+            "[target and student]",
+        ),
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Evaluate again what the record already holds.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the record instead of a table.")] = False,
 ) -> None:
-    """Probe the frozen encoder of a run and write RUN/eval/<benchmark>.<protocol>.json."""
-    from hpc_jepa.evaluation.evaluator import evaluate as evaluate_run
+    """Judge the frozen encoder of a run and write a record below RUN/eval/.
 
-    config = tree.load(BenchmarkConfig, [tree.find_config(benchmark, "benchmark")])
+    Under torchrun or srun the processes share the clips; the first one trains the probes.
+    """
+    from hpc_jepa.evaluation.evaluator import evaluate as evaluate_run
+    from hpc_jepa.evaluation.processes import joined
+
+    config = tree.load(BenchmarkConfig, [tree.find_config(benchmark, "benchmark")], overrides or [])
     names = _known(weights or ["target", "student"])
-    record = evaluate_run(run, config, protocol, names, force=force, progress=progress)
+    with joined():
+        record = evaluate_run(run, config, protocol, names, task=task, force=force, progress=progress)
+    if record is None:
+        return
     if json:
         typer.echo(record.model_dump_json(indent=1))
     else:
         Console().print(_table(record))
 
 
-def _known(names: list[str]) -> list[Weights]:
+def _known(names: list[str]) -> list[str]:
     """Typer has no lists of choices: check them here."""
     for name in names:
-        if name not in get_args(Weights):
-            raise InputError(f"--weights {name}: choose from {', '.join(get_args(Weights))}")
-    return cast(list[Weights], names)
+        if not re.match(ENCODER_NAME, name):
+            raise InputError(
+                f"--weights {name}: none of target, student, random_init, timm:MODEL, timm:MODEL@FILE, vjepa2:FOLDER"
+            )
+    return names
 
 
-def _table(record: "EvaluationRecord") -> Table:
+def _table(record: "AnyRecord") -> Table:
     run = record.run
     title = f"{record.title}, {record.protocol}: {run.variant} ({run.semantics}), seed {run.seed}, step {run.step}"
-    table = Table("weights", "probe", "accuracy %", "95 % interval", "test clips", title=title, title_justify="left")
+    columns = _COLUMNS[type(record).__name__]
+    table = Table("weights", *columns, "%", "95 % interval", "of", title=title, title_justify="left")
     for result in record.results:
+        cells = [str(getattr(result, name)) for name in columns.values()]
         interval = f"{100 * result.low:.1f} - {100 * result.high:.1f}"
-        table.add_row(result.weights, result.probe, f"{100 * result.value:.1f}", interval, str(result.n))
+        table.add_row(result.weights, *cells, f"{100 * result.value:.1f}", interval, str(result.n))
     return table
+
+
+_COLUMNS = {
+    "EvaluationRecord": {"probe": "probe"},
+    "FewShotRecord": {"labels": "kind", "classes": "ways", "per class": "shots"},
+    "RobustnessRecord": {"probe": "probe", "corruption": "corruption", "severity": "severity", "level": "level"},
+    "TextRecord": {"frames lost": "dropout", "direction": "direction", "metric": "metric"},
+}
+"""Headings and fields that tell the rows of each kind of record apart."""

@@ -1,67 +1,179 @@
-"""A frozen evaluation: which shards, which clips, which probes."""
+"""A frozen evaluation: which shards, which clips, which probes, and what else is asked of the features."""
 
 import hashlib
 import json
+from itertools import product
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, get_args
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from hpc_jepa.config.data import IMAGENET_MEAN, IMAGENET_STD
 from hpc_jepa.config.strict import Strict
 
-Weights = Literal["target", "student", "random_init"]
+ENCODER_NAME = r"^(target|student|random_init|timm:[^@]+(@.+)?|vjepa2:.+)$"
+
+Weights = Annotated[str, Field(pattern=ENCODER_NAME)]
+"""An encoder of a run (target, student, random_init), or one from elsewhere: ``timm:<model>`` with random weights,
+``timm:<model>@<file>`` with local ones, ``vjepa2:<folder>`` as transformers saves it.
+"""
+
+Question = Literal["few_shot", "robustness", "text"]
+Task = Literal["probe", "few_shot", "robustness", "text"]
 ProtocolName = Literal["published", "careful"]
-Pooling = Literal["tokens", "mean", "tubelets"]
+Pooling = Literal["tokens", "tubelets", "mean"]
+Precision = Literal["fp16", "fp32"]
+
+
+def _one_or_several(value: Any) -> Any:
+    return (value,) if isinstance(value, int | float) else value
+
+
+Rates = Annotated[tuple[float, ...], BeforeValidator(_one_or_several), Field(min_length=1)]
+"""One number, or several to choose from."""
 
 
 class EvaluationClipConfig(Strict):
-    """One deterministic clip per sample."""
+    """The deterministic clips of a sample."""
 
     frames: int = Field(16, gt=0)
     sampling: Literal["leading", "uniform"] = Field(
         "uniform", description="leading: frames 0, stride, ...; uniform: spread over the whole video"
     )
     stride: int = Field(1, gt=0, description="source frames between clip frames, for sampling: leading")
+    clips: int = Field(1, gt=0, description="clips of a video at different moments; their predictions are averaged")
     size: int | None = Field(224, gt=0, description="resize the short side and crop the centre; null keeps the frame")
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
 
 
-class LinearProbeConfig(Strict):
+class LogisticProbeConfig(Strict):
     """Multinomial logistic regression on pooled features (scikit-learn, L-BFGS)."""
 
-    kind: Literal["linear"]
+    kind: Literal["logistic"]
     pooling: Literal["mean", "tubelets"] = "mean"
-    l2: float = Field(1e-3, gt=0, description="weight of |W|^2 / 2 beside the mean loss per sample")
+    l2: Rates = Field((1e-3,), description="weight of |W|^2 / 2 beside the mean loss per sample")
     max_iterations: int = Field(1000, gt=0)
 
+    @property
+    def settings(self) -> tuple[dict[str, float], ...]:
+        """What there is to choose from."""
+        return tuple({"l2": l2} for l2 in self.l2)
 
-class AttentiveProbeConfig(Strict):
-    """Class token and one attention layer over all tokens, then a linear layer; AdamW, constant learning rate."""
 
-    kind: Literal["attentive"]
+class NeighbourProbeConfig(Strict):
+    """k nearest neighbours by cosine similarity of pooled features."""
+
+    kind: Literal["neighbours"]
+    pooling: Literal["mean", "tubelets"] = "mean"
+    k: tuple[Annotated[int, Field(gt=0)], ...] = Field((20,), min_length=1)
+
+    @property
+    def settings(self) -> tuple[dict[str, float], ...]:
+        """What there is to choose from."""
+        return tuple({"k": k} for k in self.k)
+
+
+TrainedKind = Literal[
+    "linear",
+    "attentive",
+    "temporal_attention",
+    "temporal_convolution",
+    "motion_router",
+    "spatial_router",
+    "space_time_attention",
+]
+
+READS: dict[TrainedKind, tuple[Pooling, ...]] = {
+    "linear": ("mean", "tubelets"),
+    "attentive": ("tokens", "tubelets", "mean"),
+    "temporal_attention": ("tubelets",),
+    "temporal_convolution": ("tubelets",),
+    "motion_router": ("tubelets", "tokens"),
+    "spatial_router": ("tokens",),
+    "space_time_attention": ("tokens",),
+}
+"""What each kind of probe can be trained on."""
+
+
+class TrainedProbeConfig(Strict):
+    """A probe trained with AdamW. Several rates and decays are trained side by side and chosen on validation clips."""
+
+    kind: TrainedKind
+    pooling: Pooling
     heads: int = Field(8, gt=0)
-    lr: float = Field(1e-3, gt=0)
-    weight_decay: float = Field(0.01, ge=0)
+    lr: Rates = (1e-3,)
+    weight_decay: Rates = (0.01,)
+    schedule: Literal["constant", "cosine"] = Field("constant", description="cosine: to zero, in steps of one epoch")
     batch_size: int = Field(64, gt=0)
     updates: int | None = Field(None, gt=0, description="length of training, whatever the size of the data set")
     epochs: int | None = Field(None, gt=0, description="length of training in passes over the data set")
+    epochs_of: dict[str, int] = Field(
+        {}, description="variants of a run whose probes train for another number of epochs"
+    )
     standardise: bool = Field(True, description="shift and scale every channel to mean 0, variance 1")
 
     @model_validator(mode="after")
-    def _one_length(self) -> "AttentiveProbeConfig":
+    def _consistent(self) -> "TrainedProbeConfig":
         if (self.updates is None) == (self.epochs is None):
             raise ValueError("set either updates or epochs")
+        if self.pooling not in READS[self.kind]:
+            raise ValueError(f"a {self.kind} probe reads {' or '.join(READS[self.kind])}, not {self.pooling}")
         return self
 
     @property
-    def pooling(self) -> Pooling:
-        """It reads all tokens."""
-        return "tokens"
+    def settings(self) -> tuple[dict[str, float], ...]:
+        """What there is to choose from."""
+        return tuple({"lr": lr, "weight_decay": decay} for lr, decay in product(self.lr, self.weight_decay))
+
+    def for_variant(self, variant: str) -> "TrainedProbeConfig":
+        """The same with the number of epochs that this variant gets."""
+        return self.model_copy(update={"epochs": self.epochs_of.get(variant, self.epochs)})
 
 
-ProbeConfig = Annotated[LinearProbeConfig | AttentiveProbeConfig, Field(discriminator="kind")]
+ProbeConfig = Annotated[LogisticProbeConfig | NeighbourProbeConfig | TrainedProbeConfig, Field(discriminator="kind")]
+
+
+class SubsetConfig(Strict):
+    """Samples drawn once without replacement, as pandas draws them with ``random_state=seed``."""
+
+    train: int = Field(gt=0)
+    test: int = Field(gt=0)
+    seed: int = Field(42, ge=0)
+
+
+class FewShotConfig(Strict):
+    """How well do a few labels per class do?"""
+
+    pooling: Literal["mean", "tubelets"] = "mean"
+    shots: tuple[Annotated[int, Field(gt=0)], ...] = Field((1, 5, 10, 20), min_length=1)
+    draws: int = Field(10, gt=1)
+    l2: float = Field(1e-2, gt=0, description="weight of |W|^2 / 2 beside the mean loss per labelled clip")
+    episodes: int = Field(600, gt=1)
+    ways: int = Field(5, gt=1, description="classes of an episode")
+    episode_shots: tuple[Annotated[int, Field(gt=0)], ...] = (1, 5)
+    queries: int = Field(15, gt=0, description="test clips of each class in an episode")
+
+
+class RobustnessConfig(Strict):
+    """Which probes are asked about damaged clips, about which damage, and how many clips."""
+
+    corruptions: tuple[str, ...] = Field((), description="names of corruptions; empty: all")
+    probes: tuple[str, ...] = Field((), description="names of probes; empty: all")
+    clips: int | None = Field(None, gt=0, description="test clips, evenly spread over the test set; null: all")
+    seed: int = Field(0, ge=0)
+
+
+class TextConfig(Strict):
+    """Two projection heads trained contrastively on captions (InfoNCE, learned temperature, AdamW)."""
+
+    pooling: Literal["mean", "tubelets"] = "mean"
+    width: int = Field(256, gt=0)
+    lr: float = Field(1e-3, gt=0)
+    weight_decay: float = Field(0.01, ge=0)
+    batch_size: int = Field(512, gt=1)
+    updates: int = Field(2000, gt=0)
+    dropouts: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = (0.0, 0.25, 0.5, 0.75, 0.875)
 
 
 class ProtocolConfig(Strict):
@@ -71,14 +183,34 @@ class ProtocolConfig(Strict):
     test: Path
     clip: EvaluationClipConfig
     probes: dict[str, ProbeConfig] = Field(min_length=1)
-    probe_seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="initialisations of attentive probes")
+    probe_seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="initialisations of trained probes")
+    validation: float = Field(0.0, ge=0, lt=1, description="share of the training clips on which settings are chosen")
+    subset: SubsetConfig | None = None
     batch_size: int = Field(32, gt=0, description="clips decoded and encoded at once")
     encoder_precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the frozen encoder")
-    feature_precision: Literal["fp16", "fp32"] = Field("fp16", description="how features are stored")
+    feature_precision: Precision = Field("fp16", description="how tokens are stored")
+    pooled_precision: Precision = Field("fp32", description="how means of tokens are taken and stored")
+    feature_limit: float = Field(200.0, gt=0, description="GiB on the disk that features of a split may take")
+    few_shot: FewShotConfig = FewShotConfig()
+    robustness: RobustnessConfig = RobustnessConfig()
+    text: TextConfig = TextConfig()
 
-    def fingerprint(self) -> str:
-        """Hash of what decides the outcome; how many clips are encoded at once does not."""
-        decisive = self.model_dump(mode="json", exclude={"batch_size"})
+    @model_validator(mode="after")
+    def _choices_need_clips(self) -> "ProtocolConfig":
+        for name, probe in self.probes.items():
+            if len(probe.settings) > 1 and not self.validation:
+                raise ValueError(f"probe {name} has {len(probe.settings)} settings to choose from: set validation")
+        unknown = set(self.robustness.probes) - set(self.probes)
+        if unknown:
+            raise ValueError(f"robustness.probes: {sorted(unknown)[0]} is none of the probes {', '.join(self.probes)}")
+        return self
+
+    def fingerprint(self, question: Question | None = None) -> str:
+        """Hash of what decides the outcome of the probes, or of one of the further questions; how many clips are
+        encoded at once does not.
+        """
+        others = [name for name in get_args(Question) if name != question]
+        decisive = self.model_dump(mode="json", exclude={"batch_size", "feature_limit", *others})
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 
@@ -88,4 +220,5 @@ class BenchmarkConfig(Strict):
     name: str = Field(pattern=r"^[\w-]+$")
     title: str
     classes: int = Field(gt=1)
+    build: str = Field("", description="the command that builds its shards")
     protocols: dict[ProtocolName, ProtocolConfig] = Field(min_length=1)

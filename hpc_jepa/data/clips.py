@@ -25,12 +25,18 @@ def training_frames(frames: int, fps: float, clip: ClipConfig, start: float) -> 
     return spread.clip(max=frames - 1).astype(np.int64)
 
 
-def evaluation_frames(frames: int, clip: EvaluationClipConfig) -> NDArray[np.int64]:
-    """Frame indices [F] of the one clip that evaluation sees; the last frame is repeated where a video is short.
+def evaluation_frames(frames: int, clip: EvaluationClipConfig, number: int = 0) -> NDArray[np.int64]:
+    """Frame indices [F] of one of the clips that evaluation sees; the last frame is repeated where a video is short.
 
     ``leading``: 0, stride, 2 * stride, ...; ``uniform``: spread over the whole video, first and last frame included.
+    Of several clips, ``number`` counts from 0: leading ones begin evenly spread over the video, uniform ones each a
+    part of a step later than the one before.
     """
     if clip.sampling == "uniform" and frames >= clip.frames:
-        return np.linspace(0, frames - 1, clip.frames).astype(np.int64)
+        step = (frames - 1) / max(clip.frames - 1, 1)
+        spread = np.linspace(0, frames - 1, clip.frames) + step * number / clip.clips
+        return spread.clip(max=frames - 1).astype(np.int64)
     stride = clip.stride if clip.sampling == "leading" else 1
-    return (np.arange(clip.frames) * stride).clip(max=frames - 1)
+    room = max(frames - 1 - (clip.frames - 1) * stride, 0)
+    start = room * number // max(clip.clips - 1, 1)
+    return (start + np.arange(clip.frames) * stride).clip(max=frames - 1)

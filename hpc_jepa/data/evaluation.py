@@ -1,8 +1,9 @@
-"""Evaluation clips: one per sample, in order, without augmentation."""
+"""Evaluation clips: every sample once, in order, without augmentation; damaged on purpose where that is asked for."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -20,13 +21,24 @@ from hpc_jepa.data.shards.manifest import SampleInfo
 from hpc_jepa.errors import DataError, UndecodableError
 
 
+class Corruption(Protocol):
+    """Damage done to a clip before it is normalised: a function of the sample, whoever asks."""
+
+    def moments(self, indices: NDArray[np.int64], frames: int) -> NDArray[np.int64]:
+        """Frames [F] of a video of ``frames`` frames that are read instead of ``indices``."""
+
+    def __call__(self, pixels: Tensor, sample: int) -> Tensor:
+        """Clip [C, F, H, W] of byte values as floats -> the damaged clip."""
+
+
 class EvaluationClips:
     """Iterates over (pixels [B, C, F, Hp, Wp] float32, labels [B] int64, indices [B] int64) on the CPU.
 
     Frames are chosen by ``clip.sampling``, the short side resized to ``clip.size`` (bilinear, no antialiasing) and the
     centre cropped, pixels normalised. Images are resized as torchvision does it (bicubic, antialiased) and repeated.
-    Process ``rank`` reads samples rank, rank + world_size, ... Unlabelled samples
-    have label -1. Every sample counts here: one that does not decode raises DataError naming it.
+    Process ``rank`` reads samples rank, rank + world_size, ... of ``chosen`` (rising; None: of all). Unlabelled samples
+    have label -1. ``number`` says which of several clips of a sample is cut. Every sample counts: one that does not
+    decode raises DataError naming it.
     """
 
     def __init__(
@@ -37,12 +49,18 @@ class EvaluationClips:
         rank: int = 0,
         world_size: int = 1,
         threads: int = 1,
+        chosen: NDArray[np.int64] | None = None,
+        number: int = 0,
+        corruption: Corruption | None = None,
     ) -> None:
         self._clip = clip
+        self._number = number
+        self._corruption = corruption
         self._shards = ShardFolder(shards)
         self._batch_size = batch_size
         self._threads = threads
-        self.indices = torch.arange(rank, len(self._shards), world_size)
+        samples = np.arange(len(self._shards)) if chosen is None else chosen
+        self.indices = torch.from_numpy(samples[rank::world_size])
         self._refuse_short_videos()
         self.labels = torch.tensor([self._label(index) for index in self.indices.tolist()])
 
@@ -89,13 +107,18 @@ class EvaluationClips:
             pixels = self._centred_frames(*self._shards.read(index))
         except UndecodableError as error:
             raise self._named(index, error) from error
+        if self._corruption is not None:
+            pixels = self._corruption(pixels.expand(-1, self._clip.frames, -1, -1), index)
         mean, std = (255 * torch.tensor(value).view(3, 1, 1, 1) for value in (self._clip.mean, self._clip.std))
         return ((pixels - mean) / std).expand(-1, self._clip.frames, -1, -1)
 
     def _centred_frames(self, data: bytes, info: SampleInfo) -> Tensor:
         """[C, F, Hp, Wp] of a video, [C, 1, Hp, Wp] of an image; bytes as floats."""
         if not is_image(data):
-            return _centred(decode_frames(data, evaluation_frames(info.frames, self._clip)), self._clip.size)
+            indices = evaluation_frames(info.frames, self._clip, self._number)
+            if self._corruption is not None:
+                indices = self._corruption.moments(indices, info.frames)
+            return _centred(decode_frames(data, indices), self._clip.size)
         with opened_image(data) as image:
             return _centred_image(image.convert("RGB"), self._clip.size)
 

@@ -1,41 +1,100 @@
-"""Frozen features: every encoder sees every clip once, in evaluation mode and full precision; last level only."""
+"""Frozen features of one split: rows on the disk, of which only what is being looked at is in memory."""
 
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import ExitStack
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Any, Protocol, Self
 
 import numpy as np
 import torch
+from einops import rearrange
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpc_jepa.evaluation.progress import Advance
+from hpc_jepa.config.benchmark import Pooling
+from hpc_jepa.errors import InputError
+from hpc_jepa.evaluation.memory import release_freed
 
-Name = TypeVar("Name", bound=str)
+CHUNK = 1 << 25
+"""Bytes of features in fp32 that are looked at at once, where the order of clips does not matter."""
 
-Encode = Callable[[Tensor], Tensor]
-"""Pixels [B, C, F, Hp, Wp] -> tokens [B, N, D]."""
+WHOLE_LIMIT = 1 << 31
+"""Bytes of pooled features that may be in memory as one matrix."""
 
-PRECISIONS: dict[str, torch.dtype] = {"fp16": torch.float16, "fp32": torch.float32}
-CHUNK = 256
+
+class Table(Protocol):
+    """Rows [n, N, D] of floats that need not be in memory."""
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, N, D)."""
+
+    def __getitem__(self, rows: Any) -> NDArray[np.floating]: ...
+
+
+@dataclass(frozen=True)
+class MappedShards:
+    """Rows in files of equal shape. A file is mapped while rows are copied out of it, and no longer.
+
+    place: [n] where each row lies, counted through all files.
+    """
+
+    files: tuple[Path, ...]
+    starts: NDArray[np.int64]
+    place: NDArray[np.int64]
+    row: tuple[int, ...]
+    dtype: np.dtype[np.floating]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, N, D)."""
+        return (len(self.place), *self.row)
+
+    def __getitem__(self, rows: Any) -> NDArray[np.floating]:
+        """A copy of some rows [B, N, D]; ``rows`` is a slice or an array of row numbers."""
+        places = self.place[rows]
+        found = np.empty((len(places), *self.row), self.dtype)
+        files = np.searchsorted(self.starts, places, side="right") - 1
+        for number in np.unique(files):
+            mapped = np.memmap(self.files[number], self.dtype, "r").reshape(-1, *self.row)
+            here = np.flatnonzero(files == number)
+            found[here] = mapped[places[here] - self.starts[number]]
+        return found
+
+
+@dataclass(frozen=True)
+class Picked:
+    """Some rows of another table."""
+
+    table: Table
+    rows: NDArray[np.int64]
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(rows, N, D)."""
+        return (len(self.rows), *self.table.shape[1:])
+
+    def __getitem__(self, rows: Any) -> NDArray[np.floating]:
+        """Rows of the pick."""
+        return self.table[self.rows[rows]]
 
 
 @dataclass(frozen=True)
 class FrozenFeatures:
-    """What one encoder made of one split.
+    """What one encoder made of one split, pooled in one way.
 
-    tokens: [n, N, D] fp16 or fp32, memory-mapped, tubelet by tubelet.
+    tokens: [n, N, D] fp16 or fp32, tubelet by tubelet; N = 1 for the mean of all, N = T for that of each tubelet.
     labels: [n] int64 classes.
     samples: [n] int64 index of each clip within its data set.
-    tubelets: T, so that N = T * H * W.
+    tubelets: T, so that N = T * H * W for unpooled tokens.
+    clips: of each sample; row i + v * (n / clips) is clip v of the sample of row i.
     """
 
-    tokens: NDArray[np.floating]
+    tokens: Table
     labels: NDArray[np.int64]
     samples: NDArray[np.int64]
     tubelets: int
+    clips: int = 1
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -49,13 +108,38 @@ class FrozenFeatures:
         """Tokens of the given clips [B, N, D], fp32."""
         return torch.from_numpy(self.tokens[rows]).to(device).float()
 
-    def pooled(self, pooling: Literal["mean", "tubelets"]) -> NDArray[np.float32]:
-        """Mean over all tokens [n, D], or over the cells of each tubelet, side by side [n, T * D]."""
-        groups = 1 if pooling == "mean" else self.tubelets
-        shape = (-1, groups, self.tokens.shape[1] // groups, self.width)
-        chunks = (self.tokens[start : start + CHUNK] for start in range(0, len(self), CHUNK))
-        means = [chunk.reshape(shape).mean(axis=2, dtype=np.float32) for chunk in chunks]
-        return np.concatenate(means).reshape(len(self), groups * self.width)
+    def flat(self) -> NDArray[np.float32]:
+        """All of it as one matrix [n, N * D]. Raises InputError where that is too much for the memory."""
+        size = 4 * int(np.prod(self.tokens.shape))
+        if size > WHOLE_LIMIT:
+            raise InputError(
+                f"{len(self)} clips of pooled features are {size / 2**30:.1f} GiB as one matrix, more than "
+                f"{WHOLE_LIMIT / 2**30:.0f}; probes of kind linear read them batch by batch"
+            )
+        return self.tokens[:].astype(np.float32).reshape(len(self), -1)
+
+    def chunks(self) -> Iterator[NDArray[np.int64]]:
+        """Row numbers in order, as many at a time as make up a chunk of memory in fp32."""
+        size = max(1, CHUNK // (4 * int(np.prod(self.tokens.shape[1:]))))
+        for start in range(0, len(self), size):
+            yield np.arange(start, min(start + size, len(self)))
+            release_freed()
+
+    def subset(self, samples: NDArray[np.int64]) -> Self:
+        """The samples of the given rows (of the first clip), with all their clips."""
+        per_clip = len(self) // self.clips
+        rows = np.concatenate([samples + clip * per_clip for clip in range(self.clips)])
+        return replace(self, tokens=Picked(self.tokens, rows), labels=self.labels[rows], samples=self.samples[rows])
+
+    def first(self) -> Self:
+        """The first clip of every sample."""
+        rows = np.arange(len(self) // self.clips)
+        picked = Picked(self.tokens, rows)
+        return replace(self, tokens=picked, labels=self.labels[rows], samples=self.samples[rows], clips=1)
+
+    def first_clips(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
+        """[n] values of clips -> those of the first clip of each sample."""
+        return values[: len(self) // self.clips]
 
 
 @dataclass(frozen=True)
@@ -69,8 +153,8 @@ class Standardiser:
     def of(cls, features: FrozenFeatures) -> Self:
         """Mean 0, variance 1 over all tokens of all clips; constant channels are only shifted."""
         total, squares = np.zeros(features.width), np.zeros(features.width)
-        for start in range(0, len(features), CHUNK):
-            tokens = features.tokens[start : start + CHUNK].astype(np.float64)
+        for rows in features.chunks():
+            tokens = features.tokens[rows].astype(np.float64)
             total += tokens.sum(axis=(0, 1))
             squares += np.square(tokens).sum(axis=(0, 1))
         count = len(features) * features.tokens.shape[1]
@@ -93,37 +177,9 @@ class Standardiser:
         return tokens.sub_(self.mean).mul_(self.scale)
 
 
-@torch.inference_mode()
-def extract(
-    encoders: Mapping[Name, Encode],
-    clips: Iterable[tuple[Tensor, Tensor, Tensor]],
-    tubelets: int,
-    folder: Path,
-    precision: Literal["fp16", "fp32"],
-    advance: Advance,
-) -> dict[Name, FrozenFeatures]:
-    """Features of every encoder from one decode pass; the tokens lie in files of ``folder`` as long as it exists.
-
-    ``clips`` yields (pixels [B, C, F, Hp, Wp], labels [B], samples [B]). ``advance`` is called once per batch.
-    """
-    labels, samples = [], []
-    shape: tuple[int, ...] = ()
-    with ExitStack() as stack:
-        files = {name: stack.enter_context((folder / f"{name}.tokens").open("wb")) for name in encoders}
-        for pixels, batch_labels, batch_samples in clips:
-            labels.append(batch_labels.cpu())
-            samples.append(batch_samples.cpu())
-            for name, encode in encoders.items():
-                tokens = encode(pixels).to(PRECISIONS[precision]).cpu().numpy()
-                tokens.tofile(files[name])
-                shape = tokens.shape[1:]
-            advance()
-    all_labels, all_samples = torch.cat(labels).numpy(), torch.cat(samples).numpy()
-    return {
-        name: FrozenFeatures(_map(folder / f"{name}.tokens", precision, shape), all_labels, all_samples, tubelets)
-        for name in encoders
-    }
-
-
-def _map(path: Path, precision: Literal["fp16", "fp32"], shape: tuple[int, ...]) -> NDArray[np.floating]:
-    return np.memmap(path, np.float16 if precision == "fp16" else np.float32, mode="r").reshape(-1, *shape)
+def pool(tokens: Tensor, pooling: Pooling, tubelets: int) -> Tensor:
+    """[B, T * H * W, D] -> all tokens, the mean of each tubelet [B, T, D], or the mean of all [B, 1, D]."""
+    if pooling == "tokens":
+        return tokens
+    groups = 1 if pooling == "mean" else tubelets
+    return rearrange(tokens, "b (t p) d -> b t p d", t=groups).mean(dim=2, dtype=torch.float32)

@@ -1,22 +1,29 @@
-"""Records: one JSON per (run, benchmark, protocol) with every result, beside it the prediction for every test clip."""
+"""Records: one JSON per (run, benchmark, protocol, task) with every result, beside it what was predicted.
+
+RUN/eval/<benchmark>.<protocol>.json           probes
+RUN/eval/<task>/<benchmark>.<protocol>.json    few_shot, robustness, text
+... .npz                                       predictions of the record of the same name
+"""
 
 import hashlib
 import io
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
 from hpc_jepa.checkpoint.files import write_atomically
-from hpc_jepa.config.benchmark import Pooling, ProtocolName, Weights
+from hpc_jepa.config.benchmark import Pooling, ProtocolName, Task, Weights
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.errors import DataError
 from hpc_jepa.evaluation.statistics import Correct
 
 Predictions = dict[str, NDArray[np.int64]]
-"""``labels`` [n], ``samples`` [n], and ``<weights>.<probe>`` [S, n]: the class each probe seed names."""
+"""``labels`` [n], ``samples`` [n], and under ``key`` of each result what was predicted, mostly classes [S, n]."""
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class RunIdentity(Strict):
@@ -33,19 +40,35 @@ class RunIdentity(Strict):
     steps: int = Field(ge=0)
 
 
-class Result(Strict):
-    """Accuracy of one probe on the features of one set of weights. Shares in [0, 1]; low, high: 95 % interval."""
+class Measured(Strict):
+    """A share in [0, 1] with its 95 % interval, for one set of weights."""
 
     weights: Weights
+    value: Share
+    low: Share
+    high: Share
+    n: int = Field(gt=0, description="test clips, or queries")
+
+
+class Candidate(Strict):
+    """A setting that was tried, and its accuracy on validation clips."""
+
+    setting: dict[str, float]
+    validation: Share
+
+
+class Result(Measured):
+    """Accuracy of one probe on the features of one set of weights."""
+
     probe: str
     pooling: Pooling
     probe_seeds: tuple[int, ...] = Field(description="empty for a deterministic probe, which needs no seed")
     metric: Literal["top1"]
-    value: float = Field(ge=0, le=1)
-    low: float = Field(ge=0, le=1)
-    high: float = Field(ge=0, le=1)
-    n: int = Field(gt=0, description="test clips")
     per_seed: tuple[float, ...] = Field(min_length=1)
+    setting: dict[str, float] = Field({}, description="what the probe was trained with")
+    candidates: tuple[Candidate, ...] = Field((), description="all settings, where one was chosen on validation clips")
+    predicted_classes: int | None = Field(None, description="distinct classes the first seed names; 1: it is constant")
+    majority: Share | None = Field(None, description="share of the largest class among the test clips")
 
     @property
     def key(self) -> str:
@@ -53,8 +76,64 @@ class Result(Strict):
         return f"{self.weights}.{self.probe}"
 
 
-class EvaluationRecord(Strict):
-    """Everything a table needs to know, and all that is needed to recompute it."""
+class FewShotResult(Measured):
+    """Accuracy with ``shots`` labels for each of ``ways`` classes, mean over draws of labels or over episodes.
+
+    draws: logistic regression, judged on the whole test set; predictions are classes [draws, n].
+    episodes: nearest class mean among a few classes of the test set; predictions are right answers [episodes].
+    """
+
+    kind: Literal["draws", "episodes"]
+    ways: int
+    shots: int
+    pooling: Pooling
+    count: int = Field(description="draws or episodes")
+    per_draw: tuple[float, ...] = Field(min_length=2)
+
+    @property
+    def key(self) -> str:
+        """Name of its predictions."""
+        if self.kind == "draws":
+            return f"{self.weights}.shots-{self.shots}"
+        return f"{self.weights}.episodes-{self.ways}way-{self.shots}shot"
+
+
+class RobustnessResult(Measured):
+    """Accuracy of a probe, trained on clean clips, on clips damaged in one way; severity 0 is the clean test set."""
+
+    probe: str
+    corruption: str
+    severity: int = Field(ge=0, le=5)
+    level: float = Field(description="what the severity means: a share, a standard deviation, a quality")
+    consistency: Share = Field(description="share of clips that get the class they got when clean")
+    per_seed: tuple[float, ...] = Field(min_length=1)
+
+    @property
+    def key(self) -> str:
+        """Name of its predictions."""
+        return f"{self.weights}.{self.probe}.{self.corruption}.{self.severity}"
+
+
+class TextResult(Measured):
+    """Retrieval between clips and captions, or class names as a classifier, with a share of the frames lost.
+
+    Predictions are the rank of the first right answer [S, n], or classes [S, n] for class_names.
+    """
+
+    dropout: Share
+    direction: Literal["video_to_text", "text_to_video", "class_names"]
+    metric: Literal["R@1", "R@5", "R@10", "top1"]
+    seeds: tuple[int, ...]
+    per_seed: tuple[float, ...] = Field(min_length=1)
+
+    @property
+    def key(self) -> str:
+        """Name of its predictions."""
+        return f"{self.weights}.{self.direction}.{self.dropout:g}"
+
+
+class Facts(Strict):
+    """What was evaluated, on what, with what."""
 
     format: Literal[1] = 1
     run: RunIdentity
@@ -65,7 +144,13 @@ class EvaluationRecord(Strict):
     protocol_fingerprint: str
     data: dict[Literal["train", "test"], str] = Field(description="SHA-256 of each data set's manifest")
     software: dict[str, str]
+    encoders: dict[str, str] = Field({}, description="SHA-256 of the weights of encoders from elsewhere")
     predictions: str = Field(description="SHA-256 of the file of predictions")
+
+
+class EvaluationRecord(Facts):
+    """Everything a table needs to know, and all that is needed to recompute it."""
+
     results: tuple[Result, ...] = Field(min_length=1)
 
     @property
@@ -74,17 +159,45 @@ class EvaluationRecord(Strict):
         return {result.weights for result in self.results}
 
 
-def record_path(run: Path, benchmark: str, protocol: ProtocolName) -> Path:
+class FewShotRecord(Facts):
+    """Accuracies with few labels."""
+
+    results: tuple[FewShotResult, ...] = Field(min_length=1)
+
+
+class RobustnessRecord(Facts):
+    """Accuracies on damaged clips."""
+
+    results: tuple[RobustnessResult, ...] = Field(min_length=1)
+
+
+class TextRecord(Facts):
+    """Retrieval and classification by words."""
+
+    results: tuple[TextResult, ...] = Field(min_length=1)
+
+
+AnyRecord = EvaluationRecord | FewShotRecord | RobustnessRecord | TextRecord
+Record = TypeVar("Record", bound=Facts)
+
+
+def record_path(run: Path, benchmark: str, protocol: ProtocolName, task: Task = "probe") -> Path:
     """Where a record lies; its predictions lie beside it, with suffix ``.npz``."""
-    return run / "eval" / f"{benchmark}.{protocol}.json"
+    folder = run / "eval" if task == "probe" else run / "eval" / task
+    return folder / f"{benchmark}.{protocol}.json"
 
 
 def write(path: Path, record: dict[str, Any], predictions: Predictions) -> EvaluationRecord:
+    """A record of the probes; see ``write_as``."""
+    return write_as(EvaluationRecord, path, record, predictions)
+
+
+def write_as(kind: type[Record], path: Path, record: dict[str, Any], predictions: Predictions) -> Record:
     """Write predictions, then the record that names their checksum; each appears whole or not at all."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **predictions)
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()
-    validated = EvaluationRecord.model_validate({**record, "predictions": digest})
+    validated = kind.model_validate({**record, "predictions": digest})
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path.with_suffix(".npz"), buffer.getvalue())
     write_atomically(path, (validated.model_dump_json(indent=1) + "\n").encode())
@@ -93,15 +206,20 @@ def write(path: Path, record: dict[str, Any], predictions: Predictions) -> Evalu
 
 def read(path: Path) -> EvaluationRecord:
     """Raises DataError naming the file when the record is damaged."""
+    return read_as(EvaluationRecord, path)
+
+
+def read_as(kind: type[Record], path: Path) -> Record:
+    """A record of one of the four kinds. Raises DataError naming the file when it is damaged."""
     try:
-        return EvaluationRecord.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(path.read_bytes())
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(str(part) for part in fault["loc"]) or "file"
         raise DataError(f"{path}: damaged record ({where}: {fault['msg']}); {_AGAIN}") from error
 
 
-def read_predictions(path: Path, record: EvaluationRecord) -> Predictions:
+def read_predictions(path: Path, record: AnyRecord) -> Predictions:
     """Predictions of the record at ``path``. Raises DataError when they are missing or belong to another record."""
     file = path.with_suffix(".npz")
     if not file.is_file():

@@ -24,6 +24,9 @@ class Stream(IntEnum):
     MODALITY = 9
     SHARD = 10
     SHARD_ORDER = 11
+    CORRUPTION = 12
+    FEW_SHOT = 13
+    EPISODE = 14
 
 
 def uniforms(

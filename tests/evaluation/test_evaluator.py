@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from hpc_jepa.checkpoint import tensors
 from hpc_jepa.config import tree
 from hpc_jepa.config.benchmark import BenchmarkConfig
 from hpc_jepa.config.run import RunConfig
@@ -26,7 +27,7 @@ def test_weights_are_those_of_the_checkpoint_and_of_the_start(run_folder):
     torch.manual_seed(3)
     start = VideoJEPA(run.config.model, run.config.engine.precision).student.state_dict()
     for name, expected in {
-        **{n: run.checkpoint.tensors(n) for n in ("target", "student")},
+        **{n: tensors.part(run.checkpoint, n) for n in ("target", "student")},
         "random_init": start,
     }.items():
         state = found[name].state_dict()

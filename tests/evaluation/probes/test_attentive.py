@@ -1,15 +1,9 @@
-import numpy as np
 import pytest
 import torch
 from torch import nn
-from torch.nn import functional
 
-from hpc_jepa.config.benchmark import AttentiveProbeConfig
 from hpc_jepa.errors import InputError
-from hpc_jepa.evaluation.attentive import AttentiveProbes, fit, fit_and_predict, updates
-from hpc_jepa.evaluation.features import Standardiser
-
-CPU = torch.device("cpu")
+from hpc_jepa.evaluation.probes.attentive import AttentiveProbes
 
 
 class FullProbe(nn.Module):
@@ -76,59 +70,6 @@ def test_initialisation_is_that_of_the_layers_it_stands_for():
     assert not probes.query_bias.any() and not probes.value_bias.any() and not probes.output_bias.any()
 
 
-def test_training_equals_the_definition_trained_by_plain_adamw(make_features):
-    features = make_features(seed=0, clips=64)
-    config = AttentiveProbeConfig(kind="attentive", heads=4, updates=12, batch_size=16, lr=1e-3, standardise=False)
-    trained = fit(features, Standardiser.identity(32), config, 4, (7,), lambda: None)
-
-    reference = FullProbe(AttentiveProbes(32, 4, 4, (7,)), 0, 32, 4)
-    optimizer = torch.optim.AdamW(reference.parameters(), lr=1e-3, weight_decay=0.01)
-    tokens, labels = torch.from_numpy(features.tokens), torch.from_numpy(features.labels)
-    for epoch in range(3):
-        order = torch.from_numpy(np.random.default_rng(epoch).permutation(64))
-        for rows in order.split(16):
-            optimizer.zero_grad()
-            functional.cross_entropy(reference(tokens[rows]), labels[rows]).backward()
-            optimizer.step()
-    with torch.no_grad():
-        torch.testing.assert_close(trained(tokens)[0], reference(tokens), rtol=1e-3, atol=1e-4)
-
-
-def test_seeds_trained_side_by_side_equal_seeds_trained_alone(make_features):
-    features = make_features(seed=0, clips=64)
-    config = AttentiveProbeConfig(kind="attentive", heads=4, updates=10, batch_size=16)
-    standardiser = Standardiser.of(features)
-    together = fit(features, standardiser, config, 4, (0, 1, 2), lambda: None)
-    tokens = standardiser(features.batch(np.arange(64), CPU))
-    for index in range(3):
-        alone = fit(features, standardiser, config, 4, (index,), lambda: None)
-        with torch.no_grad():
-            torch.testing.assert_close(together(tokens)[index], alone(tokens)[0], rtol=1e-4, atol=1e-5)
-
-
-def test_probes_learn_what_one_token_tells(make_features):
-    train, test = make_features(seed=0, clips=400, signal=3.0), make_features(seed=1, clips=100, signal=3.0)
-    config = AttentiveProbeConfig(kind="attentive", heads=4, updates=300, batch_size=32)
-    predictions = fit_and_predict(train, test, config, 4, (0, 1), CPU, lambda: None)
-    assert predictions.shape == (2, 100)
-    assert ((predictions == test.labels).mean(axis=1) > 0.8).all()
-
-
-@pytest.mark.parametrize(("length", "expected"), [({"updates": 7}, 7), ({"epochs": 3}, 9)])
-def test_updates_count_batches_including_the_last_small_one(make_features, length, expected):
-    config = AttentiveProbeConfig(kind="attentive", heads=4, batch_size=8, **length)
-    done = []
-    features = make_features(seed=0, clips=20)
-    fit(features, Standardiser.identity(32), config, 4, (0,), lambda: done.append(1))
-    assert len(done) == updates(config, 20) == expected
-
-
 def test_heads_that_do_not_divide_the_width_are_refused():
     with pytest.raises(InputError, match="5 heads needs a width they divide; the encoder has 32"):
         AttentiveProbes(width=32, classes=4, heads=5, seeds=(0,))
-
-
-def test_a_probe_needs_one_length_of_training():
-    for length in ({}, {"updates": 10, "epochs": 1}):
-        with pytest.raises(ValueError, match="either updates or epochs"):
-            AttentiveProbeConfig(kind="attentive", **length)

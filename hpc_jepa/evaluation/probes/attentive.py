@@ -9,19 +9,13 @@ every score of a head; softmax ignores it, and it is left out.
 import math
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from einops import einsum, rearrange
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hpc_jepa.config.benchmark import AttentiveProbeConfig
-from hpc_jepa.errors import InputError
-from hpc_jepa.evaluation.features import FrozenFeatures, Standardiser
-from hpc_jepa.evaluation.progress import Advance
+from hpc_jepa.evaluation.probes.attention import check_heads, class_token
 
-CLASS_TOKEN_STD = 0.02
 NORM_EPS = 1e-5
 
 
@@ -47,8 +41,7 @@ class AttentiveProbes(nn.Module):
         Raises InputError where heads does not divide width.
         """
         super().__init__()
-        if width % heads:
-            raise InputError(f"an attentive probe of {heads} heads needs a width they divide; the encoder has {width}")
+        check_heads(width, heads)
         self.heads = heads
         singles = [_initial(width, classes, heads, seed) for seed in seeds]
         for name in singles[0]:
@@ -85,85 +78,15 @@ class AttentiveProbes(nn.Module):
         return rearrange(weight, "s (h k) d -> s h k d", h=self.heads)
 
 
-def fit_and_predict(
-    train: FrozenFeatures,
-    test: FrozenFeatures,
-    config: AttentiveProbeConfig,
-    classes: int,
-    seeds: Sequence[int],
-    device: torch.device,
-    advance: Advance,
-) -> NDArray[np.int64]:
-    """[S, n]: the class that the probe of each seed names for each test clip; see ``fit``."""
-    standardiser = Standardiser.of(train) if config.standardise else Standardiser.identity(train.width)
-    standardiser = standardiser.to(device)
-    probes = fit(train, standardiser, config, classes, seeds, advance)
-    return predict(probes, standardiser, test, config.batch_size)
-
-
-def fit(
-    features: FrozenFeatures,
-    standardiser: Standardiser,
-    config: AttentiveProbeConfig,
-    classes: int,
-    seeds: Sequence[int],
-    advance: Advance,
-) -> AttentiveProbes:
-    """Train one probe per seed in one pass over the features: AdamW, constant rate, cross-entropy.
-
-    All seeds see the same batches in the same order, so a seed stands for an initialisation. ``advance`` is called
-    once per update.
-    """
-    device = standardiser.mean.device
-    probes = AttentiveProbes(features.width, classes, config.heads, seeds).to(device)
-    optimizer = torch.optim.AdamW(probes.parameters(), lr=config.lr, weight_decay=config.weight_decay, fused=True)
-    labels = torch.from_numpy(features.labels).to(device)
-    for rows in _batches(len(features), config):
-        logits = probes(standardiser(features.batch(rows, device)))
-        truth = labels[torch.from_numpy(rows)].repeat(len(seeds))
-        loss = functional.cross_entropy(rearrange(logits, "s b c -> (s b) c"), truth)
-        optimizer.zero_grad()
-        torch.autograd.backward(loss * len(seeds))
-        optimizer.step()
-        advance()
-    return probes
-
-
-@torch.inference_mode()
-def predict(
-    probes: AttentiveProbes, standardiser: Standardiser, features: FrozenFeatures, batch_size: int
-) -> NDArray[np.int64]:
-    """[S, n]: the class each probe names for each clip."""
-    device = standardiser.mean.device
-    batches = np.array_split(np.arange(len(features)), math.ceil(len(features) / batch_size))
-    named = [probes(standardiser(features.batch(rows, device))).argmax(-1).cpu() for rows in batches]
-    return torch.cat(named, dim=1).numpy()
-
-
-def updates(config: AttentiveProbeConfig, clips: int) -> int:
-    """Optimizer steps of one training."""
-    return config.updates or (config.epochs or 0) * math.ceil(clips / config.batch_size)
-
-
-def _batches(clips: int, config: AttentiveProbeConfig) -> list[NDArray[np.int64]]:
-    """Row numbers of every batch: a new permutation each epoch, the last batch of an epoch may be smaller."""
-    total, per_epoch = updates(config, clips), math.ceil(clips / config.batch_size)
-    batches: list[NDArray[np.int64]] = []
-    for epoch in range(math.ceil(total / per_epoch)):
-        order = np.random.default_rng(epoch).permutation(clips)
-        batches += [order[start : start + config.batch_size] for start in range(0, clips, config.batch_size)]
-    return batches[:total]
-
-
 def _initial(width: int, classes: int, heads: int, seed: int) -> dict[str, Tensor]:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        class_token = torch.randn(width) * CLASS_TOKEN_STD
+        token = class_token(width)
         attention, norm, head = nn.MultiheadAttention(width, heads), nn.LayerNorm(width), nn.Linear(width, classes)
     query, key, value = attention.in_proj_weight.detach().chunk(3)
     query_bias, _, value_bias = attention.in_proj_bias.detach().chunk(3)
     return {
-        "class_token": class_token,
+        "class_token": token.detach(),
         "query_weight": query,
         "query_bias": query_bias,
         "key_weight": key,

@@ -1,0 +1,16 @@
+"""What a task hands to the record: results of all named weights, and what was predicted."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from hpc_jepa.config.benchmark import Weights
+from hpc_jepa.evaluation.record import Measured, Predictions
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Results in the order of the table, predictions by the key of each result, hashes of encoders from elsewhere."""
+
+    results: Sequence[Measured]
+    predictions: Predictions
+    encoders: dict[Weights, str]

@@ -1,0 +1,1 @@
+"""Probes: small models that read classes out of frozen features, many settings of one kind side by side."""

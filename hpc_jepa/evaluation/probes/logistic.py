@@ -1,0 +1,17 @@
+"""Linear probe without a step size: multinomial logistic regression on pooled features."""
+
+from sklearn.linear_model import LogisticRegression
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import StandardScaler
+
+from hpc_jepa.evaluation.features import FrozenFeatures
+
+
+def fit(train: FrozenFeatures, l2: float, max_iterations: int) -> Pipeline:
+    """What scikit-learn calls a classifier, for matrices [n, N * D].
+
+    Minimises mean cross-entropy + l2/2 |W|^2 on standardised features with L-BFGS; scikit-learn weighs the sum of the
+    loss instead, hence C = 1 / (n l2). The problem is convex: there is nothing random, and one fit is enough.
+    """
+    regression = LogisticRegression(C=1 / (len(train) * l2), max_iter=max_iterations)
+    return make_pipeline(StandardScaler(), regression).fit(train.flat(), train.labels)

@@ -1,0 +1,26 @@
+"""Space-time attention: along time at every patch, then over the patches."""
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from hpc_jepa.evaluation.probes.attention import PostNormAttention, class_token, with_class_token
+from hpc_jepa.evaluation.probes.temporal import Head
+
+
+class SpaceTimeAttention(nn.Module):
+    """Tubelets of one patch attend to each other and are averaged; a class token attends to what is left."""
+
+    def __init__(self, width: int, classes: int, heads: int, tubelets: int) -> None:
+        super().__init__()
+        self.tubelets = tubelets
+        self.time = PostNormAttention(width, heads)
+        self.token = class_token(width)
+        self.space = PostNormAttention(width, heads)
+        self.head = Head(width, classes)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[B, T * H * W, D] -> logits [B, classes]."""
+        columns = rearrange(tokens, "b (t p) d -> (b p) t d", t=self.tubelets)
+        patches = rearrange(self.time(columns).mean(dim=1), "(b p) d -> b p d", b=len(tokens))
+        logits: Tensor = self.head(self.space(with_class_token(self.token, patches))[:, 0])
+        return logits

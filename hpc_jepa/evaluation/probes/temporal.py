@@ -1,0 +1,60 @@
+"""Probes of the order of tubelets: each reads one vector per tubelet, [B, T, D]."""
+
+from einops import rearrange
+from torch import Tensor, nn
+
+from hpc_jepa.errors import InputError
+from hpc_jepa.evaluation.probes.attention import PostNormAttention, class_token, with_class_token
+
+LAYERS = 2
+DROPOUT = 0.1
+GROUPS = 4
+NORM_GROUPS = 32
+
+
+class Head(nn.Sequential):
+    """LayerNorm -> Linear -> GELU -> dropout -> Linear, of the probes that train on a cosine schedule."""
+
+    def __init__(self, width: int, classes: int) -> None:
+        super().__init__(
+            nn.LayerNorm(width), nn.Linear(width, width), nn.GELU(), nn.Dropout(DROPOUT), nn.Linear(width, classes)
+        )
+
+
+class TemporalAttention(nn.Module):
+    """A class token and the tubelets through two layers of self-attention."""
+
+    def __init__(self, width: int, classes: int, heads: int) -> None:
+        super().__init__()
+        self.token = class_token(width)
+        self.layers = nn.Sequential(*(PostNormAttention(width, heads) for _ in range(LAYERS)))
+        self.head = Head(width, classes)
+
+    def forward(self, tubelets: Tensor) -> Tensor:
+        """[B, T, D] -> logits [B, classes]."""
+        logits: Tensor = self.head(self.layers(with_class_token(self.token, tubelets))[:, 0])
+        return logits
+
+
+class TemporalConvolution(nn.Module):
+    """Two grouped convolutions along time, then one layer of attention for the class token."""
+
+    def __init__(self, width: int, classes: int, heads: int) -> None:
+        """Raises InputError where the groups do not divide the width."""
+        super().__init__()
+        if width % NORM_GROUPS:
+            raise InputError(f"a temporal_convolution probe needs a width that {NORM_GROUPS} divides, not {width}")
+        self.layers = nn.Sequential(*(layer for _ in range(LAYERS) for layer in _convolution(width)))
+        self.token = class_token(width)
+        self.attention = PostNormAttention(width, heads)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, tubelets: Tensor) -> Tensor:
+        """[B, T, D] -> logits [B, classes]."""
+        mixed = rearrange(self.layers(rearrange(tubelets, "b t d -> b d t")), "b d t -> b t d")
+        logits: Tensor = self.head(self.attention(with_class_token(self.token, mixed))[:, 0])
+        return logits
+
+
+def _convolution(width: int) -> tuple[nn.Module, ...]:
+    return nn.Conv1d(width, width, 3, padding=1, groups=GROUPS), nn.GroupNorm(NORM_GROUPS, width), nn.GELU()

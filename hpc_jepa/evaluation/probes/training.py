@@ -1,0 +1,115 @@
+"""Train many probes in one pass over the features: AdamW, each probe with a rate and a decay of its own."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from einops import rearrange, reduce
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from hpc_jepa.config.benchmark import TrainedProbeConfig
+from hpc_jepa.evaluation.features import FrozenFeatures, Standardiser
+from hpc_jepa.evaluation.probes.stack import build
+from hpc_jepa.evaluation.progress import Advance
+
+
+class Setting(NamedTuple):
+    """What one probe of a stack is trained with; ``seed`` decides where it starts."""
+
+    lr: float
+    weight_decay: float
+    seed: int
+
+
+def fit(
+    features: FrozenFeatures,
+    standardiser: Standardiser,
+    config: TrainedProbeConfig,
+    classes: int,
+    settings: Sequence[Setting],
+    advance: Advance,
+) -> nn.Module:
+    """One probe per setting: tokens [B, N, D] -> logits [S, B, classes], by cross-entropy.
+
+    All of them see the same batches in the same order, so a seed stands for an initialisation (and for dropout).
+    ``advance`` is called once per update.
+    """
+    device = standardiser.mean.device
+    probes = build(config, features, classes, [setting.seed for setting in settings]).to(device).train()
+    optimizer = _optimizer(probes, settings)
+    batches = list(_batches(len(features), config))
+    schedule = CosineAnnealingLR(optimizer, len(batches)) if config.schedule == "cosine" else None
+    labels = torch.from_numpy(features.labels).to(device)
+    with torch.random.fork_rng():
+        torch.manual_seed(settings[0].seed)
+        for epoch in batches:
+            for rows in epoch:
+                logits = probes(standardiser(features.batch(rows, device)))
+                truth = labels[torch.from_numpy(rows).to(device)].repeat(len(settings))
+                # A mean over clips and a sum over probes: no probe feels the others.
+                loss = cross_entropy(rearrange(logits, "s b c -> (s b) c"), truth) * len(settings)
+                optimizer.zero_grad(set_to_none=False)
+                torch.autograd.backward(loss)
+                optimizer.step()
+                advance()
+            if schedule is not None:
+                schedule.step()
+    return probes.eval()
+
+
+@torch.inference_mode()
+def predict(probes: nn.Module, standardiser: Standardiser, features: FrozenFeatures) -> Tensor:
+    """Mean probability of each class over the clips of each sample [S, n, classes], on the CPU."""
+    device = standardiser.mean.device
+    named = [probes(standardiser(features.batch(rows, device))).softmax(-1).cpu() for rows in features.chunks()]
+    return reduce(torch.cat(named, dim=1), "s (v n) c -> s n c", "mean", v=features.clips)
+
+
+def updates(config: TrainedProbeConfig, clips: int) -> int:
+    """Optimizer steps of one training."""
+    return config.updates or (config.epochs or 0) * math.ceil(clips / config.batch_size)
+
+
+def _optimizer(probes: nn.Module, settings: Sequence[Setting]) -> AdamW:
+    """AdamW over the stacked parameters; what belongs to one rate and decay is a view of them, and a group.
+
+    Gradients are accumulated in place, so views of them stay true.
+    """
+    parameters = list(probes.parameters())
+    for parameter in parameters:
+        parameter.grad = torch.zeros_like(parameter)
+    groups: dict[tuple[float, float], list[int]] = {}
+    for row, setting in enumerate(settings):
+        groups.setdefault((setting.lr, setting.weight_decay), []).append(row)
+    return AdamW(
+        [
+            {"params": [_view(p, row) for p in parameters for row in rows], "lr": lr, "weight_decay": decay}
+            for (lr, decay), rows in groups.items()
+        ],
+        fused=True,
+    )
+
+
+def _view(parameter: nn.Parameter, row: int) -> nn.Parameter:
+    view = nn.Parameter(parameter.data[row])
+    assert parameter.grad is not None
+    view.grad = parameter.grad[row]
+    return view
+
+
+def _batches(clips: int, config: TrainedProbeConfig) -> Iterator[list[NDArray[np.int64]]]:
+    """Row numbers of every batch, epoch by epoch: each a new permutation, its last batch may be smaller."""
+    left = updates(config, clips)
+    epoch = 0
+    while left > 0:
+        order = np.random.default_rng(epoch).permutation(clips)
+        starts = range(0, clips, config.batch_size)[:left]
+        yield [order[start : start + config.batch_size] for start in starts]
+        left -= len(starts)
+        epoch += 1

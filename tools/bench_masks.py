@@ -13,7 +13,6 @@ maps the time it takes to read the pixels once, for plain masks that of writing 
 import json
 import math
 import statistics
-import time
 from collections.abc import Callable, Iterator
 from itertools import product
 from typing import Annotated, Any, Literal
@@ -21,6 +20,7 @@ from typing import Annotated, Any, Literal
 import torch
 import torch.nn.functional as F
 import typer
+from measuring import best_device, milliseconds, name_of
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -74,23 +74,9 @@ def plain_origins(
         yield places[index]
 
 
-def milliseconds(work: Callable[[], object]) -> float:
-    """Time of one call, the device idle before and after."""
-    _wait()
-    started = time.perf_counter()
-    work()
-    _wait()
-    return 1e3 * (time.perf_counter() - started)
-
-
-def _wait() -> None:
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-
-
 def measure(clips: int, rounds: int, advance: Callable[[], None]) -> dict[str, Any]:
     """Milliseconds of ours, the plain form and the floor for each kind of mask."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     pixels = torch.randn(clips, *CLIP, device=device)
     some = pixels[:PLAIN_CLIPS].cpu()
     nothing = torch.zeros(clips, dtype=torch.int64, device=device)
@@ -104,21 +90,20 @@ def measure(clips: int, rounds: int, advance: Callable[[], None]) -> dict[str, A
     times: dict[str, dict[str, list[float]]] = {kind: {"ours": [], "plain": [], "floor": []} for kind in kinds}
     for step in range(rounds + 1):
         for kind, (config, pool, floor) in kinds.items():
-            semantics = Semantics(motion_pool=pool)
+            semantics = Semantics.of("corrected").model_copy(update={"motion_pool": pool})
             sampler = MaskSampler(config, semantics, GRID, seed=0, batch_size=clips)
-            times[kind]["ours"].append(milliseconds(lambda: sampler(step, batch)))  # noqa: B023 - called at once
-            plain = milliseconds(lambda: plain_masks(some, config, pool, generator))  # noqa: B023 - called at once
+            times[kind]["ours"].append(milliseconds(lambda: sampler(step, batch), device))  # noqa: B023 - called at once
+            plain = milliseconds(lambda: plain_masks(some, config, pool, generator), device)  # noqa: B023 - called at once
             times[kind]["plain"].append(plain * clips / len(some))
-            times[kind]["floor"].append(milliseconds(floor))
+            times[kind]["floor"].append(milliseconds(floor, device))
             advance()
-    medians = {
+    figures = {
         kind: {side: statistics.median(seconds[1:]) for side, seconds in sides.items()} for kind, sides in times.items()
     }
-    threads = f"CPU, {torch.get_num_threads()} threads"
     return {
         "clips": clips,
-        "kinds": {kind: {**row, "ratio": row["plain"] / row["ours"]} for kind, row in medians.items()},
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else threads,
+        "kinds": {kind: {**row, "ratio": row["plain"] / row["ours"]} for kind, row in figures.items()},
+        "device": name_of(device),
     }
 
 

@@ -11,15 +11,13 @@ is of a whole baseline step: the three networks at these shapes, forward and bac
 
 import json
 import statistics
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import torch
 import typer
+from measuring import PeakMemory, best_device, name_of
 from rich.console import Console
 from rich.table import Table
 
@@ -35,41 +33,7 @@ from hpc_jepa.objectives import ObjectiveSet, build_objective
 from hpc_jepa.objectives.registry import primitives
 
 LEVELS, GRID, CLIP = 4, TokenGrid(8, 14, 14), (3, 16, 224, 224)
-PAGE = 4096
 FORECAST = "ld_forecast"
-
-
-class PeakMemory:
-    """Highest number of bytes in use while entered, above that at its start."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.bytes = 0
-        self._device = device
-        self._stop = threading.Event()
-
-    @contextmanager
-    def watching(self) -> Iterator["PeakMemory"]:
-        """On a GPU the allocator knows; on a CPU a thread looks at the process every millisecond."""
-        if self._device.type == "cuda":
-            torch.cuda.reset_peak_memory_stats()
-            before = torch.cuda.memory_allocated()
-            yield self
-            self.bytes = torch.cuda.max_memory_allocated() - before
-            return
-        before = _resident()
-        watcher = threading.Thread(target=self._watch, args=(before,))
-        watcher.start()
-        yield self
-        self._stop.set()
-        watcher.join()
-
-    def _watch(self, before: int) -> None:
-        while not self._stop.wait(0.001):
-            self.bytes = max(self.bytes, _resident() - before)
-
-
-def _resident() -> int:
-    return int(Path("/proc/self/statm").read_text().split()[1]) * PAGE
 
 
 def masks_of(name: str, batch: int, semantics: Semantics, device: torch.device) -> tuple[TokenMasks, ...]:
@@ -133,7 +97,7 @@ def _now(device: torch.device) -> float:
 
 def measure(width: int, batch: int, rounds: int, preset: Preset, advance: Callable[[], None]) -> dict[str, Any]:
     """Extra milliseconds, share of a step and extra bytes of every primitive."""
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = best_device()
     semantics = Semantics.of(preset)
     names = ["baseline", *(name for name in primitives() if name != "base"), FORECAST, "fwm_hw_ld"]
     objectives = {
@@ -168,7 +132,7 @@ def measure(width: int, batch: int, rounds: int, preset: Preset, advance: Callab
             for name, seconds in extra.items()
         },
         "shapes": {"batch": batch, "width": width, "levels": LEVELS, "grid": [GRID.time, GRID.height, GRID.width]},
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads",
+        "device": name_of(device),
     }
 
 

@@ -1,0 +1,22 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+TOOL = Path(__file__).parents[2] / "tools" / "bench_masked_loss.py"
+
+
+def test_both_forms_are_timed_and_their_memory_is_seen():
+    finished = subprocess.run(
+        [sys.executable, TOOL, "--clips", "1", "--width", "96", "--rounds", "1", "--json"],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    result = json.loads(finished.stdout.splitlines()[-1])
+    assert all(figure > 0 for figure in result["ms"].values()), result
+    predictions = 4 * 4 * 96 * 1000  # bytes of a thousand predicted tokens, fewer than the plain form copies
+    assert result["peak_mb"]["plain"] * 1e6 > predictions
+    assert result["peak_mb"]["ours"] < result["peak_mb"]["plain"]

@@ -1,0 +1,84 @@
+"""What the benchmarks share: turns taken by all sides in one run, medians, peak memory, and where it was measured."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+Work = Callable[[], object]
+
+
+def best_device() -> torch.device:
+    """The GPU where there is one."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def name_of(device: torch.device) -> str:
+    """What the last line of a benchmark says of the machine."""
+    return torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+
+
+def milliseconds(work: Work, device: torch.device) -> float:
+    """Time of one call, the device idle before and after."""
+    _wait(device)
+    started = time.perf_counter()
+    work()
+    _wait(device)
+    return 1e3 * (time.perf_counter() - started)
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def medians(
+    ways: Mapping[str, Work], rounds: int, device: torch.device, advance: Callable[[], None]
+) -> dict[str, float]:
+    """Median milliseconds of each way. All take turns in every round, so that a noisy machine disturbs all alike.
+
+    One round before those that count loads what is loaded at first use.
+    """
+    times: dict[str, list[float]] = {name: [] for name in ways}
+    for _ in range(rounds + 1):
+        for name, work in ways.items():
+            times[name].append(milliseconds(work, device))
+        advance()
+    return {name: statistics.median(figures[1:]) for name, figures in times.items()}
+
+
+class PeakMemory:
+    """Highest number of bytes in use while entered, above that at its start."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.bytes = 0
+        self._device = device
+
+    @contextmanager
+    def watching(self) -> Iterator["PeakMemory"]:
+        """On a GPU the allocator knows; on a CPU the kernel keeps the high-water mark of the process."""
+        before = self._in_use()
+        self._forget()
+        yield self
+        self.bytes = self._peak() - before
+
+    def _in_use(self) -> int:
+        return torch.cuda.memory_allocated() if self._device.type == "cuda" else _status("VmRSS")
+
+    def _forget(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.reset_peak_memory_stats()
+        else:
+            Path("/proc/self/clear_refs").write_text("5")
+
+    def _peak(self) -> int:
+        return torch.cuda.max_memory_allocated() if self._device.type == "cuda" else _status("VmHWM")
+
+
+def _status(field: str) -> int:
+    """Bytes of one line of the process's status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))

@@ -126,6 +126,24 @@ def test_two_processes_see_the_clips_of_one_and_have_its_losses(configure, launc
         assert two["terms"] == pytest.approx(one["terms"], rel=1e-3)
 
 
+def test_a_run_that_changes_processes_and_stage_on_the_way_sees_the_same_clips(configure, launch, tmp_path):
+    whole, moved = configure(study="whole"), configure(study="moved")
+    train(whole, silent)
+
+    def interrupt(line):
+        if line["step"] == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    assert train(moved, interrupt) == "interrupted"
+    done = newest(moved.folder).step
+    path = tmp_path / "config.yaml"
+    path.write_text(dump(moved.model_copy(update={"engine": moved.engine.model_copy(update={"zero_stage": 3})})))
+    launch(Path(__file__).parent / "workers" / "run.py", path, processes=2)
+    assert newest(moved.folder).manifest.world_size == 2
+    for one, two in zip(lines_of(whole), lines_of(moved), strict=True):
+        assert two["loss"] == pytest.approx(one["loss"], rel=1e-7 if one["step"] < done else 1e-5)
+
+
 def test_a_folder_of_another_configuration_is_refused_and_left_alone(configure):
     config = configure(schedule={"steps": 2})
     train(config, silent)

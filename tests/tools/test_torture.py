@@ -1,0 +1,29 @@
+"""The short form of ``tools/torture.py``: a job of two processes, killed twenty times, at every ZeRO stage."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOL = Path(__file__).parents[2] / "tools" / "torture.py"
+
+
+@pytest.mark.slow
+def test_twenty_kills_lose_nothing(motion_shards):
+    command = [
+        sys.executable,
+        str(TOOL),
+        "--kills",
+        "20",
+        "--steps",
+        "16",
+        "--shards",
+        str(motion_shards / "unlabelled"),
+    ]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    finished = subprocess.run(command, capture_output=True, text=True, timeout=290, check=False, env=environment)
+    assert finished.returncode == 0, finished.stderr[-4000:]
+    assert finished.stdout.startswith("20 kills (")
+    assert "of 2 processes, ZeRO 0,1,2,3: nothing lost, 4 runs equal" in finished.stdout

@@ -60,13 +60,10 @@ class PeakMemory:
     @contextmanager
     def watching(self) -> Iterator["PeakMemory"]:
         """On a GPU the allocator knows; on a CPU the kernel keeps the high-water mark of the process."""
-        before = self._in_use()
         self._forget()
+        before = self._peak()  # all that is in use
         yield self
         self.bytes = self._peak() - before
-
-    def _in_use(self) -> int:
-        return torch.cuda.memory_allocated() if self._device.type == "cuda" else _status("VmRSS")
 
     def _forget(self) -> None:
         if self._device.type == "cuda":

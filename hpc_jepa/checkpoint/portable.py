@@ -66,14 +66,18 @@ def read_files(path: Path, weights: Part = "target", heads: int | None = None) -
     """
     if not are_files(path):
         raise InputError(f"{path}: neither a file of weights nor a folder with *.safetensors")
-    if path.is_file() and path.suffix != ".safetensors":
-        return Portable(path, from_original(_part(_unpickled(path), weights, path), heads), None)
     state: dict[str, Tensor] = {}
     card = None
-    for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
-        tensors, card = _safetensors(file)
-        state |= tensors
-    return Portable(path, _understood(state, card, path, heads), card)
+    if path.is_file() and path.suffix != ".safetensors":
+        state = _part(_unpickled(path), weights, path)
+    else:
+        for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
+            tensors, card = _safetensors(file)
+            state |= tensors
+    try:
+        return Portable(path, _understood(state, card, path, heads), card)
+    except KeyError as error:
+        raise CheckpointError(f"{path}: no V-JEPA encoder: it has no {error.args[0]}") from error
 
 
 def _understood(state: dict[str, Tensor], card: Card | None, path: Path, heads: int | None) -> Released:

@@ -79,19 +79,14 @@ def list_all(run: RunFolder, as_json: AsJson = False) -> None:
     if as_json:
         typer.echo(json.dumps([_listed(entry) for entry in found], indent=1))
         return
-    table = _table("checkpoint", "step", "age", "size", "valid", "topology", "loss")
+    table = _table("checkpoint", "valid", "step", "age", "size", "topology", "loss")
     for entry in found:
-        facts = _listed(entry)
-        table.add_row(
-            entry.path.name,
-            str(facts["step"] if facts["valid"] else "-"),
-            str(timedelta(seconds=round(facts["age_seconds"]))) if entry.manifest else "-",
-            f"{facts['bytes'] / 2**20:.1f} MiB" if entry.manifest else "-",
-            Text("yes", style="green") if facts["valid"] else Text(entry.fault, style="bold red"),
-            f"{facts['world_size']} x ZeRO {facts['zero_stage']}" if entry.manifest else "-",
-            f"{entry.manifest.figures['loss']:.4f}" if entry.manifest and "loss" in entry.manifest.figures else "-",
-        )
+        valid = Text("no", style="bold red") if entry.fault else Text("yes", style="green")
+        table.add_row(entry.path.name, valid, *_known(entry))
     Console().print(table)
+    for entry in found:
+        if entry.fault:
+            Console(soft_wrap=True, highlight=False).print(f"{entry.path}: {entry.fault}", markup=False)
 
 
 @app.command(epilog="Example:  hpc-jepa checkpoint inspect RUN/checkpoints/latest --part student --json")
@@ -298,6 +293,20 @@ def _listed(entry: "Entry") -> dict[str, Any]:
         "zero_stage": known.zero_stage,
         "figures": known.figures,
     }
+
+
+def _known(entry: "Entry") -> list[str]:
+    """Step, age, size, topology and loss, as far as the manifest tells."""
+    if entry.manifest is None:
+        return []
+    facts, figures = _listed(entry), entry.manifest.figures
+    return [
+        str(facts["step"]),
+        str(timedelta(seconds=round(facts["age_seconds"]))),
+        f"{facts['bytes'] / 2**20:.1f} MiB",
+        f"{facts['world_size']} x ZeRO {facts['zero_stage']}",
+        f"{figures['loss']:.4f}" if "loss" in figures else "",
+    ]
 
 
 def _tensor_table(facts: "list[TensorFacts]") -> Table:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hpc_jepa.config.model import EncoderConfig, Rotary
-from hpc_jepa.errors import CheckpointError, InputError
+from hpc_jepa.errors import InputError
 from hpc_jepa.latents import TokenGrid
 from hpc_jepa.models.block import NORM_EPS
 from hpc_jepa.models.encoder import Encoder
@@ -66,33 +66,26 @@ def from_original(state: Mapping[str, Tensor], heads: int | None = None, rotary:
     """An encoder in the original layout; whatever wrapped its names is left away, unused position tables too.
 
     heads: known for the released widths. rotary: that of V-JEPA 2.1 where there are norms of levels, of V-JEPA 2
-    otherwise. Raises CheckpointError where the tensors are no such encoder, InputError where heads must be given.
+    otherwise. Raises KeyError, naming the tensor that no such encoder is without, InputError where heads must be given.
     """
     names = {WRAPPERS.sub("", name): tensor.float() for name, tensor in state.items()}
-    try:
-        if not any(name.startswith("norms_block.") for name in names):
-            return _of_version_2(names, heads, rotary or "vjepa2")
-        ours = {_renamed(name, ORIGINAL, back=True): tensor for name, tensor in names.items()}
-        return Released(_config(ours, heads, rotary or "vjepa2.1"), ours)
-    except KeyError as error:
-        raise CheckpointError(f"no V-JEPA encoder: it has no tensor called {error.args[0]}") from error
+    if not any(name.startswith("norms_block.") for name in names):
+        return _of_version_2(names, heads, rotary or "vjepa2")
+    ours = {_renamed(name, ORIGINAL, back=True): tensor for name, tensor in names.items()}
+    return Released(_config(ours, heads, rotary or "vjepa2.1"), ours)
 
 
 def from_transformers(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> Released:
     """An encoder of VJEPA2Model with its ``config.json``; the predictor and heads beside it are left away.
 
-    Raises CheckpointError where the tensors are no such encoder.
+    Raises KeyError, naming the tensor or setting that no such encoder is without.
     """
     names = {name.removeprefix("vjepa2."): tensor for name, tensor in state.items()}
     plain = {_plain(name): tensor for name, tensor in names.items() if name.startswith("encoder.")}
-    try:
-        for query in [name for name in plain if ".attn.query." in name]:
-            parts = [plain.pop(query.replace(".query.", f".{part}.")) for part in ("query", "key", "value")]
-            plain[query.replace(".query.", ".qkv.")] = torch.cat(parts)
-        heads = config["num_attention_heads"]
-    except KeyError as error:
-        raise CheckpointError(f"no VJEPA2Model: {error.args[0]} is missing") from error
-    return from_original(plain, heads, "vjepa2")
+    for query in [name for name in plain if ".attn.query." in name]:
+        parts = [plain.pop(query.replace(".query.", f".{part}.")) for part in ("query", "key", "value")]
+        plain[query.replace(".query.", ".qkv.")] = torch.cat(parts)
+    return from_original(plain, config["num_attention_heads"], "vjepa2")
 
 
 def to_original(encoder: Encoder) -> dict[str, Tensor]:

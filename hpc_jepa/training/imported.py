@@ -31,7 +31,8 @@ def imported_config(files: Portable, layers: Sequence[str], overrides: Sequence[
 def import_run(files: Portable, config: RunConfig) -> Path:
     """Make the run folder of ``config`` with the encoder as student and target; its path.
 
-    Predictor and heads are those that a run of this seed would begin with. Raises InputError where a run is there.
+    Predictor and heads are those that a run of this seed would begin with, so that the run may also be trained on.
+    Raises InputError where a run is there.
     """
     if store.folders(config.folder):
         raise InputError(f"{config.folder}: holds a run already; choose another study= or variant=")
@@ -39,7 +40,8 @@ def import_run(files: Portable, config: RunConfig) -> Path:
     for part in (trainee.model.student, trainee.model.target):
         part.load_state_dict(files.encoder().state_dict())
     named = {public_name(name): parameter.detach().float() for name, parameter in trainee.named_parameters()}
-    pieces = [Piece(name, tuple(x.shape), 0, torch.flatten(x)) for name, x in named.items()]
+    named["random.cpu.0"] = torch.get_rng_state()
+    pieces = [Piece(name, tuple(x.shape), 0, x.flatten()) for name, x in named.items()]
     about = facts(config, 0, {}, {}).model_copy(update={"world_size": 1})
     run = config.folder
     with claimed(config):

@@ -1,12 +1,19 @@
 """Checkpoints of one small tensor, without a training behind them."""
 
+import importlib
+import time
+
 import pytest
 import torch
 
 from hpc_jepa.checkpoint.saver import Saver
 from hpc_jepa.checkpoint.shard import Piece
 from hpc_jepa.checkpoint.store import Facts
+from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.training import CheckpointConfig
+from hpc_jepa.config.tree import dump
+from hpc_jepa.training.pieces import public_name
+from hpc_jepa.training.trainee import build_trainee
 
 SIZE = 5000
 
@@ -40,3 +47,67 @@ def facts():
 @pytest.fixture
 def pieces():
     return pieces_of
+
+
+@pytest.fixture(scope="session")
+def save_run():
+    """``save_run(runs, settings...)`` makes a run folder with weights nobody trained; its configuration."""
+
+    def make(runs, step=7, world_size=1, **settings):
+        known = {
+            "study": "hand",
+            "regime": "made",
+            "seed": 3,
+            "runs": str(runs),
+            "model": {
+                "encoder": {"width": 32, "depth": 2, "heads": 2, "patch": 8, "levels": [1, 2]},
+                "predictor": {"width": 16, "depth": 1, "heads": 2},
+            },
+            "data": {"sources": {"none": {"shards": "none"}}, "clip": {"frames": 4, "size": 32}},
+            "objectives": ["fwm", {"ld": {"hidden": 8}}],
+            "schedule": {"steps": 10},
+        }
+        config = RunConfig.model_validate(known | settings)
+        trainee = build_trainee(config)
+        draws = torch.Generator().manual_seed(step)
+        for parameter in trainee.parameters():
+            parameter.data += 0.2 * torch.randn(parameter.shape, generator=draws)
+        pieces = [
+            Piece(public_name(name), tuple(parameter.shape), 0, parameter.data.flatten())
+            for name, parameter in trainee.named_parameters()
+        ]
+        pieces.append(Piece("random.cpu.0", tuple(torch.get_rng_state().shape), 0, torch.get_rng_state()))
+        config.folder.mkdir(parents=True, exist_ok=True)
+        (config.folder / "config.yaml").write_text(dump(config))
+        about = facts_of(
+            step,
+            time=time.time(),
+            world_size=world_size,
+            fingerprint=config.fingerprint(),
+            config=config.model_dump(mode="json"),
+            versions={"hpc_jepa": "0.1.0"},
+            data={"none": "digest-of-none"},
+            figures={"loss": 0.5},
+        )
+        with Saver(config.folder, CheckpointConfig(keep=9)) as saver:
+            saver.start(about, pieces)
+        return config
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def torchvision_operators():
+    """timm and transformers import a torchvision whose operators a CPU build of torch does not know: name them."""
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for operator in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, operator):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    yield
+    del library
+
+
+@pytest.fixture(scope="session")
+def transformers(torchvision_operators):
+    """The library."""
+    return importlib.import_module("transformers")

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
+from rich.markup import escape
 
 from hpc_jepa.cli.screen import CONSOLE, cell_bars
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.config.tree import find_config, load
-from hpc_jepa.errors import HpcJepaError
+from hpc_jepa.errors import HpcJepaError, InputError
 
 if TYPE_CHECKING:
     from hpc_jepa.config.cluster import Profile
@@ -30,29 +30,34 @@ JobsAtATime = Annotated[
 ]
 
 
-@app.command(epilog="Example:  hpc-jepa study plan quickstart")
-def plan(study: StudyName, runs: Runs = Path("runs"), as_json: AsJson = False) -> None:
-    """List the cells of a study after checking every configuration. Nothing is started."""
-    from rich.table import Table
+@app.command(epilog="Example:  hpc-jepa study plan paper --cluster small")
+def plan(
+    study: StudyName,
+    cluster: Cluster = "local",
+    runs: Runs = Path("runs"),
+    step_seconds: Annotated[float | None, typer.Option(help="Seconds of a step, instead of an estimate.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Check every cell, and say what the study takes: hours, disk, memory. Nothing is started."""
+    from hpc_jepa.cli.study_plan import show_plan
+    from hpc_jepa.config.cluster import find_profile, this_machine
+    from hpc_jepa.study.check import faults, grouped
+    from hpc_jepa.study.forecast import forecast
 
     cells = _cells(study, runs)
+    site = this_machine() if cluster == "local" else find_profile(cluster).cluster
+    needed, found = forecast(cells, site, step_seconds), faults(cells, site)
     if as_json:
-        typer.echo(json.dumps([{"folder": str(cell.folder), "arguments": cell.arguments} for cell in cells]))
-        return
-    table = Table("regime", "variant", "semantics", "seed", "steps", "evaluated on")
-    for cell in cells:
-        config = cell.config
-        table.add_row(
-            config.regime,
-            config.variant,
-            config.semantics.preset,
-            str(config.seed),
-            str(config.schedule.steps),
-            ", ".join(f"{e.benchmark.name} ({e.protocol})" for e in cell.evaluations) or "nothing",
-        )
-    console = Console()
-    console.print(table)
-    console.print(f"{len(cells)} runs, in {runs / cells[0].config.study}/<regime>/<variant>/seed-<n>", highlight=False)
+        rows = [
+            {"folder": str(cell.folder), "arguments": cell.arguments, "fault": found.get(cell.folder)} for cell in cells
+        ]
+        typer.echo(json.dumps({"cells": rows, "forecast": asdict(needed)}))
+    else:
+        show_plan(cells, site, needed, on_slurm=cluster != "local")
+    for reason, folders in grouped(found):
+        CONSOLE.print(f"[red]{len(folders)} of {len(cells)} cells cannot run:[/] {escape(reason)}", highlight=False)
+    if found:
+        raise InputError(f"{study}: {len(found)} of {len(cells)} cells cannot run, for the reasons above")
 
 
 @app.command(epilog="Example:  hpc-jepa study submit quickstart --cluster local")

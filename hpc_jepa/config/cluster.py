@@ -1,5 +1,6 @@
 """How jobs are asked for on a Slurm cluster: one profile of ``slurm/profiles/`` for each site."""
 
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -134,6 +135,13 @@ class ClusterConfig(Strict):
         if taken:
             raise ValueError(f"sbatch.{taken[0]}: the submission sets --{taken[0]} itself; use the keys of the profile")
         return self
+
+
+def this_machine() -> ClusterConfig:
+    """The local executor as a site: one process at a time for each core."""
+    cores = os.cpu_count() or 1
+    needs = ResourcesConfig(cpus_per_node=cores, time=365 * 24 * 60)
+    return ClusterConfig(train=needs, evaluate=needs, at_once=cores)
 
 
 class Profile:

@@ -123,9 +123,9 @@ def _lay_file(layered: Layered, path: Path, seen: tuple[Path, ...]) -> None:
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
     try:
-        text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
+        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        node = loader.get_single_node()
+        values = loader.construct_document(node) if node else None
     except OSError as error:
         raise InputError(f"{_shown(path)}: cannot be read ({error.strerror})") from error
     except yaml.MarkedYAMLError as error:

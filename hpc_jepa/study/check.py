@@ -10,6 +10,7 @@ from hpc_jepa.data.store import located
 from hpc_jepa.errors import HpcJepaError, InputError
 from hpc_jepa.objectives.registry import check_run
 from hpc_jepa.study.grid import Cell
+from hpc_jepa.study.memory import GIB, memory_plan
 from hpc_jepa.training.run_folder import refuse_another
 
 
@@ -43,6 +44,7 @@ def _fault_of(cell: Cell, cluster: ClusterConfig | None) -> str | None:
         refuse_another(cell.config)
         if cluster is not None:
             _check_share(cell, cluster)
+            _check_memory(cell, cluster)
     except HpcJepaError as error:
         return str(error)
     return None
@@ -54,6 +56,17 @@ def _check_share(cell: Cell, cluster: ClusterConfig) -> None:
         raise InputError(
             f"engine.batch_size: {batch} clips cannot be shared by {processes} processes "
             f"(train.nodes x one for each GPU of the profile); change one of them"
+        )
+
+
+def _check_memory(cell: Cell, cluster: ClusterConfig) -> None:
+    if cluster.gpu_memory_gib is None:
+        return
+    needed = memory_plan(cell.config, cluster.train.processes).total / GIB
+    if needed > cluster.gpu_memory_gib:
+        raise InputError(
+            f"about {needed:.0f} GiB on each GPU, which has {cluster.gpu_memory_gib:g}: more GPUs (train.nodes, "
+            "train.gpus_per_node), a higher engine.zero_stage, or model.activation_checkpointing=true"
         )
 
 

@@ -121,11 +121,10 @@ def _said_to_run(cell: Cell, how: Standing, jobs: Jobs) -> Standing:
 
 def _figures(cell: Cell, state: dict[str, Any] | None) -> tuple[int, str, float | None]:
     """Steps done, speed in words, seconds left."""
-    line = _last_line(cell.folder / "metrics.jsonl")
+    figures = last_figures(cell.folder)
     saved = max(state["step"], 0) if state else 0
-    if line is None:
+    if figures is None:
         return saved, "", None
-    figures = json.loads(line)
     speed, step = figures["clips_per_second"], max(figures["step"] + 1, saved)
     left = (cell.config.schedule.steps - step) * cell.config.engine.batch_size / speed
     return step, f"loss {figures['loss']:.3f}  {speed:.0f} clips/s", left
@@ -133,6 +132,13 @@ def _figures(cell: Cell, state: dict[str, Any] | None) -> tuple[int, str, float 
 
 def _resumptions(cell: Cell) -> int:
     return max(len(starts(cell.folder)) - 1, 0)
+
+
+def last_figures(run: Path) -> dict[str, Any] | None:
+    """The last line of ``metrics.jsonl``; None where nothing was logged."""
+    line = _last_line(run / "metrics.jsonl")
+    figures: dict[str, Any] | None = json.loads(line) if line else None
+    return figures
 
 
 def _last_line(path: Path) -> str | None:

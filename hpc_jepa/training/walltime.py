@@ -10,7 +10,7 @@ DEADLINES = ("SLURM_JOB_END_TIME", "HPC_JEPA_JOB_END_TIME")
 
 CAUTION = 1.5
 """What comes may take so many times as long as the longest of its kind so far."""
-LEAVING = 5.0
+LEAVING = 10.0
 """Seconds to end the processes and to put the job into the queue again."""
 
 

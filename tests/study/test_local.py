@@ -43,7 +43,7 @@ def write_study(motion_shards, tmp_path, monkeypatch):
                     "train": str(motion_shards / "train"),
                     "test": str(motion_shards / "test"),
                     "clip": {"sampling": "leading", "frames": 8, "stride": 2, "size": 32},
-                    "probes": {"linear": {"kind": "linear", "pooling": "mean"}},
+                    "probes": {"linear": {"kind": "logistic", "pooling": "mean"}},
                     "probe_seeds": [0],
                     "batch_size": 8,
                 }
@@ -84,7 +84,7 @@ def test_a_study_fills_its_folders_once(write_study, tmp_path):
         assert {path.name for path in run.iterdir() if not path.name.startswith(".")} == {
             "config.yaml", "state.json", "metrics.jsonl", "events", "log", "checkpoints", "eval",
         }  # fmt: skip
-        assert {path.name for path in (run / "log").iterdir()} == {"train.log", "evaluate.log"}
+        assert {path.name for path in (run / "log").iterdir()} == {"train.log", "evaluate.log", "starts.jsonl"}
     assert (tmp_path / "runs/demo/study.yaml").is_file()
     standing = json.loads(call("status", study, "--json").stdout)
     assert [(cell["state"], cell["step"]) for cell in standing] == [("done", 2)] * 2

@@ -191,8 +191,8 @@ KillWait=5
 MessageTimeout=5
 MailProg=/bin/true
 NodeName=127.0.0.[1-4] NodeHostname=$host NodeAddr=127.0.0.1 Port=[$((PORT + 1))-$((PORT + 4))] CPUs=4 RealMemory=4000 Gres=gpu:2
-PartitionName=main Nodes=ALL Default=YES MaxTime=1-0 PriorityTier=10
-PartitionName=low Nodes=ALL MaxTime=1-0 PriorityTier=1 GraceTime=15
+PartitionName=main Nodes=ALL Default=YES MaxTime=1-0 PriorityTier=10 PreemptMode=OFF
+PartitionName=low Nodes=ALL MaxTime=1-0 PriorityTier=1 PreemptMode=REQUEUE GraceTime=15
 PartitionName=high Nodes=ALL MaxTime=1-0 PriorityTier=100 PreemptMode=OFF
 END
 }

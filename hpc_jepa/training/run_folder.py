@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc_jepa.checkpoint.files import sole_writer, write_atomically
+from hpc_jepa.checkpoint.store import folders
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.tree import dump, load
 from hpc_jepa.distributed import is_main
@@ -20,9 +21,12 @@ Allowed = Callable[[], None]
 
 
 def refuse_another(config: RunConfig) -> None:
-    """Raise InputError, naming the settings that differ, when the folder holds a run of another configuration."""
+    """Raise InputError, naming the settings that differ, when the folder holds a run of another configuration.
+
+    One that ended before its first checkpoint has nothing to lose: its settings may be repaired.
+    """
     path = config.folder / "config.yaml"
-    if not path.exists():
+    if not path.exists() or not folders(config.folder):
         return
     changed = refused_differences(load(RunConfig, [path]), config)
     if changed:
@@ -60,7 +64,7 @@ def claimed(config: RunConfig) -> Iterator[Allowed]:
         path = config.folder / "config.yaml"
         # What was accepted once is not accepted for ever.
         settled = config.model_copy(update={"checkpoint": config.checkpoint.model_copy(update={"accept": ()})})
-        if not path.exists() or config.checkpoint.accept:
+        if not folders(config.folder) or config.checkpoint.accept:
             write_atomically(path, dump(settled).encode())
         yield lease.check
 

@@ -9,6 +9,7 @@ import sys
 import tempfile
 import time
 from contextlib import ExitStack, contextmanager
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,7 @@ DEFINED = ("loss", "gradient_norm", "terms", "coefficients", "learning_rate", "w
 LOCAL_INSTEAD = "tests/study runs the same commands on the local executor"
 
 
-def wait_for(condition, seconds=200):
+def wait_for(condition, seconds=300):
     """Wait until ``condition()`` holds and return what it said."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
@@ -77,7 +78,7 @@ class Cluster:
     def processes_on(self, node):
         """Numbers of the processes of all jobs on a node, alive or left over."""
         mark = f"SLURM_CONF={self.configuration.parents[1] / node}/slurm.conf".encode()
-        return [path.name for path in Path("/proc").glob("[0-9]*") if mark in environment_of(path)]
+        return [int(path.name) for path in Path("/proc").glob("[0-9]*") if mark in environment_of(path)]
 
     def mend(self):
         """Bring back what a test killed, and empty the queue."""
@@ -169,16 +170,24 @@ class Run:
     def __init__(self, folder):
         self.folder = folder
 
-    def figures(self):
-        """All that is defined by configuration and step, for every step recorded so far, in order of writing."""
+    def lines(self):
+        """Of ``metrics.jsonl``, those that are complete."""
         path = self.folder / "metrics.jsonl"
-        lines = [json.loads(line) for line in path.read_text().splitlines(keepends=True) if line.endswith("\n")]
-        return [(line["step"], *(line[name] for name in DEFINED)) for line in lines]
+        lines = path.read_text().splitlines(keepends=True) if path.exists() else []
+        return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def steps(self):
         """How many steps are recorded."""
-        path = self.folder / "metrics.jsonl"
-        return path.read_bytes().count(b"\n") if path.exists() else 0
+        return len(self.lines())
+
+    def figures(self):
+        """All that is defined by configuration and step, in order of writing."""
+        return [(line["step"], *(line[name] for name in DEFINED)) for line in self.lines()]
+
+    def speed(self):
+        """Steps in a second."""
+        first, last = self.lines()[0], self.lines()[-1]
+        return (last["step"] - first["step"]) / (last["time"] - first["time"])
 
     def weights(self):
         """The tensors of the newest checkpoint, byte by byte."""
@@ -187,6 +196,11 @@ class Run:
     def checkpoint(self):
         """Step of the newest checkpoint."""
         return int((self.folder / "checkpoints/latest").readlink().name.removeprefix("step-"))
+
+    def started_at(self):
+        """The step of each start."""
+        path = self.folder / "log" / "starts.jsonl"
+        return [json.loads(line)["step"] for line in path.read_text().splitlines()] if path.exists() else []
 
     def is_done(self):
         path = self.folder / "state.json"
@@ -205,74 +219,98 @@ class Grid:
 
     def call(self, command, *arguments, code=0):
         """``hpc-jepa study COMMAND`` on the trial cluster; what it prints."""
-        where = () if command in ("status", "report", "cancel") else ("--cluster", "profile.yaml")
+        where = ("--cluster", "profile.yaml") if command in ("submit", "resume") else ()
         result = CliRunner().invoke(app, ["study", command, "study.yaml", *where, *arguments])
         assert result.exit_code == code, result.output
         return result.stdout
 
     def status(self):
-        """State of each cell by ``regime/variant``."""
+        """What is said of each cell, by ``regime/variant/seed-N``."""
         cells = json.loads(self.call("status", "--json"))
-        return {"/".join(Path(cell["folder"]).parts[2:4]): cell for cell in cells}
+        return {"/".join(Path(cell["folder"]).parts[-3:]): cell for cell in cells}
 
-    def cell(self, name="tiny/baseline"):
-        return self.status()[name]
+    def cell(self, name="tiny/baseline", seed=0):
+        return self.status()[f"{name}/seed-{seed}"]
 
     def states(self):
         return {cell["state"] for cell in self.status().values()}
 
     def done(self):
+        """Whether all cells are; it makes no sense to wait for one that failed."""
+        assert "failed" not in self.states(), self.status()
         return self.states() == {"done"}
 
-    def run(self, name="tiny/baseline", runs="runs"):
-        return Run(self.folder / runs / "demo" / name / "seed-0")
+    def run(self, name="tiny/baseline", seed=0, runs="runs"):
+        return Run(self.folder / runs / "demo" / name / f"seed-{seed}")
 
-    def job(self, name="tiny/baseline", kind="train"):
+    def job(self, name="tiny/baseline", seed=0, kind="train"):
         """The newest job of a cell."""
         lines = (self.folder / "runs/demo/jobs.jsonl").read_text().splitlines()
         jobs = [json.loads(line) for line in lines]
-        return [job["job"] for job in jobs if job["kind"] == kind and f"/{name}/" in job["folder"]][-1]
+        return [job["job"] for job in jobs if job["kind"] == kind and job["folder"].endswith(f"{name}/seed-{seed}")][-1]
 
 
 @pytest.fixture
 def grid(cluster, motion_shards, tmp_path, monkeypatch):
-    """``grid(variants, steps=..., profile=..., regimes=...)`` writes a study of tiny runs and its profile."""
+    """``grid(*variants, steps=..., regimes=..., **profile)`` writes a study of tiny runs, and its profile."""
     monkeypatch.chdir(tmp_path)
 
-    def make(*variants, steps=4, every=2, evaluations=(), regimes=("tiny",), **profile):
+    def make(*variants, steps=4, every=2, seeds=(0,), evaluations=(), regimes=("tiny",), **profile):
         for regime in regimes:
-            settings = {
-                "regime": regime,
-                "model": {
-                    "encoder": {"width": 32, "depth": 2, "heads": 2, "patch": 8, "levels": [1, 2]},
-                    "predictor": {"width": 16, "depth": 1, "heads": 2},
-                },
-                "data": {
-                    "sources": {"motion8": {"shards": str(motion_shards / "unlabelled")}},
-                    "clip": {"frames": 8, "stride": 2, "size": 32},
-                    "decode_threads": 1,
-                },
-                "schedule": {"steps": steps},
-                "engine": {"precision": "fp32", "batch_size": 4},
-                "checkpoint": {"every": every, "keep": 1},
-                "monitor": {"log_every": 1},
-            }
-            write(f"{regime}.yaml", settings)
+            write(tmp_path / f"{regime}.yaml", settings(motion_shards, regime, steps, every))
         study = {
             "study": "demo",
             "regimes": [f"{regime}.yaml" for regime in regimes],
             "variants": list(variants),
-            "seeds": [0],
+            "seeds": list(seeds),
             "evaluations": list(evaluations),
         }
-        write("study.yaml", study)
-        write("profile.yaml", {**PROFILE, **profile})
+        write(tmp_path / "study.yaml", study)
+        write(tmp_path / "profile.yaml", {**PROFILE, **profile})
         return Grid(tmp_path)
 
-    def write(name, content):
-        (tmp_path / name).write_text(yaml.safe_dump(content))
-
     return make
+
+
+def write(path, content):
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
+def settings(shards, regime, steps, every):
+    """A run of a few milliseconds a step."""
+    return {
+        "regime": regime,
+        "model": {
+            "encoder": {"width": 32, "depth": 2, "heads": 2, "patch": 8, "levels": [1, 2]},
+            "predictor": {"width": 16, "depth": 1, "heads": 2},
+        },
+        "data": {
+            "sources": {"motion8": {"shards": str(shards / "unlabelled")}},
+            "clip": {"frames": 8, "stride": 2, "size": 32},
+            "decode_threads": 1,
+        },
+        "schedule": {"steps": steps},
+        "engine": {"precision": "fp32", "batch_size": 4},
+        "checkpoint": {"every": every, "keep": 1},
+        "monitor": {"log_every": 1},
+    }
+
+
+@pytest.fixture(scope="session")
+def undisturbed(motion_shards, tmp_path_factory):
+    """``undisturbed(steps, seed=0)``: the baseline of a grid, trained here by a process that nobody disturbs."""
+
+    @cache
+    def train(steps, seed=0):
+        folder = tmp_path_factory.mktemp("undisturbed")
+        regime = write(folder / "tiny.yaml", settings(motion_shards, "tiny", steps, steps))
+        command = ["train", regime, f"seed={seed}", f"runs={folder}"]
+        finished = subprocess.run([sys.executable, "-m", "hpc_jepa", *command], capture_output=True, text=True)
+        assert finished.returncode == 0, finished.stderr
+        return Run(folder / f"adhoc/tiny/baseline/seed-{seed}")
+
+    return train
 
 
 PROFILE = {
@@ -283,18 +321,3 @@ PROFILE = {
     "python": sys.executable,
     "warning": 20,
 }
-
-
-@pytest.fixture
-def undisturbed(grid, tmp_path):
-    """The same run as the baseline of the grid, trained here by a process that nobody disturbs."""
-
-    def train():
-        command = ["train", "tiny.yaml", "seed=0", "study=undisturbed", "semantics=corrected"]
-        finished = subprocess.run(
-            [sys.executable, "-m", "hpc_jepa", *command], capture_output=True, text=True, timeout=200
-        )
-        assert finished.returncode == 0, finished.stderr
-        return Run(tmp_path / "runs/undisturbed/tiny/baseline/seed-0")
-
-    return train

@@ -1,6 +1,5 @@
 """The trial cluster itself: what can be killed can come back, and nothing is left behind."""
 
-
 import pytest
 
 

@@ -1,0 +1,18 @@
+"""Runs of several nodes: ranks from Slurm, DeepSpeed over gloo."""
+
+import pytest
+
+
+@pytest.mark.timeout(900)  # on a machine that is busy otherwise
+def test_two_nodes_of_two_tasks_compute_what_one_node_of_four_does(cluster, grid, eventually):
+    finished = []
+    for nodes, tasks in ((2, 2), (1, 4)):
+        study = grid(
+            "baseline", steps=3, train={"nodes": nodes, "tasks_per_node": tasks, "cpus_per_node": tasks, "time": 10}
+        )
+        study.call("submit", "--runs", f"nodes-{nodes}")
+        finished.append(study.run(runs=f"nodes-{nodes}"))
+    eventually(lambda: all(run.is_done() for run in finished))
+    apart, together = finished
+    assert len(apart.weights()) > 1  # several processes wrote their parts
+    assert apart.equals(together)

@@ -88,6 +88,7 @@ def assembled(config: RunConfig, device: torch.device, observe: Observer) -> Ite
             first = resume(engine, config, loader.data_hashes)
             if is_main():
                 note_start(folder, first)
+            _continue_drops(loader, folder / "log", first)
             phases.done("checkpoint")
             ema = config.targets == "ema"
             with (

@@ -1,0 +1,33 @@
+import pytest
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from hpc_jepa.config.model import EncoderConfig, ModelConfig, PredictorConfig
+from hpc_jepa.latents import TokenGrid, TokenMasks
+from hpc_jepa.models.flops import step_flops
+from hpc_jepa.models.video_jepa import VideoJEPA
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_counted_flops_are_those_of_the_operations(checkpointing):
+    """PyTorch counts every matrix product as it runs; in bf16 attention on a CPU is two of them."""
+    config = ModelConfig(
+        encoder=EncoderConfig(width=32, depth=3, heads=2, patch=8, levels=(1, 3), mlp_ratio=3.0),
+        predictor=PredictorConfig(width=16, depth=2, heads=2),
+        activation_checkpointing=checkpointing,
+    )
+    order = torch.arange(36).expand(2, -1)
+    masks = tuple(
+        TokenMasks(order[:, :k], order[:, k : k + q], torch.ones(2, k), torch.full((2, k), -1))
+        for k, q in ((7, 29), (5, 20))
+    )
+    model = VideoJEPA(config, "bf16").train()
+    with FlopCounterMode(display=False) as counter:
+        latents = model(torch.randn(2, 3, 8, 24, 24), masks)
+        outputs = (*latents.student, *latents.prediction, *latents.context_prediction)
+        sum(output.float().sum() for output in outputs).backward()
+    counted = step_flops(config, TokenGrid(4, 3, 3), masks)
+    if checkpointing:
+        assert counted < counter.get_total_flops()
+    else:
+        assert counted == counter.get_total_flops()

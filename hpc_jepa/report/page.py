@@ -16,7 +16,7 @@ from hpc_jepa.report.grid import Grid
 from hpc_jepa.report.plots import Reading
 from hpc_jepa.report.results import Panel, panels
 from hpc_jepa.report.runs import Run
-from hpc_jepa.report.sheet import note
+from hpc_jepa.report.sheet import bound, note
 from hpc_jepa.report.strip import Strip, strips
 
 BANDS = "Bands: 95 % intervals; ink: encoders that no run trained; line styles tell seeds apart."
@@ -64,6 +64,7 @@ def render(content: Content) -> str:
         content=content,
         title=", ".join(sorted({run.config.study for run in content.runs})) or "The published numbers",
         note=note,
+        bound=bound,
         forests=_forests(content.grids),
         trade_offs=_trade_offs(content.grids),
         audits=audits,

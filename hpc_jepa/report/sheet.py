@@ -85,6 +85,11 @@ def note(grid: Grid) -> str:
     return " ".join(parts)
 
 
+def bound(value: float) -> str:
+    """One end of an interval: a count, or points."""
+    return str(value) if isinstance(value, int) else f"{value:.2f}"
+
+
 def _grid_sheet(grid: Grid) -> Sheet:
     rows = tuple((row, *(_words(grid.cell(row, column)) for column in grid.columns)) for row in grid.rows)
     return Sheet(
@@ -121,7 +126,7 @@ def _evidence(judgement: Judgement) -> str:
         return MISSING
     if found.low is None or found.high is None:
         return found.computed
-    return f"{found.computed} [{found.low:.2f}, {found.high:.2f}]"
+    return f"{found.computed} [{bound(found.low)}, {bound(found.high)}]"
 
 
 def _claim_line(audit: Audit, judgement: Judgement) -> tuple[object, ...]:

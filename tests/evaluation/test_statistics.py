@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
-from scipy.stats import binomtest
+from scipy.stats import binomtest, bootstrap, ks_2samp
 
-from hpc_jepa.evaluation.statistics import accuracy, compare
+from hpc_jepa.evaluation import statistics
+from hpc_jepa.evaluation.statistics import accuracy, compare, resampled_means
 
 
 def outcomes(*shares, n=1000):
@@ -53,3 +54,23 @@ def test_the_same_seed_gives_the_same_interval_and_equal_predictions_no_differen
     same = compare(first, first)
     assert (same.difference, same.low, same.high, same.p_value) == (0, 0, 0, 1)
     assert not same.significant
+
+
+def test_drawing_clips_of_equal_gain_together_is_drawing_clips():
+    rng = np.random.default_rng(5)
+    gain = rng.integers(-3, 4, 400) / 3
+    means = resampled_means(gain, 20000, np.random.default_rng(0))
+    plain = rng.choice(gain, (20000, 400)).mean(axis=1)
+    assert ks_2samp(means, plain).pvalue > 0.01
+    assert means.std() == pytest.approx(bootstrap((gain,), np.mean, rng=rng).standard_error, rel=0.03)
+
+
+def test_intervals_of_an_accuracy_and_of_a_paired_difference_have_their_coverage(monkeypatch):
+    monkeypatch.setattr(statistics, "RESAMPLES", 999)
+    rng, held = np.random.default_rng(11), []
+    for draw in range(6000):  # four standard errors to either side
+        ease = rng.random(1000)
+        first, second = rng.random((2, 1, 1000)) < 0.1 + 0.5 * ease
+        alone, pair = accuracy(first), compare(first, second, seed=draw)
+        held.append((alone.low <= 0.35 <= alone.high, pair.low <= 0 <= pair.high))
+    assert np.mean(held, axis=0) == pytest.approx([0.95, 0.95], abs=0.01)

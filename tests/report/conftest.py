@@ -9,6 +9,7 @@ import pytest
 from hpc_jepa.config import tree
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.evaluation import record
+from hpc_jepa.evaluation.record import FewShotRecord, RobustnessRecord
 from hpc_jepa.evaluation.statistics import accuracy
 
 CLIPS, CLASSES = 1000, 8
@@ -42,7 +43,9 @@ class StudyWriter:
         (config.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         return config.folder
 
-    def evaluated(self, run: Path, accuracies: dict[str, dict[str, float]], test_data="b" * 64, salt=0) -> Path:
+    def evaluated(
+        self, run: Path, accuracies: dict[str, dict[str, float]], salt=0, benchmark="motion8", **facts
+    ) -> Path:
         """``accuracies``: weights -> probe -> share of clips that are right."""
         config = tree.load(RunConfig, [run / "config.yaml"])
         predictions = {"labels": self.labels, "samples": np.arange(CLIPS)}
@@ -68,11 +71,59 @@ class StudyWriter:
                         "per_seed": tuple(right.mean(axis=1).tolist()),
                     }
                 )
-        path = record.record_path(run, "motion8", "careful")
-        record.write(path, {**self._facts(config, test_data), "results": tuple(results)}, predictions)
+        path = record.record_path(run, benchmark, "careful")
+        whole = {**self._facts(config, benchmark), **facts, "results": tuple(results)}
+        record.write(path, whole, predictions)
         return path
 
-    def _facts(self, config: RunConfig, test_data: str) -> dict:
+    def few_shot(self, run: Path, curve: dict[int, float]) -> Path:
+        """``curve``: labels per class -> accuracy of the target weights."""
+        config = tree.load(RunConfig, [run / "config.yaml"])
+        results = [
+            {
+                "weights": "target",
+                "kind": "draws",
+                "ways": CLASSES,
+                "shots": shots,
+                "pooling": "mean",
+                "value": value,
+                "low": value - 0.02,
+                "high": value + 0.02,
+                "n": CLIPS,
+                "count": 2,
+                "per_draw": (value, value),
+            }
+            for shots, value in curve.items()
+        ]
+        path = record.record_path(run, "motion8", "careful", "few_shot")
+        record.write(path, {**self._facts(config), "results": tuple(results)}, {"labels": self.labels}, FewShotRecord)
+        return path
+
+    def robustness(self, run: Path, clean: float, damaged: tuple[float, ...]) -> Path:
+        """``damaged``: accuracies of the target weights under noise, by severity."""
+        config = tree.load(RunConfig, [run / "config.yaml"])
+        results = [
+            {
+                "weights": "target",
+                "probe": "linear",
+                "corruption": "noise" if severity else "clean",
+                "severity": severity,
+                "level": 0.1 * severity,
+                "consistency": 1 - 0.1 * severity,
+                "value": value,
+                "low": value - 0.02,
+                "high": value + 0.02,
+                "n": CLIPS,
+                "per_seed": (value,),
+            }
+            for severity, value in enumerate((clean, *damaged))
+        ]
+        path = record.record_path(run, "motion8", "careful", "robustness")
+        facts = {**self._facts(config), "results": tuple(results)}
+        record.write(path, facts, {"labels": self.labels}, RobustnessRecord)
+        return path
+
+    def _facts(self, config: RunConfig, benchmark="motion8") -> dict:
         return {
             "run": {
                 "study": config.study,
@@ -85,12 +136,12 @@ class StudyWriter:
                 "step": 500,
                 "steps": 500,
             },
-            "benchmark": "motion8",
+            "benchmark": benchmark,
             "title": "Synthetic motion",
             "classes": CLASSES,
             "protocol": "careful",
             "protocol_fingerprint": "0123456789abcdef",
-            "data": {"train": "a" * 64, "test": test_data},
+            "data": {"train": "a" * 64, "test": "b" * 64},
             "software": {"torch": "2.13.0"},
         }
 

@@ -37,7 +37,9 @@ def test_better_worse_and_equal_semantics_are_each_said(write):
 
 
 def test_the_paired_test_uses_the_predictions_of_both_records(study):
-    linear = next(c for c in semantics_comparisons(judged(sources(find_runs([study])))) if c.corrected.probe == "linear")
+    linear = next(
+        c for c in semantics_comparisons(judged(sources(find_runs([study])))) if c.corrected.probe == "linear"
+    )
     assert linear.points.difference == pytest.approx(0.464 - 0.240)
     # Independent errors: the variance of the difference is the sum of both.
     margin = 1.96 * np.sqrt((0.464 * 0.536 + 0.24 * 0.76) / 1000)

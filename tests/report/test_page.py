@@ -71,6 +71,7 @@ def test_every_headline_number_and_fingerprint_is_on_it(page, study):
 def test_it_draws_accuracy_per_probe_each_loss_term_and_health(page):
     plots = re.findall(r'<figure class="plot">\s*<figcaption>(.*?)</figcaption>', page)
     assert plots == [
+        "motion8, careful, linear: demo, regime quickstart",
         "Linear probe: motion8, careful, quickstart",
         "Attentive probe: motion8, careful, quickstart",
         "Total loss",
@@ -141,4 +142,4 @@ def test_what_the_study_says_of_itself_comes_first(study):
     config = StudyConfig(study="demo", about="Does it help & why?", regimes=("quickstart",), variants=("baseline",))
     describe(config, study.parent)
     page = (write_report([study]).folder / "index.html").read_text(encoding="utf-8")
-    assert page.index("Does it help &amp; why?") < page.index("Results</h2>")
+    assert page.index("Does it help &amp; why?") < page.index("<h2>Results</h2>")

@@ -1,0 +1,85 @@
+"""The page in a real browser: nothing to complain about, everything laid out, on a desk and on a phone."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from hpc_jepa.report.build import write_report
+from hpc_jepa.report.paper import PUBLISHED_RESULTS
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium (apt-get install chromium)")
+
+MEASURE = """<script>
+const boxes = selector => [...document.querySelectorAll(selector)].map(e => e.getBoundingClientRect())
+  .map(box => ({left: box.left, right: box.right, top: box.top, bottom: box.bottom}));
+const found = {width: innerWidth, scroll: document.documentElement.scrollWidth, tables: boxes("table.grid"),
+  frames: boxes(".scroll"), plots: boxes("figure.plot svg"), requests: performance.getEntriesByType("resource").length};
+parent.postMessage(JSON.stringify(found), "*");
+</script>"""
+
+SHELL = """<body style="margin:0"><iframe src="measured.html" style="border:0;width:{width}px;height:900px"></iframe>
+<script>addEventListener("message", event => document.body.textContent = event.data)</script></body>"""
+
+
+def browse(page, *options) -> subprocess.CompletedProcess:
+    quiet = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--enable-logging=stderr")
+    profile = f"--user-data-dir={page.parent / 'profile'}"
+    command = [CHROMIUM, *quiet, profile, "--hide-scrollbars", *options, page.as_uri()]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+
+
+def complaints(stderr: str) -> list[str]:
+    return [line for line in stderr.splitlines() if "CONSOLE" in line or "Uncaught" in line]
+
+
+def layout(page, width: int) -> dict:
+    """Where tables and plots lie in a window of that width."""
+    (page.parent / "measured.html").write_text(page.read_text().replace("</body>", MEASURE + "</body>"))
+    shell = page.parent / "shell.html"
+    shell.write_text(SHELL.format(width=width))
+    shown = browse(shell, "--dump-dom", f"--window-size={max(width, 500)},900", "--virtual-time-budget=5000")
+    assert complaints(shown.stderr) == []
+    return json.loads(re.search(r"\{.*\}", shown.stdout, re.DOTALL)[0])
+
+
+@pytest.fixture
+def page(study):
+    return write_report([study], published=PUBLISHED_RESULTS).folder / "index.html"
+
+
+def test_a_complaint_would_be_seen(tmp_path):
+    faulty = tmp_path / "faulty.html"
+    faulty.write_text("<script>console.error('boo')</script>")
+    assert len(complaints(browse(faulty, "--dump-dom").stderr)) == 1
+
+
+def test_it_opens_without_complaints_and_a_screenshot_shows_it(page, tmp_path):
+    picture = tmp_path / "page.png"
+    shown = browse(page, f"--screenshot={picture}", "--window-size=1280,2400")
+    assert complaints(shown.stderr) == []
+    pixels = np.asarray(Image.open(picture).convert("L"))
+    assert pixels.shape == (2400, 1280)
+    inked = (pixels < 128).any(axis=1)
+    assert all(part.any() for part in np.array_split(inked, 12))  # something in every stretch of 200 pixels
+
+
+@pytest.mark.parametrize("width", [1280, 390])
+def test_tables_and_plots_are_laid_out_within_the_window(page, width):
+    found = layout(page, width)
+    assert found["width"] == width and found["scroll"] <= width and found["requests"] == 0
+    assert len(found["tables"]) == 4 and len(found["plots"]) > 20
+    assert all(box["right"] - box["left"] > 150 and box["bottom"] > box["top"] for box in found["tables"])
+    assert all(box["left"] >= 0 and box["right"] <= width for box in (*found["frames"], *found["plots"]))
+    assert all(box["right"] - box["left"] > 200 and box["bottom"] - box["top"] > 40 for box in found["plots"])
+    assert not any(overlap(a, b) for i, a in enumerate(found["plots"]) for b in found["plots"][i + 1 :])
+
+
+def overlap(a: dict, b: dict) -> bool:
+    return a["left"] < b["right"] and b["left"] < a["right"] and a["top"] < b["bottom"] and b["top"] < a["bottom"]

@@ -1,0 +1,229 @@
+import csv
+import json
+from decimal import Decimal
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from hpc_jepa.cli.app import app
+from hpc_jepa.errors import DataError, InputError
+from hpc_jepa.report.audit import audit
+from hpc_jepa.report.build import write_report
+from hpc_jepa.report.claims import PUBLISHED_CLAIMS, read_claims
+from hpc_jepa.report.paper import PUBLISHED_RESULTS, read_paper
+
+REFERENCES = {"mixed": "baseline_seed42", "ucf101": "baseline"}
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return write_report([], tmp_path_factory.mktemp("published"), published=PUBLISHED_RESULTS).folder
+
+
+@pytest.fixture(scope="module")
+def printed():
+    """Percent as printed by regime, variant and benchmark."""
+    lines = [row for row in rows(PUBLISHED_RESULTS) if row["metric"] == "top1_percent"]
+    return {(row["regime"], row["variant"], row["benchmark"]): Decimal(row["value"]) for row in lines}
+
+
+@pytest.fixture
+def planted(tmp_path):
+    """The published numbers with some of them changed; None drops the cell."""
+
+    def plant(changes):
+        lines = []
+        for row in rows(PUBLISHED_RESULTS):
+            key = (row["regime"], row["variant"], row["benchmark"])
+            if row["metric"] == "top1_percent" and key in changes:
+                row["value"] = changes[key]
+            if row["value"] is not None:
+                lines.append(row)
+        path = tmp_path / "planted.csv"
+        with path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, lines[0])
+            writer.writeheader()
+            writer.writerows(lines)
+        return path
+
+    return plant
+
+
+def verdicts(path, tmp_path):
+    folder = write_report([], tmp_path / "out", published=path).folder
+    return {row["id"]: row["verdict"] for row in rows(folder / "claims.csv")}
+
+
+def test_every_difference_of_the_tables_is_that_of_the_printed_values(folder, printed):
+    seen = 0
+    for row in rows(folder / "grid.csv"):
+        value = printed.get((row["regime"], row["variant"], row["benchmark"]))
+        if value is None:
+            assert row["value"] == "missing" and row["difference"] == row["low"] == ""
+            continue
+        assert Decimal(row["value"]) == value
+        reference = printed.get((row["regime"], REFERENCES[row["regime"]], row["benchmark"]))
+        if row["variant"] != REFERENCES[row["regime"]]:
+            assert Decimal(row["difference"]) == value - reference
+            assert float(row["difference_low"]) < float(row["difference"]) < float(row["difference_high"])
+            seen += 1
+    assert seen == 72
+
+
+def test_each_of_the_35_claims_has_the_verdict_and_the_figure_that_its_author_found(folder):
+    expected = yaml.safe_load(PUBLISHED_CLAIMS.read_text())["claims"]
+    found = rows(folder / "claims.csv")
+    assert list(found[0]) == ["id", "statement", "published", "computed", "low", "high", "verdict"]
+    assert len(found) == 35 and [row["id"] for row in found] == [claim["id"] for claim in expected]
+    for row, claim in zip(found, expected, strict=True):
+        assert row["verdict"] == ("supported" if claim["supported"] else "contradicted"), row
+        for figure in figures(claim["computed"]):
+            assert figure in row["computed"], row
+
+
+def figures(computed) -> list[str]:
+    """What must be found in the words of a finding."""
+    if isinstance(computed, list):
+        return computed
+    if not isinstance(computed, dict):
+        return [f"{computed:.2f}" if isinstance(computed, float) else str(computed)]
+    if "count" in computed:
+        return [f"{computed['count']} of {computed['out_of']}"]
+    if "spread" in computed:
+        return [f"{computed['spread']:.2f}"]
+    if "result" in computed:
+        return [f"{computed['result']} ({computed['value']:.2f})"]
+    return [f"{variant} {value:.2f}" for variant, value in computed.items()]
+
+
+def test_planted_changes_turn_the_verdicts_they_touch_and_no_other(planted, tmp_path):
+    before = verdicts(PUBLISHED_RESULTS, tmp_path)
+    changes = {
+        ("ucf101", "motion_guided", "diving48"): "8.88",  # raises by 0.50
+        ("ucf101", "kinematic_huber", "diving48"): "5.80",  # -2.58: now in range
+        ("mixed", "hw_ld", "imagenet100"): "19.90",  # -4.96: one less beyond five points
+        ("ucf101", "kinematic_split", "imagenet100"): "13.40",  # +1.38, and 0.34 below the highest
+        ("mixed", "hw", "diving48"): "9.44",  # beats ac_hw
+    }
+    after = verdicts(planted(changes), tmp_path)
+    turned = {claim for claim in before if before[claim] != after[claim]}
+    assert turned == {
+        *("ucf_mg_d48", "kin_d48_all6", "mix_10_of_14", "mix_11_of_15", "kin_in100", "re_random_in100"),
+        "mix_best_d48",
+    }
+    assert after["kin_d48_all6"] == "supported" and after["mix_best_d48"] == "contradicted"
+
+
+def test_a_dropped_cell_is_undecided_and_shown_as_missing(planted, tmp_path):
+    path = planted({("mixed", "fwm_hw_ld", "imagenet100"): None})
+    found = verdicts(path, tmp_path)
+    assert {claim for claim, verdict in found.items() if verdict == "undecided"} == {
+        *("mix_fhl_in100", "mix_10_of_14", "mix_11_of_15", "mix_best_in100", "re_10of14_seed239", "re_fhl_in100_239"),
+        "re_below_random_in100",
+    }
+    line = next(
+        line for line in (tmp_path / "out/tables.md").read_text().splitlines() if line.startswith("| fwm_hw_ld ")
+    )
+    assert line.split(" | ")[1] == "missing"
+
+
+def test_uncertainty_leaves_small_differences_undecided():
+    judged = audit(read_claims(), read_paper(), as_printed=True).judgements
+    found = {one.claim.id: one.finding.with_uncertainty for one in judged}
+    assert found["ucf_mg_d48"] == found["ucf_mg_in100"] == found["mix_10_of_14"] == "undecided"
+    assert found["mix_fhl_in100"] == found["ucf_mg_ssv2"] == "supported"
+
+
+def test_more_test_clips_decide_what_few_leave_open(tmp_path):
+    lines = rows(PUBLISHED_RESULTS)
+    for row in lines:
+        row["value"] = str(100 * int(row["value"])) if row["metric"] == "n_val" else row["value"]
+    path = tmp_path / "larger.csv"
+    path.write_text("\n".join([",".join(lines[0]), *(",".join(row.values()) for row in lines)]))
+    judged = audit(read_claims(), read_paper(path), as_printed=True).judgements
+    found = {one.claim.id: one.finding.with_uncertainty for one in judged}
+    assert found["ucf_mg_d48"] == found["mix_best_d48"] == "supported"
+
+
+def test_differences_are_coloured_only_where_holm_leaves_them_significant(folder):
+    page = (folder / "index.html").read_text()
+    significant = [row for row in rows(folder / "grid.csv") if row["significant"] == "True"]
+    assert all(float(row["p_holm"]) < 0.05 for row in significant)
+    assert any(row["significant"] == "False" and float(row["p"]) < 0.05 for row in rows(folder / "grid.csv"))
+    assert page.count('class="change up"') + page.count('class="change down"') == len(significant) + 2  # and the key
+    assert "score test of two unpaired proportions" in page and "Minimum detectable gain" in page
+
+
+def test_the_page_says_what_the_published_numbers_cannot_tell(folder):
+    page = (folder / "index.html").read_text()
+    for words in (
+        "one pretraining run and one unseeded probe",
+        "(B1)",
+        "(B21)",
+        "(B22)",
+        "Another seed of the baseline",
+    ):
+        assert words in page
+
+
+def test_own_claims_are_judged_and_a_faulty_file_is_named_with_its_key(tmp_path):
+    claim = {"id": "own", "statement": "LTC is worst", "predicate": {"type": "argmin", "regime": "mixed"}}
+    claim["predicate"] |= {"benchmark": "imagenet100", "variants": ["ltc", "ld", "hw"], "expected": "ltc"}
+    path = tmp_path / "own.yaml"
+    path.write_text(yaml.safe_dump({"claims": [claim]}))
+    (row,) = rows(write_report([], tmp_path / "out", claims=path, published=PUBLISHED_RESULTS).folder / "claims.csv")
+    assert (row["computed"], row["verdict"]) == ("ltc (11.34)", "supported")
+    claim["predicate"]["expected"] = "fac"
+    path.write_text(yaml.safe_dump({"claims": [claim]}))
+    with pytest.raises(InputError, match=r"own\.yaml.*expected 'fac' is not among the variants"):
+        read_claims(path)
+
+
+@pytest.mark.parametrize(
+    "line, words",
+    [
+        ("x,ac,mixed,diving48,top1_percent,8.38,", "a second time"),
+        ("x,new,mixed,diving48,top1_percent,8.38,", "no whole n_val"),
+        ("x,new,mixed,diving48,top1_percent,many,", r":266: damaged line \(value"),
+        ("x,new,mixed,diving48,top1_percent,108.38,", "between 0 and 100"),
+        ("x,new,mixed", "damaged line"),
+    ],
+)
+def test_a_damaged_file_of_results_is_named_with_its_fault(tmp_path, line, words):
+    path = tmp_path / "damaged.csv"
+    path.write_text(PUBLISHED_RESULTS.read_text().rstrip("\n") + f"\n{line}\n")
+    with pytest.raises(DataError, match=words):
+        read_paper(path)
+    with pytest.raises(InputError, match="no such file"):
+        read_paper(tmp_path / "none.csv")
+
+
+def test_the_command_works_without_any_run_and_prints_json(tmp_path):
+    result = CliRunner().invoke(app, ["report", "--published", "--out", str(tmp_path / "out"), "--json"])
+    assert result.exit_code == 0, result.output
+    facts = json.loads(result.stdout)
+    assert len(facts["claims"]["published numbers"]) == 35
+    assert facts["grids"][0]["cells"]["baseline"]["diving48"] is None
+    written = {path.name for path in (tmp_path / "out").iterdir()}
+    assert written == {
+        *("index.html", "results.txt", "grid.csv", "claims.csv", "tables.md", "tables.tex", "report.json"),
+    }
+
+
+def test_without_runs_and_published_numbers_or_a_place_to_write_there_is_nothing_to_do():
+    assert CliRunner().invoke(app, ["report"]).exit_code == 2
+    with pytest.raises(InputError, match="--out"):
+        write_report([], published=PUBLISHED_RESULTS)
+
+
+def test_latex_is_escaped_and_has_a_cell_for_every_column(folder):
+    text = (folder / "tables.tex").read_text()
+    body = [line for line in text.splitlines() if line.endswith(r" \\")]
+    assert r"fwm\_hw\_ld & 30.78 [29.52, 32.07] +5.92* & 11.60" in text
+    assert all(line.count(" & ") in (3, 4) for line in body)

@@ -217,11 +217,15 @@ class Grid:
     def __init__(self, folder):
         self.folder = folder
 
-    def call(self, command, *arguments, code=0):
-        """``hpc-jepa study COMMAND`` on the trial cluster; what it prints."""
+    def attempt(self, command, *arguments):
+        """``hpc-jepa study COMMAND`` on the trial cluster."""
         where = ("--cluster", "profile.yaml") if command in ("submit", "resume") else ()
-        result = CliRunner().invoke(app, ["study", command, "study.yaml", *where, *arguments])
-        assert result.exit_code == code, result.output
+        return CliRunner().invoke(app, ["study", command, "study.yaml", *where, *arguments])
+
+    def call(self, command, *arguments):
+        """What it prints; it has to succeed."""
+        result = self.attempt(command, *arguments)
+        assert result.exit_code == 0, result.output
         return result.stdout
 
     def status(self):

@@ -35,7 +35,7 @@ Weights = Annotated[Literal["target", "student"], typer.Option(help="The EMA tar
 LAUNCHERS = {
     "here": (),
     "torchrun": (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node={processes}", "-m"),
-    "deepspeed": ("deepspeed", "--num_gpus={processes}", "--module"),
+    "deepspeed": ("deepspeed", "--no_local_rank", "--num_gpus={processes}", "--module"),
     "srun": ("srun", "--ntasks={processes}", sys.executable, "-m"),
 }
 

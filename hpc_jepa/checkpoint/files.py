@@ -4,11 +4,9 @@ import errno
 import fcntl
 import os
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
 
 from hpc_jepa.errors import HpcJepaError, InputError
 
@@ -44,15 +42,15 @@ def sync(path: Path) -> None:
 
 
 @contextmanager
-def sole_writer(lock: Path, patience: float = 0.0) -> Iterator[None]:
+def sole_writer(lock: Path) -> Iterator[None]:
     """Hold the file ``lock``. The system lets go of it when the process ends, however it ends.
 
-    Raises InputError, naming the process that holds it, while another one does, for ``patience`` seconds. A file system
-    without locks refuses nobody.
+    Raises InputError, naming the process that holds it, while another one does. A file system without locks refuses
+    nobody.
     """
     with lock.open("a+", encoding="utf-8") as file:
         try:
-            _lock(file, patience)
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             file.seek(0)
             holder = file.read() or "another process"
@@ -64,14 +62,3 @@ def sole_writer(lock: Path, patience: float = 0.0) -> Iterator[None]:
         file.write(f"process {os.getpid()} on {socket.gethostname()}")
         file.flush()
         yield
-
-
-def _lock(file: TextIO, patience: float) -> None:
-    deadline = time.monotonic() + patience
-    while True:
-        try:
-            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() >= deadline:
-                raise
-        time.sleep(0.2)

@@ -1,8 +1,8 @@
 """Who may write in a run folder: ``lease.json``.
 
 A scheduler that loses sight of a node starts a second copy of what runs there. The newer copy takes the lease, the
-older one notices and stops before it writes. A lock of the file system would not do: many do not reach other nodes, and
-the older copy would keep it.
+older one notices and stops before it writes. A lock held all the time would not do: many file systems have none that
+reaches other nodes, and the older copy would keep it.
 """
 
 import os
@@ -11,12 +11,12 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from pydantic import ValidationError
 
-from hpc_jepa.checkpoint.files import write_atomically
+from hpc_jepa.checkpoint.files import sole_writer, write_atomically
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.errors import HpcJepaError, InputError
 
@@ -68,15 +68,23 @@ class Lease:
 
     def check(self) -> None:
         """Raise LeaseLostError when it is somebody else's by now."""
-        now = holder(self._path.parent)
-        if now is None or now.token != self._mine.token:
-            raise LeaseLostError(f"{self._path.parent}: {now or 'somebody'} has taken over; this copy stops, unsaved")
+        if not self._is_mine():
+            newer = holder(self._path.parent) or "somebody"
+            raise LeaseLostError(f"{self._path.parent}: {newer} has taken over; this copy stops, unsaved")
 
     def beat(self) -> None:
         """Give a sign of life. A lease that is lost is left alone."""
-        now = holder(self._path.parent)
-        if now is not None and now.token == self._mine.token:
+        if self._is_mine():
             os.utime(self._path)
+
+    def give_back(self) -> None:
+        """The next one need not wait."""
+        if self._is_mine():
+            self._path.unlink()
+
+    def _is_mine(self) -> bool:
+        now = holder(self._path.parent)
+        return now is not None and now.token == self._mine.token
 
 
 @contextmanager
@@ -87,20 +95,20 @@ def leased(run: Path) -> Iterator[Lease]:
     is, after ``SILENCE``. Raises InputError while a process that lives holds it.
     """
     mine, held = Holder.here(), holder(run)
-    if held is not None and not mine.succeeds(held) and _lives(run, held):
-        raise InputError(f"{run}: {held} is training here; wait for it, or stop it first")
-    write_atomically(lease_path(run), mine.model_dump_json().encode())
-    lease, over = Lease(run, mine), threading.Event()
-    heart = threading.Thread(target=_beat, args=(lease, over), name="lease", daemon=True)
-    heart.start()
-    try:
-        yield lease
-    finally:
-        over.set()
-        heart.join()
-        now = holder(run)
-        if now is not None and now.token == mine.token:
-            lease_path(run).unlink()
+    takes_over = held is not None and mine.succeeds(held)
+    with _locked(run, needed=not takes_over):
+        if held is not None and not takes_over and _lives(run, held):
+            raise InputError(f"{run}: {held} is training here; wait for it, or stop it first")
+        write_atomically(lease_path(run), mine.model_dump_json().encode())
+        lease, over = Lease(run, mine), threading.Event()
+        heart = threading.Thread(target=_beat, args=(lease, over), name="lease", daemon=True)
+        heart.start()
+        try:
+            yield lease
+        finally:
+            over.set()
+            heart.join()
+            lease.give_back()
 
 
 def holder(run: Path) -> Holder | None:
@@ -120,6 +128,18 @@ def is_silent(run: Path) -> bool:
 def lease_path(run: Path) -> Path:
     """The file."""
     return run / "lease.json"
+
+
+@contextmanager
+def _locked(run: Path, *, needed: bool) -> Iterator[None]:
+    """Hold the lock, as a word to other commands on this file system; an older copy that hangs may keep it."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(sole_writer(run / ".lock"))
+        except InputError:
+            if needed:
+                raise
+        yield
 
 
 def _beat(lease: Lease, over: threading.Event) -> None:

@@ -109,4 +109,5 @@ def save(run: Run, done: int) -> None:
 def report(run: Run, state: Literal["running", "interrupted", "done"], step: int, **more: object) -> None:
     """Let the state file say where the run stands."""
     if is_main():
+        run.allowed()
         write_state(run.folder, state, step, run.config.schedule.steps, dropped=run.feed.dropped, **more)

@@ -5,7 +5,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from hpc_jepa.checkpoint.files import sole_writer, write_atomically
+from hpc_jepa.checkpoint.files import write_atomically
 from hpc_jepa.checkpoint.store import folders
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.tree import dump, load
@@ -13,8 +13,6 @@ from hpc_jepa.distributed import is_main
 from hpc_jepa.errors import HpcJepaError, InputError
 from hpc_jepa.training.lease import LeaseLostError, leased
 from hpc_jepa.training.run_state import write_state
-
-PATIENCE = 120.0  # seconds
 
 Allowed = Callable[[], None]
 """Raises LeaseLostError when this process must not write in the run folder any more."""
@@ -58,8 +56,7 @@ def claimed(config: RunConfig) -> Iterator[Allowed]:
         config.folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{config.folder}: cannot be made ({error.strerror}); choose another runs=") from error
-    # An older copy of the same job, which has just lost its lease, lets go of the lock within a step.
-    with leased(config.folder) as lease, sole_writer(config.folder / ".lock", PATIENCE):
+    with leased(config.folder) as lease:
         refuse_another(config)
         path = config.folder / "config.yaml"
         # What was accepted once is not accepted for ever.

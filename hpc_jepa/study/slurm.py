@@ -20,8 +20,8 @@ from hpc_jepa.study.task import Kind, Task, in_job
 AFTER_SRUN = Path(__file__).resolve().parents[2] / "slurm" / "after_srun.sh"
 
 FAULTS = {
-    "partition": ("partition",),
     "account": ("account",),
+    "partition": ("partition",),
     "qos": ("qos",),
     "time": ("time limit", "timelimit"),
     "constraint": ("feature",),

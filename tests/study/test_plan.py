@@ -1,0 +1,140 @@
+"""What a study takes, counted before anything is queued."""
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from hpc_jepa.cli.app import app
+from hpc_jepa.config.cluster import find_profile
+from hpc_jepa.config.run import RunConfig
+from hpc_jepa.config.study import StudyConfig
+from hpc_jepa.config.tree import find_config, load
+from hpc_jepa.study.check import faults
+from hpc_jepa.study.forecast import forecast, step_time
+from hpc_jepa.study.grid import expand
+from hpc_jepa.study.memory import checkpoint_bytes, memory_plan
+from hpc_jepa.study.sizes import sizes
+
+COUNTS = json.loads((Path(__file__).parents[1] / "golden" / "model_counts.json").read_text())
+
+
+def run(regime, *overrides):
+    return load(RunConfig, [find_config(regime, "regime"), find_config("baseline", "objective")], overrides)
+
+
+def study(name, runs):
+    return expand(load(StudyConfig, [find_config(name, "study")]), runs)
+
+
+def call(*arguments):
+    return CliRunner().invoke(app, ["study", *map(str, arguments)])
+
+
+@pytest.mark.parametrize("regime", ["mixed", "ucf101"])
+def test_parameters_are_those_of_the_published_model(regime):
+    counted = sizes(run(regime))
+    assert counted.student == counted.target == COUNTS["by_regime"][regime]["encoder"]
+    assert counted.predictor == COUNTS["by_regime"][regime]["predictor"]
+
+
+def test_a_student_that_makes_its_own_targets_has_no_second_encoder():
+    assert sizes(run("ucf101", "ema=never")).target == 0
+
+
+def test_what_a_zero_stage_shards_is_divided_and_the_rest_is_not():
+    plans = {stage: memory_plan(run("ucf101", f"engine.zero_stage={stage}"), processes=4) for stage in range(4)}
+    parameters = sizes(run("ucf101")).trained * 4
+    assert [plans[stage].parameters / parameters for stage in range(4)] == [1, 1, 1, 0.25]
+    assert [plans[stage].gradients / parameters for stage in range(4)] == [1, 1, 0.25, 0.25]
+    assert [plans[stage].optimizer / parameters for stage in range(4)] == [2, 0.75, 0.75, 0.75]
+    assert plans[3].average == plans[0].average / 4
+
+
+def test_activation_checkpointing_and_more_gpus_take_less_memory():
+    plain = memory_plan(run("ucf101"), processes=4).activations
+    assert memory_plan(run("ucf101"), processes=8).activations == plain / 2
+    assert memory_plan(run("ucf101", "model.activation_checkpointing=true"), processes=4).activations < plain / 2
+
+
+def test_the_paper_is_18_objectives_and_three_baselines_in_two_regimes(tmp_path):
+    cells = study("paper", tmp_path)
+    assert len(cells) == 2 * (18 + 3)
+    assert sum(cell.config.variant != "baseline" for cell in cells) == 36
+    assert {cell.config.seed for cell in cells if cell.config.variant == "baseline"} == {239, 42, 1337}
+
+
+def test_the_extended_study_is_all_27_objectives_with_seeds(tmp_path):
+    cells = study("extended", tmp_path)
+    assert len({cell.config.variant for cell in cells} - {"baseline"}) == 27
+    assert len(cells) == 2 * 28 * 3
+
+
+def test_hours_and_disk_follow_from_the_step_time(tmp_path):
+    cells, site = study("paper", tmp_path), find_profile("small").cluster
+    needed = forecast(cells, site, step_seconds=0.6)
+    assert needed.gpu_hours == pytest.approx(42 * 30_000 * 0.6 * 4 / 3600)
+    assert needed.days == pytest.approx(42 * 30_000 * 0.6 / 4 / 86_400)
+    assert needed.disk == pytest.approx(sum(3 * checkpoint_bytes(cell.config) for cell in cells))
+
+
+def test_a_measured_step_time_is_preferred_to_an_assumed_one(tmp_path):
+    cells, site = study("paper", tmp_path), find_profile("small").cluster
+    assert step_time(cells, site).source.startswith("assumed: 30% of 312 TFLOP/s")
+    folder = cells[0].folder
+    folder.mkdir(parents=True)
+    (folder / "metrics.jsonl").write_text(json.dumps({"step": 9, "clips_per_second": 64.0}) + "\n")
+    assert step_time(cells, site) == step_time(cells[:1], site)
+    assert step_time(cells, site).seconds == 0.5
+    assert step_time(cells, site).source == "measured, 1 runs"
+
+
+def test_every_reason_against_a_cell_is_found_before_anything_is_queued(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    cells = study("paper", tmp_path)
+    reasons = set(faults(cells, find_profile("small").cluster).values())
+    assert len(reasons) == 1
+    assert reasons.pop().startswith("shards/ucf101/train: no such folder; build it with: hpc-jepa shards build")
+
+
+@pytest.mark.parametrize(
+    ("site", "words"),
+    [
+        ({"gpu_memory_gib": 2}, "GiB on each GPU, which has 2: more GPUs"),
+        ({"train": {"gpus_per_node": 3, "cpus_per_node": 3, "time": 5}}, "32 clips cannot be shared by 3 processes"),
+    ],
+)
+def test_what_does_not_fit_the_cluster_is_refused(site, words, tmp_path):
+    profile = tmp_path / "site.yaml"
+    needs = {"train": {"gpus_per_node": 4, "cpus_per_node": 4, "time": 5}, "evaluate": {"cpus_per_node": 1, "time": 5}}
+    profile.write_text(yaml.safe_dump(needs | site))
+    reasons = faults(study("paper", tmp_path)[:1], find_profile(str(profile)).cluster)
+    assert words in next(iter(reasons.values()))
+
+
+def test_a_plan_shows_what_it_takes_and_fails_where_a_cell_cannot_run(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    result = call("plan", "paper", "--cluster", "small", "--step-seconds", "0.6")
+    assert result.exit_code == 2
+    assert "pretraining: 840 GPU-hours, 2.2 days with 4 at a time" in result.stdout
+    assert "42 of 42 cells cannot run: shards/ucf101/train: no such folder" in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_study_that_names_an_unknown_variant_is_refused_with_the_nearest_one(tmp_path):
+    path = tmp_path / "study.yaml"
+    path.write_text(yaml.safe_dump({"study": "s", "regimes": ["ucf101"], "variants": ["fwm_hw_dl"]}))
+    result = call("plan", path)
+    assert result.exit_code == 2
+    assert "fwm_hw_dl: unknown objective (did you mean 'fwm_hw_ld'?)" in result.stderr
+
+
+def test_without_sbatch_nothing_is_queued_and_the_way_out_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PATH", str(tmp_path))
+    result = call("submit", "paper", "--cluster", "small")
+    assert result.exit_code == 2
+    assert "sbatch: not on the PATH; log in to a node of the cluster, or use --cluster local" in result.stderr
+    assert not (tmp_path / "runs").exists()

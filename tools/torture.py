@@ -9,6 +9,7 @@ Exits with 1 at the first loss, and ends with a line that says what was done.
 Processes are forked from this one, which has imported everything and never trains: so a start takes a second.
 """
 
+import faulthandler
 import json
 import os
 import random
@@ -19,7 +20,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,7 +29,7 @@ from typing import Annotated, Any
 import typer
 
 TIMES = ("time", "clips_per_second", "data_wait_share", "memory_bytes")
-PATIENCE = 120.0
+PATIENCE = 600.0
 """Seconds after which a process that should have ended is taken to hang."""
 
 
@@ -92,7 +93,6 @@ class Trial:
     processes: int
     steps: int
     moments: random.Random
-    advance: Callable[[], None]
     seen: Counter[str] = field(default_factory=Counter)
 
     def torture(self, kills: int) -> None:
@@ -108,6 +108,7 @@ class Trial:
             self._finish(config)
             _compare(whole, config)
             self.seen["runs"] += 1
+            typer.echo(f"stage {self.stage}: {self.seen['kills']} of {kills} kills", err=True)
 
     def _killed(self, config: Any, span: float) -> bool:
         """Start the run and kill it at a random instant; False when it was faster."""
@@ -129,7 +130,6 @@ class Trial:
         job.kill(everyone if self.moments.random() < 0.7 else [self.moments.choice(everyone)])
         job.join()
         self.seen["kills"] += 1
-        self.advance()
         self._look(config, before)
         return True
 
@@ -193,6 +193,7 @@ def _become(rank: int, processes: int, port: int, config: Any, log: Path) -> Non
         os.dup2(file.fileno(), 2)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
+    faulthandler.dump_traceback_later(PATIENCE / 2, repeat=True)
     from hpc_jepa.errors import HpcJepaError
     from hpc_jepa.training.loop import train
 
@@ -273,15 +274,14 @@ def main(
 
     name_accelerator()
     import hpc_jepa.training.loop  # noqa: F401 - so that the forked processes need not
-    from hpc_jepa.cli.screen import progress
 
     seen: Counter[str] = Counter()
     chosen = [int(stage) for stage in stages.split(",")]
     started = time.monotonic()
-    with _workplace(shards) as (work, source), progress("kills", kills) as advance:
+    with _workplace(shards) as (work, source):
         for number, stage in enumerate(chosen):
             share = kills * (number + 1) // len(chosen) - kills * number // len(chosen)
-            trial = Trial(source, work / str(stage), stage, processes, steps, random.Random(f"{seed}/{stage}"), advance)
+            trial = Trial(source, work / str(stage), stage, processes, steps, random.Random(f"{seed}/{stage}"))
             trial.work.mkdir()
             try:
                 trial.torture(share)

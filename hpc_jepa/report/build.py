@@ -77,6 +77,8 @@ def print_report(report: Report, console: Console) -> None:
     content = report.content
     for table in content.tables:
         console.print(as_text(table), soft_wrap=True)
+    for grid in sheet.sheets(content.grids, ()):
+        console.print(sheet.as_text(grid), soft_wrap=True)
     for title, lines in (("Findings", content.headlines), ("Missing", content.missing)):
         if lines:
             console.print(f"\n{title}", style="bold")

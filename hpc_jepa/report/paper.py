@@ -56,6 +56,12 @@ class PublishedResult:
         """Right answers: the integer that the printed percentage is nearest to."""
         return Count(round(self.percent * self.n / 100), self.n)
 
+    @property
+    def accuracy(self) -> Interval:
+        """Percent as printed, with its Wilson interval."""
+        low, high = self.count.interval
+        return Interval(self.percent, 100 * low, 100 * high)
+
 
 class _Line(Strict):
     source_file: str
@@ -80,11 +86,7 @@ class Paper:
 
     def score(self, cell: Cell) -> Interval | None:
         """Accuracy with its Wilson interval."""
-        result = self.results.get(cell)
-        if result is None:
-            return None
-        low, high = result.count.interval
-        return Interval(result.percent, 100 * low, 100 * high)
+        return self.results[cell].accuracy if cell in self.results else None
 
     def difference(self, minuend: Cell, subtrahend: Cell) -> Interval | None:
         """Difference of the printed values to the digit, with the interval of two unpaired proportions."""
@@ -126,8 +128,8 @@ def paper_grids(paper: Paper) -> list[Grid]:
 
 def other_results(paper: Paper) -> list[tuple[Cell, Interval]]:
     """Cells that belong to no table: alternative probes of one encoder."""
-    found = ((cell, paper.score(cell)) for cell in paper.results if cell.benchmark not in (*MAIN, *FURTHER))
-    return [(cell, score) for cell, score in found if score is not None]
+    others = (cell for cell in paper.results if cell.benchmark not in (*MAIN, *FURTHER))
+    return [(cell, paper.results[cell].accuracy) for cell in others]
 
 
 def _grid(paper: Paper, regime: str, benchmarks: Sequence[str]) -> Grid:
@@ -140,8 +142,7 @@ def _grid(paper: Paper, regime: str, benchmarks: Sequence[str]) -> Grid:
 
 
 def _cell(paper: Paper, cell: Cell, reference: str) -> GridCell:
-    result, score = paper.results[cell], paper.score(cell)
-    assert score is not None
+    result, score = paper.results[cell], paper.results[cell].accuracy
     contrast = None if cell.variant == reference else _contrast(paper, cell, reference)
     return GridCell(score.value, score.low, score.high, result.n, 1, contrast, result.untrained)
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from rich.box import SIMPLE_HEAVY
+from rich.table import Table
 
 from hpc_jepa.report.audit import Audit, figure, side_by_side
 from hpc_jepa.report.grid import Contrast, Grid, GridCell
@@ -53,6 +55,14 @@ def render(found: Sequence[Sheet], template: str) -> str:
     environment.filters["latex"] = lambda text: text.translate(LATEX)
     environment.filters["markdown"] = lambda text: text.replace("|", "\\|")
     return environment.get_template(template).render(sheets=found)
+
+
+def as_text(sheet: Sheet) -> Table:
+    """For the terminal and ``results.txt``."""
+    text = Table(*sheet.header, title=f"{sheet.title}\n{sheet.note}", title_justify="left", box=SIMPLE_HEAVY)
+    for row in sheet.rows:
+        text.add_row(*(cell.replace(" [", "\n[", 1) for cell in row))
+    return text
 
 
 def write_grids(path: Path, grids: Sequence[Grid]) -> None:

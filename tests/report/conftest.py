@@ -96,7 +96,8 @@ class StudyWriter:
             for shots, value in curve.items()
         ]
         path = record.record_path(run, "motion8", "careful", "few_shot")
-        record.write(path, {**self._facts(config), "results": tuple(results)}, {"labels": self.labels}, FewShotRecord)
+        facts = {**self._facts(config), "results": tuple(results)}
+        record.write_as(FewShotRecord, path, facts, {"labels": self.labels})
         return path
 
     def robustness(self, run: Path, clean: float, damaged: tuple[float, ...]) -> Path:
@@ -120,7 +121,7 @@ class StudyWriter:
         ]
         path = record.record_path(run, "motion8", "careful", "robustness")
         facts = {**self._facts(config), "results": tuple(results)}
-        record.write(path, facts, {"labels": self.labels}, RobustnessRecord)
+        record.write_as(RobustnessRecord, path, facts, {"labels": self.labels})
         return path
 
     def _facts(self, config: RunConfig, benchmark="motion8") -> dict:

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Any, TypeVar, Union, get_args, get_origin
@@ -107,6 +108,7 @@ def _lay_file(layered: Layered, path: Path, seen: tuple[Path, ...]) -> None:
         raise InputError(f"{path}: extends itself through {' -> '.join(p.name for p in seen)}")
     values, places = _read(path)
     layered.files.append(_shown(path))
+    values = dict(values)
     parents = values.pop("extends", [])
     parents = [parents] if isinstance(parents, str) else parents
     if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
@@ -122,6 +124,16 @@ def _lay_file(layered: Layered, path: Path, seen: tuple[Path, ...]) -> None:
 
 
 def _read(path: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
+    """Values and places of a file, parsed once as long as it does not change: a grid reads the same few many times."""
+    try:
+        facts = path.stat()
+    except OSError as error:
+        raise InputError(f"{_shown(path)}: cannot be read ({error.strerror})") from error
+    return _parsed(path, Path.cwd(), facts.st_mtime_ns, facts.st_size)
+
+
+@cache
+def _parsed(path: Path, here: Path, changed: int, size: int) -> tuple[dict[str, Any], dict[KeyPath, str]]:
     try:
         loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()

@@ -78,7 +78,7 @@ start_controller() {
 # Every process of a node is marked by the path of the node's own configuration in its environment.
 start_node() {
   ln -sfn etc "$ROOT/$1"
-  SLURM_CONF= slurmd -N "$1" -f "$ROOT/$1/slurm.conf"
+  SLURM_CONF='' slurmd -N "$1" -f "$ROOT/$1/slurm.conf"
 }
 
 kill_node() {

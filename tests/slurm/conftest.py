@@ -202,6 +202,10 @@ class Run:
         path = self.folder / "log" / "starts.jsonl"
         return [json.loads(line)["step"] for line in path.read_text().splitlines()] if path.exists() else []
 
+    def holder(self):
+        """Who may write here, while somebody may."""
+        return json.loads((self.folder / "lease.json").read_text())
+
     def is_done(self):
         path = self.folder / "state.json"
         return path.exists() and json.loads(path.read_text())["state"] == "done"

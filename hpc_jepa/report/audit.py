@@ -21,8 +21,8 @@ class Audit:
 
     @property
     def decided(self) -> bool:
-        """Whether the source holds the cells of any claim."""
-        return any(not judgement.missing for judgement in self.judgements)
+        """Whether the source holds the cells of any claim; constants of the design are no evidence."""
+        return any(judgement.claim.predicate.cells() and not judgement.missing for judgement in self.judgements)
 
     @property
     def sentence(self) -> str:
@@ -44,6 +44,11 @@ class AuditLine:
 
     claim: Claim
     judgements: tuple[Judgement, ...]
+
+    @property
+    def known(self) -> bool:
+        """Whether any source holds all that the claim speaks of."""
+        return any(not judgement.missing for judgement in self.judgements)
 
 
 def audit(claims: Sequence[Claim], evidence: Evidence, *, as_printed: bool) -> Audit:

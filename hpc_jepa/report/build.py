@@ -61,8 +61,9 @@ def write_report(
     content = Content()
     if runs:
         content = of_runs(runs, places)
-        found = (audit(listed, evidence, as_printed=False) for evidence in studies(runs, content.judged))
-        content = replace(content, audits=tuple(found))
+        found = tuple(audit(listed, evidence, as_printed=False) for evidence in studies(runs, content.judged))
+        said = (one.sentence for one in found if one.decided)
+        content = replace(content, audits=found, headlines=(*content.headlines, *said))
     if published is not None:
         paper = read_paper(published)
         content = _with_paper(content, paper, audit(listed, paper, as_printed=True))

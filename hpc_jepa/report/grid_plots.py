@@ -56,7 +56,7 @@ def trade_off(points: Sequence[Point], across: str, up: str, reference: str) -> 
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        for point in points:
+        for point in sorted(points, key=lambda point: point.name in named):  # named ones on top
             _cross(axes, point, INK if point.name == reference else SERIES[0] if point.name in named else SOFT)
         axes.set_xlabel(f"{across}, %")
         axes.set_ylabel(f"{up}, %")

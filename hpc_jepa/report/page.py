@@ -60,6 +60,7 @@ def render(content: Content) -> str:
     )
     colours = plots.colour_of(content.runs)
     audits = [audit for audit in content.audits if audit.decided]
+    lines = side_by_side(audits)
     return environment.get_template("page.html").render(
         content=content,
         title=", ".join(sorted({run.config.study for run in content.runs})) or "The published numbers",
@@ -68,7 +69,8 @@ def render(content: Content) -> str:
         forests=_forests(content.grids),
         trade_offs=_trade_offs(content.grids),
         audits=audits,
-        claims=side_by_side(audits),
+        claims=[line for line in lines if line.known],
+        unknown_claims=[line.claim.id for line in lines if not line.known],
         colours=colours,
         accuracies=[
             Plot(_title(panel), Markup(plots.accuracies(rows, colours))) for panel, rows in panels(content.rows).items()

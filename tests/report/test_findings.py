@@ -55,7 +55,7 @@ def test_a_probe_that_solves_the_benchmark_on_random_features_is_pointed_out(stu
 
 def test_without_a_random_encoder_nothing_is_claimed(write):
     write.evaluated(write.run("baseline"), {"target": {"linear": 0.9}})
-    assert write_report([write.root]).headlines == [
+    assert list(write_report([write.root]).headlines) == [
         "Linear probe (motion8, careful, quickstart): no comparison with random_init, because it was not evaluated."
     ]
 

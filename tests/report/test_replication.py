@@ -187,3 +187,15 @@ def test_few_shot_records_of_another_test_split_are_refused(write):
     assert record.read_as(record.FewShotRecord, path).data["test"] == "e" * 64
     with pytest.raises(InputError, match=r"few_shot/motion8\.careful\.json cannot be compared: another test split"):
         write_report([write.root / "demo"])
+
+
+def test_claims_are_left_out_where_the_runs_hold_no_cell_that_they_speak_of(study):
+    page = (write_report([study]).folder / "index.html").read_text()
+    assert "None of the published claims speaks of a cell" in page
+
+
+def test_what_the_runs_say_about_claims_is_counted_and_the_rest_named(grid):
+    report = write_report([grid])
+    assert report.headlines[-1].startswith("35 claims on demo, corrected semantics, with their uncertainty:")
+    page = (report.folder / "index.html").read_text()
+    assert "further claims speak of cells that are missing: ucf_mg_d48" in page

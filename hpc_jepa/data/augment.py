@@ -10,6 +10,7 @@ from torch import Tensor
 
 from hpc_jepa.config.data import AugmentationConfig, ClipConfig
 from hpc_jepa.data.crop import View
+from hpc_jepa.data.heap import keep_large_blocks_apart
 from hpc_jepa.data.pipeline import ClipPipeline, Decoder, Media
 
 
@@ -43,6 +44,7 @@ class Augmenter:
         device: torch.device,
         decoder: Decoder | None = None,
     ) -> None:
+        keep_large_blocks_apart()
         self._clip = clip
         self._augmentation = augmentation
         self._batch_size = batch_size

@@ -12,6 +12,8 @@ WORKER = Path(__file__).parent / "workers" / "elastic.py"
 WORLDS, STAGES = (1, 2, 4), (0, 1, 2, 3)
 SAVED_AT, MORE = 2, 2
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # starved processes are slow, not wrong
+
 
 @pytest.fixture(scope="module")
 def resumed(launch, tmp_path_factory):

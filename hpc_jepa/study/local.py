@@ -40,25 +40,23 @@ def run_study(cells: Sequence[Cell], jobs: int, watch: Watch) -> list[Failure]:
         submitted: dict[Future[int], tuple[int, Task]] = {}
         ready = list(chains)
         while ready or submitted:
-            for number in ready:
-                task = next(chains[number], None)
-                if task is not None:
-                    submitted[pool.submit(do, task)] = (number, task)
+            coming = [(number, task) for number in ready if (task := next(chains[number], None))]
+            submitted |= {pool.submit(do, task): (number, task) for number, task in coming}
             finished, _ = wait(submitted, timeout=GLANCE, return_when=FIRST_COMPLETED)
-            ready = []
-            for future in finished:
-                (number, task), code = submitted.pop(future), future.result()
-                if code == 0:
-                    ready.append(number)
-                elif code == INTERRUPTED:
-                    raise KeyboardInterrupt
-                else:
-                    words = last_words(task.log) or f"exit code {code}"
-                    failures.append(Failure(cells[number], words, task.log))
+            ended = [(*submitted.pop(future), future.result()) for future in finished]
+            ready = [number for number, _, code in ended if code == 0]
+            failures += [_failure(cells[number], task, code) for number, task, code in ended if code != 0]
             at_work = {number: task for future, (number, task) in submitted.items() if future.running()}
             for number, cell in enumerate(cells):
                 watch(cell, _while(at_work.get(number), standing(cell)))
     return failures
+
+
+def _failure(cell: Cell, task: Task, code: int) -> Failure:
+    """What a task left behind. Raises KeyboardInterrupt where it was not a failure but asked to stop."""
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    return Failure(cell, last_words(task.log) or f"exit code {code}", task.log)
 
 
 def tasks(cell: Cell) -> Iterator[Task]:

@@ -78,7 +78,8 @@ start_controller() {
 # Every process of a node is marked by the path of the node's own configuration in its environment.
 start_node() {
   ln -sfn etc "$ROOT/$1"
-  SLURM_CONF='' slurmd -N "$1" -f "$ROOT/$1/slurm.conf"
+  SLURM_CONF=$ROOT/$1/slurm.conf slurmd -N "$1"
+  wait_until "the daemon of $1" test -e "$ROOT/pid/$1"
 }
 
 kill_node() {

@@ -21,10 +21,16 @@ def mean_over_pairs(errors: Sequence[Tensor], pairs: Sequence[Pairs]) -> Tensor:
 
     Pairs are pooled over the batch: every pair weighs the same, whichever clip or process it belongs to.
     """
-    pooled = [
-        (error * group.valid).sum() / group.count.clamp(min=1) for error, group in zip(errors, pairs, strict=True)
-    ]
+    pooled = [shared_mean(error * group.valid, group.count) for error, group in zip(errors, pairs, strict=True)]
     return mean_over_groups(pooled, [group.count for group in pairs])
+
+
+def shared_mean(errors: Tensor, count: Tensor) -> Tensor:
+    """Sum of ``errors`` over ``count``; 0 where there is nothing to count.
+
+    A count that is averaged over processes may lie between 0 and 1: fewer things to count than processes.
+    """
+    return errors.sum() / count.where(count > 0, 1)
 
 
 def shared_count(count: Tensor, setting: Setting) -> Tensor:

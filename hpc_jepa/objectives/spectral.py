@@ -7,7 +7,7 @@ from torch import Tensor
 from hpc_jepa.latents import Latents, TokenGrid, TokenMasks
 from hpc_jepa.objectives.features import student_features
 from hpc_jepa.objectives.objective import Objective, TermOptions
-from hpc_jepa.objectives.pooling import mean_over_groups, shared_count
+from hpc_jepa.objectives.pooling import mean_over_groups, shared_count, shared_mean
 
 LEAST_TUBELETS = 4
 
@@ -43,7 +43,7 @@ class Spectral(Objective[SpectralOptions]):
             difference = _columns_of(student.float() - target.detach().float(), columns)
             error = _weighted_modulus(difference)
             count = shared_count(whole.sum(), self.setting)
-            pooled.append((error * whole).sum() / count.clamp(min=1))
+            pooled.append(shared_mean(error * whole, count))
             counts.append(count)
         return {"spectral": mean_over_groups(pooled, counts)}
 

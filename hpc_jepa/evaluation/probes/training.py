@@ -10,7 +10,7 @@ from einops import rearrange, reduce
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.optim import AdamW
+from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from hpc_jepa.config.benchmark import TrainedProbeConfig
@@ -42,9 +42,9 @@ def fit(
     """
     device = standardiser.mean.device
     probes = build(config, features, classes, [setting.seed for setting in settings]).to(device).train()
-    optimizer = _optimizer(probes, settings)
+    optimizer = _AdamW(list(probes.parameters()), settings)
     batches = list(_batches(len(features), config))
-    schedule = CosineAnnealingLR(optimizer, len(batches)) if config.schedule == "cosine" else None
+    schedule = CosineAnnealingLR(optimizer.adam, len(batches)) if config.schedule == "cosine" else None
     labels = torch.from_numpy(features.labels).to(device)
     with torch.random.fork_rng():
         torch.manual_seed(settings[0].seed)
@@ -54,7 +54,6 @@ def fit(
                 truth = labels[torch.from_numpy(rows).to(device)].repeat(len(settings))
                 # A mean over clips and a sum over probes: no probe feels the others.
                 loss = cross_entropy(rearrange(logits, "s b c -> (s b) c"), truth) * len(settings)
-                optimizer.zero_grad(set_to_none=False)
                 torch.autograd.backward(loss)
                 optimizer.step()
                 advance()
@@ -76,31 +75,29 @@ def updates(config: TrainedProbeConfig, clips: int) -> int:
     return config.updates or (config.epochs or 0) * math.ceil(clips / config.batch_size)
 
 
-def _optimizer(probes: nn.Module, settings: Sequence[Setting]) -> AdamW:
-    """AdamW over the stacked parameters; what belongs to one rate and decay is a view of them, and a group.
+class _AdamW:
+    """AdamW (Loshchilov & Hutter 2019) with a rate and a decay for each row of stacked parameters.
 
-    Gradients are accumulated in place, so views of them stay true.
+    Adam without decay and with a rate of 1 (or what the schedule leaves of it) says where each parameter would go; the
+    rate of a row is how far it goes there. One optimizer step, however many settings.
     """
-    parameters = list(probes.parameters())
-    for parameter in parameters:
-        parameter.grad = torch.zeros_like(parameter)
-    groups: dict[tuple[float, float], list[int]] = {}
-    for row, setting in enumerate(settings):
-        groups.setdefault((setting.lr, setting.weight_decay), []).append(row)
-    return AdamW(
-        [
-            {"params": [_view(p, row) for p in parameters for row in rows], "lr": lr, "weight_decay": decay}
-            for (lr, decay), rows in groups.items()
-        ],
-        fused=True,
-    )
 
+    def __init__(self, parameters: Sequence[nn.Parameter], settings: Sequence[Setting]) -> None:
+        self._parameters = parameters
+        self.adam = Adam(parameters, lr=1.0, fused=True)
+        rates, decays = torch.tensor([[s.lr, s.weight_decay] for s in settings], dtype=torch.float32).T
+        self._rates, self._decays = rates.to(parameters[0].device), decays.to(parameters[0].device)
 
-def _view(parameter: nn.Parameter, row: int) -> nn.Parameter:
-    view = nn.Parameter(parameter.data[row])
-    assert parameter.grad is not None
-    view.grad = parameter.grad[row]
-    return view
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move every parameter by its gradient, and forget the gradient."""
+        before = [parameter.clone() for parameter in self._parameters]
+        self.adam.step()
+        self.adam.zero_grad()
+        kept = 1 - self._rates * self._decays * self.adam.param_groups[0]["lr"]
+        for parameter, old in zip(self._parameters, before, strict=True):
+            rows = (-1, *[1] * (old.ndim - 1))
+            parameter.sub_(old).mul_(self._rates.view(rows)).addcmul_(old, kept.view(rows))
 
 
 def _batches(clips: int, config: TrainedProbeConfig) -> Iterator[list[NDArray[np.int64]]]:

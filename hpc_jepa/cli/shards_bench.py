@@ -18,7 +18,7 @@ EXAMPLES = """Examples:
 
   hpc-jepa shards bench shards/ucf101/train
 
-  hpc-jepa shards bench shards/ssv2/train --stride 2 --threads 16 --clips-per-gpu 250
+  hpc-jepa shards bench shards/something-something-v2/train --stride 2 --threads 16 --clips-per-gpu 250
 """
 
 FED_BY_DEFAULT = 400.0

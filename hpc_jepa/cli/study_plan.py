@@ -15,9 +15,10 @@ UNKNOWN = "?"
 
 
 def show_plan(cells: Sequence[Cell], site: ClusterConfig, needed: StudyForecast, on_slurm: bool) -> None:
-    """The variants, what each regime takes, what all takes."""
+    """The variants and what judges them, what each regime takes, what all takes."""
     console = Console()
     console.print(_variants(cells))
+    console.print(f"evaluated on: {_judges(cells[0])}", highlight=False, soft_wrap=True)
     console.print(_regimes(needed.regimes))
     for each in needed.regimes:
         source = each.step.source if each.step else "not known; give --step-seconds, or gpu_tflops in the profile"
@@ -29,16 +30,23 @@ def show_plan(cells: Sequence[Cell], site: ClusterConfig, needed: StudyForecast,
 
 
 def _variants(cells: Sequence[Cell]) -> Table:
-    table = Table("regime", "variant", "semantics", "seeds", "steps", "evaluated on")
+    table = Table("regime", "variant", "semantics", "seeds", "steps")
     rows: dict[tuple[str, str, str], list[Cell]] = {}
     for cell in cells:
         config = cell.config
         rows.setdefault((config.regime, config.variant, config.semantics.preset), []).append(cell)
     for (regime, variant, semantics), group in rows.items():
-        judged = ", ".join(f"{each.benchmark.name} ({each.protocol})" for each in group[0].evaluations) or "nothing"
         seeds = ", ".join(str(cell.config.seed) for cell in group)
-        table.add_row(regime, variant, semantics, seeds, str(group[0].config.schedule.steps), judged)
+        table.add_row(regime, variant, semantics, seeds, str(group[0].config.schedule.steps))
     return table
+
+
+def _judges(cell: Cell) -> str:
+    """Benchmarks and protocols, which all cells of a study share."""
+    protocols: dict[str, list[str]] = {}
+    for each in cell.evaluations:
+        protocols.setdefault(each.benchmark.name, []).append(each.protocol)
+    return ", ".join(f"{name} ({', '.join(used)})" for name, used in protocols.items()) or "nothing"
 
 
 def _regimes(regimes: Sequence[Forecast]) -> Table:

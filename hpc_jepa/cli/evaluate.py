@@ -26,10 +26,10 @@ EXAMPLES = """Examples:
 
   hpc-jepa evaluate RUN --benchmark motion8 --task few_shot
 
-  hpc-jepa evaluate RUN --benchmark something-something-v2 --task robustness \\
-      protocols.careful.robustness.corruptions='[reversal, noise]' protocols.careful.robustness.clips=2000
+  hpc-jepa evaluate RUN --benchmark ssv2 --task robustness \\
+      protocols.careful.robustness.corruptions='\\[reversal, noise]' protocols.careful.robustness.clips=2000
 
-  hpc-jepa evaluate RUN --benchmark something-something-v2 --task text
+  hpc-jepa evaluate RUN --benchmark ssv2 --task text
 
   torchrun --nproc-per-node 4 -m hpc_jepa evaluate RUN --benchmark kinetics400
 """

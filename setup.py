@@ -32,6 +32,7 @@ setup(
         "psutil>=6",
         "scipy>=1.14",
         "scikit-learn>=1.6",
+        "threadpoolctl>=3",
         "statsmodels>=0.14",
         "matplotlib>=3.9",
         "jinja2>=3.1",

@@ -3,6 +3,7 @@
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
+from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
 from hpc_jepa.evaluation.features import FrozenFeatures
 
@@ -14,4 +15,6 @@ def fit(train: FrozenFeatures, l2: float, max_iterations: int) -> Pipeline:
     loss instead, hence C = 1 / (n l2). The problem is convex: there is nothing random, and one fit is enough.
     """
     regression = LogisticRegression(C=1 / (len(train) * l2), max_iter=max_iterations)
-    return make_pipeline(StandardScaler(), regression).fit(train.flat(), train.labels)
+    # Thousands of small products: threads would spend their time waiting for each other.
+    with threadpool_limits(1):
+        return make_pipeline(StandardScaler(), regression).fit(train.flat(), train.labels)

@@ -28,7 +28,7 @@ from typing import Annotated, Any
 
 import typer
 
-TIMES = ("time", "clips_per_second", "data_wait_share", "memory_bytes")
+TIMES = ("time", "clips_per_second", "tflops_per_second", "data_wait_share", "memory_bytes")
 PATIENCE = 600.0
 """Seconds after which a process that should have ended is taken to hang."""
 

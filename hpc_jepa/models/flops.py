@@ -3,21 +3,23 @@
 from collections.abc import Sequence
 
 from hpc_jepa.config.model import EncoderConfig, ModelConfig, PredictorConfig
-from hpc_jepa.latents import TokenGrid, TokenMasks
+from hpc_jepa.latents import TokenMasks
 
 FORWARD_AND_BACKWARD = 3
 """A matrix product has two gradients, each as large as itself."""
 
 
-def step_flops(config: ModelConfig, grid: TokenGrid, masks: Sequence[TokenMasks]) -> int:
-    """Floating-point operations of the matrix products of one step of these clips.
+def step_flops(config: ModelConfig, pixels: Sequence[int], masks: Sequence[TokenMasks]) -> int:
+    """Floating-point operations of the matrix products of one step of clips of shape ``pixels`` (B, C, F, Hp, Wp).
 
     A forward pass of the target over all tokens; per mask group forward and backward passes of the student over the
     context and of the predictor over context and target tokens. What activation checkpointing computes again is not
     counted (Chowdhery et al. 2022, appendix B). The objectives are left out: they are small beside this.
     """
-    clips = masks[0].context.shape[0]
-    flops = encoder_flops(config.encoder, grid.tokens)
+    clips, _, frames, height, width = pixels
+    patch = config.encoder.patch
+    tokens = max(1, frames // config.encoder.tubelet) * (height // patch) * (width // patch)
+    flops = encoder_flops(config.encoder, tokens)
     for group in masks:
         context, target = group.context.shape[1], group.target.shape[1]
         flops += FORWARD_AND_BACKWARD * encoder_flops(config.encoder, context)

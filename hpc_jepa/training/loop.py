@@ -9,6 +9,7 @@ from torch import Tensor
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import is_main
 from hpc_jepa.errors import HpcJepaError
+from hpc_jepa.models.flops import step_flops
 from hpc_jepa.training.assembly import Run, assembled
 from hpc_jepa.training.engine import optimizer_step, set_rates
 from hpc_jepa.training.health import health
@@ -74,7 +75,7 @@ def train_step(run: Run, step: int) -> None:
     if run.average is not None:
         run.average.update(rates.ema)
 
-    recorder.count()
+    recorder.count(step_flops(config.model, clips.pixels.shape, masks))
     if recorder.wants(step):
         looked_at = health(target, run.levels, config.monitor.health_tokens) if recorder.wants_health(step) else None
         figures = {"loss": loss, "gradient_norm": norm, **terms}

@@ -24,6 +24,7 @@ from hpc_jepa.training.alarms import Alarms
 from hpc_jepa.training.guards import Skipped, told
 from hpc_jepa.training.health import Health
 from hpc_jepa.training.schedules import Rates
+from hpc_jepa.training.utilisation import speed
 
 Line = dict[str, Any]
 Observer = Callable[[Line], None]
@@ -56,7 +57,7 @@ class Recorder:
         self._pending: _Pending | None = None
         self.figures: dict[str, float] = {}
         """The last written figures, by their names in TensorBoard."""
-        self._since, self._clips, self._waited = time.perf_counter(), 0, 0.0
+        self._since, self._clips, self._flops, self._waited = time.perf_counter(), 0, 0, 0.0
 
     def __enter__(self) -> "Recorder":
         return self
@@ -79,9 +80,10 @@ class Recorder:
         """Whether the logged line of ``step`` includes the health of the target."""
         return step % self._config.health_every == 0
 
-    def count(self) -> None:
-        """Another step is done."""
+    def count(self, flops: int) -> None:
+        """Another step is done, with so many floating-point operations in this process."""
         self._clips += self._batch_size
+        self._flops += flops
 
     def record(
         self,
@@ -106,10 +108,11 @@ class Recorder:
             "coefficients": coefficients,
             **rates._asdict(),
             "clips_per_second": self._clips / (now - self._since),
+            **speed(self._flops, now - self._since),
             "data_wait_share": min((waited - self._waited) / (now - self._since), 1.0),
             "memory_bytes": _memory(),
         }
-        self._since, self._clips, self._waited = now, 0, waited
+        self._since, self._clips, self._flops, self._waited = now, 0, 0, waited
         self._pending = _Pending(line, list(figures), averaged)
 
     def flush(self) -> None:

@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 STEPS = 60
-TIMES = {"time", "clips_per_second", "data_wait_share", "memory_bytes"}
+TIMES = {"time", "clips_per_second", "tflops_per_second", "data_wait_share", "memory_bytes"}
 
 
 @pytest.fixture

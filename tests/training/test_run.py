@@ -18,7 +18,7 @@ from hpc_jepa.training.loop import train
 from hpc_jepa.training.run_state import read_state
 
 STEPS = 12
-TIMES = {"time", "clips_per_second", "data_wait_share", "memory_bytes"}
+TIMES = {"time", "clips_per_second", "tflops_per_second", "data_wait_share", "memory_bytes"}
 
 
 @pytest.fixture
@@ -75,7 +75,12 @@ def test_a_run_writes_every_figure_weights_and_events(configure):
         assert set(line["terms"]) == set(line["coefficients"]) == terms
         weighted = sum(line["coefficients"][name] * line["terms"][name] for name in terms)
         assert line["loss"] == pytest.approx(weighted, rel=1e-5)
-        assert line["gradient_norm"] > 0 and line["clips_per_second"] > 0 and 0 <= line["data_wait_share"] <= 1
+        assert (
+            line["gradient_norm"] > 0
+            and line["clips_per_second"] > 0
+            and line["tflops_per_second"] > 0
+            and 0 <= line["data_wait_share"] <= 1
+        )
     assert [line["step"] for line in lines if "health" in line] == [0, 4, 8]
     assert 1 <= lines[0]["health"]["effective_rank"] <= 32
     assert read_state(config.folder)["state"] == "done"

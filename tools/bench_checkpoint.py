@@ -62,7 +62,7 @@ def measured(config: Any, home: Path, steps: int) -> list[str]:
         f"({stall / usual:.2f} steps), then {rest:.3f} s to wait"
     )
     with Saver(home, config.checkpoint) as saver:
-        waited = _timed(lambda: (saver.start(facts(config, 3, {}, {}), pieces(engine)), saver.wait()))
+        waited = _timed(lambda: saver.start(facts(config, 3, {}, {}), pieces(engine))) + _timed(saver.wait)
     lines.append(f"waited for: {waited:.3f} s ({waited / usual:.2f} steps)")
     state = {piece.key: piece.values for piece in pieces(engine)}
     plain = _timed(lambda: torch.save(state, home / "plain.pt"))

@@ -10,7 +10,18 @@ from rich.markup import escape
 from typer.core import TyperGroup
 
 import hpc_jepa
-from hpc_jepa.cli import INTERRUPTED, checkpoint, doctor, evaluate, objectives, report, shards, shards_bench, study, train
+from hpc_jepa.cli import (
+    INTERRUPTED,
+    checkpoint,
+    doctor,
+    evaluate,
+    objectives,
+    report,
+    shards,
+    shards_bench,
+    study,
+    train,
+)
 from hpc_jepa.cli.screen import CONSOLE
 from hpc_jepa.errors import HpcJepaError
 

@@ -213,7 +213,12 @@ def test_a_loss_that_is_no_number_ends_the_run_and_is_not_saved(here):
     settings = ["schedule.lr=1e30", "schedule.warmup=0", "schedule.steps=4"]
     command = [sys.executable, "-m", "hpc_jepa", "train", "run.yaml", *settings]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    check_words(finished.returncode, finished.stderr, OTHER, r"step 4: 3 skipped, loss or gradient is not finite; lower schedule\.lr")
+    check_words(
+        finished.returncode,
+        finished.stderr,
+        OTHER,
+        r"step 4: 3 skipped, loss or gradient is not finite; lower schedule\.lr",
+    )
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ def test_a_copy_that_slurm_started_again_takes_the_lease_and_the_older_one_stops
         as_job("7", restart=1)
         with leased(tmp_path) as newer:
             newer.check()
-            with pytest.raises(LeaseLostError, match="job 7, restart 1, process .* has taken over"):
+            with pytest.raises(LeaseLostError, match=r"job 7, restart 1, process .* has taken over"):
                 older.check()
         assert holder(tmp_path) is None
 

@@ -112,7 +112,7 @@ class Trial:
 
     def _killed(self, config: Any, span: float) -> bool:
         """Start the run and kill it at a random instant; False when it was faster."""
-        before = _committed(config)
+        before, logged = _committed(config), _logged(config)
         job = Job(config, self.processes, self.work / "log.txt")
         job.start()
         # Every other kill is aimed at the time just after a step, where the saves are.
@@ -128,6 +128,8 @@ class Trial:
             raise Loss(f"a run that nobody killed ended badly, see {job.log}")
         everyone = list(range(self.processes))
         job.kill(everyone if self.moments.random() < 0.7 else [self.moments.choice(everyone)])
+        if _logged(config) == logged:
+            job.kill(everyone)  # those that wait for a dead one at the meeting point wait long; a launcher ends them
         job.join()
         self.seen["kills"] += 1
         self._look(config, before)

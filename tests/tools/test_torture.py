@@ -1,6 +1,7 @@
 """The short form of ``tools/torture.py``: a job of two processes, killed twenty times, at every ZeRO stage."""
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -27,4 +28,6 @@ def test_twenty_kills_lose_nothing(motion_shards):
     finished = subprocess.run(command, capture_output=True, text=True, timeout=880, check=False, env=environment)
     assert finished.returncode == 0, finished.stderr[-4000:]
     assert finished.stdout.startswith("20 kills (")
-    assert "of 2 processes, ZeRO 0,1,2,3: nothing lost, 4 runs equal" in finished.stdout
+    # A run that was faster than a kill makes room for another.
+    runs = re.search(r"of 2 processes, ZeRO 0,1,2,3: nothing lost, (\d+) runs equal", finished.stdout)
+    assert runs and int(runs.group(1)) >= 4, finished.stdout

@@ -1,11 +1,14 @@
 """A job stops before its time runs out, and ranks come from Slurm or not at all."""
 
+import os
+import re
+import subprocess
+import sys
 import time
-from datetime import timedelta
 
 import pytest
 
-from hpc_jepa.errors import HpcJepaError, InputError
+from hpc_jepa.errors import InputError
 from hpc_jepa.training import processes
 from hpc_jepa.training.slurm_step import adopt_slurm_step, first_host
 from hpc_jepa.training.walltime import CAUTION, LEAVING, WallTime
@@ -89,16 +92,21 @@ def test_the_first_host_of_a_list(nodes, first):
     assert first_host(nodes) == first
 
 
-def test_processes_that_do_not_meet_say_where_and_how_long_they_waited(monkeypatch):
-    monkeypatch.setattr(processes, "MEETING", timedelta(seconds=1))
-    coordinates = {
-        "RANK": "0",
-        "WORLD_SIZE": "2",
-        "LOCAL_RANK": "0",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": "29871",
-    }
-    for name, value in coordinates.items():
-        monkeypatch.setenv(name, value)
-    with pytest.raises(HpcJepaError, match=r"rank 0 of 2: not all processes met at 127.0.0.1:29871 within 1 s .*1/2"):
-        processes.join_process_group()
+def test_processes_that_do_not_meet_say_where_and_how_long_they_waited():
+    """In a process of its own: a group, once joined, lasts as long as its process."""
+    lines = [
+        "from datetime import timedelta",
+        "from hpc_jepa.training import processes",
+        "processes.MEETING = timedelta(seconds=1)",
+        "processes.join_process_group()",
+    ]
+    coordinates = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
+    finished = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)],
+        env={**os.environ, **coordinates, "MASTER_PORT": "29871"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    words = r"HpcJepaError: rank 0 of 2: not all processes met at 127.0.0.1:29871 within 1 s .*1/2"
+    assert re.search(words, finished.stderr), finished.stderr[-2000:]

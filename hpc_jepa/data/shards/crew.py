@@ -10,7 +10,7 @@ import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -68,7 +68,8 @@ class _Worker:
     def give(self, unit: Unit) -> None:
         """Begin a unit."""
         self.unit, self.sample, self.begun = unit, None, 0
-        self.pipe.send(unit)
+        with suppress(BrokenPipeError):  # a worker that has died is noticed where its answer is awaited
+            self.pipe.send(unit)
 
 
 class _Crew:
@@ -107,7 +108,7 @@ class _Crew:
         worker = workers[pipe]
         try:
             message = pipe.recv()
-        except EOFError:
+        except (EOFError, ConnectionResetError):
             del workers[pipe]
             self._replace(worker)
             self._start(workers)

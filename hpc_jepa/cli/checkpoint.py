@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from hpc_jepa.cli.screen import CONSOLE, progress
+from hpc_jepa.cli.screen import CONSOLE, counted, progress, results
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.tree import load
 from hpc_jepa.errors import CheckpointError, InputError
@@ -47,7 +47,7 @@ RESUME_EXAMPLES = """Examples:
 
   hpc-jepa checkpoint resume RUN engine.zero_stage=2 --executor torchrun --processes 4
 
-  hpc-jepa checkpoint resume RUN schedule.steps=40000 'checkpoint.accept=[schedule.steps]'
+  hpc-jepa checkpoint resume RUN schedule.steps=40000 'checkpoint.accept=\\[schedule.steps]'
 """
 PRUNE_EXAMPLES = """Examples:
 
@@ -113,10 +113,11 @@ def inspect(
         tensors = [{"name": x.name, "shape": x.shape, "dtype": x.dtype, **_health(x)} for x in facts]
         typer.echo(json.dumps({"path": str(checkpoint.path), **about, "heads": heads, "tensors": tensors}, indent=1))
         return
-    manifest, console = checkpoint.manifest, Console(highlight=False)
+    manifest, console = checkpoint.manifest, results()
+    savers = counted(manifest.world_size, "process", "processes")
     console.print(
-        f"[bold]{checkpoint.path}[/]\nstep {manifest.step}, saved by {manifest.world_size} processes at ZeRO stage "
-        f"{manifest.zero_stage}, configuration {manifest.fingerprint}"
+        f"[bold]{checkpoint.path}[/]\nstep {manifest.step}, saved by {savers} "
+        f"at ZeRO stage {manifest.zero_stage}, configuration {manifest.fingerprint}"
     )
     console.print(", ".join(f"{name} {count:,}" for name, count in parameters(facts).items()), markup=False)
     console.print("heads: " + (", ".join(f"{name} {count:,}" for name, count in heads.items()) or "none"), markup=False)
@@ -170,7 +171,7 @@ def resume(
         train(arguments)
         return
     launcher = [word.format(processes=processes) for word in LAUNCHERS[executor]]
-    CONSOLE.print(f"{run}: {executor} starts {processes} processes")
+    CONSOLE.print(f"{run}: {executor} starts {counted(processes, 'process', 'processes')}")
     try:
         os.execvp(launcher[0], [*launcher, "hpc_jepa", "train", *arguments])
     except FileNotFoundError as error:
@@ -232,7 +233,7 @@ def diff(
         found = {"steps": [one.step for one in pair], "settings": settings, "tensors": [asdict(x) for x in tensors]}
         typer.echo(json.dumps(found, indent=1))
         return
-    console = Console(highlight=False)
+    console = results()
     console.print(f"A  {pair[0].path}\nB  {pair[1].path}", markup=False)
     if settings:
         table = _table("setting", "A", "B")

@@ -12,6 +12,20 @@ from rich.text import Text
 
 CONSOLE = Console(stderr=True, soft_wrap=True)
 
+PIPED_WIDTH = 250
+"""Columns of a table in a pipe or a file, where no terminal says how many there are."""
+
+
+def results() -> Console:
+    """Standard output. Names are folded only by a terminal that is too narrow for them: ``grep`` finds them whole."""
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
+
+
+def counted(number: int, one: str, many: str) -> str:
+    """A number with its noun."""
+    return f"{number:,} {one if number == 1 else many}"
+
 
 class ToScreen(logging.Handler):
     """Log lines above the bars."""

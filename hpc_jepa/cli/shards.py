@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hpc_jepa.cli import shards_build
-from hpc_jepa.cli.screen import CONSOLE, progress
+from hpc_jepa.cli.screen import CONSOLE, counted, progress
 from hpc_jepa.cli.shards_build import summary
 from hpc_jepa.data.shards.folder import ShardFolder
 from hpc_jepa.data.shards.manifest import NAME, Manifest, read_manifest
@@ -59,7 +59,8 @@ def verify(
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise DataError(f"{faults[0]}{more}; copy or build {folder} again")
     decoded = f", {len(picks)} decoded" if picks else ""
-    CONSOLE.print(f"{folder}: {manifest.samples} samples in {len(manifest.shards)} shards{decoded}, no faults")
+    shards = counted(len(manifest.shards), "shard", "shards")
+    CONSOLE.print(f"{folder}: {manifest.samples} samples in {shards}{decoded}, no faults")
 
 
 @app.command(epilog="Example: hpc-jepa shards info shards/ucf101 --expect published")

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from hpc_jepa.cli.screen import CONSOLE, Advance, progress
+from hpc_jepa.cli.screen import CONSOLE, Advance, counted, progress
 from hpc_jepa.data.encode import ENCODINGS, Encoding
 from hpc_jepa.data.shards.builder import ALLOWED_DROPS, MINIMUM_SAMPLES, build, is_built, recipe_of
 from hpc_jepa.data.shards.draft import CONTENTS
@@ -142,10 +142,11 @@ def build_files(
 
 
 for _name, (_title, _) in LAYOUTS.items():
+    _annotations = {"folder": "", "csv": "--annotations FILE.csv "}.get(_name, "--annotations DIR ")
     app.command(
         _name,
         help=f"{_title}.",
-        epilog=f"Example: hpc-jepa shards build {_name} --videos DIR --annotations DIR --out shards/{_name}",
+        epilog=f"Example: hpc-jepa shards build {_name} --videos DIR {_annotations}--out shards/{_name}",
     )(build_files)
 
 
@@ -194,8 +195,8 @@ class _Meter:
 def _plan(sources: Sequence[Source], recipes: Sequence[Recipe], workers: int) -> str:
     samples = sum(map(len, sources))
     shards = sum(-(-len(source) // recipe.samples_per_shard) for source, recipe in zip(sources, recipes, strict=True))
-    splits = "1 split" if len(sources) == 1 else f"{len(sources)} splits"
-    return f"{samples:,} clips, {splits}, {workers} workers, ~{shards:,} shards"
+    splits, processes = counted(len(sources), "split", "splits"), counted(workers, "worker", "workers")
+    return f"{counted(samples, 'clip', 'clips')}, {splits}, {processes}, ~{counted(shards, 'shard', 'shards')}"
 
 
 def _listing(dataset: str, videos: Path, annotations: Path | None, official_split: int) -> Listing:
@@ -254,4 +255,5 @@ def _duplicates_in_words(duplicates: Sequence[Duplicate]) -> str:
 def summary(manifest: Manifest) -> str:
     """A shard folder in a line."""
     left_out = f", {manifest.dropped} left out (ledger.jsonl says why)" if manifest.dropped else ""
-    return f"{manifest.samples} samples, {len(manifest.shards)} shards, {manifest.size / MIB:.1f} MiB{left_out}"
+    shards = counted(len(manifest.shards), "shard", "shards")
+    return f"{manifest.samples} samples, {shards}, {manifest.size / MIB:.1f} MiB{left_out}"

@@ -85,3 +85,5 @@ def train(
         if shown:
             CONSOLE.print("stopped after saving; the same command goes on from here")
         raise typer.Exit(INTERRUPTED)
+    if shown:
+        CONSOLE.print(f"{config.folder}: complete")

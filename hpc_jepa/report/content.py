@@ -95,8 +95,9 @@ def _seeds(grids: Sequence[Grid]) -> list[str]:
         if floors:
             floor = " and ".join(f"{points:.2f} points on {column}" for column, points in floors.items())
             within = sum(points <= limit for points, limit in beyond)
+            are = "is" if within == 1 else "are"
             sentences.append(
                 f"Another seed of the baseline alone makes a difference of {floor} ({grid.title}): {within} of "
-                f"the {len(beyond)} differences of objectives there that are beyond chance are no larger."
+                f"the {len(beyond)} differences of objectives there that are beyond chance {are} no larger."
             )
     return sentences

@@ -1,6 +1,7 @@
 """Tables for other documents: the grids and the verdicts as Markdown, LaTeX and CSV."""
 
 import csv
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -58,10 +59,10 @@ def render(found: Sequence[Sheet], template: str) -> str:
 
 
 def as_text(sheet: Sheet) -> Table:
-    """For the terminal and ``results.txt``."""
+    """For the terminal and ``results.txt``: the interval in a line of its own, so that it fits where 80 columns do."""
     text = Table(*sheet.header, title=f"{sheet.title}\n{sheet.note}", title_justify="left", box=SIMPLE_HEAVY)
     for row in sheet.rows:
-        text.add_row(*(cell.replace(" [", "\n[", 1) for cell in row))
+        text.add_row(*(re.sub(r"^(\S+) (\[.*\])(.*)$", r"\1\3\n\2", cell) for cell in row))
     return text
 
 

@@ -87,6 +87,15 @@ def test_inspect_measures_every_tensor_and_counts_heads(run, checkpoint):
     assert checkpoint("inspect", run, "--part", "nothing").exit_code == INPUT
 
 
+def test_names_are_whole_in_a_pipe(run, checkpoint):
+    lines = checkpoint("inspect", run).stdout.splitlines()
+    assert any(line.startswith("student.blocks.0.attention_norm.weight ") for line in lines)
+
+
+def test_help_keeps_what_stands_in_brackets(checkpoint):
+    assert "'checkpoint.accept=[schedule.steps]'" in checkpoint("resume", "--help").output
+
+
 def test_inspect_counts_what_is_no_number(run, checkpoint):
     """No save lets it through; a file may still hold it."""
     path, name = step(run, 7), "student.modality.video"

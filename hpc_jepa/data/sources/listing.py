@@ -56,6 +56,8 @@ class Listing:
 
         Raises InputError where not one annotated file is there, saying what was found and what was expected.
         """
+        if not self.entries:
+            raise InputError(f"{self.files.root}: the annotations of {self.dataset} name no files; check --annotations")
         if len(self.missing) == len(self.entries):
             raise InputError(
                 f"{self.files.root}: none of {len(self.entries)} annotated files is here; {self.dataset} has files "
@@ -65,7 +67,7 @@ class Listing:
         for entry in self.entries:
             by_split.setdefault(entry.split, []).append(entry)
         if unknown := [split for split in splits if split not in by_split]:
-            raise InputError(f"--splits {unknown[0]}: {self.dataset} has {', '.join(by_split)}")
+            raise InputError(f"--split {unknown[0]}: {self.dataset} has {', '.join(by_split)}")
         return [
             AnnotatedFiles(self.dataset, split, self.files.root, tuple(_named(entries)), self.classes)
             for split, entries in by_split.items()

@@ -293,6 +293,57 @@ def test_a_table_of_anything(build, tmp_path):
     assert (tmp_path / "out" / "unannotated.txt").read_text() == "deep/3.mp4\n"
 
 
+@pytest.mark.parametrize(
+    ("table", "message"),
+    [
+        ("file,label\n,x\na.mp4,y\n", "file '' is not the name of a file"),
+        ("file,split\na.mp4,../../elsewhere\n", "split '../../elsewhere' is to be a folder; use letters"),
+        ("file,split\na.mp4,.\n", r"split '\.' is to be a folder"),
+        ("file,label\na.mp4,99999999999\n", "label 99999999999 has more than 6 digits; count classes from 0"),
+        ("file,start\na.mp4,nan\n", "start 'nan' is not a number of seconds"),
+        ("file,end\na.mp4,1e300\n", "end '1e300' is not a number of seconds"),
+        ("file,start\na.mp4,-5\n", r"start -5 of a\.mp4 lies before the video"),
+        (f"file,text\na.mp4,{'x' * 200_000}\n", r"annotations:2: damaged table \(field larger than"),
+    ],
+)
+def test_a_table_that_cannot_be_meant_is_refused_before_anything_is_written(build, tmp_path, table, message):
+    put(tmp_path / "videos" / "a.mp4", mp4())
+    put(tmp_path / "annotations", table)
+    with pytest.raises(InputError, match=message):
+        build("csv")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["annotations", "videos"]
+
+
+def test_captions_of_several_lines_and_digits_that_are_no_numbers_stay_what_they_are(build, tmp_path):
+    put(tmp_path / "videos" / "a.mp4", mp4())
+    put(tmp_path / "annotations", 'file,label,text\na.mp4,²,"one\ntwo"\n')
+    info = build("csv")["train"].info(0)
+    assert (info.class_name, info.text) == ("²", "one\ntwo")
+
+
+def test_links_that_lead_back_are_not_followed_and_others_are(build, tmp_path):
+    put(tmp_path / "videos" / "cats" / "a.mp4", mp4(seed=1))
+    put(tmp_path / "elsewhere" / "b.mp4", mp4(seed=2))
+    (tmp_path / "videos" / "dogs").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "videos" / "cats" / "loop").symlink_to("..")
+    (tmp_path / "elsewhere" / "back").symlink_to(tmp_path / "videos")
+    assert sorted(infos(build("folder")["train"])) == ["cats-a", "dogs-b"]
+
+
+def test_a_name_that_is_not_utf8_is_refused_by_name(build, tmp_path):
+    put(tmp_path / "videos" / os.fsdecode(b"cl\xff") / "a.mp4", mp4())
+    with pytest.raises(InputError, match=r"videos: the name of 'cl\\xff/a\.mp4' is not UTF-8; rename it"):
+        build("folder")
+
+
+def test_annotations_that_name_nothing_are_refused(build, tmp_path):
+    ucf101(tmp_path)
+    for name in ("trainlist01.txt", "testlist01.txt"):
+        put(tmp_path / "annotations" / "ucfTrainTestlist" / name, "")
+    with pytest.raises(InputError, match="the annotations of ucf101 name no files; check --annotations"):
+        build("ucf101")
+
+
 def test_missing_files_are_counted_listed_and_limited(build, tmp_path):
     ucf101(tmp_path)
     (tmp_path / "videos" / "Archery" / "v_Archery_g09_c01.avi").unlink()

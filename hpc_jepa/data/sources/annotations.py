@@ -1,6 +1,7 @@
 """Annotation files, found by name below a folder and read with errors that say what was expected."""
 
 import csv
+import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,6 +20,9 @@ SPLITS = {
     "testing": "test",
 }
 """What data sets call their splits, and what the folders of shards are called."""
+
+LONGEST = 1e9
+"""Seconds; more, or no finite number, is a mistake that no video can be searched for."""
 
 
 def find(folder: Path, *patterns: str) -> Path:
@@ -66,22 +70,22 @@ def read_any_json(path: Path) -> Any:
 
 def read_table(path: Path, *columns: str) -> Iterator[dict[str, str]]:
     """Rows of a csv file by column name. Raises InputError when one of ``columns`` is missing."""
-    reader = csv.DictReader(_text(path).splitlines())
-    names = reader.fieldnames or []
-    if missing := [column for column in columns if column not in names]:
-        raise InputError(f"{path}:1: no column '{missing[0]}'; expected {', '.join(columns)}, found {', '.join(names)}")
-    for row in reader:
-        if None in row.values() or None in row:
-            raise InputError(f"{path}:{reader.line_num}: {len(names)} columns expected")
-        yield row
+    reader = csv.DictReader(io.StringIO(_text(path)))
+    try:
+        yield from _rows(path, reader, columns)
+    except csv.Error as error:
+        raise InputError(f"{path}:{reader.reader.line_num}: damaged table ({error})") from error
 
 
 def seconds(path: Path, row: dict[str, str], column: str) -> float:
     """A time of a table. Raises InputError where it is no number."""
     try:
-        return float(row[column])
-    except ValueError as error:
-        raise InputError(f"{path}: {column} '{row[column]}' is not a number of seconds") from error
+        time = float(row[column])
+    except ValueError:
+        time = float("nan")
+    if not abs(time) <= LONGEST:
+        raise InputError(f"{path}: {column} '{row[column][:20]}' is not a number of seconds")
+    return time
 
 
 def split_name(path: Path, name: str) -> str:
@@ -89,6 +93,16 @@ def split_name(path: Path, name: str) -> str:
     if name.strip().lower() not in SPLITS:
         raise InputError(f"{path}: unknown split '{name}'; expected one of {', '.join(SPLITS)}")
     return SPLITS[name.strip().lower()]
+
+
+def _rows(path: Path, reader: "csv.DictReader[str]", columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
+    names = reader.fieldnames or []
+    if missing := [column for column in columns if column not in names]:
+        raise InputError(f"{path}:1: no column '{missing[0]}'; expected {', '.join(columns)}, found {', '.join(names)}")
+    for row in reader:
+        if None in row.values() or None in row:
+            raise InputError(f"{path}:{reader.line_num}: {len(names)} columns expected")
+        yield row
 
 
 def _matches(folder: Path, pattern: str) -> list[Path]:

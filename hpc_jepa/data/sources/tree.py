@@ -64,11 +64,27 @@ def safe_key(name: str) -> str:
 
 def _files_below(root: Path) -> Iterator[str]:
     for folder, folders, files in os.walk(root, onerror=_complain, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and not _leads_back(folder, name))
         below = os.path.relpath(folder, root)
         for name in files:
             if not name.startswith(".") and name.lower().endswith(VIDEOS + IMAGES):
-                yield name if below == "." else f"{below}/{name}"
+                yield _in_utf8(root, name if below == "." else f"{below}/{name}")
+
+
+def _leads_back(folder: str, name: str) -> bool:
+    """Whether a link leads to a folder that it is in itself, so that going there would never end."""
+    path = Path(folder, name)
+    return path.is_symlink() and any(parent.resolve().is_relative_to(path.resolve()) for parent in path.parents)
+
+
+def _in_utf8(root: Path, name: str) -> str:
+    """The name, which goes into JSON. Raises InputError where that cannot hold it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        shown = os.fsencode(name).decode(errors="backslashreplace")
+        raise InputError(f"{root}: the name of '{shown}' is not UTF-8; rename it") from error
+    return name
 
 
 def _complain(error: OSError) -> None:

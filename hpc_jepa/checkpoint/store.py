@@ -231,7 +231,7 @@ def _read(path: Path) -> Checkpoint | None:
                 f"{path}: format {content['format']} is newer than this program reads ({FORMAT}); update it"
             )
         return Checkpoint(path, Manifest.model_validate(content))
-    except (OSError, ValueError, KeyError, TypeError):  # a damaged text can say anything
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # a damaged text can say anything
         return None
 
 

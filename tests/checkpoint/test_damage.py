@@ -172,6 +172,12 @@ def test_what_is_saved_is_the_state_at_the_start_of_the_save(tmp_path, pieces, f
         assert (tensors.read(path)["student.w"] == torch.full((50, 100), float(step))).all()
 
 
+def test_a_manifest_nested_without_end_is_damaged(two):
+    (two / "checkpoints" / "step-00000002" / "manifest.json").write_text(100_000 * "[")
+    assert store.faults_of(two / "checkpoints" / "step-00000002")[0].endswith("manifest.json: missing or damaged")
+    assert store.newest_sound(two).step == 1
+
+
 def test_an_unfinished_checkpoint_does_not_exist_and_is_cleared_away(two, save):
     unfinished = two / "checkpoints" / ".step-00000003.partial"
     unfinished.mkdir()

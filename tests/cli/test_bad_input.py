@@ -136,6 +136,10 @@ def spoil(shards, where):
             edit("000000.idx", lambda text: re.sub(rb"mp4 \d+ \d+", b"mp4 %d %d" % (2**62, 2**62), text)),
             "points outside",
         ),
+        (
+            edit("000000.idx", lambda text: re.sub(rb"\n(.+)\n.+\n", rb"\n\1\n\1\n", text, count=1)),
+            r"000000\.idx: samples lie one in another; run: hpc-jepa shards index",
+        ),
         (lambda shards: spoil(shards, lambda number: True), "10 samples in a row do not decode"),
         (
             lambda shards: [

@@ -1,6 +1,7 @@
 """``hpc-jepa shards`` as a person types it."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -56,6 +57,15 @@ def test_one_flipped_bit_is_found(shards, built, listed, noise, tmp_path):
     tar.write_bytes(data)
     with pytest.raises(DataError, match=r"000000\.tar: checksum differs"):
         call("verify", folder)
+
+
+def test_a_preview_names_the_sample_that_is_damaged(shards, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(shards / "train", damaged)
+    tar = damaged / "000000.tar"
+    tar.write_bytes(tar.read_bytes().replace(b'"frames":16', b'"frames":99'))
+    with pytest.raises(DataError, match=r"000000\.tar: \S+: frame 98 was asked for, .*; run: hpc-jepa shards verify"):
+        call("preview", damaged, "--out", tmp_path / "sheet.png")
 
 
 def test_the_published_protocol_cannot_be_bent(tmp_path):

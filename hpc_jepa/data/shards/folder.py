@@ -108,7 +108,10 @@ class ShardFolder:
         self._keys += [sample[0].key for sample in samples]
         extents = [self._extent(path, sample, shard.size) for sample in samples]
         self._extensions += [video.extension for _, video in samples]
-        return np.array(extents, dtype=np.int64)
+        rows = np.array(extents, dtype=np.int64).reshape(-1, 4)
+        if (rows[1:, 0] < rows[:-1, 2] + rows[:-1, 3]).any():
+            raise DataError(f"{index_path(path)}: samples lie one in another; run: hpc-jepa shards index {self.folder}")
+        return rows
 
     def _extent(self, path: Path, sample: IndexedSample, end: int) -> tuple[int, int, int, int]:
         if len(sample) != 2 or sample[0].extension != "json":

@@ -9,6 +9,7 @@ from hpc_jepa.data.decode import decode_frames
 from hpc_jepa.data.shards.folder import ShardFolder
 from hpc_jepa.data.shards.manifest import SampleInfo
 from hpc_jepa.data.shards.probe import key_frames
+from hpc_jepa.errors import DataError, UndecodableError
 
 CAPTION = 14
 TIMELINE = 8
@@ -20,9 +21,18 @@ def contact_sheet(shards: ShardFolder, picks: Sequence[int], frames: int, height
     """One row per sample: its name and label, ``frames`` frames evenly spread over the video, and a line of all frames
     on which key frames stand out.
 
-    ``height``: pixels of a thumbnail. Raises DataError for a damaged folder, UndecodableError for a damaged sample.
+    ``height``: pixels of a thumbnail. Raises DataError for what is damaged.
     """
-    return _stacked([_row(shards, index, frames, height) for index in picks])
+    return _stacked([_named_row(shards, index, frames, height) for index in picks])
+
+
+def _named_row(shards: ShardFolder, index: int, frames: int, height: int) -> Image.Image:
+    """The row of a sample. Raises DataError naming the sample where it is damaged."""
+    try:
+        return _row(shards, index, frames, height)
+    except UndecodableError as error:
+        remedy = f"run: hpc-jepa shards verify {shards.folder}"
+        raise DataError(f"{shards.tar(index)}: {shards.key(index)}: {error}; {remedy}") from error
 
 
 def _row(shards: ShardFolder, index: int, frames: int, height: int) -> Image.Image:

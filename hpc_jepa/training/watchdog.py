@@ -4,12 +4,16 @@ import faulthandler
 import os
 import sys
 import threading
+import time
 from types import TracebackType
 
 from hpc_jepa.distributed import rank
 
 STUCK = 1
 """Exit status of a process that was stuck."""
+
+LAST_WORDS = 2.0
+"""Seconds between the stacks and the end: a launcher kills the other processes with the first, and they print theirs."""
 
 
 class Watchdog:
@@ -52,4 +56,5 @@ def _end(seconds: float) -> None:
     sys.stderr.write(f"rank {rank()}: nothing was done for {seconds:g} s; the stacks of its threads:\n")
     sys.stderr.flush()
     faulthandler.dump_traceback(all_threads=True)
+    time.sleep(LAST_WORDS)
     os._exit(STUCK)

@@ -19,8 +19,13 @@ EXAMPLES = """Examples:
 
   hpc-jepa train configs/regime/ucf101.yaml configs/objective/baseline.yaml seed=42 engine.zero_stage=2
 
+  hpc-jepa train configs/regime/quickstart.yaml study=profile schedule.steps=10 --profile
+
   torchrun --nproc-per-node 4 -m hpc_jepa train configs/regime/ucf101.yaml configs/objective/motion_guided.yaml
 """
+
+QUIET = "6"
+"""Level above the profiler's own reports of its stages."""
 
 
 class _StepBar:
@@ -49,6 +54,10 @@ def train(
         list[str],
         typer.Argument(metavar="CONFIG|KEY=VALUE", help="YAML files, merged from left to right, then single settings."),
     ],
+    profile: Annotated[
+        bool,
+        typer.Option("--profile", help="Write where the first steps spend their time: RUN/profile/summary.md."),
+    ] = False,
 ) -> None:
     """Pretrain one model. The same command goes on where an interrupted run stopped.
 
@@ -58,12 +67,16 @@ def train(
     layers = [argument for argument in arguments if "=" not in argument]
     config = load(RunConfig, layers, [argument for argument in arguments if "=" in argument])
 
+    if profile:
+        os.environ.setdefault("KINETO_LOG_LEVEL", QUIET)  # read when torch is imported
+
     from hpc_jepa.distributed import name_accelerator
 
     name_accelerator()
     from hpc_jepa.checkpoint.store import last_step
     from hpc_jepa.objectives.registry import check_run
     from hpc_jepa.training.loop import train as pretrain
+    from hpc_jepa.training.profile import check_steps
     from hpc_jepa.training.run_folder import refuse_another
 
     check_run(config)
@@ -73,12 +86,14 @@ def train(
     log.setLevel(logging.INFO)
     log.handlers = [ToScreen(logging.INFO if shown else logging.WARNING)]
     steps, first = config.schedule.steps, last_step(config.folder)
+    if profile:
+        check_steps(steps - first)
     if shown and 0 < first < steps:
         CONSOLE.print(f"{config.folder}: going on after step {first}")
     title = f"{config.folder.parent.name} seed {config.seed}"
     with progress(title, steps, first) if shown else nullcontext(_ignore) as advance:
         bar = _StepBar(advance, first)
-        outcome = pretrain(config, bar.observe)
+        outcome = pretrain(config, bar.observe, profile)
         if outcome == "done":
             bar.move_to(steps)
     if outcome == "interrupted":

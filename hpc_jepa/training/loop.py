@@ -15,6 +15,7 @@ from hpc_jepa.training.engine import optimizer_step, set_rates
 from hpc_jepa.training.health import health
 from hpc_jepa.training.metrics import Observer
 from hpc_jepa.training.processes import join_process_group
+from hpc_jepa.training.profile import profiled
 from hpc_jepa.training.run_state import write_state
 from hpc_jepa.training.schedules import rates_at
 from hpc_jepa.training.signals import StopRequest
@@ -25,20 +26,21 @@ LOG = logging.getLogger(__name__)
 Outcome = Literal["done", "interrupted"]
 
 
-def train(config: RunConfig, observe: Observer) -> Outcome:
+def train(config: RunConfig, observe: Observer, profile: bool = False) -> Outcome:
     """Pretrain until the last step or a signal; the same call continues where an earlier one stopped.
 
-    ``observe`` is given every line of ``metrics.jsonl`` as it is written.
+    ``observe`` is given every line of ``metrics.jsonl`` as it is written. With ``profile`` rank 0 also writes where the
+    first steps spend their time.
     Raises InputError, DataError or CheckpointError where the run cannot start, HpcJepaError where the loss is not
     finite.
     """
     device = join_process_group()
     time_left = WallTime.of_job()
-    with StopRequest() as stop, assembled(config, device, observe) as run:
+    with StopRequest() as stop, assembled(config, device, observe) as run, profiled(run, profile) as watched:
         report(run, "running", run.first)
         for step in range(run.first, config.schedule.steps):
             run.allowed()
-            with time_left.measured():
+            with watched(step), time_left.measured():
                 train_step(run, step)
             run.watchdog.alive()
             done = step + 1

@@ -57,6 +57,8 @@ class Recorder:
         self._pending: _Pending | None = None
         self.figures: dict[str, float] = {}
         """The last written figures, by their names in TensorBoard."""
+        self.flops = 0
+        """Floating-point operations of all steps of this process."""
         self._since, self._clips, self._flops, self._waited = time.perf_counter(), 0, 0, 0.0
 
     def __enter__(self) -> "Recorder":
@@ -83,7 +85,7 @@ class Recorder:
     def count(self, flops: int) -> None:
         """Another step is done, with so many floating-point operations in this process."""
         self._clips += self._batch_size
-        self._flops += flops
+        self.flops += flops
 
     def record(
         self,
@@ -108,11 +110,11 @@ class Recorder:
             "coefficients": coefficients,
             **rates._asdict(),
             "clips_per_second": self._clips / (now - self._since),
-            **speed(self._flops, now - self._since),
+            **speed(self.flops - self._flops, now - self._since),
             "data_wait_share": min((waited - self._waited) / (now - self._since), 1.0),
             "memory_bytes": _memory(),
         }
-        self._since, self._clips, self._flops, self._waited = now, 0, 0, waited
+        self._since, self._clips, self._flops, self._waited = now, 0, self.flops, waited
         self._pending = _Pending(line, list(figures), averaged)
 
     def flush(self) -> None:

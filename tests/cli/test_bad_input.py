@@ -216,6 +216,11 @@ def test_processes_that_cannot_share_the_batch_say_so(here):
     assert not (here / "runs").exists()
 
 
+def test_a_profile_of_more_steps_than_there_are_is_refused(here):
+    check(call("train", "run.yaml", "--profile"), INPUT, "the run has 2 steps to go and a profile takes 10")
+    assert not (here / "runs").exists()
+
+
 def test_a_loss_that_is_no_number_ends_the_run_and_is_not_saved(here):
     settings = ["schedule.lr=1e30", "schedule.warmup=0", "schedule.steps=4"]
     command = [sys.executable, "-m", "hpc_jepa", "train", "run.yaml", *settings]

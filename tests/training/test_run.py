@@ -11,7 +11,6 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from hpc_jepa.checkpoint import store, tensors
 from hpc_jepa.checkpoint.store import newest
-from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.tree import dump
 from hpc_jepa.errors import CheckpointError, InputError
 from hpc_jepa.training.loop import train
@@ -19,35 +18,6 @@ from hpc_jepa.training.run_state import read_state
 
 STEPS = 12
 TIMES = {"time", "clips_per_second", "tflops_per_second", "data_wait_share", "memory_bytes"}
-
-
-@pytest.fixture
-def configure(motion_shards, tmp_path):
-    """A small run in ``tmp_path``; keywords replace or add top-level settings."""
-
-    def make(**changes):
-        settings = {
-            "regime": "test",
-            "seed": 3,
-            "runs": str(tmp_path / "runs"),
-            "model": {
-                "encoder": {"width": 32, "depth": 2, "heads": 2, "patch": 8, "levels": [1, 2]},
-                "predictor": {"width": 16, "depth": 1, "heads": 2},
-            },
-            "data": {
-                "sources": {"motion8": {"shards": str(motion_shards / "unlabelled")}},
-                "clip": {"frames": 8, "stride": 2, "size": 32},
-            },
-            "objectives": ["fwm", "hw", {"ld": {"hidden": 8}}],
-            "masking": {"groups": [{"blocks": 2, "spatial_scale": 0.2}, {"blocks": 1, "spatial_scale": 0.5}]},
-            "schedule": {"steps": STEPS, "lr": 1e-3, "ema_start": 0.9, "ema_final": 0.99},
-            "engine": {"precision": "fp32", "batch_size": 4, "zero_stage": 1},
-            "checkpoint": {"every": 4, "keep": 2},
-            "monitor": {"log_every": 1, "health_every": 4},
-        }
-        return RunConfig.model_validate(settings | changes)
-
-    return make
 
 
 def silent(line):

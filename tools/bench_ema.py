@@ -109,7 +109,7 @@ def main(
     over_apart, over_floor = (figures[TOGETHER] / past for past in (figures[APART], figures[ADAMW] + figures[FLOOR]))
     typer.echo(
         f"{parameters / 1e6:.0f} M parameters: {ratios['two passes']:.2f}x the two-pass form, "
-        f"{1.5 * ratios[FLOOR]:.0%} of copy bandwidth; AdamW with average takes {over_apart:.2f} of one after the other, "
+        f"{1.5 * ratios[FLOOR]:.0%} of copy bandwidth; AdamW with average: {over_apart:.2f} of one after the other, "
         f"{over_floor:.2f} of AdamW and a copy, {where}"
     )
 

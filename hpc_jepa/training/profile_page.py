@@ -24,8 +24,9 @@ ENOUGH_WAITING = 0.03
 """Share of the time in waiting for data, or between steps, that is worth a word."""
 ENOUGH_IDLENESS = 0.1
 
-PRODUCTS = re.compile(r"aten::(mm|addmm|bmm|baddbmm|linear|.*attention.*)$")
+PRODUCTS = re.compile(r"^aten::(mm|addmm|bmm|baddbmm|linear|.*attention.*)$")
 """Operators whose time is arithmetic; that of most others is reading and writing memory."""
+EXCHANGES = re.compile(r"^c10d::|nccl|gloo|OverProcesses")
 
 FRAME = re.compile(r"(?P<file>(?:hpc_jepa|deepspeed)/.*)\((?P<line>\d+)\): (?P<function>.*)")
 
@@ -93,20 +94,31 @@ def _advice(trace: Trace, stacks: Trace) -> Iterator[str]:
         )
     if shares.get(BETWEEN, 0.0) > ENOUGH_WAITING:
         yield f"{shares[BETWEEN]:.0%} is spent between steps: see `checkpoint.every`, and whether other processes lag."
+    if (exchanged := _share(trace, EXCHANGES)) > ENOUGH_WAITING:
+        yield (
+            f"{exchanged:.0%} of the time in operators is exchange with other processes, waiting for the slowest "
+            "included: fewer processes, or more clips on each."
+        )
     yield _arithmetic(trace)
     yield _waiting(trace, stacks)
 
 
 def _arithmetic(trace: Trace) -> str:
-    costs = trace.costs()
+    costs = trace.costs
     whole = sum(operator.milliseconds for operator in costs)
-    products = sum(operator.milliseconds for operator in costs if PRODUCTS.fullmatch(operator.name))
-    dearest = next(operator for operator in costs if not PRODUCTS.fullmatch(operator.name))
+    dearest = next(operator for operator in costs if not PRODUCTS.search(operator.name))
     return (
-        f"Of the time in operators {products / whole:.0%} is matrix products and attention: fewer tokens, a smaller "
-        f"model or a lower precision make it less. Of the rest `{dearest.name}` is dearest "
+        f"Of the time in operators {_share(trace, PRODUCTS):.0%} is matrix products and attention: fewer tokens, a "
+        f"smaller model or a lower precision make it less. Of the rest `{dearest.name}` is dearest "
         f"({dearest.milliseconds / whole:.0%}, mostly in {dearest.phase})."
     )
+
+
+def _share(trace: Trace, names: re.Pattern[str]) -> float:
+    """Of the time in operators."""
+    costs = trace.costs
+    named = sum(operator.milliseconds for operator in costs if names.search(operator.name))
+    return named / sum(operator.milliseconds for operator in costs)
 
 
 def _waiting(trace: Trace, stacks: Trace) -> str:
@@ -120,8 +132,8 @@ def _waiting(trace: Trace, stacks: Trace) -> str:
         else "asks for a value {0:g} times in a step; it would wait for those that a GPU computes"
     )
     places = Counter(_place(stacks.callers(event)) for event in stacks.waits())
-    seen = [f"  - {place}, {count} times in the step after these" for place, count in places.most_common()]
-    return "\n".join([f"The host {does.format(often)}:", *seen])
+    seen = [f"  - {count} x {place}" for place, count in places.most_common()]
+    return "\n".join([f"The host {does.format(often)}. In the step after these:", *seen])
 
 
 def _place(callers: list[str]) -> str:
@@ -167,7 +179,7 @@ def _counts(watched: Watched, trace: Trace) -> str:
 
 def _operators(trace: Trace) -> str:
     table = _table("operator", "share of all", "ms of a step", "calls", "mostly in", words=(0, 4))
-    costs = trace.costs()
+    costs = trace.costs
     whole = sum(operator.milliseconds for operator in costs)
     for operator in costs[:DEAREST]:
         table.add_row(*_row(operator, whole))

@@ -145,6 +145,7 @@ class Trace:
             return BACKGROUND
         return self.phase_at(asked.start)
 
+    @cached_property
     def costs(self) -> list[Operator]:
         """Operators of the steps, dearest first: time on the GPU where there is one, else on the host."""
         calls: dict[str, list[tuple[str, float]]] = defaultdict(list)

@@ -83,7 +83,7 @@ def test_the_page_names_who_asks_for_values(configure, monkeypatch):
     monkeypatch.setattr(Feed, "take", curious)
     page, often = profiled("curious")
     assert often == calm + 2
-    assert re.search(r"`train_step` at hpc_jepa/training/loop.py:\d+, 2 times", page)
+    assert re.search(r"2 x `train_step` at hpc_jepa/training/loop.py:\d+", page)
 
 
 def test_what_a_profile_put_around_methods_is_gone_afterwards(configure):

@@ -87,7 +87,7 @@ def test_time_of_the_host_is_that_of_its_ranges(read):
 
 
 def test_kernels_cost_the_operator_that_launched_them(read):
-    costs = {operator.name: operator for operator in read(GPU).costs()}
+    costs = {operator.name: operator for operator in read(GPU).costs}
     assert list(costs) == ["aten::mm", "crop", "aten::add", "Memcpy HtoD (Pinned -> Device)"]
     assert (costs["aten::mm"].calls, costs["aten::mm"].milliseconds) == (1, pytest.approx(0.075))
     assert (costs["aten::mm"].phase, costs["aten::add"].phase) == ("student", "backward")
@@ -112,7 +112,7 @@ def test_an_operator_is_not_charged_for_those_inside_it(read):
         event("cpu_op", "aten::_local_scalar_dense", TRAINER, 71, 1),
     ]
     trace = read(inside)
-    spent = {operator.name: 1000 * operator.milliseconds for operator in trace.costs()}
+    spent = {operator.name: 1000 * operator.milliseconds for operator in trace.costs}
     assert spent == pytest.approx(
         {
             "aten::addmm": 35,

@@ -1,10 +1,15 @@
 #!/usr/bin/env python3
-"""Where a training step spends its time: median and share of each phase, one process.
+"""What a training step costs: each phase, against the arithmetic it must do, and against other people's code.
 
-    python tools/bench_step.py configs/regime/quickstart.yaml configs/objective/fwm_hw_ld.yaml --steps 20
+    python tools/bench_step.py                                      the study's ViT-B, UCF-101 regime, fwm_hw_ld
+    python tools/bench_step.py CONFIG... engine.precision=fp32      another configuration
+    python tools/bench_step.py --peer FOLDER --peer-config YAML     beside V-JEPA 2, or the code of the study
 
-Phases are timed one after the other, with the device idle in between, so nothing overlaps: their sum is an upper bound
-of a real step, in which data and masks are made while the step before is running.
+Clips are noise: reading them is what ``bench_data.py`` measures. Phases are timed one after the other, with the device
+idle in between, so nothing overlaps: their sum is an upper bound of a real step. The floor is the arithmetic of the
+three networks (without what activation checkpointing computes again) at the speed of a large matrix product, measured
+in the same run. ``--peer`` takes a checkout of facebookresearch/vjepa2 or of the code published with the study, with
+the packages that it needs; ``--peer-set key.sub=value`` changes its YAML. Its batch size is set to ours.
 """
 
 import json
@@ -12,24 +17,32 @@ import statistics
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
+import yaml
+from measuring import medians, name_of
+from peer_training import PeerTraining
 from rich.console import Console
 from rich.table import Table
-from torch import nn
+from torch import Tensor, nn
 
 from hpc_jepa.cli.screen import progress
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.tree import load
 from hpc_jepa.distributed import HostGroup, name_accelerator
 from hpc_jepa.errors import HpcJepaError
+from hpc_jepa.latents import ClipBatch
+from hpc_jepa.models.flops import step_flops
 
-PHASES = ("data", "masks", "target", "student", "predictor", "objectives", "backward", "optimizer", "EMA")
+PAPER = ["configs/regime/ucf101.yaml", "configs/objective/fwm_hw_ld.yaml", "engine.batch_size=8"]
+PHASES = ("target", "student", "predictor", "objectives", "backward", "optimizer", "EMA")
+PRODUCT = (4096, 768, 3072)
+"""Rows, inputs and outputs of the matrix product whose speed is the floor: the MLP of a ViT-B."""
 
 
 class PhaseTimer:
@@ -66,81 +79,145 @@ class PhaseTimer:
         return time.perf_counter()
 
 
-def measure(config: RunConfig, steps: int, warmup: int) -> list[dict[str, float]]:
-    """Seconds by phase of ``steps`` steps, after ``warmup`` uncounted ones."""
-    name_accelerator()
-    from hpc_jepa.training.assembly import build_loader, build_masker
-    from hpc_jepa.training.average import TargetAverage
-    from hpc_jepa.training.engine import build_engine, optimizer_step, set_rates
-    from hpc_jepa.training.loop import weighted_sum
-    from hpc_jepa.training.processes import join_process_group
-    from hpc_jepa.training.schedules import rates_at
-    from hpc_jepa.training.trainee import build_trainee
+class Training:
+    """A run without data, checkpoints and metrics: calling it takes the next step."""
 
-    device = join_process_group()
-    engine = build_engine(build_trainee(config), config)
-    loader, masker = build_loader(config, device), build_masker(config, HostGroup())
-    model, objectives = engine.module.model, engine.module.objectives
-    average = TargetAverage(model.student, model.target)
-    timer = PhaseTimer(device)
-    for name in ("target", "student", "predictor"):
-        timer.watch(getattr(model, name), name)
-    timer.watch(objectives, "objectives")
-    with progress("bench", steps + warmup) as advance:
-        for step in range(steps + warmup):
-            timer.begin()
-            with timer.phase("data"):
-                clips = loader.batch(step)
-            with timer.phase("masks"):
-                masks = masker(step, clips)
-            rates = rates_at(step, config.schedule)
-            set_rates(engine, rates)
-            terms, _ = engine(clips.pixels, masks, step)
-            loss = weighted_sum(terms, objectives.weights(step))
-            with timer.phase("backward"):
-                engine.backward(loss)
-            with timer.phase("optimizer"):
-                optimizer_step(engine, torch.zeros((), dtype=torch.bool, device=loss.device))
-            with timer.phase("EMA"):
-                average.update(rates.ema)
-            advance()
-    loader.close()
-    return timer.steps[warmup:]
+    def __init__(self, config: RunConfig) -> None:
+        name_accelerator()
+        from hpc_jepa.training.assembly import build_masker
+        from hpc_jepa.training.average import TargetAverage
+        from hpc_jepa.training.engine import build_engine
+        from hpc_jepa.training.processes import join_process_group
+        from hpc_jepa.training.trainee import build_trainee
+
+        self.config = config
+        self.device = join_process_group()
+        self.engine = build_engine(build_trainee(config), config)
+        self.masker = build_masker(config, HostGroup())
+        model, self.objectives = self.engine.module.model, self.engine.module.objectives
+        self.average = TargetAverage(model.student, model.target)
+        self.timer = PhaseTimer(self.device)
+        for name in ("target", "student", "predictor"):
+            self.timer.watch(getattr(model, name), name)
+        self.timer.watch(self.objectives, "objectives")
+        self.flops: list[int] = []
+
+    def __call__(self) -> None:
+        """One step."""
+        from hpc_jepa.training.engine import optimizer_step, set_rates
+        from hpc_jepa.training.loop import weighted_sum
+        from hpc_jepa.training.schedules import rates_at
+
+        step = len(self.flops)
+        clips = self._clips()
+        masks = self.masker(step, clips)
+        rates = rates_at(step, self.config.schedule)
+        self.timer.begin()
+        set_rates(self.engine, rates)
+        terms, _ = self.engine(clips.pixels, masks, step)
+        loss = weighted_sum(terms, self.objectives.weights(step))
+        with self.timer.phase("backward"):
+            self.engine.backward(loss)
+        with self.timer.phase("optimizer"):
+            optimizer_step(self.engine, torch.zeros((), dtype=torch.bool, device=self.device))
+        with self.timer.phase("EMA"):
+            self.average.update(rates.ema)
+        self.flops.append(step_flops(self.config.model, clips.pixels.shape, masks))
+
+    def _clips(self) -> ClipBatch:
+        clip, count = self.config.data.clip, self.config.engine.batch_size
+        nothing = torch.zeros(count, dtype=torch.int64, device=self.device)
+        pixels = torch.randn(count, 3, clip.frames, clip.size, clip.size, device=self.device)
+        return ClipBatch(pixels, nothing, nothing, nothing.bool())
 
 
-def summarise(steps: list[dict[str, float]]) -> dict[str, Any]:
-    """Median milliseconds and share of each phase."""
-    medians = {phase: 1e3 * statistics.median(step[phase] for step in steps) for phase in PHASES}
-    total = sum(medians.values())
-    phases = {phase: {"median_ms": value, "share": value / total} for phase, value in medians.items()}
-    return {"phases": phases, "total_ms": total, "steps": len(steps), "threads": torch.get_num_threads()}
+def matrix_product(config: RunConfig, device: torch.device) -> Callable[[], Tensor]:
+    """A large matrix product in the precision of the run."""
+    rows, inputs, outputs = PRODUCT
+    dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
+    a, b = (
+        torch.randn(rows, inputs, dtype=dtype, device=device),
+        torch.randn(inputs, outputs, dtype=dtype, device=device),
+    )
+    return lambda: a @ b
+
+
+def measure(config: RunConfig, peer: PeerTraining | None, rounds: int) -> dict[str, Any]:
+    """Median milliseconds of our step, of its phases, of its floor, and of the peer's step."""
+    training = Training(config)
+    theirs: list[float] = []
+    ways: dict[str, Callable[[], object]] = {"ours": training, "product": matrix_product(config, training.device)}
+    if peer is not None:
+        ways["peer"] = lambda: theirs.append(peer.step())  # the clock of its own process is read
+    with progress("bench", rounds + 1) as advance:
+        took = medians(ways, rounds, training.device, advance)
+    counted = training.timer.steps[1:]
+    phases = {phase: 1e3 * statistics.median(step[phase] for step in counted) for phase in PHASES}
+    rows, inputs, outputs = PRODUCT
+    rate = 2 * rows * inputs * outputs / took["product"]
+    flops = statistics.median(training.flops[1:])
+    return {
+        "phases_ms": phases,
+        "step_ms": took["ours"],
+        "floor_ms": flops / rate,
+        "peer_ms": statistics.median(theirs[1:]) if theirs else None,
+        "flops": flops,
+        "gflops_per_second": {"step": flops / took["ours"] / 1e6, "matrix product": rate / 1e6},
+        "clips": config.engine.batch_size,
+        "precision": config.engine.precision,
+        "rounds": rounds,
+        "device": name_of(training.device),
+    }
+
+
+def show(result: dict[str, Any]) -> None:
+    """Phases as a table, the comparison as the last line."""
+    table = Table("phase", "median ms", "share")
+    total = sum(result["phases_ms"].values())
+    for phase, taken in result["phases_ms"].items():
+        table.add_row(phase, f"{taken:.1f}", f"{taken / total:.1%}")
+    Console().print(table)
+    rates = result["gflops_per_second"]
+    line = (
+        f"{result['precision']}, {result['clips']} clips: step {result['step_ms']:.0f} ms, floor "
+        f"{result['floor_ms']:.0f} ms ({rates['step']:.0f} of {rates['matrix product']:.0f} GFLOP/s)"
+    )
+    if result["peer_ms"] is not None:
+        line += f", peer {result['peer_ms']:.0f} ms: {result['peer_ms'] / result['step_ms']:.2f} times as long"
+    typer.echo(f"{line}; {result['device']}")
 
 
 def main(
-    arguments: Annotated[list[str], typer.Argument(metavar="CONFIG|KEY=VALUE")],
-    steps: Annotated[int, typer.Option(min=1, help="Counted steps.")] = 20,
-    warmup: Annotated[int, typer.Option(min=0, help="Steps before the counted ones.")] = 3,
-    quick: Annotated[bool, typer.Option("--quick", help="5 counted steps.")] = False,
+    arguments: Annotated[list[str] | None, typer.Argument(metavar="CONFIG|KEY=VALUE")] = None,
+    rounds: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 5,
+    quick: Annotated[bool, typer.Option("--quick", help="2 rounds.")] = False,
+    peer: Annotated[Path | None, typer.Option(help="Checkout of the code to compare with.")] = None,
+    peer_config: Annotated[Path | None, typer.Option(help="Its YAML file.")] = None,
+    peer_set: Annotated[list[str] | None, typer.Option(help="key.sub=value in its YAML file; repeat.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print the median time and share of every phase of a training step."""
-    layers = [argument for argument in arguments if "=" not in argument]
-    overrides = [argument for argument in arguments if "=" in argument]
-    with tempfile.TemporaryDirectory() as scratch:
+    """Print what a training step costs."""
+    layers = [argument for argument in arguments or PAPER if "=" not in argument]
+    settings = [argument for argument in arguments or PAPER if "=" in argument]
+    if (peer is None) != (peer_config is None):
+        raise typer.BadParameter("--peer and --peer-config belong together")
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         try:
-            config = load(RunConfig, layers, [*overrides, f"runs={Path(scratch)}"])
-            result = summarise(measure(config, 5 if quick else steps, warmup))
+            config = load(RunConfig, layers or PAPER[:2], [*settings, f"runs={Path(scratch)}"])
+            theirs = None
+            if peer is not None and peer_config is not None:
+                changes = dict(setting.split("=", 1) for setting in peer_set or [])
+                values = {key: yaml.safe_load(value) for key, value in changes.items()}
+                same = {"data.batch_size": config.engine.batch_size}
+                theirs = stack.enter_context(PeerTraining(peer, peer_config, same | values))
+            result = measure(config, theirs, 2 if quick else rounds)
         except HpcJepaError as error:
             typer.echo(f"error: {error}", err=True)
             raise typer.Exit(error.exit_code) from error
     if as_json:
         typer.echo(json.dumps(result))
-        return
-    table = Table("phase", "median ms", "share")
-    for phase, figures in result["phases"].items():
-        table.add_row(phase, f"{figures['median_ms']:.2f}", f"{figures['share']:.1%}")
-    Console().print(table)
-    typer.echo(f"step {result['total_ms']:.1f} ms, median of {result['steps']}, {result['threads']} threads")
+    else:
+        show(result)
 
 
 if __name__ == "__main__":

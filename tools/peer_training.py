@@ -1,0 +1,165 @@
+"""A training step of other people's code, in a process of its own and in turn with ours.
+
+V-JEPA 2 and the code published with the study train in one long function. It hands each step, as a closure, to a
+function ``gpu_timer``: put another in its place and the steps can be taken one at a time, whenever it is their turn.
+"""
+
+import importlib
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import redirect_stdout
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from pathlib import Path
+from types import ModuleType, TracebackType
+from typing import Any
+from unittest.mock import MagicMock
+
+import torch
+import yaml
+from measuring import milliseconds
+
+from hpc_jepa.errors import HpcJepaError, InputError
+
+ENDLESS = 1_000_000
+SETTINGS = {
+    "optimization.epochs": 1,
+    "optimization.ipe": ENDLESS,
+    "meta.load_checkpoint": False,
+    "data.num_workers": 0,
+}
+"""Steps without end, from fresh weights."""
+
+
+class PeerTraining:
+    """While entered, ``step()`` takes one training step of the code in ``folder`` and returns its milliseconds.
+
+    folder: a checkout of facebookresearch/vjepa2, or of the study's code, which keeps its own in ``vjepa2/``.
+    config: one of its YAML files; ``settings`` (``key.sub`` to value) are set in it.
+
+    Raises InputError where there is no such code, HpcJepaError where it ends before a step is done.
+    """
+
+    def __init__(self, folder: Path, config: Path, settings: Mapping[str, object]) -> None:
+        tree = yaml.safe_load(config.read_text())
+        for key, value in {**SETTINGS, **settings}.items():
+            *sections, name = key.split(".")
+            section = tree
+            for part in sections:
+                section = section.setdefault(part, {})
+            section[name] = value
+        root = _root(folder, tree["app"])
+        context = get_context("spawn")
+        self._turn, theirs = context.Pipe()
+        threads = torch.get_num_threads()
+        self._process = context.Process(target=_train, args=(root, tree, threads, theirs), daemon=True)
+        self._theirs = theirs
+
+    def __enter__(self) -> "PeerTraining":
+        self._process.start()
+        self._theirs.close()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._process.kill()
+        self._process.join()
+
+    def step(self) -> float:
+        """Milliseconds of the next step."""
+        try:
+            self._turn.send("your turn")
+            return float(self._turn.recv())
+        except (EOFError, ConnectionError) as error:
+            self._process.join()
+            code = self._process.exitcode
+            raise HpcJepaError(f"their training ended with exit code {code}; the reason stands above") from error
+
+
+def _root(folder: Path, app: str) -> Path:
+    for root in (folder, folder / "vjepa2"):
+        if (root / "app" / app / "train.py").is_file():
+            return root
+    raise InputError(f"{folder}: no app/{app}/train.py here or in vjepa2/; give a checkout of the code to compare with")
+
+
+def _train(root: Path, config: dict[str, Any], threads: int, turn: Connection) -> None:
+    """What the other process does: their training, on clips of noise."""
+    torch.set_num_threads(threads)
+    sys.path.insert(0, str(root))
+    sys.meta_path.insert(0, _StandIns(("src.datasets", "torchvision")))
+    with tempfile.TemporaryDirectory() as scratch, Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        torch.distributed.init_process_group(backend, init_method=f"file://{scratch}/store", rank=0, world_size=1)
+        module = importlib.import_module(f"app.{config['app']}.train")
+        module.init_data = _noise(config["data"]["crop_size"])  # type: ignore[attr-defined]
+        module.gpu_timer = _in_turn(turn)  # type: ignore[attr-defined]
+        module.main(args={**config, "folder": scratch})
+
+
+def _in_turn(turn: Connection) -> Callable[..., tuple[Any, float]]:
+    """A ``gpu_timer`` that waits to be asked, and says how long the step took."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    def timer(step: Callable[[], Any], **_: object) -> tuple[Any, float]:
+        result: list[Any] = []
+        turn.recv()
+        taken = milliseconds(lambda: result.append(step()), device)
+        turn.send(taken)
+        return result[0], taken
+
+    return timer
+
+
+class _Clips:
+    """Their loader and their sampler in one: noise for clips, masks from their collator."""
+
+    def __init__(self, collator: Callable[[list[Any]], Any], shape: tuple[int, ...]) -> None:
+        self._collator = collator
+        self._shape = shape
+
+    def set_epoch(self, epoch: int) -> None:
+        """Every epoch is alike."""
+
+    def __len__(self) -> int:
+        return ENDLESS
+
+    def __iter__(self) -> Iterator[Any]:
+        while True:
+            clips = torch.randn(self._shape)
+            yield self._collator([([clip], 0, [torch.arange(clip.shape[1])]) for clip in clips])
+
+
+def _noise(size: int) -> Callable[..., tuple[_Clips, _Clips]]:
+    """An ``init_data`` of square clips."""
+
+    def init_data(
+        *, collator: Callable[[list[Any]], Any], batch_size: int, dataset_fpcs: list[int], **_: object
+    ) -> tuple[_Clips, _Clips]:
+        loader = _Clips(collator, (batch_size, 3, dataset_fpcs[0], size, size))
+        return loader, loader
+
+    return init_data
+
+
+class _StandIns(MetaPathFinder, Loader):
+    """Modules that let themselves be imported and do nothing: reading video is not what is compared."""
+
+    def __init__(self, packages: tuple[str, ...]) -> None:
+        self._packages = packages
+
+    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
+        if any(f"{name}.".startswith(f"{package}.") for package in self._packages):
+            return ModuleSpec(name, self, is_package=True)
+        return None
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return MagicMock(name=spec.name, __path__=[], __spec__=spec, __name__=spec.name)
+
+    def exec_module(self, module: ModuleType) -> None:
+        """There is nothing to run."""

@@ -28,8 +28,9 @@ from torch import Tensor
 from hpc_jepa.cli.screen import progress
 from hpc_jepa.config.masking import MaskGroupConfig, MaskingConfig, MotionGuidanceConfig
 from hpc_jepa.config.semantics import Semantics
+from hpc_jepa.kernels.blocks import BlockSize, origin_counts
 from hpc_jepa.latents import ClipBatch, TokenGrid
-from hpc_jepa.masking.blocks import BlockSize, block_size, origin_counts
+from hpc_jepa.masking.blocks import block_size
 from hpc_jepa.masking.sampler import MaskSampler
 
 GRID, CLIP, PLAIN_CLIPS = TokenGrid(8, 14, 14), (3, 16, 224, 224), 4

@@ -9,8 +9,8 @@ from einops import reduce
 from torch import Tensor
 
 from hpc_jepa.errors import InputError
+from hpc_jepa.kernels.blocks import BlockSize
 from hpc_jepa.latents import TokenGrid
-from hpc_jepa.masking.blocks import BlockSize
 
 FLOOR = 1e-6
 """Smallest motion that counts; a clip without any is treated uniformly."""

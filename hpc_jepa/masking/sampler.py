@@ -9,11 +9,12 @@ from torch import Tensor
 from hpc_jepa.config.masking import MaskGroupConfig, MaskingConfig
 from hpc_jepa.config.semantics import Semantics
 from hpc_jepa.errors import InputError
+from hpc_jepa.kernels.blocks import BlockSize, visible_tokens
 from hpc_jepa.kernels.randomness import Stream, uniforms
+from hpc_jepa.kernels.token_lists import Truncation, smallest_counts, token_lists, tube_order
 from hpc_jepa.latents import ClipBatch, TokenGrid, TokenMasks
-from hpc_jepa.masking.blocks import BlockSize, block_size, uniform_origins, visible_tokens
+from hpc_jepa.masking.blocks import block_size, nothing_visible, uniform_origins, visible_tubelets
 from hpc_jepa.masking.motion import guided_origins, motion_map
-from hpc_jepa.masking.tokens import context_distance, next_in_context, pairs, token_list, truncate, tube_order
 
 ATTEMPTS = 4
 """Placements drawn per clip and step, in case blocks hide everything."""
@@ -81,20 +82,15 @@ class MaskSampler:
         self, group: MaskGroupConfig, draws: "_Draws", motion: Tensor | None, paired: Tensor
     ) -> TokenMasks:
         size = block_size(group, self.grid, draws.step)
-        visible = visible_tokens(self._origins(group, draws, size, motion), size, self.grid, group)
-        order = self._truncation_order(draws)
-        processes = 1 if self.config.truncation_scope == "global" else self.world_size
-        kept = truncate(visible, order, processes)
-        predicted = ~kept if group.full_complement else truncate(~visible, order, processes)
-
-        context, target = token_list(kept[self.mine]), token_list(predicted[self.mine])
-        following = next_in_context(context, self.grid)
+        origins = self._origins(group, draws, size, motion)
+        visible, counts = visible_tokens(origins, size, self.grid, visible_tubelets(group, self.grid))
+        lists = token_lists(visible, self._truncation(group, draws, size, counts), self.mine, self.grid)
         return TokenMasks(
-            context=context,
-            target=target,
-            context_distance=context_distance(context, target, self.grid),
-            next_in_context=following.where(paired[self.mine, None], -1),
-            pairs=self._pairs_per_process(pairs(kept, self.grid) * paired),
+            context=lists.context,
+            target=lists.target,
+            context_distance=lists.context_distance,
+            next_in_context=lists.next_in_context.where(paired[self.mine, None], -1),
+            pairs=self._pairs_per_process(lists.pairs * paired),
         )
 
     def _origins(self, group: MaskGroupConfig, draws: "_Draws", size: BlockSize, motion: Tensor | None) -> Tensor:
@@ -106,10 +102,23 @@ class MaskSampler:
         at_random = draws.uniforms(Stream.MOTION_CHOICE, ATTEMPTS, group.blocks) < self.config.motion.random_rate
         return anywhere.where(at_random, guided_origins(places, motion, size, self.config.motion.strength))
 
-    def _truncation_order(self, draws: "_Draws") -> Tensor:
+    def _truncation(self, group: MaskGroupConfig, draws: "_Draws", size: BlockSize, counts: Tensor) -> Truncation:
+        """One length for the lists of all clips that share it; its value is all that is ever read from the device.
+
+        Raises InputError if a clip has no visible token.
+        """
+        parts = 1 if self.config.truncation_scope == "global" else self.world_size
+        limits = smallest_counts(counts, parts, self.grid.tokens, group.full_complement)
+        smallest = [(context, target) for context, target in limits.tolist()]
+        if min(smallest)[0] == 0:
+            raise nothing_visible(size, self.grid, group)
+        mine = smallest[self.mine.start * parts // self.batch_size]
+        return Truncation(limits, mine, self._truncation_order(draws), group.full_complement)
+
+    def _truncation_order(self, draws: "_Draws") -> Tensor | None:
         """The order [B, N] in which tokens are kept: as they stand, by random tubes, or at random (B9)."""
         if self.semantics.mask_truncation == "raster":
-            return torch.arange(self.grid.tokens, device=draws.device).expand(self.batch_size, -1)
+            return None
         if self.semantics.mask_truncation == "tubes":
             return tube_order(draws.uniforms(Stream.MASK_TRUNCATION, self.grid.cells).argsort(1), self.grid)
         return draws.uniforms(Stream.MASK_TRUNCATION, self.grid.tokens).argsort(1)

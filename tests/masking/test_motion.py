@@ -4,8 +4,9 @@ import torch
 from scipy.stats import chisquare
 
 from hpc_jepa.errors import InputError
+from hpc_jepa.kernels.blocks import origin_counts
 from hpc_jepa.latents import TokenGrid
-from hpc_jepa.masking.blocks import origin_counts, uniform_origins
+from hpc_jepa.masking.blocks import uniform_origins
 from hpc_jepa.masking.motion import guided_origins, motion_map
 
 GRID = TokenGrid(4, 4, 4)

@@ -9,8 +9,9 @@ from scipy.stats import chisquare
 
 from hpc_jepa.config.masking import MaskGroupConfig, MotionGuidanceConfig
 from hpc_jepa.errors import InputError
+from hpc_jepa.kernels.blocks import origin_counts
 from hpc_jepa.latents import ClipBatch, TokenGrid, TokenMasks
-from hpc_jepa.masking.blocks import block_size, origin_counts
+from hpc_jepa.masking.blocks import block_size
 from hpc_jepa.masking.motion import motion_map
 
 SMALL = TokenGrid(4, 8, 8)
@@ -202,3 +203,10 @@ def test_steps_and_groups_and_clips_differ(make_sampler, make_clips):
 def test_processes_must_share_the_batch(make_sampler):
     with pytest.raises(InputError, match=r"^engine\.batch_size: 32 clips cannot be shared by 5 processes"):
         make_sampler(SMALL, 32, world_size=5)
+
+
+def test_a_block_that_hides_everything_is_an_error_in_one_line(make_sampler, make_clips):
+    whole = (MaskGroupConfig(blocks=1, spatial_scale=1.0, aspect=(1.0, 1.0)),)
+    with pytest.raises(InputError, match=r"^masking\.groups: .*lower spatial_scale \(1\.0\)") as error:
+        make_sampler(SMALL, 4, groups=whole)(0, make_clips(4, SMALL))
+    assert "\n" not in str(error.value)

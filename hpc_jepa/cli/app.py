@@ -33,6 +33,8 @@ class ForPeople(TyperGroup):
         """Run the command. Exit codes: 2 bad input, 3 bad data, 4 damaged checkpoint, 130 stopped, 1 the rest."""
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:  # whoever read the output has seen enough: typer ends without a word
+            raise
         except (HpcJepaError, OSError) as error:
             if ctx.params["debug"]:
                 raise

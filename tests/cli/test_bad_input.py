@@ -205,6 +205,13 @@ def test_half_a_launcher_is_no_launcher(variables, words, monkeypatch):
         check_launcher()
 
 
+def test_a_reader_that_has_seen_enough_hears_no_error():
+    command = [sys.executable, "-m", "hpc_jepa", "objectives", "list"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+
+
 def test_processes_that_cannot_share_the_batch_say_so(here):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", "-m", "hpc_jepa"]
     command = [*torchrun, "train", "run.yaml"]

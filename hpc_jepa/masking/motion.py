@@ -1,15 +1,14 @@
 """Motion guidance: blocks prefer to lie where the clip moves, so that motion is predicted rather than seen."""
 
-from itertools import pairwise
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from einops import reduce
 from torch import Tensor
 
 from hpc_jepa.errors import InputError
 from hpc_jepa.kernels.blocks import BlockSize
+from hpc_jepa.kernels.motion import average_motion, block_scores
 from hpc_jepa.latents import TokenGrid
 
 FLOOR = 1e-6
@@ -29,7 +28,7 @@ def motion_map(
     """
     if pixels.shape[2] < 2:
         return pixels.new_zeros(len(pixels), grid.time, grid.height, grid.width)
-    motion = _averaged(pixels, grid) if pool == "area" else _interpolated(pixels, grid)
+    motion = average_motion(pixels, grid) if pool == "area" else _interpolated(pixels, grid)
     maxima = motion.amax((1, 2, 3)).clamp(min=FLOOR)
     if norm == "clip":
         return motion / maxima[:, None, None, None]
@@ -39,23 +38,6 @@ def motion_map(
             f"process ({len(motion)}) as tubelets ({grid.time}); change engine.batch_size or set motion_norm to 'clip'"
         )
     return motion / maxima[None, :, None, None]
-
-
-def _averaged(pixels: Tensor, grid: TokenGrid) -> Tensor:
-    """Frame differences averaged over every tubelet-patch.
-
-    Memory is the limit: one row of patches of two frames at a time stays in the cache, so that pixels are read once.
-    """
-    bands = torch.stack([_change_of_columns(band) for band in pixels.tensor_split(grid.height, dim=3)], dim=2)
-    bands = torch.cat([bands[:, :1], bands], dim=1)
-    return reduce(bands, "b (t f) y (x w) -> b t y x", "mean", t=grid.time, x=grid.width)
-
-
-def _change_of_columns(band: Tensor) -> Tensor:
-    """Mean absolute difference of neighbouring frames in each pixel column: [B, C, F, h, W] -> [B, F-1, W]."""
-    frames = band.unbind(2)
-    change = torch.empty_like(frames[0], memory_format=torch.contiguous_format)
-    return torch.stack([torch.sub(b, a, out=change).abs_().mean((1, 2)) for a, b in pairwise(frames)], dim=1)
 
 
 def _interpolated(pixels: Tensor, grid: TokenGrid) -> Tensor:
@@ -87,7 +69,7 @@ def guided_origins(draws: Tensor, motion: Tensor, size: BlockSize, strength: flo
     ``draws`` [B, ...] uniform in [0, 1) are put through the inverse cumulative distribution of each clip's motion map
     [B, T, H, W]. Returns int64 raster numbers of origins, shaped like ``draws``; with strength 0 the uniform ones.
     """
-    scores = F.avg_pool3d(motion.double().unsqueeze(1), kernel_size=size, stride=1).flatten(1)
+    scores = block_scores(motion, size)
     cumulative = scores.clamp(min=FLOOR).pow(strength).cumsum(1)
     chosen = torch.searchsorted(cumulative, draws.flatten(1) * cumulative[:, -1:], right=True)
     return chosen.clamp(max=scores.shape[1] - 1).view_as(draws)

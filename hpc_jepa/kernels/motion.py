@@ -1,0 +1,53 @@
+"""How much a clip moves: in every tubelet-patch, and inside every block of them."""
+
+import torch
+from torch import Tensor
+
+from hpc_jepa.kernels.blocks import BlockSize
+from hpc_jepa.latents import TokenGrid
+
+
+def average_motion(pixels: Tensor, grid: TokenGrid) -> Tensor:
+    """Absolute frame differences averaged over every tubelet-patch: [B, C, F, Hp, Wp] -> [B, T, H, W] float32.
+
+    The first frame repeats the second's difference. F >= 2; the grid divides the clip.
+    """
+    if pixels.is_cuda:
+        from hpc_jepa.kernels.triton.motion import average_motion_of  # Triton comes with CUDA builds only
+
+        return average_motion_of(pixels, grid)
+    return plain_average_motion(pixels, grid)
+
+
+def plain_average_motion(pixels: Tensor, grid: TokenGrid) -> Tensor:
+    """What :func:`average_motion` computes, a channel of a clip at a time.
+
+    The L1 distance of two rows is the one operation of PyTorch that subtracts, takes absolute values and sums in one
+    pass over memory: here between the pixels of a patch's row and the same in the next frame.
+    """
+    clips, channels, frames, height, width = pixels.shape
+    patch_row = width // grid.width
+    frame = height * grid.width  # rows of patches in a frame
+    rows = pixels.reshape(clips * channels, frames * frame, 1, patch_row)
+    change = torch.stack([torch.cdist(x[frame:], x[:-frame], p=1.0) for x in rows.unbind(0)])
+    of_patch = change.view(clips, channels, frames - 1, grid.height, -1, grid.width).sum((1, 4))
+    of_patch = torch.cat([of_patch[:, :1], of_patch], dim=1)
+    pixels_of_tubelet_patch = pixels[0].numel() // grid.tokens
+    return of_patch.view(clips, grid.time, -1, grid.height, grid.width).sum(2) / pixels_of_tubelet_patch
+
+
+def block_scores(motion: Tensor, size: BlockSize) -> Tensor:
+    """Mean motion inside a block at every admissible origin: [B, T, H, W] -> [B, origins] float64, in raster order."""
+    if motion.is_cuda:
+        from hpc_jepa.kernels.triton.motion import block_scores_of  # Triton comes with CUDA builds only
+
+        return block_scores_of(motion, size)
+    return plain_block_scores(motion, size)
+
+
+def plain_block_scores(motion: Tensor, size: BlockSize) -> Tensor:
+    """What :func:`block_scores` computes: means along one axis after the other, most often over few places."""
+    scores = motion.double()
+    for axis, length in enumerate(size, start=1):
+        scores = scores.unfold(axis, length, 1).mean(-1)
+    return scores.flatten(1)

@@ -1,0 +1,100 @@
+"""Motion of tubelet-patches in one pass over the pixels, and of blocks from a summed-area table."""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from hpc_jepa.kernels.blocks import BlockSize, origin_counts
+from hpc_jepa.latents import TokenGrid
+
+
+def average_motion_of(pixels: Tensor, grid: TokenGrid) -> Tensor:
+    """``average_motion`` on a GPU: one program follows a patch through all frames, so memory is read once."""
+    clips, channels, frames, height, width = pixels.shape
+    motion = torch.empty(clips, grid.time, grid.height, grid.width, device=pixels.device)
+    rows, columns = height // grid.height, width // grid.width
+    _average_motion[(clips * grid.cells,)](
+        pixels.contiguous(), motion, grid.time, grid.height, grid.width, channels, frames, rows, columns,
+        CHANNELS=triton.next_power_of_2(channels),
+        ROWS=triton.next_power_of_2(rows),
+        COLUMNS=triton.next_power_of_2(columns),
+    )  # fmt: skip
+    return motion
+
+
+def block_scores_of(motion: Tensor, size: BlockSize) -> Tensor:
+    """``block_scores`` on a GPU: a table of sums (Crow 1984; here of three axes) gives a block by its eight corners."""
+    counts = origin_counts(size, TokenGrid(*motion.shape[1:]))
+    scores = torch.empty(len(motion), math.prod(counts), dtype=torch.float64, device=motion.device)
+    _block_scores[(len(motion),)](
+        motion.contiguous(), torch.empty_like(motion, dtype=torch.float64), scores,
+        *motion.shape[1:], *size, *counts,
+        TIME=triton.next_power_of_2(motion.shape[1]),
+        HEIGHT=triton.next_power_of_2(motion.shape[2]),
+        WIDTH=triton.next_power_of_2(motion.shape[3]),
+    )  # fmt: skip
+    return scores
+
+
+@triton.jit
+def _average_motion(
+    pixels, motion, time, height, width, channels, frames, rows, columns,
+    CHANNELS: tl.constexpr, ROWS: tl.constexpr, COLUMNS: tl.constexpr,
+):  # fmt: skip
+    cell = tl.program_id(0) % (height * width)
+    clip = tl.program_id(0) // (height * width)
+    channel = tl.arange(0, CHANNELS)[:, None, None]
+    row = tl.arange(0, ROWS)[None, :, None]
+    column = tl.arange(0, COLUMNS)[None, None, :]
+    inside = (channel < channels) & (row < rows) & (column < columns)
+    frame_size = height * rows * width * columns
+    pixel = (cell // width * rows + row) * width * columns + cell % width * columns + column
+    place = pixels + (clip.to(tl.int64) * channels + channel) * frames * frame_size + pixel
+
+    of_tubelet = frames // time
+    for tubelet in range(time):
+        change = tl.zeros([CHANNELS, ROWS, COLUMNS], tl.float32)
+        for frame in range(tubelet * of_tubelet, (tubelet + 1) * of_tubelet):
+            later = tl.maximum(frame, 1)  # the first frame repeats the second's difference
+            now = tl.load(place + later * frame_size, mask=inside, other=0.0).to(tl.float32)
+            before = tl.load(place + (later - 1) * frame_size, mask=inside, other=0.0).to(tl.float32)  # from the cache
+            change += tl.abs(now - before)
+        mean = tl.sum(change) / (channels * rows * columns * of_tubelet)
+        tl.store(motion + (clip * time + tubelet) * height * width + cell, mean)
+
+
+@triton.jit(
+    do_not_specialize=["block_time", "block_height", "block_width", "origin_times", "origin_rows", "origin_columns"]
+)
+def _block_scores(
+    motion, table, scores, time, height, width, block_time, block_height, block_width,
+    origin_times, origin_rows, origin_columns,
+    TIME: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
+):  # fmt: skip
+    clip = tl.program_id(0)
+    t = tl.arange(0, TIME)[:, None, None]
+    y = tl.arange(0, HEIGHT)[None, :, None]
+    x = tl.arange(0, WIDTH)[None, None, :]
+    inside = (t < time) & (y < height) & (x < width)
+    token = (t * height + y) * width + x
+    table += clip * time * height * width
+
+    sums = tl.load(motion + clip * time * height * width + token, mask=inside, other=0.0).to(tl.float64)
+    sums = tl.cumsum(tl.cumsum(tl.cumsum(sums, 0), 1), 2)
+    tl.store(table + token, sums, mask=inside)
+    tl.debug_barrier()  # what other threads wrote is read below
+
+    admissible = (t < origin_times) & (y < origin_rows) & (x < origin_columns)
+    score = tl.zeros([TIME, HEIGHT, WIDTH], tl.float64)
+    for corner in tl.static_range(8):
+        later, lower, right = corner // 4, corner // 2 % 2, corner % 2
+        end_t, end_y, end_x = t + later * block_time, y + lower * block_height, x + right * block_width
+        place = ((end_t - 1) * height + end_y - 1) * width + end_x - 1
+        below = tl.load(table + place, mask=admissible & (end_t > 0) & (end_y > 0) & (end_x > 0), other=0.0)
+        score += below if (later + lower + right) % 2 else -below
+    origin = (t * origin_rows + y) * origin_columns + x
+    volume = block_time * block_height * block_width
+    tl.store(scores + clip * origin_times * origin_rows * origin_columns + origin, score / volume, mask=admissible)

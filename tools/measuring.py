@@ -18,7 +18,11 @@ def best_device() -> torch.device:
 
 def name_of(device: torch.device) -> str:
     """What the last line of a benchmark says of the machine."""
-    return torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+    return torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {_threads(torch.get_num_threads())}"
+
+
+def _threads(count: int) -> str:
+    return "1 thread" if count == 1 else f"{count} threads"
 
 
 def milliseconds(work: Work, device: torch.device) -> float:

@@ -66,18 +66,20 @@ def draw_predicted(rows: Sequence[Mapping[str, Any]], assumed: str, path: Path) 
 def _clips(axes: Axes, result: Mapping[str, Any]) -> None:
     clips, spent = _numbers(result["clips"])
     ideal = [spent[-1] * count / clips[-1] for count in clips]
-    axes.plot(clips, ideal, "--", color=IDEAL, label=f"in proportion to {clips[-1]} clips")
+    axes.plot(clips, ideal, "--", color=IDEAL, label="in proportion to clips")
     axes.plot(clips, spent, "o-", color=MEASURED, label="measured")
     _label(axes, "clips in a step", clips)
+    axes.legend(loc="upper left")
 
 
 def _tokens(axes: Axes, result: Mapping[str, Any]) -> None:
     tokens, figures = [int(count) for count in result["tokens"]], list(result["tokens"].values())
     ideal = [figures[-1]["ms"] * each["gflop"] / figures[-1]["gflop"] for each in figures]
-    axes.plot(tokens, ideal, "--", color=IDEAL, label=f"in proportion to the FLOP of {tokens[-1]} tokens")
+    axes.plot(tokens, ideal, "--", color=IDEAL, label="in proportion to FLOP")
     axes.plot(tokens, [each["ms"] for each in figures], "o-", color=MEASURED, label="measured")
     names = [f"{count}\n{each['pixels']} px" for count, each in zip(tokens, figures, strict=True)]
     _label(axes, f"tokens of a clip, {result['shape']['clips']} clips", tokens, names)
+    axes.legend(loc="upper left")
 
 
 def _objectives(axes: Axes, result: Mapping[str, Any]) -> None:
@@ -85,10 +87,11 @@ def _objectives(axes: Axes, result: Mapping[str, Any]) -> None:
     axes.axhline(spent[0], linestyle="--", color=IDEAL, label="baseline")
     axes.bar(counts, spent, width=0.55, color=MEASURED)
     for count, milliseconds in zip(counts[1:], spent[1:], strict=True):
-        axes.annotate(f"{milliseconds / spent[0] - 1:+.0%}", (count, milliseconds), ha="center", va="bottom")
+        more = round(milliseconds / spent[0] - 1, 2) + 0.0  # no -0 %
+        axes.annotate(f"{more:+.0%}", (count, milliseconds), ha="center", va="bottom")
     axes.set_xticks(counts, ["baseline", *(f"+ {name}" for name in result["added"])])
     axes.set_xlabel(f"objectives, each beside those on its left, {result['shape']['clips']} clips")
-    axes.set_ylabel("ms")
+    axes.set_ylabel("ms of a step")
     axes.grid(axis="x", visible=False)
     axes.set_ylim(0, 1.2 * max(spent))
 
@@ -101,6 +104,7 @@ def _processes(axes: Axes, result: Mapping[str, Any]) -> None:
     axes.plot(counts, floor, ":", color=IDEAL, label=f"ideal: {threads} cores in all")
     axes.plot(counts, spent, "o-", color=MEASURED, label="measured")
     _label(axes, f"processes that share {result['shape']['shared_clips']} clips, one thread each", counts)
+    axes.legend(loc="lower left")
 
 
 def _efficiency(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -127,8 +131,7 @@ def _label(axes: Axes, x: str, places: Sequence[int], names: Sequence[str] | Non
     axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
     _logarithmic(axes, places, names)
     axes.set_xlabel(x)
-    axes.set_ylabel("ms")
-    axes.legend()
+    axes.set_ylabel("ms of a step")
 
 
 def _logarithmic(axes: Axes, places: Sequence[int], names: Sequence[str] | None = None) -> None:

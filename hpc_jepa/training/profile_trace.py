@@ -10,6 +10,7 @@ It is in Chrome's format: events with a category, a thread, a start and a durati
 """
 
 import json
+import re
 from bisect import bisect_right
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
@@ -24,8 +25,8 @@ REST, BETWEEN, BACKGROUND, IDLE = "everything else", "between steps", "the next 
 
 ON_DEVICE = frozenset({"kernel", "gpu_memcpy", "gpu_memset"})
 CALLS = frozenset({"cuda_runtime", "cuda_driver"})
-WAITS = frozenset({"cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy"})
-"""Calls that return when the GPU is done."""
+WAITS = re.compile(r"(cudaMemcpy|cuda(Stream|Event|Device)Synchronize|cu(Stream|Event|Ctx)Synchronize)(_v\d+)?(_ptsz)?")
+"""Calls that return when the GPU is done, some named with the version of CUDA that they changed in."""
 QUESTIONS = frozenset(
     f"aten::{name}"
     for name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_consecutive")
@@ -172,7 +173,7 @@ class Trace:
     def waits(self) -> list[Event]:
         """Every time the host waited for the GPU; without one, every value that it asked for."""
         if self.on_gpu:
-            return [call for call in self.of(*CALLS) if call.name in WAITS and call.thread in self._threads]
+            return [call for call in self.of(*CALLS) if WAITS.fullmatch(call.name) and call.thread in self._threads]
         return [event for event in self.operators if event.name in QUESTIONS]
 
     def callers(self, event: Event) -> list[str]:

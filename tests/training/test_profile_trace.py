@@ -41,7 +41,7 @@ GPU = [
     *launched("crop", FEED, 30, 90, 30, 13),  # beside the one before: from 100 to 120 it is alone
     *launched("gemm", TRAINER, 122, 150, 100, 14, **{"External id": 3}),
     *launched("Memcpy HtoD (Pinned -> Device)", FEED, 2, 10, 5, 15, category="gpu_memcpy", bytes=4_000_000),
-    event("cuda_runtime", "cudaStreamSynchronize", TRAINER, 95, 5, correlation=16),
+    event("cuda_runtime", "cudaStreamSynchronize_v3020", TRAINER, 95, 5, correlation=16),
     event("cuda_runtime", "cudaStreamSynchronize", FEED, 95, 5, correlation=17),  # keeps no step waiting
     event("cuda_runtime", "cudaDeviceSynchronize", TRAINER, 205, 45, correlation=18),  # after the last step
     event("user_annotation", "student", TRAINER, -50, 20),  # before the first

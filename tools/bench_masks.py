@@ -3,24 +3,29 @@
 
     python tools/bench_masks.py                  32 clips of 16x224x224 pixels, both mask groups, one core
     python tools/bench_masks.py --quick          8 clips, 3 rounds
+    python tools/bench_masks.py --peer FOLDER    beside V-JEPA 2, or the code of the study: FOLDER is a checkout
 
 The plain form does what the words say, clip by clip: a loop over blocks, all distances between context and target, the
 difference image resized as a whole, the score of every block position by a mean. It measures 4 clips and its figure is
-scaled to the batch. Both sides take turns in every round; the figures are medians. Floors are measured too: for motion
-maps the time it takes to read the pixels once, for plain masks that of writing their index lists.
+scaled to the batch. So is that of the peer's masks guided by motion, which are made of as many clips as tubelets (B24),
+with the trilinear map. All sides take turns in every round; the figures are medians. Floors are measured too: for
+motion maps the time it takes to read the pixels once, for plain masks that of writing their index lists.
 """
 
 import json
 import math
-import statistics
 from collections.abc import Callable, Iterator
-from itertools import product
+from dataclasses import dataclass
+from functools import partial
+from itertools import count, product
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 import typer
-from measuring import best_device, milliseconds, name_of
+from measuring import Work, best_device, medians, name_of
+from peer_masks import PeerMasks
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -28,6 +33,7 @@ from torch import Tensor
 from hpc_jepa.cli.screen import progress
 from hpc_jepa.config.masking import MaskGroupConfig, MaskingConfig, MotionGuidanceConfig
 from hpc_jepa.config.semantics import Semantics
+from hpc_jepa.errors import HpcJepaError
 from hpc_jepa.kernels.blocks import BlockSize, origin_counts
 from hpc_jepa.latents import ClipBatch, TokenGrid
 from hpc_jepa.masking.blocks import block_size
@@ -36,11 +42,12 @@ from hpc_jepa.masking.sampler import MaskSampler
 GRID, CLIP, PLAIN_CLIPS = TokenGrid(8, 14, 14), (3, 16, 224, 224), 4
 PLAIN = MaskingConfig()
 GUIDED = MaskingConfig(motion=MotionGuidanceConfig())
+RATIOS = {"plain": "ratio", "peer": "peer_ratio"}
 Pool = Literal["trilinear", "area"]
 
 
 def plain_masks(pixels: Tensor, config: MaskingConfig, pool: Pool, generator: torch.Generator) -> None:
-    """Masks and distances of every clip, one clip and one block at a time."""
+    """Masks and distances of every clip [B, C, F, Hp, Wp], one clip and one block at a time."""
     for clip in pixels:
         motion = None if config.motion is None else plain_motion(clip, pool)
         for group in config.groups:
@@ -75,37 +82,69 @@ def plain_origins(
         yield places[index]
 
 
-def measure(clips: int, rounds: int, advance: Callable[[], None]) -> dict[str, Any]:
-    """Milliseconds of ours, the plain form and the floor for each kind of mask."""
-    device = best_device()
+@dataclass(frozen=True)
+class Way:
+    """Masks of some of the clips of a batch; the figure is scaled to all."""
+
+    work: Work
+    share: float = 1.0
+
+
+def ways(clips: int, device: torch.device, peer: Path | None) -> dict[str, dict[str, Way]]:
+    """For each kind of masks: ours, the plain form, the floor and, where there is one, the peer's."""
     pixels = torch.randn(clips, *CLIP, device=device)
-    some = pixels[:PLAIN_CLIPS].cpu()
-    nothing = torch.zeros(clips, dtype=torch.int64, device=device)
-    batch = ClipBatch(pixels, nothing, nothing, nothing.bool())
-    generator = torch.Generator().manual_seed(0)
-    kinds: dict[str, tuple[MaskingConfig, Pool, Callable[[], object]]] = {
+    kinds: dict[str, tuple[MaskingConfig, Pool, Work]] = {
         "multi-block": (PLAIN, "area", lambda: torch.arange(2 * clips * GRID.tokens, device=device)),
-        "motion-guided, trilinear map": (GUIDED, "trilinear", lambda: _pixels_that_count(pixels).sum()),
-        "motion-guided, area map": (GUIDED, "area", lambda: pixels.sum()),
+        "guided, trilinear map": (GUIDED, "trilinear", lambda: _pixels_that_count(pixels).sum()),
+        "guided, area map": (GUIDED, "area", pixels.sum),
     }
-    times: dict[str, dict[str, list[float]]] = {kind: {"ours": [], "plain": [], "floor": []} for kind in kinds}
-    for step in range(rounds + 1):
-        for kind, (config, pool, floor) in kinds.items():
-            semantics = Semantics.of("corrected").model_copy(update={"motion_pool": pool})
-            sampler = MaskSampler(config, semantics, GRID, seed=0, batch_size=clips)
-            times[kind]["ours"].append(milliseconds(lambda: sampler(step, batch), device))  # noqa: B023 - called at once
-            plain = milliseconds(lambda: plain_masks(some, config, pool, generator), device)  # noqa: B023 - called at once
-            times[kind]["plain"].append(plain * clips / len(some))
-            times[kind]["floor"].append(milliseconds(floor, device))
-            advance()
-    figures = {
-        kind: {side: statistics.median(seconds[1:]) for side, seconds in sides.items()} for kind, sides in times.items()
+    table = {}
+    for name, (config, pool, floor) in kinds.items():
+        some = pixels[:PLAIN_CLIPS].cpu()
+        table[name] = {
+            "ours": Way(our_masks(pixels, config, pool)),
+            "plain": Way(partial(plain_masks, some, config, pool, torch.Generator().manual_seed(0)), len(some) / clips),
+            "floor": Way(floor),
+        }
+        if peer is not None:
+            table[name] |= peer_way(peer, config, clips)
+    return table
+
+
+def our_masks(pixels: Tensor, config: MaskingConfig, pool: Pool) -> Work:
+    """The trainer's masks of one step after the other."""
+    nothing = torch.zeros(len(pixels), dtype=torch.int64, device=pixels.device)
+    batch = ClipBatch(pixels, nothing, nothing, nothing.bool())
+    semantics = Semantics.of("corrected").model_copy(update={"motion_pool": pool})
+    sampler = MaskSampler(config, semantics, GRID, seed=0, batch_size=len(pixels))
+    steps = count()
+    return lambda: sampler(next(steps), batch)
+
+
+def peer_way(folder: Path, config: MaskingConfig, clips: int) -> dict[str, Way]:
+    """The masks of the code in ``folder``, on the CPU as it makes them; nothing where it cannot be guided by motion."""
+    masks = PeerMasks(folder, config, GRID, CLIP)
+    if config.motion is None:
+        return {"peer": Way(lambda: masks(torch.empty(clips, 1)))}
+    if not masks.knows_motion:
+        return {}
+    pixels = torch.randn(GRID.time, *CLIP)
+    return {"peer": Way(lambda: masks(pixels), len(pixels) / clips)}
+
+
+def measure(clips: int, rounds: int, peer: Path | None, advance: Callable[[], None]) -> dict[str, Any]:
+    """Median milliseconds of every way for each kind of masks, and how many times ours the others take."""
+    device = best_device()
+    table = ways(clips, device, peer)
+    every = {f"{kind}: {side}": way.work for kind, sides in table.items() for side, way in sides.items()}
+    figures = medians(every, rounds, device, advance)
+    kinds = {
+        kind: {side: figures[f"{kind}: {side}"] / way.share for side, way in sides.items()}
+        for kind, sides in table.items()
     }
-    return {
-        "clips": clips,
-        "kinds": {kind: {**row, "ratio": row["plain"] / row["ours"]} for kind, row in figures.items()},
-        "device": name_of(device),
-    }
+    for row in kinds.values():
+        row |= {RATIOS[side]: row[side] / row["ours"] for side in RATIOS.keys() & row.keys()}
+    return {"clips": clips, "kinds": kinds, "device": name_of(device)}
 
 
 def _pixels_that_count(pixels: Tensor) -> Tensor:
@@ -114,27 +153,46 @@ def _pixels_that_count(pixels: Tensor) -> Tensor:
     return pixels.unfold(3, 2, rows)[..., rows // 2 - 1 :, :].unfold(4, 2, rows)
 
 
+def summary(result: dict[str, Any]) -> str:
+    """One line: the least ratios of all kinds of masks."""
+    line = f"{result['clips']} clips, both groups, {result['device']}: {_least(result, 'ratio')}x the plain form"
+    if "peer_ratio" not in result["kinds"]["multi-block"]:
+        return line
+    return f"{line}, {_least(result, 'peer_ratio')}x the peer's code"
+
+
+def _least(result: dict[str, Any], ratio: str) -> str:
+    return f"at least {math.floor(min(row[ratio] for row in result['kinds'].values() if ratio in row))}"
+
+
 def main(
     clips: Annotated[int, typer.Option(min=PLAIN_CLIPS, help="Clips of a batch.")] = 32,
     rounds: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 9,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    peer: Annotated[Path | None, typer.Option(help="Checkout of the code to compare with.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="8 clips, 3 rounds.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print what the masks of a step cost."""
     torch.set_num_threads(threads)
     clips, rounds = (8, 3) if quick else (clips, rounds)
-    with progress("bench", 3 * (rounds + 1)) as advance:
-        result = measure(clips, rounds, advance)
+    try:
+        with progress("bench", rounds + 1) as advance:
+            result = measure(clips, rounds, peer, advance)
+    except HpcJepaError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from error
     if as_json:
         typer.echo(json.dumps(result))
         return
-    table = Table("masks", "ours ms", "plain ms", "ratio", "floor ms")
+    table = Table("masks", "ours ms", "floor ms", "plain ms", "plain/ours", "peer ms", "peer/ours")
     for kind, row in result["kinds"].items():
-        table.add_row(kind, f"{row['ours']:.1f}", f"{row['plain']:.0f}", f"{row['ratio']:.0f}x", f"{row['floor']:.1f}")
+        theirs = (f"{row['peer']:.0f}", f"{row['peer_ratio']:.0f}x") if "peer" in row else ("", "")
+        table.add_row(
+            kind, f"{row['ours']:.1f}", f"{row['floor']:.1f}", f"{row['plain']:.0f}", f"{row['ratio']:.0f}x", *theirs
+        )
     Console().print(table)
-    least = math.floor(min(row["ratio"] for row in result["kinds"].values()))
-    typer.echo(f"{clips} clips, both groups, {result['device']}: at least {least}x the plain form")
+    typer.echo(summary(result))
 
 
 if __name__ == "__main__":

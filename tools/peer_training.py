@@ -10,20 +10,18 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stdout
-from importlib.abc import Loader, MetaPathFinder
-from importlib.machinery import ModuleSpec
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
-from types import ModuleType, TracebackType
+from types import TracebackType
 from typing import Any
-from unittest.mock import MagicMock
 
 import torch
 import yaml
 from measuring import milliseconds
+from peers import StandIns, import_root
 
-from hpc_jepa.errors import HpcJepaError, InputError
+from hpc_jepa.errors import HpcJepaError
 
 ENDLESS = 1_000_000
 SETTINGS = {
@@ -52,7 +50,7 @@ class PeerTraining:
             for part in sections:
                 section = section.setdefault(part, {})
             section[name] = value
-        root = _root(folder, tree["app"])
+        root = import_root(folder, f"app/{tree['app']}/train.py")
         context = get_context("spawn")
         self._turn, theirs = context.Pipe()
         threads = torch.get_num_threads()
@@ -81,18 +79,11 @@ class PeerTraining:
             raise HpcJepaError(f"their training ended with exit code {code}; the reason stands above") from error
 
 
-def _root(folder: Path, app: str) -> Path:
-    for root in (folder, folder / "vjepa2"):
-        if (root / "app" / app / "train.py").is_file():
-            return root
-    raise InputError(f"{folder}: no app/{app}/train.py here or in vjepa2/; give a checkout of the code to compare with")
-
-
 def _train(root: Path, config: dict[str, Any], threads: int, turn: Connection) -> None:
     """What the other process does: their training, on clips of noise."""
     torch.set_num_threads(threads)
     sys.path.insert(0, str(root))
-    sys.meta_path.insert(0, _StandIns(("src.datasets", "torchvision")))
+    sys.meta_path.insert(0, StandIns(("src.datasets", "torchvision")))  # reading video is not what is compared
     with tempfile.TemporaryDirectory() as scratch, Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         torch.distributed.init_process_group(backend, init_method=f"file://{scratch}/store", rank=0, world_size=1)
@@ -145,21 +136,3 @@ def _noise(size: int) -> Callable[..., tuple[_Clips, _Clips]]:
         return loader, loader
 
     return init_data
-
-
-class _StandIns(MetaPathFinder, Loader):
-    """Modules that let themselves be imported and do nothing: reading video is not what is compared."""
-
-    def __init__(self, packages: tuple[str, ...]) -> None:
-        self._packages = packages
-
-    def find_spec(self, name: str, path: object = None, target: object = None) -> ModuleSpec | None:
-        if any(f"{name}.".startswith(f"{package}.") for package in self._packages):
-            return ModuleSpec(name, self, is_package=True)
-        return None
-
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return MagicMock(name=spec.name, __path__=[], __spec__=spec, __name__=spec.name)
-
-    def exec_module(self, module: ModuleType) -> None:
-        """There is nothing to run."""

@@ -8,15 +8,9 @@ takes part with weight zero, so that every parameter has a gradient in every ste
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor, nn
 
 MODALITY_STD = 1e-6
-
-
-def patchify(pixels: Tensor, tubelet: int, patch: int) -> Tensor:
-    """Pixels [B, 3, F, Hp, Wp] -> patches [B, N, 3 * tubelet * patch * patch], tokens in raster order."""
-    return rearrange(pixels, "b c (t f) (y h) (x w) -> b (t y x) (c f h w)", f=tubelet, h=patch, w=patch)
 
 
 class PatchProjection(nn.Conv3d):

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from hpc_jepa.config.model import ModelConfig, Targets
-from hpc_jepa.latents import Latents, TokenGrid, TokenMasks
+from hpc_jepa.latents import Latents, TokenMasks
 from hpc_jepa.models.encoder import Encoder
 from hpc_jepa.models.predictor import Predictor
 
@@ -45,10 +45,10 @@ class VideoJEPA(nn.Module):
         """
         mixed = self.precision == "bf16"
         grid = self.student.grid(pixels)
-        patches = self.student.patchify(pixels.bfloat16() if mixed else pixels)
+        seen = pixels.bfloat16() if mixed else pixels
         with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=mixed):
-            target = self._target_features(patches, grid)
-            student = tuple(self.student(patches, grid, group.context) for group in masks)
+            target = self._target_features(seen)
+            student = tuple(self.student(seen, group.context) for group in masks)
             predictions = [self.predictor(s, group, grid) for s, group in zip(student, masks, strict=True)]
         return Latents(
             student=student,
@@ -62,8 +62,8 @@ class VideoJEPA(nn.Module):
             target_levels=len(self.config.encoder.levels),
         )
 
-    def _target_features(self, patches: Tensor, grid: TokenGrid) -> Tensor:
+    def _target_features(self, pixels: Tensor) -> Tensor:
         """Features [B, N, D] of the full clip, before each level is layer-normalised once more."""
         encoder = self.target if self.targets == "ema" else self.student
         with torch.set_grad_enabled(self.targets == "student" and torch.is_grad_enabled()):
-            return encoder(patches, grid)  # type: ignore[no-any-return]
+            return encoder(pixels)  # type: ignore[no-any-return]

@@ -39,7 +39,7 @@ def predictor(recorded):
 )
 def test_training_latent_equals_the_recorded_one(encoder, recorded, clip, tokens, output):
     indexes = None if tokens is None else recorded[f"input.{tokens}"]
-    latent = encoder.encode(recorded[f"input.{clip}"], indexes)
+    latent = encoder(recorded[f"input.{clip}"], indexes)
     torch.testing.assert_close(latent, recorded[f"output.encoder.training.{output}"], rtol=0, atol=TOLERANCE)
 
 

@@ -48,7 +48,7 @@ def test_the_target_is_the_level_normalised_full_pass(small_model, clips, two_gr
     model = build(small_model)
     latents = model(clips, two_groups)
     with torch.no_grad():
-        levels = model.student.encode(clips).split(32, dim=-1)  # the student is still equal to the target
+        levels = model.student(clips).split(32, dim=-1)  # the student is still equal to the target
     expected = torch.cat([F.layer_norm(level, (32,), eps=1e-5) for level in levels], dim=-1)
     torch.testing.assert_close(latents.target_everywhere(), expected)
 
@@ -74,19 +74,19 @@ def test_the_student_sees_its_context_tokens_alone(small_model, clips, two_group
     model, (masks, _) = build(small_model), two_groups
     hidden = torch.ones(2, 32).scatter(1, masks.context, 0.0).view(2, 1, 2, 4, 4)
     noise = torch.randn_like(clips) * F.interpolate(hidden, size=clips.shape[2:], mode="nearest")
-    assert torch.equal(model.student.encode(clips, masks.context), model.student.encode(clips + noise, masks.context))
-    assert not torch.equal(model.student.encode(clips), model.student.encode(clips + noise))
+    assert torch.equal(model.student(clips, masks.context), model.student(clips + noise, masks.context))
+    assert not torch.equal(model.student(clips), model.student(clips + noise))
 
 
 def test_all_tokens_in_order_are_the_full_clip(small_model, clips):
     student = build(small_model).student
     everything = torch.arange(32).expand(2, -1)
-    torch.testing.assert_close(student.encode(clips, everything), student.encode(clips), rtol=0, atol=1e-5)
+    torch.testing.assert_close(student(clips, everything), student(clips), rtol=0, atol=1e-5)
 
 
 def test_evaluation_reads_the_last_level(small_model, clips):
     student = build(small_model).student
-    torch.testing.assert_close(student.evaluate(clips), student.encode(clips)[..., -32:])
+    torch.testing.assert_close(student.evaluate(clips), student(clips)[..., -32:])
 
 
 def test_bf16_is_close_to_fp32_and_leaves_features_in_fp32(small_model, clips, two_groups):
@@ -114,7 +114,7 @@ def test_training_works_after_an_evaluation_in_inference_mode(small_model, clips
     model = build(small_model)
     with torch.inference_mode():
         model.student.evaluate(clips[:, :, :2])  # a grid no other test has met
-    model.student.encode(clips[:, :, :2]).sum().backward()
+    model.student(clips[:, :, :2]).sum().backward()
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")

@@ -5,6 +5,7 @@ import torch
 
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.tree import CONFIGS, load
+from hpc_jepa.kernels.patches import patchify
 from hpc_jepa.latents import ClipBatch, TokenGrid
 from hpc_jepa.masking.modality import MasksByModality
 from hpc_jepa.masking.sampler import MaskSampler
@@ -81,7 +82,7 @@ def test_an_image_is_projected_patch_by_patch_and_told_from_a_video():
     expected = torch.nn.functional.conv3d(pixels, projection.weight, projection.bias, stride=(1, 8, 8))
     grid = student.grid(pixels)
     assert grid == TokenGrid(1, 6, 6, image=True)
-    found = student.patch_embedding(student.patchify(pixels), grid.image)
+    found = student.patch_embedding(patchify(pixels, 1, 8), grid.image)
     torch.testing.assert_close(found, expected.flatten(2).transpose(1, 2), atol=1e-5, rtol=1e-4)
     vectors = student.modality(torch.zeros(1, 1, 32), image=True)
     torch.testing.assert_close(vectors, student.modality.image)

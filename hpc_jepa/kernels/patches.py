@@ -1,0 +1,33 @@
+"""Patches of clips, of all tokens or of those that a network is to see."""
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+
+def patchify(pixels: Tensor, tubelet: int, patch: int) -> Tensor:
+    """Pixels [B, C, F, Hp, Wp] -> patches [B, N, C * tubelet * patch * patch], tokens in raster order."""
+    return rearrange(pixels, "b c (t f) (y h) (x w) -> b (t y x) (c f h w)", f=tubelet, h=patch, w=patch)
+
+
+def patches_at(pixels: Tensor, tokens: Tensor, rotations: Tensor, tubelet: int, patch: int) -> tuple[Tensor, Tensor]:
+    """Patches [B, K, P] of the given tokens [B, K], and their rows [B, K, R] of a table ``rotations`` [N, R].
+
+    Straight from the pixels [B, C, F, Hp, Wp]: patches that nobody looks at are never written. On a GPU one kernel
+    gathers both; it passes no gradient on, so where pixels need one, and under a compiler, the plain form runs.
+    """
+    if pixels.is_cuda and not pixels.requires_grad and not torch.compiler.is_compiling():
+        from hpc_jepa.kernels.triton.patches import gathered  # Triton comes with CUDA builds only
+
+        return gathered(pixels, tokens, rotations, tubelet, patch)
+    return plain_patches_at(pixels, tokens, rotations, tubelet, patch)
+
+
+def plain_patches_at(
+    pixels: Tensor, tokens: Tensor, rotations: Tensor, tubelet: int, patch: int
+) -> tuple[Tensor, Tensor]:
+    """What :func:`patches_at` computes, by indexing."""
+    places = rearrange(pixels, "b c (t f) (y h) (x w) -> b t y x c f h w", f=tubelet, h=patch, w=patch)
+    clip = torch.arange(len(tokens), device=tokens.device).unsqueeze(1)
+    time, row, column = torch.unravel_index(tokens, places.shape[1:4])
+    return places[clip, time, row, column].flatten(2), rotations[tokens]

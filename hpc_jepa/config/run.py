@@ -95,6 +95,7 @@ class RunConfig(Strict):
         data["data"].pop("decode_threads")
         data["data"].pop("reading")
         data["engine"].pop("zero_stage")
+        data["engine"].pop("overlap_communication")
         return data
 
     def fingerprint(self) -> str:

@@ -36,6 +36,9 @@ class EngineConfig(Strict):
     batch_size: int = Field(32, gt=0, description="clips per step over all processes")
     zero_stage: Literal[0, 1, 2, 3] = 1
     precision: Literal["fp32", "bf16"] = "bf16"
+    overlap_communication: bool = Field(
+        False, description="at ZeRO 1-3, exchange gradients beside the backward pass; races were reported, so compare"
+    )
 
 
 class CheckpointConfig(Strict):

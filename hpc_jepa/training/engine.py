@@ -13,6 +13,9 @@ from hpc_jepa.errors import InputError
 from hpc_jepa.training.average import lay_out
 from hpc_jepa.training.schedules import Rates
 
+BUCKET = 50_000_000
+"""Most gradient elements that wait to be reduced together: 200 MB. DeepSpeed's default takes 2 GB of any GPU."""
+
 
 def build_engine(trainee: nn.Module, config: RunConfig) -> DeepSpeedEngine:
     """Wrap the trainee: AdamW on float32 weights, sharded as ``engine.zero_stage`` says.
@@ -36,8 +39,12 @@ def build_engine(trainee: nn.Module, config: RunConfig) -> DeepSpeedEngine:
         "train_batch_size": batch,
         "train_micro_batch_size_per_gpu": batch // processes,
         "gradient_clipping": config.optimizer.clip_gradient,
-        # A persistent parameter would be a gathered copy that the EMA of the shards does not reach.
-        "zero_optimization": {"stage": config.engine.zero_stage, "stage3_param_persistence_threshold": 0},
+        "zero_optimization": {
+            "stage": config.engine.zero_stage,
+            "overlap_comm": config.engine.overlap_communication,
+            "reduce_bucket_size": min(BUCKET, sum(p.numel() for p in trainee.parameters() if p.requires_grad)),
+            "stage3_param_persistence_threshold": 0,  # the EMA of the shards does not reach a copy that stays gathered
+        },
         "zero_allow_untested_optimizer": True,
     }
     engine, *_ = deepspeed.initialize(model=trainee, optimizer=optimizer, config=settings)

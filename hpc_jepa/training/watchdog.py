@@ -13,7 +13,7 @@ STUCK = 1
 """Exit status of a process that was stuck."""
 
 LAST_WORDS = 2.0
-"""Seconds between the stacks and the end: a launcher kills the other processes with the first, and they print theirs."""
+"""Seconds from the stacks to the end: a launcher ends the other processes with the first, and theirs are wanted too."""
 
 
 class Watchdog:

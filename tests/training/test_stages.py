@@ -38,6 +38,11 @@ def test_every_stage_trains_what_stage_0_trains(stage, results):
     torch.testing.assert_close(torch.tensor(sharded["norms"]), torch.tensor(plain["norms"]), rtol=1e-3, atol=0)
 
 
+@pytest.mark.parametrize("stage", [1, 2, 3])
+def test_overlapping_exchange_changes_no_loss(stage, results):
+    assert results[2]["overlapping"][stage] == results[2][stage]["losses"]
+
+
 def test_the_loss_falls_and_the_student_moves(results):
     losses = results[2][1]["losses"]
     assert losses[-1] < losses[0]

@@ -23,7 +23,7 @@ from hpc_jepa.training.trainee import build_trainee
 BATCH = 4
 
 
-def config_at(stage, steps):
+def config_at(stage, steps, overlap):
     return RunConfig.model_validate(
         {
             "regime": "test",
@@ -36,7 +36,12 @@ def config_at(stage, steps):
             "objectives": ["fwm", "hw", {"ld": {"hidden": 8}}],
             "masking": {"groups": [{"blocks": 2, "spatial_scale": 0.2}, {"blocks": 1, "spatial_scale": 0.5}]},
             "schedule": {"steps": steps, "warmup": 0.2, "lr": 1e-2, "ema_start": 0.9, "ema_final": 0.99},
-            "engine": {"zero_stage": stage, "precision": "fp32", "batch_size": BATCH},
+            "engine": {
+                "zero_stage": stage,
+                "precision": "fp32",
+                "batch_size": BATCH,
+                "overlap_communication": overlap,
+            },
         }
     )
 
@@ -53,8 +58,8 @@ def weights_of(module):
     return {name: value.clone() for name, value in unsharded(module)}
 
 
-def train_at(stage, steps):
-    config = config_at(stage, steps)
+def train_at(stage, steps, overlap=False):
+    config = config_at(stage, steps, overlap)
     engine = build_engine(build_trainee(config), config)
     model = engine.module.model
     masker = MaskSampler(
@@ -91,6 +96,9 @@ def train_at(stage, steps):
 if __name__ == "__main__":
     output, steps = Path(sys.argv[1]), int(sys.argv[2])
     join_process_group()
-    results = {stage: train_at(stage, steps) for stage in (0, 1, 2, 3)}
+    results = {"overlapping": {stage: train_at(stage, steps, overlap=True)["losses"] for stage in (1, 2)}}
+    results |= {stage: train_at(stage, steps) for stage in (0, 1, 2)}
+    results["overlapping"][3] = train_at(3, steps, overlap=True)["losses"]
+    results[3] = train_at(3, steps)  # stage 3 changes torch's linear maps for good, so it comes last
     if is_main():
         torch.save(results, output)

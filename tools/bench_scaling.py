@@ -27,11 +27,12 @@ from measuring import Work, best_device, medians, name_of
 from rich.console import Console
 from rich.table import Table
 from scaling_figure import draw_measured, draw_predicted
+from stepping import Training
 
 from hpc_jepa.cli.screen import progress
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.tree import find_config, load, merge
-from hpc_jepa.distributed import name_accelerator, rank, world_size
+from hpc_jepa.distributed import rank, world_size
 from hpc_jepa.errors import HpcJepaError
 from hpc_jepa.latents import ClipBatch, TokenGrid, TokenMasks
 from hpc_jepa.masking.sampler import MaskSampler
@@ -64,25 +65,15 @@ class Steps:
     """Whole training steps of one model, on batches that are ready."""
 
     def __init__(self, config: RunConfig) -> None:
-        name_accelerator()
-        from hpc_jepa.training.average import TargetAverage
-        from hpc_jepa.training.engine import build_engine
-        from hpc_jepa.training.processes import join_process_group
-        from hpc_jepa.training.trainee import build_trainee
-
         self._config = config
-        self._device = join_process_group()
-        self._engine = build_engine(build_trainee(config), config)
-        model = self._engine.module.model
-        self._average = TargetAverage(model.student, model.target)
-        self._fine = torch.zeros((), dtype=torch.bool, device=self._device)
+        self._training = Training(config)
 
     def batch(self, clips: int, side: int) -> tuple[torch.Tensor, tuple[TokenMasks, ...]]:
         """Random pixels and real masks: this process's share of so many clips, ``side`` patches wide."""
         config, share = self._config, clips // world_size()
         length = side * config.model.encoder.patch
-        pixels = torch.randn(share, 3, FRAMES, length, length, device=self._device)
-        nothing = torch.zeros(share, dtype=torch.int64, device=self._device)
+        pixels = torch.randn(share, 3, FRAMES, length, length, device=self._training.device)
+        nothing = torch.zeros(share, dtype=torch.int64, device=self._training.device)
         grid = TokenGrid(FRAMES // config.model.encoder.tubelet, side, side)
         sampler = MaskSampler(
             config.masking, config.semantics, grid, seed=0, batch_size=clips, rank=rank(), world_size=world_size()
@@ -91,21 +82,12 @@ class Steps:
 
     def work(self, clips: int, side: int) -> Work:
         """A step that can be repeated."""
-        return partial(self._step, *self.batch(clips, side))
+        return partial(self._training.step, *self.batch(clips, side))
 
     def flops(self, clips: int, side: int) -> int:
         """Arithmetic of such a step."""
         pixels, masks = self.batch(clips, side)
         return step_flops(self._config.model, pixels.shape, masks)
-
-    def _step(self, pixels: torch.Tensor, masks: tuple[TokenMasks, ...]) -> None:
-        from hpc_jepa.training.engine import optimizer_step
-        from hpc_jepa.training.loop import weighted_sum
-
-        terms, _ = self._engine(pixels, masks, 0)
-        self._engine.backward(weighted_sum(terms, self._engine.module.objectives.weights(0)))
-        optimizer_step(self._engine, self._fine)
-        self._average.update(0.999)
 
 
 class Team:

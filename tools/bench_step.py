@@ -29,12 +29,13 @@ from measuring import medians, name_of
 from peer_training import PeerTraining
 from rich.console import Console
 from rich.table import Table
+from stepping import Training
 from torch import Tensor, nn
 
 from hpc_jepa.cli.screen import progress
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.tree import load
-from hpc_jepa.distributed import HostGroup, name_accelerator
+from hpc_jepa.distributed import HostGroup
 from hpc_jepa.errors import HpcJepaError
 from hpc_jepa.latents import ClipBatch
 from hpc_jepa.models.flops import step_flops
@@ -79,49 +80,29 @@ class PhaseTimer:
         return time.perf_counter()
 
 
-class Training:
-    """A run without data, checkpoints and metrics: calling it takes the next step."""
+class Steps:
+    """One training step after the other on clips of noise, in phases."""
 
     def __init__(self, config: RunConfig) -> None:
-        name_accelerator()
+        self.training = Training(config)
         from hpc_jepa.training.assembly import build_masker
-        from hpc_jepa.training.average import TargetAverage
-        from hpc_jepa.training.engine import build_engine
-        from hpc_jepa.training.processes import join_process_group
-        from hpc_jepa.training.trainee import build_trainee
 
-        self.config = config
-        self.device = join_process_group()
-        self.engine = build_engine(build_trainee(config), config)
-        self.masker = build_masker(config, HostGroup())
-        model, self.objectives = self.engine.module.model, self.engine.module.objectives
-        self.average = TargetAverage(model.student, model.target)
+        self.config, self.device = config, self.training.device
         self.timer = PhaseTimer(self.device)
-        for name in ("target", "student", "predictor"):
-            self.timer.watch(getattr(model, name), name)
-        self.timer.watch(self.objectives, "objectives")
         self.flops: list[int] = []
+        self._masker = build_masker(config, HostGroup())
+        for name in ("target", "student", "predictor"):
+            self.timer.watch(getattr(self.training.model, name), name)
+        self.timer.watch(self.training.objectives, "objectives")
 
     def __call__(self) -> None:
-        """One step."""
-        from hpc_jepa.training.engine import optimizer_step, set_rates
-        from hpc_jepa.training.loop import weighted_sum
-        from hpc_jepa.training.schedules import rates_at
-
-        step = len(self.flops)
+        """The next step."""
+        number = len(self.flops)
         clips = self._clips()
-        masks = self.masker(step, clips)
-        rates = rates_at(step, self.config.schedule)
+        masks = self._masker(number, clips)
         self.timer.begin()
-        set_rates(self.engine, rates)
-        terms, _ = self.engine(clips.pixels, masks, step)
-        loss = weighted_sum(terms, self.objectives.weights(step))
-        with self.timer.phase("backward"):
-            self.engine.backward(loss)
-        with self.timer.phase("optimizer"):
-            optimizer_step(self.engine, torch.zeros((), dtype=torch.bool, device=self.device))
-        with self.timer.phase("EMA"):
-            self.average.update(rates.ema)
+        with self.timer.phase("step"):
+            self.training.step(clips.pixels, masks, number, self.timer.phase)
         self.flops.append(step_flops(self.config.model, clips.pixels.shape, masks))
 
     def _clips(self) -> ClipBatch:
@@ -144,29 +125,30 @@ def matrix_product(config: RunConfig, device: torch.device) -> Callable[[], Tens
 
 def measure(config: RunConfig, peer: PeerTraining | None, rounds: int) -> dict[str, Any]:
     """Median milliseconds of our step, of its phases, of its floor, and of the peer's step."""
-    training = Training(config)
+    steps = Steps(config)
     theirs: list[float] = []
-    ways: dict[str, Callable[[], object]] = {"ours": training, "product": matrix_product(config, training.device)}
+    ways: dict[str, Callable[[], object]] = {"ours": steps, "product": matrix_product(config, steps.device)}
     if peer is not None:
         ways["peer"] = lambda: theirs.append(peer.step())  # the clock of its own process is read
     with progress("bench", rounds + 1) as advance:
-        took = medians(ways, rounds, training.device, advance)
-    counted = training.timer.steps[1:]
+        took = medians(ways, rounds, steps.device, advance)
+    counted = steps.timer.steps[1:]
     phases = {phase: 1e3 * statistics.median(step[phase] for step in counted) for phase in PHASES}
+    step = 1e3 * statistics.median(step["step"] for step in counted)  # batches are made beside it in training
     rows, inputs, outputs = PRODUCT
     rate = 2 * rows * inputs * outputs / took["product"]
-    flops = statistics.median(training.flops[1:])
+    flops = statistics.median(steps.flops[1:])
     return {
         "phases_ms": phases,
-        "step_ms": took["ours"],
+        "step_ms": step,
         "floor_ms": flops / rate,
         "peer_ms": statistics.median(theirs[1:]) if theirs else None,
         "flops": flops,
-        "gflops_per_second": {"step": flops / took["ours"] / 1e6, "matrix product": rate / 1e6},
+        "gflops_per_second": {"step": flops / step / 1e6, "matrix product": rate / 1e6},
         "clips": config.engine.batch_size,
         "precision": config.engine.precision,
         "rounds": rounds,
-        "device": name_of(training.device),
+        "device": name_of(steps.device),
     }
 
 

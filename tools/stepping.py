@@ -1,0 +1,51 @@
+"""Training steps without data, checkpoints and metrics, for the benchmarks that time them."""
+
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+from hpc_jepa.config.run import RunConfig
+from hpc_jepa.distributed import name_accelerator
+from hpc_jepa.latents import TokenMasks
+
+Phase = Callable[[str], AbstractContextManager[None]]
+"""The name of a part of a step -> what is entered while it lasts."""
+
+
+class Training:
+    """Networks, engine and average of a run, as training puts them together."""
+
+    def __init__(self, config: RunConfig) -> None:
+        name_accelerator()
+        from hpc_jepa.training.average import TargetAverage
+        from hpc_jepa.training.engine import build_engine
+        from hpc_jepa.training.processes import join_process_group
+        from hpc_jepa.training.trainee import build_trainee
+
+        self.config = config
+        self.device = join_process_group()
+        self.engine = build_engine(build_trainee(config), config)
+        self.model, self.objectives = self.engine.module.model, self.engine.module.objectives
+        self._average = TargetAverage(self.model.student, self.model.target)
+        self._fine = torch.zeros((), dtype=torch.bool, device=self.device)
+
+    def step(
+        self, pixels: Tensor, masks: tuple[TokenMasks, ...], number: int = 0, phase: Phase = lambda _: nullcontext()
+    ) -> None:
+        """The step of this number on clips [B, 3, F, Hp, Wp]: forward, backward, optimizer, average of the target."""
+        from hpc_jepa.training.engine import optimizer_step, set_rates
+        from hpc_jepa.training.loop import weighted_sum
+        from hpc_jepa.training.schedules import rates_at
+
+        rates = rates_at(number, self.config.schedule)
+        set_rates(self.engine, rates)
+        terms, _ = self.engine(pixels, masks, number)
+        loss = weighted_sum(terms, self.objectives.weights(number))
+        with phase("backward"):
+            self.engine.backward(loss)
+        with phase("optimizer"):
+            optimizer_step(self.engine, self._fine)
+        with phase("EMA"):
+            self._average.update(rates.ema)

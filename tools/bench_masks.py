@@ -185,7 +185,7 @@ def main(
     if as_json:
         typer.echo(json.dumps(result))
         return
-    table = Table("masks", "ours ms", "floor ms", "plain ms", "plain/ours", "peer ms", "peer/ours")
+    table = Table("masks", "ours ms", "floor", "plain", "ratio", "peer", "ratio")
     for kind, row in result["kinds"].items():
         theirs = (f"{row['peer']:.0f}", f"{row['peer_ratio']:.0f}x") if "peer" in row else ("", "")
         table.add_row(

@@ -1,5 +1,6 @@
 """Motion guidance: blocks prefer to lie where the clip moves, so that motion is predicted rather than seen."""
 
+from itertools import product
 from typing import Literal
 
 import torch
@@ -41,26 +42,29 @@ def motion_map(
 
 
 def _interpolated(pixels: Tensor, grid: TokenGrid) -> Tensor:
-    """Frame differences resized to the grid, from the few pixels that count in it.
+    """Frame differences resized to the grid: one clip after the other on a CPU, whose cache holds one."""
+    parts = len(pixels) if pixels.device.type == "cpu" else 1
+    return torch.cat([_resized(part, grid) for part in pixels.chunk(parts)])
 
-    With patches of even side, linear interpolation averages the two by two pixels around the centre of each patch.
-    """
-    height, width = pixels.shape[-2:]
-    rows, columns = height // grid.height, width // grid.width
-    if rows % 2 == 0 and columns % 2 == 0:
-        places = _centres(height, rows, pixels.device)[:, None] * width + _centres(width, columns, pixels.device)
-        centres = pixels.reshape(-1, height * width).index_select(1, places.flatten())
-        pixels = centres.view(*pixels.shape[:3], *places.shape)
-    change = pixels.diff(dim=2).abs_().mean(1)
+
+def _resized(pixels: Tensor, grid: TokenGrid) -> Tensor:
+    """Frame differences [B, T, H, W] by linear interpolation, from the few pixels that count in it."""
+    change = _pixels_that_count(pixels, grid).diff(dim=3).abs_().mean((1, 2))
     change = torch.cat([change[:, :1], change], dim=1).unsqueeze(1)
     size = (grid.time, grid.height, grid.width)
     return F.interpolate(change, size=size, mode="trilinear", align_corners=False).squeeze(1)
 
 
-def _centres(side: int, patch: int, device: torch.device) -> Tensor:
-    """The middle two pixels of every patch along a side of the clip, ascending."""
-    pixel = torch.arange(side, device=device)
-    return pixel.view(-1, patch)[:, patch // 2 - 1 : patch // 2 + 1].flatten()
+def _pixels_that_count(pixels: Tensor, grid: TokenGrid) -> Tensor:
+    """Clips [B, C, F, Hp, Wp] -> [B, 4, C, F, H, W], the two by two pixels around the centre of every patch.
+
+    Linear interpolation averages these four where patches have even sides. Elsewhere all count: [B, 1, C, F, Hp, Wp].
+    """
+    rows, columns = pixels.shape[3] // grid.height, pixels.shape[4] // grid.width
+    if rows % 2 or columns % 2:
+        return pixels.unsqueeze(1)
+    places = product((rows // 2 - 1, rows // 2), (columns // 2 - 1, columns // 2))
+    return torch.stack([pixels[..., y::rows, x::columns] for y, x in places], dim=1)
 
 
 def guided_origins(draws: Tensor, motion: Tensor, size: BlockSize, strength: float) -> Tensor:

@@ -87,3 +87,15 @@ def test_changes_below_the_floor_are_not_blown_up():
     pixels = torch.zeros(1, 3, 8, 16, 16)
     pixels[:, :, ::2] = 1e-7
     torch.testing.assert_close(motion_map(pixels, GRID, "area", "clip"), torch.full((1, 4, 4, 4), 0.1))
+
+
+@pytest.mark.parametrize(
+    ("frames", "sides", "grid"), [(16, (48, 32), (8, 3, 2)), (9, (20, 30), (3, 5, 5)), (6, (9, 12), (3, 3, 6))]
+)
+def test_interpolation_looks_at_the_pixels_that_the_whole_resize_would(frames, sides, grid):
+    pixels = torch.randn(2, 3, frames, *sides, generator=torch.Generator().manual_seed(frames))
+    change = (pixels[:, :, 1:] - pixels[:, :, :-1]).double().abs().mean(1)
+    change = torch.cat([change[:, :1], change], dim=1).unsqueeze(1)
+    whole = torch.nn.functional.interpolate(change, size=grid, mode="trilinear", align_corners=False).squeeze(1)
+    found = motion_map(pixels, TokenGrid(*grid), "trilinear", "clip")
+    torch.testing.assert_close(found.double(), whole / whole.amax((1, 2, 3), keepdim=True), rtol=1e-5, atol=1e-6)

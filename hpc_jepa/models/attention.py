@@ -1,12 +1,9 @@
 """Multi-head self-attention with rotary positions."""
 
-import math
-
-import torch
-import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
+from hpc_jepa.kernels.attention import attention
 from hpc_jepa.models.rotary import rotate
 
 
@@ -24,15 +21,4 @@ class Attention(nn.Module):
         qkv = rearrange(self.qkv(x), "b n (three heads d) -> three b heads n d", three=3, heads=self.heads)
         value = qkv[2]
         query, key = rotate(qkv[:2], rotation).to(value.dtype)
-        return self.output(rearrange(_attend(query, key, value), "b heads n d -> b n (heads d)"))  # type: ignore[no-any-return]
-
-
-def _attend(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-    """softmax(query key^T / sqrt(d)) value, all [B, heads, N, d].
-
-    PyTorch's fused kernel takes twice as long as its parts for bf16 on a CPU, and is the faster one everywhere else.
-    """
-    if query.device.type == "cpu" and query.dtype == torch.bfloat16:
-        scores = query / math.sqrt(query.shape[-1]) @ key.transpose(-2, -1)
-        return scores.softmax(-1) @ value
-    return F.scaled_dot_product_attention(query, key, value)
+        return self.output(rearrange(attention(query, key, value), "b heads n d -> b n (heads d)"))  # type: ignore[no-any-return]

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from hpc_jepa.config.run import RunConfig
+from hpc_jepa.data.heap import keep_freed_memory
 from hpc_jepa.distributed import name_accelerator
 from hpc_jepa.latents import TokenMasks
 
@@ -26,6 +27,8 @@ class Training:
 
         self.config = config
         self.device = join_process_group()
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.engine = build_engine(build_trainee(config), config)
         self.model, self.objectives = self.engine.module.model, self.engine.module.objectives
         self._average = TargetAverage(self.model.student, self.model.target)

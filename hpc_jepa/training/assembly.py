@@ -12,6 +12,7 @@ from hpc_jepa.checkpoint.saver import Saver
 from hpc_jepa.checkpoint.store import last_step
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.data.drops import forget_drops, ledger_path
+from hpc_jepa.data.heap import keep_freed_memory
 from hpc_jepa.data.loader import ClipLoader
 from hpc_jepa.distributed import HostGroup, barrier, from_main, is_main, rank, world_size
 from hpc_jepa.latents import TokenGrid
@@ -69,6 +70,8 @@ def assembled(config: RunConfig, device: torch.device, observe: Observer) -> Ite
     phases = Phases()
     phases.done("imports")
     refuse_another(config)
+    if device.type == "cpu":
+        keep_freed_memory()
     trainee = build_trainee(config)
     phases.done("networks")
     guard = FiniteGuard(trainee.model.student.modality.video, device)

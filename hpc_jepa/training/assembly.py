@@ -82,7 +82,7 @@ def assembled(config: RunConfig, device: torch.device, observe: Observer) -> Ite
     host, feed_host = HostGroup(), HostGroup()
     with (
         Watchdog(config.guard.stall_seconds) as watchdog,
-        Feed(loader, build_masker(config, feed_host), config.schedule.steps) as feed,
+        Feed(loader, build_masker(config, feed_host), config.schedule.steps, device) as feed,
     ):
         feed.prepare(from_main(last_step(config.folder)))
         phases.done("first batch")

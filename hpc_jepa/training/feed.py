@@ -1,9 +1,13 @@
 """The next batch is made while the current one is trained on."""
 
 import time
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 from hpc_jepa.data.loader import ClipLoader
 from hpc_jepa.latents import ClipBatch, TokenMasks
@@ -16,17 +20,25 @@ class Batch(NamedTuple):
     clips: ClipBatch
     masks: tuple[TokenMasks, ...]
 
+    def on_gpu(self) -> Iterator[Tensor]:
+        """All tensors that lie on a GPU."""
+        for part in (self.clips, *self.masks):
+            yield from (tensor for tensor in vars(part).values() if tensor.is_cuda)
+
 
 class Feed:
     """Reads, decodes, augments and masks one step ahead in a background thread.
 
-    Batches are functions of the step alone, so running ahead changes nothing but the waiting time.
+    Batches are functions of the step alone, so running ahead changes nothing but the waiting time. On a GPU the thread
+    has a stream of its own: it copies, decodes and masks beside the step, and what it asks the device, the step does
+    not wait for.
     """
 
-    def __init__(self, loader: ClipLoader, masker: Masker, last: int) -> None:
+    def __init__(self, loader: ClipLoader, masker: Masker, last: int, device: torch.device) -> None:
         self._loader = loader
         self._masker = masker
         self._last = last
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
         self._worker = ThreadPoolExecutor(1, thread_name_prefix="feed")
         self._coming: dict[int, Future[Batch]] = {}
         self.waited = 0.0
@@ -54,6 +66,9 @@ class Feed:
         started = time.perf_counter()
         batch = self._coming.pop(step).result()
         self.waited += time.perf_counter() - started
+        if self._stream is not None:
+            for tensor in batch.on_gpu():  # their memory is not to be used again before the step is through with it
+                tensor.record_stream(torch.cuda.current_stream())
         return batch
 
     @property
@@ -62,5 +77,9 @@ class Feed:
         return self._loader.dropped
 
     def _make(self, step: int) -> Batch:
-        clips = self._loader.batch(step)
-        return Batch(clips, self._masker(step, clips))
+        with torch.cuda.stream(self._stream):
+            clips = self._loader.batch(step)
+            batch = Batch(clips, self._masker(step, clips))
+        if self._stream is not None:
+            self._stream.synchronize()  # whoever takes it finds it ready; this thread has nothing else to do
+        return batch

@@ -1,9 +1,9 @@
 """Multi-head self-attention with rotary positions."""
 
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from hpc_jepa.kernels.attention import attention
 from hpc_jepa.models.rotary import rotate
 
 
@@ -21,4 +21,5 @@ class Attention(nn.Module):
         qkv = rearrange(self.qkv(x), "b n (three heads d) -> three b heads n d", three=3, heads=self.heads)
         value = qkv[2]
         query, key = rotate(qkv[:2], rotation).to(value.dtype)
-        return self.output(rearrange(attention(query, key, value), "b heads n d -> b n (heads d)"))  # type: ignore[no-any-return]
+        attended = F.scaled_dot_product_attention(query, key, value)
+        return self.output(rearrange(attended, "b heads n d -> b n (heads d)"))  # type: ignore[no-any-return]

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from hpc_jepa.config.model import EncoderConfig, ModelConfig, PredictorConfig
@@ -10,7 +11,7 @@ from hpc_jepa.models.video_jepa import VideoJEPA
 
 @pytest.mark.parametrize("checkpointing", [False, True])
 def test_counted_flops_are_those_of_the_operations(checkpointing):
-    """PyTorch counts every matrix product as it runs; in bf16 attention on a CPU is two of them."""
+    """PyTorch counts every matrix product as it runs; attention in its plain form is two of them."""
     config = ModelConfig(
         encoder=EncoderConfig(width=32, depth=3, heads=2, patch=8, levels=(1, 3), mlp_ratio=3.0),
         predictor=PredictorConfig(width=16, depth=2, heads=2),
@@ -22,7 +23,7 @@ def test_counted_flops_are_those_of_the_operations(checkpointing):
         for k, q in ((7, 29), (5, 20))
     )
     model = VideoJEPA(config, "bf16").train()
-    with FlopCounterMode(display=False) as counter:
+    with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
         latents = model(torch.randn(2, 3, 8, 24, 24), masks)
         outputs = (*latents.student, *latents.prediction, *latents.context_prediction)
         sum(output.float().sum() for output in outputs).backward()

@@ -6,6 +6,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 ROWS = 64
 """Tokens at a time on a CPU: their features stay in the second-level cache."""
@@ -37,10 +38,11 @@ def plain_masked_error(prediction: Tensor, features: Tensor, tokens: Tensor, lev
 
 
 def _normalised(features: Tensor, levels: int) -> Tensor:
-    """Layer norm without gain over each level of the last axis, in float32; as it is with no level."""
+    """Features in float32, with layer norm without gain over each level of the last axis where there are levels."""
+    features = features.float()
     if not levels:
         return features
-    by_level = features.float().view(*features.shape[:-1], levels, -1)
+    by_level = features.view(*features.shape[:-1], levels, -1)
     return F.layer_norm(by_level, by_level.shape[-1:]).flatten(-2)
 
 
@@ -59,6 +61,7 @@ class _MaskedError(torch.autograd.Function):
         return error.view_as(tokens)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         prediction, features, rows = ctx.saved_tensors
         of_channel = (gradients[0] / prediction.shape[-1]).flatten().unsqueeze(1)

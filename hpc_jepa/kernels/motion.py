@@ -29,7 +29,7 @@ def plain_average_motion(pixels: Tensor, grid: TokenGrid) -> Tensor:
     patch_row = width // grid.width
     frame = height * grid.width  # rows of patches in a frame
     rows = pixels.reshape(clips * channels, frames * frame, 1, patch_row)
-    change = torch.stack([torch.cdist(x[frame:], x[:-frame], p=1.0) for x in rows.unbind(0)])
+    change = torch.stack([torch.cdist(x[frame:], x[:-frame], p=1.0) for x in map(Tensor.float, rows.unbind(0))])
     of_patch = change.view(clips, channels, frames - 1, grid.height, -1, grid.width).sum((1, 4))
     of_patch = torch.cat([of_patch[:, :1], of_patch], dim=1)
     pixels_of_tubelet_patch = pixels[0].numel() // grid.tokens

@@ -67,6 +67,35 @@ def test_errors_and_gradients_follow_the_definition(form, shape, dtype, levels):
     torch.testing.assert_close(prediction.grad.double(), slope, rtol=rounding, atol=1e-7)
 
 
+@pytest.mark.parametrize("levels", [0, 4])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_targets_of_half_the_precision_are_compared_in_all_of_it(form, dtype, levels):
+    prediction, features, tokens, gradient = made(dtype=dtype)
+    features = features.bfloat16()
+    errors = form(prediction, features, tokens, levels)
+    errors.backward(gradient)
+    expected, slope = in_float64(prediction, features, tokens, gradient, levels)
+    assert errors.dtype == torch.float32
+    torch.testing.assert_close(errors.double(), expected, rtol=1e-5, atol=1e-6)
+    rounding = 1e-5 if dtype == torch.float32 else 2**-7
+    torch.testing.assert_close(prediction.grad.double(), slope, rtol=rounding, atol=1e-7)
+
+
+def test_levels_of_unequal_width_are_refused(form):
+    prediction, features, tokens, _ = made(channels=10)
+    with pytest.raises(RuntimeError, match=r"shape|size"):
+        form(prediction, features, tokens, 3)
+
+
+def test_a_second_derivative_is_refused_where_it_would_be_wrong(device):
+    prediction, features, tokens, _ = made()
+    for fast in (masked_error, on_the_device(device)):
+        squared = fast(prediction, features, tokens).square().sum()
+        (slope,) = torch.autograd.grad(squared, prediction, create_graph=True)
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            (slope + prediction).sum().backward()
+
+
 def test_a_prediction_that_is_not_contiguous_is_read_as_it_lies(form):
     prediction, features, tokens, gradient = made()
     across = prediction.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()

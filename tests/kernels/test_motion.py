@@ -59,6 +59,13 @@ def test_pixels_are_read_as_they_lie(averages):
     torch.testing.assert_close(averages(pixels, grid), averages(pixels.contiguous(), grid), rtol=0, atol=0)
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.uint8], ids=str)
+def test_pixels_of_every_type_are_averaged_in_float32(averages, dtype):
+    pixels = torch.randint(0, 256, (2, 3, 4, 6, 10), generator=torch.Generator().manual_seed(0)).to(dtype)
+    grid = TokenGrid(2, 3, 5)
+    torch.testing.assert_close(averages(pixels, grid), averages(pixels.float(), grid), rtol=1e-6, atol=0)
+
+
 def test_one_broken_pixel_spoils_its_own_patch_alone(averages):
     pixels = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     pixels[1, 2, 3, 5, 2] = torch.nan

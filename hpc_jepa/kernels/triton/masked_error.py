@@ -6,6 +6,7 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 EPS = tl.constexpr(1e-5)
 
@@ -24,6 +25,7 @@ class FusedMaskedError(torch.autograd.Function):
         return error
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         prediction, features, tokens = ctx.saved_tensors
         gradient = torch.empty_like(prediction)
@@ -35,7 +37,7 @@ class FusedMaskedError(torch.autograd.Function):
 def _shape(prediction: Tensor, features: Tensor, levels: int) -> dict[str, int | bool]:
     """Sizes the kernels are compiled for; without levels to normalise, all channels are one."""
     channels = features.shape[-1]
-    width = channels // levels if levels else channels
+    width = features[0, 0].view(levels, -1).shape[-1] if levels else channels  # refuses levels of unequal width
     return {
         "predicted": prediction.shape[1],
         "tokens_of_clip": features.shape[1],

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 import typer
-from measuring import milliseconds, name_of
+from measuring import errors_in_one_line, milliseconds, name_of
 from rich.console import Console
 from rich.table import Table
 from stepping import Training
@@ -25,7 +25,6 @@ from stepping import Training
 from hpc_jepa.cli.screen import progress
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.tree import find_config, load
-from hpc_jepa.errors import HpcJepaError
 from hpc_jepa.latents import ClipBatch, TokenGrid
 from hpc_jepa.masking.sampler import MaskSampler
 
@@ -99,7 +98,9 @@ def main(
     steps: Annotated[int, typer.Option(min=1, help="Steps without a save, and as many beside one.")] = 8,
     stage: Annotated[int, typer.Option(min=0, max=3, help="ZeRO stage.")] = 1,
     precision: Annotated[Literal["fp32", "bf16"], typer.Option(help="Of the matrix products.")] = "fp32",
-    folder: Annotated[Path | None, typer.Option(help="Disk to write to; a temporary folder when not given.")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(exists=True, help="Disk to write to; a temporary folder when not given.")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The tiny model and clips, 3 steps.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -112,13 +113,9 @@ def main(
         "data.sources={none: {shards: none}}",
         f"engine={{batch_size: {clips}, zero_stage: {stage}, precision: {precision}}}",
     ]
-    try:
+    with errors_in_one_line(), tempfile.TemporaryDirectory(dir=folder) as home:
         config = load(RunConfig, [find_config(model, "model")], settings)
-        with tempfile.TemporaryDirectory(dir=folder) as home:
-            result = measure(config, Path(home), steps)
-    except HpcJepaError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from error
+        result = measure(config, Path(home), steps)
     if as_json:
         typer.echo(json.dumps(result))
         return

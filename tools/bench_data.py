@@ -25,6 +25,7 @@ import av
 import numpy as np
 import typer
 from av.video.reformatter import VideoReformatter
+from measuring import errors_in_one_line
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -36,7 +37,7 @@ from hpc_jepa.data.decode import decode_frames, decode_scaled
 from hpc_jepa.data.shards.builder import build, recipe_of
 from hpc_jepa.data.shards.folder import ShardFolder
 from hpc_jepa.data.sources.source import EncodedFile, Origin, Sample, Setting
-from hpc_jepa.errors import HpcJepaError, InputError
+from hpc_jepa.errors import InputError
 
 Frames = NDArray[np.uint8]
 Decoder = Callable[[bytes, list[int]], Frames | None]
@@ -101,6 +102,14 @@ def real_videos(quick: bool) -> Files:
             for name, (height, width) in wanted
         )
     )
+
+
+def videos_of(folder: Path) -> Files:
+    """The files of a folder; raises InputError where it has none."""
+    files = tuple((path.name, path.read_bytes()) for path in sorted(folder.iterdir()) if path.is_file())
+    if not files:
+        raise InputError(f"{folder}: no files in it; give a folder of videos")
+    return Files(files)
 
 
 def codec_alone(video: bytes, indices: list[int]) -> None:
@@ -206,7 +215,9 @@ def show(result: dict[str, Any]) -> None:
 
 
 def main(
-    videos: Annotated[Path | None, typer.Option(help="Folder of video files to use.")] = None,
+    videos: Annotated[
+        Path | None, typer.Option(exists=True, file_okay=False, help="Folder of video files to use.")
+    ] = None,
     frames: Annotated[int, typer.Option(min=1, help="Frames of a clip.")] = 16,
     stride: Annotated[int, typer.Option(min=1, help="Source frames between two of them.")] = 2,
     clips: Annotated[int, typer.Option(min=1, help="Clips from each of the two folders.")] = 40,
@@ -214,15 +225,9 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare decoders on the same shards, and transcoded shards with untouched ones."""
-    try:
-        if videos is None:
-            files = real_videos(quick)
-        else:
-            files = Files(tuple((p.name, p.read_bytes()) for p in sorted(videos.iterdir()) if p.is_file()))
+    with errors_in_one_line():
+        files = real_videos(quick) if videos is None else videos_of(videos)
         result = bench(files, ClipConfig(frames=frames, stride=stride), 8 if quick else clips)
-    except HpcJepaError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from error
     if as_json:
         typer.echo(json.dumps(result))
     else:

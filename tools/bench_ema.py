@@ -21,7 +21,7 @@ from typing import Annotated
 
 import torch
 import typer
-from measuring import best_device, medians, name_of
+from measuring import best_device, errors_in_one_line, medians, name_of
 from rich.console import Console
 from rich.table import Table
 
@@ -90,7 +90,7 @@ def main(
     """Print what one update of the target costs."""
     model, rounds = ("tiny", 5) if quick else (model, rounds)
     device = best_device()
-    with torch.no_grad():
+    with errors_in_one_line(), torch.no_grad():
         sizes = merge([find_config(model, "model")]).values["model"]
         parameters, ways = sides(ModelConfig.model_validate(sizes), device)
         ways |= joined_sides(parameters, device)

@@ -6,8 +6,8 @@
 
 ``ours`` gathers, normalises and compares a few tokens at a time; ``plain`` does one operation after the other on all of
 them. Each measures both mask groups, with the targets still to be normalised (as a step does it) and normalised before.
-The floor reads predictions and targets once
-forward and once backward and writes the gradient, at the speed of a copy measured in the same run.
+The floor reads predictions and targets once forward and once backward and writes the gradient, at the speed of a copy
+measured in the same run.
 """
 
 import json
@@ -17,7 +17,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from measuring import PeakMemory, best_device, medians, name_of
+from measuring import PeakMemory, best_device, medians, name_of, release_freed_memory
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -79,6 +79,7 @@ def measure(clips: int, width: int, rounds: int, device: torch.device, advance: 
     bytes_per_ms = 8 * here.numel() / figures.pop("copy")
     peaks = {}
     for name, form in FORMS.items():
+        release_freed_memory()
         with PeakMemory(device).watching() as peak:
             case.run(form, LEVELS)
         peaks[name] = peak.bytes / 1e6

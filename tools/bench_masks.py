@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal
 import torch
 import torch.nn.functional as F
 import typer
-from measuring import Work, best_device, medians, name_of
+from measuring import Work, best_device, errors_in_one_line, medians, name_of
 from peer_masks import PeerMasks
 from rich.console import Console
 from rich.table import Table
@@ -33,7 +33,6 @@ from torch import Tensor
 from hpc_jepa.cli.screen import progress
 from hpc_jepa.config.masking import MaskGroupConfig, MaskingConfig, MotionGuidanceConfig
 from hpc_jepa.config.semantics import Semantics
-from hpc_jepa.errors import HpcJepaError
 from hpc_jepa.kernels.blocks import BlockSize, origin_counts
 from hpc_jepa.latents import ClipBatch, TokenGrid
 from hpc_jepa.masking.blocks import block_size
@@ -162,7 +161,9 @@ def summary(result: dict[str, Any]) -> str:
 
 
 def _least(result: dict[str, Any], ratio: str) -> str:
-    return f"at least {math.floor(min(row[ratio] for row in result['kinds'].values() if ratio in row))}"
+    """Rounded down: to whole times, below ten to tenths."""
+    least = min(row[ratio] for row in result["kinds"].values() if ratio in row)
+    return f"at least {math.floor(least) if least >= 10 else math.floor(10 * least) / 10}"
 
 
 def main(
@@ -176,20 +177,16 @@ def main(
     """Print what the masks of a step cost."""
     torch.set_num_threads(threads)
     clips, rounds = (8, 3) if quick else (clips, rounds)
-    try:
-        with progress("bench", rounds + 1) as advance:
-            result = measure(clips, rounds, peer, advance)
-    except HpcJepaError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from error
+    with errors_in_one_line(), progress("bench", rounds + 1) as advance:
+        result = measure(clips, rounds, peer, advance)
     if as_json:
         typer.echo(json.dumps(result))
         return
     table = Table("masks", "ours ms", "floor", "plain", "ratio", "peer", "ratio")
     for kind, row in result["kinds"].items():
-        theirs = (f"{row['peer']:.0f}", f"{row['peer_ratio']:.0f}x") if "peer" in row else ("", "")
+        theirs = (f"{row['peer']:.0f}", f"{row['peer_ratio']:.1f}x") if "peer" in row else ("", "")
         table.add_row(
-            kind, f"{row['ours']:.1f}", f"{row['floor']:.1f}", f"{row['plain']:.0f}", f"{row['ratio']:.0f}x", *theirs
+            kind, f"{row['ours']:.1f}", f"{row['floor']:.1f}", f"{row['plain']:.0f}", f"{row['ratio']:.1f}x", *theirs
         )
     Console().print(table)
     typer.echo(summary(result))

@@ -137,8 +137,8 @@ def measure(width: int, batch: int, rounds: int, preset: Preset, advance: Callab
 
 
 def main(
-    width: Annotated[int, typer.Option(help="Channels of a level.")] = 768,
-    batch: Annotated[int, typer.Option(help="Clips.")] = 8,
+    width: Annotated[int, typer.Option(min=64, help="Channels of a level.")] = 768,
+    batch: Annotated[int, typer.Option(min=1, help="Clips.")] = 8,
     rounds: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 5,
     semantics: Annotated[Preset, typer.Option(help="Reading of the objectives.")] = "corrected",
     quick: Annotated[bool, typer.Option("--quick", help="192 channels, 2 rounds.")] = False,

@@ -23,7 +23,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from measuring import Work, best_device, medians, name_of
+from measuring import Work, best_device, errors_in_one_line, medians, name_of
 from rich.console import Console
 from rich.table import Table
 from scaling_figure import draw_measured, draw_predicted
@@ -282,12 +282,8 @@ def main(
 ) -> None:
     """Print what a step costs over clips, tokens, objectives and processes, and the prediction for many GPUs."""
     rounds = 2 if quick else rounds
-    try:
-        with progress("bench", rounds + 1) as advance:
-            result = measure(model, rounds, batch, processes, advance) | {"prediction": predicted()}
-    except HpcJepaError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(error.exit_code) from error
+    with errors_in_one_line(), progress("bench", rounds + 1) as advance:
+        result = measure(model, rounds, batch, processes, advance) | {"prediction": predicted()}
     if out is not None:
         out.mkdir(parents=True, exist_ok=True)
         draw_measured(result, out / "scaling.png")

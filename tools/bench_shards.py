@@ -22,6 +22,7 @@ from typing import Annotated, NamedTuple
 
 import numpy as np
 import typer
+from measuring import errors_in_one_line
 from rich.console import Console
 from rich.table import Table
 
@@ -32,7 +33,7 @@ from hpc_jepa.data.shards.builder import build, recipe_of
 from hpc_jepa.data.shards.transcode import transcode
 from hpc_jepa.data.shards.verify import find_faults
 from hpc_jepa.data.sources import folder as folder_layout
-from hpc_jepa.errors import HpcJepaError, InputError
+from hpc_jepa.errors import InputError
 
 LONG_GROUPS = Encoding(gop=250, preset="ultrafast", tune="zerolatency", crf=12)
 
@@ -166,7 +167,9 @@ def pairs(scratch: Path, clips: int, kilobytes: int, rounds: int, workers: int) 
 
 
 def main(
-    folder: Annotated[Path | None, typer.Option(help="Where to write, removed afterwards.  [temporary folder]")] = None,
+    folder: Annotated[
+        Path | None, typer.Option(exists=True, help="Where to write, removed afterwards.  [temporary folder]")
+    ] = None,
     clips: Annotated[int, typer.Option(min=8, help="Files to copy.")] = 400,
     kilobytes: Annotated[int, typer.Option(min=10, help="Size of a file, about.")] = 1000,
     rounds: Annotated[int, typer.Option(min=1, help="Times each side runs.")] = 5,
@@ -177,14 +180,11 @@ def main(
     """Compare copying with tar, transcoding with ffmpeg and verifying with sha256sum."""
     processes = workers or len(os.sched_getaffinity(0))
     results: list[Pair] = []
-    with tempfile.TemporaryDirectory(dir=folder) as scratch, progress("bench", 5) as advance:
-        try:
-            for pair in pairs(Path(scratch), 100 if quick else clips, kilobytes, 3 if quick else rounds, processes):
-                results.append(pair)
-                advance()
-        except HpcJepaError as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(error.exit_code) from error
+    clips, rounds = (100, 3) if quick else (clips, rounds)
+    with errors_in_one_line(), tempfile.TemporaryDirectory(dir=folder) as scratch, progress("bench", 5) as advance:
+        for pair in pairs(Path(scratch), clips, kilobytes, rounds, processes):
+            results.append(pair)
+            advance()
     if as_json:
         typer.echo(json.dumps([pair._asdict() | {"ratio": pair.ratio} for pair in results]))
         return

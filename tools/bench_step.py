@@ -2,6 +2,7 @@
 """What a training step costs: each phase, against the arithmetic it must do, and against other people's code.
 
     python tools/bench_step.py                                      the study's ViT-B, UCF-101 regime, fwm_hw_ld
+    python tools/bench_step.py --quick                              one clip of it, 2 rounds
     python tools/bench_step.py CONFIG... engine.precision=fp32      another configuration
     python tools/bench_step.py --peer FOLDER --peer-config YAML     beside V-JEPA 2, or the code of the study
 
@@ -25,7 +26,7 @@ from typing import Annotated, Any
 import torch
 import typer
 import yaml
-from measuring import medians, name_of
+from measuring import errors_in_one_line, medians, name_of
 from peer_training import PeerTraining
 from rich.console import Console
 from rich.table import Table
@@ -36,11 +37,12 @@ from hpc_jepa.cli.screen import progress
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.tree import load
 from hpc_jepa.distributed import HostGroup
-from hpc_jepa.errors import HpcJepaError
+from hpc_jepa.errors import InputError
 from hpc_jepa.latents import ClipBatch
 from hpc_jepa.models.flops import step_flops
 
 PAPER = ["configs/regime/ucf101.yaml", "configs/objective/fwm_hw_ld.yaml", "engine.batch_size=8"]
+QUICK = [*PAPER[:2], "engine.batch_size=1"]
 PHASES = ("target", "student", "predictor", "objectives", "backward", "optimizer", "EMA")
 PRODUCT = (4096, 768, 3072)
 """Rows, inputs and outputs of the matrix product whose speed is the floor: the MLP of a ViT-B."""
@@ -152,6 +154,14 @@ def measure(config: RunConfig, peer: PeerTraining | None, rounds: int) -> dict[s
     }
 
 
+def peer_settings(settings: list[str]) -> dict[str, object]:
+    """``key.sub=value`` as keys and values; raises InputError where there is no ``=``."""
+    for setting in settings:
+        if "=" not in setting:
+            raise InputError(f"--peer-set {setting}: write key.sub=value")
+    return {key: yaml.safe_load(value) for key, value in (setting.split("=", 1) for setting in settings)}
+
+
 def show(result: dict[str, Any]) -> None:
     """Phases as a table, the comparison as the last line."""
     table = Table("phase", "median ms", "share")
@@ -172,30 +182,27 @@ def show(result: dict[str, Any]) -> None:
 def main(
     arguments: Annotated[list[str] | None, typer.Argument(metavar="CONFIG|KEY=VALUE")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 5,
-    quick: Annotated[bool, typer.Option("--quick", help="2 rounds.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="2 rounds, and one clip where no configuration is given.")
+    ] = False,
     peer: Annotated[Path | None, typer.Option(help="Checkout of the code to compare with.")] = None,
-    peer_config: Annotated[Path | None, typer.Option(help="Its YAML file.")] = None,
+    peer_config: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Its YAML file.")] = None,
     peer_set: Annotated[list[str] | None, typer.Option(help="key.sub=value in its YAML file; repeat.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print what a training step costs."""
-    layers = [argument for argument in arguments or PAPER if "=" not in argument]
-    settings = [argument for argument in arguments or PAPER if "=" in argument]
+    arguments = arguments or (QUICK if quick else PAPER)
+    layers = [argument for argument in arguments if "=" not in argument]
+    settings = [argument for argument in arguments if "=" in argument]
     if (peer is None) != (peer_config is None):
         raise typer.BadParameter("--peer and --peer-config belong together")
-    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
-        try:
-            config = load(RunConfig, layers or PAPER[:2], [*settings, f"runs={Path(scratch)}"])
-            theirs = None
-            if peer is not None and peer_config is not None:
-                changes = dict(setting.split("=", 1) for setting in peer_set or [])
-                values = {key: yaml.safe_load(value) for key, value in changes.items()}
-                same = {"data.batch_size": config.engine.batch_size}
-                theirs = stack.enter_context(PeerTraining(peer, peer_config, same | values))
-            result = measure(config, theirs, 2 if quick else rounds)
-        except HpcJepaError as error:
-            typer.echo(f"error: {error}", err=True)
-            raise typer.Exit(error.exit_code) from error
+    with errors_in_one_line(), tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
+        config = load(RunConfig, layers or PAPER[:2], [*settings, f"runs={Path(scratch)}"])
+        theirs = None
+        if peer is not None and peer_config is not None:
+            same = {"data.batch_size": config.engine.batch_size}
+            theirs = stack.enter_context(PeerTraining(peer, peer_config, same | peer_settings(peer_set or [])))
+        result = measure(config, theirs, 2 if quick else rounds)
     if as_json:
         typer.echo(json.dumps(result))
     else:

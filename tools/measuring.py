@@ -1,5 +1,6 @@
-"""What the benchmarks share: turns taken by all sides in one run, medians, peak memory, and where it was measured."""
+"""What the benchmarks share: turns of all sides in one run, medians, peak memory, the machine's name, and errors."""
 
+import ctypes
 import statistics
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -7,8 +8,21 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+import typer
+
+from hpc_jepa.errors import HpcJepaError
 
 Work = Callable[[], object]
+
+
+@contextmanager
+def errors_in_one_line() -> Iterator[None]:
+    """What a person can put right is told as the program tells it: in one line, with an exit code of its kind."""
+    try:
+        yield
+    except HpcJepaError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(error.exit_code) from error
 
 
 def best_device() -> torch.device:
@@ -52,6 +66,13 @@ def medians(
             times[name].append(milliseconds(work, device))
         advance()
     return {name: statistics.median(figures[1:]) for name, figures in times.items()}
+
+
+def release_freed_memory() -> None:
+    """Memory that the process freed but keeps would hide what it asks for next; only glibc gives it back."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:
+        trim(0)
 
 
 class PeakMemory:

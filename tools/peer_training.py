@@ -21,7 +21,7 @@ import yaml
 from measuring import milliseconds
 from peers import StandIns, import_root
 
-from hpc_jepa.errors import HpcJepaError
+from hpc_jepa.errors import HpcJepaError, InputError
 
 ENDLESS = 1_000_000
 SETTINGS = {
@@ -39,11 +39,12 @@ class PeerTraining:
     folder: a checkout of facebookresearch/vjepa2, or of the study's code, which keeps its own in ``vjepa2/``.
     config: one of its YAML files; ``settings`` (``key.sub`` to value) are set in it.
 
-    Raises InputError where there is no such code, HpcJepaError where it ends before a step is done.
+    Raises InputError where there is no such code or ``config`` is not such a file, HpcJepaError where their training
+    ends before a step is done.
     """
 
     def __init__(self, folder: Path, config: Path, settings: Mapping[str, object]) -> None:
-        tree = yaml.safe_load(config.read_text())
+        tree = _tree(config)
         for key, value in {**SETTINGS, **settings}.items():
             *sections, name = key.split(".")
             section = tree
@@ -77,6 +78,17 @@ class PeerTraining:
             self._process.join()
             code = self._process.exitcode
             raise HpcJepaError(f"their training ended with exit code {code}; the reason stands above") from error
+
+
+def _tree(file: Path) -> dict[str, Any]:
+    """What a YAML file of theirs says."""
+    try:
+        tree = yaml.safe_load(file.read_text())
+    except yaml.YAMLError as error:
+        raise InputError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(tree, dict) or "app" not in tree:
+        raise InputError(f"{file}: no 'app' in it; give a training configuration of the code to compare with")
+    return tree
 
 
 def _train(root: Path, config: dict[str, Any], threads: int, turn: Connection) -> None:

@@ -1,7 +1,7 @@
 """``hpc-jepa train --profile``: watch a few steps of a run and say on one page where their time goes.
 
     3 steps   unwatched: caches fill, memory is claimed
-    5 steps   recorded: times, launches, bytes -> RUN/profile/trace.json and, from it alone, summary.md
+    5 steps   recorded: times, launches, bytes -> RUN/profile/trace.json[.gz] and, from it alone, summary.md
     1 step    recorded with Python's stacks, which slow it down: only who makes the host wait
 
 Nothing of this is in a step: the phases get their names when the recording begins and lose them when it ends. What the

@@ -7,6 +7,13 @@ from pathlib import Path
 TOOLS = Path(__file__).parents[2] / "tools"
 
 
+def test_a_folder_without_files_is_refused_in_one_line(tmp_path):
+    command = [sys.executable, TOOLS / "bench_data.py", "--videos", tmp_path]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert finished.returncode == 2
+    assert finished.stderr == f"error: {tmp_path}: no files in it; give a folder of videos\n"
+
+
 def run(tool, *arguments):
     finished = subprocess.run(
         [sys.executable, TOOLS / tool, *map(str, arguments), "--json"],

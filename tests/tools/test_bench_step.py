@@ -94,3 +94,23 @@ def test_a_folder_without_such_code_is_refused(config, peer, tmp_path):
     assert finished.returncode == 2
     assert finished.stderr.startswith("error: "), finished.stderr
     assert "no app/theirs/train.py here or in vjepa2/" in finished.stderr
+
+
+@pytest.mark.parametrize(
+    ("text", "complaint"),
+    [("just words", "no 'app' in it"), ("data: {crop_size: 8}", "no 'app' in it"), ("a: [", "not YAML: ")],
+)
+def test_a_file_that_is_no_configuration_of_theirs_is_refused_in_one_line(config, peer, tmp_path, text, complaint):
+    path = tmp_path / "theirs.yaml"
+    path.write_text(text)
+    finished = bench(config, "--peer", peer, "--peer-config", path)
+    assert finished.returncode == 2
+    assert finished.stderr.startswith(f"error: {path}: {complaint}"), finished.stderr
+    assert finished.stderr.count("\n") == 1
+
+
+def test_a_change_without_a_value_is_refused(config, peer):
+    yaml_file = peer / "vjepa2" / "config.yaml"
+    finished = bench(config, "--peer", peer, "--peer-config", yaml_file, "--peer-set", "data.crop_size")
+    assert finished.returncode == 2
+    assert finished.stderr == "error: --peer-set data.crop_size: write key.sub=value\n"

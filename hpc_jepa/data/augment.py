@@ -70,6 +70,8 @@ class Augmenter:
         for (media, _), rows in alike.items():
             for row, made in zip(rows, self._run(media, [clips[row] for row in rows]), strict=True):
                 pixels[row].copy_(made)
+            if self._device.type == "cuda":  # copies are only queued, and the next run has a stream of its own
+                torch.cuda.current_stream(self._device).synchronize()
         return pixels
 
     def _run(self, media: Media, clips: Sequence[Clip]) -> Tensor:

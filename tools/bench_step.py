@@ -170,8 +170,9 @@ def show(result: dict[str, Any]) -> None:
         table.add_row(phase, f"{taken:.1f}", f"{taken / total:.1%}")
     Console().print(table)
     rates = result["gflops_per_second"]
+    clips = "1 clip" if result["clips"] == 1 else f"{result['clips']} clips"
     line = (
-        f"{result['precision']}, {result['clips']} clips: step {result['step_ms']:.0f} ms, floor "
+        f"{result['precision']}, {clips}: step {result['step_ms']:.0f} ms, floor "
         f"{result['floor_ms']:.0f} ms ({rates['step']:.0f} of {rates['matrix product']:.0f} GFLOP/s)"
     )
     if result["peer_ms"] is not None:

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from hpc_jepa.checkpoint.revision import commit
 from hpc_jepa.config.benchmark import (
     BenchmarkConfig,
     Pooling,
@@ -29,7 +30,7 @@ from hpc_jepa.data.evaluation import Corruption, EvaluationClips
 from hpc_jepa.data.shards.manifest import NAME, manifest_hash, read_manifest
 from hpc_jepa.distributed import HostGroup, is_main, local_device, rank, world_size
 from hpc_jepa.errors import DataError, InputError
-from hpc_jepa.evaluation import external, revision
+from hpc_jepa.evaluation import external
 from hpc_jepa.evaluation.external import is_external
 from hpc_jepa.evaluation.extraction import Encode, Extraction, Found, FrozenEncoder
 from hpc_jepa.evaluation.progress import Progress
@@ -85,7 +86,7 @@ class Subject:
             "protocol_fingerprint": config.fingerprint(None if task == "probe" else task),
             "data": {"train": self._data_hash(config.train), "test": self._data_hash(config.test)},
             "software": {
-                "commit": revision.commit(),
+                "commit": commit(),
                 "python": platform.python_version(),
                 **{name: version(name) for name in SOFTWARE},
             },

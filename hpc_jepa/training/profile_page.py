@@ -13,9 +13,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from hpc_jepa.checkpoint.revision import commit
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import world_size
-from hpc_jepa.evaluation.revision import commit
 from hpc_jepa.training.profile_trace import BETWEEN, IDLE, Operator, Trace
 from hpc_jepa.training.utilisation import speed
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 import hpc_jepa
 from hpc_jepa.checkpoint.encoders import configuration
+from hpc_jepa.checkpoint.revision import commit
 from hpc_jepa.checkpoint.shard import Piece
 from hpc_jepa.checkpoint.store import Checkpoint, Facts, clear, folder, newest_sound, opened
 from hpc_jepa.checkpoint.tensors import Tensors
@@ -31,7 +32,12 @@ def facts(config: RunConfig, step: int, data_hashes: dict[str, str], figures: di
         zero_stage=config.engine.zero_stage,
         fingerprint=config.fingerprint(),
         config=config.model_dump(mode="json"),
-        versions={"hpc_jepa": hpc_jepa.__version__, "torch": torch.__version__, "deepspeed": deepspeed.__version__},
+        versions={
+            "hpc_jepa": hpc_jepa.__version__,
+            "commit": commit(),
+            "torch": torch.__version__,
+            "deepspeed": deepspeed.__version__,
+        },
         data=data_hashes,
         figures=figures,
     )

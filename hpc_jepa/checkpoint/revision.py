@@ -1,24 +1,26 @@
 """Which state of the source code is running."""
 
 import subprocess
+from functools import cache
 from pathlib import Path
 
-HERE = Path(__file__).parent
+PACKAGE = Path(__file__).parents[1]
 
 
+@cache  # what runs is what was imported, whatever becomes of the files
 def commit() -> str:
     """The commit of the checkout this package lies in, with ``+changes`` where tracked files differ from it; ``none``
     where the package was installed from elsewhere or git is not there.
     """
     try:
         head = _git("rev-parse", "--show-toplevel", "HEAD").split()
-        if HERE.parents[1] != Path(head[0]):
+        if PACKAGE.parent != Path(head[0]):
             return "none"  # installed into the checkout of something else
-        changes = _git("status", "--porcelain", "--untracked-files=no", "--", str(HERE.parent))
+        changes = _git("status", "--porcelain", "--untracked-files=no", "--", str(PACKAGE))
     except (FileNotFoundError, subprocess.CalledProcessError):
         return "none"
     return f"{head[1][:12]}{'+changes' if changes else ''}"
 
 
 def _git(*arguments: str) -> str:
-    return subprocess.run(["git", *arguments], cwd=HERE, capture_output=True, text=True, check=True).stdout
+    return subprocess.run(["git", *arguments], cwd=PACKAGE, capture_output=True, text=True, check=True).stdout

@@ -85,8 +85,8 @@ class PhaseTimer:
 class Steps:
     """One training step after the other on clips of noise, in phases."""
 
-    def __init__(self, config: RunConfig) -> None:
-        self.training = Training(config)
+    def __init__(self, config: RunConfig, keep_memory: bool) -> None:
+        self.training = Training(config, keep_memory)
         from hpc_jepa.training.assembly import build_masker
 
         self.config, self.device = config, self.training.device
@@ -125,9 +125,9 @@ def matrix_product(config: RunConfig, device: torch.device) -> Callable[[], Tens
     return lambda: a @ b
 
 
-def measure(config: RunConfig, peer: PeerTraining | None, rounds: int) -> dict[str, Any]:
+def measure(config: RunConfig, peer: PeerTraining | None, rounds: int, keep_memory: bool) -> dict[str, Any]:
     """Median milliseconds of our step, of its phases, of its floor, and of the peer's step."""
-    steps = Steps(config)
+    steps = Steps(config, keep_memory)
     theirs: list[float] = []
     ways: dict[str, Callable[[], object]] = {"ours": steps, "product": matrix_product(config, steps.device)}
     if peer is not None:
@@ -189,6 +189,9 @@ def main(
     peer: Annotated[Path | None, typer.Option(help="Checkout of the code to compare with.")] = None,
     peer_config: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Its YAML file.")] = None,
     peer_set: Annotated[list[str] | None, typer.Option(help="key.sub=value in its YAML file; repeat.")] = None,
+    give_memory_back: Annotated[
+        bool, typer.Option("--give-memory-back", help="On a CPU: free memory as other programs do.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print what a training step costs."""
@@ -203,7 +206,7 @@ def main(
         if peer is not None and peer_config is not None:
             same = {"data.batch_size": config.engine.batch_size}
             theirs = stack.enter_context(PeerTraining(peer, peer_config, same | peer_settings(peer_set or [])))
-        result = measure(config, theirs, 2 if quick else rounds)
+        result = measure(config, theirs, 2 if quick else rounds, not give_memory_back)
     if as_json:
         typer.echo(json.dumps(result))
     else:

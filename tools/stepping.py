@@ -16,9 +16,12 @@ Phase = Callable[[str], AbstractContextManager[None]]
 
 
 class Training:
-    """Networks, engine and average of a run, as training puts them together."""
+    """Networks, engine and average of a run, as training puts them together.
 
-    def __init__(self, config: RunConfig) -> None:
+    keep_memory: on a CPU, whether freed memory stays with the process, as training lets it.
+    """
+
+    def __init__(self, config: RunConfig, keep_memory: bool = True) -> None:
         name_accelerator()
         from hpc_jepa.training.average import TargetAverage
         from hpc_jepa.training.engine import build_engine
@@ -27,7 +30,7 @@ class Training:
 
         self.config = config
         self.device = join_process_group()
-        if self.device.type == "cpu":
+        if self.device.type == "cpu" and keep_memory:
             keep_freed_memory()
         self.engine = build_engine(build_trainee(config), config)
         self.model, self.objectives = self.engine.module.model, self.engine.module.objectives

@@ -33,7 +33,7 @@ def on_the_device(device):
 
         there = [buffer.to(device) for buffer in (*buffers, step, skip)]
         one_pass(*there[:6], lr, betas, eps, weight_decay, momentum, there[6])
-        for here, moved in zip((*buffers, step), there, strict=False):
+        for here, moved in zip((*buffers, step), there[:6], strict=True):
             here.copy_(moved)
 
     return apply

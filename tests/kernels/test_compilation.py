@@ -19,5 +19,6 @@ def test_every_kernel_compiles_for_a_gpu(tmp_path):
     assert finished.returncode == 0, finished.stderr[-3000:]
     names = [line.split()[0] for line in finished.stdout.splitlines()]
     assert names == [
-        "_visible", "_lists", "_lists", "_average_motion", "_block_scores", "_gather", "_forward", "_backward"
+        "_visible", "_lists", "_lists", "_average_motion", "_block_scores", "_gather", "_forward", "_backward",
+        "_update",
     ]  # fmt: skip

@@ -3,7 +3,7 @@
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
-from hpc_jepa.kernels.triton import blocks, masked_error, motion, patches, token_lists
+from hpc_jepa.kernels.triton import adamw, blocks, masked_error, motion, patches, token_lists
 
 HOPPER = GPUTarget("cuda", 90, 32)
 GRID = {"TIME": 8, "HEIGHT": 14, "WIDTH": 14, "BLOCK": 2048}
@@ -15,6 +15,8 @@ LISTS = {
 ERROR = {"prediction": "*bf16", "features": "*fp32", "tokens": "*i64", "error": "*fp32"}
 SLOPE = {**ERROR, "error_gradient": "*fp32", "gradient": "*bf16"}
 PATCHES = {"pixels": "*bf16", "tokens": "*i64", "table": "*fp32", "patches": "*bf16", "rows": "*fp32"}
+UPDATE = dict.fromkeys(("parameter", "gradient", "mean", "square", "target", "rate", "root", "skip"), "*fp32")
+FACTORS = dict.fromkeys(("decay", "mean_weight", "square_keep", "square_weight", "eps", "target_weight"), "fp32")
 VALUES = {"TUBELET": 2, "PATCH": 16, "VALUES": 1536, "BLOCK": 2048, "ROTATIONS": 62, "ROTATIONS_BLOCK": 64}
 
 KERNELS = [
@@ -30,11 +32,12 @@ KERNELS = [
     (patches._gather, PATCHES, VALUES),
     (masked_error._forward, ERROR, LEVELS),
     (masked_error._backward, SLOPE, LEVELS),
+    (adamw._update, UPDATE | FACTORS, {"BLOCK": 1024}),
 ]
-"""Kernels, the types of their pointers, and what they are compiled for; all else is a number."""
+"""Kernels, the types of their arguments, and what they are compiled for; all else is a whole number."""
 
-for kernel, pointers, constants in KERNELS:
+for kernel, arguments, constants in KERNELS:
     names = kernel.arg_names
-    types = {name: "constexpr" if name in constants else pointers.get(name, "i32") for name in names}
+    types = {name: "constexpr" if name in constants else arguments.get(name, "i32") for name in names}
     source = ASTSource(kernel, types, {(names.index(name),): value for name, value in constants.items()})
     print(kernel.__name__, len(compile(source, target=HOPPER).asm["ptx"]))

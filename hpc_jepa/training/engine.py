@@ -23,10 +23,10 @@ def build_engine(trainee: nn.Module, config: RunConfig) -> DeepSpeedEngine:
     Mixed precision is the model's own autocast, so weights, gradients and optimizer state stay float32 here.
     Raises InputError when the processes cannot share the batch evenly.
     """
-    batch, processes = config.engine.batch_size, world_size()
+    batch, processes, stage = config.engine.batch_size, world_size(), config.engine.zero_stage
     if batch % processes:
         raise InputError(f"engine.batch_size: {batch} clips cannot be shared by {processes} processes; use a multiple")
-    if config.engine.zero_stage == 0:
+    if stage == 0:
         lay_out(list(trainee.parameters()))  # the other stages do so themselves
     optimizer = torch.optim.AdamW(
         parameter_groups(trainee),
@@ -40,9 +40,11 @@ def build_engine(trainee: nn.Module, config: RunConfig) -> DeepSpeedEngine:
         "train_micro_batch_size_per_gpu": batch // processes,
         "gradient_clipping": config.optimizer.clip_gradient,
         "zero_optimization": {
-            "stage": config.engine.zero_stage,
+            "stage": stage,
             "overlap_comm": config.engine.overlap_communication,
             "reduce_bucket_size": min(BUCKET, sum(p.numel() for p in trainee.parameters() if p.requires_grad)),
+            # DeepSpeed would ask the device whether the norm is finite; optimizer_step does not.
+            "compute_grad_norm": stage not in (1, 2) or config.optimizer.clip_gradient > 0,
             "stage3_param_persistence_threshold": 0,  # the EMA of the shards does not reach a copy that stays gathered
         },
         "zero_allow_untested_optimizer": True,
@@ -72,13 +74,22 @@ def optimizer_step(engine: DeepSpeedEngine, broken: Tensor) -> Tensor:
     """Update the weights unless ``broken`` (a truth value on the device) or the gradient is not finite.
 
     Returns the 2-norm of the averaged gradient, before any clipping; not finite where nothing was updated because of
-    it. The ZeRO optimizers know the norm after their step, and leave out those that are not finite; without ZeRO it is
-    taken from the gradients before.
+    it. Where DeepSpeed takes the norm itself (at stage 3, and at stages 1 and 2 to clip it), it leaves out updates that
+    are not finite, and asks the device for that.
     """
-    norm = None
-    if not engine.zero_optimization():
-        norm = torch.nn.utils.get_total_norm([p.grad for p in engine.module.parameters() if p.grad is not None])
+    norm = _gradient_norm(engine)
+    if norm is not None:
         broken = broken | ~norm.isfinite()
     engine.basic_optimizer.found_inf = broken.float()  # what torch's own gradient scaler tells a fused optimizer
     engine.step()
     return torch.as_tensor(engine.get_global_grad_norm() if norm is None else norm, dtype=torch.float32)
+
+
+def _gradient_norm(engine: DeepSpeedEngine) -> Tensor | None:
+    """2-norm of the averaged gradient on the device, infinite or no number where it is not finite.
+
+    None where DeepSpeed takes it itself, after this.
+    """
+    if not engine.zero_optimization():
+        return torch.nn.utils.get_total_norm([p.grad for p in engine.module.parameters() if p.grad is not None])
+    return None if engine.zero_compute_grad_norm() else engine.optimizer.scaled_global_norm()

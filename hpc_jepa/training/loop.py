@@ -63,7 +63,7 @@ def train(config: RunConfig, observe: Observer, profile: bool = False) -> Outcom
 def train_step(run: Run, step: int) -> None:
     """One step. Nothing here asks the device a question; figures leave it when the recorder writes them.
 
-    At stages 1 to 3 DeepSpeed itself asks whether the norm of the gradient is finite, at the end of a step.
+    DeepSpeed itself asks, at the end of a step, whether the norm of the gradient is finite: at stage 3, and to clip it.
     """
     config, recorder = run.config, run.recorder
     clips, masks = run.feed.take(step)

@@ -38,6 +38,13 @@ def test_every_stage_trains_what_stage_0_trains(stage, results):
     torch.testing.assert_close(torch.tensor(sharded["norms"]), torch.tensor(plain["norms"]), rtol=1e-3, atol=0)
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize(("stage", "questions"), [(0, 0), (1, 0), (2, 0), (3, 1)])
+def test_a_step_asks_the_device_nothing_and_at_stage_3_once(stage, questions, processes, results):
+    # The first two make what is made once; at stage 3 DeepSpeed looks at the order of modules in them.
+    assert results[processes][stage]["questions"][2:] == [questions] * (STEPS - 2)
+
+
 @pytest.mark.parametrize("stage", [1, 2, 3])
 def test_overlapping_exchange_changes_no_loss(stage, results):
     assert results[2]["overlapping"][stage] == results[2][stage]["losses"]

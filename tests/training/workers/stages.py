@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import is_main, rank, world_size
@@ -14,6 +15,7 @@ from hpc_jepa.latents import ClipBatch, TokenGrid
 from hpc_jepa.masking.sampler import MaskSampler
 from hpc_jepa.training.average import TargetAverage
 from hpc_jepa.training.engine import build_engine, optimizer_step, set_rates
+from hpc_jepa.training.guards import FiniteGuard
 from hpc_jepa.training.loop import weighted_sum
 from hpc_jepa.training.processes import join_process_group
 from hpc_jepa.training.schedules import rates_at
@@ -21,6 +23,17 @@ from hpc_jepa.training.snapshot import unsharded
 from hpc_jepa.training.trainee import build_trainee
 
 BATCH = 4
+ASKING = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "item", "unique_consecutive"}
+
+
+class Questions(TorchDispatchMode):
+    """Counts operations whose result the host must wait for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        self.count += function.overloadpacket.__name__ in ASKING
+        return function(*args, **(kwargs or {}))
 
 
 def config_at(stage, steps, overlap):
@@ -73,15 +86,20 @@ def train_at(stage, steps, overlap=False):
     )
     average = TargetAverage(model.student, model.target)
     expected = weights_of(model.target)
-    losses, norms, equal = [], [], []
+    guard = FiniteGuard(model.student.modality.video, torch.device("cpu"))
+    losses, norms, equal, questions = [], [], [], []
     for step in range(steps):
         clips, rates = clips_of(step), rates_at(step, config.schedule)
-        set_rates(engine, rates)
-        terms, _ = engine(clips.pixels, masker(step, clips), step)
-        loss = weighted_sum(terms, engine.module.objectives.weights(step))
-        engine.backward(loss)
-        norms.append(optimizer_step(engine, torch.tensor(False)).item())
-        average.update(rates.ema)
+        masks = masker(step, clips)
+        with Questions() as asked:
+            set_rates(engine, rates)
+            terms, _ = engine(clips.pixels, masks, step)
+            loss = weighted_sum(terms, engine.module.objectives.weights(step))
+            engine.backward(loss)
+            norm = optimizer_step(engine, guard.broken(loss))
+            average.update(rates.ema)
+        questions.append(asked.count)
+        norms.append(norm.item())
 
         for name, student in weights_of(model.student).items():
             expected[name] = torch.lerp(expected[name], student, 1.0 - rates.ema)
@@ -90,7 +108,8 @@ def train_at(stage, steps, overlap=False):
         if world_size() > 1:
             torch.distributed.all_reduce(total)
         losses.append(total.item() / world_size())
-    return {"losses": losses, "norms": norms, "ema_equal": equal, "student": weights_of(model.student)}
+    student = weights_of(model.student)
+    return {"losses": losses, "norms": norms, "ema_equal": equal, "student": student, "questions": questions}
 
 
 if __name__ == "__main__":

@@ -96,6 +96,7 @@ class RunConfig(Strict):
         data["data"].pop("reading")
         data["engine"].pop("zero_stage")
         data["engine"].pop("overlap_communication")
+        data["engine"].pop("compile")
         return data
 
     def fingerprint(self) -> str:

@@ -39,6 +39,15 @@ class EngineConfig(Strict):
     overlap_communication: bool = Field(
         False, description="at ZeRO 1-3, exchange gradients beside the backward pass; races were reported, so compare"
     )
+    compile: bool = Field(
+        False, description="torch.compile the blocks of the networks; needs a C++ compiler; not at ZeRO 3"
+    )
+
+    @model_validator(mode="after")
+    def _compilable(self) -> "EngineConfig":
+        if self.compile and self.zero_stage == 3:
+            raise ValueError("compile does not see how zero_stage 3 gathers weights; take stage 2, or do not compile")
+        return self
 
 
 class CheckpointConfig(Strict):

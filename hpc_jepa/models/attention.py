@@ -17,7 +17,7 @@ class Attention(nn.Module):
         self.output = nn.Linear(width, width)
 
     def forward(self, x: Tensor, rotation: Tensor) -> Tensor:
-        """Features [B, N, width] and rotations [B or 1, 1, N, head_width (/ 2)] -> [B, N, width]."""
+        """Features [B, N, width] and rotations [B or 1, 1, N, head_width (/ 2), 2] -> [B, N, width]."""
         qkv = rearrange(self.qkv(x), "b n (three heads d) -> three b heads n d", three=3, heads=self.heads)
         value = qkv[2]
         query, key = rotate(qkv[:2], rotation).to(value.dtype)

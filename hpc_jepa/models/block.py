@@ -38,7 +38,7 @@ class Block(nn.Module):
         self.mlp = MLP(width, round(width * mlp_ratio), width)
 
     def forward(self, x: Tensor, rotation: Tensor) -> Tensor:
-        """Features [B, N, width] and rotations [B or 1, 1, N, head_width / 2] -> [B, N, width]."""
+        """Features [B, N, width] and rotations [B or 1, 1, N, head_width (/ 2), 2] -> [B, N, width]."""
         if self.recompute and self.training and x.requires_grad:
             return checkpoint(self._transform, x, rotation, use_reentrant=False, preserve_rng_state=False)  # type: ignore[no-any-return]
         return self._transform(x, rotation)

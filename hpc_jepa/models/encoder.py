@@ -52,7 +52,7 @@ class Encoder(nn.Module):
             patches, rotation = patchify(pixels, tubelet, patch), rotation[None]
         else:
             patches, rotation = patches_at(pixels, tokens, rotation, tubelet, patch)
-        rotation = rotation.unsqueeze(1)
+        rotation = torch.view_as_real(rotation.unsqueeze(1))
         x = self.modality(self.patch_embedding(patches, grid.image), grid.image)
         levels = []
         for number, block in enumerate(self.blocks, start=1):

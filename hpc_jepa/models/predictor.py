@@ -35,7 +35,7 @@ class Predictor(nn.Module):
         x = self.input(context_features)
         x = self.modality(torch.cat([x, self.mask_tokens(masks.target).to(x.dtype)], dim=1), grid.image)
         tokens = torch.cat([masks.context, masks.target], dim=1)
-        rotation = rotations(grid, self.head_width, x.device)[tokens].unsqueeze(1)
+        rotation = torch.view_as_real(rotations(grid, self.head_width, x.device)[tokens].unsqueeze(1))
         for block in self.blocks:
             x = block(x, rotation)
         context, target = self.norm(x).split([masks.context.shape[1], masks.target.shape[1]], dim=1)

@@ -46,15 +46,27 @@ def rotations(grid: TokenGrid, head_width: int, device: torch.device, rotary: Ro
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turn the channel pairs of ``x`` [..., N, head_width] by ``rotation`` [..., N, head_width / 2]; returns fp32.
+    """Turn the channel pairs of ``x`` [..., N, head_width] by ``rotation`` [..., N, head_width / 2, 2]; returns fp32.
 
-    With a rotation for every channel [..., N, head_width], a channel is what its own makes of its pair.
+    A rotation is its cosine and its sine. With one for every channel [..., N, head_width, 2], a channel is what its own
+    makes of its pair. Compilers make one pass of real arithmetic and know no complex one; without a compiler one
+    complex product is one pass.
     """
-    pairs = torch.view_as_complex(rearrange(x.float(), "... (pair part) -> ... pair part", part=2))
-    if rotation.shape[-1] == x.shape[-1]:
-        even, odd = rearrange(rotation, "... (pair part) -> part ... pair", part=2)
-        return torch.stack(((pairs * even).real, (pairs * odd).imag), dim=-1).flatten(-2)
-    return torch.view_as_real(pairs * rotation).flatten(-2)
+    pairs = rearrange(x.float(), "... (pair part) -> ... pair part", part=2)
+    if rotation.shape[-2] == x.shape[-1]:
+        even, odd = rearrange(rotation, "... (pair part) turn -> part ... pair turn", part=2)
+        return torch.stack((_real(pairs, even), _imaginary(pairs, odd)), dim=-1).flatten(-2)
+    if torch.compiler.is_compiling():
+        return torch.stack((_real(pairs, rotation), _imaginary(pairs, rotation)), dim=-1).flatten(-2)
+    return torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotation)).flatten(-2)
+
+
+def _real(pairs: Tensor, rotation: Tensor) -> Tensor:
+    return pairs[..., 0] * rotation[..., 0] - pairs[..., 1] * rotation[..., 1]
+
+
+def _imaginary(pairs: Tensor, rotation: Tensor) -> Tensor:
+    return pairs[..., 0] * rotation[..., 1] + pairs[..., 1] * rotation[..., 0]
 
 
 def _positions(side: int, device: torch.device, rotary: Rotary) -> Tensor:

@@ -11,6 +11,7 @@ from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import world_size
 from hpc_jepa.errors import InputError
 from hpc_jepa.training.average import lay_out
+from hpc_jepa.training.compilation import compile_blocks
 from hpc_jepa.training.schedules import Rates
 
 BUCKET = 50_000_000
@@ -21,11 +22,13 @@ def build_engine(trainee: nn.Module, config: RunConfig) -> DeepSpeedEngine:
     """Wrap the trainee: AdamW on float32 weights, sharded as ``engine.zero_stage`` says.
 
     Mixed precision is the model's own autocast, so weights, gradients and optimizer state stay float32 here.
-    Raises InputError when the processes cannot share the batch evenly.
+    Raises InputError when the processes cannot share the batch evenly, or when blocks cannot be compiled here.
     """
     batch, processes, stage = config.engine.batch_size, world_size(), config.engine.zero_stage
     if batch % processes:
         raise InputError(f"engine.batch_size: {batch} clips cannot be shared by {processes} processes; use a multiple")
+    if config.engine.compile:
+        compile_blocks(trainee)
     if stage == 0:
         lay_out(list(trainee.parameters()))  # the other stages do so themselves
     optimizer = torch.optim.AdamW(

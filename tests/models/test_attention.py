@@ -20,7 +20,7 @@ def reference(attention: Attention, x: torch.Tensor, rotation: torch.Tensor) -> 
     query, key, value = (x.double() @ weight.T + bias).chunk(3, dim=-1)
     heads = []
     for part in (slice(0, 32), slice(32, 64)):
-        q, k = (rotate(z[..., part].float(), rotation).double() for z in (query, key))
+        q, k = (rotate(z[..., part].float(), torch.view_as_real(rotation)).double() for z in (query, key))
         heads.append((q @ k.mT / 32**0.5).softmax(-1) @ value[..., part])
     return torch.cat(heads, -1) @ attention.output.weight.double().T + attention.output.bias.double()
 
@@ -31,6 +31,6 @@ def test_both_precisions_compute_softmax_attention(attention, precision, toleran
     x = torch.randn(2, GRID.tokens, 64)
     rotation = rotations(GRID, 32, x.device)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
-        y = attention(x, rotation[None, None])
+        y = attention(x, torch.view_as_real(rotation[None, None]))
     assert y.dtype == precision
     torch.testing.assert_close(y.double(), reference(attention, x, rotation), rtol=0, atol=tolerance)

@@ -67,8 +67,10 @@ class Plain:
 class Engine:
     """What a run does."""
 
+    config = CONFIG
+
     def __init__(self, trainee):
-        self.forward = build_engine(trainee, CONFIG)
+        self.forward = build_engine(trainee, self.config)
         self.average = TargetAverage(trainee.model.student, trainee.model.target)
 
     def update(self, loss, rates):
@@ -76,6 +78,12 @@ class Engine:
         self.forward.backward(loss)
         optimizer_step(self.forward, torch.zeros_like(loss, dtype=torch.bool))
         self.average.update(rates.ema)
+
+
+class CompiledEngine(Engine):
+    """The same with blocks that torch.compile made."""
+
+    config = CONFIG.model_copy(update={"engine": CONFIG.engine.model_copy(update={"compile": True})})
 
 
 class Joined:
@@ -146,3 +154,7 @@ def test_the_fast_path_has_the_loss_curve_of_the_plain_one(way, plain, device):
     losses = curve(way, device)
     torch.testing.assert_close(losses, plain, rtol=1e-4, atol=0)
     assert losses[-20:].mean() < losses[:20].mean()
+
+
+def test_compiled_blocks_have_the_loss_curve_of_plain_ones(compiler, plain, device):
+    torch.testing.assert_close(curve(CompiledEngine, device), plain, rtol=1e-4, atol=0)

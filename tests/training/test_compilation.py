@@ -1,0 +1,48 @@
+import pytest
+import torch
+from torch._dynamo.utils import counters
+
+from hpc_jepa.config.model import EncoderConfig
+from hpc_jepa.config.training import EngineConfig
+from hpc_jepa.errors import InputError
+from hpc_jepa.models.encoder import Encoder
+from hpc_jepa.training.compilation import compile_blocks
+
+CONFIG = EncoderConfig(width=32, depth=3, heads=2, patch=8, levels=(1, 3))
+
+
+@pytest.mark.parametrize("rotary", ["vjepa2.1", "vjepa2"])
+def test_one_program_serves_all_blocks_and_all_numbers_of_tokens(rotary, compiler):
+    plain, compiled = (seeded(CONFIG.model_copy(update={"rotary": rotary})) for _ in range(2))
+    compile_blocks(compiled)
+    torch._dynamo.reset()
+    counters.clear()
+    pixels = torch.randn(2, 3, 8, 32, 32)
+    for count in (9, 13, 22, 40):
+        tokens = torch.stack([torch.randperm(64)[:count].sort().values for _ in range(2)])
+        features, expected = compiled(pixels, tokens), plain(pixels, tokens)
+        torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
+        for encoder, made in ((plain, expected), (compiled, features)):
+            encoder.zero_grad()
+            made.square().sum().backward()
+        for ours, theirs in zip(compiled.parameters(), plain.parameters(), strict=True):
+            if theirs.grad is not None:
+                torch.testing.assert_close(ours.grad, theirs.grad, rtol=1e-3, atol=1e-3)
+    assert counters["stats"]["unique_graphs"] == 1
+    assert not counters["graph_break"]
+
+
+def test_a_missing_compiler_is_told_before_the_first_step(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    with pytest.raises(InputError, match="C\\+\\+ compiler no-such-compiler is not on this machine"):
+        compile_blocks(seeded(CONFIG))
+
+
+def test_gathered_weights_are_not_compiled():
+    with pytest.raises(ValueError, match="zero_stage 3"):
+        EngineConfig(compile=True, zero_stage=3)
+
+
+def seeded(config):
+    torch.manual_seed(0)
+    return Encoder(config)

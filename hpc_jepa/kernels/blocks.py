@@ -46,15 +46,16 @@ def plain_visible_tokens(placements: Tensor, size: BlockSize, grid: TokenGrid, t
 
 def _outside_blocks(origins: Tensor, size: BlockSize, grid: TokenGrid, tubelets: int) -> Tensor:
     """Tokens outside all blocks and within the first ``tubelets``: bool [B, N] for raster origins [B, blocks]."""
-    starts = torch.unravel_index(origins, origin_counts(size, grid))
-    sides = (grid.time, grid.height, grid.width)
-    time, rows, columns = (_inside(*axis) for axis in zip(starts, size, sides, strict=True))
-    visible = torch.einsum("bkt,bky,bkx->btyx", time, rows, columns) == 0
+    _, down, across = origin_counts(size, grid)
+    time = _inside(origins // (down * across), size[0], grid.time)
+    rows = _inside(origins // across % down, size[1], grid.height)
+    columns = _inside(origins % across, size[2], grid.width)
+    visible = torch.einsum("bkt,bky,bkx->btyx", time, rows, columns).logical_not()
     visible[:, tubelets:] = False
     return visible.flatten(1)
 
 
 def _inside(start: Tensor, length: int, side: int) -> Tensor:
     """Places of one axis inside a block: 1 or 0, [..., side] float32."""
-    offset = torch.arange(side, device=start.device) - start.unsqueeze(-1)
-    return ((offset >= 0) & (offset < length)).float()
+    inside_from = torch.ones(side - length + 1, side, device=start.device).triu().tril(length - 1)
+    return inside_from[start]

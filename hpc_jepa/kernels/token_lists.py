@@ -88,7 +88,7 @@ def truncate(chosen: Tensor, limit: Tensor, order: Tensor | None = None) -> Tens
     First in ``order`` [B, N], a permutation per clip, or as they stand.
     """
     if order is None:
-        return chosen & (chosen.cumsum(1, dtype=torch.int32) <= limit)
+        return chosen & (chosen.cumsum(1) <= limit)
     return torch.zeros_like(chosen).scatter(1, order, truncate(chosen.gather(1, order), limit))
 
 
@@ -101,26 +101,26 @@ def context_distance(context: Tensor, target: Tensor, grid: TokenGrid) -> Tensor
     """Square root of the grid distance from each context token [B, K] to the nearest target token [B, Q]: [B, K] fp32.
 
     An exact Euclidean distance transform: squared distances are lowered along one axis after the other (Felzenszwalb
-    and Huttenlocher 2012), T + H + W steps per token instead of one for every pair of tokens. Clips are the innermost
-    dimension, so that every step runs over contiguous memory.
+    and Huttenlocher 2012), T + H + W steps per token instead of one for every pair of tokens. Each axis comes first
+    in its turn and clips last, so that every step runs over contiguous memory.
     """
     far = torch.full((grid.tokens, len(target)), torch.inf, device=target.device)
     squared = far.scatter_(0, target.T, 0.0).view(grid.time, grid.height, grid.width, -1)
-    for axis in range(3):
-        squared = _lowered(squared, axis)
+    for _ in range(3):
+        squared = _lowered(squared).movedim(0, 2).contiguous()  # the next axis comes first
     return squared.flatten(0, 2).T.gather(1, context).sqrt().sqrt()
 
 
-def _lowered(squared: Tensor, axis: int) -> Tensor:
-    """Squared distances [T, H, W, B] when steps along ``axis`` are allowed too.
+def _lowered(squared: Tensor) -> Tensor:
+    """Squared distances [places, ...] when steps along the first axis are allowed too.
 
     One place of the axis at a time: a table of all pairs of places would not stay in the cache.
     """
-    place = torch.arange(squared.shape[axis], device=squared.device, dtype=squared.dtype)
-    steps = (place[:, None] - place).square()[(...,) + (None,) * (3 - axis)]
-    lowest, candidate = squared.narrow(axis, 0, 1) + steps[0], torch.empty_like(squared)
-    for start in range(1, squared.shape[axis]):
-        torch.add(squared.narrow(axis, start, 1), steps[start], out=candidate)
+    place = torch.arange(len(squared), device=squared.device, dtype=squared.dtype)
+    steps = (place[:, None] - place).square()[..., None, None, None]
+    lowest, candidate = squared[0] + steps[0], torch.empty_like(squared)
+    for start in range(1, len(squared)):
+        torch.add(squared[start], steps[start], out=candidate)
         torch.minimum(lowest, candidate, out=lowest)
     return lowest
 
@@ -129,7 +129,7 @@ def next_in_context(context: Tensor, grid: TokenGrid) -> Tensor:
     """For each context token [B, K] the position in the context of its place one tubelet later, or -1: [B, K] int64."""
     positions = torch.arange(context.shape[1], device=context.device).expand_as(context)
     beyond_the_clip = grid.tokens + grid.cells
-    position_of = context.new_full((len(context), beyond_the_clip), -1).scatter(1, context, positions)
+    position_of = context.new_full((len(context), beyond_the_clip), -1).scatter_(1, context, positions)
     return position_of.gather(1, context + grid.cells)
 
 

@@ -1,6 +1,5 @@
 """Motion guidance: blocks prefer to lie where the clip moves, so that motion is predicted rather than seen."""
 
-from itertools import product
 from typing import Literal
 
 import torch
@@ -42,29 +41,25 @@ def motion_map(
 
 
 def _interpolated(pixels: Tensor, grid: TokenGrid) -> Tensor:
-    """Frame differences resized to the grid: one clip after the other on a CPU, whose cache holds one."""
-    parts = len(pixels) if pixels.device.type == "cpu" else 1
-    return torch.cat([_resized(part, grid) for part in pixels.chunk(parts)])
-
-
-def _resized(pixels: Tensor, grid: TokenGrid) -> Tensor:
-    """Frame differences [B, T, H, W] by linear interpolation, from the few pixels that count in it."""
-    change = _pixels_that_count(pixels, grid).diff(dim=3).abs_().mean((1, 2))
+    """Frame differences [B, T, H, W] by linear interpolation; on a CPU a few clips at a time, to stay in the cache."""
+    parts = torch.split(pixels, 4 if pixels.device.type == "cpu" else len(pixels))
+    change = torch.cat([_pixels_that_count(part, grid).diff(dim=4).abs_().mean((1, 2, 3)) for part in parts])
     change = torch.cat([change[:, :1], change], dim=1).unsqueeze(1)
     size = (grid.time, grid.height, grid.width)
     return F.interpolate(change, size=size, mode="trilinear", align_corners=False).squeeze(1)
 
 
 def _pixels_that_count(pixels: Tensor, grid: TokenGrid) -> Tensor:
-    """Clips [B, C, F, Hp, Wp] -> [B, 4, C, F, H, W], the two by two pixels around the centre of every patch.
+    """Clips [B, C, F, Hp, Wp] -> [B, 2, 2, C, F, H, W], the two by two pixels around the centre of every patch.
 
-    Linear interpolation averages these four where patches have even sides. Elsewhere all count: [B, 1, C, F, Hp, Wp].
+    Linear interpolation averages these four where patches have even sides. Else all count: [B, 1, 1, C, F, Hp, Wp].
     """
     rows, columns = pixels.shape[3] // grid.height, pixels.shape[4] // grid.width
     if rows % 2 or columns % 2:
-        return pixels.unsqueeze(1)
-    places = product((rows // 2 - 1, rows // 2), (columns // 2 - 1, columns // 2))
-    return torch.stack([pixels[..., y::rows, x::columns] for y, x in places], dim=1)
+        return pixels[:, None, None]
+    from_first_centre = pixels[..., rows // 2 - 1 :, columns // 2 - 1 :]
+    centres = from_first_centre.unfold(3, 2, rows).unfold(4, 2, columns)
+    return centres.movedim((-2, -1), (1, 2)).contiguous()
 
 
 def guided_origins(draws: Tensor, motion: Tensor, size: BlockSize, strength: float) -> Tensor:

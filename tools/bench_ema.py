@@ -4,6 +4,7 @@
     python tools/bench_ema.py                    ViT-B
     python tools/bench_ema.py --model tiny --rounds 5
     python tools/bench_ema.py --model large --json
+    python tools/bench_ema.py --peer FOLDER      beside V-JEPA 2, or the code of the study: FOLDER is a checkout
 
 ``ours`` is what the trainer runs: target and student side by side in memory, one lerp over each stretch, 12 bytes a
 parameter. ``two passes`` is the multi-tensor multiply and add of common trainers, 20 bytes. The floor is a copy of as
@@ -11,17 +12,19 @@ many parameters between two buffers, 8 bytes, taken 12/8 times; processors that 
 move 12 bytes for the copy as well, so ours can lie below this floor and then runs as fast as the copy itself.
 
 ``AdamW`` is PyTorch's fused update of one flat buffer, 28 bytes. ``AdamW with average`` is the kernel for both: 36
-bytes in one pass on a GPU, where its floor is AdamW and a copy; on a CPU it is the two one after the other. All sides
-take turns in every round; figures are medians.
+bytes in one pass on a GPU, where its floor is AdamW and a copy; on a CPU it is the two one after the other. ``peer`` is
+the statement of the peer's training step that averages, on networks of its own; so are the other multi-tensor forms.
+All sides take turns in every round; figures are medians.
 """
 
 import json
-from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated
 
 import torch
 import typer
-from measuring import best_device, errors_in_one_line, medians, name_of
+from measuring import Work, best_device, errors_in_one_line, medians, name_of
+from peer_fragments import PeerStep, block_with
 from rich.console import Console
 from rich.table import Table
 
@@ -33,16 +36,18 @@ from hpc_jepa.models.encoder import Encoder
 from hpc_jepa.training.average import TargetAverage, lay_out
 
 MOMENTUM = 0.999
-OURS, FLOOR, ADAMW, APART, TOGETHER = "ours", "copy", "AdamW", "AdamW, then average", "AdamW with average"
-Sides = dict[str, Callable[[], object]]
+OURS, PLAIN, PEER, FLOOR = "ours", "two passes", "peer", "copy"
+ADAMW, APART, TOGETHER = "AdamW", "AdamW, then average", "AdamW with average"
+Sides = dict[str, Work]
 
 
-def sides(config: ModelConfig, device: torch.device) -> tuple[int, Sides]:
+def sides(config: ModelConfig, device: torch.device, peer: Path | None) -> tuple[int, Sides]:
     """Number of parameters, and one update of the target by each way."""
-    student, target = Encoder(config.encoder).to(device), Encoder(config.encoder).to(device)
+    student, target, other_student, other_target = (Encoder(config.encoder).to(device) for _ in range(4))
     lay_out(list(student.parameters()))
     average = TargetAverage(student, target)
-    values, averages = ([p.detach().clone() for p in network.parameters()] for network in (student, target))
+    values, averages = ([p.detach() for p in network.parameters()] for network in (other_student, other_target))
+    theirs = {} if peer is None else {PEER: peer_side(peer, other_student, other_target)}
     buffer = torch.cat([value.flatten() for value in values])
     other = torch.empty_like(buffer)
 
@@ -52,10 +57,17 @@ def sides(config: ModelConfig, device: torch.device) -> tuple[int, Sides]:
 
     return buffer.numel(), {
         OURS: lambda: average.update(MOMENTUM),
-        "two passes": two_passes,
+        PLAIN: two_passes,
+        **theirs,
         "tensor by tensor": lambda: [a.lerp_(v, 1 - MOMENTUM) for a, v in zip(averages, values, strict=True)],
         FLOOR: lambda: other.copy_(buffer),
     }
+
+
+def peer_side(folder: Path, student: Encoder, target: Encoder) -> Work:
+    """The averaging statement of the code in ``folder``."""
+    names = {"encoder": student, "target_encoder": target, "m": MOMENTUM}
+    return PeerStep(folder).fragment(block_with("_foreach_mul_"), **names)
 
 
 def joined_sides(parameters: int, device: torch.device) -> Sides:
@@ -84,6 +96,7 @@ def joined_sides(parameters: int, device: torch.device) -> Sides:
 def main(
     model: Annotated[str, typer.Option(help="Name in configs/model/.")] = "base",
     rounds: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 21,
+    peer: Annotated[Path | None, typer.Option(help="Checkout of the code to compare with.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="The tiny model, 5 rounds.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
@@ -92,7 +105,7 @@ def main(
     device = best_device()
     with errors_in_one_line(), torch.no_grad():
         sizes = merge([find_config(model, "model")]).values["model"]
-        parameters, ways = sides(ModelConfig.model_validate(sizes), device)
+        parameters, ways = sides(ModelConfig.model_validate(sizes), device, peer)
         ways |= joined_sides(parameters, device)
         with progress("bench", rounds + 1) as advance:
             figures = medians(ways, rounds, device, advance)
@@ -101,14 +114,15 @@ def main(
     if as_json:
         typer.echo(json.dumps({"parameters": parameters, "ms": figures, "over_ours": ratios, "device": where}))
         return
-    moved = {"two passes": 20, FLOOR: 8, ADAMW: 28, APART: 40, TOGETHER: 36 if device.type == "cuda" else 40}
+    moved = {PLAIN: 20, PEER: 20, FLOOR: 8, ADAMW: 28, APART: 40, TOGETHER: 36 if device.type == "cuda" else 40}
     table = Table("one update", "ms", "over ours", "bytes a parameter")
     for name, figure in figures.items():
         table.add_row(name, f"{figure:.2f}", f"{ratios[name]:.2f}x", str(moved.get(name, 12)))
     Console().print(table)
     over_apart, over_floor = (figures[TOGETHER] / past for past in (figures[APART], figures[ADAMW] + figures[FLOOR]))
+    past_peer = f"{ratios[PEER]:.2f}x the peer's code, " if PEER in ratios else ""
     typer.echo(
-        f"{parameters / 1e6:.0f} M parameters: {ratios['two passes']:.2f}x the two-pass form, "
+        f"{parameters / 1e6:.0f} M parameters: {ratios[PLAIN]:.2f}x the two-pass form, {past_peer}"
         f"{1.5 * ratios[FLOOR]:.0%} of copy bandwidth; AdamW with average: {over_apart:.2f} of one after the other, "
         f"{over_floor:.2f} of AdamW and a copy, {where}"
     )

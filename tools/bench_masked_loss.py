@@ -3,21 +3,36 @@
 
     python tools/bench_masked_loss.py                the paper's shapes: 8 clips, 8x14x14 tokens, 4 levels of 768
     python tools/bench_masked_loss.py --quick        2 clips, a quarter of the width, 3 rounds
+    python tools/bench_masked_loss.py --peer FOLDER  beside V-JEPA 2, or the code of the study: FOLDER is a checkout
 
 ``ours`` gathers, normalises and compares a few tokens at a time; ``plain`` does one operation after the other on all of
 them. Each measures both mask groups, with the targets still to be normalised (as a step does it) and normalised before.
-The floor reads predictions and targets once forward and once backward and writes the gradient, at the speed of a copy
-measured in the same run.
+``peer`` is what the peer's training step does to targets as a network leaves them (V-JEPA 2 knows one level and
+normalises all channels together), and its loss. The floor reads predictions and targets once forward and once backward
+and writes the gradient, at the speed of a copy measured in the same run. On a CPU times are those of a process that
+keeps the memory it freed, as training does; in others, more than half of the time of all but ours goes into finding it
+again (``--give-memory-back``). Peaks are measured before that.
 """
 
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from measuring import PeakMemory, best_device, medians, name_of, release_freed_memory
+from measuring import (
+    GiveMemoryBack,
+    Work,
+    best_device,
+    errors_in_one_line,
+    medians,
+    name_of,
+    peak_mb,
+)
+from peer_fragments import PeerStep, function, result_of
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -25,11 +40,13 @@ from torch import Tensor
 from hpc_jepa.cli.screen import progress
 from hpc_jepa.config.masking import MaskingConfig
 from hpc_jepa.config.semantics import Semantics
+from hpc_jepa.data.heap import keep_freed_memory
 from hpc_jepa.kernels.masked_error import masked_error, plain_masked_error
 from hpc_jepa.latents import ClipBatch, TokenGrid
 from hpc_jepa.masking.sampler import MaskSampler
 
 GRID, LEVELS = TokenGrid(8, 14, 14), 4
+RAW, NORMALISED = ", raw targets", ", normalised targets"
 Form = Callable[[Tensor, Tensor, Tensor, int], Tensor]
 FORMS: dict[str, Form] = {"ours": masked_error, "plain": plain_masked_error}
 
@@ -42,11 +59,17 @@ class Case:
     tokens: list[Tensor]
     features: Tensor
 
-    def run(self, form: Form, levels: int) -> None:
+    def loss(self, form: Form, levels: int) -> Tensor:
+        """Mean error of each group, and the mean of these."""
+        groups = zip(self.predictions, self.tokens, strict=True)
+        errors = [form(prediction, self.features, tokens, levels) for prediction, tokens in groups]
+        return torch.stack([error.mean() for error in errors]).mean()
+
+    def run(self, loss: Callable[[], Tensor]) -> None:
         """One forward and backward pass over both groups."""
-        for prediction, tokens in zip(self.predictions, self.tokens, strict=True):
+        for prediction in self.predictions:
             prediction.grad = None
-            form(prediction, self.features, tokens, levels).mean().backward()  # type: ignore[no-untyped-call]
+        loss().backward()  # type: ignore[no-untyped-call]
 
     @property
     def bytes(self) -> int:
@@ -65,44 +88,95 @@ def make_case(clips: int, width: int, device: torch.device) -> Case:
     return Case(predictions, tokens, torch.randn(clips, GRID.tokens, channels, device=device))
 
 
-def measure(clips: int, width: int, rounds: int, device: torch.device, advance: Callable[[], None]) -> dict[str, Any]:
-    """Milliseconds of both forms and the floor; peak memory of both forms."""
-    case = make_case(clips, width, device)
-    here, there = torch.empty(25_000_000, device=device), torch.empty(25_000_000, device=device)
-    ways: dict[str, Callable[[], object]] = {
-        f"{name}, {'raw' if levels else 'normalised'} targets": lambda form=form, levels=levels: case.run(form, levels)  # type: ignore[misc]
-        for levels in (LEVELS, 0)
+def sides(case: Case, peer: Path | None) -> dict[str, Work]:
+    """Forward and backward by each form, and by the peer where there is one."""
+    losses: dict[str, Callable[[], Tensor]] = {
+        f"{name}{targets}": partial(case.loss, form, levels)
+        for targets, levels in ((RAW, LEVELS), (NORMALISED, 0))
         for name, form in FORMS.items()
     }
-    ways["copy"] = lambda: there.copy_(here)
-    figures = medians(ways, rounds, device, advance)
+    if peer is not None:
+        losses[f"peer{RAW}"] = peer_loss(peer, case)
+    return {name: partial(case.run, loss) for name, loss in losses.items()}
+
+
+def peer_loss(folder: Path, case: Case) -> Callable[[], Tensor]:
+    """The loss of the code in ``folder`` for features that its target network would leave."""
+    step = PeerStep(folder)
+    wanted = (function("forward_target"), function("loss_fn"), result_of("forward_target"), result_of("loss_fn"))
+    fragment = step.fragment(
+        *wanted,
+        clips=[case.features],
+        target_encoder=lambda clips, **_: clips,
+        encoder=None,
+        disable_ema=False,
+        embed_dim_encoder=case.features.shape[-1] // LEVELS,
+        levels_predictor=LEVELS,
+        z=[case.predictions],
+        z_pred=[case.predictions],
+        masks_pred=[case.tokens],
+        apply_masks=step.module("src.masks.utils").apply_masks,
+        loss_exp=1.0,
+        has_cls_first=False,
+    )
+
+    def loss() -> Tensor:
+        after = fragment()
+        theirs: Tensor = after["loss_pred"] if "loss_pred" in after else after["loss"]  # the study's name, V-JEPA 2's
+        return theirs
+
+    return loss
+
+
+def measure(case: Case, peer: Path | None, rounds: int, give_memory_back: bool) -> dict[str, Any]:
+    """Milliseconds of all sides and of the floor; peak memory of those whose targets are raw."""
+    device = case.features.device
+    here, there = torch.empty(25_000_000, device=device), torch.empty(25_000_000, device=device)
+    works = sides(case, peer)
+    raw = {name.removesuffix(RAW): work for name, work in works.items() if name.endswith(RAW)}
+    peaks = {name: peak_mb(work, device) for name, work in raw.items()}
+    if device.type == "cpu" and not give_memory_back:
+        keep_freed_memory()  # as training does
+    with progress("bench", rounds + 1) as advance:
+        figures = medians(works | {"copy": lambda: there.copy_(here)}, rounds, device, advance)
     bytes_per_ms = 8 * here.numel() / figures.pop("copy")
-    peaks = {}
-    for name, form in FORMS.items():
-        release_freed_memory()
-        with PeakMemory(device).watching() as peak:
-            case.run(form, LEVELS)
-        peaks[name] = peak.bytes / 1e6
-    return {
+    result = {
         "ms": figures,
         "floor_ms": case.bytes / bytes_per_ms,
-        "ratio": {t: figures[f"plain, {t} targets"] / figures[f"ours, {t} targets"] for t in ("raw", "normalised")},
+        "ratio": {
+            "raw": figures[f"plain{RAW}"] / figures[f"ours{RAW}"],
+            "normalised": figures[f"plain{NORMALISED}"] / figures[f"ours{NORMALISED}"],
+        },
         "peak_mb": peaks,
         "device": name_of(device),
     }
+    if peer is not None:
+        result["peer_ratio"] = figures[f"peer{RAW}"] / figures[f"ours{RAW}"]
+    return result
+
+
+def summary(result: dict[str, Any]) -> str:
+    """One line: ratios and peaks."""
+    ratio, peaks = result["ratio"], ", ".join(f"{side} {peak:.0f}" for side, peak in result["peak_mb"].items())
+    line = f"plain over ours: {ratio['raw']:.1f}x (targets as the network leaves them), {ratio['normalised']:.1f}x; "
+    if "peer_ratio" in result:
+        line += f"the peer's code over ours: {result['peer_ratio']:.1f}x; "
+    return f"{line}peak memory in MB: {peaks}; {result['device']}"
 
 
 def main(
     clips: Annotated[int, typer.Option(min=1, help="Clips.")] = 8,
     width: Annotated[int, typer.Option(min=4, help="Channels of a level.")] = 768,
     rounds: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 7,
+    peer: Annotated[Path | None, typer.Option(help="Checkout of the code to compare with.")] = None,
+    give_memory_back: GiveMemoryBack = False,
     quick: Annotated[bool, typer.Option("--quick", help="2 clips, 192 channels, 3 rounds.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print what the masked prediction loss costs."""
     clips, width, rounds = (2, 192, 3) if quick else (clips, width, rounds)
-    with progress("bench", rounds + 1) as advance:
-        result = measure(clips, width, rounds, best_device(), advance)
+    with errors_in_one_line():
+        result = measure(make_case(clips, width, best_device()), peer, rounds, give_memory_back)
     if as_json:
         typer.echo(json.dumps(result))
         return
@@ -111,11 +185,7 @@ def main(
         table.add_row(name, f"{figure:.1f}", f"{figure / result['floor_ms']:.1f}x")
     table.add_row("floor", f"{result['floor_ms']:.1f}", "")
     Console().print(table)
-    peak, ratio = result["peak_mb"], result["ratio"]
-    typer.echo(
-        f"plain over ours: {ratio['raw']:.1f}x (targets as the network leaves them), {ratio['normalised']:.1f}x; peak "
-        f"memory {peak['ours']:.0f} against {peak['plain']:.0f} MB; {result['device']}"
-    )
+    typer.echo(summary(result))
 
 
 if __name__ == "__main__":

@@ -3,21 +3,37 @@
 
     python tools/bench_objectives.py                     the paper's shapes: 8 clips, 8x14x14 tokens, 4 levels of 768
     python tools/bench_objectives.py --quick             a quarter of the width, two rounds
+    python tools/bench_objectives.py --peer FOLDER       beside the code of the study: FOLDER is a checkout
 
 Latents are random and the masks real. Objectives take turns in every round, so that a noisy machine disturbs all alike;
 the figure of an objective is the median over rounds of its time less that of the baseline in the same round. The share
 is of a whole baseline step: the three networks at these shapes, forward and backward, measured in the same run.
+
+``peer`` is what the study's code adds to the loss for the same objective, forward and backward by itself, on the same
+latents and with the same heads; ours are read as it reads them (``published``). Where ours takes less than a fiftieth
+of the base terms, noise hides how much, and there is no ratio. Its ``sigreg`` needs the package lejepa. Ours are plain
+PyTorch themselves, but for the prediction error, which has a benchmark of its own. On a CPU times are those of a
+process that keeps the memory it freed, as training does, and peaks are measured before that.
 """
 
 import json
 import statistics
-import time
 from collections.abc import Callable
+from functools import partial
+from pathlib import Path
 from typing import Annotated, Any
 
 import torch
 import typer
-from measuring import PeakMemory, best_device, name_of
+from measuring import (
+    GiveMemoryBack,
+    best_device,
+    errors_in_one_line,
+    milliseconds,
+    name_of,
+    peak_mb,
+)
+from peer_objectives import STEP, PeerObjectives
 from rich.console import Console
 from rich.table import Table
 
@@ -26,6 +42,7 @@ from hpc_jepa.config.masking import MaskingConfig
 from hpc_jepa.config.model import EncoderConfig, ModelConfig
 from hpc_jepa.config.semantics import Preset, Semantics
 from hpc_jepa.config.tree import CONFIGS, merge
+from hpc_jepa.data.heap import keep_freed_memory
 from hpc_jepa.latents import ClipBatch, Latents, TokenGrid, TokenMasks
 from hpc_jepa.masking.sampler import MaskSampler
 from hpc_jepa.models.video_jepa import VideoJEPA
@@ -34,6 +51,8 @@ from hpc_jepa.objectives.registry import primitives
 
 LEVELS, GRID, CLIP = 4, TokenGrid(8, 14, 14), (3, 16, 224, 224)
 FORECAST = "ld_forecast"
+NOISE = 0.02
+"""Share of the time of the base terms below which a difference means nothing."""
 
 
 def masks_of(name: str, batch: int, semantics: Semantics, device: torch.device) -> tuple[TokenMasks, ...]:
@@ -63,104 +82,168 @@ def random_latents(width: int, batch: int, masks: tuple[TokenMasks, ...], device
     )
 
 
-def once(objective: ObjectiveSet, latents: Latents, device: torch.device) -> float:
-    """Seconds of one forward and backward pass."""
+def our_loss(objective: ObjectiveSet, latents: Latents) -> torch.Tensor:
+    """The weighted sum of all terms; nothing that latents keep is there from before."""
     fresh = Latents(**{name: getattr(latents, name) for name in Latents.__dataclass_fields__ if name != "made"})
-    started = _now(device)
-    terms = objective(fresh)
-    weights = objective.weights(20_000)
-    torch.stack([weights[name] * term for name, term in terms.items()]).sum().backward()  # type: ignore[no-untyped-call]
-    return _now(device) - started
+    terms, weights = objective(fresh), objective.weights(STEP)
+    return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 
 
-def step_seconds(width: int, batch: int, masks: tuple[TokenMasks, ...], device: torch.device) -> float:
-    """Seconds of the three networks and the base loss, forward and backward, bf16."""
+class Side:
+    """One way to compute a loss, forward and backward: memory at the peak, and milliseconds of every turn."""
+
+    def __init__(self, loss: Callable[[], torch.Tensor], device: torch.device) -> None:
+        self._loss = loss
+        self._device = device
+        self.peak_mb = peak_mb(self._pass, device)
+        self.ms: list[float] = []
+
+    def take_turn(self) -> None:
+        """Time one pass."""
+        self.ms.append(milliseconds(self._pass, self._device))
+
+    def median(self) -> float:
+        """Median milliseconds; the first turn does not count."""
+        return statistics.median(self.ms[1:])
+
+    def median_over(self, other: "Side") -> float:
+        """Median of the milliseconds beyond those of another side in the same round."""
+        return statistics.median(mine - theirs for mine, theirs in list(zip(self.ms, other.ms, strict=True))[1:])
+
+    def _pass(self) -> None:
+        loss = self._loss()
+        if loss.requires_grad:  # the published kinematic term has no gradient (B4)
+            loss.backward()  # type: ignore[no-untyped-call]
+
+
+def step_ms(width: int, batch: int, masks: tuple[TokenMasks, ...], device: torch.device) -> float:
+    """Milliseconds of the three networks and the base loss, forward and backward, bf16."""
     heads = max(width // 64, 1)
     config = ModelConfig(encoder=EncoderConfig(width=width, heads=heads))
     model = VideoJEPA(config, "bf16").to(device)
     objective = build_objective("baseline", width=width, levels=LEVELS, grid=GRID).to(device)
     pixels = torch.randn(batch, *CLIP, device=device)
-    seconds = []
-    for _ in range(2):
-        started = _now(device)
+
+    def step() -> None:
         terms = objective(model(pixels, masks))
         (terms["prediction"] + terms["context"]).backward()
-        seconds.append(_now(device) - started)
-    return min(seconds)
+
+    return min(milliseconds(step, device) for _ in range(2))
 
 
-def _now(device: torch.device) -> float:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter()
+def measured() -> list[str]:
+    """Every primitive beside the base, a forecast, and the study's headline."""
+    return [*(name for name in primitives() if name != "base"), FORECAST, "fwm_hw_ld"]
 
 
-def measure(width: int, batch: int, rounds: int, preset: Preset, advance: Callable[[], None]) -> dict[str, Any]:
-    """Extra milliseconds, share of a step and extra bytes of every primitive."""
-    device = best_device()
-    semantics = Semantics.of(preset)
-    names = ["baseline", *(name for name in primitives() if name != "base"), FORECAST, "fwm_hw_ld"]
-    objectives = {
-        n: build_objective(n, width=width, levels=LEVELS, grid=GRID, semantics=preset).to(device) for n in names
-    }
-    masks = {False: masks_of("baseline", batch, semantics, device), True: masks_of(FORECAST, batch, semantics, device)}
+def kind_of(name: str) -> str:
+    """Which masks an objective needs."""
+    return FORECAST if name == FORECAST else "baseline"
+
+
+def peer_sides(
+    peer: PeerObjectives, objectives: dict[str, ObjectiveSet], latents: Latents, device: torch.device
+) -> dict[str, Side]:
+    """The peer's terms of the objectives that it knows too."""
+    known = {name: objective for name, objective in objectives.items() if name != FORECAST and peer.knows(objective)}
+    return {name: Side(peer.loss(objective, latents), device) for name, objective in known.items()}
+
+
+def measure(
+    width: int, batch: int, rounds: int, preset: Preset, peer: PeerObjectives | None, give_memory_back: bool
+) -> dict[str, Any]:
+    """Extra milliseconds, share of a step and peak memory of every objective, and the same of the peer's terms."""
+    device, semantics = best_device(), Semantics.of(preset)
+    masks = {kind: masks_of(kind, batch, semantics, device) for kind in ("baseline", FORECAST)}
     latents = {kind: random_latents(width, batch, group, device) for kind, group in masks.items()}
-    plain: dict[bool, list[float]] = {False: [], True: []}
-    extra: dict[str, list[float]] = {name: [] for name in names[1:]}
-    peaks: dict[str, int] = dict.fromkeys(names, 0)
-    for _ in range(rounds + 1):
-        for kind in plain:
-            plain[kind].append(once(objectives["baseline"], latents[kind], device))
-        for name in names:
-            with PeakMemory(device).watching() as peak:
-                seconds = once(objectives[name], latents[name == FORECAST], device)
-            peaks[name] = max(peaks[name], peak.bytes)
-            if name != "baseline":
-                extra[name].append(seconds - plain[name == FORECAST][-1])
+    objectives = {
+        name: build_objective(name, width=width, levels=LEVELS, grid=GRID, semantics=preset).to(device)
+        for name in ("baseline", *measured())
+    }
+    baseline = objectives.pop("baseline")
+    base = {kind: Side(partial(our_loss, baseline, latents[kind]), device) for kind in latents}
+    ours = {name: Side(partial(our_loss, o, latents[kind_of(name)]), device) for name, o in objectives.items()}
+    theirs = {} if peer is None else peer_sides(peer, objectives, latents["baseline"], device)
+    if device.type == "cpu" and not give_memory_back:
+        keep_freed_memory()  # as training does
+    with progress("bench", rounds + 1) as advance:
+        for _ in range(rounds + 1):
+            for side in (*base.values(), *ours.values(), *theirs.values()):
+                side.take_turn()
             advance()
-    step = step_seconds(width, batch, masks[False], device)
+    step = step_ms(width, batch, masks["baseline"], device)
     return {
-        "step_ms": 1e3 * step,
-        "baseline_ms": 1e3 * statistics.median(plain[False][1:]),
-        "baseline_peak_mb": peaks["baseline"] / 1e6,
-        "objectives": {
-            name: {
-                "extra_ms": 1e3 * statistics.median(seconds[1:]),
-                "share_of_step": statistics.median(seconds[1:]) / step,
-                "peak_mb": peaks[name] / 1e6,
-            }
-            for name, seconds in extra.items()
-        },
+        "step_ms": step,
+        "baseline_ms": base["baseline"].median(),
+        "baseline_peak_mb": base["baseline"].peak_mb,
+        "objectives": {name: row(side, base[kind_of(name)], theirs.get(name), step) for name, side in ours.items()},
         "shapes": {"batch": batch, "width": width, "levels": LEVELS, "grid": [GRID.time, GRID.height, GRID.width]},
         "device": name_of(device),
     }
+
+
+def row(ours: Side, base: Side, theirs: Side | None, step: float) -> dict[str, float | None]:
+    """Figures of one objective."""
+    extra = ours.median_over(base)
+    figures: dict[str, float | None] = {"extra_ms": extra, "share_of_step": extra / step, "peak_mb": ours.peak_mb}
+    if theirs is not None:
+        told_apart = extra > NOISE * base.median()
+        figures |= {"peer_ms": theirs.median(), "peer_peak_mb": theirs.peak_mb}
+        figures["peer_ratio"] = theirs.median() / extra if told_apart else None
+    return figures
+
+
+def table_of(result: dict[str, Any]) -> Table:
+    """One row an objective; what the peer does not have stays empty."""
+    table = Table(
+        "objective", "extra ms", "share of a step", "peak MB of its terms", "peer ms", "ratio", "peer's peak MB"
+    )
+    formats = ("{:.1f}", "{:.1%}", "{:.0f}", "{:.1f}", "{:.1f}x", "{:.0f}")
+    keys = ("extra_ms", "share_of_step", "peak_mb", "peer_ms", "peer_ratio", "peer_peak_mb")
+    for name, figures in result["objectives"].items():
+        cells = [
+            form.format(figures[key]) if figures.get(key) is not None else ""
+            for form, key in zip(formats, keys, strict=True)
+        ]
+        table.add_row(name, *cells)
+    return table
+
+
+def summary(result: dict[str, Any]) -> str:
+    """One line: the dearest objective, and the least of the ratios."""
+    rows = result["objectives"]
+    dearest = max(rows, key=lambda name: rows[name]["share_of_step"])
+    line = f"step {result['step_ms']:.0f} ms, base terms {result['baseline_ms']:.0f} ms, "
+    line += f"dearest {dearest} {rows[dearest]['share_of_step']:.1%}, "
+    ratios = [figures["peer_ratio"] for figures in rows.values() if figures.get("peer_ratio") is not None]
+    if ratios:
+        line += f"the peer's code over ours {min(ratios):.1f}x to {max(ratios):.1f}x, "
+    return line + str(result["device"])
 
 
 def main(
     width: Annotated[int, typer.Option(min=64, help="Channels of a level.")] = 768,
     batch: Annotated[int, typer.Option(min=1, help="Clips.")] = 8,
     rounds: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 5,
-    semantics: Annotated[Preset, typer.Option(help="Reading of the objectives.")] = "corrected",
+    semantics: Annotated[
+        Preset | None, typer.Option(help="Reading of the objectives.", show_default="corrected; published with --peer")
+    ] = None,
+    peer: Annotated[Path | None, typer.Option(help="Checkout of the study's code to compare with.")] = None,
+    give_memory_back: GiveMemoryBack = False,
     quick: Annotated[bool, typer.Option("--quick", help="192 channels, 2 rounds.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print what each objective adds to a step."""
     width, rounds = (192, 2) if quick else (width, rounds)
-    with progress("bench", (rounds + 1) * (len(primitives()) + 2)) as advance:
-        result = measure(width, batch, rounds, semantics, advance)
+    preset = semantics or ("corrected" if peer is None else "published")
+    with errors_in_one_line():
+        theirs = None if peer is None else PeerObjectives(peer)
+        result = measure(width, batch, rounds, preset, theirs, give_memory_back)
     if as_json:
         typer.echo(json.dumps(result))
         return
-    table = Table("objective", "extra ms", "share of a step", "peak MB of its terms")
-    for name, figures in result["objectives"].items():
-        row = f"{figures['extra_ms']:.1f}", f"{figures['share_of_step']:.1%}", f"{figures['peak_mb']:.0f}"
-        table.add_row(name, *row)
-    Console().print(table)
-    highest = max(result["objectives"].items(), key=lambda item: item[1]["share_of_step"])
-    typer.echo(
-        f"step {result['step_ms']:.0f} ms, base terms {result['baseline_ms']:.0f} ms, "
-        f"dearest {highest[0]} {highest[1]['share_of_step']:.1%}, {result['device']}"
-    )
+    Console().print(table_of(result))
+    typer.echo(summary(result))
 
 
 if __name__ == "__main__":

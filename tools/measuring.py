@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Annotated
 
 import torch
 import typer
@@ -13,6 +14,9 @@ import typer
 from hpc_jepa.errors import HpcJepaError
 
 Work = Callable[[], object]
+GiveMemoryBack = Annotated[
+    bool, typer.Option("--give-memory-back", help="On a CPU: free memory as other programs do, not as training does.")
+]
 
 
 @contextmanager
@@ -98,6 +102,15 @@ class PeakMemory:
 
     def _peak(self) -> int:
         return torch.cuda.max_memory_allocated() if self._device.type == "cuda" else _status("VmHWM")
+
+
+def peak_mb(work: Work, device: torch.device) -> float:
+    """Memory that one call takes at its peak, not counting what an earlier call of it keeps."""
+    work()
+    release_freed_memory()
+    with PeakMemory(device).watching() as peak:
+        work()
+    return peak.bytes / 1e6
 
 
 def _status(field: str) -> int:

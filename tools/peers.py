@@ -11,15 +11,16 @@ from unittest.mock import MagicMock
 from hpc_jepa.errors import InputError
 
 
-def import_root(folder: Path, wanted: str) -> Path:
+def import_root(folder: Path, *wanted: str) -> Path:
     """``folder``, a checkout of facebookresearch/vjepa2, or its ``vjepa2``, where the study's code keeps its own.
 
-    Raises InputError where neither holds the path ``wanted``.
+    Raises InputError where neither holds one of the paths ``wanted``.
     """
     for root in (folder, folder / "vjepa2"):
-        if (root / wanted).exists():
+        if any((root / path).exists() for path in wanted):
             return root
-    raise InputError(f"{folder}: no {wanted} here or in vjepa2/; give a checkout of the code to compare with")
+    names = " or ".join(wanted)
+    raise InputError(f"{folder}: no {names} here or in vjepa2/; give a checkout of the code to compare with")
 
 
 def peer_module(root: Path, name: str) -> ModuleType:

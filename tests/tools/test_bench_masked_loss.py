@@ -4,18 +4,58 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TOOL = Path(__file__).parents[2] / "tools" / "bench_masked_loss.py"
 
 
-def test_both_forms_are_timed_and_their_memory_is_seen():
-    finished = subprocess.run(
-        [sys.executable, TOOL, "--clips", "1", "--width", "96", "--rounds", "1", "--json"],
+def bench(*arguments):
+    return subprocess.run(
+        [sys.executable, TOOL, "--clips", "1", "--width", "96", "--rounds", "1", *arguments],
         capture_output=True,
         text=True,
         env={**os.environ, "OMP_NUM_THREADS": "1"},
     )
+
+
+def result_of(finished):
     assert finished.returncode == 0, finished.stderr[-2000:]
-    result = json.loads(finished.stdout.splitlines()[-1])
+    return json.loads(finished.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("memory", [[], ["--give-memory-back"]])
+def test_both_forms_are_timed_and_their_memory_is_seen(memory):
+    result = result_of(bench("--json", *memory))
     assert all(figure > 0 for figure in result["ms"].values()), result
     assert set(result["peak_mb"]) == {"ours", "plain"}
     assert result["peak_mb"]["plain"] > 2  # of 600 tokens at least the targets, 384 channels each, all at once
+
+
+def test_the_loss_of_other_code_is_timed_and_its_memory_is_seen(checkout):
+    result = result_of(bench("--json", "--peer", checkout))
+    assert result["ms"]["peer, raw targets"] >= 100  # it sleeps so long
+    assert result["peer_ratio"] == pytest.approx(result["ms"]["peer, raw targets"] / result["ms"]["ours, raw targets"])
+    assert result["peak_mb"]["peer"] > 4  # it normalises all 1568 tokens and gathers some of them
+
+
+def test_code_with_one_level_and_other_names_is_compared_too(checkout, trainer):
+    text = trainer.read_text().replace("loss_pred = loss_fn(z_pred, h, masks_pred)", "loss = loss_fn(z, h, masks_pred)")
+    trainer.unlink()
+    other = checkout / "vjepa2" / "app" / "vjepa" / "train.py"
+    other.parent.mkdir()
+    one_level = text.replace("levels_predictor", "1").replace(
+        "=embed_dim_encoder", "=levels_predictor * embed_dim_encoder"
+    )
+    other.write_text(one_level)
+    finished = bench("--peer", checkout)
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert "the peer's code over ours: " in finished.stdout.splitlines()[-1]
+
+
+def test_code_without_such_a_loss_is_refused_in_one_line(checkout, trainer):
+    trainer.write_text(trainer.read_text().replace("loss_fn", "criterion"))
+    finished = bench("--peer", checkout)
+    assert finished.returncode == 2
+    assert (
+        finished.stderr == f"error: {trainer}: no function loss_fn in its training step; it cannot be measured here\n"
+    )

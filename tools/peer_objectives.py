@@ -1,0 +1,127 @@
+"""Auxiliary terms of the study's code, on latents of ours: the branches of its training step that add them."""
+
+from collections.abc import Callable
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import torch
+from peer_fragments import PeerStep, branch_on
+from torch import Tensor, nn
+
+from hpc_jepa.latents import Latents
+from hpc_jepa.objectives import ObjectiveSet
+from hpc_jepa.objectives.sigreg import LARGEST_FREQUENCY
+
+STEP = 20_000
+"""A step at which all our terms count; their weights do not change."""
+
+COEFFICIENTS = {
+    "ac": "ac_coeff",
+    "delta": "delta_coeff",
+    "fwm_orthogonality": "fwm_orth_coeff",
+    "fwm_static": "fwm_static_coeff",
+    "hamiltonian": "hamiltonian_coeff",
+    "hw": "hw_coeff",
+    "kinematic": "kinematic_coeff",
+    "ld": "ld_coeff",
+    "ltc": "ltc_coeff",
+    "sigreg": "sigreg_coeff",
+    "spectral": "spectral_coeff",
+    "velgate": "velgate_coeff",
+}
+"""What they call the weight of each term of ours."""
+
+SETTINGS = {
+    "ac_target_dim": 3,
+    "epoch": 0,
+    "fwm_app_ratio": 0.5,
+    "hamiltonian_dt": 0.1,
+    "has_cls_first": False,
+    "hw_temp": 1.0,
+    "kinematic_anneal": False,
+    "kinematic_split_ratio": 1.0,
+    "kinematic_type": "l1",
+    "logger": None,
+    "loss_exp": 1.0,
+    "ltc_margin": 0.5,
+    "num_epochs": 1,
+    "velgate_percentile": 0.5,
+}
+"""As their configurations and defaults set them; ours are the same."""
+
+
+class PeerObjectives:
+    """The auxiliary terms of the code in ``folder``. Heads are ours, so that both sides compute the same.
+
+    Raises InputError where there is no such code, or it has no such terms.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._step = PeerStep(folder)
+        self._step.require(branch_on("_coeff"))
+
+    def knows(self, objective: ObjectiveSet) -> bool:
+        """Whether that code has all terms of an objective; SIGReg is in a package of its own."""
+        return all(self._has(term) for term in _auxiliary(objective))
+
+    def loss(self, objective: ObjectiveSet, latents: Latents) -> Callable[[], Tensor]:
+        """The weighted sum of its auxiliary terms, to be computed anew at each call."""
+        weights = {COEFFICIENTS[term]: weight for term, weight in _auxiliary(objective).items()}
+        fragment = self._step.every(
+            branch_on("_coeff"),
+            **dict.fromkeys(COEFFICIENTS.values(), 0.0) | weights | SETTINGS,
+            **_as_theirs(latents),
+            apply_masks=self._step.module("src.masks.utils").apply_masks,
+            **self._heads(objective.auxiliary),
+        )
+        return lambda: torch.as_tensor(fragment()["loss"])  # a number where no term had anything to say
+
+    def _has(self, term: str) -> bool:
+        if term not in COEFFICIENTS or (term == "sigreg" and find_spec("lejepa") is None):
+            return False
+        return self._step.has(branch_on(COEFFICIENTS[term]))
+
+    def _heads(self, ours: nn.ModuleDict) -> dict[str, Any]:
+        """Our heads under their names; the energy in the shape in which they ask for it."""
+        energy = None
+        if "hamiltonian" in ours:
+            energy = self._step.module("app.vjepa_2_1.models.hamiltonian").HamiltonianNN(dim=1)
+            energy.net = ours["hamiltonian"].energy
+        return {
+            "action_head": ours["ac"].head if "ac" in ours else None,
+            "dyn_head": ours["ld"].head if "ld" in ours else None,
+            "hamiltonian_net": energy,
+            "sigreg_loss_fn": _normality_test(ours["sigreg"]) if "sigreg" in ours else None,
+        }
+
+
+def _auxiliary(objective: ObjectiveSet) -> dict[str, float]:
+    """Weight of every term beside those of the base."""
+    base = objective.base.weights(STEP)
+    return {term: weight for term, weight in objective.weights(STEP).items() if term not in base}
+
+
+def _as_theirs(latents: Latents) -> dict[str, Any]:
+    """Latents by the names of their step; lists have one entry, for clips of one length."""
+    frames, rows = latents.pixels.shape[2:4]
+    return {
+        "clips": [latents.pixels],
+        "h": [latents.target],
+        "loss": 0,
+        "masks_enc": [[group.context for group in latents.masks]],
+        "masks_pred": [[group.target for group in latents.masks]],
+        "model_tubelet_size": frames // latents.grid.time,
+        "patch_size": rows // latents.grid.height,
+        "z_enc": [list(latents.student)],
+        "z_pred": [list(latents.prediction)],
+    }
+
+
+def _normality_test(ours: Any) -> nn.Module:
+    """The statistic of the package that their code asks for, as ours is set."""
+    univariate, multivariate = import_module("lejepa.univariate"), import_module("lejepa.multivariate")
+    along_a_line = univariate.EppsPulley(t_max=LARGEST_FREQUENCY, n_points=ours.options.frequencies)
+    test: nn.Module = multivariate.SlicingUnivariateTest(along_a_line, num_slices=ours.options.projections)
+    return test

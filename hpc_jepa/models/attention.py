@@ -1,5 +1,8 @@
 """Multi-head self-attention with rotary positions."""
 
+from collections.abc import Sequence
+
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
@@ -16,10 +19,14 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)
 
-    def forward(self, x: Tensor, rotation: Tensor) -> Tensor:
-        """Features [B, N, width] and rotations [B or 1, 1, N, head_width (/ 2), 2] -> [B, N, width]."""
+    def forward(self, x: Tensor, rotation: Tensor, groups: Sequence[int]) -> Tensor:
+        """Features [B, N, width] and rotations [B or 1, 1, N, head_width (/ 2), 2] -> [B, N, width].
+
+        groups: numbers of tokens, N together; tokens of a group attend to each other alone.
+        """
         qkv = rearrange(self.qkv(x), "b n (three heads d) -> three b heads n d", three=3, heads=self.heads)
         value = qkv[2]
         query, key = rotate(qkv[:2], rotation).to(value.dtype)
-        attended = F.scaled_dot_product_attention(query, key, value)
-        return self.output(rearrange(attended, "b heads n d -> b n (heads d)"))  # type: ignore[no-any-return]
+        parts = zip(*(x.split(groups, dim=2) for x in (query, key, value)), strict=True)
+        attended = [rearrange(F.scaled_dot_product_attention(*part), "b heads n d -> b n (heads d)") for part in parts]
+        return self.output(torch.cat(attended, dim=1) if len(attended) > 1 else attended[0])  # type: ignore[no-any-return]

@@ -1,5 +1,7 @@
 """The transformer block that encoder and predictor share."""
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -37,14 +39,17 @@ class Block(nn.Module):
         self.mlp_norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.mlp = MLP(width, round(width * mlp_ratio), width)
 
-    def forward(self, x: Tensor, rotation: Tensor) -> Tensor:
-        """Features [B, N, width] and rotations [B or 1, 1, N, head_width (/ 2), 2] -> [B, N, width]."""
-        if self.recompute and self.training and x.requires_grad:
-            return checkpoint(self._transform, x, rotation, use_reentrant=False, preserve_rng_state=False)  # type: ignore[no-any-return]
-        return self._transform(x, rotation)
+    def forward(self, x: Tensor, rotation: Tensor, groups: Sequence[int]) -> Tensor:
+        """Features [B, N, width] and rotations [B or 1, 1, N, head_width (/ 2), 2] -> [B, N, width].
 
-    def _transform(self, x: Tensor, rotation: Tensor) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), rotation)
+        groups: numbers of tokens, N together; tokens of a group attend to each other alone.
+        """
+        if self.recompute and self.training and x.requires_grad:
+            return checkpoint(self._transform, x, rotation, groups, use_reentrant=False, preserve_rng_state=False)  # type: ignore[no-any-return]
+        return self._transform(x, rotation, groups)
+
+    def _transform(self, x: Tensor, rotation: Tensor, groups: Sequence[int]) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), rotation, groups)
         return x + self.mlp(self.mlp_norm(x))  # type: ignore[no-any-return]
 
 

@@ -1,5 +1,7 @@
 """The video vision transformer: student and EMA target."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -25,12 +27,13 @@ class Encoder(nn.Module):
         self.level_norms = nn.ModuleList(nn.LayerNorm(config.width, eps=NORM_EPS) for _ in config.levels)
         initialise(self, blocks)
 
-    def forward(self, pixels: Tensor, tokens: Tensor | None = None) -> Tensor:
+    def forward(self, pixels: Tensor, tokens: Tensor | None = None, groups: Sequence[int] | None = None) -> Tensor:
         """Training latent [B, N, D] of clips [B, 3, F, Hp, Wp]; fp32, all levels side by side, shallow first.
 
-        With ``tokens`` [B, K] the blocks see those tokens alone, at their own positions: [B, K, D].
+        With ``tokens`` [B, K] the blocks see those tokens alone, at their own positions: [B, K, D]. They may be several
+        ``groups`` of tokens, K together, that do not see each other: one pass instead of one for each.
         """
-        levels = self._levels(pixels, tokens)
+        levels = self._levels(pixels, tokens, groups)
         return torch.cat([norm(x.float()) for norm, x in zip(self.level_norms, levels, strict=True)], dim=-1)
 
     def evaluate(self, pixels: Tensor) -> Tensor:
@@ -44,7 +47,9 @@ class Encoder(nn.Module):
         time, image = max(1, frames // self.config.tubelet), frames < self.config.tubelet
         return TokenGrid(time, height // self.config.patch, width // self.config.patch, image)
 
-    def _levels(self, pixels: Tensor, tokens: Tensor | None = None) -> list[Tensor]:
+    def _levels(
+        self, pixels: Tensor, tokens: Tensor | None = None, groups: Sequence[int] | None = None
+    ) -> list[Tensor]:
         """Residual stream after each block of ``config.levels``, before its norm."""
         grid, tubelet, patch = self.grid(pixels), min(self.config.tubelet, pixels.shape[2]), self.config.patch
         rotation = rotations(grid, self.config.width // self.config.heads, pixels.device, self.config.rotary)
@@ -56,7 +61,7 @@ class Encoder(nn.Module):
         x = self.modality(self.patch_embedding(patches, grid.image), grid.image)
         levels = []
         for number, block in enumerate(self.blocks, start=1):
-            x = block(x, rotation)
+            x = block(x, rotation, groups or [x.shape[1]])
             if number in self.config.levels:
                 levels.append(x)
         return levels

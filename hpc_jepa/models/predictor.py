@@ -1,5 +1,7 @@
 """The narrow transformer that predicts target latents from context latents."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -27,16 +29,29 @@ class Predictor(nn.Module):
         self.context_head = nn.Linear(config.width, encoder.latent_width)
         initialise(self, blocks)
 
-    def forward(self, context_features: Tensor, masks: TokenMasks, grid: TokenGrid) -> tuple[Tensor, Tensor]:
-        """Context features [B, K, D] -> predictions at target [B, Q, D] and at context tokens [B, K, D].
+    def forward(
+        self, context_features: Sequence[Tensor], masks: Sequence[TokenMasks], grid: TokenGrid
+    ) -> tuple[tuple[Tensor, Tensor], ...]:
+        """Context features [B, K, D] of each group -> predictions at target [B, Q, D] and at context tokens [B, K, D].
 
-        Tokens stand as they come, context before targets: attention knows them by their rotation, not their order.
+        All groups go through the blocks together and do not see each other. Tokens of a group stand as they come,
+        context before targets: attention knows them by their rotation, not their order.
         """
-        x = self.input(context_features)
-        x = self.modality(torch.cat([x, self.mask_tokens(masks.target).to(x.dtype)], dim=1), grid.image)
-        tokens = torch.cat([masks.context, masks.target], dim=1)
-        rotation = torch.view_as_real(rotations(grid, self.head_width, x.device)[tokens].unsqueeze(1))
+        tokens = [tokens for group in masks for tokens in (group.context, group.target)]
+        sizes = [part.shape[1] for part in tokens]
+        groups = [context + target for context, target in zip(sizes[::2], sizes[1::2], strict=True)]
+        entering = [self._tokens(*group) for group in zip(context_features, masks, strict=True)]
+        x = self.modality(torch.cat([part for group in entering for part in group], dim=1), grid.image)
+        rotation = torch.view_as_real(rotations(grid, self.head_width, x.device)[torch.cat(tokens, 1)].unsqueeze(1))
         for block in self.blocks:
-            x = block(x, rotation)
-        context, target = self.norm(x).split([masks.context.shape[1], masks.target.shape[1]], dim=1)
-        return self.target_head(target), self.context_head(context)
+            x = block(x, rotation, groups)
+        parts = self.norm(x).split(sizes, dim=1)
+        return tuple(
+            (self.target_head(target), self.context_head(context))
+            for context, target in zip(parts[::2], parts[1::2], strict=True)
+        )
+
+    def _tokens(self, context_features: Tensor, masks: TokenMasks) -> tuple[Tensor, Tensor]:
+        """What stands for context [B, K, width] and target tokens [B, Q, width] of a group."""
+        context = self.input(context_features)
+        return context, self.mask_tokens(masks.target).to(context.dtype)

@@ -40,16 +40,19 @@ class VideoJEPA(nn.Module):
     def forward(self, pixels: Tensor, masks: tuple[TokenMasks, ...], step: int = 0) -> Latents:
         """Clips [B, 3, F, Hp, Wp] and the masks of each group -> Latents of ``step``.
 
-        One target pass over the full clip; per group one student pass over the context and one predictor pass. With
-        precision "bf16" matrix products run under autocast; student and target features leave their norms in fp32.
+        One target pass over the full clip, one student pass over the contexts of all groups and one predictor pass; no
+        group sees another. With precision "bf16" matrix products run under autocast; student and target features leave
+        their norms in fp32.
         """
         mixed = self.precision == "bf16"
         grid = self.student.grid(pixels)
         seen = pixels.bfloat16() if mixed else pixels
         with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=mixed):
             target = self._target_features(seen)
-            student = tuple(self.student(seen, group.context) for group in masks)
-            predictions = [self.predictor(s, group, grid) for s, group in zip(student, masks, strict=True)]
+            sizes = [group.context.shape[1] for group in masks]
+            contexts = self.student(seen, torch.cat([group.context for group in masks], dim=1), sizes)
+            student = contexts.split(sizes, dim=1)
+            predictions = self.predictor(student, masks, grid)
         return Latents(
             student=student,
             prediction=tuple(prediction for prediction, _ in predictions),

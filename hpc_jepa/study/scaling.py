@@ -5,7 +5,7 @@ arithmetic stays. What is added is the exchange of float32 gradients and weights
 
     stage 0      all-reduce of the gradients
     stage 1, 2   reduce-scatter of the gradients, all-gather of the weights that each process has updated
-    stage 3      all-gather of the weights before every pass forwards and backwards, of the target before its pass;
+    stage 3      all-gather of the weights before the pass forwards and the pass backwards, of the target before its;
                  reduce-scatter of the gradients
 
 A ring over p processes passes (p - 1) / p of its bytes through the slowest link for each reduce-scatter or all-gather,
@@ -65,8 +65,7 @@ def predict(config: RunConfig, gpus: int, network: Network, peak: float, utilisa
     counted, stage = sizes(config), config.engine.zero_stage
     arithmetic = counted.flops / (peak * utilisation)
     gradients = _passes(counted.trained, gpus, network)
-    before = len(counted.context) if stage == 3 else 1  # passes that weights are gathered for, each way
-    weights = before * (2 if stage == 3 else 1) * _passes(counted.trained, gpus, network)
+    weights = (2 if stage == 3 else 1) * _passes(counted.trained, gpus, network)
     target = _passes(counted.target, gpus, network) if stage == 3 else 0.0
     backward = arithmetic * (FORWARD_AND_BACKWARD - 1) / FORWARD_AND_BACKWARD
     return Prediction(gpus, arithmetic, gradients + weights + target, hideable=min(gradients, backward))

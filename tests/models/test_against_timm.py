@@ -44,7 +44,7 @@ def test_an_unrotated_block_is_the_block_of_timm(vision_transformer, recompute):
 
     x = torch.randn(2, 10, 64, requires_grad=True)
     still = torch.tensor([1.0, 0.0]).expand(1, 1, 10, 8, 2)
-    outputs = ours(x, still), theirs(x)
+    outputs = ours(x, still, [10]), theirs(x)
     torch.testing.assert_close(*outputs, rtol=0, atol=1e-5)
     gradients = [torch.autograd.grad(y.square().sum(), x)[0] for y in outputs]
     torch.testing.assert_close(*gradients, rtol=1e-5, atol=1e-4)

@@ -31,6 +31,6 @@ def test_both_precisions_compute_softmax_attention(attention, precision, toleran
     x = torch.randn(2, GRID.tokens, 64)
     rotation = rotations(GRID, 32, x.device)
     with torch.autocast("cpu", torch.bfloat16, enabled=precision == torch.bfloat16):
-        y = attention(x, torch.view_as_real(rotation[None, None]))
+        y = attention(x, torch.view_as_real(rotation[None, None]), [GRID.tokens])
     assert y.dtype == precision
     torch.testing.assert_close(y.double(), reference(attention, x, rotation), rtol=0, atol=tolerance)

@@ -55,6 +55,6 @@ def test_evaluation_feature_equals_the_recorded_one(encoder, recorded, clip, out
 def test_predictions_equal_the_recorded_ones(encoder, predictor, recorded, make_masks, group):
     masks = make_masks(recorded[f"input.context_indices.{group}"], recorded[f"input.target_indices.{group}"])
     grid = encoder.grid(recorded["input.clip"])
-    target, context = predictor(recorded[f"output.encoder.training.{group}"], masks, grid)
+    ((target, context),) = predictor([recorded[f"output.encoder.training.{group}"]], [masks], grid)
     torch.testing.assert_close(target, recorded[f"output.predictor.target.{group}"], rtol=0, atol=TOLERANCE)
     torch.testing.assert_close(context, recorded[f"output.predictor.context.{group}"], rtol=0, atol=TOLERANCE)

@@ -78,6 +78,22 @@ def test_the_student_sees_its_context_tokens_alone(small_model, clips, two_group
     assert not torch.equal(model.student(clips), model.student(clips + noise))
 
 
+def test_groups_go_together_and_do_not_see_each_other(small_model, clips, two_groups):
+    together, *apart = (build(small_model) for _ in range(3))
+    latents = together(clips, two_groups)
+    loss_of(latents).backward()
+    for number, (model, group) in enumerate(zip(apart, two_groups, strict=True)):
+        alone = model(clips, (group,))
+        loss_of(alone).backward()
+        for name in ("student", "prediction", "context_prediction"):
+            ours, theirs = getattr(latents, name)[number], getattr(alone, name)[0]
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+    for name, parameter in together.named_parameters():
+        if parameter.grad is not None:
+            summed = sum(model.get_parameter(name).grad for model in apart)
+            torch.testing.assert_close(parameter.grad, summed, rtol=0, atol=1e-5)
+
+
 def test_all_tokens_in_order_are_the_full_clip(small_model, clips):
     student = build(small_model).student
     everything = torch.arange(32).expand(2, -1)

@@ -20,7 +20,8 @@ def test_one_program_serves_all_blocks_and_all_numbers_of_tokens(rotary, compile
     pixels = torch.randn(2, 3, 8, 32, 32)
     for count in (9, 13, 22, 40):
         tokens = torch.stack([torch.randperm(64)[:count].sort().values for _ in range(2)])
-        features, expected = compiled(pixels, tokens), plain(pixels, tokens)
+        groups = [count - 4, 4]
+        features, expected = compiled(pixels, tokens, groups), plain(pixels, tokens, groups)
         torch.testing.assert_close(features, expected, rtol=1e-4, atol=1e-5)
         for encoder, made in ((plain, expected), (compiled, features)):
             encoder.zero_grad()

@@ -35,7 +35,10 @@ def test_two_processes_have_the_loss_curve_of_one(stage, results):
 def test_every_stage_trains_what_stage_0_trains(stage, results):
     plain, sharded = results[2][0], results[2][stage]
     torch.testing.assert_close(torch.tensor(sharded["losses"]), torch.tensor(plain["losses"]), rtol=1e-4, atol=0)
-    torch.testing.assert_close(torch.tensor(sharded["norms"]), torch.tensor(plain["norms"]), rtol=1e-3, atol=0)
+    ours, expected = torch.tensor(sharded["norms"]), torch.tensor(plain["norms"])
+    torch.testing.assert_close(ours[: STEPS // 2], expected[: STEPS // 2], rtol=1e-5, atol=0)
+    # Later an absolute error near nought may have another sign in one of them, and with it another gradient.
+    torch.testing.assert_close(ours, expected, rtol=5e-3, atol=0)
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -46,7 +46,7 @@ def test_a_profiled_run_has_the_losses_of_any_other_and_says_where_its_time_went
     events = json.loads((folder / "trace.json").read_text())["traceEvents"]
     ranges = [event["name"] for event in events if event.get("cat") == "user_annotation"]
     assert set(PHASES) <= set(ranges)
-    assert (ranges.count("step"), ranges.count("student"), ranges.count("target")) == (5, 10, 5)
+    assert (ranges.count("step"), ranges.count("student"), ranges.count("target")) == (5, 5, 5)
 
     page = (folder / "summary.md").read_text()
     *phases, total = rows_of(page, "Phases")

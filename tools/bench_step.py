@@ -4,6 +4,7 @@
     python tools/bench_step.py                                      the study's ViT-B, UCF-101 regime, fwm_hw_ld
     python tools/bench_step.py --quick                              one clip of it, 2 rounds
     python tools/bench_step.py CONFIG... engine.precision=fp32      another configuration
+    python tools/bench_step.py --beside engine.compile=true         beside the same step with another setting
     python tools/bench_step.py --peer FOLDER --peer-config YAML     beside V-JEPA 2, or the code of the study
 
 Clips are noise: reading them is what ``bench_data.py`` measures. Phases are timed one after the other, with the device
@@ -26,7 +27,7 @@ from typing import Annotated, Any
 import torch
 import typer
 import yaml
-from measuring import errors_in_one_line, medians, name_of
+from measuring import PeakMemory, errors_in_one_line, medians, name_of, release_freed_memory
 from peer_training import PeerTraining
 from rich.console import Console
 from rich.table import Table
@@ -107,6 +108,18 @@ class Steps:
             self.training.step(clips.pixels, masks, number, self.timer.phase)
         self.flops.append(step_flops(self.config.model, clips.pixels.shape, masks))
 
+    @property
+    def milliseconds(self) -> float:
+        """Median of all steps but the first. Without the making of batches, which is done beside it in training."""
+        return 1e3 * statistics.median(step["step"] for step in self.timer.steps[1:])
+
+    def peak(self) -> float:
+        """MB that one more step needs beyond what lasts: activations and gradients."""
+        release_freed_memory()
+        with PeakMemory(self.device).watching() as memory:
+            self()
+        return memory.bytes / 1e6
+
     def _clips(self) -> ClipBatch:
         clip, count = self.config.data.clip, self.config.engine.batch_size
         nothing = torch.zeros(count, dtype=torch.int64, device=self.device)
@@ -125,18 +138,23 @@ def matrix_product(config: RunConfig, device: torch.device) -> Callable[[], Tens
     return lambda: a @ b
 
 
-def measure(config: RunConfig, peer: PeerTraining | None, rounds: int, keep_memory: bool) -> dict[str, Any]:
-    """Median milliseconds of our step, of its phases, of its floor, and of the peer's step."""
+def measure(
+    config: RunConfig, other: RunConfig | None, peer: PeerTraining | None, rounds: int, keep_memory: bool
+) -> dict[str, Any]:
+    """Median milliseconds of our step, of its phases, of its floor, of the same with another setting, of the peer's."""
     steps = Steps(config, keep_memory)
+    beside = None if other is None else Steps(other, keep_memory)
     theirs: list[float] = []
     ways: dict[str, Callable[[], object]] = {"ours": steps, "product": matrix_product(config, steps.device)}
+    if beside is not None:
+        ways["beside"] = beside
     if peer is not None:
         ways["peer"] = lambda: theirs.append(peer.step())  # the clock of its own process is read
     with progress("bench", rounds + 1) as advance:
         took = medians(ways, rounds, steps.device, advance)
     counted = steps.timer.steps[1:]
     phases = {phase: 1e3 * statistics.median(step[phase] for step in counted) for phase in PHASES}
-    step = 1e3 * statistics.median(step["step"] for step in counted)  # batches are made beside it in training
+    step = steps.milliseconds
     rows, inputs, outputs = PRODUCT
     rate = 2 * rows * inputs * outputs / took["product"]
     flops = statistics.median(steps.flops[1:])
@@ -145,6 +163,9 @@ def measure(config: RunConfig, peer: PeerTraining | None, rounds: int, keep_memo
         "step_ms": step,
         "floor_ms": flops / rate,
         "peer_ms": statistics.median(theirs[1:]) if theirs else None,
+        "beside_ms": beside.milliseconds if beside else None,
+        "peak_mb": steps.peak(),
+        "beside_peak_mb": beside.peak() if beside else None,
         "flops": flops,
         "gflops_per_second": {"step": flops / step / 1e6, "matrix product": rate / 1e6},
         "clips": config.engine.batch_size,
@@ -173,8 +194,14 @@ def show(result: dict[str, Any]) -> None:
     clips = "1 clip" if result["clips"] == 1 else f"{result['clips']} clips"
     line = (
         f"{result['precision']}, {clips}: step {result['step_ms']:.0f} ms, floor "
-        f"{result['floor_ms']:.0f} ms ({rates['step']:.0f} of {rates['matrix product']:.0f} GFLOP/s)"
+        f"{result['floor_ms']:.0f} ms ({rates['step']:.0f} of {rates['matrix product']:.0f} GFLOP/s), peak "
+        f"{result['peak_mb']:.0f} MB"
     )
+    if result["beside_ms"] is not None:
+        line += (
+            f", beside it {result['beside_ms']:.0f} ms: {result['beside_ms'] / result['step_ms']:.2f} times as long, "
+            f"peak {result['beside_peak_mb']:.0f} MB"
+        )
     if result["peer_ms"] is not None:
         line += f", peer {result['peer_ms']:.0f} ms: {result['peer_ms'] / result['step_ms']:.2f} times as long"
     typer.echo(f"{line}; {result['device']}")
@@ -186,6 +213,7 @@ def main(
     quick: Annotated[
         bool, typer.Option("--quick", help="2 rounds, and one clip where no configuration is given.")
     ] = False,
+    beside: Annotated[list[str] | None, typer.Option(help="KEY=VALUE of the same step beside it; repeat.")] = None,
     peer: Annotated[Path | None, typer.Option(help="Checkout of the code to compare with.")] = None,
     peer_config: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Its YAML file.")] = None,
     peer_set: Annotated[list[str] | None, typer.Option(help="key.sub=value in its YAML file; repeat.")] = None,
@@ -201,12 +229,14 @@ def main(
     if (peer is None) != (peer_config is None):
         raise typer.BadParameter("--peer and --peer-config belong together")
     with errors_in_one_line(), tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
-        config = load(RunConfig, layers or PAPER[:2], [*settings, f"runs={Path(scratch)}"])
+        settings = [*settings, f"runs={Path(scratch)}"]
+        config = load(RunConfig, layers or PAPER[:2], settings)
+        other = load(RunConfig, layers or PAPER[:2], [*settings, *beside]) if beside else None
         theirs = None
         if peer is not None and peer_config is not None:
             same = {"data.batch_size": config.engine.batch_size}
             theirs = stack.enter_context(PeerTraining(peer, peer_config, same | peer_settings(peer_set or [])))
-        result = measure(config, theirs, 2 if quick else rounds, not give_memory_back)
+        result = measure(config, other, theirs, 2 if quick else rounds, not give_memory_back)
     if as_json:
         typer.echo(json.dumps(result))
     else:

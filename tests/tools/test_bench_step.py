@@ -80,6 +80,14 @@ def test_every_phase_of_a_step_is_timed_and_compared_with_other_code(config, pee
     assert result["peer_ms"] >= 200  # it sleeps so long
 
 
+def test_the_same_step_with_another_setting_is_timed_beside_it(config):
+    finished = bench(config, "--beside", "model.activation_checkpointing=true", "--beside", "engine.zero_stage=0")
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    result = json.loads(finished.stdout.splitlines()[-1])
+    assert result["beside_ms"] > 0
+    assert result["peer_ms"] is None
+
+
 def test_the_end_of_other_code_is_told_in_one_line(config, peer):
     finished = bench(
         config, "--peer", peer, "--peer-config", peer / "vjepa2" / "config.yaml", "--peer-set", "data.crop_size=48"

@@ -4,8 +4,10 @@ from typing import Any
 
 import deepspeed
 import torch
+import torch.distributed as dist
 from deepspeed.runtime.engine import DeepSpeedEngine
 from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import world_size
@@ -91,8 +93,15 @@ def optimizer_step(engine: DeepSpeedEngine, broken: Tensor) -> Tensor:
 def _gradient_norm(engine: DeepSpeedEngine) -> Tensor | None:
     """2-norm of the averaged gradient on the device, infinite or no number where it is not finite.
 
-    None where DeepSpeed takes it itself, after this.
+    None where DeepSpeed takes it itself, after this. Collective at stages 1 and 2, where processes share the gradient;
+    DeepSpeed's own function for it fills in a value that it asks the device for.
     """
     if not engine.zero_optimization():
-        return torch.nn.utils.get_total_norm([p.grad for p in engine.module.parameters() if p.grad is not None])
-    return None if engine.zero_compute_grad_norm() else engine.optimizer.scaled_global_norm()
+        return get_total_norm([p.grad for p in engine.module.parameters() if p.grad is not None])
+    if engine.zero_compute_grad_norm():
+        return None
+    parts = [part for group in engine.optimizer.averaged_gradients.values() for part in group]
+    squared = get_total_norm(parts).square()
+    if world_size() > 1:
+        dist.all_reduce(squared)
+    return squared.sqrt()

@@ -27,12 +27,12 @@ ASKING = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equa
 
 
 class Questions(TorchDispatchMode):
-    """Counts operations whose result the host must wait for."""
+    """Counts operations whose result the host must wait for; on a GPU it waits for a filling value of its own too."""
 
     count = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.count += function.overloadpacket.__name__ in ASKING
+        self.count += function.overloadpacket.__name__ in ASKING or function == torch.ops.aten.masked_fill_.Tensor
         return function(*args, **(kwargs or {}))
 
 

@@ -75,15 +75,12 @@ class Fragment:
 
 
 class PeerStep:
-    """The training step of the code in ``folder``, taken apart.
-
-    Raises InputError where there is no such code, or not the statement that is looked for in it.
-    """
+    """The training step of the code in ``folder``, taken apart. Raises InputError where there is no such code."""
 
     def __init__(self, folder: Path) -> None:
         self._root = import_root(folder, *TRAINERS)
         self.file = next(self._root / name for name in TRAINERS if (self._root / name).is_file())
-        self._step: ast.AST = ast.parse(self.file.read_text())
+        self._step: ast.AST = ast.parse(self.file.read_text())  # all there is, until the step is found in it
         self._step = self.require(function("train_step"))
 
     def module(self, name: str) -> Any:
@@ -95,10 +92,10 @@ class PeerStep:
         return next(_outermost(wanted, self._step), None) is not None
 
     def require(self, wanted: Wanted) -> ast.stmt:
-        """The first statement of that kind; InputError where there is none."""
+        """The first statement of that kind. Raises InputError where there is none."""
         statement = next(_outermost(wanted, self._step), None)
         if statement is None:
-            raise InputError(f"{self.file}: no {wanted.words} in its training step; it cannot be measured here")
+            raise InputError(f"{self.file}: no {wanted.words}; this benchmark cannot measure its training step")
         return statement
 
     def fragment(self, *wanted: Wanted, **values: Any) -> Fragment:

@@ -46,8 +46,8 @@ TRAINER = """
                 torch._foreach_add_(list(target_encoder.parameters()), list(encoder.parameters()), alpha=1 - m)
 """
 MASKS = """
-    def apply_masks(x, masks, concat=True):
-        taken = [x.gather(1, mask.unsqueeze(-1).expand(-1, -1, x.shape[-1])) for mask in masks]
+    def apply_masks(tokens, masks, concat=True):
+        taken = [tokens.gather(1, mask[..., None].expand(-1, -1, tokens.shape[-1])) for mask in masks]
         return taken[0] if concat else taken
 """
 

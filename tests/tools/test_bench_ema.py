@@ -61,8 +61,8 @@ def test_a_folder_without_a_trainer_is_refused_in_one_line(tmp_path):
 @pytest.mark.parametrize(
     ("there", "instead", "complaint"),
     [
-        ("train_step", "step", "no function train_step in its training step"),
-        ("_foreach_mul_", "mul", "no 'with' around a call of _foreach_mul_ in its training step"),
+        ("train_step", "step", "no function train_step; "),
+        ("_foreach_mul_", "mul", "no 'with' around a call of _foreach_mul_; "),
         ("alpha=1 - m", "alpha=1 - momentum", "reads momentum, for which this benchmark has no value"),
     ],
 )

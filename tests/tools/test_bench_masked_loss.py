@@ -56,6 +56,5 @@ def test_code_without_such_a_loss_is_refused_in_one_line(checkout, trainer):
     trainer.write_text(trainer.read_text().replace("loss_fn", "criterion"))
     finished = bench("--peer", checkout)
     assert finished.returncode == 2
-    assert (
-        finished.stderr == f"error: {trainer}: no function loss_fn in its training step; it cannot be measured here\n"
-    )
+    assert finished.stderr.startswith(f"error: {trainer}: no function loss_fn; ")
+    assert finished.stderr.count("\n") == 1

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-ROWS = 64
-"""Tokens at a time on a CPU: their features stay in the second-level cache."""
+ROWS = 128
+"""Tokens at a time on a CPU: half as many cost more calls, four times as many leave the second-level cache."""
 
 
 def masked_error(prediction: Tensor, features: Tensor, tokens: Tensor, levels: int = 0) -> Tensor:

@@ -33,7 +33,7 @@ SHAPES = [
     {},
     {"batch": 1, "tokens": 1, "predicted": 1, "channels": 4},
     {"batch": 3, "predicted": 40, "channels": 20},
-    {"batch": 3, "tokens": ROWS + 6, "predicted": ROWS - 1, "channels": 8},
+    {"batch": 3, "tokens": ROWS + 6, "predicted": ROWS - 1, "channels": 20},
 ]
 
 

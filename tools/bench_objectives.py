@@ -21,7 +21,7 @@ import statistics
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
@@ -53,6 +53,24 @@ LEVELS, GRID, CLIP = 4, TokenGrid(8, 14, 14), (3, 16, 224, 224)
 FORECAST = "ld_forecast"
 NOISE = 0.1
 """Share of the time of the base terms below which a difference means nothing."""
+
+
+class Column(NamedTuple):
+    """A figure of an objective in the table."""
+
+    key: str
+    title: str
+    form: str
+
+
+COLUMNS = (
+    Column("extra_ms", "extra ms", "{:.1f}"),
+    Column("share_of_step", "share of a step", "{:.1%}"),
+    Column("peak_mb", "peak MB of its terms", "{:.0f}"),
+    Column("peer_ms", "peer ms", "{:.1f}"),
+    Column("peer_ratio", "ratio", "{:.1f}x"),
+    Column("peer_peak_mb", "peer's peak MB", "{:.0f}"),
+)
 
 
 def masks_of(name: str, batch: int, semantics: Semantics, device: torch.device) -> tuple[TokenMasks, ...]:
@@ -195,15 +213,16 @@ def row(ours: Side, base: Side, theirs: Side | None, step: float) -> dict[str, f
 
 def table_of(result: dict[str, Any]) -> Table:
     """One row an objective; what the peer does not have stays empty."""
-    table = Table(
-        "objective", "extra ms", "share of a step", "peak MB of its terms", "peer ms", "ratio", "peer's peak MB"
-    )
-    formats = ("{:.1f}", "{:.1%}", "{:.0f}", "{:.1f}", "{:.1f}x", "{:.0f}")
-    keys = ("extra_ms", "share_of_step", "peak_mb", "peer_ms", "peer_ratio", "peer_peak_mb")
-    for name, figures in result["objectives"].items():
+    columns = [column for column in COLUMNS if any(column.key in row for row in result["objectives"].values())]
+    table = Table()
+    table.add_column("objective", no_wrap=True)
+    for column in columns:
+        table.add_column(column.title)
+    for name, row in result["objectives"].items():
+        figures = [row.get(column.key) for column in columns]
         cells = [
-            form.format(figures[key]) if figures.get(key) is not None else ""
-            for form, key in zip(formats, keys, strict=True)
+            "" if figure is None else column.form.format(figure)
+            for column, figure in zip(columns, figures, strict=True)
         ]
         table.add_row(name, *cells)
     return table

@@ -2,6 +2,7 @@
 
 import ctypes
 import statistics
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Annotated
 import torch
 import typer
 
-from hpc_jepa.errors import HpcJepaError
+from hpc_jepa.errors import HpcJepaError, InputError
 
 Work = Callable[[], object]
 GiveMemoryBack = Annotated[
@@ -27,6 +28,16 @@ def errors_in_one_line() -> Iterator[None]:
     except HpcJepaError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(error.exit_code) from error
+
+
+def require_writable(folder: Path) -> Path:
+    """The folder, made where it is not there. Raises InputError where no file can be written to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            return folder
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be written to ({error.strerror}); give another folder") from error
 
 
 def best_device() -> torch.device:

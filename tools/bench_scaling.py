@@ -23,7 +23,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from measuring import Work, best_device, errors_in_one_line, medians, name_of
+from measuring import Work, best_device, errors_in_one_line, medians, name_of, require_writable
 from rich.console import Console
 from rich.table import Table
 from scaling_figure import draw_measured, draw_predicted
@@ -33,7 +33,7 @@ from hpc_jepa.cli.screen import progress
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.tree import find_config, load, merge
 from hpc_jepa.distributed import rank, world_size
-from hpc_jepa.errors import HpcJepaError
+from hpc_jepa.errors import HpcJepaError, InputError
 from hpc_jepa.latents import ClipBatch, TokenGrid, TokenMasks
 from hpc_jepa.masking.sampler import MaskSampler
 from hpc_jepa.models.flops import step_flops
@@ -163,24 +163,24 @@ def config_of(model: str, objectives: Sequence[str] = (), batch: int = BATCH) ->
     )
 
 
-def measure(model: str, rounds: int, batch: int, processes: int, advance: Callable[[], None]) -> dict[str, Any]:
+def measure(model: str, rounds: int, batch: int, teams: list[int], advance: Callable[[], None]) -> dict[str, Any]:
     """Median milliseconds of a step by axis and place on it, and the arithmetic of the crop sizes.
 
-    ``batch`` clips are shared by up to so many ``processes``.
+    ``batch`` clips are shared by so many processes as each of the ``teams`` has.
     """
     device = best_device()
     if device.type == "cpu":
         torch.set_num_threads(1)
     alone = [Steps(config_of(model, ADDED[:count])) for count in range(len(ADDED) + 1)]
     patch = config_of(model).model.encoder.patch
-    with ExitStack() as teams:
+    with ExitStack() as running:
         ways: dict[str, Work] = {f"clips {clips}": alone[0].work(clips, SIDE) for clips in CLIPS}
         ways |= {f"tokens {side}": alone[0].work(BATCH, side) for side in SIDES}
         ways |= {f"objectives {count}": steps.work(BATCH, SIDE) for count, steps in enumerate(alone)}
         ways["processes 1"] = alone[0].work(batch, SIDE)
-        for count in _together(processes, device):
+        for count in teams:
             team = Team(count, config_of(model, batch=batch), batch)
-            teams.callback(team.close)
+            running.callback(team.close)
             ways[f"processes {count}"] = team.step
         times = medians(ways, rounds, device, advance)
 
@@ -204,10 +204,14 @@ def measure(model: str, rounds: int, batch: int, processes: int, advance: Callab
     }
 
 
-def _together(processes: int, device: torch.device) -> list[int]:
-    """Numbers of processes beside one, each with a device."""
-    most = processes if device.type == "cpu" else min(processes, torch.cuda.device_count())
-    return [count for count in PROCESSES if count <= most]
+def teams_of(processes: int, batch: int) -> list[int]:
+    """Numbers of processes beside one, each with a device. Raises InputError where they do not divide the batch."""
+    most = min(processes, torch.cuda.device_count()) if torch.cuda.is_available() else processes
+    counts = [count for count in PROCESSES if count <= most]
+    for count in counts:
+        if batch % count:
+            raise InputError(f"--batch {batch}: {count} processes cannot share it; give a multiple of {counts[-1]}")
+    return counts
 
 
 def predicted() -> list[dict[str, Any]]:
@@ -276,16 +280,21 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 7,
     batch: Annotated[int, typer.Option(min=4, help="Clips that the processes share.")] = 8,
     processes: Annotated[int, typer.Option(min=1, help="Most processes that share them.")] = 4,
-    out: Annotated[Path | None, typer.Option(help="Folder for scaling.png, prediction.png and scaling.json.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(file_okay=False, help="Folder for scaling.png, prediction.png and scaling.json.")
+    ] = None,
     quick: Annotated[bool, typer.Option("--quick", help="2 rounds.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print what a step costs over clips, tokens, objectives and processes, and the prediction for many GPUs."""
     rounds = 2 if quick else rounds
-    with errors_in_one_line(), progress("bench", rounds + 1) as advance:
-        result = measure(model, rounds, batch, processes, advance) | {"prediction": predicted()}
+    with errors_in_one_line():
+        if out is not None:
+            require_writable(out)  # before minutes of measuring
+        teams = teams_of(processes, batch)
+        with progress("bench", rounds + 1) as advance:
+            result = measure(model, rounds, batch, teams, advance) | {"prediction": predicted()}
     if out is not None:
-        out.mkdir(parents=True, exist_ok=True)
         draw_measured(result, out / "scaling.png")
         draw_predicted(result["prediction"], ASSUMED, out / "prediction.png")
         (out / "scaling.json").write_text(json.dumps(result, indent=1))

@@ -19,18 +19,17 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import count, product
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 import typer
 from measuring import Work, best_device, errors_in_one_line, medians, name_of
 from peer_masks import PeerMasks
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from hpc_jepa.cli.screen import progress
+from hpc_jepa.cli.screen import progress, results
 from hpc_jepa.config.masking import MaskGroupConfig, MaskingConfig, MotionGuidanceConfig
 from hpc_jepa.config.semantics import Semantics
 from hpc_jepa.kernels.blocks import BlockSize, origin_counts
@@ -41,8 +40,26 @@ from hpc_jepa.masking.sampler import MaskSampler
 GRID, CLIP, PLAIN_CLIPS = TokenGrid(8, 14, 14), (3, 16, 224, 224), 4
 PLAIN = MaskingConfig()
 GUIDED = MaskingConfig(motion=MotionGuidanceConfig())
-RATIOS = {"plain": "ratio", "peer": "peer_ratio"}
+OTHERS = ("plain", "peer")
 Pool = Literal["trilinear", "area"]
+
+
+class Column(NamedTuple):
+    """A figure of a kind of masks in the table."""
+
+    key: str
+    title: str
+    form: str
+
+
+COLUMNS = (
+    Column("ours_ms", "ours ms", "{:.1f}"),
+    Column("floor_ms", "floor ms", "{:.2f}"),
+    Column("plain_ms", "plain ms", "{:.0f}"),
+    Column("plain_ratio", "plain / ours", "{:.1f}x"),
+    Column("peer_ms", "peer ms", "{:.0f}"),
+    Column("peer_ratio", "peer / ours", "{:.1f}x"),
+)
 
 
 def plain_masks(pixels: Tensor, config: MaskingConfig, pool: Pool, generator: torch.Generator) -> None:
@@ -138,11 +155,11 @@ def measure(clips: int, rounds: int, peer: Path | None, advance: Callable[[], No
     every = {f"{kind}: {side}": way.work for kind, sides in table.items() for side, way in sides.items()}
     figures = medians(every, rounds, device, advance)
     kinds = {
-        kind: {side: figures[f"{kind}: {side}"] / way.share for side, way in sides.items()}
+        kind: {f"{side}_ms": figures[f"{kind}: {side}"] / way.share for side, way in sides.items()}
         for kind, sides in table.items()
     }
     for row in kinds.values():
-        row |= {RATIOS[side]: row[side] / row["ours"] for side in RATIOS.keys() & row.keys()}
+        row |= {f"{side}_ratio": row[f"{side}_ms"] / row["ours_ms"] for side in OTHERS if f"{side}_ms" in row}
     return {"clips": clips, "kinds": kinds, "device": name_of(device)}
 
 
@@ -152,9 +169,22 @@ def _rows_that_count(pixels: Tensor) -> Tensor:
     return pixels[..., rows // 2 - 1 :, :].unfold(3, 2, rows)
 
 
+def table_of(result: dict[str, Any]) -> Table:
+    """One row a kind of masks; what the peer does not have stays empty."""
+    rows = result["kinds"]
+    columns = [column for column in COLUMNS if any(column.key in row for row in rows.values())]
+    table = Table()
+    table.add_column("masks", no_wrap=True)
+    for column in columns:
+        table.add_column(column.title)
+    for kind, row in rows.items():
+        table.add_row(kind, *(column.form.format(row[column.key]) if column.key in row else "" for column in columns))
+    return table
+
+
 def summary(result: dict[str, Any]) -> str:
     """One line: the least ratios of all kinds of masks."""
-    line = f"{result['clips']} clips, both groups, {result['device']}: {_least(result, 'ratio')}x the plain form"
+    line = f"{result['clips']} clips, both groups, {result['device']}: {_least(result, 'plain_ratio')}x the plain form"
     if "peer_ratio" not in result["kinds"]["multi-block"]:
         return line
     return f"{line}, {_least(result, 'peer_ratio')}x the peer's code"
@@ -182,13 +212,7 @@ def main(
     if as_json:
         typer.echo(json.dumps(result))
         return
-    table = Table("masks", "ours ms", "floor", "plain", "ratio", "peer", "ratio")
-    for kind, row in result["kinds"].items():
-        theirs = (f"{row['peer']:.0f}", f"{row['peer_ratio']:.1f}x") if "peer" in row else ("", "")
-        table.add_row(
-            kind, f"{row['ours']:.1f}", f"{row['floor']:.1f}", f"{row['plain']:.0f}", f"{row['ratio']:.1f}x", *theirs
-        )
-    Console().print(table)
+    results().print(table_of(result))
     typer.echo(summary(result))
 
 

@@ -68,7 +68,7 @@ COLUMNS = (
     Column("share_of_step", "share of a step", "{:.1%}"),
     Column("peak_mb", "peak MB of its terms", "{:.0f}"),
     Column("peer_ms", "peer ms", "{:.1f}"),
-    Column("peer_ratio", "ratio", "{:.1f}x"),
+    Column("peer_ratio", "peer / ours", "{:.1f}x"),
     Column("peer_peak_mb", "peer's peak MB", "{:.0f}"),
 )
 

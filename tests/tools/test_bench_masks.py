@@ -73,15 +73,15 @@ def kinds_of(finished):
 def test_ours_the_plain_form_and_the_floor_are_timed_for_every_kind_of_mask():
     kinds = kinds_of(bench("--json"))
     assert set(kinds) == KINDS
-    assert all(set(row) == {"ours", "plain", "floor", "ratio"} for row in kinds.values())
+    assert all(set(row) == {"ours_ms", "plain_ms", "floor_ms", "plain_ratio"} for row in kinds.values())
     assert all(figure > 0 for row in kinds.values() for figure in row.values()), kinds
 
 
 def test_masks_of_other_code_are_timed_beside_ours(peer):
     kinds = kinds_of(bench("--json", "--peer", peer))
-    assert kinds["multi-block"]["peer"] >= 100  # two groups sleep in the distances
-    assert kinds["guided, area map"]["peer"] >= 200 / 2  # and in the maps of 8 clips, of which the batch has 4
-    assert all(row["peer_ratio"] == pytest.approx(row["peer"] / row["ours"]) for row in kinds.values())
+    assert kinds["multi-block"]["peer_ms"] >= 100  # two groups sleep in the distances
+    assert kinds["guided, area map"]["peer_ms"] >= 200 / 2  # and in the maps of 8 clips, of which the batch has 4
+    assert all(row["peer_ratio"] == pytest.approx(row["peer_ms"] / row["ours_ms"]) for row in kinds.values())
 
 
 def test_code_that_knows_no_motion_and_no_distances_is_compared_where_it_can_be(peer):
@@ -91,6 +91,13 @@ def test_code_that_knows_no_motion_and_no_distances_is_compared_where_it_can_be(
     finished = bench("--peer", peer / "vjepa2")
     assert finished.returncode == 0, finished.stderr[-2000:]
     assert finished.stdout.splitlines()[-1].endswith("x the peer's code")
+    assert "peer ms" in finished.stdout and "peer / ours" in finished.stdout
+
+
+def test_a_table_without_a_peer_has_no_columns_for_one():
+    finished = bench()
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    assert "plain / ours" in finished.stdout and "peer" not in finished.stdout
 
 
 def test_a_folder_without_such_code_is_refused_in_one_line(tmp_path):

@@ -91,11 +91,11 @@ class PeerStep:
         """Whether there is a statement of that kind."""
         return next(_outermost(wanted, self._step), None) is not None
 
-    def require(self, wanted: Wanted) -> ast.stmt:
-        """The first statement of that kind. Raises InputError where there is none."""
+    def require(self, wanted: Wanted, advice: str = "this benchmark cannot measure its training step") -> ast.stmt:
+        """The first statement of that kind. Raises InputError, which ends with ``advice``, where there is none."""
         statement = next(_outermost(wanted, self._step), None)
         if statement is None:
-            raise InputError(f"{self.file}: no {wanted.words}; this benchmark cannot measure its training step")
+            raise InputError(f"{self.file}: no {wanted.words}; {advice}")
         return statement
 
     def fragment(self, *wanted: Wanted, **values: Any) -> Fragment:

@@ -60,7 +60,7 @@ class PeerObjectives:
 
     def __init__(self, folder: Path) -> None:
         self._step = PeerStep(folder)
-        self._step.require(branch_on("_coeff"))
+        self._step.require(branch_on("_coeff"), "give a checkout of the study's code: V-JEPA 2 has no objectives")
 
     def knows(self, objective: ObjectiveSet) -> bool:
         """Whether that code has all terms of an objective; SIGReg is in a package of its own."""

@@ -37,5 +37,5 @@ def test_code_without_such_terms_is_refused_in_one_line(checkout, trainer):
     trainer.write_text(trainer.read_text().replace("_coeff", "_weight"))
     finished = bench("--peer", checkout)
     assert finished.returncode == 2
-    assert finished.stderr.startswith(f"error: {trainer}: no 'if' on a name in _coeff; ")
-    assert finished.stderr.count("\n") == 1
+    advice = "give a checkout of the study's code: V-JEPA 2 has no objectives"
+    assert finished.stderr == f"error: {trainer}: no 'if' on a name in _coeff; {advice}\n"

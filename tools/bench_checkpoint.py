@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 import torch
 import typer
-from measuring import errors_in_one_line, milliseconds, name_of, require_writable
+from measuring import errors_in_one_line, milliseconds, name_of, quick_form, require_writable
 from rich.console import Console
 from rich.table import Table
 from stepping import Training
@@ -108,11 +108,10 @@ def main(
             help="Disk to write to, a temporary folder when not given; what is written there is removed afterwards.",
         ),
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="The tiny model and clips, 3 steps.")] = False,
+    quick: Annotated[bool, quick_form("The tiny model and small clips, 3 steps.", model="tiny", steps=3)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print what a checkpoint costs."""
-    model, steps = ("tiny", 3) if quick else (model, steps)
     small = ["data.clip={frames: 8, stride: 1, size: 64}"] if quick else []
     settings = [
         *small,

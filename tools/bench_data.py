@@ -25,7 +25,7 @@ import av
 import numpy as np
 import typer
 from av.video.reformatter import VideoReformatter
-from measuring import errors_in_one_line
+from measuring import errors_in_one_line, quick_form
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
@@ -221,13 +221,13 @@ def main(
     frames: Annotated[int, typer.Option(min=1, help="Frames of a clip.")] = 16,
     stride: Annotated[int, typer.Option(min=1, help="Source frames between two of them.")] = 2,
     clips: Annotated[int, typer.Option(min=1, help="Clips from each of the two folders.")] = 40,
-    quick: Annotated[bool, typer.Option("--quick", help="One video, 8 clips.")] = False,
+    quick: Annotated[bool, quick_form("One video, 8 clips.", clips=8)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare decoders on the same shards, and transcoded shards with untouched ones."""
     with errors_in_one_line():
         files = real_videos(quick) if videos is None else videos_of(videos)
-        result = bench(files, ClipConfig(frames=frames, stride=stride), 8 if quick else clips)
+        result = bench(files, ClipConfig(frames=frames, stride=stride), clips)
     if as_json:
         typer.echo(json.dumps(result))
     else:

@@ -23,7 +23,7 @@ from typing import Annotated
 
 import torch
 import typer
-from measuring import Work, best_device, errors_in_one_line, medians, name_of
+from measuring import Work, best_device, errors_in_one_line, medians, name_of, quick_form
 from peer_fragments import PeerStep, block_with
 from rich.console import Console
 from rich.table import Table
@@ -97,11 +97,10 @@ def main(
     model: Annotated[str, typer.Option(help="Name in configs/model/.")] = "base",
     rounds: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 21,
     peer: Annotated[Path | None, typer.Option(help="Checkout of the code to compare with.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="The tiny model, 5 rounds.")] = False,
+    quick: Annotated[bool, quick_form("The tiny model, 5 rounds.", model="tiny", rounds=5)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print what one update of the target costs."""
-    model, rounds = ("tiny", 5) if quick else (model, rounds)
     device = best_device()
     with errors_in_one_line(), torch.no_grad():
         sizes = merge([find_config(model, "model")]).values["model"]
@@ -112,7 +111,8 @@ def main(
     ratios = {name: figure / figures[OURS] for name, figure in figures.items()}
     where = name_of(device)
     if as_json:
-        typer.echo(json.dumps({"parameters": parameters, "ms": figures, "over_ours": ratios, "device": where}))
+        sizes = {"parameters": parameters, "rounds": rounds}
+        typer.echo(json.dumps({**sizes, "ms": figures, "over_ours": ratios, "device": where}))
         return
     moved = {PLAIN: 20, PEER: 20, FLOOR: 8, ADAMW: 28, APART: 40, TOGETHER: 36 if device.type == "cuda" else 40}
     table = Table("one update", "ms", "over ours", "bytes a parameter")

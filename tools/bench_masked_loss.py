@@ -31,6 +31,7 @@ from measuring import (
     medians,
     name_of,
     peak_mb,
+    quick_form,
 )
 from peer_fragments import PeerStep, function, result_of
 from rich.console import Console
@@ -170,11 +171,10 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 7,
     peer: Annotated[Path | None, typer.Option(help="Checkout of the code to compare with.")] = None,
     give_memory_back: GiveMemoryBack = False,
-    quick: Annotated[bool, typer.Option("--quick", help="2 clips, 192 channels, 3 rounds.")] = False,
+    quick: Annotated[bool, quick_form("2 clips, 192 channels, 3 rounds.", clips=2, width=192, rounds=3)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print what the masked prediction loss costs."""
-    clips, width, rounds = (2, 192, 3) if quick else (clips, width, rounds)
     with errors_in_one_line():
         result = measure(make_case(clips, width, best_device()), peer, rounds, give_memory_back)
     if as_json:

@@ -24,7 +24,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 import typer
-from measuring import Work, best_device, errors_in_one_line, medians, name_of
+from measuring import Work, best_device, errors_in_one_line, medians, name_of, quick_form
 from peer_masks import PeerMasks
 from rich.table import Table
 from torch import Tensor
@@ -201,12 +201,11 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 9,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     peer: Annotated[Path | None, typer.Option(help="Checkout of the code to compare with.")] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="8 clips, 3 rounds.")] = False,
+    quick: Annotated[bool, quick_form("8 clips, 3 rounds.", clips=8, rounds=3)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print what the masks of a step cost."""
     torch.set_num_threads(threads)
-    clips, rounds = (8, 3) if quick else (clips, rounds)
     with errors_in_one_line(), progress("bench", rounds + 1) as advance:
         result = measure(clips, rounds, peer, advance)
     if as_json:

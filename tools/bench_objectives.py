@@ -32,6 +32,7 @@ from measuring import (
     milliseconds,
     name_of,
     peak_mb,
+    quick_form,
 )
 from peer_objectives import STEP, PeerObjectives
 from rich.console import Console
@@ -249,11 +250,10 @@ def main(
     ] = None,
     peer: Annotated[Path | None, typer.Option(help="Checkout of the study's code to compare with.")] = None,
     give_memory_back: GiveMemoryBack = False,
-    quick: Annotated[bool, typer.Option("--quick", help="192 channels, 2 rounds.")] = False,
+    quick: Annotated[bool, quick_form("192 channels, 2 rounds.", width=192, rounds=2)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print what each objective adds to a step."""
-    width, rounds = (192, 2) if quick else (width, rounds)
     preset = semantics or ("corrected" if peer is None else "published")
     with errors_in_one_line():
         theirs = None if peer is None else PeerObjectives(peer)

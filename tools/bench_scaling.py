@@ -23,7 +23,7 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from measuring import Work, best_device, errors_in_one_line, medians, name_of, require_writable
+from measuring import Work, best_device, errors_in_one_line, medians, name_of, quick_form, require_writable
 from rich.console import Console
 from rich.table import Table
 from scaling_figure import draw_measured, draw_predicted
@@ -283,11 +283,10 @@ def main(
     out: Annotated[
         Path | None, typer.Option(file_okay=False, help="Folder for scaling.png, prediction.png and scaling.json.")
     ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="2 rounds.")] = False,
+    quick: Annotated[bool, quick_form("2 rounds.", rounds=2)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print what a step costs over clips, tokens, objectives and processes, and the prediction for many GPUs."""
-    rounds = 2 if quick else rounds
     with errors_in_one_line():
         if out is not None:
             require_writable(out)  # before minutes of measuring

@@ -25,7 +25,7 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
-from measuring import errors_in_one_line, require_writable
+from measuring import errors_in_one_line, quick_form, require_writable
 from rich.console import Console
 from rich.table import Table
 
@@ -186,14 +186,13 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="Times each side runs.")] = 5,
     workers: Annotated[int | None, typer.Option(min=1, help="Processes that copy; one per core.")] = None,
     quick: Annotated[
-        bool, typer.Option("--quick", help="100 files, 3 rounds: mostly the start of the workers.")
+        bool, quick_form("100 files, 3 rounds: mostly the start of the workers.", clips=100, rounds=3)
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare copying with tar, transcoding with ffmpeg and verifying with sha256sum."""
     processes = workers or len(os.sched_getaffinity(0))
     results: list[Pair] = []
-    clips, rounds = (100, 3) if quick else (clips, rounds)
     with errors_in_one_line():
         place = None if folder is None else require_writable(folder)
         with tempfile.TemporaryDirectory(dir=place) as scratch, progress("bench", 5) as advance:

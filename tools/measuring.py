@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import torch
 import typer
@@ -18,6 +18,17 @@ Work = Callable[[], object]
 GiveMemoryBack = Annotated[
     bool, typer.Option("--give-memory-back", help="On a CPU: free memory as other programs do, not as training does.")
 ]
+
+
+def quick_form(words: str, **values: Any) -> Any:
+    """The option ``--quick``: other defaults for the options named. One that is given wins."""
+
+    def take_as_defaults(context: typer.Context, quick: bool) -> bool:
+        if quick:
+            context.default_map = values
+        return quick
+
+    return typer.Option("--quick", help=words, is_eager=True, callback=take_as_defaults)
 
 
 @contextmanager

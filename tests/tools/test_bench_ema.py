@@ -39,6 +39,14 @@ def test_all_ways_to_average_are_timed():
     assert all(figure > 0 for figure in result["ms"].values())
 
 
+def test_what_is_asked_for_beside_the_quick_form_is_done():
+    finished = bench("--rounds", "2", "--quick", "--json")
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    result = json.loads(finished.stdout.splitlines()[-1])
+    assert result["rounds"] == 2
+    assert result["parameters"] < 10e6  # the tiny model, of which nothing was said
+
+
 def test_the_averaging_statement_of_other_code_is_timed_beside_ours(checkout):
     finished = bench("--quick", "--json", "--peer", checkout)
     assert finished.returncode == 0, finished.stderr[-2000:]

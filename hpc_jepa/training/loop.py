@@ -63,7 +63,8 @@ def train(config: RunConfig, observe: Observer, profile: bool = False) -> Outcom
 def train_step(run: Run, step: int) -> None:
     """One step. Nothing here asks the device a question; figures leave it when the recorder writes them.
 
-    DeepSpeed itself asks, at the end of a step, whether the norm of the gradient is finite: at stage 3, and to clip it.
+    DeepSpeed itself asks, at the end of a step, whether the norm of the gradient is finite: at stage 3, and at stages 1
+    and 2 to clip it.
     """
     config, recorder = run.config, run.recorder
     clips, masks = run.feed.take(step)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 from rich import box
@@ -48,7 +49,7 @@ def page(watched: Watched, trace: Trace, stacks: Trace, file: Path) -> str:
             "# Where a step spends its time",
             _origin(watched, trace),
             "## What to look at",
-            "\n".join(f"- {line}" for line in _advice(trace, stacks)),
+            "\n".join(f"- {line}" for line in _advice(watched, trace, stacks)),
             "## Phases",
             _phases(trace),
             "## Counts of one step",
@@ -66,7 +67,7 @@ def _origin(watched: Watched, trace: Trace) -> str:
     device = torch.cuda.get_device_name() if trace.on_gpu else f"CPU of {os.cpu_count()} threads"
     return (
         f"`{config.folder}`, steps {watched.first} to {last}: {config.engine.batch_size} clips of {clip} on "
-        f"{_processes(config)}, {config.engine.precision}, model {config.model.size}.  \n"
+        f"{_processes(config)}, {config.engine.precision}, model {config.model.size}{_compiled(config)}.  \n"
         f"{device}, {torch.get_num_threads()} used by PyTorch {torch.__version__}, commit {commit()}.  \n"
         f"A step took {trace.per_step:.1f} ms while it was recorded and {1e3 * watched.seconds:.1f} ms before."
     )
@@ -74,10 +75,15 @@ def _origin(watched: Watched, trace: Trace) -> str:
 
 def _processes(config: RunConfig) -> str:
     count = world_size()
-    return "one process" if count == 1 else f"rank 0 of {count} processes, ZeRO stage {config.engine.zero_stage}"
+    processes = "one process" if count == 1 else f"rank 0 of {count} processes"
+    return f"{processes}, ZeRO stage {config.engine.zero_stage}"
 
 
-def _advice(trace: Trace, stacks: Trace) -> Iterator[str]:
+def _compiled(config: RunConfig) -> str:
+    return " with compiled blocks" if config.engine.compile else ""
+
+
+def _advice(watched: Watched, trace: Trace, stacks: Trace) -> Iterator[str]:
     """What the figures below say about what could be changed, in words."""
     shares = trace.device_shares() if trace.on_gpu else trace.host_shares()
     first, second = sorted(shares, key=lambda name: -shares[name])[:2]
@@ -90,7 +96,7 @@ def _advice(trace: Trace, stacks: Trace) -> Iterator[str]:
     if (idle := shares.get(IDLE, 0.0)) > ENOUGH_IDLENESS:
         yield (
             f"The GPU is idle {idle:.0%} of the time, though data are there: the host does not keep up with launching. "
-            "More clips on each process make every launch larger."
+            "More clips on each process make every launch larger, `engine.compile=true` makes fewer of them."
         )
     if shares.get(BETWEEN, 0.0) > ENOUGH_WAITING:
         yield f"{shares[BETWEEN]:.0%} is spent between steps: see `checkpoint.every`, and whether other processes lag."
@@ -99,17 +105,18 @@ def _advice(trace: Trace, stacks: Trace) -> Iterator[str]:
             f"{exchanged:.0%} of the time in operators is exchange with other processes, waiting for the slowest "
             "included: fewer processes, or more clips on each."
         )
-    yield _arithmetic(trace)
+    yield _arithmetic(trace, watched.config.engine.precision)
     yield _waiting(trace, stacks)
 
 
-def _arithmetic(trace: Trace) -> str:
+def _arithmetic(trace: Trace, precision: Literal["fp32", "bf16"]) -> str:
     costs = trace.costs
     whole = sum(operator.milliseconds for operator in costs)
     dearest = next(operator for operator in costs if not PRODUCTS.search(operator.name))
     return (
         f"Of the time in operators {_share(trace, PRODUCTS):.0%} is matrix products and attention: fewer tokens, a "
-        f"smaller model or a lower precision make it less. Of the rest `{dearest.name}` is dearest "
+        f"smaller model{' or `engine.precision=bf16`' if precision == 'fp32' else ''} make it less; "
+        f"`tools/bench_step.py` tells how fast they could be. Of the rest `{dearest.name}` is dearest "
         f"({dearest.milliseconds / whole:.0%}, mostly in {dearest.phase})."
     )
 

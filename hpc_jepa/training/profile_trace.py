@@ -32,6 +32,9 @@ QUESTIONS = frozenset(
     for name in ("_local_scalar_dense", "nonzero", "masked_select", "equal", "_unique2", "unique_consecutive")
 )
 """Operators whose result the host needs to go on: it waits for those that a GPU computes."""
+FUSED_UPDATE = "aten::_fused_adamw_"
+"""A processor reads the number of updates inside of it; the kernel of a GPU leaves it where it is."""
+COMPILED = re.compile(r"## Call CompiledFxGraph .*")
 
 
 @dataclass(frozen=True)
@@ -174,7 +177,9 @@ class Trace:
         """Every time the host waited for the GPU; without one, every value that it asked for."""
         if self.on_gpu:
             return [call for call in self.of(*CALLS) if WAITS.fullmatch(call.name) and call.thread in self._threads]
-        return [event for event in self.operators if event.name in QUESTIONS]
+        updates = [event for event in self.operators if event.name == FUSED_UPDATE]
+        asked = (event for event in self.operators if event.name in QUESTIONS)
+        return [event for event in asked if _covering(updates, event.start) is None]
 
     def callers(self, event: Event) -> list[str]:
         """Python's frames around an event, outermost first: ``FILE(LINE): FUNCTION``."""
@@ -221,7 +226,8 @@ class Trace:
 def _event(raw: dict[str, Any]) -> Event:
     start = float(raw["ts"])
     end = start + float(raw.get("dur", 0))
-    return Event(raw.get("cat", ""), raw["name"], raw["tid"], start, end, raw.get("args", {}))
+    name = COMPILED.sub("compiled code", raw["name"])
+    return Event(raw.get("cat", ""), name, raw["tid"], start, end, raw.get("args", {}))
 
 
 def _covering(events: Sequence[Event], time: float) -> Event | None:

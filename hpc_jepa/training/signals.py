@@ -32,7 +32,7 @@ class StopRequest:
 
     def agreed(self, host: HostGroup, also: bool = False) -> bool:
         """Whether any process was asked to stop, or has another reason to; the same answer on all of them."""
-        return bool(host.gather(torch.tensor([also or self.signal is not None])).any())
+        return any(host.gather(torch.tensor([also or self.signal is not None])).tolist())
 
     def _note(self, number: int, frame: FrameType | None) -> None:
         self.signal = signal.Signals(number)

@@ -25,14 +25,14 @@ def broken_steps(launch, tmp_path_factory):
     return torch.load(output)
 
 
-@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize(("what", "seen"), [("loss", 1.0), ("gradient", 1.0), ("unseen", 0.0)])
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_a_broken_step_changes_nothing_and_names_the_process_that_saw_it(stage, what, broken_steps):
+def test_a_broken_step_changes_nothing_and_names_the_process_that_saw_it(stage, what, seen, broken_steps):
     result = broken_steps[stage, what]
     assert result["weights_after_broken"] == "unchanged"
     assert result["weights_after_next"] == "changed"
     assert result["updates"] == 3.0, "two sound steps before, one after"
-    assert result["counts"] == [1.0, 1.0, 0.0, 1.0], "one step, one in a row, rank 1 alone"
+    assert result["counts"] == [1.0, 1.0, 0.0, seen], "one step, one in a row, rank 1 or only the norm of the sum"
     assert result["counts_after"] == [0.0, 0.0, 0.0, 0.0]
 
 
@@ -84,8 +84,9 @@ def test_when_a_collective_is_stuck_every_process_prints_its_stacks_and_ends(lau
     assert finished.returncode != 0
     for rank in (0, 1):
         assert f"rank {rank}: nothing was done for 2 s; the stacks of its threads:" in finished.stderr
-    assert "in all_reduce" in finished.stderr, "rank 0 waits for the sum"
-    assert "in oversleep" in finished.stderr, "rank 1 is why"
+    # Stacks are written piece by piece, at the same time: names stay whole, lines may not.
+    assert "all_reduce" in finished.stderr, "rank 0 waits for the sum"
+    assert "oversleep" in finished.stderr, "rank 1 is why"
 
 
 def test_a_watchdog_that_hears_something_in_time_stays_quiet():

@@ -63,6 +63,7 @@ def test_a_profiled_run_has_the_losses_of_any_other_and_says_where_its_time_went
     assert float(counts["operators called"].replace(",", "")) > 500
     assert float(counts["MB of memory asked for"].replace(",", "")) > 1
     assert float(counts["TFLOP/s"]) > 0
+    assert (float(counts["values asked for"]) < 1) == (stage < 3)  # a save between steps asks for one
 
 
 def test_the_page_names_who_asks_for_values(configure, monkeypatch):

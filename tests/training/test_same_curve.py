@@ -7,6 +7,7 @@ and weights the parting stays far below what is allowed.
 
 import pytest
 import torch
+from torch._dynamo.utils import counters
 
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.kernels.adamw import adamw_average_
@@ -157,4 +158,6 @@ def test_the_fast_path_has_the_loss_curve_of_the_plain_one(way, plain, device):
 
 
 def test_compiled_blocks_have_the_loss_curve_of_plain_ones(compiler, plain, device):
+    counters.clear()
     torch.testing.assert_close(curve(CompiledEngine, device), plain, rtol=1e-4, atol=0)
+    assert counters["stats"]["unique_graphs"] >= 3  # student, target and predictor

@@ -1,9 +1,12 @@
 """Two sound steps, one in which rank 1 meets a number that is none, and one sound step; at every ZeRO stage.
 
+The number is in the loss, in the gradient of all weights, or in that of one weight that the guard's witness cannot see.
+
 usage: broken_steps.py OUTPUT
 """
 
 import sys
+from itertools import product
 
 import torch
 from torch import nn
@@ -65,9 +68,12 @@ def train_at(stage, what):
         x = torch.randn(2, 4)
         broken = step == BROKEN and rank() == 1
         loss = engine(x, broken and what == "gradient")
+        unseen = model.second.weight.register_hook(lambda g: g * float("nan")) if broken and what == "unseen" else None
         if broken and what == "loss":
             loss = loss + float("inf")  # its gradient is as it was
         engine.backward(loss)
+        if unseen is not None:
+            unseen.remove()
         skip = guard.broken(loss)
         norm = optimizer_step(engine, skip)
         guard.count(skip | ~norm.isfinite())
@@ -85,6 +91,7 @@ def train_at(stage, what):
 
 if __name__ == "__main__":
     join_process_group()
-    results = {(stage, what): train_at(stage, what) for stage in (0, 1, 2, 3) for what in ("loss", "gradient")}
+    cases = product((0, 1, 2, 3), ("loss", "gradient", "unseen"))
+    results = {(stage, what): train_at(stage, what) for stage, what in cases}
     if is_main():
         torch.save(results, sys.argv[1])

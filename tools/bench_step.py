@@ -2,7 +2,7 @@
 """What a training step costs: each phase, against the arithmetic it must do, and against other people's code.
 
     python tools/bench_step.py                                      the study's ViT-B, UCF-101 regime, fwm_hw_ld
-    python tools/bench_step.py --quick                              one clip of it, 2 rounds
+    python tools/bench_step.py --quick                              two clips of it, 2 rounds
     python tools/bench_step.py CONFIG... engine.precision=fp32      another configuration
     python tools/bench_step.py --beside engine.compile=true         beside the same step with another setting
     python tools/bench_step.py --peer FOLDER --peer-config YAML     beside V-JEPA 2, or the code of the study
@@ -43,7 +43,7 @@ from hpc_jepa.latents import ClipBatch
 from hpc_jepa.models.flops import step_flops
 
 PAPER = ["configs/regime/ucf101.yaml", "configs/objective/fwm_hw_ld.yaml", "engine.batch_size=8"]
-QUICK = [*PAPER[:2], "engine.batch_size=1"]
+QUICK = [*PAPER[:2], "engine.batch_size=2"]
 PHASES = ("target", "student", "predictor", "objectives", "backward", "optimizer", "EMA")
 PRODUCT = (4096, 768, 3072)
 """Rows, inputs and outputs of the matrix product whose speed is the floor: the MLP of a ViT-B."""
@@ -169,6 +169,7 @@ def measure(
         "flops": flops,
         "gflops_per_second": {"step": flops / step / 1e6, "matrix product": rate / 1e6},
         "clips": config.engine.batch_size,
+        "clips_per_second": 1e3 * config.engine.batch_size / step,
         "precision": config.engine.precision,
         "rounds": rounds,
         "device": name_of(steps.device),
@@ -190,28 +191,32 @@ def show(result: dict[str, Any]) -> None:
     for phase, taken in result["phases_ms"].items():
         table.add_row(phase, f"{taken:.1f}", f"{taken / total:.1%}")
     Console().print(table)
-    rates = result["gflops_per_second"]
+    typer.echo(summary(result))
+
+
+def summary(result: dict[str, Any]) -> str:
+    """One line: the step, its floor, and what stands beside it."""
+    rates, step = result["gflops_per_second"], result["step_ms"]
     clips = "1 clip" if result["clips"] == 1 else f"{result['clips']} clips"
-    line = (
-        f"{result['precision']}, {clips}: step {result['step_ms']:.0f} ms, floor "
-        f"{result['floor_ms']:.0f} ms ({rates['step']:.0f} of {rates['matrix product']:.0f} GFLOP/s), peak "
-        f"{result['peak_mb']:.0f} MB"
-    )
-    if result["beside_ms"] is not None:
-        line += (
-            f", beside it {result['beside_ms']:.0f} ms: {result['beside_ms'] / result['step_ms']:.2f} times as long, "
-            f"peak {result['beside_peak_mb']:.0f} MB"
-        )
-    if result["peer_ms"] is not None:
-        line += f", peer {result['peer_ms']:.0f} ms: {result['peer_ms'] / result['step_ms']:.2f} times as long"
-    typer.echo(f"{line}; {result['device']}")
+    parts = [
+        f"{result['precision']}, {clips}: step {step:.0f} ms ({result['clips_per_second']:.3g} clips a second)",
+        f"floor {result['floor_ms']:.0f} ms ({rates['step']:.0f} of {rates['matrix product']:.0f} GFLOP/s)",
+        f"peak {result['peak_mb']:.0f} MB",
+    ]
+    if (beside := result["beside_ms"]) is not None:
+        settings = " ".join(result["beside"])
+        parts.append(f"with {settings} {beside:.0f} ms: {beside / step:.2f} times as long")
+        parts.append(f"peak {result['beside_peak_mb']:.0f} MB")
+    if (peer := result["peer_ms"]) is not None:
+        parts.append(f"peer ({Path(result['peer_config']).stem}) {peer:.0f} ms: {peer / step:.2f} times as long")
+    return f"{', '.join(parts)}; {result['device']}"
 
 
 def main(
     arguments: Annotated[list[str] | None, typer.Argument(metavar="CONFIG|KEY=VALUE")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 5,
     quick: Annotated[
-        bool, typer.Option("--quick", help="2 rounds, and one clip where no configuration is given.")
+        bool, typer.Option("--quick", help="2 rounds, and two clips where no configuration is given.")
     ] = False,
     beside: Annotated[list[str] | None, typer.Option(help="KEY=VALUE of the same step beside it; repeat.")] = None,
     peer: Annotated[Path | None, typer.Option(help="Checkout of the code to compare with.")] = None,
@@ -223,20 +228,27 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print what a training step costs."""
-    arguments = arguments or (QUICK if quick else PAPER)
+    arguments = arguments or []
+    if all("=" in argument for argument in arguments):
+        arguments = [*(QUICK if quick else PAPER), *arguments]
     layers = [argument for argument in arguments if "=" not in argument]
     settings = [argument for argument in arguments if "=" in argument]
     if (peer is None) != (peer_config is None):
         raise typer.BadParameter("--peer and --peer-config belong together")
     with errors_in_one_line(), tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         settings = [*settings, f"runs={Path(scratch)}"]
-        config = load(RunConfig, layers or PAPER[:2], settings)
-        other = load(RunConfig, layers or PAPER[:2], [*settings, *beside]) if beside else None
+        config = load(RunConfig, layers, settings)
+        other = load(RunConfig, layers, [*settings, *beside]) if beside else None
+        if other is not None and 3 in {config.engine.zero_stage, other.engine.zero_stage}:
+            raise InputError(
+                "--beside engine.zero_stage=3: DeepSpeed then changes torch's linear maps for both; measure it alone"
+            )
         theirs = None
         if peer is not None and peer_config is not None:
-            same = {"data.batch_size": config.engine.batch_size}
+            same = {"data.batch_size": config.engine.batch_size, "data.crop_size": config.data.clip.size}
             theirs = stack.enter_context(PeerTraining(peer, peer_config, same | peer_settings(peer_set or [])))
         result = measure(config, other, theirs, 2 if quick else rounds, not give_memory_back)
+    result |= {"beside": beside, "peer_config": str(peer_config) if peer_config else None}
     if as_json:
         typer.echo(json.dumps(result))
     else:

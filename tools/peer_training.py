@@ -8,6 +8,7 @@ import importlib
 import os
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import redirect_stdout
 from multiprocessing import get_context
@@ -24,6 +25,8 @@ from peers import StandIns, import_root
 from hpc_jepa.errors import HpcJepaError, InputError
 
 ENDLESS = 1_000_000
+NEXT, END = "your turn", "that is all"
+SECONDS_TO_END = 10
 SETTINGS = {
     "optimization.epochs": 1,
     "optimization.ipe": ENDLESS,
@@ -54,8 +57,9 @@ class PeerTraining:
         root = import_root(folder, f"app/{tree['app']}/train.py")
         context = get_context("spawn")
         self._turn, theirs = context.Pipe()
-        threads = torch.get_num_threads()
-        self._process = context.Process(target=_train, args=(root, tree, threads, theirs), daemon=True)
+        self._scratch = tempfile.TemporaryDirectory()
+        arguments = (root, {**tree, "folder": self._scratch.name}, torch.get_num_threads(), theirs)
+        self._process = context.Process(target=_train, args=arguments, daemon=True)
         self._theirs = theirs
 
     def __enter__(self) -> "PeerTraining":
@@ -66,13 +70,17 @@ class PeerTraining:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._process.is_alive():
+            self._turn.send(END)
+            self._process.join(SECONDS_TO_END)
         self._process.kill()
         self._process.join()
+        self._scratch.cleanup()
 
     def step(self) -> float:
         """Milliseconds of the next step."""
         try:
-            self._turn.send("your turn")
+            self._turn.send(NEXT)
             return float(self._turn.recv())
         except (EOFError, ConnectionError) as error:
             self._process.join()
@@ -96,13 +104,16 @@ def _train(root: Path, config: dict[str, Any], threads: int, turn: Connection) -
     torch.set_num_threads(threads)
     sys.path.insert(0, str(root))
     sys.meta_path.insert(0, StandIns(("src.datasets", "torchvision")))  # reading video is not what is compared
-    with tempfile.TemporaryDirectory() as scratch, Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
+    warnings.simplefilter("ignore")
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         backend = "nccl" if torch.cuda.is_available() else "gloo"
-        torch.distributed.init_process_group(backend, init_method=f"file://{scratch}/store", rank=0, world_size=1)
+        torch.distributed.init_process_group(
+            backend, init_method=f"file://{config['folder']}/store", rank=0, world_size=1
+        )
         module = importlib.import_module(f"app.{config['app']}.train")
         module.init_data = _noise(config["data"]["crop_size"])  # type: ignore[attr-defined]
         module.gpu_timer = _in_turn(turn)  # type: ignore[attr-defined]
-        module.main(args={**config, "folder": scratch})
+        module.main(args=config)
 
 
 def _in_turn(turn: Connection) -> Callable[..., tuple[Any, float]]:
@@ -111,7 +122,8 @@ def _in_turn(turn: Connection) -> Callable[..., tuple[Any, float]]:
 
     def timer(step: Callable[[], Any], **_: object) -> tuple[Any, float]:
         result: list[Any] = []
-        turn.recv()
+        if turn.recv() == END:
+            raise SystemExit(0)
         taken = milliseconds(lambda: result.append(step()), device)
         turn.send(taken)
         return result[0], taken

@@ -81,11 +81,20 @@ def test_every_phase_of_a_step_is_timed_and_compared_with_other_code(config, pee
 
 
 def test_the_same_step_with_another_setting_is_timed_beside_it(config):
-    finished = bench(config, "--beside", "model.activation_checkpointing=true", "--beside", "engine.zero_stage=0")
+    finished = bench(config, "--beside", "engine.batch_size=32", "--beside", "engine.zero_stage=0")
     assert finished.returncode == 0, finished.stderr[-2000:]
     result = json.loads(finished.stdout.splitlines()[-1])
-    assert result["beside_ms"] > 0
+    assert result["beside"] == ["engine.batch_size=32", "engine.zero_stage=0"]
+    assert result["beside_peak_mb"] > result["peak_mb"]  # eight times as many clips
     assert result["peer_ms"] is None
+
+
+def test_stage_3_beside_another_is_refused(config):
+    finished = bench(config, "--beside", "engine.zero_stage=3")
+    assert finished.returncode == 2
+    assert finished.stderr == (
+        "error: --beside engine.zero_stage=3: DeepSpeed then changes torch's linear maps for both; measure it alone\n"
+    )
 
 
 def test_the_end_of_other_code_is_told_in_one_line(config, peer):

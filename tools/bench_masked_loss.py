@@ -73,6 +73,18 @@ class Case:
         loss().backward()  # type: ignore[no-untyped-call]
 
     @property
+    def shapes(self) -> dict[str, Any]:
+        """Sizes of the features, and how many of a clip's tokens each group predicts."""
+        clips, _, channels = self.features.shape
+        return {
+            "clips": clips,
+            "grid": [GRID.time, GRID.height, GRID.width],
+            "levels": LEVELS,
+            "width": channels // LEVELS,
+            "predicted_tokens": [tokens.shape[1] for tokens in self.tokens],
+        }
+
+    @property
     def bytes(self) -> int:
         """What must be moved: prediction and target twice, the gradient once."""
         return sum(4 * prediction.numel() * 5 for prediction in self.predictions)
@@ -149,6 +161,8 @@ def measure(case: Case, peer: Path | None, rounds: int, give_memory_back: bool) 
             "normalised": figures[f"plain{NORMALISED}"] / figures[f"ours{NORMALISED}"],
         },
         "peak_mb": peaks,
+        "shapes": case.shapes,
+        "rounds": rounds,
         "device": name_of(device),
     }
     if peer is not None:

@@ -25,9 +25,12 @@ def result_of(finished):
 
 @pytest.mark.parametrize("memory", [[], ["--give-memory-back"]])
 def test_both_forms_are_timed_and_their_memory_is_seen(memory):
-    result = result_of(bench("--json", *memory))
+    result = result_of(bench("--quick", "--json", *memory))
     assert all(figure > 0 for figure in result["ms"].values()), result
     assert set(result["peak_mb"]) == {"ours", "plain"}
+    shapes, rounds = result["shapes"], result["rounds"]
+    assert (shapes["clips"], shapes["width"], shapes["levels"], shapes["grid"], rounds) == (1, 96, 4, [8, 14, 14], 1)
+    assert len(shapes["predicted_tokens"]) == 2 and all(0 < tokens < 1568 for tokens in shapes["predicted_tokens"])
     assert result["peak_mb"]["plain"] > 2  # of 600 tokens at least the targets, 384 channels each, all at once
 
 

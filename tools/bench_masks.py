@@ -14,7 +14,7 @@ motion maps the time it takes to read once the rows that they look at, for plain
 
 import json
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from itertools import count, product
@@ -148,12 +148,13 @@ def peer_way(folder: Path, config: MaskingConfig, clips: int) -> dict[str, Way]:
     return {"peer": Way(lambda: masks(pixels), len(pixels) / clips)}
 
 
-def measure(clips: int, rounds: int, peer: Path | None, advance: Callable[[], None]) -> dict[str, Any]:
+def measure(clips: int, rounds: int, peer: Path | None) -> dict[str, Any]:
     """Median milliseconds of every way for each kind of masks, and how many times ours the others take."""
     device = best_device()
     table = ways(clips, device, peer)
     every = {f"{kind}: {side}": way.work for kind, sides in table.items() for side, way in sides.items()}
-    figures = medians(every, rounds, device, advance)
+    with progress("bench", rounds + 1) as advance:
+        figures = medians(every, rounds, device, advance)
     kinds = {
         kind: {f"{side}_ms": figures[f"{kind}: {side}"] / way.share for side, way in sides.items()}
         for kind, sides in table.items()
@@ -206,8 +207,8 @@ def main(
 ) -> None:
     """Print what the masks of a step cost."""
     torch.set_num_threads(threads)
-    with errors_in_one_line(), progress("bench", rounds + 1) as advance:
-        result = measure(clips, rounds, peer, advance)
+    with errors_in_one_line():
+        result = measure(clips, rounds, peer)
     if as_json:
         typer.echo(json.dumps(result))
         return

@@ -80,7 +80,7 @@ class PeerStep:
     def __init__(self, folder: Path) -> None:
         self._root = import_root(folder, *TRAINERS)
         self.file = next(self._root / name for name in TRAINERS if (self._root / name).is_file())
-        self._step: ast.AST = ast.parse(self.file.read_text())  # all there is, until the step is found in it
+        self._step: ast.AST = _parsed(self.file)  # all there is, until the step is found in it
         self._step = self.require(function("train_step"))
 
     def module(self, name: str) -> Any:
@@ -105,6 +105,13 @@ class PeerStep:
     def every(self, wanted: Wanted, **values: Any) -> Fragment:
         """All statements of the kind that is wanted, in the order of the step."""
         return Fragment(self.file, list(_outermost(wanted, self._step)), values)
+
+
+def _parsed(file: Path) -> ast.Module:
+    try:
+        return ast.parse(file.read_text())
+    except (SyntaxError, UnicodeDecodeError) as error:
+        raise InputError(f"{file}: not Python: {error}; give a whole checkout") from error
 
 
 def _outermost(wanted: Wanted, within: ast.AST) -> Iterator[ast.stmt]:

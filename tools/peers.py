@@ -14,21 +14,26 @@ from hpc_jepa.errors import InputError
 def import_root(folder: Path, *wanted: str) -> Path:
     """``folder``, a checkout of facebookresearch/vjepa2, or its ``vjepa2``, where the study's code keeps its own.
 
-    Raises InputError where neither holds one of the paths ``wanted``.
+    Raises InputError where neither holds one of the files ``wanted``.
     """
     for root in (folder, folder / "vjepa2"):
-        if any((root / path).exists() for path in wanted):
+        if any((root / path).is_file() for path in wanted):
             return root
     names = " or ".join(wanted)
     raise InputError(f"{folder}: no {names} here or in vjepa2/; give a checkout of the code to compare with")
 
 
 def peer_module(root: Path, name: str) -> ModuleType:
-    """A module of a checkout, imported into this process."""
+    """A module of a checkout, imported into this process. Raises InputError where it, or what it needs, is missing."""
     if str(root) not in sys.path:
         sys.path.insert(0, str(root))
         sys.meta_path.insert(0, StandIns(("torchvision",)))
-    return import_module(name)
+    try:
+        return import_module(name)
+    except ModuleNotFoundError as error:
+        raise InputError(
+            f"{root}: {name} cannot be imported ({error}); give a whole checkout, install its packages"
+        ) from error
 
 
 class StandIns(MetaPathFinder, Loader):

@@ -78,3 +78,11 @@ def test_code_that_averages_in_another_way_is_refused_in_one_line(checkout, trai
     trainer.write_text(trainer.read_text().replace(there, instead))
     said = refused(bench("--quick", "--peer", checkout))
     assert str(trainer) in said and complaint in said
+
+
+@pytest.mark.parametrize("content", [b"def (", "caf\xe9 = 1".encode("latin-1")], ids=["syntax", "encoding"])
+def test_a_trainer_that_cannot_be_read_is_told_in_one_line(content, tmp_path):
+    trainer = tmp_path / "app" / "vjepa" / "train.py"
+    trainer.parent.mkdir(parents=True)
+    trainer.write_bytes(content)
+    assert f"{trainer}: not Python: " in refused(bench("--quick", "--peer", tmp_path))

@@ -27,7 +27,7 @@ from typing import Annotated, Any
 import torch
 import typer
 import yaml
-from measuring import PeakMemory, errors_in_one_line, medians, name_of, release_freed_memory
+from measuring import PeakMemory, errors_in_one_line, medians, name_of, quick_form, release_freed_memory
 from peer_training import PeerTraining
 from rich.console import Console
 from rich.table import Table
@@ -215,9 +215,7 @@ def summary(result: dict[str, Any]) -> str:
 def main(
     arguments: Annotated[list[str] | None, typer.Argument(metavar="CONFIG|KEY=VALUE")] = None,
     rounds: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 5,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="2 rounds, and two clips where no configuration is given.")
-    ] = False,
+    quick: Annotated[bool, quick_form("2 rounds, and two clips where no configuration is given.", rounds=2)] = False,
     beside: Annotated[list[str] | None, typer.Option(help="KEY=VALUE of the same step beside it; repeat.")] = None,
     peer: Annotated[Path | None, typer.Option(help="Checkout of the code to compare with.")] = None,
     peer_config: Annotated[Path | None, typer.Option(exists=True, dir_okay=False, help="Its YAML file.")] = None,
@@ -247,7 +245,7 @@ def main(
         if peer is not None and peer_config is not None:
             same = {"data.batch_size": config.engine.batch_size, "data.crop_size": config.data.clip.size}
             theirs = stack.enter_context(PeerTraining(peer, peer_config, same | peer_settings(peer_set or [])))
-        result = measure(config, other, theirs, 2 if quick else rounds, not give_memory_back)
+        result = measure(config, other, theirs, rounds, not give_memory_back)
     result |= {"beside": beside, "peer_config": str(peer_config) if peer_config else None}
     if as_json:
         typer.echo(json.dumps(result))

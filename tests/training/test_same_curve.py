@@ -1,163 +1,46 @@
-"""Two hundred steps with the fast forms of loss, update and average, and with the plain ones.
+"""Two hundred steps with the fast forms of loss, update, average and blocks, and with the plain ones.
 
 They differ in rounding alone, until an error near nought has another sign in one of them: the gradient of an absolute
 error jumps there. From then on curves part, as they do when the first weights are rounded differently. With these clips
-and weights the parting stays far below what is allowed.
+and weights the parting stays far below what is allowed. Each way has a process of its own, as a run has.
 """
+
+from pathlib import Path
 
 import pytest
 import torch
-from torch._dynamo.utils import counters
-
-from hpc_jepa.config.run import RunConfig
-from hpc_jepa.kernels.adamw import adamw_average_
-from hpc_jepa.kernels.masked_error import plain_masked_error
-from hpc_jepa.latents import ClipBatch, TokenGrid
-from hpc_jepa.masking.sampler import MaskSampler
-from hpc_jepa.objectives import errors
-from hpc_jepa.training.average import TargetAverage, lay_out
-from hpc_jepa.training.engine import build_engine, optimizer_step, parameter_groups, set_rates
-from hpc_jepa.training.loop import weighted_sum
-from hpc_jepa.training.processes import join_process_group
-from hpc_jepa.training.schedules import rates_at
-from hpc_jepa.training.trainee import build_trainee
 
 pytestmark = pytest.mark.slow
 
-STEPS, BATCH = 200, 4
-CONFIG = RunConfig.model_validate(
-    {
-        "regime": "test",
-        "seed": 6,
-        "model": {
-            "encoder": {"width": 32, "depth": 2, "heads": 2, "patch": 8, "levels": [1, 2]},
-            "predictor": {"width": 16, "depth": 1, "heads": 2},
-        },
-        "data": {"sources": {"none": {"shards": "none"}}, "clip": {"frames": 8, "size": 32}},
-        "objectives": ["fwm", "hw", {"ld": {"hidden": 8}}],
-        "masking": {"groups": [{"blocks": 2, "spatial_scale": 0.2}, {"blocks": 1, "spatial_scale": 0.5}]},
-        "schedule": {"steps": STEPS, "warmup": 0.1, "ema_start": 0.99, "ema_final": 0.999},
-        "engine": {"zero_stage": 1, "precision": "fp32", "batch_size": BATCH},
-    }
-)
-ADAMW = {"betas": CONFIG.optimizer.betas, "eps": CONFIG.optimizer.eps}
-
-
-def schedule(optimizer, rates):
-    for group in optimizer.param_groups:
-        group["lr"], group["weight_decay"] = rates.learning_rate, rates.weight_decay * group["decayed"]
-
-
-class Plain:
-    """Update and average tensor by tensor, one operation after the other."""
-
-    def __init__(self, trainee):
-        self.forward, self.model = trainee, trainee.model
-        self.optimizer = torch.optim.AdamW(parameter_groups(trainee), **ADAMW, foreach=False, fused=False)
-
-    def update(self, loss, rates):
-        self.optimizer.zero_grad()
-        loss.backward()
-        schedule(self.optimizer, rates)
-        self.optimizer.step()
-        with torch.no_grad():
-            for target, student in zip(self.model.target.parameters(), self.model.student.parameters(), strict=True):
-                target.mul_(rates.ema).add_(student, alpha=1 - rates.ema)
-
-
-class Engine:
-    """What a run does."""
-
-    config = CONFIG
-
-    def __init__(self, trainee):
-        self.forward = build_engine(trainee, self.config)
-        self.average = TargetAverage(trainee.model.student, trainee.model.target)
-
-    def update(self, loss, rates):
-        set_rates(self.forward, rates)
-        self.forward.backward(loss)
-        optimizer_step(self.forward, torch.zeros_like(loss, dtype=torch.bool))
-        self.average.update(rates.ema)
-
-
-class CompiledEngine(Engine):
-    """The same with blocks that torch.compile made."""
-
-    config = CONFIG.model_copy(update={"engine": CONFIG.engine.model_copy(update={"compile": True})})
-
-
-class Joined:
-    """The student updated and averaged in one call for all weights that decay, and one for the others."""
-
-    def __init__(self, trainee):
-        self.forward = trainee
-        targets = dict(zip(trainee.model.student.parameters(), trainee.model.target.parameters(), strict=True))
-        groups = parameter_groups(trainee)
-        students = [[p for p in group["params"] if p in targets] for group in groups]
-        for group in groups:
-            group["params"] = [p for p in group["params"] if p not in targets]
-        self.others = torch.optim.AdamW(groups, **ADAMW, fused=True)
-        self.flat = [self.laid_out(student, [targets[p] for p in student]) for student in students]
-
-    @staticmethod
-    def laid_out(student, target):
-        """Weights, gradients, moments and target, flat, and the count of updates."""
-        weights = lay_out(student)
-        gradient, mean, square = (torch.zeros_like(weights) for _ in range(3))
-        for p, place in zip(student, gradient.split([p.numel() for p in student]), strict=True):
-            p.grad = place.view_as(p)
-        return (weights, gradient, mean, square, lay_out(target)), weights.new_zeros(())
-
-    def update(self, loss, rates):
-        self.others.zero_grad()
-        for buffers, _ in self.flat:
-            buffers[1].zero_()
-        loss.backward()
-        schedule(self.others, rates)
-        self.others.step()
-        for (buffers, step), group in zip(self.flat, self.others.param_groups, strict=True):
-            settings = {name: group[name] for name in ("lr", "weight_decay", "betas", "eps")}
-            adamw_average_(*buffers, step=step, momentum=rates.ema, skip=torch.zeros_like(step), **settings)
-
-
-def curve(way, device):
-    """Losses of all steps."""
-    trainee = build_trainee(CONFIG).to(device)
-    trained = way(trainee)
-    masker = MaskSampler(CONFIG.masking, CONFIG.semantics, TokenGrid(4, 4, 4), seed=CONFIG.seed, batch_size=BATCH)
-    nothing = torch.zeros(BATCH, dtype=torch.int64, device=device)
-    losses = []
-    for step in range(STEPS):
-        pixels = torch.randn(BATCH, 3, 8, 32, 32, generator=torch.Generator().manual_seed(step)).to(device)
-        masks = masker(step, ClipBatch(pixels, nothing, nothing, nothing.bool()))
-        terms, _ = trained.forward(pixels, masks, step)
-        loss = weighted_sum(terms, trainee.objectives.weights(step))
-        trained.update(loss, rates_at(step, CONFIG.schedule))
-        losses.append(loss.item())
-    return torch.tensor(losses)
+WORKER = Path(__file__).parent / "workers" / "curve.py"
 
 
 @pytest.fixture(scope="module")
-def device():
-    return join_process_group()
+def trained(launch, tmp_path_factory):
+    """``trained(WAY)`` trains that way and returns the losses of all steps and the number of compiled programs."""
+
+    def train(way):
+        output = tmp_path_factory.mktemp("curve") / "result.pt"
+        launch(WORKER, way, output, processes=1)
+        result = torch.load(output)
+        return result["losses"], result["programs"]
+
+    return train
 
 
 @pytest.fixture(scope="module")
-def plain(device):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(errors, "masked_error", plain_masked_error)
-        return curve(Plain, device)
+def plain(trained):
+    return trained("Plain")[0]
 
 
-@pytest.mark.parametrize("way", [Engine, Joined])
-def test_the_fast_path_has_the_loss_curve_of_the_plain_one(way, plain, device):
-    losses = curve(way, device)
+@pytest.mark.parametrize("way", ["Engine", "Joined"])
+def test_the_fast_path_has_the_loss_curve_of_the_plain_one(way, plain, trained):
+    losses, _ = trained(way)
     torch.testing.assert_close(losses, plain, rtol=1e-4, atol=0)
     assert losses[-20:].mean() < losses[:20].mean()
 
 
-def test_compiled_blocks_have_the_loss_curve_of_plain_ones(compiler, plain, device):
-    counters.clear()
-    torch.testing.assert_close(curve(CompiledEngine, device), plain, rtol=1e-4, atol=0)
-    assert counters["stats"]["unique_graphs"] >= 3  # student, target and predictor
+def test_compiled_blocks_have_the_loss_curve_of_plain_ones(compiler, plain, trained):
+    losses, programs = trained("CompiledEngine")
+    torch.testing.assert_close(losses, plain, rtol=1e-4, atol=0)
+    assert programs >= 3, "student, target and predictor"

@@ -28,7 +28,7 @@ def local_device() -> torch.device:
     return torch.device("cpu")
 
 
-def name_accelerator() -> None:
+def set_ds_accelerator() -> None:
     """To be called before DeepSpeed is imported: where it is not told, it guesses, with a warning."""
     os.environ.setdefault("DS_ACCELERATOR", local_device().type)
 
@@ -44,7 +44,7 @@ def barrier() -> None:
         dist.barrier()
 
 
-def from_main(number: int) -> int:
+def broadcast_int(number: int) -> int:
     """The number that rank 0 has, on all processes."""
     if world_size() == 1:
         return number
@@ -101,7 +101,7 @@ def gather_over_processes(x: Tensor) -> Tensor:
     return gathered
 
 
-def maximum_over_processes(x: Tensor) -> Tensor:
+def max_over_processes(x: Tensor) -> Tensor:
     """Element-wise maximum over all processes, without gradient."""
     x = x.detach().clone()
     if world_size() > 1:
@@ -119,26 +119,26 @@ def main_first() -> Iterator[None]:
         barrier()
 
 
-class HostGroup:
+class GlooGroup:
     """A second process group on the CPU, for small exchanges beside the gradients (usable from another thread)."""
 
-    def __init__(self, patience: timedelta | None = None) -> None:
+    def __init__(self, timeout: timedelta | None = None) -> None:
         """``patience``: how long an exchange waits for the slowest process; None: as long as torch does."""
-        self._group = dist.new_group(backend="gloo", timeout=patience) if world_size() > 1 else None
+        self._group = dist.new_group(backend="gloo", timeout=timeout) if world_size() > 1 else None
 
     def gather(self, x: Tensor) -> Tensor:
         """Rows [B, ...] of all processes in rank order -> [world * B, ...], on the device of ``x``."""
         if self._group is None:
             return x
-        mine = x.cpu().contiguous()
-        rows = [torch.empty_like(mine) for _ in range(world_size())]
-        dist.all_gather(rows, mine, group=self._group)
+        local = x.cpu().contiguous()
+        rows = [torch.empty_like(local) for _ in range(world_size())]
+        dist.all_gather(rows, local, group=self._group)
         return torch.cat(rows).to(x.device)
 
-    def gather_objects(self, mine: Any) -> list[Any]:
+    def gather_objects(self, local: Any) -> list[Any]:
         """Whatever every process has, in rank order; it travels as bytes through the host's memory."""
         if self._group is None:
-            return [mine]
-        found: list[Any] = [None] * world_size()
-        dist.all_gather_object(found, mine, group=self._group)
-        return found
+            return [local]
+        gathered: list[Any] = [None] * world_size()
+        dist.all_gather_object(gathered, local, group=self._group)
+        return gathered

@@ -7,7 +7,7 @@ import sys
 import pytest
 import torch
 
-from hpc_jepa.data.shards.builder import build, recipe_of
+from hpc_jepa.data.shards.builder import build_shards, make_recipe
 from hpc_jepa.data.sources import motion8
 
 if not torch.cuda.is_available():
@@ -18,8 +18,8 @@ if not torch.cuda.is_available():
 def motion_shards(tmp_path_factory):
     """Folder with ``train`` (24), ``test`` (8) and ``unlabelled`` (16) clips of 32 pixels and 16 frames."""
     out = tmp_path_factory.mktemp("motion8")
-    for source in motion8.splits(train=24, test=8, unlabelled=16, size=32, frames=16):
-        build(source, out / source.split, recipe_of(source, 10), 0, lambda samples: None)
+    for source in motion8.motion8_splits(train=24, test=8, unlabelled=16, size=32, frames=16):
+        build_shards(source, out / source.split, make_recipe(source, 10), 0, lambda samples: None)
     return out
 
 

@@ -23,23 +23,23 @@ from rich.console import Console
 from rich.table import Table
 from stepping import Training
 
-from hpc_jepa.cli.screen import progress
+from hpc_jepa.cli.console import progress_bar
+from hpc_jepa.config.loading import find_config, read_config
 from hpc_jepa.config.run import RunConfig
-from hpc_jepa.config.tree import find_config, load
-from hpc_jepa.latents import ClipBatch, TokenGrid
-from hpc_jepa.masking.sampler import MaskSampler
+from hpc_jepa.masking.mask_sampler import MaskSampler
+from hpc_jepa.types import ClipBatch, TokenGrid
 
 
 def measure(config: RunConfig, home: Path, steps: int) -> dict[str, Any]:
     """Milliseconds of a step, of each way to save, and of what it takes to go on from a checkpoint."""
     training = Training(config)
-    from hpc_jepa.checkpoint import store
-    from hpc_jepa.checkpoint.saver import Saver
-    from hpc_jepa.training.snapshot import facts, pieces, restore
+    from hpc_jepa.checkpoint import layout
+    from hpc_jepa.checkpoint.writer import CheckpointWriter
+    from hpc_jepa.training.checkpoint_state import checkpoint_info, restore, shards_to_save
 
     device, engine = training.device, training.engine
     step = partial(training.step, *_batch(config, device))
-    with progress("bench", 2 * steps) as advance:
+    with progress_bar("bench", 2 * steps) as advance:
 
         def timed_step() -> float:
             taken = milliseconds(step, device)
@@ -48,20 +48,22 @@ def measure(config: RunConfig, home: Path, steps: int) -> dict[str, Any]:
 
         step()  # makes the optimizer's state
         usual = statistics.median(timed_step() for _ in range(steps))
-        with Saver(home, config.checkpoint) as saver:
-            saver.start(facts(config, 1, {}, {}), pieces(engine))  # takes the memory that later saves use again
+        with CheckpointWriter(home, config.checkpoint) as saver:
+            saver.start(
+                checkpoint_info(config, 1, {}, {}), shards_to_save(engine)
+            )  # takes the memory that later saves use again
             saver.wait()
-            call = milliseconds(lambda: saver.start(facts(config, 2, {}, {}), pieces(engine)), device)
+            call = milliseconds(lambda: saver.start(checkpoint_info(config, 2, {}, {}), shards_to_save(engine)), device)
             beside = [timed_step() for _ in range(steps)]
             rest = milliseconds(saver.wait, device)
-    with Saver(home, config.checkpoint) as saver:
-        waited = milliseconds(lambda: saver.start(facts(config, 3, {}, {}), pieces(engine)), device)
+    with CheckpointWriter(home, config.checkpoint) as saver:
+        waited = milliseconds(lambda: saver.start(checkpoint_info(config, 3, {}, {}), shards_to_save(engine)), device)
         waited += milliseconds(saver.wait, device)
-    state = {piece.key: piece.values for piece in pieces(engine)}
+    state = {piece.key: piece.values for piece in shards_to_save(engine)}
     plain = milliseconds(lambda: torch.save(state, home / "plain.pt"), device)
-    checkpoint = store.opened(store.folder(home, 3))
+    checkpoint = layout.open_checkpoint(layout.checkpoint_dir(home, 3))
     return {
-        "gigabytes": sum(piece.values.nbytes for piece in pieces(engine)) / 1e9,
+        "gigabytes": sum(piece.values.nbytes for piece in shards_to_save(engine)) / 1e9,
         "step_ms": usual,
         "steps_beside_ms": beside,
         "ms": {
@@ -70,7 +72,7 @@ def measure(config: RunConfig, home: Path, steps: int) -> dict[str, Any]:
             "in the background: left after these steps": rest,
             "waited for": waited,
             "torch.save, without checksum or fsync": plain,
-            "going on: checksums": milliseconds(lambda: store.damage(checkpoint), device),
+            "going on: checksums": milliseconds(lambda: layout.verify_files(checkpoint), device),
             "going on: loading": milliseconds(lambda: restore(engine, checkpoint), device),
         },
         "steps": steps,
@@ -120,7 +122,7 @@ def main(
         f"engine={{batch_size: {clips}, zero_stage: {stage}, precision: {precision}}}",
     ]
     with errors_in_one_line():
-        config = load(RunConfig, [find_config(model, "model")], settings)
+        config = read_config(RunConfig, [find_config(model, "model")], settings)
         place = None if folder is None else require_writable(folder)
         with tempfile.TemporaryDirectory(dir=place) as home:
             result = measure(config, Path(home), steps)

@@ -30,13 +30,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from hpc_jepa.cli.screen import progress
+from hpc_jepa.cli.console import progress_bar
 from hpc_jepa.config.data import ClipConfig
-from hpc_jepa.data.clips import training_frames
 from hpc_jepa.data.decode import decode_frames, decode_scaled
-from hpc_jepa.data.shards.builder import build, recipe_of
-from hpc_jepa.data.shards.folder import ShardFolder
-from hpc_jepa.data.sources.source import EncodedFile, Origin, Sample, Setting
+from hpc_jepa.data.frame_sampling import training_frames
+from hpc_jepa.data.shards.builder import build_shards, make_recipe
+from hpc_jepa.data.shards.shard_folder import ShardFolder
+from hpc_jepa.data.sources.source import EncodedFile, Sample, SampleOrigin, SettingValue
 from hpc_jepa.errors import InputError
 
 Frames = NDArray[np.uint8]
@@ -58,16 +58,16 @@ class Files:
     classes: tuple[str, ...] = ()
 
     @property
-    def settings(self) -> Mapping[str, Setting]:
+    def settings(self) -> Mapping[str, SettingValue]:
         """Their names."""
         return {"files": ", ".join(name for name, _ in self.files)}
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def origin(self, index: int) -> Origin:
+    def origin(self, index: int) -> SampleOrigin:
         """Named by number."""
-        return Origin(f"video-{index:04d}", self.files[index][0])
+        return SampleOrigin(f"video-{index:04d}", self.files[index][0])
 
     def load(self, index: int) -> Sample:
         """The bytes."""
@@ -174,11 +174,11 @@ def bench(files: Files, clip: ClipConfig, clips: int) -> dict[str, Any]:
     sides = decoders()
     rates: dict[str, dict[str, float]] = {}
     ratios: dict[str, dict[str, float]] = {}
-    with tempfile.TemporaryDirectory() as scratch, progress("bench", 2 * len(files)) as advance:
+    with tempfile.TemporaryDirectory() as scratch, progress_bar("bench", 2 * len(files)) as advance:
         for mode in ("copy", "transcode"):
             folder = Path(scratch) / mode
-            recipe = recipe_of(files, len(files)).model_copy(update={"mode": mode})
-            build(files, folder, recipe, 0, lambda samples: advance(samples))
+            recipe = make_recipe(files, len(files)).model_copy(update={"mode": mode})
+            build_shards(files, folder, recipe, 0, lambda samples: advance(samples))
             seconds = measure(ShardFolder(folder), clip, clips, sides)
             rates[mode] = {name: 1 / statistics.median(times) for name, times in seconds.items()}
             ratios[mode] = {name: _speed(seconds[OURS], times) for name, times in seconds.items() if name != OURS}

@@ -29,12 +29,12 @@ from peer_fragments import PeerStep, block_with
 from rich.console import Console
 from rich.table import Table
 
-from hpc_jepa.cli.screen import progress
+from hpc_jepa.cli.console import progress_bar
+from hpc_jepa.config.loading import find_config, merge_files
 from hpc_jepa.config.model import ModelConfig
-from hpc_jepa.config.tree import find_config, merge
 from hpc_jepa.kernels.adamw import adamw_average_
 from hpc_jepa.models.encoder import Encoder
-from hpc_jepa.training.average import TargetAverage, lay_out
+from hpc_jepa.training.ema import TargetEMA, pack_parameters
 
 MOMENTUM = 0.999
 OURS, PLAIN, PEER, FLOOR = "ours", "two passes", "peer", "copy"
@@ -45,8 +45,8 @@ Sides = dict[str, Work]
 def sides(config: ModelConfig, device: torch.device, peer: Path | None) -> tuple[int, Sides]:
     """Number of parameters, and one update of the target by each way."""
     student, target, other_student, other_target = (Encoder(config.encoder).to(device) for _ in range(4))
-    lay_out(list(student.parameters()))
-    average = TargetAverage(student, target)
+    pack_parameters(list(student.parameters()))
+    ema = TargetEMA(student, target)
     values, averages = ([p.detach() for p in network.parameters()] for network in (other_student, other_target))
     theirs = {} if peer is None else {PEER: peer_side(peer, other_student, other_target)}
     buffer = torch.cat([value.flatten() for value in values])
@@ -57,7 +57,7 @@ def sides(config: ModelConfig, device: torch.device, peer: Path | None) -> tuple
         torch._foreach_add_(averages, values, alpha=1 - MOMENTUM)
 
     return buffer.numel(), {
-        OURS: lambda: average.update(MOMENTUM),
+        OURS: lambda: ema.update(MOMENTUM),
         PLAIN: two_passes,
         **theirs,
         "tensor by tensor": lambda: [a.lerp_(v, 1 - MOMENTUM) for a, v in zip(averages, values, strict=True)],
@@ -104,10 +104,10 @@ def main(
     """Print what one update of the target costs."""
     device = best_device()
     with errors_in_one_line(), torch.no_grad():
-        sizes = merge([find_config(model, "model")]).values["model"]
+        sizes = merge_files([find_config(model, "model")]).values["model"]
         parameters, ways = sides(ModelConfig.model_validate(sizes), device, peer)
         ways |= joined_sides(parameters, device)
-        with progress("bench", rounds + 1) as advance:
+        with progress_bar("bench", rounds + 1) as advance:
             figures = medians(ways, rounds, device, advance)
     ratios = {name: figure / figures[OURS] for name, figure in figures.items()}
     where = name_of(device)

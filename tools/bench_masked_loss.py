@@ -23,28 +23,19 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from measuring import (
-    GiveMemoryBack,
-    Work,
-    best_device,
-    errors_in_one_line,
-    medians,
-    name_of,
-    peak_mb,
-    quick_form,
-)
+from measuring import GiveMemoryBack, Work, best_device, errors_in_one_line, medians, name_of, peak_mb, quick_form
 from peer_fragments import PeerStep, function, result_of
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
-from hpc_jepa.cli.screen import progress
+from hpc_jepa.cli.console import progress_bar
 from hpc_jepa.config.masking import MaskingConfig
 from hpc_jepa.config.semantics import Semantics
-from hpc_jepa.data.heap import keep_freed_memory
+from hpc_jepa.io.malloc import keep_freed_memory
 from hpc_jepa.kernels.masked_error import masked_error, plain_masked_error
-from hpc_jepa.latents import ClipBatch, TokenGrid
-from hpc_jepa.masking.sampler import MaskSampler
+from hpc_jepa.masking.mask_sampler import MaskSampler
+from hpc_jepa.types import ClipBatch, TokenGrid
 
 GRID, LEVELS = TokenGrid(8, 14, 14), 4
 RAW, NORMALISED = ", raw targets", ", normalised targets"
@@ -150,7 +141,7 @@ def measure(case: Case, peer: Path | None, rounds: int, give_memory_back: bool) 
     peaks = {name: peak_mb(work, device) for name, work in raw.items()}
     if device.type == "cpu" and not give_memory_back:
         keep_freed_memory()  # as training does
-    with progress("bench", rounds + 1) as advance:
+    with progress_bar("bench", rounds + 1) as advance:
         figures = medians(works | {"copy": lambda: there.copy_(here)}, rounds, device, advance)
     bytes_per_ms = 8 * here.numel() / figures.pop("copy")
     result = {

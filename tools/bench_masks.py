@@ -29,13 +29,13 @@ from peer_masks import PeerMasks
 from rich.table import Table
 from torch import Tensor
 
-from hpc_jepa.cli.screen import progress, results
+from hpc_jepa.cli.console import progress_bar, stdout_console
 from hpc_jepa.config.masking import MaskGroupConfig, MaskingConfig, MotionGuidanceConfig
 from hpc_jepa.config.semantics import Semantics
-from hpc_jepa.kernels.blocks import BlockSize, origin_counts
-from hpc_jepa.latents import ClipBatch, TokenGrid
-from hpc_jepa.masking.blocks import block_size
-from hpc_jepa.masking.sampler import MaskSampler
+from hpc_jepa.kernels.visible_tokens import BlockSize, origin_counts
+from hpc_jepa.masking.block_sampling import block_size
+from hpc_jepa.masking.mask_sampler import MaskSampler
+from hpc_jepa.types import ClipBatch, TokenGrid
 
 GRID, CLIP, PLAIN_CLIPS = TokenGrid(8, 14, 14), (3, 16, 224, 224), 4
 PLAIN = MaskingConfig()
@@ -153,7 +153,7 @@ def measure(clips: int, rounds: int, peer: Path | None) -> dict[str, Any]:
     device = best_device()
     table = ways(clips, device, peer)
     every = {f"{kind}: {side}": way.work for kind, sides in table.items() for side, way in sides.items()}
-    with progress("bench", rounds + 1) as advance:
+    with progress_bar("bench", rounds + 1) as advance:
         figures = medians(every, rounds, device, advance)
     kinds = {
         kind: {f"{side}_ms": figures[f"{kind}: {side}"] / way.share for side, way in sides.items()}
@@ -212,7 +212,7 @@ def main(
     if as_json:
         typer.echo(json.dumps(result))
         return
-    results().print(table_of(result))
+    stdout_console().print(table_of(result))
     typer.echo(summary(result))
 
 

@@ -25,30 +25,22 @@ from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
-from measuring import (
-    GiveMemoryBack,
-    best_device,
-    errors_in_one_line,
-    milliseconds,
-    name_of,
-    peak_mb,
-    quick_form,
-)
+from measuring import GiveMemoryBack, best_device, errors_in_one_line, milliseconds, name_of, peak_mb, quick_form
 from peer_objectives import STEP, PeerObjectives
 from rich.console import Console
 from rich.table import Table
 
-from hpc_jepa.cli.screen import progress
+from hpc_jepa.cli.console import progress_bar
+from hpc_jepa.config.loading import CONFIGS, merge_files
 from hpc_jepa.config.masking import MaskingConfig
 from hpc_jepa.config.model import EncoderConfig, ModelConfig
 from hpc_jepa.config.semantics import Preset, Semantics
-from hpc_jepa.config.tree import CONFIGS, merge
-from hpc_jepa.data.heap import keep_freed_memory
-from hpc_jepa.latents import ClipBatch, Latents, TokenGrid, TokenMasks
-from hpc_jepa.masking.sampler import MaskSampler
+from hpc_jepa.io.malloc import keep_freed_memory
+from hpc_jepa.masking.mask_sampler import MaskSampler
 from hpc_jepa.models.video_jepa import VideoJEPA
 from hpc_jepa.objectives import ObjectiveSet, build_objective
 from hpc_jepa.objectives.registry import primitives
+from hpc_jepa.types import ClipBatch, Latents, TokenGrid, TokenMasks
 
 LEVELS, GRID, CLIP = 4, TokenGrid(8, 14, 14), (3, 16, 224, 224)
 FORECAST = "ld_forecast"
@@ -77,7 +69,7 @@ COLUMNS = (
 def masks_of(name: str, batch: int, semantics: Semantics, device: torch.device) -> tuple[TokenMasks, ...]:
     """The masks of a variant for still clips."""
     path = CONFIGS / "objective" / f"{name}.yaml"
-    settings = merge([path]).values.get("masking", {}) if path.is_file() else {}
+    settings = merge_files([path]).values.get("masking", {}) if path.is_file() else {}
     masking = MaskingConfig.model_validate({key: value for key, value in settings.items() if key != "motion"})
     nothing = torch.zeros(batch, dtype=torch.int64, device=device)
     clips = ClipBatch(torch.zeros(batch, *CLIP, device=device), nothing, nothing, nothing.bool())
@@ -185,7 +177,7 @@ def measure(
     theirs = {} if peer is None else peer_sides(peer, objectives, latents["baseline"], device)
     if device.type == "cpu" and not give_memory_back:
         keep_freed_memory()  # as training does
-    with progress("bench", rounds + 1) as advance:
+    with progress_bar("bench", rounds + 1) as advance:
         for _ in range(rounds + 1):
             for side in (*base.values(), *ours.values(), *theirs.values()):
                 side.take_turn()

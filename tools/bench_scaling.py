@@ -29,15 +29,15 @@ from rich.table import Table
 from scaling_figure import draw_measured, draw_predicted
 from stepping import Training
 
-from hpc_jepa.cli.screen import progress
+from hpc_jepa.cli.console import progress_bar
+from hpc_jepa.config.loading import find_config, merge_files, read_config
 from hpc_jepa.config.run import RunConfig
-from hpc_jepa.config.tree import find_config, load, merge
 from hpc_jepa.distributed import rank, world_size
 from hpc_jepa.errors import HpcJepaError, InputError
-from hpc_jepa.latents import ClipBatch, TokenGrid, TokenMasks
-from hpc_jepa.masking.sampler import MaskSampler
+from hpc_jepa.masking.mask_sampler import MaskSampler
 from hpc_jepa.models.flops import step_flops
 from hpc_jepa.study.scaling import Network, predict
+from hpc_jepa.types import ClipBatch, TokenGrid, TokenMasks
 
 CLIPS = (1, 2, 4, 8)
 SIDES = (4, 8, 12, 16)
@@ -150,7 +150,7 @@ def _free_port() -> int:
 
 def config_of(model: str, objectives: Sequence[str] = (), batch: int = BATCH) -> RunConfig:
     """A run of a preset on clips of 8 frames, 8 patches wide."""
-    settings = merge([find_config(model, "model")]).values
+    settings = merge_files([find_config(model, "model")]).values
     patch = settings["model"]["encoder"]["patch"]
     return RunConfig.model_validate(
         settings
@@ -220,7 +220,7 @@ def predicted() -> list[dict[str, Any]]:
     for model in ("base", "large"):
         for network in NETWORKS:
             for gpus in GPUS:
-                config = load(
+                config = read_config(
                     RunConfig,
                     [find_config("ucf101", "regime"), find_config(model, "model")],
                     [f"engine.batch_size={CLIPS_EACH}"],
@@ -291,7 +291,7 @@ def main(
         if out is not None:
             require_writable(out)  # before minutes of measuring
         teams = teams_of(processes, batch)
-        with progress("bench", rounds + 1) as advance:
+        with progress_bar("bench", rounds + 1) as advance:
             result = measure(model, rounds, batch, teams, advance) | {"prediction": predicted()}
     if out is not None:
         draw_measured(result, out / "scaling.png")

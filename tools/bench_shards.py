@@ -29,14 +29,14 @@ from measuring import errors_in_one_line, quick_form, require_writable
 from rich.console import Console
 from rich.table import Table
 
-from hpc_jepa.checkpoint.files import sync
-from hpc_jepa.cli.screen import progress
+from hpc_jepa.cli.console import progress_bar
 from hpc_jepa.data.encode import H264, Encoding, encode
-from hpc_jepa.data.shards.builder import build, recipe_of
+from hpc_jepa.data.shards.builder import build_shards, make_recipe
 from hpc_jepa.data.shards.transcode import transcode
-from hpc_jepa.data.shards.verify import find_faults
-from hpc_jepa.data.sources import folder as folder_layout
+from hpc_jepa.data.shards.verify import find_shard_errors
+from hpc_jepa.data.sources import class_folders as folder_layout
 from hpc_jepa.errors import InputError
+from hpc_jepa.io.atomic import fsync
 
 LONG_GROUPS = Encoding(gop=250, preset="ultrafast", tune="zerolatency", crf=12)
 
@@ -88,15 +88,15 @@ def evict(folder: Path) -> None:
 
 def compare_copies(clips: Path, scratch: Path, check: str, workers: int, rounds: int, cached: bool) -> Pair:
     """Copy mode and ``tar cf``, of files that are in memory or on the disk alone."""
-    source = folder_layout.listing(clips).sources()[0]
-    recipe = recipe_of(source, 100).model_copy(update={"check": check})
+    source = folder_layout.list_class_folders(clips).sources()[0]
+    recipe = make_recipe(source, 100).model_copy(update={"check": check})
 
     def ours() -> None:
-        build(source, scratch / "ours", recipe, workers, lambda samples: None)
+        build_shards(source, scratch / "ours", recipe, workers, lambda samples: None)
 
     def theirs() -> None:
         subprocess.run(["tar", "cf", scratch / "theirs.tar", "-C", clips, "."], check=True)
-        sync(scratch / "theirs.tar")  # as ours is when it is done
+        fsync(scratch / "theirs.tar")  # as ours is when it is done
 
     def clean() -> None:
         shutil.rmtree(scratch / "ours", ignore_errors=True)
@@ -115,12 +115,14 @@ def compare_copies(clips: Path, scratch: Path, check: str, workers: int, rounds:
 
 def compare_verification(clips: Path, scratch: Path, rounds: int) -> Pair:
     """Verification without decoding, in one thread, and ``sha256sum``."""
-    source = folder_layout.listing(clips).sources()[0]
-    build(source, scratch / "verified", recipe_of(source, 100).model_copy(update={"check": "probe"}), 1, lambda n: None)
+    source = folder_layout.list_class_folders(clips).sources()[0]
+    build_shards(
+        source, scratch / "verified", make_recipe(source, 100).model_copy(update={"check": "probe"}), 1, lambda n: None
+    )
     tars = sorted((scratch / "verified").glob("*.tar"))
     pair = Pair("verify, 1 thread / sha256sum", [], [])
     for _ in range(rounds):
-        pair.ours.append(seconds(lambda: find_faults(scratch / "verified", 1, lambda: None)))
+        pair.ours.append(seconds(lambda: find_shard_errors(scratch / "verified", 1, lambda: None)))
         pair.theirs.append(seconds(lambda: subprocess.run(["sha256sum", *tars], check=True, capture_output=True)))
     return pair
 
@@ -195,7 +197,7 @@ def main(
     results: list[Pair] = []
     with errors_in_one_line():
         place = None if folder is None else require_writable(folder)
-        with tempfile.TemporaryDirectory(dir=place) as scratch, progress("bench", 5) as advance:
+        with tempfile.TemporaryDirectory(dir=place) as scratch, progress_bar("bench", 5) as advance:
             for pair in pairs(Path(scratch), clips, kilobytes, rounds, processes):
                 results.append(pair)
                 advance()

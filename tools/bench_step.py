@@ -34,13 +34,13 @@ from rich.table import Table
 from stepping import Training
 from torch import Tensor, nn
 
-from hpc_jepa.cli.screen import progress
+from hpc_jepa.cli.console import progress_bar
+from hpc_jepa.config.loading import read_config
 from hpc_jepa.config.run import RunConfig
-from hpc_jepa.config.tree import load
-from hpc_jepa.distributed import HostGroup
+from hpc_jepa.distributed import GlooGroup
 from hpc_jepa.errors import InputError
-from hpc_jepa.latents import ClipBatch
 from hpc_jepa.models.flops import step_flops
+from hpc_jepa.types import ClipBatch
 
 PAPER = ["configs/regime/ucf101.yaml", "configs/objective/fwm_hw_ld.yaml", "engine.batch_size=8"]
 QUICK = [*PAPER[:2], "engine.batch_size=2"]
@@ -88,12 +88,12 @@ class Steps:
 
     def __init__(self, config: RunConfig, keep_memory: bool) -> None:
         self.training = Training(config, keep_memory)
-        from hpc_jepa.training.assembly import build_masker
+        from hpc_jepa.training.build import build_masker
 
         self.config, self.device = config, self.training.device
         self.timer = PhaseTimer(self.device)
         self.flops: list[int] = []
-        self._masker = build_masker(config, HostGroup())
+        self._masker = build_masker(config, GlooGroup())
         for name in ("target", "student", "predictor"):
             self.timer.watch(getattr(self.training.model, name), name)
         self.timer.watch(self.training.objectives, "objectives")
@@ -150,7 +150,7 @@ def measure(
         ways["beside"] = beside
     if peer is not None:
         ways["peer"] = lambda: theirs.append(peer.step())  # the clock of its own process is read
-    with progress("bench", rounds + 1) as advance:
+    with progress_bar("bench", rounds + 1) as advance:
         took = medians(ways, rounds, steps.device, advance)
     counted = steps.timer.steps[1:]
     phases = {phase: 1e3 * statistics.median(step[phase] for step in counted) for phase in PHASES}
@@ -235,8 +235,8 @@ def main(
         raise typer.BadParameter("--peer and --peer-config belong together")
     with errors_in_one_line(), tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         settings = [*settings, f"runs={Path(scratch)}"]
-        config = load(RunConfig, layers, settings)
-        other = load(RunConfig, layers, [*settings, *beside]) if beside else None
+        config = read_config(RunConfig, layers, settings)
+        other = read_config(RunConfig, layers, [*settings, *beside]) if beside else None
         if other is not None and 3 in {config.engine.zero_stage, other.engine.zero_stage}:
             raise InputError(
                 "--beside engine.zero_stage=3: DeepSpeed then changes torch's linear maps for both; measure it alone"

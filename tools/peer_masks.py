@@ -8,7 +8,7 @@ from peers import import_root, peer_module
 from torch import Tensor
 
 from hpc_jepa.config.masking import MaskGroupConfig, MaskingConfig
-from hpc_jepa.latents import TokenGrid
+from hpc_jepa.types import TokenGrid
 
 COLLATOR = "src/masks/multiseq_multiblock3d.py"
 DISTANCES = "app/vjepa_2_1/models/utils/masks_dist.py"

@@ -10,9 +10,9 @@ import torch
 from peer_fragments import PeerStep, branch_on
 from torch import Tensor, nn
 
-from hpc_jepa.latents import Latents
 from hpc_jepa.objectives import ObjectiveSet
-from hpc_jepa.objectives.sigreg import LARGEST_FREQUENCY
+from hpc_jepa.objectives.sigreg import MAX_FREQUENCY
+from hpc_jepa.types import Latents
 
 STEP = 20_000
 """A step at which all our terms count; their weights do not change."""
@@ -122,6 +122,6 @@ def _as_theirs(latents: Latents) -> dict[str, Any]:
 def _normality_test(ours: Any) -> nn.Module:
     """The statistic of the package that their code asks for, as ours is set."""
     univariate, multivariate = import_module("lejepa.univariate"), import_module("lejepa.multivariate")
-    along_a_line = univariate.EppsPulley(t_max=LARGEST_FREQUENCY, n_points=ours.options.frequencies)
+    along_a_line = univariate.EppsPulley(t_max=MAX_FREQUENCY, n_points=ours.options.frequencies)
     test: nn.Module = multivariate.SlicingUnivariateTest(along_a_line, num_slices=ours.options.projections)
     return test

@@ -14,7 +14,7 @@ import psutil
 import torch
 import typer
 
-from hpc_jepa.cli.screen import progress
+from hpc_jepa.cli.console import progress_bar
 from hpc_jepa.config.data import ClipConfig, DataConfig, SourceConfig
 from hpc_jepa.data.loader import ClipLoader
 from hpc_jepa.errors import HpcJepaError
@@ -29,7 +29,7 @@ def soak(folder: str, reads: int, clip: ClipConfig) -> list[dict[str, float]]:
     data = DataConfig(sources={"soak": SourceConfig(shards=folder)}, clip=clip, decode_threads=2)
     loader = ClipLoader(data, seed=0, batch_size=BATCH, rank=0, world_size=1, device=torch.device("cpu"))
     process, steps, looks = psutil.Process(), max(LOOKS, reads // BATCH), []
-    with progress(f"soak {folder}", steps) as advance:
+    with progress_bar(f"soak {folder}", steps) as advance:
         for step in range(steps):
             loader.batch(step)
             advance()

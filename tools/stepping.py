@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from hpc_jepa.config.run import RunConfig
-from hpc_jepa.data.heap import keep_freed_memory
-from hpc_jepa.distributed import name_accelerator
-from hpc_jepa.latents import TokenMasks
+from hpc_jepa.distributed import set_ds_accelerator
+from hpc_jepa.io.malloc import keep_freed_memory
+from hpc_jepa.types import TokenMasks
 
 Phase = Callable[[str], AbstractContextManager[None]]
 """The name of a part of a step -> what is entered while it lasts."""
@@ -22,31 +22,31 @@ class Training:
     """
 
     def __init__(self, config: RunConfig, keep_memory: bool = True) -> None:
-        name_accelerator()
-        from hpc_jepa.training.average import TargetAverage
+        set_ds_accelerator()
+        from hpc_jepa.training.ema import TargetEMA
         from hpc_jepa.training.engine import build_engine
-        from hpc_jepa.training.processes import join_process_group
-        from hpc_jepa.training.trainee import build_trainee
+        from hpc_jepa.training.launch import join_process_group
+        from hpc_jepa.training.train_module import build_train_module
 
         self.config = config
         self.device = join_process_group()
         if self.device.type == "cpu" and keep_memory:
             keep_freed_memory()
-        self.engine = build_engine(build_trainee(config), config)
+        self.engine = build_engine(build_train_module(config), config)
         self.model, self.objectives = self.engine.module.model, self.engine.module.objectives
-        self._average = TargetAverage(self.model.student, self.model.target)
+        self._ema = TargetEMA(self.model.student, self.model.target)
         self._fine = torch.zeros((), dtype=torch.bool, device=self.device)
 
     def step(
         self, pixels: Tensor, masks: tuple[TokenMasks, ...], number: int = 0, phase: Phase = lambda _: nullcontext()
     ) -> None:
         """The step of this number on clips [B, 3, F, Hp, Wp]: forward, backward, optimizer, average of the target."""
-        from hpc_jepa.training.engine import optimizer_step, set_rates
+        from hpc_jepa.training.engine import optimizer_step, set_schedule_values
         from hpc_jepa.training.loop import weighted_sum
-        from hpc_jepa.training.schedules import rates_at
+        from hpc_jepa.training.schedules import schedule_values_at
 
-        rates = rates_at(number, self.config.schedule)
-        set_rates(self.engine, rates)
+        schedule_values = schedule_values_at(number, self.config.schedule)
+        set_schedule_values(self.engine, schedule_values)
         terms, _ = self.engine(pixels, masks, number)
         loss = weighted_sum(terms, self.objectives.weights(number))
         with phase("backward"):
@@ -54,4 +54,4 @@ class Training:
         with phase("optimizer"):
             optimizer_step(self.engine, self._fine)
         with phase("EMA"):
-            self._average.update(rates.ema)
+            self._ema.update(schedule_values.ema)

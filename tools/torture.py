@@ -137,12 +137,12 @@ class Trial:
 
     def _look(self, config: Any, before: int) -> None:
         """What a kill has left. Raises Loss."""
-        from hpc_jepa.checkpoint import store
+        from hpc_jepa.checkpoint import layout
 
         home = config.folder / "checkpoints"
         latest = home / "latest"
         if latest.is_symlink():
-            faults = store.faults_of(latest.resolve())
+            faults = layout.verify_dir(latest.resolve())
             if faults:
                 raise Loss(f"latest is damaged: {faults[0]}")
         step = _committed(config)
@@ -153,7 +153,9 @@ class Trial:
         if step < due * config.checkpoint.every:
             raise Loss(f"{config.folder}: {_logged(config)} steps done, but only {step} committed")
         self.seen["in a save"] += bool(list(home.glob(".step-*.partial")))
-        self.seen["before latest"] += latest.is_symlink() and latest.resolve() != store.folder(config.folder, step)
+        self.seen["before latest"] += latest.is_symlink() and latest.resolve() != layout.checkpoint_dir(
+            config.folder, step
+        )
 
     def _finish(self, config: Any) -> None:
         job = Job(config, self.processes, self.work / "log.txt")
@@ -214,9 +216,9 @@ def _ignore(line: dict[str, Any]) -> None:
 
 
 def _committed(config: Any) -> int:
-    from hpc_jepa.checkpoint import store
+    from hpc_jepa.checkpoint import layout
 
-    return store.last_step(config.folder)
+    return layout.last_step(config.folder)
 
 
 def _logged(config: Any) -> int:
@@ -228,9 +230,11 @@ def _compare(whole: Any, killed: Any) -> None:
     """Raises Loss unless both runs ended alike, to the bit."""
     import torch
 
-    from hpc_jepa.checkpoint import store, tensors
+    from hpc_jepa.checkpoint import layout, reader
 
-    one, other = (tensors.read(store.folder(config.folder, config.schedule.steps)) for config in (whole, killed))
+    one, other = (
+        reader.open_tensors(layout.checkpoint_dir(config.folder, config.schedule.steps)) for config in (whole, killed)
+    )
     differing = [name for name in one if name not in other or not torch.equal(one[name], other[name])]
     if differing or len(one) != len(other):
         raise Loss(f"{killed.folder}: {len(differing)} tensors differ from the undisturbed run, first {differing[:1]}")
@@ -272,9 +276,9 @@ def main(
 ) -> None:
     """Kill a training job again and again, and see whether it loses anything."""
     os.environ["OMP_NUM_THREADS"] = "1"  # a pool of threads would not survive the fork
-    from hpc_jepa.distributed import name_accelerator
+    from hpc_jepa.distributed import set_ds_accelerator
 
-    name_accelerator()
+    set_ds_accelerator()
     import hpc_jepa.training.loop  # noqa: F401 - so that the forked processes need not
 
     seen: Counter[str] = Counter()

@@ -5,15 +5,15 @@ from typing import Any, Literal
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from pydantic import BaseModel, ConfigDict
 
-from hpc_jepa.checkpoint.encoders import Part, trained
-from hpc_jepa.checkpoint.store import Checkpoint
+from hpc_jepa.checkpoint.encoders import EncoderName, evaluated_encoder
+from hpc_jepa.checkpoint.layout import Checkpoint
 from hpc_jepa.config.model import EncoderConfig
 from hpc_jepa.config.run import RunConfig
 
-Format = Literal["safetensors", "transformers", "timm"]
+ExportFormat = Literal["safetensors", "transformers", "timm"]
 
 
-class Card(BaseModel):
+class ModelCard(BaseModel):
     """Where an encoder comes from, and what it must be fed.
 
     weights: what was asked for; read_from: the part of the checkpoint that is (the student, where the run had no EMA).
@@ -22,9 +22,9 @@ class Card(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    format: Format
-    weights: Part
-    read_from: Part
+    format: ExportFormat
+    weights: EncoderName
+    read_from: EncoderName
     encoder: EncoderConfig
     frames: int
     size: int
@@ -58,13 +58,13 @@ class Card(BaseModel):
         return pages.get_template("card.md").render(card=self)
 
 
-def card(checkpoint: Checkpoint, config: RunConfig, weights: Part, to: Format) -> Card:
+def model_card(checkpoint: Checkpoint, config: RunConfig, weights: EncoderName, to: ExportFormat) -> ModelCard:
     """The card of the encoder that ``weights`` means in a checkpoint of a run of ``config``."""
     manifest, augmentation = checkpoint.manifest, config.data.augmentation
-    return Card(
+    return ModelCard(
         format=to,
         weights=weights,
-        read_from=trained(weights, config),
+        read_from=evaluated_encoder(weights, config),
         encoder=config.model.encoder,
         frames=config.data.clip.frames,
         size=config.data.clip.size,

@@ -7,12 +7,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from hpc_jepa.checkpoint.store import WEIGHTS, Checkpoint
-from hpc_jepa.checkpoint.tensors import Tensors
+from hpc_jepa.checkpoint.layout import WEIGHT_PREFIXES, Checkpoint
+from hpc_jepa.checkpoint.reader import TensorReader
 
 
 @dataclass(frozen=True)
-class TensorDifference:
+class TensorDiff:
     """A tensor that is not the same in A and B.
 
     only: "A" or "B" where the other has none of that name and shape, else empty. differing: how many of the elements;
@@ -27,19 +27,19 @@ class TensorDifference:
     relative: float = 0.0
 
 
-def tensor_differences(a: Checkpoint, b: Checkpoint, prefixes: tuple[str, ...] = WEIGHTS) -> Iterator[TensorDifference]:
+def diff_tensors(a: Checkpoint, b: Checkpoint, prefixes: tuple[str, ...] = WEIGHT_PREFIXES) -> Iterator[TensorDiff]:
     """Tensors under ``prefixes`` that differ in a bit, in the order of A, then those that only B has."""
-    stored = Tensors(a), Tensors(b)
+    stored = TensorReader(a), TensorReader(b)
     ours, theirs = ({name: one.shape(name) for name in one if name.startswith(prefixes)} for one in stored)
     for name, shape in ours.items():
         if theirs.get(name) != shape:
-            yield TensorDifference(name, shape, only="A")
+            yield TensorDiff(name, shape, only="A")
         elif not torch.equal(stored[0][name], stored[1][name]):
             yield _difference(name, stored[0][name].double(), stored[1][name].double())
-    yield from (TensorDifference(name, shape, "B") for name, shape in theirs.items() if ours.get(name) != shape)
+    yield from (TensorDiff(name, shape, "B") for name, shape in theirs.items() if ours.get(name) != shape)
 
 
-def setting_differences(a: Checkpoint, b: Checkpoint) -> dict[str, tuple[Any, Any]]:
+def diff_settings(a: Checkpoint, b: Checkpoint) -> dict[str, tuple[Any, Any]]:
     """Settings by dotted name, and data sets and versions, whose values differ: (in A, in B), None where absent."""
     before, after = (
         dict(_flat({**one.manifest.config, "content": one.manifest.data, "versions": one.manifest.versions}))
@@ -50,11 +50,11 @@ def setting_differences(a: Checkpoint, b: Checkpoint) -> dict[str, tuple[Any, An
     return {name: pair for name, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def _difference(name: str, a: Tensor, b: Tensor) -> TensorDifference:
+def _difference(name: str, a: Tensor, b: Tensor) -> TensorDiff:
     """Elements that are NaN in both are no difference."""
     gap = torch.where(a.isnan() & b.isnan() | (a == b), 0.0, (a - b).abs())
     relative = (gap.norm() / a.norm()).item() if a.norm() > 0 else float("inf")
-    return TensorDifference(name, tuple(a.shape), "", int(gap.ne(0).sum()), gap.max().item(), relative)
+    return TensorDiff(name, tuple(a.shape), "", int(gap.ne(0).sum()), gap.max().item(), relative)
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

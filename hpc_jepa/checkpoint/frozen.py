@@ -2,13 +2,13 @@
 
 from pathlib import Path
 
-from hpc_jepa.checkpoint.encoders import Part, configuration, read_encoder
-from hpc_jepa.checkpoint.places import checkpoint_at
-from hpc_jepa.checkpoint.portable import are_files, read_files
-from hpc_jepa.models.frozen import FrozenEncoder
+from hpc_jepa.checkpoint.encoders import EncoderName, read_encoder, saved_config
+from hpc_jepa.checkpoint.places import resolve_checkpoint
+from hpc_jepa.checkpoint.pretrained import is_weights_path, read_pretrained
+from hpc_jepa.models.feature_extractor import FeatureExtractor
 
 
-def load_encoder(path: str | Path, weights: Part = "target", heads: int | None = None) -> FrozenEncoder:
+def load_encoder(path: str | Path, weights: EncoderName = "target", heads: int | None = None) -> FeatureExtractor:
     """A frozen encoder in evaluation mode, fp32 on the CPU: clips [B, 3, F, H, W] -> features [B, N, D].
 
     path: a run folder (its newest checkpoint), the folder of a checkpoint, what ``hpc-jepa checkpoint export`` wrote,
@@ -31,10 +31,10 @@ def load_encoder(path: str | Path, weights: Part = "target", heads: int | None =
     Raises InputError where the path is none of these, CheckpointError where what is there is damaged.
     """
     path = Path(path)
-    if are_files(path):
-        files = read_files(path, weights, heads)
-        return FrozenEncoder(files.encoder(), files.mean, files.std)
-    checkpoint = checkpoint_at(path)
-    config = configuration(checkpoint)
+    if is_weights_path(path):
+        files = read_pretrained(path, weights, heads)
+        return FeatureExtractor(files.encoder(), files.mean, files.std)
+    checkpoint = resolve_checkpoint(path)
+    config = saved_config(checkpoint)
     augmentation = config.data.augmentation
-    return FrozenEncoder(read_encoder(checkpoint, weights, config), augmentation.mean, augmentation.std)
+    return FeatureExtractor(read_encoder(checkpoint, weights, config), augmentation.mean, augmentation.std)

@@ -2,32 +2,32 @@
 
 from pathlib import Path
 
-from hpc_jepa.checkpoint import store
-from hpc_jepa.checkpoint.store import MANIFEST, Checkpoint
+from hpc_jepa.checkpoint import layout
+from hpc_jepa.checkpoint.layout import MANIFEST, Checkpoint
 from hpc_jepa.errors import CheckpointError, InputError
 
 
-def is_checkpoint(path: Path) -> bool:
+def is_checkpoint_dir(path: Path) -> bool:
     """Whether ``path`` is the folder of one checkpoint, or ``latest``, rather than that of a run."""
     return (path / MANIFEST).is_file() or path.resolve().parent.name == "checkpoints"
 
 
-def checkpoint_at(path: Path) -> Checkpoint:
+def resolve_checkpoint(path: Path) -> Checkpoint:
     """The checkpoint in a folder, or the newest of a run.
 
     Raises InputError where there is neither, CheckpointError where its manifest is missing or damaged.
     """
-    if is_checkpoint(path):
-        return store.opened(_existing(path).resolve())
-    newest = store.newest(run_at(path))
+    if is_checkpoint_dir(path):
+        return layout.open_checkpoint(_existing(path).resolve())
+    newest = layout.latest(resolve_run_dir(path))
     if newest is None:
         raise CheckpointError(f"{path}/checkpoints: no checkpoint yet; train the run first")
     return newest
 
 
-def run_at(path: Path) -> Path:
+def resolve_run_dir(path: Path) -> Path:
     """The run that ``path`` is the folder of, or that has the checkpoint there. Raises InputError where it is none."""
-    run = _existing(path).resolve().parent.parent if is_checkpoint(path) else path
+    run = _existing(path).resolve().parent.parent if is_checkpoint_dir(path) else path
     if not (run / "checkpoints").is_dir():
         raise InputError(
             f"{_existing(path)}: neither a run nor a checkpoint; name RUNS/<study>/<regime>/<variant>/seed-<n>, or one "

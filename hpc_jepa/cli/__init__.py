@@ -4,7 +4,7 @@ import signal
 import sys
 from types import FrameType
 
-INTERRUPTED = 130
+EXIT_INTERRUPTED = 130
 
 
 def main() -> None:
@@ -17,7 +17,7 @@ def main() -> None:
 
         app()
     except KeyboardInterrupt:
-        sys.exit(INTERRUPTED)
+        sys.exit(EXIT_INTERRUPTED)
     finally:
         # What is left to do is to leave; a traceback out of that would frighten for nothing.
         signal.signal(signal.SIGINT, signal.SIG_DFL)

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 import hpc_jepa
 from hpc_jepa.cli import (
-    INTERRUPTED,
+    EXIT_INTERRUPTED,
     checkpoint,
     doctor,
     evaluate,
@@ -22,11 +22,11 @@ from hpc_jepa.cli import (
     study,
     train,
 )
-from hpc_jepa.cli.screen import CONSOLE
+from hpc_jepa.cli.console import CONSOLE
 from hpc_jepa.errors import HpcJepaError
 
 
-class ForPeople(TyperGroup):
+class OneLineErrors(TyperGroup):
     """Expected failures become one line and an exit code; ``--debug`` shows where they came from."""
 
     def invoke(self, ctx: Any) -> Any:
@@ -42,7 +42,7 @@ class ForPeople(TyperGroup):
             raise typer.Exit(error.exit_code if isinstance(error, HpcJepaError) else 1) from error
         except KeyboardInterrupt as interrupt:
             CONSOLE.print("stopped")
-            raise typer.Exit(INTERRUPTED) from interrupt
+            raise typer.Exit(EXIT_INTERRUPTED) from interrupt
 
 
 def _one_line(error: HpcJepaError | OSError) -> str:
@@ -52,7 +52,7 @@ def _one_line(error: HpcJepaError | OSError) -> str:
 
 
 app = typer.Typer(
-    cls=ForPeople,
+    cls=OneLineErrors,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",

@@ -13,14 +13,14 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from hpc_jepa.cli.screen import CONSOLE, counted, progress, results
+from hpc_jepa.cli.console import CONSOLE, plural, progress_bar, stdout_console
+from hpc_jepa.config.loading import read_config
 from hpc_jepa.config.run import RunConfig
-from hpc_jepa.config.tree import load
 from hpc_jepa.errors import CheckpointError, InputError
 
 if TYPE_CHECKING:
-    from hpc_jepa.checkpoint.difference import TensorDifference
-    from hpc_jepa.checkpoint.inspection import Entry, TensorFacts
+    from hpc_jepa.checkpoint.difference import TensorDiff
+    from hpc_jepa.checkpoint.inspect import CheckpointEntry, TensorStats
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -72,21 +72,21 @@ IMPORT_EXAMPLES = """Examples:
 @app.command("list", epilog="Example:  hpc-jepa checkpoint list runs/quickstart/quickstart/baseline/seed-0")
 def list_all(run: RunFolder, as_json: AsJson = False) -> None:
     """List the checkpoints of a run: step, age, size, whether names and sizes of files are right, topology."""
-    from hpc_jepa.checkpoint.inspection import entries
-    from hpc_jepa.checkpoint.places import run_at
+    from hpc_jepa.checkpoint.inspect import list_checkpoints
+    from hpc_jepa.checkpoint.places import resolve_run_dir
 
-    found = entries(run_at(run))
+    found = list_checkpoints(resolve_run_dir(run))
     if as_json:
         typer.echo(json.dumps([_listed(entry) for entry in found], indent=1))
         return
     table = _table("checkpoint", "valid", "step", "age", "size", "topology", "loss")
     for entry in found:
-        valid = Text("no", style="bold red") if entry.fault else Text("yes", style="green")
+        valid = Text("no", style="bold red") if entry.error else Text("yes", style="green")
         table.add_row(entry.path.name, valid, *_known(entry))
     Console().print(table)
     for entry in found:
-        if entry.fault:
-            Console(soft_wrap=True, highlight=False).print(f"{entry.path}: {entry.fault}", markup=False)
+        if entry.error:
+            Console(soft_wrap=True, highlight=False).print(f"{entry.path}: {entry.error}", markup=False)
 
 
 @app.command(epilog="Example:  hpc-jepa checkpoint inspect RUN/checkpoints/latest --part student --json")
@@ -99,27 +99,27 @@ def inspect(
     as_json: AsJson = False,
 ) -> None:
     """Show what a checkpoint holds: where it comes from, the heads of every term, and each tensor with its health."""
-    from hpc_jepa.checkpoint.inspection import parameters, tensor_facts
-    from hpc_jepa.checkpoint.places import checkpoint_at
-    from hpc_jepa.checkpoint.store import WEIGHTS
+    from hpc_jepa.checkpoint.inspect import parameter_counts, tensor_stats
+    from hpc_jepa.checkpoint.layout import WEIGHT_PREFIXES
+    from hpc_jepa.checkpoint.places import resolve_checkpoint
 
-    checkpoint = checkpoint_at(path)
-    facts = list(tensor_facts(checkpoint, (part,) if part or everything else WEIGHTS))
+    checkpoint = resolve_checkpoint(path)
+    facts = list(tensor_stats(checkpoint, (part,) if part or everything else WEIGHT_PREFIXES))
     if part and not facts:
         raise InputError(f"--part {part}: {checkpoint.path} holds no tensor whose name begins so")
-    heads = parameters(facts, "objectives.auxiliary.")
+    heads = parameter_counts(facts, "objectives.auxiliary.")
     if as_json:
         about = checkpoint.manifest.model_dump(mode="json", exclude={"files", "shapes", "checksum"})
         tensors = [{"name": x.name, "shape": x.shape, "dtype": x.dtype, **_health(x)} for x in facts]
         typer.echo(json.dumps({"path": str(checkpoint.path), **about, "heads": heads, "tensors": tensors}, indent=1))
         return
-    manifest, console = checkpoint.manifest, results()
-    savers = counted(manifest.world_size, "process", "processes")
+    manifest, console = checkpoint.manifest, stdout_console()
+    savers = plural(manifest.world_size, "process", "processes")
     console.print(
         f"[bold]{checkpoint.path}[/]\nstep {manifest.step}, saved by {savers} "
         f"at ZeRO stage {manifest.zero_stage}, configuration {manifest.fingerprint}"
     )
-    console.print(", ".join(f"{name} {count:,}" for name, count in parameters(facts).items()), markup=False)
+    console.print(", ".join(f"{name} {count:,}" for name, count in parameter_counts(facts).items()), markup=False)
     console.print("heads: " + (", ".join(f"{name} {count:,}" for name, count in heads.items()) or "none"), markup=False)
     console.print(_tensor_table(facts))
 
@@ -130,18 +130,18 @@ def verify(path: Place, as_json: AsJson = False) -> None:
 
     Leaves with exit code 4 when something is damaged.
     """
-    from hpc_jepa.checkpoint.inspection import faults
-    from hpc_jepa.checkpoint.places import is_checkpoint, run_at
-    from hpc_jepa.checkpoint.store import folders
+    from hpc_jepa.checkpoint.inspect import verify_checkpoint
+    from hpc_jepa.checkpoint.layout import checkpoint_dirs
+    from hpc_jepa.checkpoint.places import is_checkpoint_dir, resolve_run_dir
 
-    run = run_at(path)
-    chosen = [path.resolve()] if is_checkpoint(path) else folders(run)
+    run = resolve_run_dir(path)
+    chosen = [path.resolve()] if is_checkpoint_dir(path) else checkpoint_dirs(run)
     if not chosen:
         raise CheckpointError(f"{path}/checkpoints: no checkpoint yet; train the run first")
-    with progress("verify", len(chosen)) as advance:
+    with progress_bar("verify", len(chosen)) as advance:
         found = {}
         for one in chosen:
-            found[one.name] = faults(one)
+            found[one.name] = verify_checkpoint(one)
             advance()
     if as_json:
         typer.echo(json.dumps({"run": str(run), "faults": found}, indent=1))
@@ -171,7 +171,7 @@ def resume(
         train(arguments)
         return
     launcher = [word.format(processes=processes) for word in LAUNCHERS[executor]]
-    CONSOLE.print(f"{run}: {executor} starts {counted(processes, 'process', 'processes')}")
+    CONSOLE.print(f"{run}: {executor} starts {plural(processes, 'process', 'processes')}")
     try:
         os.execvp(launcher[0], [*launcher, "hpc_jepa", "train", *arguments])
     except FileNotFoundError as error:
@@ -194,17 +194,17 @@ def prune(
     The newest undamaged one always stays. Refused while the run is training.
     """
     from hpc_jepa.checkpoint import retention
-    from hpc_jepa.checkpoint.files import sole_writer
-    from hpc_jepa.checkpoint.places import run_at
+    from hpc_jepa.checkpoint.places import resolve_run_dir
+    from hpc_jepa.io.atomic import exclusive_lock
 
     chosen = {"keep": keep, "keep_every": keep_every, "keep_hours": keep_hours, "keep_best": keep_best}
     given = {name: value for name, value in {**chosen, "best_by": best_by}.items() if value is not None}
-    policy = _config_of(run_at(run)).checkpoint.model_copy(update=given)
+    policy = _config_of(resolve_run_dir(run)).checkpoint.model_copy(update=given)
     if dry_run:
-        gone = retention.doomed(run, policy)
+        gone = retention.expired(run, policy)
     else:
-        with sole_writer(run / ".lock"):
-            gone = retention.prune(run, policy)
+        with exclusive_lock(run / ".lock"):
+            gone = retention.prune_checkpoints(run, policy)
     if as_json:
         typer.echo(json.dumps({"dry_run": dry_run, "removed": [path.name for path in gone]}))
         return
@@ -222,18 +222,18 @@ def diff(
     """Say which settings, data and tensors of two checkpoints differ, and by how much."""
     from dataclasses import asdict
 
-    from hpc_jepa.checkpoint.difference import setting_differences, tensor_differences
-    from hpc_jepa.checkpoint.places import checkpoint_at
-    from hpc_jepa.checkpoint.store import WEIGHTS
+    from hpc_jepa.checkpoint.difference import diff_settings, diff_tensors
+    from hpc_jepa.checkpoint.layout import WEIGHT_PREFIXES
+    from hpc_jepa.checkpoint.places import resolve_checkpoint
 
-    pair = checkpoint_at(a), checkpoint_at(b)
-    settings = setting_differences(*pair)
-    tensors = list(tensor_differences(*pair, prefixes=("",) if everything else WEIGHTS))
+    pair = resolve_checkpoint(a), resolve_checkpoint(b)
+    settings = diff_settings(*pair)
+    tensors = list(diff_tensors(*pair, prefixes=("",) if everything else WEIGHT_PREFIXES))
     if as_json:
         found = {"steps": [one.step for one in pair], "settings": settings, "tensors": [asdict(x) for x in tensors]}
         typer.echo(json.dumps(found, indent=1))
         return
-    console = results()
+    console = stdout_console()
     console.print(f"A  {pair[0].path}\nB  {pair[1].path}", markup=False)
     if settings:
         table = _table("setting", "A", "B")
@@ -253,17 +253,19 @@ def export(
     weights: Weights = "target",
 ) -> None:
     """Write the encoder alone, with a model card: for hpc_jepa.load_encoder, VJEPA2Model or code like timm's."""
-    from hpc_jepa.checkpoint.export import export as export_encoder
-    from hpc_jepa.checkpoint.places import checkpoint_at
+    from hpc_jepa.checkpoint.export import export_encoder as export_encoder
+    from hpc_jepa.checkpoint.places import resolve_checkpoint
 
-    about = export_encoder(checkpoint_at(path), to, weights, out)
+    about = export_encoder(resolve_checkpoint(path), to, weights, out)
     untrained = f" (the {about.read_from}: without EMA the target was not trained)"
     CONSOLE.print(f"{out}: {weights}{untrained if about.read_from != weights else ''} of step {about.step}, {to}")
 
 
 @app.command("import", epilog=IMPORT_EXAMPLES)
 def import_released(
-    path: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="V-JEPA 2 or 2.1 .pt, or folder of VJEPA2Model.")],
+    path: Annotated[
+        Path, typer.Argument(metavar="WEIGHT_PREFIXES", help="V-JEPA 2 or 2.1 .pt, or folder of VJEPA2Model.")
+    ],
     arguments: Annotated[list[str], typer.Argument(metavar="CONFIG|KEY=VALUE", help="As for 'hpc-jepa train'.")],
     weights: Weights = "target",
     heads: Annotated[int | None, typer.Option(min=1, help="Attention heads, for sizes never released.")] = None,
@@ -272,17 +274,17 @@ def import_released(
 
     The architecture is read from the weights, everything else from the configuration.
     """
-    from hpc_jepa.checkpoint.portable import read_files
-    from hpc_jepa.training.imported import import_run, imported_config
+    from hpc_jepa.checkpoint.pretrained import read_pretrained
+    from hpc_jepa.training.import_weights import import_config, import_weights
 
-    files = read_files(path, weights, heads)
+    files = read_pretrained(path, weights, heads)
     layers = [argument for argument in arguments if "=" not in argument]
-    config = imported_config(files, layers, [argument for argument in arguments if "=" in argument])
-    CONSOLE.print(f"{import_run(files, config)}: {weights} of {path}")
+    config = import_config(files, layers, [argument for argument in arguments if "=" in argument])
+    CONSOLE.print(f"{import_weights(files, config)}: {weights} of {path}")
 
 
-def _listed(entry: "Entry") -> dict[str, Any]:
-    facts: dict[str, Any] = {"name": entry.path.name, "valid": not entry.fault, "fault": entry.fault}
+def _listed(entry: "CheckpointEntry") -> dict[str, Any]:
+    facts: dict[str, Any] = {"name": entry.path.name, "valid": not entry.error, "fault": entry.error}
     if entry.manifest is None:
         return facts
     known = entry.manifest
@@ -296,7 +298,7 @@ def _listed(entry: "Entry") -> dict[str, Any]:
     }
 
 
-def _known(entry: "Entry") -> list[str]:
+def _known(entry: "CheckpointEntry") -> list[str]:
     """Step, age, size, topology and loss, as far as the manifest tells."""
     if entry.manifest is None:
         return []
@@ -310,7 +312,7 @@ def _known(entry: "Entry") -> list[str]:
     ]
 
 
-def _tensor_table(facts: "list[TensorFacts]") -> Table:
+def _tensor_table(facts: "list[TensorStats]") -> Table:
     table = _table("tensor", "shape", "dtype", "norm", "NaN", "infinite")
     for x in facts:
         style = "bold red" if x.nan or x.infinite else ""
@@ -318,7 +320,7 @@ def _tensor_table(facts: "list[TensorFacts]") -> Table:
     return table
 
 
-def _difference_table(differences: "list[TensorDifference]") -> Table:
+def _difference_table(differences: "list[TensorDiff]") -> Table:
     table = _table("tensor", "shape", "differing", "largest", "relative")
     for x in differences:
         figures = (str(x.differing), f"{x.largest:.3g}", f"{x.relative:.3g}")
@@ -331,7 +333,7 @@ def _table(*columns: str) -> Table:
     return Table(*(Column(name, overflow="fold") for name in columns), box=None, padding=(0, 2, 0, 0))
 
 
-def _health(x: "TensorFacts") -> dict[str, float]:
+def _health(x: "TensorStats") -> dict[str, float]:
     return {"norm": x.norm, "nan": x.nan, "infinite": x.infinite}
 
 
@@ -342,7 +344,7 @@ def _shape(shape: tuple[int, ...]) -> str:
 def _config_of(run: Path) -> RunConfig:
     if not (run / "config.yaml").is_file():
         raise InputError(f"{run}: not a run folder (it has no config.yaml); name one that 'hpc-jepa train' wrote")
-    return load(RunConfig, [run / "config.yaml"])
+    return read_config(RunConfig, [run / "config.yaml"])
 
 
 def _runs_of(run: Path) -> Path:

@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hpc_jepa.cli.machine.finding import Finding
-from hpc_jepa.cli.screen import CONSOLE
+from hpc_jepa.cli.console import CONSOLE
+from hpc_jepa.cli.machine.check_result import CheckResult
 
 EXAMPLES = """Examples:
 
@@ -32,19 +32,19 @@ def doctor(
 
     Each line is ok, note (it works, but know this) or missing. The exit code is 0 whatever is found.
     """
-    from hpc_jepa.cli.machine import hardware, software, storage, video
+    from hpc_jepa.cli.machine import disk, hardware, software, video
 
-    storage.refuse_unwritable(folder)
-    questions: dict[str, Callable[[], list[Finding]]] = {
+    disk.refuse_unwritable(folder)
+    questions: dict[str, Callable[[], list[CheckResult]]] = {
         "packages": lambda: [software.python(), *software.packages()],
         "processor": lambda: [hardware.cores(), hardware.bf16()],
         "GPU": hardware.gpus,
         "DALI": video.dali,
         "codecs": lambda: [video.codec(*names) for names in video.CODECS],
         "Slurm": lambda: [software.slurm()],
-        "file system": lambda: [storage.file_system(folder)],
+        "file system": lambda: [disk.file_system(folder)],
     }
-    found: list[Finding] = []
+    found: list[CheckResult] = []
     with CONSOLE.status("") as status:
         for subject, ask in questions.items():
             status.update(f"looking at {subject}")
@@ -55,7 +55,7 @@ def doctor(
         Console().print(_table(found))
 
 
-def _table(found: list[Finding]) -> Table:
+def _table(found: list[CheckResult]) -> Table:
     table = Table.grid(padding=(0, 2))
     for finding in found:
         words = Text(finding.found)

@@ -8,9 +8,9 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from hpc_jepa.cli.screen import progress
-from hpc_jepa.config import tree
-from hpc_jepa.config.benchmark import ENCODER_NAME, BenchmarkConfig, ProtocolName, Task
+from hpc_jepa.cli.console import progress_bar
+from hpc_jepa.config import loading
+from hpc_jepa.config.benchmark import ENCODER_PATTERN, BenchmarkConfig, ProtocolName, Task
 from hpc_jepa.errors import InputError
 
 if TYPE_CHECKING:
@@ -60,12 +60,12 @@ def evaluate(
     Under torchrun or srun the processes share the clips; the first one trains the probes.
     """
     from hpc_jepa.evaluation.evaluator import evaluate as evaluate_run
-    from hpc_jepa.evaluation.processes import joined
+    from hpc_jepa.evaluation.processes import process_group
 
-    config = tree.load(BenchmarkConfig, [tree.find_config(benchmark, "benchmark")], overrides or [])
+    config = loading.read_config(BenchmarkConfig, [loading.find_config(benchmark, "benchmark")], overrides or [])
     names = _known(weights or ["target", "student"])
-    with joined():
-        record = evaluate_run(run, config, protocol, names, task=task, force=force, progress=progress)
+    with process_group():
+        record = evaluate_run(run, config, protocol, names, task=task, force=force, progress=progress_bar)
     if record is None:
         return
     if json:
@@ -77,7 +77,7 @@ def evaluate(
 def _known(names: list[str]) -> list[str]:
     """Typer has no lists of choices: check them here."""
     for name in names:
-        if not re.match(ENCODER_NAME, name):
+        if not re.match(ENCODER_PATTERN, name):
             raise InputError(
                 f"--weights {name}: none of target, student, random_init, timm:MODEL, timm:MODEL@FILE, vjepa2:FOLDER"
             )
@@ -97,7 +97,7 @@ def _table(record: "AnyRecord") -> Table:
 
 
 _COLUMNS = {
-    "EvaluationRecord": {"probe": "probe"},
+    "ProbeRecord": {"probe": "probe"},
     "FewShotRecord": {"labels": "kind", "classes": "ways", "per class": "shots"},
     "RobustnessRecord": {"probe": "probe", "corruption": "corruption", "severity": "severity", "level": "level"},
     "TextRecord": {"frames lost": "dropout", "direction": "direction", "metric": "metric"},

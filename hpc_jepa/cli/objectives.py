@@ -31,9 +31,9 @@ SemanticsOption = Annotated[Preset, typer.Option(help="Reading of the objectives
 @app.command("list", epilog="Example:  hpc-jepa objectives list --json")
 def list_all(as_json: AsJson = False, semantics: SemanticsOption = "corrected") -> None:
     """List every variant with its parts and weights. A configuration may combine the parts in any other way."""
-    from hpc_jepa.objectives.catalogue import describe, names
+    from hpc_jepa.objectives.variants import describe_variant, variant_names
 
-    entries = [describe(name, semantics) for name in names()]
+    entries = [describe_variant(name, semantics) for name in variant_names()]
     if as_json:
         typer.echo(json.dumps([entry._asdict() for entry in entries], indent=1))
         return
@@ -54,9 +54,9 @@ def list_all(as_json: AsJson = False, semantics: SemanticsOption = "corrected") 
 @app.command(epilog="Example:  hpc-jepa objectives show fwm_hw_ld")
 def show(name: Name, as_json: AsJson = False, semantics: SemanticsOption = "corrected") -> None:
     """Show one variant: formulas, options, masks, heads."""
-    from hpc_jepa.objectives.catalogue import describe, formulas
+    from hpc_jepa.objectives.variants import describe_variant, formulas
 
-    entry = describe(name, semantics)
+    entry = describe_variant(name, semantics)
     if as_json:
         typer.echo(json.dumps({**entry._asdict(), "formulas": formulas(name)}, indent=1))
         return

@@ -31,16 +31,16 @@ def report(
     claims.csv judges the runs where they hold cells that claims speak of, else the published numbers. With runs and
     published numbers there is one claims.<source>.csv for each.
     """
-    from hpc_jepa.report import build
-    from hpc_jepa.report.paper import PUBLISHED_RESULTS
+    from hpc_jepa.report import write_report
+    from hpc_jepa.report.published_results import PUBLISHED_RESULTS
 
     paper = published_results or (PUBLISHED_RESULTS if published else None)
     if not runs and paper is None:
         raise typer.BadParameter("name a study or run folder, or ask for --published")
-    written = build.write_report(runs or [], out, claims=claims, published=paper)
+    written = write_report.write_report(runs or [], out, claims=claims, published=paper)
     console = Console()
     if as_json:
-        typer.echo(build.as_json(written), nl=False)
+        typer.echo(write_report.report_json(written), nl=False)
         return
-    build.print_report(written, console)
+    write_report.print_report(written, console)
     console.print(f"\nPage: {written.folder / 'index.html'}", soft_wrap=True, highlight=False)

@@ -10,14 +10,14 @@ from rich.console import Console
 from rich.table import Table
 
 from hpc_jepa.cli import shards_build
-from hpc_jepa.cli.screen import CONSOLE, counted, progress
+from hpc_jepa.cli.console import CONSOLE, plural, progress_bar
 from hpc_jepa.cli.shards_build import summary
-from hpc_jepa.data.shards.folder import ShardFolder
-from hpc_jepa.data.shards.manifest import NAME, Manifest, read_manifest
+from hpc_jepa.data.shards.manifest import MANIFEST_NAME, ShardManifest, read_manifest
 from hpc_jepa.data.shards.preview import contact_sheet
-from hpc_jepa.data.shards.reshard import Filter, repacked
-from hpc_jepa.data.shards.verify import drawn_samples, find_faults, find_undecodable, write_indexes
-from hpc_jepa.data.sources.catalogue import PUBLISHED
+from hpc_jepa.data.shards.reshard import SampleFilter, reshard_source
+from hpc_jepa.data.shards.shard_folder import ShardFolder
+from hpc_jepa.data.shards.verify import find_decode_errors, find_shard_errors, random_samples, write_indexes
+from hpc_jepa.data.sources.layouts import PUBLISHED_COUNTS
 from hpc_jepa.errors import DataError, InputError
 
 app = typer.Typer(no_args_is_help=True, help="Build, check and look at shard folders.")
@@ -47,19 +47,19 @@ def verify(
     """Compare a shard folder with its manifest: sizes, checksums, indexes, and what samples decode to."""
     manifest = read_manifest(folder)
     cores = threads or len(os.sched_getaffinity(0))
-    with progress(f"verify {folder}", len(manifest.shards)) as advance:
-        faults = find_faults(folder, cores, advance)
-    picks = drawn_samples(folder, manifest.samples if decode else sample, seed)
+    with progress_bar(f"verify {folder}", len(manifest.shards)) as advance:
+        faults = find_shard_errors(folder, cores, advance)
+    picks = random_samples(folder, manifest.samples if decode else sample, seed)
     if picks and not faults:
-        with progress(f"decode {folder}", len(picks)) as advance:
-            faults = find_undecodable(folder, picks, cores, advance)
+        with progress_bar(f"decode {folder}", len(picks)) as advance:
+            faults = find_decode_errors(folder, picks, cores, advance)
     if as_json:
         typer.echo(json.dumps({"folder": str(folder), "decoded": len(picks), "faults": faults}, indent=1))
     if faults:
         more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
         raise DataError(f"{faults[0]}{more}; copy or build {folder} again")
     decoded = f", {len(picks)} decoded" if picks else ""
-    shards = counted(len(manifest.shards), "shard", "shards")
+    shards = plural(len(manifest.shards), "shard", "shards")
     CONSOLE.print(f"{folder}: {manifest.samples} samples in {shards}{decoded}, no faults")
 
 
@@ -75,7 +75,7 @@ def info(
     manifests = _manifests(folder)
     if as_json:
         contents = [manifest.model_dump(mode="json") for manifest in manifests.values()]
-        typer.echo(json.dumps(contents[0] if (folder / NAME).is_file() else contents, indent=1))
+        typer.echo(json.dumps(contents[0] if (folder / MANIFEST_NAME).is_file() else contents, indent=1))
     else:
         for place, manifest in manifests.items():
             Console().print(_table(place, manifest))
@@ -103,7 +103,7 @@ def preview(
     """Draw a contact sheet of random clips: labels, frames, and a timeline with the key frames in red."""
     if out.suffix.lower() != ".png":
         raise InputError(f"--out {out}: a contact sheet is a PNG file; let the name end in .png")
-    contact_sheet(ShardFolder(folder), drawn_samples(folder, samples, seed), frames).save(out)
+    contact_sheet(ShardFolder(folder), random_samples(folder, samples, seed), frames).save(out)
     CONSOLE.print(f"{out}: written")
 
 
@@ -121,27 +121,27 @@ def reshard(
 ) -> None:
     """Write the same samples, or some of them, as shards of another size; nothing is encoded anew."""
     named = frozenset(keys.read_text(encoding="utf-8").split()) if keys else frozenset()
-    kept = Filter(classes=tuple(classes or ()), codecs=tuple(codecs or ()), shortest=min_frames, keys=named)
-    source = repacked(folder, kept)
+    kept = SampleFilter(classes=tuple(classes or ()), codecs=tuple(codecs or ()), shortest=min_frames, keys=named)
+    source = reshard_source(folder, kept)
     original = read_manifest(folder).recipe
     size = {"samples_per_shard": samples_per_shard, "shard_size": shard_size * shards_build.MIB, "shuffle_seed": None}
     recipe = original.model_copy(update={"settings": dict(source.settings), **size})
     shards_build.build_all([source], [recipe], out, workers)
 
 
-def _manifests(folder: Path) -> dict[Path, Manifest]:
+def _manifests(folder: Path) -> dict[Path, ShardManifest]:
     """The manifest of a shard folder, or those of all splits below it."""
-    splits = sorted(path.parent for path in folder.glob(f"*/{NAME}"))
-    places = [folder] if (folder / NAME).is_file() or not splits else splits
+    splits = sorted(path.parent for path in folder.glob(f"*/{MANIFEST_NAME}"))
+    places = [folder] if (folder / MANIFEST_NAME).is_file() or not splits else splits
     return {place: read_manifest(place) for place in places}
 
 
-def _as_published(place: Path, manifest: Manifest) -> str:
+def _as_published(place: Path, manifest: ShardManifest) -> str:
     """A line that says so. Raises DataError where the counts differ, InputError where there is nothing to compare."""
     dataset, split = manifest.recipe.dataset, manifest.recipe.split
-    expected = PUBLISHED.get(dataset, {}).get(split)
+    expected = PUBLISHED_COUNTS.get(dataset, {}).get(split)
     if expected is None:
-        known = ", ".join(f"{name} {part}" for name, parts in PUBLISHED.items() for part in parts)
+        known = ", ".join(f"{name} {part}" for name, parts in PUBLISHED_COUNTS.items() for part in parts)
         raise InputError(f"{place}: no published count of {dataset} {split}; known are {known}")
     if manifest.samples != expected:
         dropped = f", {manifest.dropped} were left out (ledger.jsonl says why)" if manifest.dropped else ""
@@ -149,7 +149,7 @@ def _as_published(place: Path, manifest: Manifest) -> str:
     return f"{place}: {expected:,} samples, as published"
 
 
-def _table(folder: Path, manifest: Manifest) -> Table:
+def _table(folder: Path, manifest: ShardManifest) -> Table:
     recipe, encoding = manifest.recipe, manifest.recipe.encoding
     table = Table(title=str(folder), title_justify="left", show_header=False)
     rows = {

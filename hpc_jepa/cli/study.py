@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from hpc_jepa.cli.screen import CONSOLE, cell_bars
+from hpc_jepa.cli.console import CONSOLE, progress_bars
+from hpc_jepa.config.loading import find_config, read_config
 from hpc_jepa.config.study import StudyConfig
-from hpc_jepa.config.tree import find_config, load
 from hpc_jepa.errors import HpcJepaError, InputError
 
 if TYPE_CHECKING:
     from hpc_jepa.config.cluster import Profile
-    from hpc_jepa.study.grid import Cell
+    from hpc_jepa.study.grid import StudyCell
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -40,13 +40,13 @@ def plan(
 ) -> None:
     """Check every cell, and say what the study takes: hours, disk, memory. Nothing is started."""
     from hpc_jepa.cli.study_plan import show_plan
-    from hpc_jepa.config.cluster import find_profile, this_machine
-    from hpc_jepa.study.check import faults, grouped
-    from hpc_jepa.study.forecast import forecast
+    from hpc_jepa.config.cluster import find_profile, local_cluster
+    from hpc_jepa.study.forecast import forecast_study
+    from hpc_jepa.study.preflight import group_by_reason, preflight_errors
 
     cells = _cells(study, runs)
-    site = this_machine() if cluster == "local" else find_profile(cluster).cluster
-    needed, found = forecast(cells, site, step_seconds), faults(cells, site)
+    site = local_cluster() if cluster == "local" else find_profile(cluster).cluster
+    needed, found = forecast_study(cells, site, step_seconds), preflight_errors(cells, site)
     if as_json:
         rows = [
             {"folder": str(cell.folder), "arguments": cell.arguments, "fault": found.get(cell.folder)} for cell in cells
@@ -54,7 +54,7 @@ def plan(
         typer.echo(json.dumps({"cells": rows, "forecast": asdict(needed)}))
     else:
         show_plan(cells, site, needed, on_slurm=cluster != "local")
-    for reason, folders in grouped(found):
+    for reason, folders in group_by_reason(found):
         CONSOLE.print(f"[red]{len(folders)} of {len(cells)} cells cannot run:[/] {escape(reason)}", highlight=False)
     if found:
         raise InputError(f"{study}: {len(found)} of {len(cells)} cells cannot run, for the reasons above")
@@ -71,14 +71,14 @@ def submit(study: StudyName, cluster: Cluster = "local", runs: Runs = Path("runs
 
 @app.command(epilog="Example:  hpc-jepa study resume paper --cluster small")
 def resume(study: StudyName, cluster: Cluster = "local", runs: Runs = Path("runs"), jobs: JobsAtATime = None) -> None:
-    """Take up again what failed or stands still, and nothing else."""
+    """Take up again what failed or stalled, and nothing else."""
     _start(study, cluster, runs, jobs, only_unfinished=True)
 
 
 @app.command(epilog="Example:  hpc-jepa study cancel paper")
 def cancel(study: StudyName, runs: Runs = Path("runs")) -> None:
     """Take the jobs of a study out of the queue; runs that are at work save first. What is done stays."""
-    from hpc_jepa.study.cancel import cancel as cancel_study
+    from hpc_jepa.study.cancel import cancel_study as cancel_study
 
     stopped = cancel_study(_cells(study, runs), runs / _config(study).study)
     CONSOLE.print(f"{stopped.words}; 'hpc-jepa study resume {study}' goes on", highlight=False)
@@ -100,12 +100,12 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Show it anew every few seconds until all is done.")] = False,
 ) -> None:
     """Show how far each cell is, from the files of the runs and from Slurm where jobs were submitted."""
-    from hpc_jepa.study.overview import overview
+    from hpc_jepa.study.overview import study_status
 
     cells, folder = _cells(study, runs), runs / _config(study).study
     if as_json:
-        view = overview(cells, folder)
-        rows = [{"folder": cell.folder, **asdict(how)} for cell, how in zip(cells, view.standings, strict=True)]
+        view = study_status(cells, folder)
+        rows = [{"folder": cell.folder, **asdict(how)} for cell, how in zip(cells, view.statuses, strict=True)]
         typer.echo(json.dumps(rows, default=str))
         return
     from hpc_jepa.cli.study_table import show, show_until_settled
@@ -124,21 +124,21 @@ def _start(study: str, cluster: str, runs: Path, jobs: int | None, only_unfinish
 def _run_here(study: str, runs: Path, jobs: int | None, only_unfinished: bool) -> None:
     import torch
 
-    from hpc_jepa.study.grid import describe
-    from hpc_jepa.study.local import run_study
-    from hpc_jepa.study.overview import overview
+    from hpc_jepa.study.grid import write_study_file
+    from hpc_jepa.study.local import run_locally
+    from hpc_jepa.study.overview import study_status
 
     cells = _cells(study, runs)
-    folder = describe(_config(study), runs).parent
+    folder = write_study_file(_config(study), runs).parent
     if only_unfinished:
-        cells = overview(cells, folder).unfinished
+        cells = study_status(cells, folder).unfinished
         if not cells:
-            CONSOLE.print("nothing failed or stands still")
+            CONSOLE.print("nothing failed or stalled")
             return
     devices = torch.cuda.device_count() or os.cpu_count() or 1
-    with cell_bars(_labels(cells), [cell.config.schedule.steps for cell in cells]) as show:
+    with progress_bars(_labels(cells), [cell.config.schedule.steps for cell in cells]) as show:
         numbers = {cell.folder: number for number, cell in enumerate(cells)}
-        failures = run_study(
+        failures = run_locally(
             cells,
             jobs or min(devices, len(cells)),
             lambda cell, how: show(numbers[cell.folder], how.step, how.words),
@@ -151,9 +151,9 @@ def _run_here(study: str, runs: Path, jobs: int | None, only_unfinished: bool) -
 
 
 def _queue(study: str, profile: "Profile", runs: Path, only_unfinished: bool) -> None:
-    from hpc_jepa.study.enqueue import enqueue
+    from hpc_jepa.study.enqueue import submit_study
 
-    outcome = enqueue(_config(study), profile, runs, only_unfinished=only_unfinished)
+    outcome = submit_study(_config(study), profile, runs, only_unfinished=only_unfinished)
     for line in outcome.lines:
         CONSOLE.print(line, highlight=False)
     again = f"hpc-jepa study status {study} --runs {runs} --watch"
@@ -163,7 +163,7 @@ def _queue(study: str, profile: "Profile", runs: Path, only_unfinished: bool) ->
         raise HpcJepaError(f"{sum(len(folders) for _, folders in outcome.refused)} cells were not queued: {reasons}")
 
 
-def _labels(cells: Sequence["Cell"]) -> list[str]:
+def _labels(cells: Sequence["StudyCell"]) -> list[str]:
     """Cells by what tells them apart; narrow terminals have no room for what they share."""
     regimes = {cell.config.regime for cell in cells}
     seeds = {cell.config.seed for cell in cells}
@@ -175,11 +175,11 @@ def _labels(cells: Sequence["Cell"]) -> list[str]:
     ]
 
 
-def _cells(study: str, runs: Path) -> "list[Cell]":
-    from hpc_jepa.study.grid import expand
+def _cells(study: str, runs: Path) -> "list[StudyCell]":
+    from hpc_jepa.study.grid import expand_study
 
-    return expand(_config(study), runs)
+    return expand_study(_config(study), runs)
 
 
 def _config(study: str) -> StudyConfig:
-    return load(StudyConfig, [find_config(study, "study")])
+    return read_config(StudyConfig, [find_config(study, "study")])

@@ -6,15 +6,15 @@ from rich.console import Console
 from rich.table import Table
 
 from hpc_jepa.config.cluster import ClusterConfig
-from hpc_jepa.study.forecast import Forecast, StudyForecast
-from hpc_jepa.study.grid import Cell
-from hpc_jepa.study.memory import GIB, MemoryPlan
+from hpc_jepa.study.forecast import RegimeForecast, StudyForecast
+from hpc_jepa.study.gpu_memory import GIB, MemoryPlan
+from hpc_jepa.study.grid import StudyCell
 
 HOUR = 3600
 UNKNOWN = "?"
 
 
-def show_plan(cells: Sequence[Cell], site: ClusterConfig, needed: StudyForecast, on_slurm: bool) -> None:
+def show_plan(cells: Sequence[StudyCell], site: ClusterConfig, needed: StudyForecast, on_slurm: bool) -> None:
     """The variants and what judges them, what each regime takes, what all takes."""
     console = Console()
     console.print(_variants(cells))
@@ -29,9 +29,9 @@ def show_plan(cells: Sequence[Cell], site: ClusterConfig, needed: StudyForecast,
     console.print(_sum(needed, site, len(cells), on_slurm), highlight=False, soft_wrap=True)
 
 
-def _variants(cells: Sequence[Cell]) -> Table:
+def _variants(cells: Sequence[StudyCell]) -> Table:
     table = Table("regime", "variant", "semantics", "seeds", "steps")
-    rows: dict[tuple[str, str, str], list[Cell]] = {}
+    rows: dict[tuple[str, str, str], list[StudyCell]] = {}
     for cell in cells:
         config = cell.config
         rows.setdefault((config.regime, config.variant, config.semantics.preset), []).append(cell)
@@ -41,7 +41,7 @@ def _variants(cells: Sequence[Cell]) -> Table:
     return table
 
 
-def _judges(cell: Cell) -> str:
+def _judges(cell: StudyCell) -> str:
     """Benchmarks and protocols, which all cells of a study share."""
     protocols: dict[str, list[str]] = {}
     for each in cell.evaluations:
@@ -49,7 +49,7 @@ def _judges(cell: Cell) -> str:
     return ", ".join(f"{name} ({', '.join(used)})" for name, used in protocols.items()) or "nothing"
 
 
-def _regimes(regimes: Sequence[Forecast]) -> Table:
+def _regimes(regimes: Sequence[RegimeForecast]) -> Table:
     table = Table("regime", "runs", "s/step", "hours per run", "GPU-hours", "disk GiB", "GiB on each GPU")
     for each in regimes:
         table.add_row(
@@ -69,7 +69,7 @@ def _memory(plan: MemoryPlan) -> str:
         "parameters": plan.parameters,
         "gradients": plan.gradients,
         "optimizer": plan.optimizer,
-        "EMA": plan.average,
+        "EMA": plan.ema,
         "activations (estimated)": plan.activations,
     }
     return ", ".join(f"{name} {size / GIB:.2f} GiB" for name, size in parts.items())

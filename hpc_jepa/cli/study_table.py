@@ -11,9 +11,9 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from hpc_jepa.study.grid import Cell
-from hpc_jepa.study.overview import Overview, overview
-from hpc_jepa.study.progress import Standing
+from hpc_jepa.study.grid import StudyCell
+from hpc_jepa.study.overview import StudyStatus, study_status
+from hpc_jepa.study.status import CellStatus
 
 REFRESH = 5.0  # seconds
 COLOURS = {
@@ -22,43 +22,43 @@ COLOURS = {
     "evaluating": "cyan",
     "failed": "red",
     "refused": "red",
-    "stands still": "red",
+    "stalled": "red",
 }
 MOVING = ("queued", "running", "evaluating")
 
 
-def show(cells: Sequence[Cell], labels: Sequence[str], study: Path) -> None:
+def show(cells: Sequence[StudyCell], labels: Sequence[str], study: Path) -> None:
     """Once."""
-    Console().print(_rendered(overview(cells, study), labels))
+    Console().print(_rendered(study_status(cells, study), labels))
 
 
-def show_until_settled(cells: Sequence[Cell], labels: Sequence[str], study: Path) -> None:
+def show_until_settled(cells: Sequence[StudyCell], labels: Sequence[str], study: Path) -> None:
     """Again and again, until nothing waits or runs any more."""
     with Live(console=Console(), auto_refresh=False) as live:
         while True:
-            view = overview(cells, study)
+            view = study_status(cells, study)
             live.update(_rendered(view, labels), refresh=True)
-            if not any(how.state in MOVING for how in view.standings):
+            if not any(status.state in MOVING for status in view.statuses):
                 return
             time.sleep(REFRESH)
 
 
-def _rendered(view: Overview, labels: Sequence[str]) -> RenderableType:
+def _rendered(view: StudyStatus, labels: Sequence[str]) -> RenderableType:
     table = Table("cell", "state", "step", "left", "note", box=None, pad_edge=False)
-    for label, cell, how in zip(labels, view.cells, view.standings, strict=True):
-        colour = COLOURS.get(how.state, "default")
-        steps = f"{how.step}/{cell.config.schedule.steps}"
-        table.add_row(label, f"[{colour}]{how.state}[/]", steps, _clock(how.seconds_left), escape(_note(how)))
-    counts = Counter(how.state for how in view.standings)
+    for label, cell, status in zip(labels, view.cells, view.statuses, strict=True):
+        colour = COLOURS.get(status.state, "default")
+        steps = f"{status.step}/{cell.config.schedule.steps}"
+        table.add_row(label, f"[{colour}]{status.state}[/]", steps, _clock(status.seconds_left), escape(_note(status)))
+    counts = Counter(status.state for status in view.statuses)
     summary = ", ".join(f"{number} {state}" for state, number in counts.most_common())
-    return Group(table, f"\n{len(view.cells)} cells: {summary}", *([view.caveat] if view.caveat else []))
+    return Group(table, f"\n{len(view.cells)} cells: {summary}", *([view.warning] if view.warning else []))
 
 
-def _note(how: Standing) -> str:
+def _note(status: CellStatus) -> str:
     """What there is to say: resumptions, and for a failed cell where to read on."""
-    again = f"resumed {how.resumptions} x" if how.resumptions else ""
-    log = f"({how.log})" if how.log and how.state in ("failed", "stands still") else ""
-    return "  ".join(part for part in (how.note, again, log) if part)
+    again = f"resumed {status.resumptions} x" if status.resumptions else ""
+    log = f"({status.log})" if status.log and status.state in ("failed", "stalled") else ""
+    return "  ".join(part for part in (status.note, again, log) if part)
 
 
 def _clock(seconds: float | None) -> str:

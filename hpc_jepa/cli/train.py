@@ -7,11 +7,11 @@ from typing import Annotated, Any
 
 import typer
 
-from hpc_jepa.cli import INTERRUPTED
-from hpc_jepa.cli.screen import CONSOLE, Advance, ToScreen, progress
+from hpc_jepa.cli import EXIT_INTERRUPTED
+from hpc_jepa.cli.console import CONSOLE, Advance, ConsoleHandler, progress_bar
+from hpc_jepa.config.loading import read_config
 from hpc_jepa.config.run import RunConfig
-from hpc_jepa.config.tree import load
-from hpc_jepa.training.slurm_step import adopt_slurm_step
+from hpc_jepa.training.slurm_step import set_ranks_from_slurm
 
 EXAMPLES = """Examples:
 
@@ -63,35 +63,35 @@ def train(
 
     Alone it is one process; under torchrun, deepspeed or srun each process takes its share of the batch.
     """
-    adopt_slurm_step()
+    set_ranks_from_slurm()
     layers = [argument for argument in arguments if "=" not in argument]
-    config = load(RunConfig, layers, [argument for argument in arguments if "=" in argument])
+    config = read_config(RunConfig, layers, [argument for argument in arguments if "=" in argument])
 
     if profile:
         os.environ.setdefault("KINETO_LOG_LEVEL", QUIET)  # read when torch is imported
 
-    from hpc_jepa.distributed import name_accelerator
+    from hpc_jepa.distributed import set_ds_accelerator
 
-    name_accelerator()
-    from hpc_jepa.checkpoint.store import last_step
-    from hpc_jepa.objectives.registry import check_run
+    set_ds_accelerator()
+    from hpc_jepa.checkpoint.layout import last_step
+    from hpc_jepa.objectives.registry import validate_objectives
+    from hpc_jepa.profiling.profile import check_profile_steps
+    from hpc_jepa.runs.acquire import refuse_other_config
     from hpc_jepa.training.loop import train as pretrain
-    from hpc_jepa.training.profile import check_steps
-    from hpc_jepa.training.run_folder import refuse_another
 
-    check_run(config)
-    refuse_another(config)
+    validate_objectives(config)
+    refuse_other_config(config)
     shown = os.environ.get("RANK", "0") == "0"
     log = logging.getLogger("hpc_jepa")
     log.setLevel(logging.INFO)
-    log.handlers = [ToScreen(logging.INFO if shown else logging.WARNING)]
+    log.handlers = [ConsoleHandler(logging.INFO if shown else logging.WARNING)]
     steps, first = config.schedule.steps, last_step(config.folder)
     if profile:
-        check_steps(steps - first)
+        check_profile_steps(steps - first)
     if shown and 0 < first < steps:
         CONSOLE.print(f"{config.folder}: going on after step {first}")
     title = f"{config.folder.parent.name} seed {config.seed}"
-    with progress(title, steps, first) if shown else nullcontext(_ignore) as advance:
+    with progress_bar(title, steps, first) if shown else nullcontext(_ignore) as advance:
         bar = _StepBar(advance, first)
         outcome = pretrain(config, bar.observe, profile)
         if outcome == "done":
@@ -99,6 +99,6 @@ def train(
     if outcome == "interrupted":
         if shown:
             CONSOLE.print("stopped after saving; the same command goes on from here")
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(EXIT_INTERRUPTED)
     if shown:
         CONSOLE.print(f"{config.folder}: complete")

@@ -11,14 +11,14 @@ from pydantic import BeforeValidator, Field, model_validator
 from hpc_jepa.config.data import IMAGENET_MEAN, IMAGENET_STD
 from hpc_jepa.config.strict import Strict
 
-ENCODER_NAME = r"^(target|student|random_init|timm:[^@]+(@.+)?|vjepa2:.+)$"
+ENCODER_PATTERN = r"^(target|student|random_init|timm:[^@]+(@.+)?|vjepa2:.+)$"
 
-Weights = Annotated[str, Field(pattern=ENCODER_NAME)]
+Weights = Annotated[str, Field(pattern=ENCODER_PATTERN)]
 """An encoder of a run (target, student, random_init), or one from elsewhere: ``timm:<model>`` with random weights,
 ``timm:<model>@<file>`` with local ones, ``vjepa2:<folder>`` as transformers saves it.
 """
 
-Question = Literal["few_shot", "robustness", "text"]
+OptionalTask = Literal["few_shot", "robustness", "text"]
 Task = Literal["probe", "few_shot", "robustness", "text"]
 ProtocolName = Literal["published", "careful"]
 Pooling = Literal["tokens", "tubelets", "mean"]
@@ -29,7 +29,7 @@ def _one_or_several(value: Any) -> Any:
     return (value,) if isinstance(value, int | float) else value
 
 
-Rates = Annotated[tuple[float, ...], BeforeValidator(_one_or_several), Field(min_length=1)]
+Candidates = Annotated[tuple[float, ...], BeforeValidator(_one_or_several), Field(min_length=1)]
 """One number, or several to choose from."""
 
 
@@ -52,7 +52,7 @@ class LogisticProbeConfig(Strict):
 
     kind: Literal["logistic"]
     pooling: Literal["mean", "tubelets"] = "mean"
-    l2: Rates = Field((1e-3,), description="weight of |W|^2 / 2 beside the mean loss per sample")
+    l2: Candidates = Field((1e-3,), description="weight of |W|^2 / 2 beside the mean loss per sample")
     max_iterations: int = Field(1000, gt=0)
 
     @property
@@ -61,7 +61,7 @@ class LogisticProbeConfig(Strict):
         return tuple({"l2": l2} for l2 in self.l2)
 
 
-class NeighbourProbeConfig(Strict):
+class KNNProbeConfig(Strict):
     """k nearest neighbours by cosine similarity of pooled features."""
 
     kind: Literal["neighbours"]
@@ -84,7 +84,7 @@ TrainedKind = Literal[
     "space_time_attention",
 ]
 
-READS: dict[TrainedKind, tuple[Pooling, ...]] = {
+PROBE_INPUTS: dict[TrainedKind, tuple[Pooling, ...]] = {
     "linear": ("mean", "tubelets"),
     "attentive": ("tokens", "tubelets", "mean"),
     "temporal_attention": ("tubelets",),
@@ -102,8 +102,8 @@ class TrainedProbeConfig(Strict):
     kind: TrainedKind
     pooling: Pooling
     heads: int = Field(8, gt=0)
-    lr: Rates = (1e-3,)
-    weight_decay: Rates = (0.01,)
+    lr: Candidates = (1e-3,)
+    weight_decay: Candidates = (0.01,)
     schedule: Literal["constant", "cosine"] = Field("constant", description="cosine: to zero, in steps of one epoch")
     batch_size: int = Field(64, gt=0)
     updates: int | None = Field(None, gt=0, description="length of training, whatever the size of the data set")
@@ -117,8 +117,8 @@ class TrainedProbeConfig(Strict):
     def _consistent(self) -> "TrainedProbeConfig":
         if (self.updates is None) == (self.epochs is None):
             raise ValueError("set either updates or epochs")
-        if self.pooling not in READS[self.kind]:
-            raise ValueError(f"a {self.kind} probe reads {' or '.join(READS[self.kind])}, not {self.pooling}")
+        if self.pooling not in PROBE_INPUTS[self.kind]:
+            raise ValueError(f"a {self.kind} probe reads {' or '.join(PROBE_INPUTS[self.kind])}, not {self.pooling}")
         return self
 
     @property
@@ -131,7 +131,7 @@ class TrainedProbeConfig(Strict):
         return self.model_copy(update={"epochs": self.epochs_of.get(variant, self.epochs)})
 
 
-ProbeConfig = Annotated[LogisticProbeConfig | NeighbourProbeConfig | TrainedProbeConfig, Field(discriminator="kind")]
+ProbeConfig = Annotated[LogisticProbeConfig | KNNProbeConfig | TrainedProbeConfig, Field(discriminator="kind")]
 
 
 class SubsetConfig(Strict):
@@ -205,11 +205,11 @@ class ProtocolConfig(Strict):
             raise ValueError(f"robustness.probes: {sorted(unknown)[0]} is none of the probes {', '.join(self.probes)}")
         return self
 
-    def fingerprint(self, question: Question | None = None) -> str:
+    def fingerprint(self, question: OptionalTask | None = None) -> str:
         """Hash of what decides the outcome of the probes, or of one of the further questions; how many clips are
         encoded at once does not.
         """
-        others = [name for name in get_args(Question) if name != question]
+        others = [name for name in get_args(OptionalTask) if name != question]
         decisive = self.model_dump(mode="json", exclude={"batch_size", "feature_limit", *others})
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 

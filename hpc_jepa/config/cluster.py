@@ -7,14 +7,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
+from hpc_jepa.config.loading import CONFIGS, ConfigLayers, find_config, merge_files, nearest_name, validate_config
 from hpc_jepa.config.strict import Strict
-from hpc_jepa.config.tree import CONFIGS, Layered, find_config, merge, nearest, validate
 from hpc_jepa.errors import InputError
 
 PROFILES = CONFIGS.parent / "slurm" / "profiles"
 """The profiles that come with the project."""
 
-OWN_OPTIONS = {
+RESERVED_OPTIONS = {
     "account", "array", "chdir", "constraint", "cpus-per-task", "dependency", "error", "gpus-per-node", "job-name",
     "mem", "nodes", "ntasks-per-node", "open-mode", "output", "partition", "qos", "requeue", "reservation", "signal",
     "time",
@@ -40,7 +40,7 @@ def _listed(value: Any) -> Any:
 
 
 Minutes = Annotated[int, BeforeValidator(_minutes), Field(gt=0)]
-Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
+NameList = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 
 class ResourcesConfig(Strict):
@@ -104,12 +104,12 @@ class ClusterConfig(Strict):
     """A site: where jobs go, what they take, and what has to happen before they start."""
 
     about: str = ""
-    partition: Names = Field((), description="one or several; Slurm takes the one that starts first")
+    partition: NameList = Field((), description="one or several; Slurm takes the one that starts first")
     account: str | None = None
     qos: str | None = None
     constraint: str | None = Field(None, description="features of nodes, for example 'a100&nvlink'")
     reservation: str | None = None
-    exclude: Names = Field((), description="nodes not to be used")
+    exclude: NameList = Field((), description="nodes not to be used")
     sbatch: dict[str, str | int | bool] = Field({}, description="further options of sbatch, without the leading --")
     train: ResourcesConfig
     evaluate: ResourcesConfig
@@ -131,13 +131,13 @@ class ClusterConfig(Strict):
 
     @model_validator(mode="after")
     def _no_option_twice(self) -> "ClusterConfig":
-        taken = sorted(OWN_OPTIONS & {name.replace("_", "-") for name in self.sbatch})
+        taken = sorted(RESERVED_OPTIONS & {name.replace("_", "-") for name in self.sbatch})
         if taken:
             raise ValueError(f"sbatch.{taken[0]}: the submission sets --{taken[0]} itself; use the keys of the profile")
         return self
 
 
-def this_machine() -> ClusterConfig:
+def local_cluster() -> ClusterConfig:
     """The local executor as a site: one process at a time for each core."""
     cores = os.cpu_count() or 1
     needs = ResourcesConfig(cpus_per_node=cores, time=365 * 24 * 60)
@@ -149,20 +149,20 @@ class Profile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._layered: Layered = merge([path])
-        self.cluster = validate(ClusterConfig, self._layered)
+        self._layered: ConfigLayers = merge_files([path])
+        self.cluster = validate_config(ClusterConfig, self._layered)
 
     @property
     def name(self) -> str:
         """Name of the file."""
         return self.path.stem
 
-    def place(self, key: str) -> str:
+    def location(self, key: str) -> str:
         """``file:line: key`` of a dotted key, or of the nearest one above it that is set."""
         parts = tuple(key.split("."))
         for length in range(len(parts), 0, -1):
-            if parts[:length] in self._layered.places:
-                return f"{self._layered.places[parts[:length]]}: {key}"
+            if parts[:length] in self._layered.locations:
+                return f"{self._layered.locations[parts[:length]]}: {key}"
         return f"{self._layered.files[-1]}: {key} (not set)"
 
 
@@ -177,7 +177,7 @@ def find_profile(name: str) -> Profile:
     if path.is_file():
         return Profile(path)
     known = sorted(["local", *(file.stem for file in PROFILES.glob("*.yaml"))])
-    match = nearest(name, known)
+    match = nearest_name(name, known)
     raise InputError(
         f"--cluster {name}: no such profile"
         + (f" (did you mean '{match}'?)" if match else "")

@@ -12,14 +12,14 @@ IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
-Place = Annotated[str, BeforeValidator(str)]
+ShardLocation = Annotated[str, BeforeValidator(str)]
 """A folder, or the URL of one (``s3://...``, ``http://...``), which fsspec reads."""
 
 
 class SourceConfig(Strict):
     """One shard folder (it holds ``manifest.json``) and its share of the mixture."""
 
-    shards: Place
+    shards: ShardLocation
     weight: float = Field(1.0, gt=0)
 
 

@@ -89,7 +89,7 @@ class RunConfig(Strict):
             return "ema"
         return "student" if self.semantics.online_target_gradient else "student_detached"
 
-    def deciding(self) -> dict[str, Any]:
+    def outcome_settings(self) -> dict[str, Any]:
         """What decides the outcome: not the place of the output, logging, alarms, or how the work is shared."""
         data = self.model_dump(mode="json", exclude={"runs", "monitor", "checkpoint", "guard"})
         data["data"].pop("decode_threads")
@@ -101,7 +101,7 @@ class RunConfig(Strict):
 
     def fingerprint(self) -> str:
         """Hash of everything that decides the outcome."""
-        return hashlib.sha256(json.dumps(self.deciding(), sort_keys=True).encode()).hexdigest()[:16]
+        return hashlib.sha256(json.dumps(self.outcome_settings(), sort_keys=True).encode()).hexdigest()[:16]
 
 
 def _choice(item: Any) -> Any:

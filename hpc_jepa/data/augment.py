@@ -10,8 +10,8 @@ from torch import Tensor
 
 from hpc_jepa.config.data import AugmentationConfig, ClipConfig
 from hpc_jepa.data.crop import View
-from hpc_jepa.data.heap import keep_large_blocks_apart
-from hpc_jepa.data.pipeline import ClipPipeline, Decoder, Media
+from hpc_jepa.data.dali_pipeline import ClipPipeline, Decoder, Media
+from hpc_jepa.io.malloc import mmap_large_blocks
 
 
 class Clip(NamedTuple):
@@ -44,7 +44,7 @@ class Augmenter:
         device: torch.device,
         decoder: Decoder | None = None,
     ) -> None:
-        keep_large_blocks_apart()
+        mmap_large_blocks()
         self._clip = clip
         self._augmentation = augmentation
         self._batch_size = batch_size

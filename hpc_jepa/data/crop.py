@@ -7,7 +7,7 @@ from numpy.typing import NDArray
 
 from hpc_jepa.config.data import AugmentationConfig
 
-ATTEMPTS = 10
+CROP_ATTEMPTS = 10
 """Windows drawn before the central one is taken."""
 
 
@@ -27,7 +27,7 @@ class View(NamedTuple):
         return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
 
-def augmented_view(
+def random_view(
     height: int,
     width: int,
     augmentation: AugmentationConfig,

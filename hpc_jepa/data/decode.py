@@ -15,16 +15,16 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from hpc_jepa.data.images import decode_image, is_image, opened_image
+from hpc_jepa.data.images import decode_image, is_image, open_image
 from hpc_jepa.errors import UndecodableError as UndecodableError
 
 VideoPacket: TypeAlias = "Packet[VideoStream]"
 
-CONTAINERS = {b"ftyp": "mp4", b"\x1aE\xdf\xa3": "matroska"}
+DEMUXERS = {b"ftyp": "mp4", b"\x1aE\xdf\xa3": "matroska"}
 """Formats known by their first bytes, which FFmpeg then need not guess."""
 
 
-class Window(NamedTuple):
+class CropWindow(NamedTuple):
     """The part of the frames that is wanted, and the size of the whole frames it is a part of."""
 
     rows: slice
@@ -33,7 +33,7 @@ class Window(NamedTuple):
     width: int
 
 
-class VideoFacts(NamedTuple):
+class VideoInfo(NamedTuple):
     """What decoding a whole video once has shown. fps is the average over the video."""
 
     frames: int
@@ -43,23 +43,23 @@ class VideoFacts(NamedTuple):
     codec: str
 
 
-def inspect(video: bytes) -> VideoFacts:
+def inspect_video(video: bytes) -> VideoInfo:
     """Decode every frame; an image is one. Raises UndecodableError unless all come out whole, each at its own time."""
     if is_image(video):
-        with opened_image(video) as image:
+        with open_image(video) as image:
             image.load()
-            return VideoFacts(1, 0.0, image.width, image.height, str(image.format).lower())
+            return VideoInfo(1, 0.0, image.width, image.height, str(image.format).lower())
     with _opened(video) as (stream, packets):
         times = {frame.pts for frame in map(_whole, _decode(stream, packets))}
         decoded = len(times & {packet.pts for packet in packets})
         if decoded != len(packets):
             raise UndecodableError(f"only {decoded} of {len(packets)} frames decode to a time of their own")
         fps = float(stream.average_rate or 0)
-        return VideoFacts(decoded, fps, stream.width, stream.height, stream.codec_context.name)
+        return VideoInfo(decoded, fps, stream.width, stream.height, stream.codec_context.name)
 
 
 def decode_frames(
-    video: bytes, indices: Sequence[int] | NDArray[np.int64], window: Window | None = None
+    video: bytes, indices: Sequence[int] | NDArray[np.int64], window: CropWindow | None = None
 ) -> NDArray[np.uint8]:
     """RGB frames [F, H, W, 3] at ``indices`` (any order, repeats allowed), counted in order of presentation.
 
@@ -83,7 +83,7 @@ def decode_frames(
         return frames
 
 
-def _cut(window: Window | None, height: int, width: int) -> tuple[range, range]:
+def _cut(window: CropWindow | None, height: int, width: int) -> tuple[range, range]:
     """Rows and columns that are wanted of frames of a size."""
     if window is None:
         return range(height), range(width)
@@ -116,7 +116,7 @@ def _rgb(frame: VideoFrame, reformatter: VideoReformatter, stream: VideoStream) 
 
 
 def _repeated(
-    image: NDArray[np.uint8], indices: Sequence[int] | NDArray[np.int64], window: Window | None
+    image: NDArray[np.uint8], indices: Sequence[int] | NDArray[np.int64], window: CropWindow | None
 ) -> NDArray[np.uint8]:
     if max(indices) > 0:
         raise UndecodableError(f"frame {max(indices)} was asked for, an image is one frame")
@@ -153,7 +153,7 @@ def decode_scaled(video: bytes, short_side: int) -> tuple[NDArray[np.uint8], flo
 def _opened(video: bytes) -> Iterator[tuple[VideoStream, list[VideoPacket]]]:
     """The first video stream, which decodes in this thread alone, and all its packets."""
     try:
-        known = CONTAINERS.get(video[4:8]) or CONTAINERS.get(video[:4])
+        known = DEMUXERS.get(video[4:8]) or DEMUXERS.get(video[:4])
         with av.open(io.BytesIO(video), "r", format=known, metadata_errors="ignore") as container:
             if not container.streams.video:
                 raise UndecodableError("holds no video stream")

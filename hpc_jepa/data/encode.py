@@ -15,7 +15,7 @@ from pydantic import Field
 
 from hpc_jepa.config.strict import Strict
 
-LARGEST_TERM = 1001
+MAX_RATE_DENOMINATOR = 1001
 """Frame rates are stored as fractions; 30000/1001 is the finest in use."""
 
 
@@ -70,11 +70,11 @@ def encode(frames: NDArray[np.uint8], fps: float, encoding: Encoding = H264) -> 
         for pixels in frames
     )
     height, width = frames.shape[1:3]
-    data, _ = encode_pictures(pictures, width, height, Fraction(fps), encoding)
+    data, _ = encode_frames(pictures, width, height, Fraction(fps), encoding)
     return data
 
 
-def encode_pictures(
+def encode_frames(
     pictures: Iterable[VideoFrame],
     width: int,
     height: int,
@@ -88,7 +88,7 @@ def encode_pictures(
     """
     file = io.BytesIO()
     count = 0
-    rate = rate.limit_denominator(LARGEST_TERM)
+    rate = rate.limit_denominator(MAX_RATE_DENOMINATOR)
     with av.open(file, "w", format=encoding.extension, options=_reproducible(encoding)) as container:
         stream = container.add_stream(encoding.codec, rate=rate, options=_OPTIONS[encoding.codec](encoding))
         _describe(stream, width, height, encoding, colour)

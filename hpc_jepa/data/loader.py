@@ -10,16 +10,16 @@ import torch
 
 from hpc_jepa.config.data import DataConfig
 from hpc_jepa.data.augment import Augmenter, Clip
-from hpc_jepa.data.drops import Drop, DropLedger
-from hpc_jepa.data.prepare import compressed_clip, decoded_clip
-from hpc_jepa.data.read_ahead import Place, ReadAhead
-from hpc_jepa.data.sampler import Draws, SampledSource, Sampler
-from hpc_jepa.data.shards.folder import ShardFolder, StoredVideo
-from hpc_jepa.data.store import Scratch
+from hpc_jepa.data.clip import compressed_clip, decoded_clip
+from hpc_jepa.data.clip_sampler import ClipDraws, ClipSampler, MixtureSource
+from hpc_jepa.data.decode_errors import DecodeErrorLog, DecodeErrorRecord
+from hpc_jepa.data.prefetch import Place, ReadAhead
+from hpc_jepa.data.shards.shard_folder import ShardFolder, StoredVideo
+from hpc_jepa.data.storage import ScratchCache
 from hpc_jepa.errors import DataError, InputError, UndecodableError
-from hpc_jepa.latents import ClipBatch
+from hpc_jepa.types import ClipBatch
 
-REPLACEMENTS = 10
+MAX_REPLACEMENTS = 10
 """Undecodable samples in a row, all meant for one clip, before the run stops."""
 
 GIB = 1 << 30
@@ -32,7 +32,7 @@ class _Row(NamedTuple):
     sample: int
     clip: Clip
     static: bool
-    drops: tuple[Drop, ...] = ()
+    drops: tuple[DecodeErrorRecord, ...] = ()
 
 
 class ClipLoader:
@@ -68,10 +68,10 @@ class ClipLoader:
         self.source_names = tuple(config.sources)
         self._scratch = _scratch(config)
         self._folders = [_open(source.shards, config, self._scratch) for source in config.sources.values()]
-        self._sampler = Sampler(
+        self._sampler = ClipSampler(
             seed,
             [
-                SampledSource(source.weight, folder.shard_sizes, folder.manifest.longest == 1)
+                MixtureSource(source.weight, folder.shard_sizes, folder.manifest.longest == 1)
                 for source, folder in zip(config.sources.values(), self._folders, strict=True)
             ],
             batch_size,
@@ -81,7 +81,7 @@ class ClipLoader:
         )
         share = batch_size // world_size
         self._rows = range(rank * share, (rank + 1) * share)
-        self._drops = DropLedger(self.source_names, config.undecodable_rate)
+        self._drops = DecodeErrorLog(self.source_names, config.undecodable_rate)
         self._ahead = ReadAhead(self._read, self._places, config.reading.ahead, config.reading.threads)
         self._threads = ThreadPoolExecutor(config.decode_threads, thread_name_prefix="decode")
         self._augment = Augmenter(config.clip, config.augmentation, share, config.decode_threads, device)
@@ -101,7 +101,7 @@ class ClipLoader:
         """Hash of the manifest of each source."""
         return {name: folder.hash for name, folder in zip(self.source_names, self._folders, strict=True)}
 
-    def write_drops_to(self, ledger: Path) -> None:
+    def log_decode_errors_to(self, ledger: Path) -> None:
         """Keep a ledger of the samples that are replaced, those of batches already made included."""
         self._drops.open(ledger)
 
@@ -134,7 +134,7 @@ class ClipLoader:
         if self._scratch:
             self._scratch.close()
 
-    def _pixels(self, draws: Draws, rows: list[_Row]) -> torch.Tensor:
+    def _pixels(self, draws: ClipDraws, rows: list[_Row]) -> torch.Tensor:
         of_images = self._config.images == "batches" and self._sampler.sources[draws.sources[0]].images
         return self._augment([row.clip for row in rows], 1 if of_images else self._config.clip.frames)
 
@@ -146,29 +146,29 @@ class ClipLoader:
         source, sample = place
         return self._folders[source].read(sample)
 
-    def _made(self, step: int, draws: Draws, stored: Iterable[Future[StoredVideo]], check: bool) -> list[_Row]:
+    def _made(self, step: int, draws: ClipDraws, stored: Iterable[Future[StoredVideo]], check: bool) -> list[_Row]:
         return list(self._threads.map(partial(self._row, step, draws, check), self._rows, stored))
 
-    def _row(self, step: int, draws: Draws, check: bool, row: int, stored: Future[StoredVideo]) -> _Row:
+    def _row(self, step: int, draws: ClipDraws, check: bool, row: int, stored: Future[StoredVideo]) -> _Row:
         """The sample drawn for a row, or the first of its replacements that decodes."""
         source, sample = int(draws.sources[row]), int(draws.samples[row])
         folder = self._folders[source]
-        drops: list[Drop] = []
-        for attempt in range(REPLACEMENTS):
+        drops: list[DecodeErrorRecord] = []
+        for attempt in range(MAX_REPLACEMENTS):
             try:
                 video = stored.result() if not drops else folder.read(sample)
                 clip = self._clip(video, draws, row, check)
                 return _Row(source, sample, clip, video.info.frames == 1, tuple(drops))
             except UndecodableError as error:
                 place = folder.key(sample), str(folder.tar(sample))
-                drops.append(Drop(step, row, self.source_names[source], *place, str(error)))
+                drops.append(DecodeErrorRecord(step, row, self.source_names[source], *place, str(error)))
                 sample = int(self._sampler.replacements(step, attempt)[row])
         raise DataError(
-            f"{folder.folder}: {REPLACEMENTS} samples in a row do not decode ({drops[-1].reason}); "
+            f"{folder.folder}: {MAX_REPLACEMENTS} samples in a row do not decode ({drops[-1].reason}); "
             f"run: hpc-jepa shards verify --decode {folder.folder}"
         )
 
-    def _clip(self, video: StoredVideo, draws: Draws, row: int, check: bool) -> Clip:
+    def _clip(self, video: StoredVideo, draws: ClipDraws, row: int, check: bool) -> Clip:
         """Decoded here without a GPU, and compressed, for DALI, with one (decoded anyway to ``check`` it)."""
         compressed = compressed_clip(video, draws, row, self._config.clip, self._config.augmentation)
         if self._augment.decodes and not check:
@@ -177,15 +177,15 @@ class ClipLoader:
         return compressed if self._augment.decodes else decoded
 
 
-def _scratch(config: DataConfig) -> Scratch | None:
+def _scratch(config: DataConfig) -> ScratchCache | None:
     """Copies give way to new ones where clips come from a few tars at a time; else the first to come stay."""
     reading = config.reading
     if reading.scratch is None:
         return None
-    return Scratch(reading.scratch, int(reading.scratch_limit * GIB), replace=config.shard_order is not None)
+    return ScratchCache(reading.scratch, int(reading.scratch_limit * GIB), replace=config.shard_order is not None)
 
 
-def _open(shards: str, config: DataConfig, scratch: Scratch | None) -> ShardFolder:
+def _open(shards: str, config: DataConfig, scratch: ScratchCache | None) -> ShardFolder:
     folder = ShardFolder(shards, scratch)
     if 1 < folder.manifest.longest < config.clip.frames:
         raise DataError(

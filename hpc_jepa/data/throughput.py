@@ -9,9 +9,9 @@ import torch
 
 from hpc_jepa.config.data import AugmentationConfig, ClipConfig
 from hpc_jepa.data.augment import Augmenter
-from hpc_jepa.data.prepare import compressed_clip, decoded_clip
-from hpc_jepa.data.sampler import SampledSource, Sampler
-from hpc_jepa.data.shards.folder import ShardFolder
+from hpc_jepa.data.clip import compressed_clip, decoded_clip
+from hpc_jepa.data.clip_sampler import ClipSampler, MixtureSource
+from hpc_jepa.data.shards.shard_folder import ShardFolder
 
 DecoderName = Literal["PyAV", "DALI on the CPU", "DALI on the GPU"]
 
@@ -20,7 +20,7 @@ DALI_ON_CPU = {"vp8", "vp9", "mjpeg", "jpeg"}
 
 
 @dataclass(frozen=True)
-class Throughput:
+class DecoderThroughput:
     """What a decoder manages, and shares of its time. DALI decodes and augments in one graph: ``decode`` is None."""
 
     decoder: DecoderName
@@ -31,7 +31,7 @@ class Throughput:
     augment: float
 
 
-def decoders_for(shards: ShardFolder) -> list[DecoderName]:
+def available_decoders(shards: ShardFolder) -> list[DecoderName]:
     """What this machine can decode a folder with, judged by its first sample."""
     names: list[DecoderName] = ["PyAV"]
     if shards.info(0).codec in DALI_ON_CPU:
@@ -41,7 +41,7 @@ def decoders_for(shards: ShardFolder) -> list[DecoderName]:
     return names
 
 
-def measure(
+def measure_throughput(
     decoder: DecoderName,
     shards: ShardFolder,
     clip: ClipConfig,
@@ -50,7 +50,7 @@ def measure(
     batch_size: int,
     batches: int,
     threads: int,
-) -> Throughput:
+) -> DecoderThroughput:
     """Make the batches of training on these shards alone, seed 0, after an uncounted one; stages one after the other.
 
     Raises UndecodableError where a sample is damaged, RuntimeError where DALI cannot decode one.
@@ -59,7 +59,7 @@ def measure(
     augment = Augmenter(
         clip, augmentation, batch_size, threads, device, decoder="cpu" if decoder == "DALI on the CPU" else None
     )
-    sampler = Sampler(0, [SampledSource(1.0, shards.shard_sizes)], batch_size)
+    sampler = ClipSampler(0, [MixtureSource(1.0, shards.shard_sizes)], batch_size)
     read = decode = rest = cpu = 0.0
     with ThreadPoolExecutor(threads) as pool:
         for step in range(batches + 1):
@@ -79,7 +79,7 @@ def measure(
                     total + times[stage + 1] - times[stage] for stage, total in enumerate((read, decode, rest))
                 )
     made, spent = batch_size * batches, read + decode + rest
-    return Throughput(
+    return DecoderThroughput(
         decoder,
         made / spent,
         made / cpu,

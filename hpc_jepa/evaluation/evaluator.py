@@ -7,33 +7,28 @@ from typing import Any
 
 from hpc_jepa.config.benchmark import BenchmarkConfig, ProtocolName, Task, Weights
 from hpc_jepa.distributed import is_main
-from hpc_jepa.evaluation import few_shot, probing, record, robustness, text
-from hpc_jepa.evaluation.outcome import Outcome
-from hpc_jepa.evaluation.progress import Progress, silent
-from hpc_jepa.evaluation.record import (
-    AnyRecord,
-    EvaluationRecord,
-    FewShotRecord,
-    RobustnessRecord,
-    TextRecord,
-)
-from hpc_jepa.evaluation.subject import Subject
-from hpc_jepa.evaluation.weights import open_run
+from hpc_jepa.evaluation import record
+from hpc_jepa.evaluation.context import EvaluationContext
+from hpc_jepa.evaluation.outcome import TaskResult
+from hpc_jepa.evaluation.progress import Progress, no_progress
+from hpc_jepa.evaluation.record import AnyRecord, FewShotRecord, ProbeRecord, RobustnessRecord, TextRecord
+from hpc_jepa.evaluation.run_encoders import open_trained_run
+from hpc_jepa.evaluation.tasks import few_shot, probe, robustness, text
 
 
 @dataclass(frozen=True)
-class Judging:
+class TaskSpec:
     """How a task is done, and the kind of record it leaves."""
 
-    measure: Callable[[Subject, Sequence[Weights]], Outcome | None]
+    measure: Callable[[EvaluationContext, Sequence[Weights]], TaskResult | None]
     kind: type[AnyRecord]
 
 
-TASKS: dict[Task, Judging] = {
-    "probe": Judging(probing.measure, EvaluationRecord),
-    "few_shot": Judging(few_shot.measure, FewShotRecord),
-    "robustness": Judging(robustness.measure, RobustnessRecord),
-    "text": Judging(text.measure, TextRecord),
+TASKS: dict[Task, TaskSpec] = {
+    "probe": TaskSpec(probe.evaluate_probes, ProbeRecord),
+    "few_shot": TaskSpec(few_shot.evaluate_few_shot, FewShotRecord),
+    "robustness": TaskSpec(robustness.evaluate_robustness, RobustnessRecord),
+    "text": TaskSpec(text.evaluate_text, TextRecord),
 }
 
 
@@ -45,32 +40,32 @@ def evaluate(
     *,
     task: Task = "probe",
     force: bool = False,
-    progress: Progress = silent,
+    progress: Progress = no_progress,
 ) -> AnyRecord | None:
     """Evaluate the newest checkpoint of a run and write the record; None on all processes but the first.
 
     Weights that the record already holds for this checkpoint, protocol and data are not evaluated again, unless
     ``force``. Raises InputError, DataError or CheckpointError in one line.
     """
-    subject, judging = Subject(open_run(folder), benchmark, protocol, progress), TASKS[task]
+    context, spec = EvaluationContext(open_trained_run(folder), benchmark, protocol, progress), TASKS[task]
     path = record.record_path(folder, benchmark.name, protocol, task)
-    facts = subject.facts(task)
-    old = None if force or not path.is_file() else record.read_as(judging.kind, path)
-    if old is not None and not _same_work(old, facts):
+    metadata = context.metadata(task)
+    old = None if force or not path.is_file() else record.read_record(spec.kind, path)
+    if old is not None and not _is_current(old, metadata):
         old = None
     known = {result.weights for result in old.results} if old else set()
     missing = [name for name in dict.fromkeys(weights) if name not in known]
     if old is not None and not missing:
         return old if is_main() else None
-    outcome = judging.measure(subject, missing)
+    outcome = spec.measure(context, missing)
     if outcome is None:
         return None
     kept = record.read_predictions(path, old) if old else {}
-    facts["results"] = [*(old.results if old else ()), *outcome.results]
-    facts["encoders"] = {**(old.encoders if old else {}), **outcome.encoders}
-    return record.write_as(judging.kind, path, facts, {**kept, **outcome.predictions})
+    metadata["results"] = [*(old.results if old else ()), *outcome.results]
+    metadata["encoders"] = {**(old.encoders if old else {}), **outcome.encoders}
+    return record.write_record(spec.kind, path, metadata, {**kept, **outcome.predictions})
 
 
-def _same_work(old: AnyRecord, facts: dict[str, Any]) -> bool:
+def _is_current(old: AnyRecord, metadata: dict[str, Any]) -> bool:
     """Whether the record is about this checkpoint, protocol and data."""
-    return all(getattr(old, key) == facts[key] for key in ("run", "protocol_fingerprint", "data"))
+    return all(getattr(old, key) == metadata[key] for key in ("run", "protocol_fingerprint", "data"))

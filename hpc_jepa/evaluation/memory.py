@@ -3,7 +3,7 @@
 import ctypes
 
 
-def release_freed() -> None:
+def release_freed_memory() -> None:
     """Ask the C library for what it keeps.
 
     glibc reuses freed blocks with an alignment, as tensors have, badly (before 2.38 hardly): in a loop over large

@@ -8,7 +8,7 @@ import torch.distributed as dist
 
 
 @contextmanager
-def joined() -> Iterator[None]:
+def process_group() -> Iterator[None]:
     """A process group on the host as long as the block runs; none where this process is alone.
 
     The processes share the clips and exchange where their features lie, so they need no fast network. Raises InputError
@@ -17,9 +17,9 @@ def joined() -> Iterator[None]:
     if not {"RANK", "WORLD_SIZE"} & os.environ.keys():
         yield
         return
-    from hpc_jepa.training.processes import check_launcher  # loads DeepSpeed, which one process does not need
+    from hpc_jepa.training.launch import check_launcher_variables  # loads DeepSpeed, which one process does not need
 
-    check_launcher()
+    check_launcher_variables()
     dist.init_process_group("gloo")
     try:
         yield

@@ -11,6 +11,6 @@ Progress = Callable[[str, int], AbstractContextManager[Advance]]
 
 
 @contextmanager
-def silent(title: str, total: int) -> Iterator[Advance]:
+def no_progress(title: str, total: int) -> Iterator[Advance]:
     """Nobody listens."""
     yield lambda: None

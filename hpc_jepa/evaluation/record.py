@@ -14,16 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from hpc_jepa.checkpoint.files import write_atomically
 from hpc_jepa.config.benchmark import Pooling, ProtocolName, Task, Weights
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.errors import DataError
-from hpc_jepa.evaluation.statistics import Correct
+from hpc_jepa.evaluation.stats.paired import Correct
+from hpc_jepa.io.atomic import write_atomically
 
 Predictions = dict[str, NDArray[np.int64]]
 """``labels`` [n], ``samples`` [n], and under ``key`` of each result what was predicted, mostly classes [S, n]."""
 
-Share = Annotated[float, Field(ge=0, le=1)]
+Proportion = Annotated[float, Field(ge=0, le=1)]
 
 
 class RunIdentity(Strict):
@@ -40,13 +40,13 @@ class RunIdentity(Strict):
     steps: int = Field(ge=0)
 
 
-class Measured(Strict):
+class BaseResult(Strict):
     """A share in [0, 1] with its 95 % interval, for one set of weights."""
 
     weights: Weights
-    value: Share
-    low: Share
-    high: Share
+    value: Proportion
+    low: Proportion
+    high: Proportion
     n: int = Field(gt=0, description="test clips, or queries")
 
 
@@ -54,10 +54,10 @@ class Candidate(Strict):
     """A setting that was tried, and its accuracy on validation clips."""
 
     setting: dict[str, float]
-    validation: Share
+    validation: Proportion
 
 
-class Result(Measured):
+class ProbeResult(BaseResult):
     """Accuracy of one probe on the features of one set of weights."""
 
     probe: str
@@ -68,7 +68,7 @@ class Result(Measured):
     setting: dict[str, float] = Field({}, description="what the probe was trained with")
     candidates: tuple[Candidate, ...] = Field((), description="all settings, where one was chosen on validation clips")
     predicted_classes: int | None = Field(None, description="distinct classes the first seed names; 1: it is constant")
-    majority: Share | None = Field(None, description="share of the largest class among the test clips")
+    majority: Proportion | None = Field(None, description="share of the largest class among the test clips")
 
     @property
     def key(self) -> str:
@@ -76,7 +76,7 @@ class Result(Measured):
         return f"{self.weights}.{self.probe}"
 
 
-class FewShotResult(Measured):
+class FewShotResult(BaseResult):
     """Accuracy with ``shots`` labels for each of ``ways`` classes, mean over draws of labels or over episodes.
 
     draws: logistic regression, judged on the whole test set; predictions are classes [draws, n].
@@ -98,14 +98,14 @@ class FewShotResult(Measured):
         return f"{self.weights}.episodes-{self.ways}way-{self.shots}shot"
 
 
-class RobustnessResult(Measured):
+class RobustnessResult(BaseResult):
     """Accuracy of a probe, trained on clean clips, on clips damaged in one way; severity 0 is the clean test set."""
 
     probe: str
     corruption: str
     severity: int = Field(ge=0, le=5)
     level: float = Field(description="what the severity means: a share, a standard deviation, a quality")
-    consistency: Share = Field(description="share of clips that get the class they got when clean")
+    consistency: Proportion = Field(description="share of clips that get the class they got when clean")
     per_seed: tuple[float, ...] = Field(min_length=1)
 
     @property
@@ -114,13 +114,13 @@ class RobustnessResult(Measured):
         return f"{self.weights}.{self.probe}.{self.corruption}.{self.severity}"
 
 
-class TextResult(Measured):
+class TextResult(BaseResult):
     """Retrieval between clips and captions, or class names as a classifier, with a share of the frames lost.
 
     Predictions are the rank of the first right answer [S, n], or classes [S, n] for class_names.
     """
 
-    dropout: Share
+    dropout: Proportion
     direction: Literal["video_to_text", "text_to_video", "class_names"]
     metric: Literal["R@1", "R@5", "R@10", "top1"]
     seeds: tuple[int, ...]
@@ -132,7 +132,7 @@ class TextResult(Measured):
         return f"{self.weights}.{self.direction}.{self.dropout:g}"
 
 
-class Facts(Strict):
+class BaseRecord(Strict):
     """What was evaluated, on what, with what."""
 
     format: Literal[1] = 1
@@ -148,10 +148,10 @@ class Facts(Strict):
     predictions: str = Field(description="SHA-256 of the file of predictions")
 
 
-class EvaluationRecord(Facts):
+class ProbeRecord(BaseRecord):
     """Everything a table needs to know, and all that is needed to recompute it."""
 
-    results: tuple[Result, ...] = Field(min_length=1)
+    results: tuple[ProbeResult, ...] = Field(min_length=1)
 
     @property
     def weights(self) -> set[Weights]:
@@ -159,26 +159,26 @@ class EvaluationRecord(Facts):
         return {result.weights for result in self.results}
 
 
-class FewShotRecord(Facts):
+class FewShotRecord(BaseRecord):
     """Accuracies with few labels."""
 
     results: tuple[FewShotResult, ...] = Field(min_length=1)
 
 
-class RobustnessRecord(Facts):
+class RobustnessRecord(BaseRecord):
     """Accuracies on damaged clips."""
 
     results: tuple[RobustnessResult, ...] = Field(min_length=1)
 
 
-class TextRecord(Facts):
+class TextRecord(BaseRecord):
     """Retrieval and classification by words."""
 
     results: tuple[TextResult, ...] = Field(min_length=1)
 
 
-AnyRecord = EvaluationRecord | FewShotRecord | RobustnessRecord | TextRecord
-Record = TypeVar("Record", bound=Facts)
+AnyRecord = ProbeRecord | FewShotRecord | RobustnessRecord | TextRecord
+Record = TypeVar("Record", bound=BaseRecord)
 
 
 def record_path(run: Path, benchmark: str, protocol: ProtocolName, task: Task = "probe") -> Path:
@@ -187,12 +187,12 @@ def record_path(run: Path, benchmark: str, protocol: ProtocolName, task: Task = 
     return folder / f"{benchmark}.{protocol}.json"
 
 
-def write(path: Path, record: dict[str, Any], predictions: Predictions) -> EvaluationRecord:
+def write_probe_record(path: Path, record: dict[str, Any], predictions: Predictions) -> ProbeRecord:
     """A record of the probes; see ``write_as``."""
-    return write_as(EvaluationRecord, path, record, predictions)
+    return write_record(ProbeRecord, path, record, predictions)
 
 
-def write_as(kind: type[Record], path: Path, record: dict[str, Any], predictions: Predictions) -> Record:
+def write_record(kind: type[Record], path: Path, record: dict[str, Any], predictions: Predictions) -> Record:
     """Write predictions, then the record that names their checksum; each appears whole or not at all."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **predictions)
@@ -204,36 +204,36 @@ def write_as(kind: type[Record], path: Path, record: dict[str, Any], predictions
     return validated
 
 
-def read(path: Path) -> EvaluationRecord:
+def read_probe_record(path: Path) -> ProbeRecord:
     """Raises DataError naming the file when the record is damaged."""
-    return read_as(EvaluationRecord, path)
+    return read_record(ProbeRecord, path)
 
 
-def read_as(kind: type[Record], path: Path) -> Record:
+def read_record(kind: type[Record], path: Path) -> Record:
     """A record of one of the four kinds. Raises DataError naming the file when it is damaged."""
     try:
         return kind.model_validate_json(path.read_bytes())
     except ValidationError as error:
         fault = error.errors()[0]
         where = ".".join(str(part) for part in fault["loc"]) or "file"
-        raise DataError(f"{path}: damaged record ({where}: {fault['msg']}); {_AGAIN}") from error
+        raise DataError(f"{path}: damaged record ({where}: {fault['msg']}); {_REEVALUATE}") from error
 
 
 def read_predictions(path: Path, record: AnyRecord) -> Predictions:
     """Predictions of the record at ``path``. Raises DataError when they are missing or belong to another record."""
     file = path.with_suffix(".npz")
     if not file.is_file():
-        raise DataError(f"{file}: missing, but {path.name} needs it; {_AGAIN}")
+        raise DataError(f"{file}: missing, but {path.name} needs it; {_REEVALUATE}")
     content = file.read_bytes()
     if hashlib.sha256(content).hexdigest() != record.predictions:
-        raise DataError(f"{file}: not the predictions that {path.name} was computed from; {_AGAIN}")
+        raise DataError(f"{file}: not the predictions that {path.name} was computed from; {_REEVALUATE}")
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         return {name: arrays[name].astype(np.int64) for name in arrays.files}
 
 
-def correct(predictions: Predictions, key: str) -> Correct:
+def is_correct(predictions: Predictions, key: str) -> Correct:
     """[S, n]: whether the probes ``<weights>.<probe>`` name the right class."""
     return np.equal(predictions[key], predictions["labels"])
 
 
-_AGAIN = "run 'hpc-jepa evaluate' with --force to write it again"
+_REEVALUATE = "run 'hpc-jepa evaluate' with --force to write it again"

@@ -10,7 +10,7 @@ SCHEMAS = ("nms", "qnms")
 
 
 @cache
-def name_operators() -> torch.library.Library | None:
+def register_torchvision_operators() -> torch.library.Library | None:
     """Before timm or transformers are imported: where torchvision's own library does not load, name what it registers.
 
     torchvision describes these operators when it is imported, and fails where nobody has named them. They are never

@@ -25,9 +25,9 @@ def masked_error(prediction: Tensor, features: Tensor, tokens: Tensor, levels: i
     if features.requires_grad or torch.compiler.is_compiling():
         return plain_masked_error(prediction, features, tokens, levels)
     if prediction.is_cuda:
-        from hpc_jepa.kernels.triton.masked_error import FusedMaskedError  # Triton comes with CUDA builds only
+        from hpc_jepa.kernels.triton.masked_error import TritonMaskedError  # Triton comes with CUDA builds only
 
-        return FusedMaskedError.apply(prediction, features, tokens, levels)  # type: ignore[no-any-return, no-untyped-call]
+        return TritonMaskedError.apply(prediction, features, tokens, levels)  # type: ignore[no-any-return, no-untyped-call]
     return _MaskedError.apply(prediction, features, tokens, levels)  # type: ignore[no-any-return, no-untyped-call]
 
 

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from hpc_jepa.kernels.blocks import BlockSize
-from hpc_jepa.latents import TokenGrid
+from hpc_jepa.kernels.visible_tokens import BlockSize
+from hpc_jepa.types import TokenGrid
 
 
 def average_motion(pixels: Tensor, grid: TokenGrid) -> Tensor:
@@ -13,9 +13,9 @@ def average_motion(pixels: Tensor, grid: TokenGrid) -> Tensor:
     The first frame repeats the second's difference. F >= 2; the grid divides the clip.
     """
     if pixels.is_cuda:
-        from hpc_jepa.kernels.triton.motion import average_motion_of  # Triton comes with CUDA builds only
+        from hpc_jepa.kernels.triton.motion import average_motion_triton  # Triton comes with CUDA builds only
 
-        return average_motion_of(pixels, grid)
+        return average_motion_triton(pixels, grid)
     return plain_average_motion(pixels, grid)
 
 
@@ -39,9 +39,9 @@ def plain_average_motion(pixels: Tensor, grid: TokenGrid) -> Tensor:
 def block_scores(motion: Tensor, size: BlockSize) -> Tensor:
     """Mean motion inside a block at every admissible origin: [B, T, H, W] -> [B, origins] float64, in raster order."""
     if motion.is_cuda:
-        from hpc_jepa.kernels.triton.motion import block_scores_of  # Triton comes with CUDA builds only
+        from hpc_jepa.kernels.triton.motion import block_scores_triton  # Triton comes with CUDA builds only
 
-        return block_scores_of(motion, size)
+        return block_scores_triton(motion, size)
     return plain_block_scores(motion, size)
 
 

@@ -17,9 +17,9 @@ def patches_at(pixels: Tensor, tokens: Tensor, rotations: Tensor, tubelet: int, 
     gathers both; it passes no gradient on, so where pixels need one, and under a compiler, the plain form runs.
     """
     if pixels.is_cuda and not pixels.requires_grad and not torch.compiler.is_compiling():
-        from hpc_jepa.kernels.triton.patches import gathered  # Triton comes with CUDA builds only
+        from hpc_jepa.kernels.triton.patches import patches_at_triton  # Triton comes with CUDA builds only
 
-        return gathered(pixels, tokens, rotations, tubelet, patch)
+        return patches_at_triton(pixels, tokens, rotations, tubelet, patch)
     return plain_patches_at(pixels, tokens, rotations, tubelet, patch)
 
 

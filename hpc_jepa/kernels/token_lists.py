@@ -6,7 +6,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from hpc_jepa.latents import TokenGrid
+from hpc_jepa.types import TokenGrid
 
 
 class TokenLists(NamedTuple):
@@ -47,32 +47,32 @@ def smallest_counts(visible: Tensor, parts: int, tokens: int, complement: bool) 
     return torch.stack([fewest, tokens - (fewest if complement else most)], 1)
 
 
-def token_lists(visible: Tensor, truncation: Truncation, wanted: slice, grid: TokenGrid) -> TokenLists:
+def token_lists(visible: Tensor, truncation: Truncation, clips: slice, grid: TokenGrid) -> TokenLists:
     """Lists of the ``wanted`` clips, made from the visible tokens [G, N] of the global batch."""
     if visible.is_cuda:
-        from hpc_jepa.kernels.triton.token_lists import token_lists_of  # Triton comes with CUDA builds only
+        from hpc_jepa.kernels.triton.token_lists import token_lists_triton  # Triton comes with CUDA builds only
 
-        return token_lists_of(visible, truncation, wanted, grid)
-    return plain_token_lists(visible, truncation, wanted, grid)
+        return token_lists_triton(visible, truncation, clips, grid)
+    return plain_token_lists(visible, truncation, clips, grid)
 
 
-def plain_token_lists(visible: Tensor, truncation: Truncation, wanted: slice, grid: TokenGrid) -> TokenLists:
+def plain_token_lists(visible: Tensor, truncation: Truncation, clips: slice, grid: TokenGrid) -> TokenLists:
     """What :func:`token_lists` computes, one list after the other."""
     clips_of_part = len(visible) // len(truncation.limits)
     limits = truncation.limits.repeat_interleave(clips_of_part, 0)
     kept = truncate(visible, limits[:, :1], truncation.order)
-    context = token_list(kept[wanted])
+    context = token_list(kept[clips])
     if truncation.complement:
-        target = token_list(~kept[wanted])
+        target = token_list(~kept[clips])
     else:
-        order = None if truncation.order is None else truncation.order[wanted]
-        target = token_list(truncate(~visible[wanted], limits[wanted, 1:], order))
+        order = None if truncation.order is None else truncation.order[clips]
+        target = token_list(truncate(~visible[clips], limits[clips, 1:], order))
     return TokenLists(
         context=context,
         target=target,
         context_distance=context_distance(context, target, grid),
         next_in_context=next_in_context(context, grid),
-        pairs=pairs(kept, grid),
+        pairs=count_pairs(kept, grid),
     )
 
 
@@ -133,6 +133,6 @@ def next_in_context(context: Tensor, grid: TokenGrid) -> Tensor:
     return position_of.gather(1, context + grid.cells)
 
 
-def pairs(context: Tensor, grid: TokenGrid) -> Tensor:
+def count_pairs(context: Tensor, grid: TokenGrid) -> Tensor:
     """Context tokens whose place one tubelet later is in the context too: bool [B, N] -> count per clip [B]."""
     return (context[:, : -grid.cells] & context[:, grid.cells :]).sum(1)

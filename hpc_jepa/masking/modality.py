@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from hpc_jepa.latents import ClipBatch, TokenMasks
+from hpc_jepa.types import ClipBatch, TokenMasks
 
 Masker = Callable[[int, ClipBatch], tuple[TokenMasks, ...]]
 """A step and its clips -> their masks, one per group."""

@@ -53,6 +53,6 @@ class Block(nn.Module):
         return x + self.mlp(self.mlp_norm(x))  # type: ignore[no-any-return]
 
 
-def stack(config: EncoderConfig | PredictorConfig, recompute: bool) -> list[Block]:
+def build_blocks(config: EncoderConfig | PredictorConfig, recompute: bool) -> list[Block]:
     """The blocks of one network, first to last."""
     return [Block(config.width, config.heads, config.mlp_ratio, recompute) for _ in range(config.depth)]

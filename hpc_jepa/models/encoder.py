@@ -7,11 +7,11 @@ from torch import Tensor, nn
 
 from hpc_jepa.config.model import EncoderConfig
 from hpc_jepa.kernels.patches import patches_at, patchify
-from hpc_jepa.latents import TokenGrid
-from hpc_jepa.models.block import NORM_EPS, stack
+from hpc_jepa.models.block import NORM_EPS, build_blocks
 from hpc_jepa.models.embeddings import ModalityEmbedding, PatchEmbedding
-from hpc_jepa.models.initialisation import initialise
+from hpc_jepa.models.initialisation import init_weights
 from hpc_jepa.models.rotary import rotations
+from hpc_jepa.types import TokenGrid
 
 
 class Encoder(nn.Module):
@@ -19,13 +19,13 @@ class Encoder(nn.Module):
 
     def __init__(self, config: EncoderConfig, activation_checkpointing: bool = False) -> None:
         super().__init__()
-        blocks = stack(config, activation_checkpointing)
+        blocks = build_blocks(config, activation_checkpointing)
         self.config = config
         self.patch_embedding = PatchEmbedding(config.width, config.tubelet, config.patch)
         self.modality = ModalityEmbedding(config.width)
         self.blocks = nn.ModuleList(blocks)
         self.level_norms = nn.ModuleList(nn.LayerNorm(config.width, eps=NORM_EPS) for _ in config.levels)
-        initialise(self, blocks)
+        init_weights(self, blocks)
 
     def forward(self, pixels: Tensor, tokens: Tensor | None = None, groups: Sequence[int] | None = None) -> Tensor:
         """Training latent [B, N, D] of clips [B, 3, F, Hp, Wp]; fp32, all levels side by side, shallow first.
@@ -36,7 +36,7 @@ class Encoder(nn.Module):
         levels = self._levels(pixels, tokens, groups)
         return torch.cat([norm(x.float()) for norm, x in zip(self.level_norms, levels, strict=True)], dim=-1)
 
-    def evaluate(self, pixels: Tensor) -> Tensor:
+    def forward_features(self, pixels: Tensor) -> Tensor:
         """Features [B, N, width] of the last level alone, as frozen evaluation reads them; fp32."""
         last = self._levels(pixels)[-1]
         return self.level_norms[-1](last.float())  # type: ignore[no-any-return]

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from hpc_jepa.config.model import EncoderConfig, ModelConfig, PredictorConfig
-from hpc_jepa.latents import TokenMasks
+from hpc_jepa.types import TokenMasks
 
 FORWARD_AND_BACKWARD = 3
 """A matrix product has two gradients, each as large as itself."""

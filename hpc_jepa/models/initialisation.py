@@ -12,7 +12,7 @@ WEIGHT_STD = 0.02
 
 
 @torch.no_grad()
-def initialise(network: nn.Module, blocks: Iterable[Block]) -> None:
+def init_weights(network: nn.Module, blocks: Iterable[Block]) -> None:
     """Draw the weights of ``network`` from torch's global random state.
 
     What block i (from 1) adds to the residual path is divided by sqrt(2i): so many additions have been made by then.

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor, nn
 
 from hpc_jepa.config.model import EncoderConfig, PredictorConfig
-from hpc_jepa.latents import TokenGrid, TokenMasks
-from hpc_jepa.models.block import MLP, NORM_EPS, stack
+from hpc_jepa.models.block import MLP, NORM_EPS, build_blocks
 from hpc_jepa.models.embeddings import MaskTokens, ModalityEmbedding
-from hpc_jepa.models.initialisation import initialise
+from hpc_jepa.models.initialisation import init_weights
 from hpc_jepa.models.rotary import rotations
+from hpc_jepa.types import TokenGrid, TokenMasks
 
 
 class Predictor(nn.Module):
@@ -18,7 +18,7 @@ class Predictor(nn.Module):
 
     def __init__(self, config: PredictorConfig, encoder: EncoderConfig, activation_checkpointing: bool = False) -> None:
         super().__init__()
-        blocks = stack(config, activation_checkpointing)
+        blocks = build_blocks(config, activation_checkpointing)
         self.head_width = config.width // config.heads
         self.input = MLP(encoder.latent_width, encoder.width, config.width)
         self.mask_tokens = MaskTokens(config.width, config.mask_tokens)
@@ -27,7 +27,7 @@ class Predictor(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)
         self.target_head = nn.Linear(config.width, encoder.latent_width)
         self.context_head = nn.Linear(config.width, encoder.latent_width)
-        initialise(self, blocks)
+        init_weights(self, blocks)
 
     def forward(
         self, context_features: Sequence[Tensor], masks: Sequence[TokenMasks], grid: TokenGrid

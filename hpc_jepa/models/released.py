@@ -17,10 +17,10 @@ from torch import Tensor
 
 from hpc_jepa.config.model import EncoderConfig, Rotary
 from hpc_jepa.errors import InputError
-from hpc_jepa.latents import TokenGrid
 from hpc_jepa.models.block import NORM_EPS
 from hpc_jepa.models.encoder import Encoder
 from hpc_jepa.models.rotary import rotations
+from hpc_jepa.types import TokenGrid
 
 ORIGINAL = (
     ("patch_embedding.video.", "patch_embed.proj."),
@@ -55,14 +55,16 @@ UNEVEN_LEVELS = {48: (12, 24, 38, 48)}
 
 
 @dataclass(frozen=True)
-class Released:
+class EncoderWeights:
     """An encoder under our names: ``Encoder(config).load_state_dict(state)``."""
 
     config: EncoderConfig
     state: dict[str, Tensor]
 
 
-def from_original(state: Mapping[str, Tensor], heads: int | None = None, rotary: Rotary | None = None) -> Released:
+def from_original(
+    state: Mapping[str, Tensor], heads: int | None = None, rotary: Rotary | None = None
+) -> EncoderWeights:
     """An encoder in the original layout; whatever wrapped its names is left away, unused position tables too.
 
     heads: known for the released widths. rotary: that of V-JEPA 2.1 where there are norms of levels, of V-JEPA 2
@@ -72,10 +74,10 @@ def from_original(state: Mapping[str, Tensor], heads: int | None = None, rotary:
     if not any(name.startswith("norms_block.") for name in names):
         return _of_version_2(names, heads, rotary or "vjepa2")
     ours = {_renamed(name, ORIGINAL, back=True): tensor for name, tensor in names.items()}
-    return Released(_config(ours, heads, rotary or "vjepa2.1"), ours)
+    return EncoderWeights(_config(ours, heads, rotary or "vjepa2.1"), ours)
 
 
-def from_transformers(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> Released:
+def from_transformers(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> EncoderWeights:
     """An encoder of VJEPA2Model with its ``config.json``; the predictor and heads beside it are left away.
 
     Raises KeyError, naming the tensor or setting that no such encoder is without.
@@ -112,7 +114,7 @@ def to_transformers(encoder: Encoder, frames: int, size: int) -> tuple[dict[str,
     It has no layers in its predictor: ours is another network. Raises InputError where its positions are others.
     """
     config = encoder.config
-    refuse_other_positions(config, TokenGrid(max(1, frames // config.tubelet), *2 * (size // config.patch,)))
+    require_vjepa2_positions(config, TokenGrid(max(1, frames // config.tubelet), *2 * (size // config.patch,)))
     tensors: dict[str, Tensor] = {}
     for name, tensor in to_original(encoder).items():
         theirs = "encoder.layernorm." + name.removeprefix("norm.") if name.startswith("norm.") else name
@@ -125,7 +127,7 @@ def to_transformers(encoder: Encoder, frames: int, size: int) -> tuple[dict[str,
     return _transformers_config(config, frames, size), tensors
 
 
-def refuse_other_positions(config: EncoderConfig, grid: TokenGrid) -> None:
+def require_vjepa2_positions(config: EncoderConfig, grid: TokenGrid) -> None:
     """Raise InputError where an encoder turns the tokens of ``grid`` otherwise than VJEPA2Model does.
 
     Positions act between two learned maps, which can undo a change of channels, but neither of frequency nor of step:
@@ -146,7 +148,7 @@ def refuse_other_positions(config: EncoderConfig, grid: TokenGrid) -> None:
     )
 
 
-def _of_version_2(names: dict[str, Tensor], heads: int | None, rotary: Rotary) -> Released:
+def _of_version_2(names: dict[str, Tensor], heads: int | None, rotary: Rotary) -> EncoderWeights:
     """One norm, no modality, no patches of images: fill in what leaves the encoder as it is."""
     ours = {
         _renamed(name.replace("norm.", "level_norms.0.") if name.startswith("norm.") else name, ORIGINAL, back=True): x
@@ -158,7 +160,7 @@ def _of_version_2(names: dict[str, Tensor], heads: int | None, rotary: Rotary) -
     ours["patch_embedding.image.bias"] = bias.clone()
     ours["modality.video"] = bias.new_zeros(1, 1, len(bias))
     ours["modality.image"] = bias.new_zeros(1, 1, len(bias))
-    return Released(_config(ours, heads, rotary), ours)
+    return EncoderWeights(_config(ours, heads, rotary), ours)
 
 
 def _config(ours: dict[str, Tensor], heads: int | None, rotary: Rotary) -> EncoderConfig:

@@ -13,7 +13,7 @@ from einops import rearrange
 from torch import Tensor
 
 from hpc_jepa.config.model import Rotary
-from hpc_jepa.latents import TokenGrid
+from hpc_jepa.types import TokenGrid
 
 BASE = 10_000.0
 REFERENCE_SIDE = 16

@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from hpc_jepa.config.model import ModelConfig, Targets
-from hpc_jepa.latents import Latents, TokenMasks
 from hpc_jepa.models.encoder import Encoder
 from hpc_jepa.models.predictor import Predictor
+from hpc_jepa.types import Latents, TokenMasks
 
 
 class VideoJEPA(nn.Module):

@@ -6,12 +6,12 @@ from torch import Tensor, nn
 
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.strict import Strict
-from hpc_jepa.latents import Latents, TokenGrid, gather_tokens
-from hpc_jepa.objectives.features import student_features
 from hpc_jepa.objectives.fwm import DynamicsSlice
-from hpc_jepa.objectives.objective import Objective, Setting, TermOptions
-from hpc_jepa.objectives.pairs import PairKind, forecast_refusal, temporal_pairs
+from hpc_jepa.objectives.objective import Objective, ObjectiveContext, TermOptions
+from hpc_jepa.objectives.pairs import PairKind, check_forecast, temporal_pairs
 from hpc_jepa.objectives.pooling import mean_over_pairs
+from hpc_jepa.objectives.student_features import student_features
+from hpc_jepa.types import Latents, TokenGrid, gather_tokens
 
 
 class ActionOptions(TermOptions):
@@ -32,29 +32,29 @@ class Action(Objective[ActionOptions]):
     name = "ac"
     title = "Action-conditioned decoding"
     families = "A"
-    least_tubelets = 2
+    min_tubelets = 2
     options_type = ActionOptions
 
-    def __init__(self, options: ActionOptions, setting: Setting) -> None:
-        super().__init__(options, setting)
-        self._dynamics = DynamicsSlice(setting)
+    def __init__(self, options: ActionOptions, ctx: ObjectiveContext) -> None:
+        super().__init__(options, ctx)
+        self._dynamics = DynamicsSlice(ctx)
         width = self._dynamics.width
         self.head = nn.Sequential(
             nn.Linear(width, options.hidden), nn.GELU(), nn.Linear(options.hidden, options.channels)
         )
 
     @classmethod
-    def refusal(cls, options: Strict, config: RunConfig) -> str | None:
+    def validate_run(cls, options: Strict, config: RunConfig) -> str | None:
         """Forecasting needs masks that leave something to forecast."""
-        reason = forecast_refusal(options.pairs, config) if isinstance(options, ActionOptions) else None
-        return reason or super().refusal(options, config)
+        reason = check_forecast(options.pairs, config) if isinstance(options, ActionOptions) else None
+        return reason or super().validate_run(options, config)
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Term ``ac``."""
         colour = mean_colour(latents.pixels, latents.grid)[..., : self.options.channels]
         errors = []
-        pairs = temporal_pairs(self.options.pairs, latents, self.setting)
-        features = student_features(latents, self.setting)
+        pairs = temporal_pairs(self.options.pairs, latents, self.ctx)
+        features = student_features(latents, self.ctx)
         for group, masks, student in zip(pairs, latents.masks, features, strict=True):
             decoded = self.head(self._dynamics(student))
             change = gather_tokens(colour, group.later) - gather_tokens(colour, masks.context)

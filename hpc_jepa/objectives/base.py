@@ -4,9 +4,9 @@ import torch
 from torch import Tensor
 
 from hpc_jepa.config.strict import Strict
-from hpc_jepa.latents import Latents
-from hpc_jepa.objectives.errors import context_errors, prediction_errors
-from hpc_jepa.objectives.objective import Objective, Setting
+from hpc_jepa.objectives.objective import Objective, ObjectiveContext
+from hpc_jepa.objectives.token_errors import context_errors, prediction_errors
+from hpc_jepa.types import Latents
 
 PUBLISHED_RAMP = (15_000, 30_000)
 CORRECTED_RAMP = (0.5, 1.0)
@@ -30,12 +30,12 @@ class Base(Objective[BaseOptions]):
     families = ""
     options_type = BaseOptions
 
-    def __init__(self, options: BaseOptions, setting: Setting) -> None:
-        super().__init__(options, setting)
-        if setting.semantics.context_ramp == "iterations":
+    def __init__(self, options: BaseOptions, ctx: ObjectiveContext) -> None:
+        super().__init__(options, ctx)
+        if ctx.semantics.context_ramp == "iterations":
             self._ramp: tuple[float, float] = PUBLISHED_RAMP
         else:
-            self._ramp = (CORRECTED_RAMP[0] * setting.steps, CORRECTED_RAMP[1] * setting.steps)
+            self._ramp = (CORRECTED_RAMP[0] * ctx.steps, CORRECTED_RAMP[1] * ctx.steps)
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Terms ``prediction`` and ``context``."""

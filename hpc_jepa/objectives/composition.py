@@ -10,22 +10,22 @@ from torch import Tensor, nn
 from hpc_jepa.config.run import ObjectiveChoice
 from hpc_jepa.config.semantics import Semantics
 from hpc_jepa.errors import InputError
-from hpc_jepa.latents import Latents, TokenGrid
 from hpc_jepa.objectives.base import Base, BaseOptions
-from hpc_jepa.objectives.objective import Setting
-from hpc_jepa.objectives.registry import choices_of, primitives, read_options
+from hpc_jepa.objectives.objective import ObjectiveContext
+from hpc_jepa.objectives.registry import parse_options, primitives, resolve_choices
+from hpc_jepa.types import Latents, TokenGrid
 
 
 class ObjectiveSet(nn.Module):
     """The loss of a run: ``sum over terms of weights(step)[term] * forward(latents)[term]``."""
 
-    def __init__(self, choices: Sequence[ObjectiveChoice], setting: Setting, context_weight: float) -> None:
+    def __init__(self, choices: Sequence[ObjectiveChoice], ctx: ObjectiveContext, context_weight: float) -> None:
         super().__init__()
-        options = read_options(choices)
-        setting = replace(setting, companions=options)
-        self._fp32 = setting.semantics.auxiliary_precision == "fp32"
-        self.base = Base(BaseOptions(context_weight=context_weight), setting)
-        self.auxiliary = nn.ModuleDict({name: primitives()[name](chosen, setting) for name, chosen in options.items()})
+        options = parse_options(choices)
+        ctx = replace(ctx, other_objectives=options)
+        self._fp32 = ctx.semantics.auxiliary_precision == "fp32"
+        self.base = Base(BaseOptions(context_weight=context_weight), ctx)
+        self.auxiliary = nn.ModuleDict({name: primitives()[name](chosen, ctx) for name, chosen in options.items()})
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Unweighted scalar terms by name, base terms first."""
@@ -61,18 +61,22 @@ def build_objective(
     name of their primitive, or alone where one primitive has them: ``ld={"hidden": 128}`` or ``hidden=128``.
     Raises InputError for unknown names and options.
     """
-    choices = choices_with(name, overrides)
+    choices = apply_overrides(name, overrides)
     resolved = Semantics.of(semantics) if isinstance(semantics, str) else semantics
-    setting = Setting(width=width, levels=levels, grid=grid, semantics=resolved, steps=steps, companions={})
-    return ObjectiveSet(choices, setting, context_weight)
+    ctx = ObjectiveContext(width=width, levels=levels, grid=grid, semantics=resolved, steps=steps, other_objectives={})
+    return ObjectiveSet(choices, ctx, context_weight)
 
 
-def choices_with(name: str | Sequence[ObjectiveChoice], overrides: Mapping[str, object]) -> tuple[ObjectiveChoice, ...]:
+def apply_overrides(
+    name: str | Sequence[ObjectiveChoice], overrides: Mapping[str, object]
+) -> tuple[ObjectiveChoice, ...]:
     """Choices of a composition with some options replaced, and primitives named in ``overrides`` added.
 
     Raises InputError for an option that none of them, or more than one, has.
     """
-    options = {choice.name: dict(choice.options) for choice in (choices_of(name) if isinstance(name, str) else name)}
+    options = {
+        choice.name: dict(choice.options) for choice in (resolve_choices(name) if isinstance(name, str) else name)
+    }
     for key, value in overrides.items():
         if isinstance(value, Mapping):
             options.setdefault(key, {}).update(value)

@@ -3,11 +3,11 @@
 from pydantic import Field
 from torch import Tensor
 
-from hpc_jepa.latents import Latents
-from hpc_jepa.objectives.features import student_changes
 from hpc_jepa.objectives.objective import Objective, TermOptions
 from hpc_jepa.objectives.pairs import context_pairs
 from hpc_jepa.objectives.pooling import mean_over_pairs
+from hpc_jepa.objectives.student_features import student_changes
+from hpc_jepa.types import Latents
 
 
 class DeltaOptions(TermOptions):
@@ -22,12 +22,12 @@ class Delta(Objective[DeltaOptions]):
     name = "delta"
     title = "Temporal-difference matching"
     families = "D"
-    least_tubelets = 2
+    min_tubelets = 2
     options_type = DeltaOptions
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Term ``delta``."""
-        changes = student_changes(latents, self.setting)
+        changes = student_changes(latents, self.ctx)
         errors = [
             (student - target).abs().mean(-1) for student, target in zip(changes, latents.target_change, strict=True)
         ]

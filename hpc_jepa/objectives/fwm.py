@@ -6,12 +6,12 @@ from torch import Tensor
 
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.distributed import sum_over_processes, world_size
-from hpc_jepa.latents import Latents
-from hpc_jepa.objectives.features import one_later, student_features
-from hpc_jepa.objectives.objective import Objective, Setting
+from hpc_jepa.objectives.channel_split import split_channels, split_widths
+from hpc_jepa.objectives.objective import Objective, ObjectiveContext
 from hpc_jepa.objectives.pairs import context_pairs
-from hpc_jepa.objectives.partition import split, widths
 from hpc_jepa.objectives.pooling import mean_over_pairs
+from hpc_jepa.objectives.student_features import next_tubelet, student_features
+from hpc_jepa.types import Latents
 
 
 class FactorisedOptions(Strict):
@@ -30,15 +30,15 @@ class Factorised(Objective[FactorisedOptions]):
     name = "fwm"
     title = "Factorised world model"
     families = "F"
-    least_tubelets = 2
+    min_tubelets = 2
     options_type = FactorisedOptions
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Terms ``fwm_static`` and ``fwm_orthogonality``."""
-        features = student_features(latents, self.setting)
-        parts = [split(group, self.options.appearance_ratio, self.setting) for group in features]
+        features = student_features(latents, self.ctx)
+        parts = [split_channels(group, self.options.appearance_ratio, self.ctx) for group in features]
         changes = [
-            (one_later(part.appearance, masks.next_in_context) - part.appearance).abs().mean(-1)
+            (next_tubelet(part.appearance, masks.next_in_context) - part.appearance).abs().mean(-1)
             for part, masks in zip(parts, latents.masks, strict=True)
         ]
         covariances = [self._covariance(part.appearance, part.dynamics) for part in parts]
@@ -56,29 +56,29 @@ class Factorised(Objective[FactorisedOptions]):
 
     def _covariance(self, appearance: Tensor, dynamics: Tensor) -> Tensor:
         """[B, K, Da], [B, K, Dz] -> [Da, Dz] in fp32, over the tokens of this process or of all of them."""
-        everywhere = self.setting.semantics.batch_statistics == "global"
+        pooled = self.ctx.semantics.batch_statistics == "global"
         with torch.autocast(appearance.device.type, enabled=False):
             rows = appearance.flatten(0, 1).float()
             columns = dynamics.flatten(0, 1).float()
-            count = rows.shape[0] * (world_size() if everywhere else 1)
-            product = _centred(rows, count, everywhere).T @ _centred(columns, count, everywhere)
-            return (sum_over_processes(product) if everywhere else product) / max(count - 1, 1)
+            count = rows.shape[0] * (world_size() if pooled else 1)
+            product = _centred(rows, count, pooled).T @ _centred(columns, count, pooled)
+            return (sum_over_processes(product) if pooled else product) / max(count - 1, 1)
 
 
 class DynamicsSlice:
     """What a dynamics head reads: the dynamics part beside ``fwm``, all channels otherwise."""
 
-    def __init__(self, setting: Setting) -> None:
-        factorised = setting.companions.get("fwm")
-        self._setting = setting
+    def __init__(self, ctx: ObjectiveContext) -> None:
+        factorised = ctx.other_objectives.get("fwm")
+        self._setting = ctx
         self._ratio = factorised.appearance_ratio if isinstance(factorised, FactorisedOptions) else None
-        self.width = setting.latent_width if self._ratio is None else widths(self._ratio, setting).dynamics
+        self.width = ctx.latent_width if self._ratio is None else split_widths(self._ratio, ctx).dynamics
 
     def __call__(self, features: Tensor) -> Tensor:
         """Features [.., D] -> [.., width]."""
-        return features if self._ratio is None else split(features, self._ratio, self._setting).dynamics
+        return features if self._ratio is None else split_channels(features, self._ratio, self._setting).dynamics
 
 
-def _centred(rows: Tensor, count: int, everywhere: bool) -> Tensor:
+def _centred(rows: Tensor, count: int, pooled: bool) -> Tensor:
     total = rows.sum(0)
-    return rows - (sum_over_processes(total) if everywhere else total) / count
+    return rows - (sum_over_processes(total) if pooled else total) / count

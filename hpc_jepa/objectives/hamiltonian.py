@@ -4,12 +4,12 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from hpc_jepa.latents import Latents
-from hpc_jepa.objectives.features import student_features
-from hpc_jepa.objectives.objective import Objective, Setting, TermOptions
+from hpc_jepa.objectives.channel_split import split_channels, split_widths
+from hpc_jepa.objectives.objective import Objective, ObjectiveContext, TermOptions
 from hpc_jepa.objectives.pairs import context_pairs
-from hpc_jepa.objectives.partition import split, widths
 from hpc_jepa.objectives.pooling import mean_over_pairs
+from hpc_jepa.objectives.student_features import student_features
+from hpc_jepa.types import Latents
 
 HALF = 0.5
 
@@ -32,13 +32,13 @@ class Hamiltonian(Objective[HamiltonianOptions]):
     name = "hamiltonian"
     title = "Hamiltonian dynamics"
     families = "D"
-    least_tubelets = 2
+    min_tubelets = 2
     options_type = HamiltonianOptions
 
-    def __init__(self, options: HamiltonianOptions, setting: Setting) -> None:
-        super().__init__(options, setting)
+    def __init__(self, options: HamiltonianOptions, ctx: ObjectiveContext) -> None:
+        super().__init__(options, ctx)
         self.energy = nn.Sequential(
-            nn.Linear(sum(widths(HALF, setting)), options.hidden),
+            nn.Linear(sum(split_widths(HALF, ctx)), options.hidden),
             nn.GELU(),
             nn.Linear(options.hidden, options.hidden),
             nn.GELU(),
@@ -48,10 +48,10 @@ class Hamiltonian(Objective[HamiltonianOptions]):
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Term ``hamiltonian``."""
         errors = []
-        features = student_features(latents, self.setting)
+        features = student_features(latents, self.ctx)
         for student, now, change in zip(features, latents.target_at_context, latents.target_change, strict=True):
-            q, p = split(student, HALF, self.setting)
-            target_q, target_p = split(now.detach() + change, HALF, self.setting)
+            q, p = split_channels(student, HALF, self.ctx)
+            target_q, target_p = split_channels(now.detach() + change, HALF, self.ctx)
             moved_q, moved_p = self._step(q, p)
             errors.append((moved_q - target_q).abs().mean(-1) + (moved_p - target_p).abs().mean(-1))
         return {"hamiltonian": mean_over_pairs(errors, context_pairs(latents))}

@@ -4,9 +4,9 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from hpc_jepa.latents import Latents
-from hpc_jepa.objectives.errors import prediction_errors
 from hpc_jepa.objectives.objective import Objective, TermOptions
+from hpc_jepa.objectives.token_errors import prediction_errors
+from hpc_jepa.types import Latents
 
 
 class HardRegionOptions(TermOptions):
@@ -35,7 +35,7 @@ class HardRegion(Objective[HardRegionOptions]):
                 continue
             hardness = error.detach() / self.options.temperature
             weight = targets * torch.softmax(hardness, dim=1)
-            if self.setting.semantics.auxiliary_precision == "autocast":
+            if self.ctx.semantics.auxiliary_precision == "autocast":
                 weight = weight.to(prediction.dtype)
             groups.append((weight * error).mean())
         return {"hw": torch.stack(groups).mean() if groups else latents.target.new_zeros(())}

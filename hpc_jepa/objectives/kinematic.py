@@ -10,12 +10,12 @@ from torch import Tensor
 
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.strict import Strict
-from hpc_jepa.latents import Latents
-from hpc_jepa.objectives.features import one_later, student_features
+from hpc_jepa.objectives.channel_split import split_channels
 from hpc_jepa.objectives.objective import Objective, TermOptions
 from hpc_jepa.objectives.pairs import Pairs
-from hpc_jepa.objectives.partition import split
-from hpc_jepa.objectives.pooling import mean_over_pairs, shared_count
+from hpc_jepa.objectives.pooling import batch_count, mean_over_pairs
+from hpc_jepa.objectives.student_features import next_tubelet, student_features
+from hpc_jepa.types import Latents
 
 HUBER_DELTA = 0.1
 PUBLISHED_EPOCHS = 100
@@ -40,60 +40,62 @@ class Kinematic(Objective[KinematicOptions]):
     name = "kinematic"
     title = "Kinematic smoothness"
     families = "K"
-    least_tubelets = 2
+    min_tubelets = 2
     options_type = KinematicOptions
 
     @classmethod
-    def refusal(cls, options: Strict, config: RunConfig) -> str | None:
+    def validate_run(cls, options: Strict, config: RunConfig) -> str | None:
         """On the EMA target the term would be a constant (B4)."""
         if config.semantics.kinematic_features == "target" and config.targets != "student":
             return "has no gradient on an EMA target; set ema: never, or semantics.kinematic_features: student"
-        return super().refusal(options, config)
+        return super().validate_run(options, config)
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Term ``kinematic``."""
-        if self.setting.semantics.kinematic_features == "target":
-            return {"kinematic": self._over_the_clip(latents)}
-        return {"kinematic": self._over_the_context(latents)}
+        if self.ctx.semantics.kinematic_features == "target":
+            return {"kinematic": self._on_target(latents)}
+        return {"kinematic": self._on_student(latents)}
 
     def weights(self, step: int) -> dict[str, float]:
         """Constant, or a half cosine over the run that steps down once an epoch of a hundredth of it."""
         if not self.options.anneal:
             return {"kinematic": self.options.weight}
-        epoch = PUBLISHED_EPOCHS * step // max(self.setting.steps, 1)
+        epoch = PUBLISHED_EPOCHS * step // max(self.ctx.steps, 1)
         return {"kinematic": self.options.weight * 0.5 * (1 + math.cos(math.pi * epoch / PUBLISHED_EPOCHS))}
 
-    def _over_the_clip(self, latents: Latents) -> Tensor:
-        moving = rearrange(self._channels(latents.target_everywhere()), "b (t p) d -> b t p d", t=latents.grid.time)
+    def _on_target(self, latents: Latents) -> Tensor:
+        moving = rearrange(self._channels(latents.normalised_target()), "b (t p) d -> b t p d", t=latents.grid.time)
         if latents.grid.time < 2:
             return moving.new_zeros(())
         change = moving.diff(dim=1)
-        size: Tensor = self._size(change.diff(dim=1) if self._second(latents) else change)
+        size: Tensor = self._penalty(change.diff(dim=1) if self._is_second_order(latents) else change)
         return size.mean()
 
-    def _over_the_context(self, latents: Latents) -> Tensor:
+    def _on_student(self, latents: Latents) -> Tensor:
         errors, pairs = [], []
-        for student, masks in zip(student_features(latents, self.setting), latents.masks, strict=True):
+        for student, masks in zip(student_features(latents, self.ctx), latents.masks, strict=True):
             moving, following = self._channels(student), masks.next_in_context
             valid = following >= 0
-            change = one_later(moving, following) - moving
-            if self._second(latents):
+            change = next_tubelet(moving, following) - moving
+            if self._is_second_order(latents):
                 after = following.clamp(min=0)
                 valid = valid & valid.gather(1, after)
-                change = one_later(change, after) - change
-            errors.append(self._size(change).mean(-1))
-            pairs.append(Pairs(masks.context, valid.float(), shared_count(valid.float().sum(), self.setting)))
+                change = next_tubelet(change, after) - change
+            errors.append(self._penalty(change).mean(-1))
+            pairs.append(Pairs(masks.context, valid.float(), batch_count(valid.float().sum(), self.ctx)))
         return mean_over_pairs(errors, pairs)
 
-    def _second(self, latents: Latents) -> bool:
+    def _is_second_order(self, latents: Latents) -> bool:
         """Second differences, where the clip has three tubelets to take them from."""
         return self.options.form == "acceleration" and latents.grid.time > 2
 
     def _channels(self, features: Tensor) -> Tensor:
         """The leading share of the channels."""
-        return features if self.options.ratio == 1 else split(features, self.options.ratio, self.setting).appearance
+        return (
+            features if self.options.ratio == 1 else split_channels(features, self.options.ratio, self.ctx).appearance
+        )
 
-    def _size(self, change: Tensor) -> Tensor:
+    def _penalty(self, change: Tensor) -> Tensor:
         if self.options.form == "huber":
             return F.huber_loss(change, change.new_zeros(()).expand_as(change), reduction="none", delta=HUBER_DELTA)
         return change.abs()

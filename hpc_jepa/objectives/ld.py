@@ -6,14 +6,14 @@ from torch import Tensor, nn
 
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.strict import Strict
-from hpc_jepa.distributed import maximum_over_processes
-from hpc_jepa.latents import Latents
-from hpc_jepa.objectives.features import student_features
+from hpc_jepa.distributed import max_over_processes
 from hpc_jepa.objectives.fwm import DynamicsSlice
 from hpc_jepa.objectives.hw import HardRegionOptions
-from hpc_jepa.objectives.objective import Objective, Setting, TermOptions
-from hpc_jepa.objectives.pairs import PairKind, Pairs, forecast_refusal, target_changes, temporal_pairs
-from hpc_jepa.objectives.pooling import mean_over_groups, mean_over_pairs, shared_count
+from hpc_jepa.objectives.objective import Objective, ObjectiveContext, TermOptions
+from hpc_jepa.objectives.pairs import PairKind, Pairs, check_forecast, target_changes, temporal_pairs
+from hpc_jepa.objectives.pooling import batch_count, mean_over_mask_groups, mean_over_pairs
+from hpc_jepa.objectives.student_features import student_features
+from hpc_jepa.types import Latents
 
 
 class LatentDynamicsOptions(TermOptions):
@@ -36,47 +36,47 @@ class LatentDynamics(Objective[LatentDynamicsOptions]):
     name = "ld"
     title = "Latent dynamics"
     families = "D"
-    least_tubelets = 2
+    min_tubelets = 2
     options_type = LatentDynamicsOptions
 
-    def __init__(self, options: LatentDynamicsOptions, setting: Setting) -> None:
-        super().__init__(options, setting)
-        self._hard_region = setting.companions.get("hw")
-        self._dynamics = DynamicsSlice(setting)
+    def __init__(self, options: LatentDynamicsOptions, ctx: ObjectiveContext) -> None:
+        super().__init__(options, ctx)
+        self._hard_region = ctx.other_objectives.get("hw")
+        self._dynamics = DynamicsSlice(ctx)
         self.head = nn.Sequential(
-            nn.Linear(self._dynamics.width, options.hidden), nn.GELU(), nn.Linear(options.hidden, setting.latent_width)
+            nn.Linear(self._dynamics.width, options.hidden), nn.GELU(), nn.Linear(options.hidden, ctx.latent_width)
         )
 
     @classmethod
-    def refusal(cls, options: Strict, config: RunConfig) -> str | None:
+    def validate_run(cls, options: Strict, config: RunConfig) -> str | None:
         """Forecasting needs masks that leave something to forecast."""
-        reason = forecast_refusal(options.pairs, config) if isinstance(options, LatentDynamicsOptions) else None
-        return reason or super().refusal(options, config)
+        reason = check_forecast(options.pairs, config) if isinstance(options, LatentDynamicsOptions) else None
+        return reason or super().validate_run(options, config)
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Term ``ld``."""
-        with_gradient = self._hard_region is None or self.setting.semantics.ld_hw_gradient
-        pairs = temporal_pairs(self.options.pairs, latents, self.setting)
+        with_gradient = self._hard_region is None or self.ctx.semantics.ld_hw_gradient
+        pairs = temporal_pairs(self.options.pairs, latents, self.ctx)
         changes = latents.target_change if self.options.pairs == "context" else target_changes(latents, pairs)
         with torch.set_grad_enabled(with_gradient and torch.is_grad_enabled()):
             errors = [
                 (self.head(self._dynamics(student)) - change).abs().mean(-1)
-                for student, change in zip(student_features(latents, self.setting), changes, strict=True)
+                for student, change in zip(student_features(latents, self.ctx), changes, strict=True)
             ]
             if isinstance(self._hard_region, HardRegionOptions):
-                return {"ld": self._hard_mean(errors, pairs, self._hard_region.temperature)}
+                return {"ld": self._hard_weighted_mean(errors, pairs, self._hard_region.temperature)}
             return {"ld": mean_over_pairs(errors, pairs)}
 
-    def _hard_mean(self, errors: list[Tensor], pairs: tuple[Pairs, ...], temperature: float) -> Tensor:
+    def _hard_weighted_mean(self, errors: list[Tensor], pairs: tuple[Pairs, ...], temperature: float) -> Tensor:
         """Per group the softmax-weighted sum of pair errors, over the pairs of all clips (and processes)."""
-        everywhere = self.setting.semantics.batch_statistics == "global"
+        is_global = self.ctx.semantics.batch_statistics == "global"
         pooled = []
         for error, group in zip(errors, pairs, strict=True):
             hardness = (error.detach() / temperature).masked_fill(group.valid == 0, -torch.inf)
             highest = hardness.amax()
-            if everywhere:
-                highest = maximum_over_processes(highest)
+            if is_global:
+                highest = max_over_processes(highest)
             weight = (hardness - highest.clamp(min=-1e30)).exp()
-            total = shared_count(weight.sum(), self.setting)
+            total = batch_count(weight.sum(), self.ctx)
             pooled.append((weight * error).sum() / total.clamp(min=torch.finfo(total.dtype).tiny))
-        return mean_over_groups(pooled, [group.count for group in pairs])
+        return mean_over_mask_groups(pooled, [group.count for group in pairs])

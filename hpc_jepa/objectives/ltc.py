@@ -4,11 +4,11 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
-from hpc_jepa.latents import Latents
-from hpc_jepa.objectives.features import student_features
 from hpc_jepa.objectives.objective import Objective, TermOptions
 from hpc_jepa.objectives.pairs import context_pairs
 from hpc_jepa.objectives.pooling import mean_over_pairs
+from hpc_jepa.objectives.student_features import student_features
+from hpc_jepa.types import Latents
 
 
 class TemporalContrastOptions(TermOptions):
@@ -27,13 +27,13 @@ class TemporalContrast(Objective[TemporalContrastOptions]):
     name = "ltc"
     title = "Latent temporal contrast"
     families = "XD"
-    least_tubelets = 2
+    min_tubelets = 2
     options_type = TemporalContrastOptions
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Term ``ltc``."""
         hinges = []
-        features = student_features(latents, self.setting)
+        features = student_features(latents, self.ctx)
         for student, target, change in zip(features, latents.target_at_context, latents.target_change, strict=True):
             now = target.detach()
             closer = F.cosine_similarity(student, now, dim=-1)

@@ -6,9 +6,9 @@ from pydantic import Field
 from torch import Tensor
 
 from hpc_jepa.distributed import gather_over_processes, rank
-from hpc_jepa.latents import Latents
-from hpc_jepa.objectives.features import student_features
 from hpc_jepa.objectives.objective import Objective, TermOptions
+from hpc_jepa.objectives.student_features import student_features
+from hpc_jepa.types import Latents
 
 
 class InfoNCEOptions(TermOptions):
@@ -30,37 +30,37 @@ class InfoNCE(Objective[InfoNCEOptions]):
     name = "ltc_infonce"
     title = "Latent temporal contrast, InfoNCE"
     families = "XD"
-    least_tubelets = 2
+    min_tubelets = 2
     options_type = InfoNCEOptions
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Term ``ltc_infonce``."""
         losses = []
         groups = zip(
-            student_features(latents, self.setting),
+            student_features(latents, self.ctx),
             latents.target_at_context,
             latents.target_change,
             latents.valid_pairs,
             strict=True,
         )
         for student, target, change, valid in groups:
-            chosen = self._evenly(student.shape[1], student.device)
+            chosen = self._anchor_indices(student.shape[1], student.device)
             anchor, now = _unit(student[:, chosen]), _unit(target[:, chosen].detach())
             later = _unit((target.detach() + change)[:, chosen])
-            losses.append(self._both_ways(anchor, now, later, valid[:, chosen].flatten()))
+            losses.append(self._symmetric_loss(anchor, now, later, valid[:, chosen].flatten()))
         return {"ltc_infonce": torch.stack(losses).mean()}
 
-    def _evenly(self, tokens: int, device: torch.device) -> Tensor:
+    def _anchor_indices(self, tokens: int, device: torch.device) -> Tensor:
         anchors = min(self.options.anchors, tokens)
         return torch.arange(anchors, device=device) * tokens // anchors
 
-    def _both_ways(self, anchor: Tensor, now: Tensor, later: Tensor, valid: Tensor) -> Tensor:
+    def _symmetric_loss(self, anchor: Tensor, now: Tensor, later: Tensor, valid: Tensor) -> Tensor:
         """Unit rows [n, D] of this process and whether their pair is valid [n]."""
-        everywhere = gather_over_processes(anchor), gather_over_processes(now)
+        gathered = gather_over_processes(anchor), gather_over_processes(now)
         own = rank() * len(anchor) + torch.arange(len(anchor), device=anchor.device)
         next_place = ((anchor * later).sum(-1, keepdim=True)).masked_fill(valid[:, None] == 0, -torch.inf)
-        forward = torch.cat([anchor @ everywhere[1].T, next_place], dim=1) / self.options.temperature
-        backward = now @ everywhere[0].T / self.options.temperature
+        forward = torch.cat([anchor @ gathered[1].T, next_place], dim=1) / self.options.temperature
+        backward = now @ gathered[0].T / self.options.temperature
         return (F.cross_entropy(forward, own) + F.cross_entropy(backward, own)) / 2
 
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.semantics import Semantics
 from hpc_jepa.config.strict import Strict
-from hpc_jepa.latents import Latents, TokenGrid
+from hpc_jepa.types import Latents, TokenGrid
 
 Options = TypeVar("Options", bound=Strict)
 
@@ -22,7 +22,7 @@ class TermOptions(Strict):
 
 
 @dataclass(frozen=True)
-class Setting:
+class ObjectiveContext:
     """What an objective may know about the run it serves.
 
     width: C, channels of one level. levels: L, so that the training latent has D = L*C channels.
@@ -34,7 +34,7 @@ class Setting:
     grid: TokenGrid
     semantics: Semantics
     steps: int
-    companions: Mapping[str, Strict]
+    other_objectives: Mapping[str, Strict]
 
     @property
     def latent_width(self) -> int:
@@ -54,20 +54,20 @@ class Objective(nn.Module, Generic[Options]):
     title: ClassVar[str]
     families: ClassVar[str]
     options_type: ClassVar[type[Strict]]
-    least_tubelets: ClassVar[int] = 1
+    min_tubelets: ClassVar[int] = 1
 
-    def __init__(self, options: Options, setting: Setting) -> None:
+    def __init__(self, options: Options, ctx: ObjectiveContext) -> None:
         super().__init__()
         self.options = options
-        self.setting = setting
+        self.ctx = ctx
 
     @classmethod
-    def refusal(cls, options: Strict, config: RunConfig) -> str | None:
+    def validate_run(cls, options: Strict, config: RunConfig) -> str | None:
         """Why this objective cannot work in a run, or None."""
         tubelets = config.data.clip.frames // config.model.encoder.tubelet
-        if tubelets >= cls.least_tubelets:
+        if tubelets >= cls.min_tubelets:
             return None
-        return f"needs {cls.least_tubelets} tubelets along time, clips have {tubelets}; raise data.clip.frames"
+        return f"needs {cls.min_tubelets} tubelets along time, clips have {tubelets}; raise data.clip.frames"
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Unweighted scalar terms by name."""

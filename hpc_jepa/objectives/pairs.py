@@ -8,8 +8,8 @@ from torch import Tensor
 
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import sum_over_processes, world_size
-from hpc_jepa.latents import Latents, TokenMasks
-from hpc_jepa.objectives.objective import Setting
+from hpc_jepa.objectives.objective import ObjectiveContext
+from hpc_jepa.types import Latents, TokenMasks
 
 PairKind = Literal["context", "forecast"]
 
@@ -23,7 +23,7 @@ class Pairs:
     count: Tensor
 
 
-def forecast_refusal(kind: PairKind, config: RunConfig) -> str | None:
+def check_forecast(kind: PairKind, config: RunConfig) -> str | None:
     """Why pairs of this kind do not exist in a run, or None."""
     if kind == "context" or any(group.temporal_keep < 1 for group in config.masking.groups):
         return None
@@ -38,7 +38,7 @@ def context_pairs(latents: Latents) -> tuple[Pairs, ...]:
     )
 
 
-def forecast_pairs(latents: Latents, setting: Setting) -> tuple[Pairs, ...]:
+def forecast_pairs(latents: Latents, ctx: ObjectiveContext) -> tuple[Pairs, ...]:
     """The first token in the last tubelet that the context reaches, the second beyond it: nothing has been seen (B12).
 
     Needs masks whose context ends before the clip does (``temporal_keep`` below 1).
@@ -50,15 +50,15 @@ def forecast_pairs(latents: Latents, setting: Setting) -> tuple[Pairs, ...]:
         valid = ((tubelet == last) & (last + 1 < latents.grid.time)).float()
         beyond = (masks.context + latents.grid.cells).where(valid > 0, masks.context)
         count = valid.sum()
-        if setting.semantics.batch_statistics == "global":
+        if ctx.semantics.batch_statistics == "global":
             count = sum_over_processes(count) / world_size()
         found.append(Pairs(beyond, valid, count))
     return tuple(found)
 
 
-def temporal_pairs(kind: PairKind, latents: Latents, setting: Setting) -> tuple[Pairs, ...]:
+def temporal_pairs(kind: PairKind, latents: Latents, ctx: ObjectiveContext) -> tuple[Pairs, ...]:
     """Pairs of the given kind."""
-    return context_pairs(latents) if kind == "context" else forecast_pairs(latents, setting)
+    return context_pairs(latents) if kind == "context" else forecast_pairs(latents, ctx)
 
 
 def target_changes(latents: Latents, pairs: tuple[Pairs, ...]) -> list[Tensor]:

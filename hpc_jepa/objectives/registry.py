@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 import hpc_jepa.objectives as package
+from hpc_jepa.config.loading import CONFIGS, merge_files, nearest_name
 from hpc_jepa.config.run import ObjectiveChoice, RunConfig
 from hpc_jepa.config.strict import Strict
-from hpc_jepa.config.tree import CONFIGS, merge, nearest
 from hpc_jepa.errors import InputError
 from hpc_jepa.objectives.objective import Objective
 
@@ -27,25 +27,25 @@ def primitives() -> Mapping[str, type[Objective[Any]]]:
     return {objective.name: objective for objective in sorted(found, key=lambda objective: objective.name)}
 
 
-def choices_of(name: str) -> tuple[ObjectiveChoice, ...]:
+def resolve_choices(name: str) -> tuple[ObjectiveChoice, ...]:
     """Primitives that a name stands for: a composition of ``configs/objective/`` or a primitive itself.
 
     Raises InputError naming the nearest known name.
     """
     composition = CONFIGS / "objective" / f"{name}.yaml"
     if composition.is_file():
-        return read_listing(merge([composition]).values["objectives"])
+        return parse_choices(merge_files([composition]).values["objectives"])
     if name in primitives():
         return (ObjectiveChoice(name=name),)
     raise InputError(_unknown(name, [*primitives(), *(path.stem for path in composition.parent.glob("*.yaml"))]))
 
 
-def read_listing(listed: Sequence[Any]) -> tuple[ObjectiveChoice, ...]:
+def parse_choices(listed: Sequence[Any]) -> tuple[ObjectiveChoice, ...]:
     """Choices from a listing in a configuration: ``[fwm, {ld: {hidden: 128}}]``."""
     return tuple(ObjectiveChoice.model_validate(choice) for choice in RunConfig.short_forms(listed))
 
 
-def read_options(choices: Sequence[ObjectiveChoice]) -> dict[str, Strict]:
+def parse_options(choices: Sequence[ObjectiveChoice]) -> dict[str, Strict]:
     """Typed options of each chosen primitive, in the order chosen.
 
     Raises InputError for an unknown objective or option, naming the nearest valid one.
@@ -62,10 +62,10 @@ def read_options(choices: Sequence[ObjectiveChoice]) -> dict[str, Strict]:
     return options
 
 
-def check_run(config: RunConfig) -> None:
+def validate_objectives(config: RunConfig) -> None:
     """Raise InputError when the objectives of a run are unknown, misconfigured or cannot work in its setting."""
-    for name, options in read_options(config.objectives).items():
-        reason = primitives()[name].refusal(options, config)
+    for name, options in parse_options(config.objectives).items():
+        reason = primitives()[name].validate_run(options, config)
         if reason is not None:
             raise InputError(f"objectives.{name}: {reason}")
 
@@ -82,7 +82,7 @@ def _objectives_of(module: ModuleType) -> list[type[Objective[Any]]]:
 
 
 def _unknown(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    match = nearest(name, known)
+    match = nearest_name(name, known)
     return f"unknown objective '{name}'" + (f" (did you mean '{match}'?)" if match else "")
 
 
@@ -90,6 +90,6 @@ def _bad_option(name: str, options_type: type[Strict], error: ValidationError) -
     details = error.errors()[0]
     key = ".".join(str(part) for part in details["loc"])
     if details["type"] == "extra_forbidden":
-        match = nearest(key, options_type.model_fields)
+        match = nearest_name(key, options_type.model_fields)
         return f"objectives.{name}.{key}: unknown option" + (f" (did you mean '{match}'?)" if match else "")
     return f"objectives.{name}.{key}: {details['msg']}"

@@ -6,10 +6,10 @@ from torch import Tensor
 
 from hpc_jepa.distributed import sum_over_processes, world_size
 from hpc_jepa.kernels.directions import random_directions
-from hpc_jepa.latents import Latents
 from hpc_jepa.objectives.objective import Objective, TermOptions
+from hpc_jepa.types import Latents
 
-LARGEST_FREQUENCY = 3.0
+MAX_FREQUENCY = 3.0
 
 
 class SigRegOptions(TermOptions):
@@ -38,14 +38,14 @@ class SigReg(Objective[SigRegOptions]):
         """Term ``sigreg``."""
         rows = torch.cat([student.flatten(0, 1) for student in latents.student]).float()
         projected = rows @ random_directions(rows.detach(), self.options.projections, latents.step)
-        t = torch.linspace(0.0, LARGEST_FREQUENCY, self.options.frequencies, device=rows.device)
+        t = torch.linspace(0.0, MAX_FREQUENCY, self.options.frequencies, device=rows.device)
         statistic = torch.zeros(self.options.projections, device=rows.device)
         for frequency, weight, phi in zip(t, *_weights(t), strict=True):
             angle = projected * frequency
             moments = torch.stack([angle.cos().mean(0), angle.sin().mean(0)])
             moments = sum_over_processes(moments) / world_size()
             statistic = statistic + weight * ((moments[0] - phi).square() + moments[1].square())
-        scale = len(rows) * world_size() if self.setting.semantics.sigreg_scale == "samples" else 1
+        scale = len(rows) * world_size() if self.ctx.semantics.sigreg_scale == "samples" else 1
         return {"sigreg": scale * statistic.mean()}
 
 

@@ -4,12 +4,12 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from hpc_jepa.latents import Latents, TokenGrid, TokenMasks
-from hpc_jepa.objectives.features import student_features
 from hpc_jepa.objectives.objective import Objective, TermOptions
-from hpc_jepa.objectives.pooling import mean_over_groups, shared_count, shared_mean
+from hpc_jepa.objectives.pooling import batch_count, batch_mean, mean_over_mask_groups
+from hpc_jepa.objectives.student_features import student_features
+from hpc_jepa.types import Latents, TokenGrid, TokenMasks
 
-LEAST_TUBELETS = 4
+MIN_TUBELETS = 4
 
 
 class SpectralOptions(TermOptions):
@@ -28,24 +28,24 @@ class Spectral(Objective[SpectralOptions]):
     name = "spectral"
     title = "Spectral alignment"
     families = "D"
-    least_tubelets = LEAST_TUBELETS
+    min_tubelets = MIN_TUBELETS
     options_type = SpectralOptions
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Term ``spectral``."""
         grid = latents.grid
-        if grid.time < LEAST_TUBELETS:
+        if grid.time < MIN_TUBELETS:
             return {"spectral": latents.target.new_zeros(())}
         pooled, counts = [], []
-        features = student_features(latents, self.setting)
+        features = student_features(latents, self.ctx)
         for student, target, masks in zip(features, latents.target_at_context, latents.masks, strict=True):
             columns, whole = column_positions(masks, grid)
             difference = _columns_of(student.float() - target.detach().float(), columns)
             error = _weighted_modulus(difference)
-            count = shared_count(whole.sum(), self.setting)
-            pooled.append(shared_mean(error * whole, count))
+            count = batch_count(whole.sum(), self.ctx)
+            pooled.append(batch_mean(error * whole, count))
             counts.append(count)
-        return {"spectral": mean_over_groups(pooled, counts)}
+        return {"spectral": mean_over_mask_groups(pooled, counts)}
 
 
 def column_positions(masks: TokenMasks, grid: TokenGrid) -> tuple[Tensor, Tensor]:

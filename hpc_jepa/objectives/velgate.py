@@ -5,11 +5,11 @@ from einops import rearrange
 from pydantic import Field
 from torch import Tensor
 
-from hpc_jepa.latents import Latents
-from hpc_jepa.objectives.features import student_changes
 from hpc_jepa.objectives.objective import Objective, TermOptions
 from hpc_jepa.objectives.pairs import context_pairs
 from hpc_jepa.objectives.pooling import mean_over_pairs
+from hpc_jepa.objectives.student_features import student_changes
+from hpc_jepa.types import Latents
 
 
 class VelocityGateOptions(TermOptions):
@@ -27,13 +27,13 @@ class VelocityGate(Objective[VelocityGateOptions]):
     name = "velgate"
     title = "Velocity-gated smoothness"
     families = "K"
-    least_tubelets = 2
+    min_tubelets = 2
     options_type = VelocityGateOptions
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Term ``velgate``."""
         slow = self._slow(latents)
-        changes = student_changes(latents, self.setting)
+        changes = student_changes(latents, self.ctx)
         errors = [
             change.abs().mean(-1) * slow.gather(1, masks.context)
             for change, masks in zip(changes, latents.masks, strict=True)
@@ -45,7 +45,7 @@ class VelocityGate(Objective[VelocityGateOptions]):
         """1 for the slow tokens of the clip, else 0; [B, N]. The last tubelet has no velocity and gets 0."""
         if latents.grid.time < 2:
             return latents.target.new_zeros(latents.target.shape[:2])
-        by_tubelet = rearrange(latents.target_everywhere().float(), "b (t p) d -> b t p d", t=latents.grid.time)
+        by_tubelet = rearrange(latents.normalised_target().float(), "b (t p) d -> b t p d", t=latents.grid.time)
         speed = (by_tubelet[:, 1:] - by_tubelet[:, :-1]).norm(dim=-1)
         threshold = torch.quantile(speed, self.options.percentile, dim=-1, keepdim=True)
         slow = (speed <= threshold).float()

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hpc_jepa.report.claims import Claim
-from hpc_jepa.report.verdicts import Evidence, Judgement, Verdict, judge, tally
+from hpc_jepa.report.verdicts import ClaimResult, Evidence, Verdict, count_verdicts, evaluate_claim
 
 
 @dataclass(frozen=True)
@@ -13,25 +13,25 @@ class Audit:
 
     source: str
     as_printed: bool
-    judgements: tuple[Judgement, ...]
+    results: tuple[ClaimResult, ...]
 
-    def verdict(self, judgement: Judgement) -> Verdict:
+    def verdict(self, judgement: ClaimResult) -> Verdict:
         """Which of the two verdicts counts for this source."""
-        return judgement.finding.as_printed if self.as_printed else judgement.finding.with_uncertainty
+        return judgement.outcome.as_printed if self.as_printed else judgement.outcome.with_uncertainty
 
     @property
     def decided(self) -> bool:
         """Whether the source holds the cells of any claim; constants of the design are no evidence."""
-        return any(judgement.claim.predicate.cells() and not judgement.missing for judgement in self.judgements)
+        return any(judgement.claim.predicate.cells() and not judgement.missing for judgement in self.results)
 
     @property
     def sentence(self) -> str:
         """How the verdicts fall."""
-        count = len(self.judgements)
-        verdicts = tally(self.verdict(judgement) for judgement in self.judgements)
+        count = len(self.results)
+        verdicts = count_verdicts(self.verdict(judgement) for judgement in self.results)
         if not self.as_printed:
             return f"{count} claims on {self.source}, with their uncertainty: {verdicts}."
-        noise = tally(judgement.finding.with_uncertainty for judgement in self.judgements)
+        noise = count_verdicts(judgement.outcome.with_uncertainty for judgement in self.results)
         return (
             f"{count} claims on the {self.source}: as printed {verdicts}; once the choice of test clips counts "
             f"{noise}. What seeds would change cannot be told: every cell is one run."
@@ -43,26 +43,26 @@ class AuditLine:
     """One claim on all sources, in the order of the audits."""
 
     claim: Claim
-    judgements: tuple[Judgement, ...]
+    results: tuple[ClaimResult, ...]
 
     @property
     def known(self) -> bool:
         """Whether any source holds all that the claim speaks of."""
-        return any(not judgement.missing for judgement in self.judgements)
+        return any(not judgement.missing for judgement in self.results)
 
 
-def audit(claims: Sequence[Claim], evidence: Evidence, *, as_printed: bool) -> Audit:
+def audit_claims(claims: Sequence[Claim], evidence: Evidence, *, as_printed: bool) -> Audit:
     """Judge all claims on one source."""
-    return Audit(evidence.name, as_printed, tuple(judge(claim, evidence) for claim in claims))
+    return Audit(evidence.name, as_printed, tuple(evaluate_claim(claim, evidence) for claim in claims))
 
 
-def side_by_side(audits: Sequence[Audit]) -> list[AuditLine]:
+def audit_lines(audits: Sequence[Audit]) -> list[AuditLine]:
     """Claims as rows."""
-    columns = zip(*(audit.judgements for audit in audits), strict=True)
+    columns = zip(*(audit_claims.results for audit_claims in audits), strict=True)
     return [AuditLine(judgements[0].claim, judgements) for judgements in columns]
 
 
-def figure(published: float | str | tuple[float, float] | None) -> str:
+def format_published(published: float | str | tuple[float, float] | None) -> str:
     """A published figure as one cell of a table, empty where none was published."""
     if published is None:
         return ""

@@ -7,13 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from hpc_jepa.config import tree
+from hpc_jepa.config import loading
 from hpc_jepa.config.strict import Strict
 
 PUBLISHED_CLAIMS = Path(__file__).parent / "published" / "published_claims.yaml"
 
 
-class Cell(Strict):
+class ClaimCell(Strict):
     """One accuracy of a study. A variant ``<name>_seed<N>`` is that variant trained from seed N."""
 
     regime: str
@@ -24,7 +24,7 @@ class Cell(Strict):
         return f"{self.variant} ({self.regime}, {self.benchmark})"
 
 
-Pair = tuple[Cell, Cell]
+Pair = tuple[ClaimCell, ClaimCell]
 """Minuend and subtrahend of a difference."""
 
 
@@ -32,8 +32,8 @@ class DifferenceEquals(Strict):
     """The difference is ``value`` points, give or take ``tolerance``."""
 
     type: Literal["difference_equals"]
-    minuend: Cell
-    subtrahend: Cell
+    minuend: ClaimCell
+    subtrahend: ClaimCell
     value: float
     tolerance: float = Field(ge=0)
 
@@ -41,7 +41,7 @@ class DifferenceEquals(Strict):
         """Differences it speaks of."""
         return [(self.minuend, self.subtrahend)]
 
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[ClaimCell]:
         """Accuracies it speaks of."""
         return [self.minuend, self.subtrahend]
 
@@ -53,11 +53,11 @@ class _OneColumn(Strict):
     benchmark: str
     variants: tuple[str, ...] = Field(min_length=1)
 
-    def cell(self, variant: str) -> Cell:
+    def cell(self, variant: str) -> ClaimCell:
         """The variant's accuracy."""
-        return Cell(regime=self.regime, variant=variant, benchmark=self.benchmark)
+        return ClaimCell(regime=self.regime, variant=variant, benchmark=self.benchmark)
 
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[ClaimCell]:
         """Accuracies it speaks of."""
         return [self.cell(variant) for variant in self.variants]
 
@@ -117,10 +117,10 @@ class SpreadAtMost(Strict):
     """Largest minus smallest accuracy is at most ``maximum``."""
 
     type: Literal["spread_at_most"]
-    members: tuple[Cell, ...] = Field(min_length=2, alias="cells")
+    members: tuple[ClaimCell, ...] = Field(min_length=2, alias="cells")
     maximum: float = Field(ge=0)
 
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[ClaimCell]:
         """Accuracies it speaks of."""
         return list(self.members)
 
@@ -152,7 +152,7 @@ class ConstantEquals(Strict):
         """None."""
         return []
 
-    def cells(self) -> list[Cell]:
+    def cells(self) -> list[ClaimCell]:
         """None."""
         return []
 
@@ -198,7 +198,7 @@ class ClaimFile(Strict):
 
 def read_claims(path: Path = PUBLISHED_CLAIMS) -> Sequence[Claim]:
     """Claims of a YAML file. Raises InputError naming file, line and key."""
-    return tree.load(ClaimFile, [path]).claims
+    return loading.read_config(ClaimFile, [path]).claims
 
 
 def _repeated(names: Iterable[str]) -> list[str]:

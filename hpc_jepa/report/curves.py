@@ -5,14 +5,14 @@ from dataclasses import dataclass
 
 from matplotlib.figure import Figure
 
-from hpc_jepa.evaluation.record import Facts, Measured, RobustnessRecord
-from hpc_jepa.report.plots import INK, SERIES, STYLES, svg
+from hpc_jepa.evaluation.record import BaseRecord, BaseResult, RobustnessRecord
+from hpc_jepa.report.plots import INK, SERIES, STYLES, render_svg
 from hpc_jepa.report.results import RANDOM, TRAINED
-from hpc_jepa.report.runs import Run
+from hpc_jepa.report.run_report import RunReport
 
 
 @dataclass(frozen=True)
-class Reading:
+class CurvePoint:
     """One measured point. ``x`` in the unit of the curve, the rest in percent."""
 
     x: float
@@ -22,12 +22,12 @@ class Reading:
 
 
 @dataclass(frozen=True)
-class Line:
+class Curve:
     """One encoder: ``name`` is its variant with semantics, or its weights where no run of the study trained it."""
 
     name: str
     seed: int
-    readings: tuple[Reading, ...]
+    readings: tuple[CurvePoint, ...]
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Chart:
     title: str
     x_label: str
     y_label: str
-    lines: tuple[Line, ...]
+    lines: tuple[Curve, ...]
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,10 @@ class _Measurement:
 
     chart: str
     line: tuple[str, int]
-    reading: Reading
+    reading: CurvePoint
 
 
-def few_shot(runs: Sequence[Run]) -> list[Chart]:
+def few_shot_charts(runs: Sequence[RunReport]) -> list[Chart]:
     """Accuracy over labels per class, target weights and encoders that need no training."""
     found = [
         _Measurement(_title(record), _line(record, result), _reading(result.shots, result))
@@ -61,13 +61,13 @@ def few_shot(runs: Sequence[Run]) -> list[Chart]:
     return _charts(found, "labels per class", "accuracy, %")
 
 
-def robustness(runs: Sequence[Run]) -> list[Chart]:
+def robustness_charts(runs: Sequence[RunReport]) -> list[Chart]:
     """Accuracy over severity, one chart per corruption and probe; severity 0 is the clean test set."""
     found = [item for run in runs for record in run.robustness.values() for item in _damage(record)]
     return _charts(found, "severity", "accuracy, %")
 
 
-def text(runs: Sequence[Run]) -> list[Chart]:
+def text_charts(runs: Sequence[RunReport]) -> list[Chart]:
     """Retrieval and naming over the share of lost frames."""
     found = [
         _Measurement(
@@ -83,7 +83,7 @@ def text(runs: Sequence[Run]) -> list[Chart]:
     return _charts(found, "frames lost, %", "%")
 
 
-def draw(chart: Chart, colours: dict[str, int]) -> str:
+def draw_chart(chart: Chart, colours: dict[str, int]) -> str:
     """The chart as SVG: one colour per variant, one line style per seed; encoders without training in ink."""
     seeds = sorted({line.seed for line in chart.lines})
 
@@ -101,7 +101,7 @@ def draw(chart: Chart, colours: dict[str, int]) -> str:
         axes.set_ylabel(chart.y_label)
         axes.set_ylim(bottom=0)
 
-    return svg(paint, height=2.6, width=4.2)
+    return render_svg(paint, height=2.6, width=4.2)
 
 
 def _damage(record: RobustnessRecord) -> Iterator[_Measurement]:
@@ -118,26 +118,26 @@ def _damage(record: RobustnessRecord) -> Iterator[_Measurement]:
 
 
 def _charts(found: Iterable[_Measurement], x_label: str, y_label: str) -> list[Chart]:
-    charts: dict[str, dict[tuple[str, int], dict[float, Reading]]] = {}
+    charts: dict[str, dict[tuple[str, int], dict[float, CurvePoint]]] = {}
     for item in found:
         charts.setdefault(item.chart, {}).setdefault(item.line, {})[item.reading.x] = item.reading
     return [Chart(title, x_label, y_label, tuple(_lines(lines))) for title, lines in charts.items()]
 
 
-def _lines(lines: dict[tuple[str, int], dict[float, Reading]]) -> Iterator[Line]:
+def _lines(lines: dict[tuple[str, int], dict[float, CurvePoint]]) -> Iterator[Curve]:
     for (name, seed), readings in lines.items():
-        yield Line(name, seed, tuple(readings[x] for x in sorted(readings)))
+        yield Curve(name, seed, tuple(readings[x] for x in sorted(readings)))
 
 
-def _line(record: Facts, result: Measured) -> tuple[str, int]:
+def _line(record: BaseRecord, result: BaseResult) -> tuple[str, int]:
     if result.weights in TRAINED:
         return f"{record.run.variant} ({record.run.semantics})", record.run.seed
     return result.weights, record.run.seed if result.weights == RANDOM else 0
 
 
-def _reading(x: float, result: Measured) -> Reading:
-    return Reading(float(x), 100 * result.value, 100 * result.low, 100 * result.high)
+def _reading(x: float, result: BaseResult) -> CurvePoint:
+    return CurvePoint(float(x), 100 * result.value, 100 * result.low, 100 * result.high)
 
 
-def _title(record: Facts) -> str:
+def _title(record: BaseRecord) -> str:
     return f"{record.benchmark}, {record.protocol}, {record.run.regime}"

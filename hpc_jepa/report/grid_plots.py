@@ -7,29 +7,29 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
-from hpc_jepa.report.grid import Contrast, Grid, GridCell
-from hpc_jepa.report.plots import CARD, FAINT, INK, SERIES, SOFT, svg
+from hpc_jepa.report.plots import CARD, FAINT, INK, SERIES, SOFT, render_svg
+from hpc_jepa.report.result_grid import Contrast, ResultCell, ResultGrid
 
 ABOVE, BELOW = SERIES[2], SERIES[1]
 """Colours of differences beyond chance."""
 
 APPEARANCE = ("imagenet100", "ucf101", "ucf101_full", "kinetics400")
-PLACES = tuple(((dx, dy), side) for dy in (4, -10, 15, -21) for dx, side in ((5, "left"), (-5, "right")))
+LABEL_OFFSETS = tuple(((dx, dy), side) for dy in (4, -10, 15, -21) for dx, side in ((5, "left"), (-5, "right")))
 """Where a name may stand beside its point, in typographic points."""
 
 MOTION = ("ssv2", "diving48", "motion8", "synth_motion8", "katha")
 
 
 @dataclass(frozen=True)
-class Point:
+class TradeOffPoint:
     """A variant on two benchmarks."""
 
     name: str
-    across: GridCell
-    up: GridCell
+    across: ResultCell
+    up: ResultCell
 
 
-def forest(grid: Grid, column: str) -> str:
+def forest_plot(grid: ResultGrid, column: str) -> str:
     """Differences to the reference in points, in the order of their size, with 95 % intervals."""
     contrasts = sorted(grid.contrasts(column), key=lambda item: item[1].points)
 
@@ -47,12 +47,12 @@ def forest(grid: Grid, column: str) -> str:
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
 
-    return svg(draw, height=0.8 + 0.21 * max(len(contrasts), 1), width=3.8)
+    return render_svg(draw, height=0.8 + 0.21 * max(len(contrasts), 1), width=3.8)
 
 
-def trade_off(points: Sequence[Point], across: str, up: str, reference: str) -> str:
+def trade_off_plot(points: Sequence[TradeOffPoint], across: str, up: str, reference: str) -> str:
     """Two benchmarks against each other with both intervals; the front, and the reference, are named."""
-    named = {point.name for point in front(points)} | {reference}
+    named = {point.name for point in pareto_front(points)} | {reference}
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -64,13 +64,13 @@ def trade_off(points: Sequence[Point], across: str, up: str, reference: str) -> 
         figure.draw_without_rendering()  # settles the layout, which says how large a name is
         _name(axes, [point for point in points if point.name in named])
 
-    return svg(draw, height=3.4)
+    return render_svg(draw, height=3.4)
 
 
-def front(points: Sequence[Point]) -> list[Point]:
+def pareto_front(points: Sequence[TradeOffPoint]) -> list[TradeOffPoint]:
     """Points that no other point beats on both benchmarks."""
 
-    def beaten(point: Point) -> bool:
+    def beaten(point: TradeOffPoint) -> bool:
         here = (point.across.value, point.up.value)
         others = ((other.across.value, other.up.value) for other in points)
         return any(x >= here[0] and y >= here[1] and (x, y) != here for x, y in others)
@@ -78,17 +78,17 @@ def front(points: Sequence[Point]) -> list[Point]:
     return [point for point in points if not beaten(point)]
 
 
-def pairs(grid: Grid) -> list[tuple[str, str]]:
+def appearance_motion_pairs(grid: ResultGrid) -> list[tuple[str, str]]:
     """Columns of the grid that set appearance against motion."""
     across = [column for column in grid.columns if _benchmark(column) in APPEARANCE]
     up = [column for column in grid.columns if _benchmark(column) in MOTION]
     return [(across[0], column) for column in up] if across else []
 
 
-def points(grid: Grid, across: str, up: str) -> list[Point]:
+def points(grid: ResultGrid, across: str, up: str) -> list[TradeOffPoint]:
     """Rows that have both cells."""
     found = ((row, grid.cell(row, across), grid.cell(row, up)) for row in grid.rows)
-    return [Point(row, x, y) for row, x, y in found if x is not None and y is not None]
+    return [TradeOffPoint(row, x, y) for row, x, y in found if x is not None and y is not None]
 
 
 def _benchmark(column: str) -> str:
@@ -101,20 +101,20 @@ def _colour(contrast: Contrast) -> str:
     return ABOVE if contrast.points > 0 else BELOW
 
 
-def _name(axes: Axes, points: Sequence[Point]) -> None:
+def _name(axes: Axes, points: Sequence[TradeOffPoint]) -> None:
     """Write each name beside its point, in the first of the places around it where it covers no other name."""
     taken: list[Bbox] = []
     for point in sorted(points, key=lambda point: point.up.value, reverse=True):
         where = (point.across.value, point.up.value)
-        label = axes.annotate(point.name, where, PLACES[0][0], textcoords="offset points", fontsize=8)
-        for offset, side in PLACES:
+        label = axes.annotate(point.name, where, LABEL_OFFSETS[0][0], textcoords="offset points", fontsize=8)
+        for offset, side in LABEL_OFFSETS:
             label.set(position=offset, horizontalalignment=side)
             if not any(label.get_window_extent().overlaps(other) for other in taken):
                 break
         taken.append(label.get_window_extent())
 
 
-def _cross(axes: Axes, point: Point, colour: str) -> None:
+def _cross(axes: Axes, point: TradeOffPoint, colour: str) -> None:
     x, y = point.across, point.up
     axes.plot([x.low, x.high], [y.value, y.value], color=FAINT, linewidth=1.2, zorder=1)
     axes.plot([x.value, x.value], [y.low, y.high], color=FAINT, linewidth=1.2, zorder=1)

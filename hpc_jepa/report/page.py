@@ -8,22 +8,22 @@ from markupsafe import Markup
 
 from hpc_jepa.errors import DataError
 from hpc_jepa.report import curves, grid_plots, plots
-from hpc_jepa.report.audit import side_by_side
-from hpc_jepa.report.content import Content
-from hpc_jepa.report.corruption import Robustness
+from hpc_jepa.report.audit import audit_lines
+from hpc_jepa.report.clip_preview import PreviewStrip, preview_strips
 from hpc_jepa.report.curves import Chart
-from hpc_jepa.report.grid import Grid
-from hpc_jepa.report.plots import Reading
-from hpc_jepa.report.results import Panel, panels
-from hpc_jepa.report.runs import Run
-from hpc_jepa.report.sheet import bound, note
-from hpc_jepa.report.strip import Strip, strips
+from hpc_jepa.report.export_tables import bound, note
+from hpc_jepa.report.plots import StepMetric
+from hpc_jepa.report.report_data import ReportData
+from hpc_jepa.report.result_grid import ResultGrid
+from hpc_jepa.report.results import Panel, group_by_panel
+from hpc_jepa.report.robustness_table import RobustnessRow
+from hpc_jepa.report.run_report import RunReport
 
 BANDS = "Bands: 95 % intervals; ink: encoders that no run trained; line styles tell seeds apart."
 
 
 @dataclass(frozen=True)
-class Plot:
+class PagePlot:
     """A drawing under its title."""
 
     title: str
@@ -31,25 +31,25 @@ class Plot:
 
 
 @dataclass(frozen=True)
-class Frames:
+class ClipPreview:
     """Strips of a run's first clip, or why there are none."""
 
     run: str
-    strips: Sequence[Strip]
+    strips: Sequence[PreviewStrip]
     absent: str = ""
 
 
 @dataclass(frozen=True)
-class Curves:
+class ChartSection:
     """A section of charts; ``robustness`` are the lines of the table below them, where it is about that."""
 
     title: str
     note: str
-    plots: Sequence[Plot]
-    robustness: Sequence[Robustness] = ()
+    plots: Sequence[PagePlot]
+    robustness: Sequence[RobustnessRow] = ()
 
 
-def render(content: Content) -> str:
+def render_page(content: ReportData) -> str:
     """The page as HTML text."""
     environment = Environment(
         loader=PackageLoader("hpc_jepa.report", "."),
@@ -58,9 +58,9 @@ def render(content: Content) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    colours = plots.colour_of(content.runs)
+    colours = plots.variant_colours(content.runs)
     audits = [audit for audit in content.audits if audit.decided]
-    lines = side_by_side(audits)
+    lines = audit_lines(audits)
     return environment.get_template("page.html").render(
         content=content,
         title=", ".join(sorted({run.config.study for run in content.runs})) or "The published numbers",
@@ -73,7 +73,8 @@ def render(content: Content) -> str:
         unknown_claims=[line.claim.id for line in lines if not line.known],
         colours=colours,
         accuracies=[
-            Plot(_title(panel), Markup(plots.accuracies(rows, colours))) for panel, rows in panels(content.rows).items()
+            PagePlot(_title(panel), Markup(plots.accuracy_plot(rows, colours)))
+            for panel, rows in group_by_panel(content.rows).items()
         ],
         curves=_curves(content, colours),
         losses=_losses(content.runs),
@@ -82,43 +83,45 @@ def render(content: Content) -> str:
     )
 
 
-def _forests(grids: Sequence[Grid]) -> list[Plot]:
+def _forests(grids: Sequence[ResultGrid]) -> list[PagePlot]:
     return [
-        Plot(f"{column}: {grid.title}", Markup(grid_plots.forest(grid, column)))
+        PagePlot(f"{column}: {grid.title}", Markup(grid_plots.forest_plot(grid, column)))
         for grid in grids
         for column in grid.columns
         if grid.contrasts(column)
     ]
 
 
-def _trade_offs(grids: Sequence[Grid]) -> list[Plot]:
+def _trade_offs(grids: Sequence[ResultGrid]) -> list[PagePlot]:
     found = []
     for grid in grids:
-        for across, up in grid_plots.pairs(grid):
+        for across, up in grid_plots.appearance_motion_pairs(grid):
             points = grid_plots.points(grid, across, up)
             if len(points) > 1:
-                drawing = grid_plots.trade_off(points, across, up, grid.reference)
-                found.append(Plot(f"{across} and {up}: {grid.title}", Markup(drawing)))
+                drawing = grid_plots.trade_off_plot(points, across, up, grid.reference)
+                found.append(PagePlot(f"{across} and {up}: {grid.title}", Markup(drawing)))
     return found
 
 
-def _curves(content: Content, colours: dict[str, int]) -> list[Curves]:
+def _curves(content: ReportData, colours: dict[str, int]) -> list[ChartSection]:
     """Sections for what was measured beside probes; none where nothing was."""
 
-    def drawn(charts: Sequence[Chart]) -> list[Plot]:
-        return [Plot(chart.title, Markup(curves.draw(chart, colours))) for chart in charts]
+    def drawn(charts: Sequence[Chart]) -> list[PagePlot]:
+        return [PagePlot(chart.title, Markup(curves.draw_chart(chart, colours))) for chart in charts]
 
     sections = [
-        Curves("Few labels", f"Mean over draws of labels. {BANDS}", drawn(curves.few_shot(content.runs))),
-        Curves(
+        ChartSection("Few labels", f"Mean over draws of labels. {BANDS}", drawn(curves.few_shot_charts(content.runs))),
+        ChartSection(
             "Robustness",
             "Severity 0 is the clean test set. Mean corruption error: errors on damaged clips relative to the "
             f"baseline’s, 1 is as good, less is better. Consistency: clips that keep their class. {BANDS}",
-            drawn(curves.robustness(content.runs)),
+            drawn(curves.robustness_charts(content.runs)),
             content.robustness,
         ),
-        Curves(
-            "Text", f"Two heads trained on captions over frozen encoders. {BANDS}", drawn(curves.text(content.runs))
+        ChartSection(
+            "Text",
+            f"Two heads trained on captions over frozen encoders. {BANDS}",
+            drawn(curves.text_charts(content.runs)),
         ),
     ]
     return [section for section in sections if section.plots]
@@ -128,7 +131,7 @@ def _title(panel: Panel) -> str:
     return f"{panel.probe.replace('_', ' ').capitalize()} probe: {panel.benchmark}, {panel.protocol}, {panel.regime}"
 
 
-def _losses(runs: Sequence[Run]) -> list[Plot]:
+def _losses(runs: Sequence[RunReport]) -> list[PagePlot]:
     if not any(run.steps for run in runs):
         return []
     terms = sorted({name for run in runs for step in run.steps for name in step.terms})
@@ -136,7 +139,7 @@ def _losses(runs: Sequence[Run]) -> list[Plot]:
     return [total, *(_curve(runs, name.replace("_", " "), _term(name)) for name in terms)]
 
 
-def _health(runs: Sequence[Run]) -> list[Plot]:
+def _health(runs: Sequence[RunReport]) -> list[PagePlot]:
     if not any(step.health for run in runs for step in run.steps):
         return []
     return [
@@ -145,18 +148,18 @@ def _health(runs: Sequence[Run]) -> list[Plot]:
     ]
 
 
-def _term(name: str) -> Reading:
+def _term(name: str) -> StepMetric:
     return lambda step: step.terms.get(name)
 
 
-def _curve(runs: Sequence[Run], title: str, read: Reading) -> Plot:
-    return Plot(title, Markup(plots.curves(runs, read)))
+def _curve(runs: Sequence[RunReport], title: str, read: StepMetric) -> PagePlot:
+    return PagePlot(title, Markup(plots.step_curves(runs, read)))
 
 
-def _frames(runs: Sequence[Run]) -> Frames:
+def _frames(runs: Sequence[RunReport]) -> ClipPreview:
     """Frames of the first run."""
     run = runs[0]
     try:
-        return Frames(run.label, strips(run.config))
+        return ClipPreview(run.label, preview_strips(run.config))
     except DataError as error:
-        return Frames(run.label, (), absent=str(error))
+        return ClipPreview(run.label, (), absent=str(error))

@@ -8,10 +8,10 @@ from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from hpc_jepa.report.results import Row
-from hpc_jepa.report.runs import LoggedStep, Run
+from hpc_jepa.report.results import ResultRow
+from hpc_jepa.report.run_report import LoggedStep, RunReport
 
-Reading = Callable[[LoggedStep], float | None]
+StepMetric = Callable[[LoggedStep], float | None]
 """A quantity of a logged step, None where it was not measured."""
 
 WIDTH = 5.0
@@ -47,7 +47,7 @@ RC = {
 }
 
 
-def accuracies(rows: Sequence[Row], colours: Mapping[str, int]) -> str:
+def accuracy_plot(rows: Sequence[ResultRow], colours: Mapping[str, int]) -> str:
     """Accuracy with its 95 % interval for each encoder of one panel, random encoders as bands behind.
 
     ``colours`` as ``colour_of`` gives them. Target weights are filled dots, student weights rings.
@@ -68,12 +68,12 @@ def accuracies(rows: Sequence[Row], colours: Mapping[str, int]) -> str:
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
 
-    return svg(draw, height=0.9 + 0.27 * max(len(trained), 1))
+    return render_svg(draw, height=0.9 + 0.27 * max(len(trained), 1))
 
 
-def curves(runs: Sequence[Run], read: Reading) -> str:
+def step_curves(runs: Sequence[RunReport], read: StepMetric) -> str:
     """One quantity over training steps, one line per run; one colour per variant, one line style per seed."""
-    colours = colour_of(runs)
+    colours = variant_colours(runs)
     seeds = sorted({run.config.seed for run in runs})
 
     def draw(figure: Figure) -> None:
@@ -82,31 +82,31 @@ def curves(runs: Sequence[Run], read: Reading) -> str:
             points = [(step.step, value) for step in run.steps if (value := read(step)) is not None]
             if points:
                 style = STYLES[seeds.index(run.config.seed) % len(STYLES)]
-                axes.plot(*zip(*points, strict=True), color=SERIES[colours[variant_of(run)]], linestyle=style)
+                axes.plot(*zip(*points, strict=True), color=SERIES[colours[variant_label(run)]], linestyle=style)
         axes.set_xlabel("step")
         axes.margins(x=0.01)
 
-    return svg(draw, height=2.5, width=4.2)
+    return render_svg(draw, height=2.5, width=4.2)
 
 
-def colour_of(runs: Sequence[Run]) -> dict[str, int]:
+def variant_colours(runs: Sequence[RunReport]) -> dict[str, int]:
     """Number of the colour of each variant."""
-    names = sorted({variant_of(run) for run in runs})
+    names = sorted({variant_label(run) for run in runs})
     return {name: number % len(SERIES) for number, name in enumerate(names)}
 
 
-def variant_of(run: Run) -> str:
+def variant_label(run: RunReport) -> str:
     """Variant with its semantics, as rows name it."""
     return f"{run.config.variant} ({run.config.semantics.preset})"
 
 
-def _whisker(axes: Axes, place: int, row: Row, colour: str) -> None:
+def _whisker(axes: Axes, place: int, row: ResultRow, colour: str) -> None:
     axes.plot([row.low, row.high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
     filled = row.weights == "target"
     axes.plot(row.value, place, "o", markersize=6, color=colour, markerfacecolor=colour if filled else CARD)
 
 
-def svg(draw: Callable[[Figure], None], height: float, width: float = WIDTH) -> str:
+def render_svg(draw: Callable[[Figure], None], height: float, width: float = WIDTH) -> str:
     """A figure of that many inches, as an <svg> element for the page."""
     with rc_context(RC):  # type: ignore[arg-type]
         figure = Figure(figsize=(width, height), layout="constrained")

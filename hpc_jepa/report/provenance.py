@@ -3,11 +3,11 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from hpc_jepa.report.runs import Run
+from hpc_jepa.report.run_report import RunReport
 
 
 @dataclass(frozen=True)
-class Origin:
+class RecordOrigin:
     """One record: the run behind it, the checkpoint, the data and the software."""
 
     run: str
@@ -21,10 +21,10 @@ class Origin:
     software: str
 
 
-def provenance(runs: Iterable[Run]) -> list[Origin]:
+def record_origins(runs: Iterable[RunReport]) -> list[RecordOrigin]:
     """One entry per record."""
     return [
-        Origin(
+        RecordOrigin(
             run=run.label,
             folder=str(run.folder),
             benchmark=f"{record.benchmark}, {record.protocol} ({record.protocol_fingerprint})",

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass, fields, replace
 from pathlib import Path
 
-from hpc_jepa.evaluation.record import EvaluationRecord, Result
-from hpc_jepa.report.runs import Run
+from hpc_jepa.evaluation.record import ProbeRecord, ProbeResult
+from hpc_jepa.report.run_report import RunReport
 
 RANDOM = "random_init"
 
@@ -15,7 +15,7 @@ TRAINED = ("target", "student")
 
 
 @dataclass(frozen=True)
-class Row:
+class ResultRow:
     """One cell of the study. ``value``, ``low``, ``high`` in percent.
 
     Encoders that no run of the study trained carry their weights as variant, semantics ``none`` and 0 steps: the
@@ -77,65 +77,65 @@ class Panel:
 
 
 @dataclass(frozen=True)
-class Source:
+class ResultSource:
     """A result and where it was recorded."""
 
     path: Path
-    record: EvaluationRecord
-    result: Result
+    record: ProbeRecord
+    result: ProbeResult
 
 
-def sources(runs: Iterable[Run]) -> dict[Row, Source]:
+def collect_results(runs: Iterable[RunReport]) -> dict[ResultRow, ResultSource]:
     """Rows of all records. A random encoder appears once per study, regime and seed, whichever run recorded it; an
     encoder from elsewhere once per study and regime.
     """
-    found: dict[Row, Source] = {}
+    found: dict[ResultRow, ResultSource] = {}
     seen: set[tuple[object, ...]] = set()
     for source in _recorded(runs):
         row = _row(source)
         seed = row.seed if row.is_trained or row.is_random else None
-        key = (row.study, row.regime, row.variant, row.semantics, seed, row.weights, panel(row))
+        key = (row.study, row.regime, row.variant, row.semantics, seed, row.weights, panel_of(row))
         if key not in seen:
             seen.add(key)
             found[row] = source
     return found
 
 
-def panel(row: Row) -> Panel:
+def panel_of(row: ResultRow) -> Panel:
     """Where a row belongs."""
     return Panel(row.regime, row.benchmark, row.protocol, row.probe)
 
 
-def panels(rows: Iterable[Row]) -> dict[Panel, list[Row]]:
+def group_by_panel(rows: Iterable[ResultRow]) -> dict[Panel, list[ResultRow]]:
     """Rows by panel, panels in order of first appearance; random encoders first, then by variant."""
-    grouped: dict[Panel, list[Row]] = {}
+    grouped: dict[Panel, list[ResultRow]] = {}
     for row in rows:
-        grouped.setdefault(panel(row), []).append(row)
+        grouped.setdefault(panel_of(row), []).append(row)
     return {key: sorted(group, key=_order) for key, group in grouped.items()}
 
 
-def write_csv(path: Path, rows: Sequence[Row]) -> None:
+def write_csv(path: Path, rows: Sequence[ResultRow]) -> None:
     """One line per row, percent with at most two decimals."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(field.name for field in fields(Row))
+        writer.writerow(field.name for field in fields(ResultRow))
         rounded = (
             replace(row, value=round(row.value, 2), low=round(row.low, 2), high=round(row.high, 2)) for row in rows
         )
         writer.writerows(astuple(row) for row in rounded)
 
 
-def _recorded(runs: Iterable[Run]) -> Iterator[Source]:
+def _recorded(runs: Iterable[RunReport]) -> Iterator[ResultSource]:
     for run in runs:
         for path, record in run.records.items():
             for result in record.results:
-                yield Source(path, record, result)
+                yield ResultSource(path, record, result)
 
 
-def _row(source: Source) -> Row:
+def _row(source: ResultSource) -> ResultRow:
     run, result = source.record.run, source.result
     trained = result.weights in TRAINED
-    return Row(
+    return ResultRow(
         study=run.study,
         regime=run.regime,
         variant=run.variant if trained else result.weights,
@@ -154,5 +154,5 @@ def _row(source: Source) -> Row:
     )
 
 
-def _order(row: Row) -> tuple[object, ...]:
+def _order(row: ResultRow) -> tuple[object, ...]:
     return (not row.is_random, row.study, row.variant, row.semantics, row.seed, row.weights != "target")

@@ -7,14 +7,14 @@ from rich.box import SIMPLE_HEAVY
 from rich.table import Table
 from rich.text import Text
 
-from hpc_jepa.report.results import RANDOM, Row
-from hpc_jepa.report.runs import Run
+from hpc_jepa.report.results import RANDOM, ResultRow
+from hpc_jepa.report.run_report import RunReport
 
 MISSING = "missing"
 
 
 @dataclass(frozen=True)
-class EncoderName:
+class EncoderKey:
     """A row of the table. Ordered as it is shown: random encoders first, then by variant."""
 
     variant: str
@@ -37,8 +37,8 @@ class ResultTable:
     benchmark: str
     protocol: str
     probes: tuple[str, ...]
-    encoders: tuple[EncoderName, ...]
-    cells: dict[tuple[EncoderName, str], Row]
+    encoders: tuple[EncoderKey, ...]
+    cells: dict[tuple[EncoderKey, str], ResultRow]
 
     @property
     def title(self) -> str:
@@ -50,12 +50,12 @@ class ResultTable:
         """Test clips behind an interval."""
         return next(iter(self.cells.values())).n
 
-    def cell(self, encoder: EncoderName, probe: str) -> Row | None:
+    def cell(self, encoder: EncoderKey, probe: str) -> ResultRow | None:
         """The result, or None where it is missing."""
         return self.cells.get((encoder, probe))
 
 
-def tables(runs: Iterable[Run], rows: Sequence[Row]) -> list[ResultTable]:
+def result_tables(runs: Iterable[RunReport], rows: Sequence[ResultRow]) -> list[ResultTable]:
     """One table per study, regime, benchmark and protocol, with a row for every run of the regime."""
     keys = dict.fromkeys((row.study, row.regime, row.benchmark, row.protocol) for row in rows)
     listed = list(runs)
@@ -74,29 +74,27 @@ def as_text(table: ResultTable) -> Table:
     return text
 
 
-def _table(key: tuple[str, str, str, str], runs: Sequence[Run], rows: Sequence[Row]) -> ResultTable:
+def _table(key: tuple[str, str, str, str], runs: Sequence[RunReport], rows: Sequence[ResultRow]) -> ResultTable:
     here = [row for row in rows if (row.study, row.regime, row.benchmark, row.protocol) == key]
-    cells = {(EncoderName(row.variant, row.semantics, row.seed, row.weights), row.probe): row for row in here}
+    cells = {(EncoderKey(row.variant, row.semantics, row.seed, row.weights), row.probe): row for row in here}
     weights = dict.fromkeys(row.weights for row in here if row.is_trained)
     trained = (run.config for run in runs if (run.config.study, run.config.regime) == key[:2])
     expected = [
-        EncoderName(config.variant, config.semantics.preset, config.seed, name)
-        for config in trained
-        for name in weights
+        EncoderKey(config.variant, config.semantics.preset, config.seed, name) for config in trained for name in weights
     ]
     names = {encoder for encoder, _ in cells} | set(expected)
     ordered = tuple(sorted(names, key=lambda encoder: encoder.order))
     return ResultTable(*key, tuple(dict.fromkeys(row.probe for row in here)), ordered, cells)
 
 
-def _label(encoder: EncoderName) -> Text:
+def _label(encoder: EncoderKey) -> Text:
     if encoder.weights == RANDOM:
         return Text.assemble((encoder.variant, "bold"), (f"\nuntrained, seed {encoder.seed}", "dim"))
     name, detail = f"{encoder.variant} ({encoder.semantics})", f"\n{encoder.weights} weights, seed {encoder.seed}"
     return Text.assemble((name, "bold"), (detail, "dim"))
 
 
-def _cell(row: Row | None) -> Text:
+def _cell(row: ResultRow | None) -> Text:
     if row is None:
         return Text(MISSING, "dim")
     return Text.assemble((f"{row.value:.1f}", "bold"), (f"\n{row.low:.1f} - {row.high:.1f}", "dim"))

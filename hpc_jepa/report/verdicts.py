@@ -16,8 +16,8 @@ from typing import Any, Literal, Protocol
 
 from hpc_jepa.report.claims import (
     AllDifferencesInRange,
-    Cell,
     Claim,
+    ClaimCell,
     ConstantEquals,
     CountOfDifferences,
     DifferenceEquals,
@@ -49,10 +49,10 @@ class Evidence(Protocol):
     def name(self) -> str:
         """What it is, for people."""
 
-    def score(self, cell: Cell) -> Interval | None:
+    def score(self, cell: ClaimCell) -> Interval | None:
         """Accuracy in percent, None where it is missing."""
 
-    def difference(self, minuend: Cell, subtrahend: Cell) -> Interval | None:
+    def difference(self, minuend: ClaimCell, subtrahend: ClaimCell) -> Interval | None:
         """Difference in points, None where it is missing."""
 
     def constant(self, name: str) -> Any:
@@ -60,7 +60,7 @@ class Evidence(Protocol):
 
 
 @dataclass(frozen=True)
-class Finding:
+class PredicateOutcome:
     """What a rule finds: the figure, its bounds, and both verdicts."""
 
     computed: str
@@ -71,110 +71,112 @@ class Finding:
 
 
 @dataclass(frozen=True)
-class Judgement:
+class ClaimResult:
     """A claim and what one source of numbers says about it; ``missing`` are the cells it lacks."""
 
     claim: Claim
-    finding: Finding
+    outcome: PredicateOutcome
     missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
-class _Facts:
-    scores: Mapping[Cell, Interval]
+class _Values:
+    scores: Mapping[ClaimCell, Interval]
     differences: Mapping[Pair, Interval]
 
 
-UNKNOWN = Finding("", None, None, "undecided", "undecided")
+UNDECIDED = PredicateOutcome("", None, None, "undecided", "undecided")
 
 
-def judge(claim: Claim, evidence: Evidence) -> Judgement:
+def evaluate_claim(claim: Claim, evidence: Evidence) -> ClaimResult:
     """Judge one claim. Undecided where a cell is missing."""
     if isinstance(claim.predicate, ConstantEquals):
-        return _judge_constant(claim, claim.predicate, evidence)
+        return _evaluate_constant(claim, claim.predicate, evidence)
     scores = {cell: evidence.score(cell) for cell in claim.predicate.cells()}
     differences = {pair: evidence.difference(*pair) for pair in claim.predicate.pairs()}
     gaps = [str(cell) for cell, score in scores.items() if score is None]
     gaps += [f"{a} minus {b}" for (a, b), known in differences.items() if known is None and not gaps]
     if gaps:
-        return Judgement(claim, UNKNOWN, tuple(gaps))
-    return Judgement(claim, _find(claim.predicate, _Facts(_known(scores), _known(differences))))
+        return ClaimResult(claim, UNDECIDED, tuple(gaps))
+    return ClaimResult(claim, _find(claim.predicate, _Values(_known(scores), _known(differences))))
 
 
 def _known(values: Mapping[Any, Interval | None]) -> dict[Any, Interval]:
     return {key: value for key, value in values.items() if value is not None}
 
 
-def _judge_constant(claim: Claim, predicate: ConstantEquals, evidence: Evidence) -> Judgement:
+def _evaluate_constant(claim: Claim, predicate: ConstantEquals, evidence: Evidence) -> ClaimResult:
     value = evidence.constant(predicate.name)
     if value is None:
-        return Judgement(claim, UNKNOWN, (predicate.name,))
+        return ClaimResult(claim, UNDECIDED, (predicate.name,))
     verdict = _verdict(value == predicate.value)
-    return Judgement(claim, Finding(str(value), None, None, verdict, verdict))
+    return ClaimResult(claim, PredicateOutcome(str(value), None, None, verdict, verdict))
 
 
 @singledispatch
-def _find(predicate: Any, facts: _Facts) -> Finding:
+def _find(predicate: Any, facts: _Values) -> PredicateOutcome:
     raise NotImplementedError(f"no rule for {type(predicate).__name__}")
 
 
 @_find.register
-def _(predicate: DifferenceEquals, facts: _Facts) -> Finding:
+def _(predicate: DifferenceEquals, facts: _Values) -> PredicateOutcome:
     (difference,) = facts.differences.values()
     low, high = predicate.value - predicate.tolerance, predicate.value + predicate.tolerance
-    return Finding(f"{difference.value:.2f}", difference.low, difference.high, *_range([difference], low, high))
+    return PredicateOutcome(
+        f"{difference.value:.2f}", difference.low, difference.high, *_range([difference], low, high)
+    )
 
 
 @_find.register
-def _(predicate: AllDifferencesInRange, facts: _Facts) -> Finding:
+def _(predicate: AllDifferencesInRange, facts: _Values) -> PredicateOutcome:
     differences = list(facts.differences.values())
     low, high = predicate.low - predicate.tolerance, predicate.high + predicate.tolerance
     computed = ", ".join(f"{cell.variant} {found.value:.2f}" for (cell, _), found in facts.differences.items())
     bounds = min(found.low for found in differences), max(found.high for found in differences)
-    return Finding(computed, *bounds, *_range(differences, low, high))
+    return PredicateOutcome(computed, *bounds, *_range(differences, low, high))
 
 
 @_find.register
-def _(predicate: CountOfDifferences, facts: _Facts) -> Finding:
+def _(predicate: CountOfDifferences, facts: _Values) -> PredicateOutcome:
     sign = 1 if predicate.operator == "<" else -1
-    beyond = [_below(sign_of(found, sign), sign * predicate.threshold) for found in facts.differences.values()]
+    beyond = [_below(with_sign(found, sign), sign * predicate.threshold) for found in facts.differences.values()]
     count, least, most = (sum(column) for column in zip(*beyond, strict=True))
     certain = _certain(least == most == predicate.count, not least <= predicate.count <= most)
-    return Finding(f"{count} of {len(beyond)}", least, most, _verdict(count == predicate.count), certain)
+    return PredicateOutcome(f"{count} of {len(beyond)}", least, most, _verdict(count == predicate.count), certain)
 
 
 @_find.register
-def _(predicate: Extreme, facts: _Facts) -> Finding:
+def _(predicate: Extreme, facts: _Values) -> PredicateOutcome:
     sign = 1 if predicate.type == "argmax" else -1
-    margins = [sign_of(found, sign) for found in facts.differences.values()]
+    margins = [with_sign(found, sign) for found in facts.differences.values()]
     closest = min(margins, key=lambda margin: margin.value)
     best = max(facts.scores, key=lambda cell: sign * facts.scores[cell].value)
     certain = _certain(all(margin.low > 0 for margin in margins), any(margin.high < 0 for margin in margins))
     computed = f"{best.variant} ({facts.scores[best].value:.2f})"
-    return Finding(computed, closest.low, closest.high, _verdict(best.variant == predicate.expected), certain)
+    return PredicateOutcome(computed, closest.low, closest.high, _verdict(best.variant == predicate.expected), certain)
 
 
 @_find.register
-def _(predicate: SpreadAtMost, facts: _Facts) -> Finding:
-    gaps = (sign_of(found, 1 if found.value >= 0 else -1) for found in facts.differences.values())
+def _(predicate: SpreadAtMost, facts: _Values) -> PredicateOutcome:
+    gaps = (with_sign(found, 1 if found.value >= 0 else -1) for found in facts.differences.values())
     widest = max(gaps, key=lambda gap: gap.value)
     certain = _certain(widest.high <= predicate.maximum, widest.low > predicate.maximum)
-    return Finding(
+    return PredicateOutcome(
         f"{widest.value:.2f}", max(widest.low, 0.0), widest.high, _verdict(widest.value <= predicate.maximum), certain
     )
 
 
 @_find.register
-def _(predicate: SetBelowThreshold, facts: _Facts) -> Finding:
+def _(predicate: SetBelowThreshold, facts: _Values) -> PredicateOutcome:
     below = {cell.variant: _below(score, predicate.threshold) for cell, score in facts.scores.items()}
     printed, sure, possible = ({name for name, flags in below.items() if flags[kind]} for kind in range(3))
     expected = set(predicate.expected)
     certain = _certain(sure == possible == expected, not sure <= expected <= possible)
     computed = ", ".join(sorted(printed)) or "none"
-    return Finding(computed, len(sure), len(possible), _verdict(printed == expected), certain)
+    return PredicateOutcome(computed, len(sure), len(possible), _verdict(printed == expected), certain)
 
 
-def sign_of(interval: Interval, sign: int) -> Interval:
+def with_sign(interval: Interval, sign: int) -> Interval:
     """The interval, turned around where ``sign`` is -1."""
     return interval if sign > 0 else -interval
 
@@ -209,7 +211,7 @@ def _certain(supported: bool, contradicted: bool) -> Verdict:
     return "supported" if supported else "undecided"
 
 
-def tally(verdicts: Iterable[Verdict]) -> str:
+def count_verdicts(verdicts: Iterable[Verdict]) -> str:
     """How many of each, for people."""
     listed = list(verdicts)
     kinds: tuple[Verdict, ...] = ("supported", "contradicted", "undecided")

@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from statistics import median
 
 from hpc_jepa.config.cluster import ClusterConfig
-from hpc_jepa.study.grid import Cell
-from hpc_jepa.study.memory import MemoryPlan, checkpoint_bytes, memory_plan
-from hpc_jepa.study.progress import last_figures
-from hpc_jepa.study.sizes import sizes
+from hpc_jepa.study.gpu_memory import MemoryPlan, checkpoint_bytes, memory_plan
+from hpc_jepa.study.grid import StudyCell
+from hpc_jepa.study.sizes import model_size
+from hpc_jepa.study.status import last_figures
 
-UTILISATION = 0.3
+ASSUMED_MFU = 0.3
 """Share of a GPU's peak rate that is assumed to be reached before anything was measured."""
 
 HOUR = 3600
@@ -26,7 +26,7 @@ class StepTime:
 
 
 @dataclass(frozen=True)
-class Forecast:
+class RegimeForecast:
     """Of the cells of one regime. ``seconds``: of one run, start to end, without its evaluations; None: not known."""
 
     regime: str
@@ -42,7 +42,7 @@ class Forecast:
 class StudyForecast:
     """Of the whole study. ``days`` of training, and of evaluation if each takes all of its time limit."""
 
-    regimes: Sequence[Forecast]
+    regimes: Sequence[RegimeForecast]
     gpu_hours: float | None
     days: float | None
     evaluation_days: float
@@ -50,9 +50,11 @@ class StudyForecast:
     arrays: int
 
 
-def forecast(cells: Sequence[Cell], cluster: ClusterConfig, step_seconds: float | None = None) -> StudyForecast:
+def forecast_study(
+    cells: Sequence[StudyCell], cluster: ClusterConfig, step_seconds: float | None = None
+) -> StudyForecast:
     """What the cells take on a cluster. Runs of one regime are taken to be equally long."""
-    by_regime: dict[str, list[Cell]] = {}
+    by_regime: dict[str, list[StudyCell]] = {}
     for cell in cells:
         by_regime.setdefault(cell.config.regime, []).append(cell)
     regimes = [_of_regime(name, group, cluster, step_seconds) for name, group in by_regime.items()]
@@ -71,7 +73,7 @@ def forecast(cells: Sequence[Cell], cluster: ClusterConfig, step_seconds: float 
     )
 
 
-def step_time(cells: Sequence[Cell], cluster: ClusterConfig, given: float | None = None) -> StepTime | None:
+def step_time(cells: Sequence[StudyCell], cluster: ClusterConfig, given: float | None = None) -> StepTime | None:
     """Given, measured by runs of these cells, or from arithmetic and the GPU's peak rate; None without any of them."""
     if given is not None:
         return StepTime(given, "as given")
@@ -80,16 +82,16 @@ def step_time(cells: Sequence[Cell], cluster: ClusterConfig, given: float | None
         return StepTime(median(measured), f"measured, {len(measured)} runs")
     if cluster.gpu_tflops is None or not cluster.train.gpus:
         return None
-    rate = cluster.gpu_tflops * 1e12 * UTILISATION * cluster.train.gpus
-    words = f"assumed: {UTILISATION:.0%} of {cluster.gpu_tflops:g} TFLOP/s on each GPU, data always ready"
-    return StepTime(sizes(cells[0].config).flops / rate, words)
+    rate = cluster.gpu_tflops * 1e12 * ASSUMED_MFU * cluster.train.gpus
+    words = f"assumed: {ASSUMED_MFU:.0%} of {cluster.gpu_tflops:g} TFLOP/s on each GPU, data always ready"
+    return StepTime(model_size(cells[0].config).flops / rate, words)
 
 
-def _of_regime(name: str, cells: Sequence[Cell], cluster: ClusterConfig, given: float | None) -> Forecast:
+def _of_regime(name: str, cells: Sequence[StudyCell], cluster: ClusterConfig, given: float | None) -> RegimeForecast:
     config, step = cells[0].config, step_time(cells, cluster, given)
     seconds = step.seconds * config.schedule.steps if step else None
     kept = config.checkpoint.keep + 1  # one more while it is written
-    return Forecast(
+    return RegimeForecast(
         name,
         len(cells),
         step,
@@ -100,6 +102,6 @@ def _of_regime(name: str, cells: Sequence[Cell], cluster: ClusterConfig, given: 
     )
 
 
-def _measured(cell: Cell) -> float | None:
+def _measured(cell: StudyCell) -> float | None:
     figures: Mapping[str, float] | None = last_figures(cell.folder)
     return cell.config.engine.batch_size / figures["clips_per_second"] if figures else None

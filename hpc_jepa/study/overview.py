@@ -5,53 +5,53 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpc_jepa.errors import HpcJepaError
-from hpc_jepa.study.grid import Cell
-from hpc_jepa.study.ledger import Job, Ledger
-from hpc_jepa.study.progress import UNFINISHED, Standing, standing
-from hpc_jepa.study.queue import accounted, my_jobs
-from hpc_jepa.study.submit import Queue
+from hpc_jepa.study.grid import StudyCell
+from hpc_jepa.study.job_log import JobLog, SubmittedJob
+from hpc_jepa.study.slurm_cli import sacct_jobs, squeue_jobs
+from hpc_jepa.study.status import UNFINISHED, CellStatus, cell_status
+from hpc_jepa.study.submit import JobQueue
 
 
 @dataclass(frozen=True)
-class Overview:
+class StudyStatus:
     """Every cell and its standing, and what is to be said about where that is known from."""
 
-    cells: Sequence[Cell]
-    standings: Sequence[Standing]
-    caveat: str
+    cells: Sequence[StudyCell]
+    statuses: Sequence[CellStatus]
+    warning: str
 
     @property
-    def unfinished(self) -> list[Cell]:
+    def unfinished(self) -> list[StudyCell]:
         """Cells that nothing will change by itself."""
-        pairs = zip(self.cells, self.standings, strict=True)
-        return [cell for cell, how in pairs if how.state in UNFINISHED]
+        pairs = zip(self.cells, self.statuses, strict=True)
+        return [cell for cell, status in pairs if status.state in UNFINISHED]
 
 
-def overview(cells: Sequence[Cell], study: Path) -> Overview:
+def study_status(cells: Sequence[StudyCell], study: Path) -> StudyStatus:
     """From the files of the runs, and from Slurm where jobs were submitted; where it does not answer, without it."""
-    ledger = Ledger(study)
-    caveat = ""
+    job_log = JobLog(study)
+    warning = ""
     try:
-        queue = queue_of(ledger)
+        queue = fetch_job_queue(job_log)
     except HpcJepaError as error:
-        queue, caveat = Queue(ledger.latest(), {}), f"{error}; shown as the runs' own files say"
-    refused = ledger.refused()
-    standings = [standing(cell, queue.jobs(cell), refused.get(str(cell.folder))) for cell in cells]
-    return Overview(cells, standings, caveat)
+        queue, warning = JobQueue(job_log.latest(), {}), f"{error}; shown as the runs' own files say"
+    refused = job_log.refused()
+    statuses = [cell_status(cell, queue.jobs(cell), refused.get(str(cell.folder))) for cell in cells]
+    return StudyStatus(cells, statuses, warning)
 
 
-def queue_of(ledger: Ledger) -> Queue:
+def fetch_job_queue(job_log: JobLog) -> JobQueue:
     """The newest jobs of a study and their states. Slurm is asked only where there are any.
 
     Raises HpcJepaError where it does not answer.
     """
-    latest = ledger.latest()
+    latest = job_log.latest()
     if not latest:
-        return Queue({}, {})
-    known = my_jobs()
+        return JobQueue({}, {})
+    known = squeue_jobs()
     forgotten = [job for job in latest.values() if job.job not in known]
-    return Queue(latest, {**accounted(dict.fromkeys(map(_array, forgotten))), **known})
+    return JobQueue(latest, {**sacct_jobs(dict.fromkeys(map(_array, forgotten))), **known})
 
 
-def _array(job: Job) -> str:
+def _array(job: SubmittedJob) -> str:
     return job.array

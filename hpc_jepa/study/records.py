@@ -5,21 +5,21 @@ from pathlib import Path
 from typing import Any
 
 from hpc_jepa.errors import DataError
-from hpc_jepa.study.grid import Cell, Evaluation
+from hpc_jepa.study.grid import CellEvaluation, StudyCell
 
 
-def is_evaluated(cell: Cell) -> bool:
+def is_evaluated(cell: StudyCell) -> bool:
     """Whether every record is there, of the last step and of the benchmark as it is now."""
     return all(_is_recorded(cell, evaluation) for evaluation in cell.evaluations)
 
 
-def evaluated_on(cell: Cell) -> list[str]:
+def evaluated_on(cell: StudyCell) -> list[str]:
     """Names of the evaluations that are complete."""
     complete = [evaluation for evaluation in cell.evaluations if _is_recorded(cell, evaluation)]
     return [f"{evaluation.benchmark.name}.{evaluation.protocol}" for evaluation in complete]
 
 
-def _is_recorded(cell: Cell, evaluation: Evaluation) -> bool:
+def _is_recorded(cell: StudyCell, evaluation: CellEvaluation) -> bool:
     path = cell.folder / "eval" / f"{evaluation.benchmark.name}.{evaluation.protocol}.json"
     if not path.exists():
         return False

@@ -15,8 +15,8 @@ an all-reduce is both (Patarasu and Yuan 2009), and takes p - 1 hops.
 from dataclasses import dataclass
 
 from hpc_jepa.config.run import RunConfig
-from hpc_jepa.study.memory import FP32
-from hpc_jepa.study.sizes import FORWARD_AND_BACKWARD, sizes
+from hpc_jepa.study.gpu_memory import FP32
+from hpc_jepa.study.sizes import FORWARD_AND_BACKWARD, model_size
 
 
 @dataclass(frozen=True)
@@ -62,10 +62,10 @@ def predict(config: RunConfig, gpus: int, network: Network, peak: float, utilisa
 
     peak: FLOP/s of a GPU; utilisation: the share of it that the arithmetic is assumed to reach.
     """
-    counted, stage = sizes(config), config.engine.zero_stage
+    counted, stage = model_size(config), config.engine.zero_stage
     arithmetic = counted.flops / (peak * utilisation)
-    gradients = _passes(counted.trained, gpus, network)
-    weights = (2 if stage == 3 else 1) * _passes(counted.trained, gpus, network)
+    gradients = _passes(counted.trainable, gpus, network)
+    weights = (2 if stage == 3 else 1) * _passes(counted.trainable, gpus, network)
     target = _passes(counted.target, gpus, network) if stage == 3 else 0.0
     backward = arithmetic * (FORWARD_AND_BACKWARD - 1) / FORWARD_AND_BACKWARD
     return Prediction(gpus, arithmetic, gradients + weights + target, hideable=min(gradients, backward))

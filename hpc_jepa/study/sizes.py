@@ -12,7 +12,7 @@ FORWARD_AND_BACKWARD = 3
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ModelSize:
     """Counts of one run. Heads of objectives, about one percent, are left out.
 
     ``student``, ``target`` and ``predictor`` are parameters; ``tokens`` those of a clip; ``context`` those that the
@@ -27,19 +27,19 @@ class Sizes:
     flops: float
 
     @property
-    def trained(self) -> int:
+    def trainable(self) -> int:
         """Parameters with a gradient and optimizer state."""
         return self.student + self.predictor
 
 
-def sizes(config: RunConfig) -> Sizes:
+def model_size(config: RunConfig) -> ModelSize:
     """Count."""
     encoder, clip = config.model.encoder, config.data.clip
     side = clip.size // encoder.patch
     tokens = clip.frames // encoder.tubelet * side**2
     context = tuple(tokens * _kept(group) for group in config.masking.groups)
     weights = _encoder(encoder)
-    return Sizes(
+    return ModelSize(
         student=weights,
         target=weights if config.targets == "ema" else 0,
         predictor=_predictor(config.model.predictor, encoder),

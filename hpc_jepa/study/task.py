@@ -11,23 +11,23 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO, Literal
 
-from hpc_jepa.study.grid import Cell
+from hpc_jepa.study.grid import StudyCell
 from hpc_jepa.training.walltime import WallTime
 
-Kind = Literal["train", "evaluate", "report"]
+TaskKind = Literal["train", "evaluate", "report"]
 Command = tuple[str, ...]
 """Arguments of ``hpc-jepa``."""
 
 INTERRUPTED = 130
-ASKING = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """Signals by which a scheduler asks to save and leave."""
 
 
 @dataclass(frozen=True)
-class Task:
+class StudyTask:
     """Commands that belong together, and the file that all they print is added to."""
 
-    kind: Kind
+    kind: TaskKind
     folder: Path
     commands: tuple[Command, ...]
 
@@ -38,23 +38,25 @@ class Task:
         return self.folder / "log" / (f"{self.kind}-rank-{rank}.log" if rank else f"{self.kind}.log")
 
 
-def training(cell: Cell) -> Task:
+def training_task(cell: StudyCell) -> StudyTask:
     """Bring a run to its last step."""
-    return Task("train", cell.folder, (("train", *cell.arguments),))
+    return StudyTask("train", cell.folder, (("train", *cell.arguments),))
 
 
-def evaluating(cell: Cell) -> Task:
+def evaluation_task(cell: StudyCell) -> StudyTask:
     """All records of a run."""
     run = str(cell.folder)
-    return Task("evaluate", cell.folder, tuple(("evaluate", run, *wanted.arguments) for wanted in cell.evaluations))
+    return StudyTask(
+        "evaluate", cell.folder, tuple(("evaluate", run, *wanted.arguments) for wanted in cell.evaluations)
+    )
 
 
-def reporting(study: Path) -> Task:
+def report_task(study: Path) -> StudyTask:
     """The report of what there is."""
-    return Task("report", study, (("report", str(study)),))
+    return StudyTask("report", study, (("report", str(study)),))
 
 
-class Worker:
+class TaskRunner:
     """Does one task at a time, each command in a process of its own.
 
     ``apart``: in a session of its own, too, which a Ctrl-C in the terminal reaches once, through ``ask``, not twice.
@@ -65,28 +67,28 @@ class Worker:
         self._apart = apart
         self._environment = {"OMP_NUM_THREADS": str(threads)} if threads else {}
         self._process: subprocess.Popen[bytes] | None = None
-        self._asked: int | None = None
+        self._signal: int | None = None
 
-    def do(self, task: Task) -> int:
+    def run(self, task: StudyTask) -> int:
         """The exit code: 0, or that of the command that did not end well, after which none follows.
 
         A command that may not fit into the time that is left is not started; then the task counts as interrupted.
         """
         task.log.parent.mkdir(parents=True, exist_ok=True)
-        time_left = WallTime.of_job()
+        time_left = WallTime.from_environment()
         with task.log.open("ab") as output:
             for command in task.commands:
-                if self._asked or not time_left.fits_another():
+                if self._signal or not time_left.fits_another():
                     return INTERRUPTED
-                with time_left.measured():
+                with time_left.timed():
                     code = self._run(command, output)
                 if code != 0:
-                    return INTERRUPTED if -code in ASKING else code
+                    return INTERRUPTED if -code in STOP_SIGNALS else code
         return 0
 
-    def ask(self, number: int) -> None:
+    def send_signal(self, number: int) -> None:
         """Pass a signal on; no further command is started."""
-        self._asked = number
+        self._signal = number
         if self._process is not None:
             self._process.send_signal(number)
 
@@ -98,24 +100,24 @@ class Worker:
             env={**self._environment, **os.environ},
             start_new_session=self._apart,
         )
-        if self._asked:  # between the start of the process and here
-            self._process.send_signal(self._asked)
+        if self._signal:  # between the start of the process and here
+            self._process.send_signal(self._signal)
         return self._process.wait()
 
 
-def in_job(task: Task) -> None:
+def run_in_job(task: StudyTask) -> None:
     """Do a task in a job of a cluster; leaves with its exit code.
 
     Signals are passed on to the command, which saves; handlers of submitit would queue the job again before that.
     """
-    worker = Worker()
+    worker = TaskRunner()
     with _passed_on(worker):
-        code = worker.do(task)
+        code = worker.run(task)
     if code:
         sys.exit(code)
 
 
-def last_words(log: Path) -> str:
+def last_log_line(log: Path) -> str:
     """The last line of a log, empty where there is none."""
     if not log.is_file():
         return ""
@@ -124,11 +126,11 @@ def last_words(log: Path) -> str:
 
 
 @contextmanager
-def _passed_on(worker: Worker) -> Iterator[None]:
+def _passed_on(worker: TaskRunner) -> Iterator[None]:
     def pass_on(number: int, frame: FrameType | None) -> None:
-        worker.ask(number)
+        worker.send_signal(number)
 
-    previous = {number: signal.signal(number, pass_on) for number in ASKING}
+    previous = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
     try:
         yield
     finally:

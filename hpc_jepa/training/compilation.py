@@ -14,7 +14,7 @@ from hpc_jepa.models.block import Block
 LOG = logging.getLogger(__name__)
 
 
-def compile_blocks(trainee: nn.Module) -> None:
+def compile_blocks(train_module: nn.Module) -> None:
     """Let torch.compile fuse what lies between the matrix products of every block.
 
     Block by block, so that all blocks of a network share what was compiled for the first. The number of tokens stays a
@@ -34,6 +34,6 @@ def compile_blocks(trainee: nn.Module) -> None:
     if not header.exists():
         raise InputError(f"engine.compile: no {header}; install Python's headers, or set engine.compile=false")
     LOG.info("blocks will be compiled: the first step takes a minute or more")
-    for module in trainee.modules():
+    for module in train_module.modules():
         if isinstance(module, Block):
             module.compile(dynamic=True)

@@ -12,15 +12,15 @@ from torch.nn.utils import get_total_norm
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import world_size
 from hpc_jepa.errors import InputError
-from hpc_jepa.training.average import lay_out
 from hpc_jepa.training.compilation import compile_blocks
-from hpc_jepa.training.schedules import Rates
+from hpc_jepa.training.ema import pack_parameters
+from hpc_jepa.training.schedules import ScheduleValues
 
-BUCKET = 50_000_000
+REDUCE_BUCKET_ELEMENTS = 50_000_000
 """Most gradient elements that wait to be reduced together: 200 MB. DeepSpeed's default takes 2 GB of any GPU."""
 
 
-def build_engine(trainee: nn.Module, config: RunConfig) -> DeepSpeedEngine:
+def build_engine(train_module: nn.Module, config: RunConfig) -> DeepSpeedEngine:
     """Wrap the trainee: AdamW on float32 weights, sharded as ``engine.zero_stage`` says.
 
     Mixed precision is the model's own autocast, so weights, gradients and optimizer state stay float32 here.
@@ -30,11 +30,11 @@ def build_engine(trainee: nn.Module, config: RunConfig) -> DeepSpeedEngine:
     if batch % processes:
         raise InputError(f"engine.batch_size: {batch} clips cannot be shared by {processes} processes; use a multiple")
     if config.engine.compile:
-        compile_blocks(trainee)
+        compile_blocks(train_module)
     if stage == 0:
-        lay_out(list(trainee.parameters()))  # the other stages do so themselves
+        pack_parameters(list(train_module.parameters()))  # the other stages do so themselves
     optimizer = torch.optim.AdamW(
-        parameter_groups(trainee),
+        parameter_groups(train_module),
         lr=config.schedule.lr,
         betas=config.optimizer.betas,
         eps=config.optimizer.eps,
@@ -47,14 +47,16 @@ def build_engine(trainee: nn.Module, config: RunConfig) -> DeepSpeedEngine:
         "zero_optimization": {
             "stage": stage,
             "overlap_comm": config.engine.overlap_communication,
-            "reduce_bucket_size": min(BUCKET, sum(p.numel() for p in trainee.parameters() if p.requires_grad)),
+            "reduce_bucket_size": min(
+                REDUCE_BUCKET_ELEMENTS, sum(p.numel() for p in train_module.parameters() if p.requires_grad)
+            ),
             # DeepSpeed would ask the device whether the norm is finite; optimizer_step does not.
             "compute_grad_norm": stage not in (1, 2) or config.optimizer.clip_gradient > 0,
             "stage3_param_persistence_threshold": 0,  # the EMA of the shards does not reach a copy that stays gathered
         },
         "zero_allow_untested_optimizer": True,
     }
-    engine, *_ = deepspeed.initialize(model=trainee, optimizer=optimizer, config=settings)
+    engine, *_ = deepspeed.initialize(model=train_module, optimizer=optimizer, config=settings)
     return engine
 
 
@@ -68,29 +70,29 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
     ]
 
 
-def set_rates(engine: DeepSpeedEngine, rates: Rates) -> None:
+def set_schedule_values(engine: DeepSpeedEngine, schedule_values: ScheduleValues) -> None:
     """Learning rate and weight decay of the coming optimizer step."""
     for group in engine.optimizer.param_groups:
-        group["lr"] = rates.learning_rate
-        group["weight_decay"] = rates.weight_decay if group["decayed"] else 0.0
+        group["lr"] = schedule_values.learning_rate
+        group["weight_decay"] = schedule_values.weight_decay if group["decayed"] else 0.0
 
 
-def optimizer_step(engine: DeepSpeedEngine, broken: Tensor) -> Tensor:
+def optimizer_step(engine: DeepSpeedEngine, nonfinite: Tensor) -> Tensor:
     """Update the weights unless ``broken`` (a truth value on the device) or the gradient is not finite.
 
     Returns the 2-norm of the averaged gradient, before any clipping; not finite where nothing was updated because of
     it. Where DeepSpeed takes the norm itself (at stage 3, and at stages 1 and 2 to clip it), it leaves out updates that
     are not finite, and asks the device for that.
     """
-    norm = _gradient_norm(engine)
+    norm = _device_gradient_norm(engine)
     if norm is not None:
-        broken = broken | ~norm.isfinite()
-    engine.basic_optimizer.found_inf = broken.float()  # what torch's own gradient scaler tells a fused optimizer
+        nonfinite = nonfinite | ~norm.isfinite()
+    engine.basic_optimizer.found_inf = nonfinite.float()  # what torch's own gradient scaler tells a fused optimizer
     engine.step()
     return torch.as_tensor(engine.get_global_grad_norm() if norm is None else norm, dtype=torch.float32)
 
 
-def _gradient_norm(engine: DeepSpeedEngine) -> Tensor | None:
+def _device_gradient_norm(engine: DeepSpeedEngine) -> Tensor | None:
     """2-norm of the averaged gradient on the device, infinite or no number where it is not finite.
 
     None where DeepSpeed takes it itself, after this. Collective at stages 1 and 2, where processes share the gradient;

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 
-class Health(NamedTuple):
+class TargetHealth(NamedTuple):
     """target_std: mean over channels of the standard deviation over tokens. effective_rank: exp of spectral entropy."""
 
     target_std: Tensor
@@ -14,7 +14,7 @@ class Health(NamedTuple):
 
 
 @torch.no_grad()
-def health(target: Tensor, levels: int, tokens: int) -> Health:
+def target_health(target: Tensor, levels: int, tokens: int) -> TargetHealth:
     """Measure ``target`` [B, N, D] on about ``tokens`` evenly spaced tokens, without asking the device anything.
 
     The effective rank is ``exp(-sum p log p)`` with p the normalised singular values of the centred sample (Roy and
@@ -27,4 +27,4 @@ def health(target: Tensor, levels: int, tokens: int) -> Health:
     # Broken numbers show in the spread; the solver would raise on them, and say nothing of where they came from.
     singular = torch.linalg.eigvalsh(covariance.nan_to_num()).clamp(min=0).sqrt()
     share = singular / singular.sum().clamp(min=torch.finfo(singular.dtype).tiny)
-    return Health(centred.square().mean(0).sqrt().mean(), torch.exp(torch.special.entr(share).sum()))
+    return TargetHealth(centred.square().mean(0).sqrt().mean(), torch.exp(torch.special.entr(share).sum()))

@@ -10,23 +10,23 @@ from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import is_main
 from hpc_jepa.errors import HpcJepaError
 from hpc_jepa.models.flops import step_flops
-from hpc_jepa.training.assembly import Run, assembled
-from hpc_jepa.training.engine import optimizer_step, set_rates
-from hpc_jepa.training.health import health
-from hpc_jepa.training.metrics import Observer
-from hpc_jepa.training.processes import join_process_group
-from hpc_jepa.training.profile import profiled
-from hpc_jepa.training.run_state import write_state
-from hpc_jepa.training.schedules import rates_at
-from hpc_jepa.training.signals import StopRequest
-from hpc_jepa.training.snapshot import facts, pieces
+from hpc_jepa.profiling.profile import profile_steps
+from hpc_jepa.runs.state import write_state
+from hpc_jepa.training.build import TrainingRun, build_run
+from hpc_jepa.training.checkpoint_state import checkpoint_info, shards_to_save
+from hpc_jepa.training.engine import optimizer_step, set_schedule_values
+from hpc_jepa.training.health import target_health
+from hpc_jepa.training.launch import join_process_group
+from hpc_jepa.training.metrics import OnLog
+from hpc_jepa.training.schedules import schedule_values_at
+from hpc_jepa.training.shutdown import StopSignal
 from hpc_jepa.training.walltime import WallTime
 
 LOG = logging.getLogger(__name__)
-Outcome = Literal["done", "interrupted"]
+TrainOutcome = Literal["done", "interrupted"]
 
 
-def train(config: RunConfig, observe: Observer, profile: bool = False) -> Outcome:
+def train(config: RunConfig, on_log: OnLog, profile: bool = False) -> TrainOutcome:
     """Pretrain until the last step or a signal; the same call continues where an earlier one stopped.
 
     ``observe`` is given every line of ``metrics.jsonl`` as it is written. With ``profile`` rank 0 also writes where the
@@ -35,60 +35,64 @@ def train(config: RunConfig, observe: Observer, profile: bool = False) -> Outcom
     finite.
     """
     device = join_process_group()
-    time_left = WallTime.of_job()
-    with StopRequest() as stop, assembled(config, device, observe) as run, profiled(run, profile) as watched:
-        report(run, "running", run.first)
+    time_left = WallTime.from_environment()
+    with StopSignal() as stop, build_run(config, device, on_log) as run, profile_steps(run, profile) as watched:
+        write_run_state(run, "running", run.first)
         for step in range(run.first, config.schedule.steps):
-            run.allowed()
-            with watched(step), time_left.measured():
+            run.check_lease()
+            with watched(step), time_left.timed():
                 train_step(run, step)
             run.watchdog.alive()
             done = step + 1
-            late = not time_left.fits_another(then=run.saver.longest)
-            stopping = stop.agreed(run.host, also=run.saver.failed or late)
+            late = not time_left.fits_another(then=run.writer.longest_save)
+            stopping = stop.on_any_rank(run.host, also=run.writer.failed or late)
             if stopping or done % config.checkpoint.every == 0 or done == config.schedule.steps:
-                save(run, done)
-                report(run, "running", done)
+                save_checkpoint(run, done)
+                write_run_state(run, "running", done)
             if stopping and done < config.schedule.steps:
-                run.saver.wait()
-                report(run, "interrupted", done, by=stop.signal.name if stop.signal else "wall time")
+                run.writer.wait()
+                write_run_state(run, "interrupted", done, by=stop.signal.name if stop.signal else "wall time")
                 return "interrupted"
         if run.first == config.schedule.steps == 0:
-            save(run, 0)
-        run.saver.wait()
-        report(run, "done", config.schedule.steps)
+            save_checkpoint(run, 0)
+        run.writer.wait()
+        write_run_state(run, "done", config.schedule.steps)
         return "done"
 
 
-def train_step(run: Run, step: int) -> None:
+def train_step(run: TrainingRun, step: int) -> None:
     """One step. Nothing here asks the device a question; figures leave it when the recorder writes them.
 
     DeepSpeed itself asks, at the end of a step, whether the norm of the gradient is finite: at stage 3, and at stages 1
     and 2 to clip it.
     """
-    config, recorder = run.config, run.recorder
-    clips, masks = run.feed.take(step)
-    rates = rates_at(step, config.schedule)
+    config, metrics = run.config, run.metrics
+    clips, masks = run.batches.take(step)
+    schedule_values = schedule_values_at(step, config.schedule)
     coefficients = run.objectives.weights(step)
-    set_rates(run.engine, rates)
+    set_schedule_values(run.engine, schedule_values)
 
     terms, target = run.engine(clips.pixels, masks, step)
     loss = weighted_sum(terms, coefficients)
     run.engine.backward(loss)
-    broken = run.guard.broken(loss)
-    norm = optimizer_step(run.engine, broken)
-    run.guard.count(broken | ~norm.isfinite())
-    if run.average is not None:
-        run.average.update(rates.ema)
+    nonfinite = run.guard.nonfinite(loss)
+    norm = optimizer_step(run.engine, nonfinite)
+    run.guard.count(nonfinite | ~norm.isfinite())
+    if run.ema is not None:
+        run.ema.update(schedule_values.ema)
 
-    recorder.count(step_flops(config.model, clips.pixels.shape, masks))
-    if recorder.wants(step):
-        looked_at = health(target, run.levels, config.monitor.health_tokens) if recorder.wants_health(step) else None
+    metrics.count(step_flops(config.model, clips.pixels.shape, masks))
+    if metrics.should_log(step):
+        looked_at = (
+            target_health(target, run.levels, config.monitor.health_tokens) if metrics.should_log_health(step) else None
+        )
         figures = {"loss": loss, "gradient_norm": norm, **terms}
-        recorder.record(step, figures, coefficients, rates, looked_at, run.guard.take(), run.feed.waited)
+        metrics.record(
+            step, figures, coefficients, schedule_values, looked_at, run.guard.take(), run.batches.wait_seconds
+        )
     if step == run.first:
-        run.phases.done("first step")
-        run.phases.tell()
+        run.startup_timer.done("first step")
+        run.startup_timer.log()
 
 
 def weighted_sum(terms: dict[str, Tensor], coefficients: dict[str, float]) -> Tensor:
@@ -96,25 +100,27 @@ def weighted_sum(terms: dict[str, Tensor], coefficients: dict[str, float]) -> Te
     return torch.stack([coefficients[name] * term for name, term in terms.items()]).sum()
 
 
-def save(run: Run, done: int) -> None:
+def save_checkpoint(run: TrainingRun, done: int) -> None:
     """Begin to commit everything that decides the rest of the run, after ``done`` steps.
 
     Not while steps are being skipped: what went wrong before them would take the place of the last good checkpoint.
     Raises HpcJepaError where that is how the run ends.
     """
-    run.recorder.settle()
-    if skipped := run.guard.in_a_row():
+    run.metrics.flush_to_disk()
+    if skipped := run.guard.consecutive():
         trouble = f"step {done}: {skipped} skipped, loss or gradient is not finite; lower schedule.lr or use fp32"
         if done == run.config.schedule.steps:
             raise HpcJepaError(trouble)
         LOG.warning("%s; not saved this time", trouble)
         return
-    state = facts(run.config, done, run.data_hashes, run.recorder.figures)
-    run.saver.start(state, pieces(run.engine))
+    state = checkpoint_info(run.config, done, run.data_hashes, run.metrics.figures)
+    run.writer.start(state, shards_to_save(run.engine))
 
 
-def report(run: Run, state: Literal["running", "interrupted", "done"], step: int, **more: object) -> None:
+def write_run_state(
+    run: TrainingRun, state: Literal["running", "interrupted", "done"], step: int, **more: object
+) -> None:
     """Let the state file say where the run stands."""
     if is_main():
-        run.allowed()
-        write_state(run.folder, state, step, run.config.schedule.steps, dropped=run.feed.dropped, **more)
+        run.check_lease()
+        write_state(run.folder, state, step, run.config.schedule.steps, dropped=run.batches.dropped, **more)

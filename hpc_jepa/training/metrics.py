@@ -16,18 +16,18 @@ from pydantic import BaseModel, ValidationError
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from hpc_jepa.checkpoint.files import write_atomically
 from hpc_jepa.config.training import MonitorConfig
 from hpc_jepa.distributed import is_main, sum_over_processes, world_size
 from hpc_jepa.errors import DataError, HpcJepaError
-from hpc_jepa.training.alarms import Alarms
-from hpc_jepa.training.guards import Skipped, told
-from hpc_jepa.training.health import Health
-from hpc_jepa.training.schedules import Rates
-from hpc_jepa.training.utilisation import speed
+from hpc_jepa.io.atomic import write_atomically
+from hpc_jepa.profiling.mfu import flops_rates
+from hpc_jepa.training.divergence import DivergenceMonitor
+from hpc_jepa.training.health import TargetHealth
+from hpc_jepa.training.nonfinite import SkippedSteps, skipped_from_counts
+from hpc_jepa.training.schedules import ScheduleValues
 
-Line = dict[str, Any]
-Observer = Callable[[Line], None]
+MetricsRow = dict[str, Any]
+OnLog = Callable[[MetricsRow], None]
 
 
 class LoggedStep(BaseModel):
@@ -36,20 +36,27 @@ class LoggedStep(BaseModel):
     step: int
 
 
-class Recorder:
+class MetricsLogger:
     """Collects the figures of each logged step on the device and writes them one step later, when they have arrived.
 
     As a context it closes its files; what is pending is written unless the block fails.
     """
 
     def __init__(
-        self, run: Path, config: MonitorConfig, *, alarms: Alarms, batch_size: int, first: int, observe: Observer
+        self,
+        run: Path,
+        config: MonitorConfig,
+        *,
+        divergence: DivergenceMonitor,
+        batch_size: int,
+        first: int,
+        on_log: OnLog,
     ) -> None:
         self._config = config
-        self._alarms = alarms
+        self._divergence = divergence
         self._path = run / "metrics.jsonl"
         self._batch_size = batch_size
-        self._observe = observe
+        self._on_log = on_log
         self._file = _continued(self._path, first) if is_main() else None
         self._events = (
             SummaryWriter(str(run / "events"), purge_step=first) if is_main() and config.tensorboard else None
@@ -61,7 +68,7 @@ class Recorder:
         """Floating-point operations of all steps of this process."""
         self._since, self._clips, self._flops, self._waited = time.perf_counter(), 0, 0, 0.0
 
-    def __enter__(self) -> "Recorder":
+    def __enter__(self) -> "MetricsLogger":
         return self
 
     def __exit__(
@@ -74,11 +81,11 @@ class Recorder:
         if self._events is not None:
             self._events.close()
 
-    def wants(self, step: int) -> bool:
+    def should_log(self, step: int) -> bool:
         """Whether ``step`` is logged."""
         return step % self._config.log_every == 0
 
-    def wants_health(self, step: int) -> bool:
+    def should_log_health(self, step: int) -> bool:
         """Whether the logged line of ``step`` includes the health of the target."""
         return step % self._config.health_every == 0
 
@@ -92,8 +99,8 @@ class Recorder:
         step: int,
         figures: dict[str, Tensor],
         coefficients: dict[str, float],
-        rates: Rates,
-        health: Health | None,
+        schedule_values: ScheduleValues,
+        health: TargetHealth | None,
         skipped: Tensor,
         waited: float,
     ) -> None:
@@ -104,13 +111,13 @@ class Recorder:
         stacked = torch.stack([value.detach().float() for value in figures.values()])
         averaged = torch.cat([sum_over_processes(stacked) / world_size(), skipped]).to("cpu", non_blocking=True)
         now = time.perf_counter()
-        line: Line = {
+        line: MetricsRow = {
             "step": step,
             "time": time.time(),
             "coefficients": coefficients,
-            **rates._asdict(),
+            **schedule_values._asdict(),
             "clips_per_second": self._clips / (now - self._since),
-            **speed(self.flops - self._flops, now - self._since),
+            **flops_rates(self.flops - self._flops, now - self._since),
             "data_wait_share": min((waited - self._waited) / (now - self._since), 1.0),
             "memory_bytes": _memory(),
         }
@@ -135,22 +142,22 @@ class Recorder:
             raise HpcJepaError(f"step {step}: {', '.join(broken)} is not finite; lower schedule.lr or use fp32")
         line = _arranged(pending.line | {"skipped_steps": skipped.steps}, figures)
         self._write(line)
-        self._alarms.look(line, skipped)
+        self._divergence.check(line, skipped)
 
-    def settle(self) -> None:
+    def flush_to_disk(self) -> None:
         """Write what is pending and wait until the disk has it: a checkpoint must not be ahead of its figures."""
         self.flush()
         if self._file is not None:
             os.fsync(self._file.fileno())
 
-    def _write(self, line: Line) -> None:
+    def _write(self, line: MetricsRow) -> None:
         self.figures = {name: value for name, value in _flat(line) if math.isfinite(value)}
         if self._file is not None:
             self._append(self._file, f"{json.dumps(line)}\n".encode())
         if self._events is not None:
             for name, value in _flat(line):
                 self._events.add_scalar(name, value, line["step"])
-        self._observe(line)
+        self._on_log(line)
 
     def _append(self, file: FileIO, text: bytes) -> None:
         try:
@@ -164,17 +171,17 @@ class Recorder:
 class _Pending(NamedTuple):
     """A line that waits for its figures: those of ``names``, and the counts of the guard, in one transfer."""
 
-    line: Line
+    line: MetricsRow
     names: list[str]
     transfer: Tensor
 
-    def arrived(self) -> tuple[dict[str, float], Skipped]:
+    def arrived(self) -> tuple[dict[str, float], SkippedSteps]:
         """Figures by name, and the steps that were skipped."""
         values = self.transfer.tolist()
-        return dict(zip(self.names, values, strict=False)), told(values[len(self.names) :])
+        return dict(zip(self.names, values, strict=False)), skipped_from_counts(values[len(self.names) :])
 
 
-def _arranged(line: Line, figures: dict[str, float]) -> Line:
+def _arranged(line: MetricsRow, figures: dict[str, float]) -> MetricsRow:
     """Loss first, terms and health in groups of their own."""
     special = ("loss", "gradient_norm")
     health = {name.removeprefix("health."): value for name, value in figures.items() if name.startswith("health.")}
@@ -183,7 +190,7 @@ def _arranged(line: Line, figures: dict[str, float]) -> Line:
     return {**head, "terms": terms, **line, **({"health": health} if health else {})}
 
 
-def _flat(line: Line) -> list[tuple[str, float]]:
+def _flat(line: MetricsRow) -> list[tuple[str, float]]:
     pairs: list[tuple[str, float]] = []
     for name, value in line.items():
         if isinstance(value, dict):

@@ -6,7 +6,7 @@ from typing import NamedTuple
 from hpc_jepa.config.training import ScheduleConfig
 
 
-class Rates(NamedTuple):
+class ScheduleValues(NamedTuple):
     """What the schedules say at one step."""
 
     learning_rate: float
@@ -14,10 +14,10 @@ class Rates(NamedTuple):
     ema: float
 
 
-def rates_at(step: int, schedule: ScheduleConfig) -> Rates:
+def schedule_values_at(step: int, schedule: ScheduleConfig) -> ScheduleValues:
     """Learning rate, weight decay and EMA momentum of ``step``, counted from 0."""
     progress = step / schedule.steps if schedule.steps else 0.0
-    return Rates(
+    return ScheduleValues(
         learning_rate=learning_rate_at(step, schedule),
         weight_decay=_cosine(progress, schedule.weight_decay, schedule.weight_decay_final),
         ema=schedule.ema_start + progress * (schedule.ema_final - schedule.ema_start),

@@ -5,12 +5,12 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-DEADLINES = ("SLURM_JOB_END_TIME", "HPC_JEPA_JOB_END_TIME")
+DEADLINE_VARIABLES = ("SLURM_JOB_END_TIME", "HPC_JEPA_JOB_END_TIME")
 """Environment variables with the end of the job in seconds since 1970: of newer Slurm, and of our batch scripts."""
 
-CAUTION = 1.5
+SAFETY_FACTOR = 1.5
 """What comes may take so many times as long as the longest of its kind so far."""
-LEAVING = 10.0
+SHUTDOWN_SECONDS = 10.0
 """Seconds to end the processes and to put the job into the queue again."""
 
 
@@ -25,13 +25,13 @@ class WallTime:
         self._longest = 0.0
 
     @classmethod
-    def of_job(cls) -> "WallTime":
+    def from_environment(cls) -> "WallTime":
         """Until the end of the job this process belongs to."""
-        ends = [os.environ[name] for name in DEADLINES if os.environ.get(name, "").isdecimal()]
+        ends = [os.environ[name] for name in DEADLINE_VARIABLES if os.environ.get(name, "").isdecimal()]
         return cls(float(ends[0]) if ends else None)
 
     @contextmanager
-    def measured(self) -> Iterator[None]:
+    def timed(self) -> Iterator[None]:
         """A piece of work."""
         started = time.monotonic()
         yield
@@ -41,4 +41,4 @@ class WallTime:
         """Whether there is time for a piece of work as long as the longest so far, and ``then`` seconds to save it."""
         if self._deadline is None:
             return True
-        return time.time() + CAUTION * (self._longest + then) + LEAVING < self._deadline
+        return time.time() + SAFETY_FACTOR * (self._longest + then) + SHUTDOWN_SECONDS < self._deadline

@@ -6,26 +6,26 @@ import time
 import pytest
 import torch
 
-from hpc_jepa.checkpoint.saver import Saver
-from hpc_jepa.checkpoint.shard import Piece
-from hpc_jepa.checkpoint.store import Facts
+from hpc_jepa.checkpoint.layout import CheckpointInfo
+from hpc_jepa.checkpoint.rank_file import TensorShard
+from hpc_jepa.checkpoint.writer import CheckpointWriter
+from hpc_jepa.config.loading import dump_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.training import CheckpointConfig
-from hpc_jepa.config.tree import dump
-from hpc_jepa.training.pieces import public_name
-from hpc_jepa.training.trainee import build_trainee
+from hpc_jepa.training.train_module import build_train_module
+from hpc_jepa.training.zero_state import checkpoint_name
 
 SIZE = 5000
 
 
 def facts_of(step, **changes):
     known = {"step": step, "time": 0.0, "world_size": 1, "zero_stage": 1, "fingerprint": "f", "config": {}}
-    return Facts.model_validate(known | {"versions": {}, "data": {}, "figures": {}} | changes)
+    return CheckpointInfo.model_validate(known | {"versions": {}, "data": {}, "figures": {}} | changes)
 
 
 def pieces_of(step):
     weights = torch.full((SIZE,), float(step))
-    return [Piece("student.w", (50, 100), 0, weights), Piece("exp_avg.student.w", (50, 100), 0, -weights)]
+    return [TensorShard("student.w", (50, 100), 0, weights), TensorShard("exp_avg.student.w", (50, 100), 0, -weights)]
 
 
 @pytest.fixture
@@ -33,7 +33,7 @@ def save():
     """``save(run, step, facts..., **policy)`` commits a checkpoint whose weights say the step."""
 
     def run(folder, step, facts=None, **policy):
-        with Saver(folder, CheckpointConfig(**policy)) as saver:
+        with CheckpointWriter(folder, CheckpointConfig(**policy)) as saver:
             saver.start(facts_of(step, **(facts or {})), pieces_of(step))
 
     return run
@@ -68,17 +68,17 @@ def save_run():
             "schedule": {"steps": 10},
         }
         config = RunConfig.model_validate(known | settings)
-        trainee = build_trainee(config)
+        train_module = build_train_module(config)
         draws = torch.Generator().manual_seed(step)
-        for parameter in trainee.parameters():
+        for parameter in train_module.parameters():
             parameter.data += 0.2 * torch.randn(parameter.shape, generator=draws)
         pieces = [
-            Piece(public_name(name), tuple(parameter.shape), 0, parameter.data.flatten())
-            for name, parameter in trainee.named_parameters()
+            TensorShard(checkpoint_name(name), tuple(parameter.shape), 0, parameter.data.flatten())
+            for name, parameter in train_module.named_parameters()
         ]
-        pieces.append(Piece("random.cpu.0", tuple(torch.get_rng_state().shape), 0, torch.get_rng_state()))
+        pieces.append(TensorShard("random.cpu.0", tuple(torch.get_rng_state().shape), 0, torch.get_rng_state()))
         config.folder.mkdir(parents=True, exist_ok=True)
-        (config.folder / "config.yaml").write_text(dump(config))
+        (config.folder / "config.yaml").write_text(dump_config(config))
         about = facts_of(
             step,
             time=time.time(),
@@ -89,7 +89,7 @@ def save_run():
             data={"none": "digest-of-none"},
             figures={"loss": 0.5},
         )
-        with Saver(config.folder, CheckpointConfig(keep=9)) as saver:
+        with CheckpointWriter(config.folder, CheckpointConfig(keep=9)) as saver:
             saver.start(about, pieces)
         return config
 

@@ -10,9 +10,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from typer.testing import CliRunner
 
-from hpc_jepa.checkpoint import store, tensors
-from hpc_jepa.checkpoint.files import sole_writer
+from hpc_jepa.checkpoint import layout, reader
 from hpc_jepa.cli.app import app
+from hpc_jepa.io.atomic import exclusive_lock
 
 INPUT, CHECKPOINT = 2, 4
 
@@ -73,8 +73,8 @@ def test_inspect_measures_every_tensor_and_counts_heads(run, checkpoint):
     path = step(run, 7)
     found = as_json(checkpoint("inspect", path, "--json"))
     measured = {tensor["name"]: tensor for tensor in found["tensors"]}
-    stored = tensors.read(path)
-    assert list(measured) == [name for name in stored if name.startswith(store.WEIGHTS)]
+    stored = reader.open_tensors(path)
+    assert list(measured) == [name for name in stored if name.startswith(layout.WEIGHT_PREFIXES)]
     for name, tensor in measured.items():
         values = stored[name].numpy().astype(np.float64)
         assert tensor["shape"] == list(values.shape) and tensor["dtype"] == "float32"
@@ -123,10 +123,10 @@ def test_verify_passes_sound_runs_and_names_each_damaged_file(run, checkpoint):
 def test_verify_misses_no_piece(run, checkpoint):
     """Checksums of a forged manifest are right; a tensor it promises is not there."""
     path = step(run, 7)
-    manifest = store.opened(path).manifest
+    manifest = layout.open_checkpoint(path).manifest
     shapes = manifest.shapes | {"student.ghost": (4,)}
-    forged = manifest.model_copy(update={"shapes": shapes, "checksum": store.UNSEALED})
-    (path / "manifest.json").write_bytes(forged.sealed())
+    forged = manifest.model_copy(update={"shapes": shapes, "checksum": layout.CHECKSUM_PLACEHOLDER})
+    (path / "manifest.json").write_bytes(forged.to_bytes())
     result = checkpoint("verify", path)
     assert result.exit_code == CHECKPOINT and "student.ghost is incomplete" in " ".join(result.stdout.split())
 
@@ -134,19 +134,19 @@ def test_verify_misses_no_piece(run, checkpoint):
 def test_prune_keeps_what_is_asked_and_dry_runs_remove_nothing(run, checkpoint):
     dry = as_json(checkpoint("prune", run, "--keep", 1, "--keep-every", 3, "--dry-run", "--json"))
     assert dry == {"dry_run": True, "removed": ["step-00000005"]}
-    assert len(store.folders(run)) == 3
+    assert len(layout.checkpoint_dirs(run)) == 3
     assert as_json(checkpoint("prune", run, "--keep", 1, "--json"))["removed"] == ["step-00000003", "step-00000005"]
-    assert [path.name for path in store.folders(run)] == ["step-00000007"]
+    assert [path.name for path in layout.checkpoint_dirs(run)] == ["step-00000007"]
     assert (run / "checkpoints" / "latest").resolve() == step(run, 7)
 
 
 def test_prune_spares_the_newest_sound_one_and_runs_that_train(run, checkpoint):
-    with sole_writer(run / ".lock"):
+    with exclusive_lock(run / ".lock"):
         result = checkpoint("prune", run, "--keep", 1)
         assert result.exit_code == INPUT and "is writing here" in result.stderr
     flip(step(run, 7) / "weights-0000.safetensors")
     assert as_json(checkpoint("prune", run, "--keep", 1, "--json"))["removed"] == ["step-00000003"]
-    assert [path.name for path in store.folders(run)] == ["step-00000005", "step-00000007"]
+    assert [path.name for path in layout.checkpoint_dirs(run)] == ["step-00000005", "step-00000007"]
 
 
 def test_diff_says_which_tensors_and_settings_differ_and_by_how_much(run, save_run, tmp_path, checkpoint):
@@ -158,7 +158,7 @@ def test_diff_says_which_tensors_and_settings_differ_and_by_how_much(run, save_r
     save_file(content, path / "weights-0000.safetensors")
     found = as_json(checkpoint("diff", run, path, "--json"))
     (tensor,) = found["tensors"]
-    norm = tensors.read(step(run, 7))["target.modality.video"].double().norm().item()
+    norm = reader.open_tensors(step(run, 7))["target.modality.video"].double().norm().item()
     assert tensor["name"] == "target.modality.video" and tensor["differing"] == 2
     assert tensor["largest"] == pytest.approx(0.5, rel=1e-5)
     assert tensor["relative"] == pytest.approx(0.5 * 2**0.5 / norm, rel=1e-5)
@@ -181,7 +181,7 @@ def test_resume_goes_on_wherever_the_run_was_moved_to(motion_shards, save_run, t
     shutil.move(tmp_path / "before", tmp_path / "after")
     result = checkpoint("resume", moved, "checkpoint.accept=[data]")
     assert result.exit_code == 0, result.output
-    assert store.newest(moved).step == 1 and not (tmp_path / "before").exists()
+    assert layout.latest(moved).step == 1 and not (tmp_path / "before").exists()
     moved.rename(moved.with_name("renamed"))
     result = checkpoint("resume", moved.with_name("renamed"))
     assert result.exit_code == INPUT and "hand/made/baseline/seed-3" in result.stderr

@@ -10,8 +10,8 @@ import subprocess
 import pytest
 import torch
 
-from hpc_jepa.checkpoint import store, tensors
-from hpc_jepa.checkpoint.saver import Saver
+from hpc_jepa.checkpoint import layout, reader
+from hpc_jepa.checkpoint.writer import CheckpointWriter
 from hpc_jepa.config.training import CheckpointConfig
 from hpc_jepa.errors import CheckpointError, HpcJepaError
 
@@ -23,13 +23,13 @@ def two(tmp_path, save):
     """A run with sound checkpoints of steps 1 and 2."""
     for step in (1, 2):
         save(tmp_path, step, keep=3)
-    assert {path.name for path in store.folder(tmp_path, 2).iterdir()} == set(FILES)
+    assert {path.name for path in layout.checkpoint_dir(tmp_path, 2).iterdir()} == set(FILES)
     return tmp_path
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_flipped_bit_is_noticed(two, name):
-    path = store.folder(two, 2) / name
+    path = layout.checkpoint_dir(two, 2) / name
     content = path.read_bytes()
     places = (
         range(8 * len(content)) if name == "manifest.json" else random.Random(0).sample(range(8 * len(content)), 50)
@@ -38,28 +38,28 @@ def test_every_flipped_bit_is_noticed(two, name):
         damaged = bytearray(content)
         damaged[place // 8] ^= 1 << place % 8
         path.write_bytes(damaged)
-        (fault,) = store.faults_of(path.parent)
+        (fault,) = layout.verify_dir(path.parent)
         assert fault.startswith(f"{path}: "), f"bit {place}"
 
 
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("length", [0, 1, 100, -1])
 def test_a_cut_file_is_named_and_the_checkpoint_before_is_used(two, name, length, caplog):
-    path = store.folder(two, 2) / name
+    path = layout.checkpoint_dir(two, 2) / name
     path.write_bytes(path.read_bytes()[:length])
-    sound = store.newest_sound(two)
-    assert sound.step == 1 and (tensors.read(sound.path)["student.w"] == 1).all()
+    sound = layout.latest_valid(two)
+    assert sound.step == 1 and (reader.open_tensors(sound.path)["student.w"] == 1).all()
     assert f"{path}: " in caplog.text and "set aside as damaged-00000002" in caplog.text
     assert (two / "checkpoints" / "latest").resolve() == sound.path
 
 
 def test_where_all_are_damaged_nothing_begins_anew(two):
     for step in (1, 2):
-        (store.folder(two, step) / FILES[step]).unlink()
+        (layout.checkpoint_dir(two, step) / FILES[step]).unlink()
     with pytest.raises(CheckpointError, match=r"safetensors: missing; no other checkpoint .* remove .* to begin anew"):
-        store.newest_sound(two)
+        layout.latest_valid(two)
     with pytest.raises(CheckpointError, match=r"weights-0000\.safetensors: missing"):
-        tensors.part(store.newest(two), "student")
+        reader.read_part(layout.latest(two), "student")
 
 
 def failing(run, step, save, words):
@@ -67,7 +67,7 @@ def failing(run, step, save, words):
     with pytest.raises(HpcJepaError, match=f"step {step} cannot be written .*{words}"):
         save(run, step, keep=3)
     assert {path.name for path in (run / "checkpoints").iterdir()} == {"latest", "step-00000001", "step-00000002"}
-    assert store.newest_sound(run).step == 2
+    assert layout.latest_valid(run).step == 2
 
 
 def test_a_file_that_may_not_grow_fails_the_save_alone(two, save):
@@ -78,7 +78,7 @@ def test_a_file_that_may_not_grow_fails_the_save_alone(two, save):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     save(two, 3, keep=3)
-    assert store.newest_sound(two).step == 3
+    assert layout.latest_valid(two).step == 3
 
 
 @pytest.fixture
@@ -104,7 +104,7 @@ def test_a_disk_that_fills_up_meanwhile_fails_the_save_alone(tiny_disk, save, mo
     for step in (1, 2):
         save(tiny_disk, step, keep=3)
     (tiny_disk / "other").write_bytes(bytes(shutil.disk_usage(tiny_disk).free - 20_000))
-    monkeypatch.setattr("hpc_jepa.checkpoint.saver.ROOM", 0)
+    monkeypatch.setattr("hpc_jepa.checkpoint.writer.DISK_HEADROOM", 0)
     failing(tiny_disk, 3, save, os.strerror(errno.ENOSPC))
 
 
@@ -127,7 +127,7 @@ def test_a_disk_with_errors_fails_the_save_alone(two, save, monkeypatch, call):
         patch.setattr(f"os.{call}", broken)
         failing(two, 3, save, os.strerror(errno.EIO))
     save(two, 3, keep=3)
-    assert store.newest_sound(two).step == 3
+    assert layout.latest_valid(two).step == 3
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -136,18 +136,18 @@ def test_numbers_that_are_none_are_not_saved(two, pieces, facts, value):
     broken[1].values[7] = value
     with (
         pytest.raises(HpcJepaError, match=r"exp_avg\.student\.w is not finite"),
-        Saver(two, CheckpointConfig()) as saver,
+        CheckpointWriter(two, CheckpointConfig()) as saver,
     ):
         saver.start(facts(3), broken)
     huge = pieces(3)
     huge[0].values[:] = 3e38  # the sum is too large, the numbers are not
-    with Saver(two, CheckpointConfig()) as saver:
+    with CheckpointWriter(two, CheckpointConfig()) as saver:
         saver.start(facts(3), huge)
-    assert store.newest_sound(two).step == 3
+    assert layout.latest_valid(two).step == 3
 
 
 def test_a_run_may_go_on_without_a_save_that_failed(tiny_disk, pieces, facts, caplog):
-    with Saver(tiny_disk, CheckpointConfig(failed_save="warn")) as saver:
+    with CheckpointWriter(tiny_disk, CheckpointConfig(failed_save="warn")) as saver:
         saver.start(facts(1), pieces(1))
         saver.wait()
         (tiny_disk / "other").write_bytes(bytes(shutil.disk_usage(tiny_disk).free - 20_000))
@@ -156,26 +156,26 @@ def test_a_run_may_go_on_without_a_save_that_failed(tiny_disk, pieces, facts, ca
         assert not saver.failed and "step 2 cannot be written (rank 0: 4e-05 GB are needed" in caplog.text
         (tiny_disk / "other").unlink()
         saver.start(facts(3), pieces(3))
-    assert [path.name for path in store.folders(tiny_disk)] == ["step-00000001", "step-00000003"]
+    assert [path.name for path in layout.checkpoint_dirs(tiny_disk)] == ["step-00000001", "step-00000003"]
 
 
 def test_what_is_saved_is_the_state_at_the_start_of_the_save(tmp_path, pieces, facts):
     live = pieces(1)
-    with Saver(tmp_path, CheckpointConfig()) as saver:
+    with CheckpointWriter(tmp_path, CheckpointConfig()) as saver:
         for step in range(1, 6):
             saver.start(facts(step), live)
             for piece in live:
                 piece.values.add_(1)  # training goes on at once
             assert len(list((tmp_path / "checkpoints").glob(".step-*"))) <= 1, "two saves at a time"
-    for path in store.folders(tmp_path):
-        step = store.opened(path).step
-        assert (tensors.read(path)["student.w"] == torch.full((50, 100), float(step))).all()
+    for path in layout.checkpoint_dirs(tmp_path):
+        step = layout.open_checkpoint(path).step
+        assert (reader.open_tensors(path)["student.w"] == torch.full((50, 100), float(step))).all()
 
 
 def test_a_manifest_nested_without_end_is_damaged(two):
     (two / "checkpoints" / "step-00000002" / "manifest.json").write_text(100_000 * "[")
-    assert store.faults_of(two / "checkpoints" / "step-00000002")[0].endswith("manifest.json: missing or damaged")
-    assert store.newest_sound(two).step == 1
+    assert layout.verify_dir(two / "checkpoints" / "step-00000002")[0].endswith("manifest.json: missing or damaged")
+    assert layout.latest_valid(two).step == 1
 
 
 def test_an_unfinished_checkpoint_does_not_exist_and_is_cleared_away(two, save):
@@ -183,7 +183,7 @@ def test_an_unfinished_checkpoint_does_not_exist_and_is_cleared_away(two, save):
     unfinished.mkdir()
     (unfinished / "weights-0000.safetensors").write_bytes(b"half")
     (two / "checkpoints" / "step-00000004").mkdir()
-    assert store.faults_of(two / "checkpoints" / "step-00000004")[0].endswith("manifest.json: missing or damaged")
-    assert store.newest_sound(two).step == 2
-    store.clear(two)
+    assert layout.verify_dir(two / "checkpoints" / "step-00000004")[0].endswith("manifest.json: missing or damaged")
+    assert layout.latest_valid(two).step == 2
+    layout.remove_partial(two)
     assert not unfinished.exists()

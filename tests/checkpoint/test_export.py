@@ -10,8 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 import hpc_jepa
-from hpc_jepa.checkpoint.export import export
-from hpc_jepa.checkpoint.places import checkpoint_at
+from hpc_jepa.checkpoint.export import export_encoder
+from hpc_jepa.checkpoint.places import resolve_checkpoint
 from hpc_jepa.errors import CheckpointError, InputError
 
 RELEASED_POSITIONS = {
@@ -32,7 +32,7 @@ def released_run(save_run, tmp_path_factory):
 
 
 def exported(path, to, weights, out):
-    export(checkpoint_at(path), to, weights, out)
+    export_encoder(resolve_checkpoint(path), to, weights, out)
     return out
 
 

@@ -2,9 +2,9 @@
 
 import pytest
 
-from hpc_jepa.checkpoint import store
-from hpc_jepa.checkpoint.retention import kept, prune
-from hpc_jepa.checkpoint.store import Manifest
+from hpc_jepa.checkpoint import layout
+from hpc_jepa.checkpoint.layout import CheckpointManifest
+from hpc_jepa.checkpoint.retention import prune_checkpoints, retained
 from hpc_jepa.config.training import CheckpointConfig
 
 HOUR = 3600.0
@@ -15,7 +15,7 @@ def manifests(facts):
     """Steps 10 to 100, half an hour apart; the loss is lowest at step 30, then at 70."""
     losses = {30: 0.1, 70: 0.2}
     return [
-        Manifest(
+        CheckpointManifest(
             **dict(facts(step, time=step / 10 * HOUR / 2, figures={"loss": losses.get(step, step / 10)})),
             format=2,
             shapes={},
@@ -38,11 +38,11 @@ def manifests(facts):
     ],
 )
 def test_each_rule_adds_what_it_keeps(manifests, policy, expected):
-    assert kept(manifests, CheckpointConfig(**policy)) == expected
+    assert retained(manifests, CheckpointConfig(**policy)) == expected
 
 
 def steps_in(run):
-    return [int(path.name.removeprefix("step-")) for path in store.folders(run)]
+    return [int(path.name.removeprefix("step-")) for path in layout.checkpoint_dirs(run)]
 
 
 def test_saving_lets_older_ones_go_and_best_ones_stay(tmp_path, save):
@@ -54,19 +54,19 @@ def test_saving_lets_older_ones_go_and_best_ones_stay(tmp_path, save):
 def test_the_newest_sound_one_stays_when_newer_ones_are_damaged(tmp_path, save):
     for step in (1, 2, 3, 4):
         save(tmp_path, step, keep=9)
-    (store.folder(tmp_path, 4) / "manifest.json").write_text("{")
-    (store.folder(tmp_path, 3) / "weights-0000.safetensors").write_bytes(b"")
-    removed = prune(tmp_path, CheckpointConfig(keep=1))
+    (layout.checkpoint_dir(tmp_path, 4) / "manifest.json").write_text("{")
+    (layout.checkpoint_dir(tmp_path, 3) / "weights-0000.safetensors").write_bytes(b"")
+    removed = prune_checkpoints(tmp_path, CheckpointConfig(keep=1))
     assert [path.name for path in removed] == ["step-00000001"]
     assert steps_in(tmp_path) == [2, 3, 4]
-    assert store.newest_sound(tmp_path).step == 2
+    assert layout.latest_valid(tmp_path).step == 2
 
 
 def test_where_none_is_sound_none_is_removed(tmp_path, save):
     for step in (1, 2):
         save(tmp_path, step, keep=9)
-        (store.folder(tmp_path, step) / "weights-0000.safetensors").write_bytes(b"")
-    assert prune(tmp_path, CheckpointConfig(keep=1)) == []
+        (layout.checkpoint_dir(tmp_path, step) / "weights-0000.safetensors").write_bytes(b"")
+    assert prune_checkpoints(tmp_path, CheckpointConfig(keep=1)) == []
 
 
 def test_what_cannot_be_removed_is_said_and_tried_again(tmp_path, save, monkeypatch, caplog):
@@ -77,7 +77,7 @@ def test_what_cannot_be_removed_is_said_and_tried_again(tmp_path, save, monkeypa
         raise PermissionError(1, "Operation not permitted")
 
     with monkeypatch.context() as patch:
-        patch.setattr("hpc_jepa.checkpoint.retention.store.remove", refuse)
+        patch.setattr("hpc_jepa.checkpoint.retention.layout.remove_checkpoint", refuse)
         save(tmp_path, 3, keep=1)
     assert steps_in(tmp_path) == [1, 2, 3]
     assert "step-00000001: cannot be removed (Operation not permitted); it stays until the next save" in caplog.text

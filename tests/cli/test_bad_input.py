@@ -193,16 +193,16 @@ def test_brackets_in_a_message_are_printed_as_they_are(here):
 )
 def test_half_a_launcher_is_no_launcher(variables, words, monkeypatch):
     from hpc_jepa.errors import InputError
-    from hpc_jepa.training.processes import alone, check_launcher
+    from hpc_jepa.training.launch import check_launcher_variables, is_single_process
 
     for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
         monkeypatch.delenv(name, raising=False)
-    assert alone()
+    assert is_single_process()
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
-    assert not alone()
+    assert not is_single_process()
     with pytest.raises(InputError, match=words):
-        check_launcher()
+        check_launcher_variables()
 
 
 def test_a_reader_that_has_seen_enough_hears_no_error():
@@ -255,9 +255,9 @@ def test_another_configuration_does_not_enter_a_folder(trained):
 
 
 def test_a_second_run_does_not_enter_a_folder_in_use(trained):
-    from hpc_jepa.checkpoint.files import sole_writer
+    from hpc_jepa.io.atomic import exclusive_lock
 
-    with sole_writer(trained / ".lock"):
+    with exclusive_lock(trained / ".lock"):
         check(call("train", "run.yaml"), INPUT, r"seed-239: process \d+ on .* is writing here; wait for it, or stop it")
     assert call("train", "run.yaml").exit_code == 0
 

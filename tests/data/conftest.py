@@ -9,9 +9,9 @@ import av
 import numpy as np
 import pytest
 
-from hpc_jepa.data.shards.builder import build, recipe_of
+from hpc_jepa.data.shards.builder import build_shards, make_recipe
 from hpc_jepa.data.sources import motion8
-from hpc_jepa.data.sources.source import EncodedFile, Frames, Origin, Sample, Setting, Source
+from hpc_jepa.data.sources.source import DataSource, EncodedFile, RawFrames, Sample, SampleOrigin, SettingValue
 
 SIZE, FRAMES = 32, 16
 
@@ -20,21 +20,21 @@ SIZE, FRAMES = 32, 16
 class Listed:
     """A source given as a list of media."""
 
-    media: tuple[Frames | EncodedFile, ...]
+    media: tuple[RawFrames | EncodedFile, ...]
 
     dataset = "listed"
     split = "train"
     classes: tuple[str, ...] = ()
 
     @property
-    def settings(self) -> Mapping[str, Setting]:
+    def settings(self) -> Mapping[str, SettingValue]:
         return {"count": len(self.media)}
 
     def __len__(self) -> int:
         return len(self.media)
 
-    def origin(self, index: int) -> Origin:
-        return Origin(f"item-{index:03d}", f"item {index} of a list")
+    def origin(self, index: int) -> SampleOrigin:
+        return SampleOrigin(f"item-{index:03d}", f"item {index} of a list")
 
     def load(self, index: int) -> Sample:
         return Sample(self.media[index], label=index % 3)
@@ -46,11 +46,11 @@ def listed() -> type[Listed]:
 
 
 @pytest.fixture(scope="session")
-def built() -> Callable[[Source, Path, int], Path]:
+def built() -> Callable[[DataSource, Path, int], Path]:
     """Build a source in this process."""
 
-    def _build(source: Source, folder: Path, samples_per_shard: int = 10) -> Path:
-        build(source, folder, recipe_of(source, samples_per_shard), 0, lambda samples: None)
+    def _build(source: DataSource, folder: Path, samples_per_shard: int = 10) -> Path:
+        build_shards(source, folder, make_recipe(source, samples_per_shard), 0, lambda samples: None)
         return folder
 
     return _build
@@ -60,7 +60,7 @@ def built() -> Callable[[Source, Path, int], Path]:
 def shards(tmp_path_factory, built) -> Path:
     """motion8 with train (24), test (8) and unlabelled (16) clips of 32 pixels and 16 frames."""
     out = tmp_path_factory.mktemp("motion8")
-    for source in motion8.splits(train=24, test=8, unlabelled=16, size=SIZE, frames=FRAMES):
+    for source in motion8.motion8_splits(train=24, test=8, unlabelled=16, size=SIZE, frames=FRAMES):
         built(source, out / source.split)
     return out
 

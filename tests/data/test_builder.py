@@ -16,21 +16,21 @@ import numpy as np
 import pytest
 
 from hpc_jepa.data.encode import encode
-from hpc_jepa.data.shards import crew
-from hpc_jepa.data.shards.builder import build, recipe_of
-from hpc_jepa.data.shards.folder import ShardFolder
-from hpc_jepa.data.sources.source import EncodedFile, Frames, Origin, Sample, Setting
+from hpc_jepa.data.shards import worker_pool
+from hpc_jepa.data.shards.builder import build_shards, make_recipe
+from hpc_jepa.data.shards.shard_folder import ShardFolder
+from hpc_jepa.data.sources.source import EncodedFile, RawFrames, Sample, SampleOrigin, SettingValue
 from hpc_jepa.errors import DataError, InputError
 
 BUILD = """
 import sys
 from pathlib import Path
-from hpc_jepa.data.shards.builder import build, recipe_of
+from hpc_jepa.data.shards.builder import build_shards, make_recipe
 from hpc_jepa.data.sources.motion8 import Motion8
 source = Motion8("train", 0, int(sys.argv[1]), 32, 8)
-recipe = recipe_of(source, 4).model_copy(update={"shuffle_seed": 3})
+recipe = make_recipe(source, 4).model_copy(update={"shuffle_seed": 3})
 if __name__ == "__main__":
-    build(source, Path(sys.argv[2]), recipe, int(sys.argv[3]), lambda samples: None)
+    build_shards(source, Path(sys.argv[2]), recipe, int(sys.argv[3]), lambda samples: None)
 """
 
 
@@ -76,13 +76,13 @@ class Dangerous:
     dataset = "dangerous"
     split = "train"
     classes: tuple[str, ...] = ()
-    settings: Mapping[str, Setting] = ()
+    settings: Mapping[str, SettingValue] = ()
 
     def __len__(self) -> int:
         return 12
 
-    def origin(self, index: int) -> Origin:
-        return Origin(f"clip-{index:02d}", f"{index}.mp4")
+    def origin(self, index: int) -> SampleOrigin:
+        return SampleOrigin(f"clip-{index:02d}", f"{index}.mp4")
 
     def load(self, index: int) -> Sample:
         harm = self.harm.get(index)
@@ -107,11 +107,13 @@ def test_a_file_that_crashes_or_hangs_its_process_costs_that_file(noise, tmp_pat
     harm = {1: "SIGSEGV", 2: "once", 5: "hang", 6: "SIGABRT", 9: "SIGKILL"}
     source = Dangerous(encode(noise(4), 10), harm, tmp_path)
     done = []
-    build(source, tmp_path / "train", recipe_of(source, 4).model_copy(update={"settings": {}}), workers, done.append)
+    build_shards(
+        source, tmp_path / "train", make_recipe(source, 4).model_copy(update={"settings": {}}), workers, done.append
+    )
     assert sum(done) == 12
     assert ledger(tmp_path / "train") == {
         "clip-01": "crashes its process (SIGSEGV)",
-        "clip-05": f"takes longer than {crew.LONGEST} s",
+        "clip-05": f"takes longer than {worker_pool.SAMPLE_TIMEOUT} s",
         "clip-06": "crashes its process (SIGABRT)",
         "clip-09": "its process is killed each time (out of memory?)",
     }
@@ -119,13 +121,13 @@ def test_a_file_that_crashes_or_hangs_its_process_costs_that_file(noise, tmp_pat
 
 
 def test_too_many_unreadable_samples_stop_the_build_and_are_listed(listed, noise, tmp_path):
-    source = listed((Frames(noise(4), 10), *[EncodedFile(b"text")] * 60))
-    recipe = recipe_of(source, 5)
+    source = listed((RawFrames(noise(4), 10), *[EncodedFile(b"text")] * 60))
+    recipe = make_recipe(source, 5)
     message = r"5\d of 5\d samples cannot be read, more than --allowed-drops 0\.05; \d+ times: .*; all are listed in .*"
     with pytest.raises(DataError, match=message):
-        build(source, tmp_path / "train", recipe, 0, lambda samples: None)
+        build_shards(source, tmp_path / "train", recipe, 0, lambda samples: None)
     assert len((tmp_path / ".train.partial" / "ledger.jsonl").read_text().splitlines()) > 50
-    manifest = build(source, tmp_path / "train", recipe, 0, lambda samples: None, allowed_drops=1)
+    manifest = build_shards(source, tmp_path / "train", recipe, 0, lambda samples: None, allowed_drops=1)
     assert (manifest.samples, manifest.dropped) == (1, 60)
 
 
@@ -139,13 +141,14 @@ import sys
 import numpy as np
 from pathlib import Path
 from dataclasses import dataclass
-from hpc_jepa.data.shards.builder import build, recipe_of
+from hpc_jepa.data.shards.builder import build_shards, make_recipe
 from hpc_jepa.data.sources.motion8 import Motion8
 from hpc_jepa.errors import InputError
 source = Motion8("train", 0, 80, 32, 8)
 if __name__ == "__main__":
     try:
-        build(source, Path(sys.argv[1]), recipe_of(source, int(sys.argv[2])), int(sys.argv[3]), lambda samples: None)
+        recipe = make_recipe(source, int(sys.argv[2]))
+        build_shards(source, Path(sys.argv[1]), recipe, int(sys.argv[3]), lambda samples: None)
     except InputError as error:
         print(error)
 """
@@ -163,13 +166,13 @@ def test_a_full_disk_stops_the_build_and_names_the_space_needed(tmp_path, worker
 
 
 def test_a_seed_shuffles_and_sizes_cut_shards_without_changing_what_is_in_them(listed, noise, tmp_path):
-    source = listed(tuple(Frames(noise(2, seed=index), 10) for index in range(40)))
-    plain = recipe_of(source, 40)
+    source = listed(tuple(RawFrames(noise(2, seed=index), 10) for index in range(40)))
+    plain = make_recipe(source, 40)
     one = plain.model_copy(update={"shuffle_seed": 1, "samples_per_shard": 7})
     small = one.model_copy(update={"shard_size": 8_000})
     folders = {}
     for name, recipe in {"plain": plain, "one": one, "small": small}.items():
-        build(source, tmp_path / name, recipe, 0, lambda samples: None)
+        build_shards(source, tmp_path / name, recipe, 0, lambda samples: None)
         folders[name] = ShardFolder(tmp_path / name)
     keys = {name: [folder.key(index) for index in range(len(folder))] for name, folder in folders.items()}
     assert keys["plain"] == sorted(keys["plain"]) != keys["one"]
@@ -198,13 +201,13 @@ def test_a_torn_line_or_a_lost_shard_of_an_earlier_try_is_built_again(tmp_path):
 
 
 def test_an_error_nobody_thought_of_costs_its_sample(listed, noise, tmp_path):
-    odd_width = Frames(np.zeros((4, 32, 33, 3), np.uint8), 10)
-    source = listed((odd_width, Frames(noise(4), 10)))
-    build(source, tmp_path / "train", recipe_of(source, 4), 1, lambda samples: None)
+    odd_width = RawFrames(np.zeros((4, 32, 33, 3), np.uint8), 10)
+    source = listed((odd_width, RawFrames(noise(4), 10)))
+    build_shards(source, tmp_path / "train", make_recipe(source, 4), 1, lambda samples: None)
     assert ledger(tmp_path / "train") == {"item-000": "crashes its process (exit code 1)"}
 
 
 def test_a_place_that_cannot_be_written_is_bad_input(listed, noise):
-    source = listed((Frames(noise(4), 10),))
+    source = listed((RawFrames(noise(4), 10),))
     with pytest.raises(InputError):
-        build(source, Path("/proc/nowhere/train"), recipe_of(source, 4), 0, lambda samples: None)
+        build_shards(source, Path("/proc/nowhere/train"), make_recipe(source, 4), 0, lambda samples: None)

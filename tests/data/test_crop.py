@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpc_jepa.config.data import AugmentationConfig
-from hpc_jepa.data.crop import ATTEMPTS, augmented_view
+from hpc_jepa.data.crop import CROP_ATTEMPTS, random_view
 
 DEFAULT = AugmentationConfig()
 NO_FLIPS = np.array([0.99, 0.99])
@@ -35,8 +35,8 @@ def attempt_by_attempt(height, width, config, crop):
 
 @given(st.integers(8, 400), st.integers(8, 400), st.integers(0, 10**6))
 def test_windows_are_those_of_the_textbook_loop_and_lie_inside(height, width, seed):
-    crop = np.random.default_rng(seed).random((ATTEMPTS, 4))
-    view = augmented_view(height, width, DEFAULT, crop, NO_FLIPS)
+    crop = np.random.default_rng(seed).random((CROP_ATTEMPTS, 4))
+    view = random_view(height, width, DEFAULT, crop, NO_FLIPS)
     assert view[:4] == attempt_by_attempt(height, width, DEFAULT, crop)
     assert 0 <= view.top <= height - view.height
     assert 0 <= view.left <= width - view.width
@@ -44,13 +44,13 @@ def test_windows_are_those_of_the_textbook_loop_and_lie_inside(height, width, se
 
 @pytest.mark.parametrize(("height", "width", "window"), [(20, 400, (0, 186, 20, 27)), (400, 20, (186, 0, 27, 20))])
 def test_the_fallback_is_the_largest_central_window_of_allowed_aspect(height, width, window):
-    nothing_fits = np.full((ATTEMPTS, 4), 0.999)
-    assert augmented_view(height, width, DEFAULT, nothing_fits, NO_FLIPS)[:4] == window
+    nothing_fits = np.full((CROP_ATTEMPTS, 4), 0.999)
+    assert random_view(height, width, DEFAULT, nothing_fits, NO_FLIPS)[:4] == window
 
 
 def test_area_and_aspect_are_uniform_and_log_uniform():
     random = np.random.default_rng(0)
-    views = [augmented_view(2000, 2000, DEFAULT, random.random((ATTEMPTS, 4)), NO_FLIPS) for _ in range(4000)]
+    views = [random_view(2000, 2000, DEFAULT, random.random((CROP_ATTEMPTS, 4)), NO_FLIPS) for _ in range(4000)]
     aspects = np.log([view.width / view.height for view in views])
     assert abs(np.median(aspects) - (math.log(0.75) + math.log(1.35)) / 2) < 0.02
     areas = np.array([view.width * view.height / 2000**2 for view in views])
@@ -62,6 +62,6 @@ def test_area_and_aspect_are_uniform_and_log_uniform():
 
 def test_flips_happen_below_their_probability():
     config = AugmentationConfig(horizontal_flip=0.5, vertical_flip=0.25)
-    crop = np.zeros((ATTEMPTS, 4))
-    assert augmented_view(8, 8, config, crop, np.array([0.49, 0.24]))[4:] == (True, True)
-    assert augmented_view(8, 8, config, crop, np.array([0.50, 0.25]))[4:] == (False, False)
+    crop = np.zeros((CROP_ATTEMPTS, 4))
+    assert random_view(8, 8, config, crop, np.array([0.49, 0.24]))[4:] == (True, True)
+    assert random_view(8, 8, config, crop, np.array([0.50, 0.25]))[4:] == (False, False)

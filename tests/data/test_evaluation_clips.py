@@ -6,9 +6,9 @@ import torch
 
 from hpc_jepa.config.benchmark import EvaluationClipConfig
 from hpc_jepa.data.decode import decode_frames
-from hpc_jepa.data.evaluation import EvaluationClips
-from hpc_jepa.data.shards.folder import ShardFolder
-from hpc_jepa.data.sources.source import EncodedFile, Frames
+from hpc_jepa.data.evaluation_clips import EvaluationClips
+from hpc_jepa.data.shards.shard_folder import ShardFolder
+from hpc_jepa.data.sources.source import EncodedFile, RawFrames
 from hpc_jepa.errors import DataError
 
 WHOLE = EvaluationClipConfig(frames=8, sampling="leading", size=None)
@@ -29,7 +29,7 @@ def test_whole_frames_are_only_normalised(shards):
 
 def test_the_short_side_is_resized_and_the_centre_cropped(listed, built, noise, tmp_path):
     video = noise(6, 32, 56)
-    folder = built(listed((Frames(video, 10),)), tmp_path / "train")
+    folder = built(listed((RawFrames(video, 10),)), tmp_path / "train")
     clip = EvaluationClipConfig(frames=3, sampling="uniform", size=24, mean=(0, 0, 0), std=(1, 1, 1))
     ((pixels, _, _),) = EvaluationClips(folder, clip, batch_size=4)
     frames = decode_frames(ShardFolder(folder).read(0).data, [0, 2, 5])
@@ -68,7 +68,7 @@ def test_too_short_a_data_set_is_refused(shards):
 
 def test_a_sample_that_does_not_decode_is_named(listed, built, noise, encoded_with, tmp_path):
     webm = encoded_with(noise(8), "libvpx-vp9", "webm", {"deadline": "realtime"})
-    folder = built(listed((Frames(noise(8), 10), EncodedFile(webm))), tmp_path / "train")
+    folder = built(listed((RawFrames(noise(8), 10), EncodedFile(webm))), tmp_path / "train")
     tar = folder / "000000.tar"
     tar.write_bytes(tar.read_bytes().replace(webm, bytes(len(webm))))
     with pytest.raises(DataError, match=r"000000\.tar: item-001 does not decode"):

@@ -10,11 +10,11 @@ from PIL import Image
 from hpc_jepa.config.benchmark import EvaluationClipConfig
 from hpc_jepa.config.data import AugmentationConfig, ClipConfig, DataConfig, SourceConfig
 from hpc_jepa.data.crop import View
-from hpc_jepa.data.decode import Window, decode_frames, inspect
-from hpc_jepa.data.evaluation import EvaluationClips
+from hpc_jepa.data.dali_pipeline import ClipPipeline
+from hpc_jepa.data.decode import CropWindow, decode_frames, inspect_video
+from hpc_jepa.data.evaluation_clips import EvaluationClips
 from hpc_jepa.data.loader import ClipLoader
-from hpc_jepa.data.pipeline import ClipPipeline
-from hpc_jepa.data.shards.folder import ShardFolder
+from hpc_jepa.data.shards.shard_folder import ShardFolder
 from hpc_jepa.data.sources.source import EncodedFile
 from hpc_jepa.errors import UndecodableError
 
@@ -62,16 +62,16 @@ def test_pictures_of_any_mode_decode_to_rgb(mode):
     assert frames.shape == (2, 40, 56, 3)
     expected = np.asarray(Image.open(io.BytesIO(file)).convert("RGB"))
     np.testing.assert_array_equal(frames[1], expected)
-    part = decode_frames(file, [0], Window(slice(3, 20), slice(5, 40), 40, 56))
+    part = decode_frames(file, [0], CropWindow(slice(3, 20), slice(5, 40), 40, 56))
     np.testing.assert_array_equal(part[0], expected[3:20, 5:40])
-    assert inspect(file)[:4] == (1, 0.0, 56, 40)
+    assert inspect_video(file)[:4] == (1, 0.0, 56, 40)
 
 
 def test_a_picture_has_one_frame_and_the_size_of_its_description():
     with pytest.raises(UndecodableError, match="frame 1 was asked for, an image is one frame"):
         decode_frames(picture(1), [0, 1])
     with pytest.raises(UndecodableError, match="is 56x40, not 56x41 as its description says"):
-        decode_frames(picture(1), [0], Window(slice(0, 8), slice(0, 8), 41, 56))
+        decode_frames(picture(1), [0], CropWindow(slice(0, 8), slice(0, 8), 41, 56))
 
 
 def test_an_image_is_a_clip_that_stands_still(mixed):
@@ -108,7 +108,7 @@ def test_dali_decodes_images_as_the_cpu_does(images):
     by_dali = ClipPipeline(clip, augmentation, 4, decoder="cpu", media="image").run(
         [np.frombuffer(file, np.uint8) for file in files], views, nothing
     )
-    cut = [decode_frames(f, [0], Window(*v.window, 40, 56)) for f, v in zip(files, views, strict=True)]
+    cut = [decode_frames(f, [0], CropWindow(*v.window, 40, 56)) for f, v in zip(files, views, strict=True)]
     by_pillow = ClipPipeline(clip, augmentation, 4).run(cut, views, nothing)
     assert by_dali.shape == (4, 3, 1, 24, 24)
     assert (by_dali - by_pillow).abs().mean() < 0.05

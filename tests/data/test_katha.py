@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from hpc_jepa.data.sources import katha
-from hpc_jepa.data.sources.katha import LAWS, SIDE, covered, draw_look, draw_path, render, splits
+from hpc_jepa.data.sources.katha import LAWS, SIDE, covered, draw_look, draw_path, katha_splits, render_katha
 from hpc_jepa.errors import InputError
 
 
@@ -15,20 +15,20 @@ def path(number):
 
 
 def test_a_clip_is_a_function_of_its_number():
-    assert render(13).shape == (16, 224, 224, 3)
-    np.testing.assert_array_equal(render(13), render(13))
-    assert not np.array_equal(render(13), render(21))
+    assert render_katha(13).shape == (16, 224, 224, 3)
+    np.testing.assert_array_equal(render_katha(13), render_katha(13))
+    assert not np.array_equal(render_katha(13), render_katha(21))
 
 
 def test_splits_are_70_10_20_and_share_no_clip():
-    sources = splits()
+    sources = katha_splits()
     assert {source.split: len(source) for source in sources} == {"train": 35_000, "validation": 5_000, "test": 10_000}
     ranges = [range(source.first, source.first + source.count) for source in sources]
     assert [part.stop for part in ranges][:2] == [part.start for part in ranges][1:]
-    sample = splits(80)[2].load(3)
+    sample = katha_splits(80)[2].load(3)
     assert (sample.label, sample.text) == ((72 - 8 + 3) % 8, "bounce")
     with pytest.raises(InputError, match="needs 10 clips"):
-        splits(9)
+        katha_splits(9)
 
 
 @pytest.mark.parametrize("label", [0, 1, 2])
@@ -88,4 +88,4 @@ def test_shapes_cover_the_areas_they_should():
 
 def test_every_label_has_its_law():
     assert tuple(LAWS)[3] == "bounce" and len(LAWS) == 8
-    assert {splits(80)[0].load(index).label for index in range(8)} == set(range(8))
+    assert {katha_splits(80)[0].load(index).label for index in range(8)} == set(range(8))

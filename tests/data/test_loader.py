@@ -9,14 +9,14 @@ import pytest
 import torch
 
 from hpc_jepa.config.data import AugmentationConfig, ClipConfig, DataConfig, SourceConfig
-from hpc_jepa.data import drops
-from hpc_jepa.data.crop import View, augmented_view
+from hpc_jepa.data import decode_errors
+from hpc_jepa.data.clip_sampler import ClipSampler, MixtureSource
+from hpc_jepa.data.crop import View, random_view
+from hpc_jepa.data.dali_pipeline import ClipPipeline
 from hpc_jepa.data.decode import decode_frames
 from hpc_jepa.data.loader import ClipLoader
-from hpc_jepa.data.pipeline import ClipPipeline
-from hpc_jepa.data.sampler import SampledSource, Sampler
-from hpc_jepa.data.shards.folder import ShardFolder
-from hpc_jepa.data.sources.source import Frames
+from hpc_jepa.data.shards.shard_folder import ShardFolder
+from hpc_jepa.data.sources.source import RawFrames
 from hpc_jepa.errors import DataError, InputError
 
 CPU = torch.device("cpu")
@@ -67,7 +67,7 @@ def test_a_batch_depends_on_the_step_alone(mixture):
 def test_clips_are_cut_from_the_drawn_samples_as_drawn(shards):
     data = config(shards / "train", shards / "unlabelled", frames=4, stride=3)
     batch = loader(data).batch(17)
-    draws = Sampler(3, [SampledSource(1.0, (24,)), SampledSource(2.0, (16,))], 8).samples(17)
+    draws = ClipSampler(3, [MixtureSource(1.0, (24,)), MixtureSource(2.0, (16,))], 8).samples(17)
     assert batch.samples.tolist() == draws.samples.tolist()
     assert batch.sources.tolist() == draws.sources.tolist()
     assert batch.pixels.shape == (8, 3, 4, 16, 16)
@@ -78,7 +78,7 @@ def test_clips_are_cut_from_the_drawn_samples_as_drawn(shards):
         video = folders[draws.sources[row]].read(int(draws.samples[row])).data
         end = 12 + int(draws.starts[row] * (16 - 12))
         frames = [min(int(np.floor(end - 12 + i * 12 / 3)), end - 1) for i in range(4)]
-        view = augmented_view(32, 32, data.augmentation, draws.crops[row], draws.flips[row])
+        view = random_view(32, 32, data.augmentation, draws.crops[row], draws.flips[row])
         window = (slice(None), *view.window)
         alone = ClipPipeline(data.clip, data.augmentation, 1).run(
             [np.ascontiguousarray(decode_frames(video, frames)[window])], [view], []
@@ -106,7 +106,7 @@ def test_a_folder_of_videos_shorter_than_a_clip_is_refused(shards):
 
 
 def test_videos_shorter_than_the_span_repeat_their_last_frame(listed, built, noise, tmp_path):
-    folder = built(listed((Frames(noise(5), 10),)), tmp_path / "train")
+    folder = built(listed((RawFrames(noise(5), 10),)), tmp_path / "train")
     pixels = loader(config(folder, frames=4, stride=2)).batch(0).pixels
     assert torch.equal(pixels[:, :, 2], pixels[:, :, 3])
     assert not torch.equal(pixels[:, :, 0], pixels[:, :, 1])
@@ -126,7 +126,7 @@ def spoil(folder: Path, samples: list[int]) -> None:
 @pytest.fixture
 def spoilt(listed, built, noise, tmp_path) -> Path:
     """20 videos, two of which do not decode."""
-    folder = built(listed(tuple(Frames(noise(8, seed=seed), 10) for seed in range(20))), tmp_path / "train")
+    folder = built(listed(tuple(RawFrames(noise(8, seed=seed), 10) for seed in range(20))), tmp_path / "train")
     spoil(folder, [4, 11])
     return folder
 
@@ -134,10 +134,10 @@ def spoilt(listed, built, noise, tmp_path) -> Path:
 def test_what_does_not_decode_is_replaced_counted_and_written_down(spoilt, tmp_path):
     ledger = tmp_path / "log" / "dropped.jsonl"
     one = loader(config(spoilt))
-    one.write_drops_to(ledger)
+    one.log_decode_errors_to(ledger)
     batches = [one.batch(step) for step in range(8)]
     samples = torch.stack([batch.samples for batch in batches])
-    drawn = np.stack([Sampler(3, [SampledSource(1.0, (20,))], 8).samples(step).samples for step in range(8)])
+    drawn = np.stack([ClipSampler(3, [MixtureSource(1.0, (20,))], 8).samples(step).samples for step in range(8)])
     bad = np.isin(drawn, [4, 11])
     assert bad.any()
     assert not np.isin(samples.numpy(), [4, 11]).any()
@@ -163,14 +163,14 @@ def test_a_run_goes_on_below_the_stated_rate(spoilt):
 
 
 def test_a_run_stops_at_the_first_sample_past_the_stated_rate(monkeypatch):
-    monkeypatch.setattr(drops, "MINIMUM_CLIPS", 40)
-    drop = drops.Drop(step=0, position=0, source="a", key="k", file="f", reason="r")
-    ledger = drops.DropLedger(("a",), 0.1)
+    monkeypatch.setattr(decode_errors, "MIN_CLIPS_FOR_RATE", 40)
+    drop = decode_errors.DecodeErrorRecord(step=0, position=0, source="a", key="k", file="f", reason="r")
+    ledger = decode_errors.DecodeErrorLog(("a",), 0.1)
     ledger.record(8, 4 * [drop])
     with pytest.raises(DataError, match=r"5 samples did not decode while 16 clips were read, more than data\.undecod"):
         ledger.record(8, [drop])
     with pytest.raises(DataError, match="1 samples"):
-        drops.DropLedger(("a",), 0.0).record(8, [drop])
+        decode_errors.DecodeErrorLog(("a",), 0.0).record(8, [drop])
 
 
 def test_a_source_of_which_nothing_decodes_stops_at_once(spoilt):

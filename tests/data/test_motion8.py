@@ -27,7 +27,7 @@ def drawn_pixel_by_pixel(number: int, frame: int) -> np.ndarray:
 
 @pytest.mark.parametrize(("number", "frame"), [(0, 0), (3, 7), (45, 31), (199, 5)])
 def test_published_clips_are_the_benchmark_pixel_by_pixel(number, frame):
-    clip = motion8.render(motion8.labelled_scene(number), 160, 32)
+    clip = motion8.render_motion8(motion8.labelled_scene(number), 160, 32)
     np.testing.assert_array_equal(clip[frame], drawn_pixel_by_pixel(number, frame))
 
 
@@ -46,7 +46,7 @@ def test_as_many_clips_meet_the_border_as_the_benchmark_reports():
 
 
 def test_published_splits_hold_160_and_40_clips_with_balanced_labels():
-    train, test, unlabelled = motion8.splits(**motion8.PROTOCOLS["published"], unlabelled=24)
+    train, test, unlabelled = motion8.motion8_splits(**motion8.PROTOCOLS["published"], unlabelled=24)
     assert (len(train), len(test), len(unlabelled)) == (160, 40, 24)
     assert train.origin(159).key == "train-000159"
     assert test.origin(0).key == "test-000160"
@@ -56,7 +56,7 @@ def test_published_splits_hold_160_and_40_clips_with_balanced_labels():
 
 def test_a_smaller_clip_shows_the_same_scene():
     scene = motion8.unlabelled_scene(5)
-    large, small = (motion8.render(scene, size, 16) for size in (160, 64))
+    large, small = (motion8.render_motion8(scene, size, 16) for size in (160, 64))
     for frame in (0, 15):
         centres = [np.argwhere((clip[frame] == scene.colour).all(-1)).mean(0) for clip in (large, small)]
         np.testing.assert_allclose(centres[1], 0.4 * centres[0], atol=0.8)
@@ -83,4 +83,4 @@ def test_no_unlabelled_clip_shows_the_scene_of_a_labelled_one():
 )
 def test_what_cannot_be_rendered_is_refused(size, frames, named):
     with pytest.raises(InputError, match=named):
-        motion8.splits(1, 1, 1, size, frames)
+        motion8.motion8_splits(1, 1, 1, size, frames)

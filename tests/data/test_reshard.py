@@ -17,12 +17,12 @@ from wds2idx import IndexCreator
 from hpc_jepa.cli.shards import app
 from hpc_jepa.data.decode import decode_frames
 from hpc_jepa.data.encode import ENCODINGS, encode
-from hpc_jepa.data.shards.builder import build, recipe_of
-from hpc_jepa.data.shards.folder import ShardFolder
+from hpc_jepa.data.shards.builder import build_shards, make_recipe
+from hpc_jepa.data.shards.container import keyframe_indices
 from hpc_jepa.data.shards.manifest import read_manifest
-from hpc_jepa.data.shards.probe import key_frames
+from hpc_jepa.data.shards.shard_folder import ShardFolder
 from hpc_jepa.data.shards.transcode import transcode
-from hpc_jepa.data.sources import folder as folder_layout
+from hpc_jepa.data.sources import class_folders as folder_layout
 from hpc_jepa.errors import DataError, InputError
 
 
@@ -42,8 +42,8 @@ def webms(tmp_path_factory, noise, encoded_with):
         path.parent.mkdir(parents=True, exist_ok=True)
         frames = noise(6 if number < 5 else 12, 64, 64, seed=number)
         path.write_bytes(encoded_with(frames, "libvpx-vp9", "webm", options))
-    source = folder_layout.listing(root / "videos").sources()[0]
-    build(source, root / "train", recipe_of(source, 3), 0, lambda samples: None)
+    source = folder_layout.list_class_folders(root / "videos").sources()[0]
+    build_shards(source, root / "train", make_recipe(source, 3), 0, lambda samples: None)
     return root / "train"
 
 
@@ -153,7 +153,7 @@ def test_what_is_transcoded_has_short_closed_groups_and_no_frames_out_of_order(n
     data, frames, fps, width, height = transcode(long_groups, encoding)
     assert (frames, fps, width, height) == (20, 25, 96, 64)
     assert transcode(long_groups, encoding).data == data
-    assert key_frames(data) == [0, 8, 16]
+    assert keyframe_indices(data) == [0, 8, 16]
     scaled = decode_frames(data, range(20)).astype(int)
     original = decode_frames(long_groups, range(20)).astype(int).reshape(20, 64, 2, 96, 2, 3).mean(axis=(2, 4))
     assert np.abs(scaled - original).mean() < 15

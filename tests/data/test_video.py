@@ -9,7 +9,7 @@ from av.video.frame import PictureType
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpc_jepa.data.decode import UndecodableError, count_frames, decode_frames, decode_scaled, inspect
+from hpc_jepa.data.decode import UndecodableError, count_frames, decode_frames, decode_scaled, inspect_video
 from hpc_jepa.data.encode import encode
 
 FRAMES = 40
@@ -76,7 +76,7 @@ def test_the_same_frames_always_give_the_same_bytes(side, noise):
 
 @pytest.mark.parametrize("fps", [8.0, 25.0, 30000 / 1001])
 def test_facts_are_those_of_the_video(noise, fps):
-    assert inspect(encode(noise(9), fps)) == (9, pytest.approx(fps), 48, 32, "h264")
+    assert inspect_video(encode(noise(9), fps)) == (9, pytest.approx(fps), 48, 32, "h264")
 
 
 def test_frames_are_counted_without_decoding_them(videos):
@@ -103,7 +103,7 @@ def test_scaling_keeps_the_aspect_and_even_sides(videos):
 )
 def test_damaged_files_are_undecodable(videos, damage):
     with pytest.raises(UndecodableError):
-        inspect(damage[1](videos["ours"]))
+        inspect_video(damage[1](videos["ours"]))
 
 
 def test_sound_alone_is_no_video():
@@ -114,7 +114,7 @@ def test_sound_alone_is_no_video():
         frame.sample_rate = 8000
         output.mux(stream.encode(frame))
     with pytest.raises(UndecodableError, match="no video stream"):
-        inspect(file.getvalue())
+        inspect_video(file.getvalue())
 
 
 def test_a_frame_past_the_end_is_named(videos):

@@ -8,17 +8,17 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_jepa.checkpoint.saver import Saver
-from hpc_jepa.checkpoint.shard import Piece
-from hpc_jepa.config import tree
+from hpc_jepa.checkpoint.rank_file import TensorShard
+from hpc_jepa.checkpoint.writer import CheckpointWriter
+from hpc_jepa.config import loading
 from hpc_jepa.config.benchmark import BenchmarkConfig
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.training import CheckpointConfig
-from hpc_jepa.data.shards.builder import build, recipe_of
+from hpc_jepa.data.shards.builder import build_shards, make_recipe
 from hpc_jepa.data.sources.motion8 import Motion8
-from hpc_jepa.evaluation.features import FrozenFeatures, pool
+from hpc_jepa.evaluation.frozen_features import FrozenFeatures, pool
 from hpc_jepa.models.video_jepa import VideoJEPA
-from hpc_jepa.training.snapshot import facts
+from hpc_jepa.training.checkpoint_state import checkpoint_info
 
 CLASSES = 8
 SIDE, FRAMES = 32, 8
@@ -57,7 +57,7 @@ def shards(tmp_path_factory) -> Path:
     splits = {"train": (0, 48), "test": (48, 16), "unlabelled": (0, 8)}
     for split, (first, count) in splits.items():
         source = Motion8(split, first, count, size=SIDE, frames=FRAMES)
-        build(source, root / split, recipe_of(source, 32), 0, lambda done: None)
+        build_shards(source, root / split, make_recipe(source, 32), 0, lambda done: None)
     return root
 
 
@@ -96,7 +96,7 @@ def run_folder(tmp_path) -> Path:
         }
     )
     config.folder.mkdir(parents=True)
-    (config.folder / "config.yaml").write_text(tree.dump(config))
+    (config.folder / "config.yaml").write_text(loading.dump_config(config))
     (config.folder / "state.json").write_text(json.dumps({"state": "done", "step": 20, "steps": 20}))
     save_checkpoint(config, step=20)
     return config.folder
@@ -108,9 +108,9 @@ def save_checkpoint(config: RunConfig, step: int) -> None:
     for number, part in enumerate((model.student, model.target), start=1):
         for parameter in part.parameters():
             parameter.data += 0.02 * number * torch.randn_like(parameter)
-    weights = [Piece(name, tuple(w.shape), 0, w.flatten()) for name, w in model.state_dict().items()]
-    with Saver(config.folder, CheckpointConfig(keep=1)) as saver:
-        saver.start(facts(config, step, {}, {}), weights)
+    weights = [TensorShard(name, tuple(w.shape), 0, w.flatten()) for name, w in model.state_dict().items()]
+    with CheckpointWriter(config.folder, CheckpointConfig(keep=1)) as saver:
+        saver.start(checkpoint_info(config, step, {}, {}), weights)
 
 
 @pytest.fixture

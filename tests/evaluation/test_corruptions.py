@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from hpc_jepa.config.benchmark import EvaluationClipConfig
-from hpc_jepa.data.evaluation import EvaluationClips
-from hpc_jepa.evaluation.corruptions import CORRUPTIONS, Damage
-from hpc_jepa.evaluation.robustness import cases
+from hpc_jepa.data.evaluation_clips import EvaluationClips
+from hpc_jepa.evaluation.corruptions import CORRUPTIONS, ClipCorruption
+from hpc_jepa.evaluation.tasks.robustness import corruption_cases
 
 CLIP = EvaluationClipConfig(frames=8, sampling="leading", stride=1, size=32)
 
@@ -27,26 +27,26 @@ def read(shards, corruption=None, **sharing):
     return {int(i): clip for batch, _, indices in clips for i, clip in zip(indices, batch, strict=True)}
 
 
-@pytest.mark.parametrize("case", list(cases(()))[1:], ids=lambda case: f"{case.corruption}-{case.severity}")
+@pytest.mark.parametrize("case", list(corruption_cases(()))[1:], ids=lambda case: f"{case.corruption}-{case.severity}")
 def test_damage_depends_on_the_sample_alone(pixels, case):
-    damage = Damage(case.corruption, case.level)
-    first, again, other = damage(pixels, 5), Damage(case.corruption, case.level)(pixels, 5), damage(pixels, 6)
+    damage = ClipCorruption(case.corruption, case.level)
+    first, again, other = damage(pixels, 5), ClipCorruption(case.corruption, case.level)(pixels, 5), damage(pixels, 6)
     assert torch.equal(first, again)
     assert first.shape == pixels.shape and first.dtype == torch.float32
     assert first.min() >= 0 and first.max() <= 255
     drawn = {"frame_dropout_random", "frame_dropout_block", "temporal_shuffle", "noise", "occlusion"}
     assert case.corruption in drawn or torch.equal(first, other)
-    assert Damage("noise", 0.1, seed=1)(pixels, 5).ne(Damage("noise", 0.1, seed=2)(pixels, 5)).any()
+    assert ClipCorruption("noise", 0.1, seed=1)(pixels, 5).ne(ClipCorruption("noise", 0.1, seed=2)(pixels, 5)).any()
 
 
 @pytest.mark.parametrize("kind", ["random", "block", "last"])
 def test_losing_no_frame_equals_the_clean_clip_exactly(shards, kind):
-    clean, lost = read(shards), read(shards, Damage(f"frame_dropout_{kind}", 0.0))
+    clean, lost = read(shards), read(shards, ClipCorruption(f"frame_dropout_{kind}", 0.0))
     assert all(torch.equal(clean[i], lost[i]) for i in clean)
 
 
 def test_reversing_a_reversed_clip_gives_it_back(shards, pixels):
-    reverse = Damage("reversal", 1.0)
+    reverse = ClipCorruption("reversal", 1.0)
     assert torch.equal(reverse(reverse(pixels, 3), 3), pixels)
     clean, backwards = read(shards), read(shards, reverse)
     assert all(torch.equal(clean[i], backwards[i].flip(1)) for i in clean)
@@ -58,7 +58,7 @@ def test_reversing_a_reversed_clip_gives_it_back(shards, pixels):
 def test_lost_frames_show_the_last_one_that_came_through(pixels, kind, share):
     name = f"frame_dropout_{kind}"
     for sample in range(20):
-        order = CORRUPTIONS[name].order(16, share, Damage(name, share)._draw(sample))
+        order = CORRUPTIONS[name].frame_order(16, share, ClipCorruption(name, share)._draw(sample))
         shown = np.unique(order)
         kept = 16 - round(16 * share)
         assert len(shown) in (kept, kept + (kind == "block"))
@@ -69,11 +69,11 @@ def test_lost_frames_show_the_last_one_that_came_through(pixels, kind, share):
 
 
 def test_a_block_is_one_gap_and_the_last_frames_repeat_one():
-    draw = Damage("frame_dropout_block", 0.5)._draw(3)
-    order = CORRUPTIONS["frame_dropout_block"].order(16, 0.5, draw)
+    draw = ClipCorruption("frame_dropout_block", 0.5)._draw(3)
+    order = CORRUPTIONS["frame_dropout_block"].frame_order(16, 0.5, draw)
     missing = np.setdiff1d(np.arange(16), order)
     assert np.ptp(missing) == len(missing) - 1
-    last = CORRUPTIONS["frame_dropout_last"].order(16, 0.5, draw)
+    last = CORRUPTIONS["frame_dropout_last"].frame_order(16, 0.5, draw)
     np.testing.assert_array_equal(last, [*range(8), *[7] * 8])
 
 
@@ -81,19 +81,21 @@ def test_shuffled_frames_are_a_permutation_that_moves_no_more_than_its_share():
     for level in CORRUPTIONS["temporal_shuffle"].levels:
         moved = []
         for sample in range(30):
-            order = CORRUPTIONS["temporal_shuffle"].order(16, level, Damage("temporal_shuffle", level)._draw(sample))
+            order = CORRUPTIONS["temporal_shuffle"].frame_order(
+                16, level, ClipCorruption("temporal_shuffle", level)._draw(sample)
+            )
             np.testing.assert_array_equal(np.sort(order), np.arange(16))
             moved.append((order != np.arange(16)).sum())
         assert max(moved) <= max(round(16 * level), 2) and np.mean(moved) > 0
 
 
 def test_stride_changes_which_moments_of_the_video_are_read():
-    longer = Damage("stride_longer", 2.0)
-    np.testing.assert_array_equal(longer.moments(np.arange(10, 18), 40), [6, 8, 10, 12, 14, 16, 18, 20])
-    np.testing.assert_array_equal(longer.moments(np.arange(0, 8), 8), [0, 0, 0, 2, 4, 6, 7, 7])
-    shorter = Damage("stride_shorter", 0.5).moments(np.arange(0, 32, 4), 32)
+    longer = ClipCorruption("stride_longer", 2.0)
+    np.testing.assert_array_equal(longer.frame_indices(np.arange(10, 18), 40), [6, 8, 10, 12, 14, 16, 18, 20])
+    np.testing.assert_array_equal(longer.frame_indices(np.arange(0, 8), 8), [0, 0, 0, 2, 4, 6, 7, 7])
+    shorter = ClipCorruption("stride_shorter", 0.5).frame_indices(np.arange(0, 32, 4), 32)
     np.testing.assert_array_equal(shorter, [7, 9, 11, 13, 15, 17, 19, 21])
-    assert Damage("noise", 0.1).moments(np.arange(4), 9).tolist() == [0, 1, 2, 3]
+    assert ClipCorruption("noise", 0.1).frame_indices(np.arange(4), 9).tolist() == [0, 1, 2, 3]
 
 
 def test_every_pixel_corruption_gets_worse_with_severity(pixels):
@@ -101,27 +103,27 @@ def test_every_pixel_corruption_gets_worse_with_severity(pixels):
     smooth = pixels.round()
     for name, kind in CORRUPTIONS.items():
         if kind.pixels is not None:
-            errors = [float((Damage(name, level)(pixels, 0) - smooth).square().mean()) for level in kind.levels]
+            errors = [float((ClipCorruption(name, level)(pixels, 0) - smooth).square().mean()) for level in kind.levels]
             assert all(a < b for a, b in pairwise(errors)), (name, errors)
 
 
 def test_noise_brightness_and_occlusion_do_what_they_say():
     grey = torch.full((3, 8, 64, 64), 100.0)
-    noisy = Damage("noise", 0.08)(grey, 0) - grey
+    noisy = ClipCorruption("noise", 0.08)(grey, 0) - grey
     assert noisy.std().item() == pytest.approx(255 * 0.08, rel=0.02) and abs(noisy.mean()) < 0.5
-    assert Damage("brightness", 0.2)(grey, 0).unique().tolist() == [151.0]
-    hidden = Damage("occlusion", 0.25)(grey, 0) == 128
+    assert ClipCorruption("brightness", 0.2)(grey, 0).unique().tolist() == [151.0]
+    hidden = ClipCorruption("occlusion", 0.25)(grey, 0) == 128
     assert hidden.float().mean().item() == pytest.approx(0.25, abs=0.01)
     assert torch.equal(hidden[:, :1].expand_as(hidden), hidden)
 
 
 def test_odd_sides_pass_through_h264(pixels):
-    assert Damage("h264", 30)(pixels[..., :31, :47], 0).shape == (3, 16, 31, 47)
+    assert ClipCorruption("h264", 30)(pixels[..., :31, :47], 0).shape == (3, 16, 31, 47)
 
 
 def test_processes_and_threads_that_share_the_clips_see_the_same_damage(shards):
     for name in ("noise", "frame_dropout_random", "stride_longer"):
-        damage = Damage(name, CORRUPTIONS[name].levels[2])
+        damage = ClipCorruption(name, CORRUPTIONS[name].levels[2])
         alone = read(shards, damage)
         shared = {}
         for rank in range(3):

@@ -4,15 +4,15 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_jepa.checkpoint import tensors
-from hpc_jepa.config import tree
+from hpc_jepa.checkpoint import reader
+from hpc_jepa.config import loading
 from hpc_jepa.config.benchmark import BenchmarkConfig
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.errors import CheckpointError, DataError, InputError
 from hpc_jepa.evaluation import record
 from hpc_jepa.evaluation.evaluator import evaluate
-from hpc_jepa.evaluation.statistics import accuracy
-from hpc_jepa.evaluation.weights import encoders, open_run
+from hpc_jepa.evaluation.run_encoders import load_run_encoders, open_trained_run
+from hpc_jepa.evaluation.stats.paired import accuracy
 from hpc_jepa.models.video_jepa import VideoJEPA
 
 
@@ -22,12 +22,12 @@ def changed(benchmark, **protocol):
 
 
 def test_weights_are_those_of_the_checkpoint_and_of_the_start(run_folder):
-    run = open_run(run_folder)
-    found = encoders(run, ["target", "student", "random_init"], torch.device("cpu"))
+    run = open_trained_run(run_folder)
+    found = load_run_encoders(run, ["target", "student", "random_init"], torch.device("cpu"))
     torch.manual_seed(3)
     start = VideoJEPA(run.config.model, run.config.engine.precision).student.state_dict()
     for name, expected in {
-        **{n: tensors.part(run.checkpoint, n) for n in ("target", "student")},
+        **{n: reader.read_part(run.checkpoint, n) for n in ("target", "student")},
         "random_init": start,
     }.items():
         state = found[name].state_dict()
@@ -40,14 +40,14 @@ def test_drawing_the_random_encoder_leaves_global_randomness_alone(run_folder):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    encoders(open_run(run_folder), ["random_init"], torch.device("cpu"))
+    load_run_encoders(open_trained_run(run_folder), ["random_init"], torch.device("cpu"))
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_a_record_holds_every_result_and_the_predictions_behind_it(run_folder, benchmark):
     written = evaluate(run_folder, benchmark, "careful", ["target", "student", "random_init"])
     path = record.record_path(run_folder, "tiny8", "careful")
-    assert record.read(path) == written
+    assert record.read_probe_record(path) == written
     assert [(r.weights, r.probe) for r in written.results] == [
         (weights, probe) for weights in ("target", "student", "random_init") for probe in ("linear", "attentive")
     ]
@@ -82,7 +82,7 @@ def test_evaluating_again_computes_nothing_and_adds_only_what_is_missing(run_fol
 
 def test_a_newer_checkpoint_or_another_protocol_is_evaluated_anew(run_folder, benchmark, save):
     evaluate(run_folder, benchmark, "careful", ["target"])
-    save(tree.load(RunConfig, [run_folder / "config.yaml"]), step=30)
+    save(loading.read_config(RunConfig, [run_folder / "config.yaml"]), step=30)
     newer = evaluate(run_folder, benchmark, "careful", ["student"])
     assert newer.run.step == 30 and newer.weights == {"student"}
     other = evaluate(run_folder, changed(benchmark, probe_seeds=(4,)), "careful", ["student"])
@@ -116,7 +116,7 @@ def test_an_unknown_protocol_or_benchmark_is_refused(run_folder, benchmark):
     with pytest.raises(InputError, match="tiny8 has no protocol 'published'; it has careful"):
         evaluate(run_folder, benchmark, "published", ["target"])
     with pytest.raises(InputError, match="did you mean 'motion8'"):
-        tree.find_config("motion9", "benchmark")
+        loading.find_config("motion9", "benchmark")
 
 
 def test_a_damaged_record_is_named(run_folder, benchmark):
@@ -130,7 +130,7 @@ def test_a_damaged_record_is_named(run_folder, benchmark):
     values["results"][0]["value"] = 1.5
     path.write_text(json.dumps(values))
     with pytest.raises(DataError, match=r"results\.0\.value"):
-        record.read(path)
+        record.read_probe_record(path)
     assert evaluate(run_folder, benchmark, "careful", ["target"], force=True)
 
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_jepa.distributed import HostGroup
+from hpc_jepa.distributed import GlooGroup
 from hpc_jepa.errors import InputError
 from hpc_jepa.evaluation import extraction
-from hpc_jepa.evaluation.extraction import Extraction, FrozenEncoder
+from hpc_jepa.evaluation.extraction import FeatureExtraction, TokenEncoder
 
 
 def clips(count=7, batch=3, first=100):
@@ -25,15 +25,15 @@ def tokens_of(pixels):
 
 
 ENCODERS = {
-    "plain": FrozenEncoder(tokens_of, 4),
-    "timm:other/model@a.safetensors": FrozenEncoder(lambda x: 2 * tokens_of(x), 4),
+    "plain": TokenEncoder(tokens_of, 4),
+    "timm:other/model@a.safetensors": TokenEncoder(lambda x: 2 * tokens_of(x), 4),
 }
 
 
 def extract(folder, passes=None, poolings=("tokens",), precision="fp32", limit=2.0**30, advance=lambda: None):
     passes = [clips()] if passes is None else passes
-    wanted = Extraction(folder, poolings, precision, "fp32", limit)
-    return wanted.run(ENCODERS, passes, 7 * len(passes), HostGroup(), advance)
+    wanted = FeatureExtraction(folder, poolings, precision, "fp32", limit)
+    return wanted.run(ENCODERS, passes, 7 * len(passes), GlooGroup(), advance)
 
 
 def test_every_encoder_reads_each_batch_of_one_decode_pass(tmp_path):
@@ -48,7 +48,7 @@ def test_every_encoder_reads_each_batch_of_one_decode_pass(tmp_path):
 
 
 def test_files_of_a_limited_size_read_as_one_table(tmp_path, monkeypatch):
-    monkeypatch.setattr(extraction, "SHARD", 400)
+    monkeypatch.setattr(extraction, "MAX_FILE_BYTES", 400)
     found = extract(tmp_path)["plain", "tokens"]
     assert len(found.tokens.files) == 3
     expected = torch.cat([tokens_of(pixels) for pixels, _, _ in clips()]).numpy()
@@ -81,7 +81,7 @@ def test_several_clips_of_the_samples_lie_one_after_the_other(tmp_path):
     np.testing.assert_array_equal(found.tokens[7:14], 2 * found.tokens[:7])
     picked = found.subset(np.array([3]))
     np.testing.assert_array_equal(picked.samples, [103, 103])
-    np.testing.assert_array_equal(found.first().tokens[:], found.tokens[:7])
+    np.testing.assert_array_equal(found.first_clips().tokens[:], found.tokens[:7])
 
 
 def test_more_than_the_disk_may_hold_is_refused_before_it_is_written(tmp_path):
@@ -99,8 +99,8 @@ import numpy as np, torch
 from hpc_jepa.config.benchmark import TrainedProbeConfig
 from hpc_jepa.distributed import HostGroup
 from hpc_jepa.evaluation.extraction import Extraction, FrozenEncoder
-from hpc_jepa.evaluation.features import Standardiser
-from hpc_jepa.evaluation.probes.training import Setting, fit, predict
+from hpc_jepa.evaluation.frozen_features import Standardiser
+from hpc_jepa.evaluation.probes.trainer import Setting, fit, predict
 
 def batches(count):
     for start in range(0, count, 8):

@@ -41,9 +41,9 @@ def on_the_device(device):
     """The kernel, with its arguments and its result moved there and back."""
 
     def apply(prediction, features, tokens, levels=0):
-        from hpc_jepa.kernels.triton.masked_error import FusedMaskedError
+        from hpc_jepa.kernels.triton.masked_error import TritonMaskedError
 
-        return FusedMaskedError.apply(*(x.to(device) for x in (prediction, features, tokens)), levels).cpu()
+        return TritonMaskedError.apply(*(x.to(device) for x in (prediction, features, tokens)), levels).cpu()
 
     return apply
 

@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from hpc_jepa.kernels.blocks import origin_counts
 from hpc_jepa.kernels.motion import average_motion, block_scores
-from hpc_jepa.latents import TokenGrid
+from hpc_jepa.kernels.visible_tokens import origin_counts
+from hpc_jepa.types import TokenGrid
 
 
 @pytest.fixture(params=["plain", "triton"])
@@ -11,9 +11,9 @@ def averages(request, device):
     """``average_motion`` by both ways, on CPU tensors."""
 
     def triton(pixels, grid):
-        from hpc_jepa.kernels.triton.motion import average_motion_of
+        from hpc_jepa.kernels.triton.motion import average_motion_triton
 
-        return average_motion_of(pixels.to(device), grid).cpu()
+        return average_motion_triton(pixels.to(device), grid).cpu()
 
     return {"plain": average_motion, "triton": triton}[request.param]
 
@@ -23,9 +23,9 @@ def scores(request, device):
     """``block_scores`` by both ways, on CPU tensors."""
 
     def triton(motion, size):
-        from hpc_jepa.kernels.triton.motion import block_scores_of
+        from hpc_jepa.kernels.triton.motion import block_scores_triton
 
-        return block_scores_of(motion.to(device), size).cpu()
+        return block_scores_triton(motion.to(device), size).cpu()
 
     return {"plain": block_scores, "triton": triton}[request.param]
 

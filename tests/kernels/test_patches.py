@@ -9,10 +9,10 @@ def form(request, device):
     """``patches_at`` by both ways, on CPU tensors."""
 
     def triton(pixels, tokens, rotations, tubelet, patch):
-        from hpc_jepa.kernels.triton.patches import gathered
+        from hpc_jepa.kernels.triton.patches import patches_at_triton
 
         tensors = (tensor.to(device) for tensor in (pixels, tokens, rotations))
-        return tuple(tensor.cpu() for tensor in gathered(*tensors, tubelet, patch))
+        return tuple(tensor.cpu() for tensor in patches_at_triton(*tensors, tubelet, patch))
 
     return {"plain": patches_at, "triton": triton}[request.param]
 

@@ -12,15 +12,15 @@ from hpc_jepa.kernels.token_lists import (
     TokenLists,
     Truncation,
     context_distance,
+    count_pairs,
     next_in_context,
-    pairs,
     smallest_counts,
     token_list,
     token_lists,
     truncate,
     tube_order,
 )
-from hpc_jepa.latents import TokenGrid
+from hpc_jepa.types import TokenGrid
 
 GRIDS = st.builds(TokenGrid, st.integers(1, 4), st.integers(1, 5), st.integers(1, 5)).filter(lambda g: g.tokens > 2)
 SEEDS = st.integers(0, 2**32 - 1)
@@ -77,7 +77,7 @@ def test_the_next_token_is_the_same_place_one_tubelet_later(grid, seed):
 def test_pairs_count_the_tokens_that_have_a_next_one(grid, seed):
     context, _ = random_split(grid, seed)
     chosen = torch.zeros(3, grid.tokens, dtype=torch.bool).scatter(1, context, True)
-    assert torch.equal(pairs(chosen, grid), (next_in_context(context, grid) >= 0).sum(1))
+    assert torch.equal(count_pairs(chosen, grid), (next_in_context(context, grid) >= 0).sum(1))
 
 
 @pytest.fixture(scope="module", params=["plain", "triton"])
@@ -85,11 +85,11 @@ def form(request, device):
     """``token_lists`` by both ways, on CPU tensors."""
 
     def triton(visible, truncation, wanted, grid):
-        from hpc_jepa.kernels.triton.token_lists import token_lists_of
+        from hpc_jepa.kernels.triton.token_lists import token_lists_triton
 
         order = None if truncation.order is None else truncation.order.to(device)
         there = replace(truncation, limits=truncation.limits.to(device), order=order)
-        return TokenLists(*(tensor.cpu() for tensor in token_lists_of(visible.to(device), there, wanted, grid)))
+        return TokenLists(*(tensor.cpu() for tensor in token_lists_triton(visible.to(device), there, wanted, grid)))
 
     return {"plain": token_lists, "triton": triton}[request.param]
 

@@ -6,8 +6,8 @@ import torch
 
 from hpc_jepa.config.masking import MaskGroupConfig, MaskingConfig, MotionGuidanceConfig
 from hpc_jepa.config.semantics import Semantics
-from hpc_jepa.latents import ClipBatch, TokenGrid
-from hpc_jepa.masking.sampler import MaskSampler
+from hpc_jepa.masking.mask_sampler import MaskSampler
+from hpc_jepa.types import ClipBatch, TokenGrid
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

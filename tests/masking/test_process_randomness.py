@@ -6,10 +6,10 @@ import torch
 
 from hpc_jepa.config.masking import MaskingConfig
 from hpc_jepa.config.semantics import Semantics
-from hpc_jepa.data.sampler import SampledSource, Sampler
-from hpc_jepa.kernels.randomness import Stream, uniforms
-from hpc_jepa.latents import ClipBatch, TokenGrid
-from hpc_jepa.masking.sampler import MaskSampler
+from hpc_jepa.data.clip_sampler import ClipSampler, MixtureSource
+from hpc_jepa.io.random_streams import RandomStream, uniforms
+from hpc_jepa.masking.mask_sampler import MaskSampler
+from hpc_jepa.types import ClipBatch, TokenGrid
 
 
 def masks_of(rank, process_randomness):
@@ -26,12 +26,12 @@ def test_masks_repeat_over_processes_only_where_they_share_a_seed(kind, equal):
 
 
 def test_clips_repeat_their_crops_but_not_their_samples():
-    draws = Sampler(3, [SampledSource(1.0, (1000,))], 8, repeats=2).samples(4)
+    draws = ClipSampler(3, [MixtureSource(1.0, (1000,))], 8, repeats=2).samples(4)
     np.testing.assert_array_equal(draws.crops[:4], draws.crops[4:])
     np.testing.assert_array_equal(draws.flips[:4], draws.flips[4:])
     assert (draws.samples[:4] != draws.samples[4:]).any()
 
 
 def test_a_longer_table_begins_with_the_shorter_one():
-    short, long = (uniforms(9, Stream.CROP, 3, (rows, 5)) for rows in (4, 12))
+    short, long = (uniforms(9, RandomStream.CROP, 3, (rows, 5)) for rows in (4, 12))
     np.testing.assert_array_equal(long[:4], short)

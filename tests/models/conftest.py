@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from hpc_jepa.config.model import EncoderConfig, ModelConfig, PredictorConfig
-from hpc_jepa.latents import TokenMasks
+from hpc_jepa.types import TokenMasks
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 

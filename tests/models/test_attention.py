@@ -1,9 +1,9 @@
 import pytest
 import torch
 
-from hpc_jepa.latents import TokenGrid
 from hpc_jepa.models.attention import Attention
 from hpc_jepa.models.rotary import rotate, rotations
+from hpc_jepa.types import TokenGrid
 
 GRID = TokenGrid(2, 4, 4)
 

@@ -4,9 +4,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from hpc_jepa.config.model import EncoderConfig, ModelConfig, PredictorConfig
-from hpc_jepa.latents import TokenMasks
 from hpc_jepa.models.flops import step_flops
 from hpc_jepa.models.video_jepa import VideoJEPA
+from hpc_jepa.types import TokenMasks
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])

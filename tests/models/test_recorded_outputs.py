@@ -46,7 +46,7 @@ def test_training_latent_equals_the_recorded_one(encoder, recorded, clip, tokens
 @torch.no_grad()
 @pytest.mark.parametrize(("clip", "output"), [("clip", "evaluation"), ("wide_clip", "evaluation.wide")])
 def test_evaluation_feature_equals_the_recorded_one(encoder, recorded, clip, output):
-    feature = encoder.evaluate(recorded[f"input.{clip}"])
+    feature = encoder.forward_features(recorded[f"input.{clip}"])
     torch.testing.assert_close(feature, recorded[f"output.encoder.{output}"], rtol=0, atol=TOLERANCE)
 
 

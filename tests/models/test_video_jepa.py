@@ -50,7 +50,7 @@ def test_the_target_is_the_level_normalised_full_pass(small_model, clips, two_gr
     with torch.no_grad():
         levels = model.student(clips).split(32, dim=-1)  # the student is still equal to the target
     expected = torch.cat([F.layer_norm(level, (32,), eps=1e-5) for level in levels], dim=-1)
-    torch.testing.assert_close(latents.target_everywhere(), expected)
+    torch.testing.assert_close(latents.normalised_target(), expected)
 
 
 def test_the_recorded_target_is_reproduced(recorded):
@@ -102,14 +102,14 @@ def test_all_tokens_in_order_are_the_full_clip(small_model, clips):
 
 def test_evaluation_reads_the_last_level(small_model, clips):
     student = build(small_model).student
-    torch.testing.assert_close(student.evaluate(clips), student(clips)[..., -32:])
+    torch.testing.assert_close(student.forward_features(clips), student(clips)[..., -32:])
 
 
 def test_bf16_is_close_to_fp32_and_leaves_features_in_fp32(small_model, clips, two_groups):
     exact, rounded = (build(small_model, precision)(clips, two_groups) for precision in ("fp32", "bf16"))
     assert rounded.student[0].dtype == rounded.target.dtype == torch.float32
     assert rounded.prediction[0].dtype == torch.bfloat16
-    torch.testing.assert_close(rounded.target_everywhere(), exact.target_everywhere(), rtol=0, atol=0.06)
+    torch.testing.assert_close(rounded.normalised_target(), exact.normalised_target(), rtol=0, atol=0.06)
     torch.testing.assert_close(rounded.student[0], exact.student[0], rtol=0, atol=0.06)
     torch.testing.assert_close(rounded.prediction[0].float(), exact.prediction[0], rtol=0, atol=0.02)
 
@@ -129,7 +129,7 @@ def test_recomputing_activations_changes_no_gradient(small_model, clips, two_gro
 def test_training_works_after_an_evaluation_in_inference_mode(small_model, clips):
     model = build(small_model)
     with torch.inference_mode():
-        model.student.evaluate(clips[:, :, :2])  # a grid no other test has met
+        model.student.forward_features(clips[:, :, :2])  # a grid no other test has met
     model.student(clips[:, :, :2]).sum().backward()
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from hpc_jepa.latents import Latents, TokenGrid, TokenMasks
+from hpc_jepa.types import Latents, TokenGrid, TokenMasks
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "case1.npz"
 

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
+from hpc_jepa.config.loading import CONFIGS, read_config
 from hpc_jepa.config.run import RunConfig
-from hpc_jepa.config.tree import CONFIGS, load
-from hpc_jepa.latents import ClipBatch, TokenGrid
-from hpc_jepa.masking.sampler import MaskSampler
-from hpc_jepa.training.trainee import build_trainee
+from hpc_jepa.masking.mask_sampler import MaskSampler
+from hpc_jepa.training.train_module import build_train_module
+from hpc_jepa.types import ClipBatch, TokenGrid
 
 VARIANTS = sorted(path.stem for path in (CONFIGS / "objective").glob("*.yaml"))
 SMALL = (
@@ -27,7 +27,7 @@ SILENT = {  # variants whose published dynamics term carries no gradient (B2), s
 
 def configure(variant, semantics, *more):
     files = [CONFIGS / "regime" / "ucf101.yaml", CONFIGS / "objective" / f"{variant}.yaml"]
-    return load(RunConfig, files, [f"semantics={semantics}", *SMALL, *more])
+    return read_config(RunConfig, files, [f"semantics={semantics}", *SMALL, *more])
 
 
 def one_step(config, step=60, clips=None):
@@ -41,13 +41,13 @@ def one_step(config, step=60, clips=None):
     side = clip.size // config.model.encoder.patch
     grid = TokenGrid(clip.frames // config.model.encoder.tubelet, side, side)
     masker = MaskSampler(config.masking, config.semantics, grid, seed=0, batch_size=len(clips))
-    trainee = build_trainee(config)
-    terms, _ = trainee(clips, masker(step, batch), step)
-    weights = trainee.objectives.weights(step)
+    train_module = build_train_module(config)
+    terms, _ = train_module(clips, masker(step, batch), step)
+    weights = train_module.objectives.weights(step)
     assert weights.keys() == terms.keys()
     loss = sum(weights[name] * term for name, term in terms.items())
     loss.backward()
-    return trainee, terms, loss
+    return train_module, terms, loss
 
 
 def receives(module):
@@ -58,19 +58,19 @@ def receives(module):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gradients_reach_encoder_predictor_and_every_head(variant, semantics):
     config = configure(variant, semantics)
-    trainee, _, loss = one_step(config)
+    train_module, _, loss = one_step(config)
     assert torch.isfinite(loss)
-    assert receives(trainee.model.student) and receives(trainee.model.predictor)
-    assert not receives(trainee.model.target)
+    assert receives(train_module.model.student) and receives(train_module.model.predictor)
+    assert not receives(train_module.model.target)
     reached = {
         f"{name}.{head}"
-        for name, objective in trainee.objectives.auxiliary.items()
+        for name, objective in train_module.objectives.auxiliary.items()
         for head, module in objective.named_children()
         if receives(module)
     }
     heads = {
         f"{name}.{head}"
-        for name, objective in trainee.objectives.auxiliary.items()
+        for name, objective in train_module.objectives.auxiliary.items()
         for head, _ in objective.named_children()
     }
     assert heads - reached == SILENT.get((variant, semantics), set())
@@ -116,11 +116,11 @@ def test_a_step_compiles_into_one_graph(variant, semantics):
     nothing = torch.zeros(4, dtype=torch.int64)
     masker = MaskSampler(config.masking, config.semantics, TokenGrid(4, 6, 6), seed=0, batch_size=4)
     masks = masker(0, ClipBatch(clips, nothing, nothing, nothing.bool()))
-    trainee = build_trainee(config)
-    plain = trainee.model(clips, masks, 0)
+    train_module = build_train_module(config)
+    plain = train_module.model(clips, masks, 0)
     torch._dynamo.reset()
-    compiled = torch.compile(trainee.objectives, fullgraph=True, backend="eager")
-    expected = trainee.objectives(trainee.model(clips, masks, 0))
+    compiled = torch.compile(train_module.objectives, fullgraph=True, backend="eager")
+    expected = train_module.objectives(train_module.model(clips, masks, 0))
     found = compiled(plain)
     for name, term in expected.items():
         torch.testing.assert_close(found[name], term, rtol=1e-5, atol=1e-6)
@@ -130,16 +130,16 @@ def test_published_kinematic_under_ema_leaves_every_gradient_as_it_was():
     gradients = []
     for weight in (0.0, 5.0):
         config = configure("kinematic", "published", "ema=always", f"objectives=[{{kinematic: {{weight: {weight}}}}}]")
-        trainee, terms, _ = one_step(config)
+        train_module, terms, _ = one_step(config)
         assert not terms["kinematic"].requires_grad
-        gradients.append([p.grad for p in trainee.model.student.parameters() if p.grad is not None])
+        gradients.append([p.grad for p in train_module.model.student.parameters() if p.grad is not None])
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 
 def test_annealing_starts_at_the_weight_of_the_plain_form_and_ends_at_nothing():
     steps = 30_000
     plain, fading = (
-        build_trainee(configure(name, "corrected", f"schedule.steps={steps}")).objectives
+        build_train_module(configure(name, "corrected", f"schedule.steps={steps}")).objectives
         for name in ("kinematic_accel", "kinematic_anneal")
     )
     assert fading.weights(0) == plain.weights(0)
@@ -151,19 +151,19 @@ def test_annealing_starts_at_the_weight_of_the_plain_form_and_ends_at_nothing():
 def test_a_still_clip_has_no_colour_change_to_decode():
     config = configure("ac", "corrected")
     image = torch.randn(4, 3, 1, 48, 48)
-    trainee, _, _ = one_step(config, clips=image.expand(-1, -1, 8, -1, -1).contiguous())
-    head = trainee.objectives.auxiliary["ac"].head
+    train_module, _, _ = one_step(config, clips=image.expand(-1, -1, 8, -1, -1).contiguous())
+    head = train_module.objectives.auxiliary["ac"].head
     with torch.no_grad():
         for module in (head[0], head[2]):
             module.weight.zero_()
             module.bias.zero_()
-        latents = trainee.model(
+        latents = train_module.model(
             image.expand(-1, -1, 8, -1, -1).contiguous(),
             MaskSampler(config.masking, config.semantics, TokenGrid(4, 6, 6), seed=0, batch_size=4)(
                 0, ClipBatch(image, *(torch.zeros(4, dtype=torch.int64),) * 2, torch.zeros(4, dtype=torch.bool))
             ),
         )
-        assert trainee.objectives(latents)["ac"].item() == pytest.approx(0, abs=1e-6)
+        assert train_module.objectives(latents)["ac"].item() == pytest.approx(0, abs=1e-6)
 
 
 def test_runs_without_ema_train_their_targets_only_where_they_should():

@@ -3,13 +3,13 @@
 import pytest
 import torch
 
+from hpc_jepa.config.loading import CONFIGS, read_config
 from hpc_jepa.config.run import RunConfig
-from hpc_jepa.config.tree import CONFIGS, load
 from hpc_jepa.kernels.patches import patchify
-from hpc_jepa.latents import ClipBatch, TokenGrid
+from hpc_jepa.masking.mask_sampler import MaskSampler
 from hpc_jepa.masking.modality import MasksByModality
-from hpc_jepa.masking.sampler import MaskSampler
-from hpc_jepa.training.trainee import build_trainee
+from hpc_jepa.training.train_module import build_train_module
+from hpc_jepa.types import ClipBatch, TokenGrid
 
 VARIANTS = sorted(path.stem for path in (CONFIGS / "objective").glob("*.yaml"))
 TEMPORAL = {"ld", "delta", "ltc", "ac", "spectral", "velgate", "hamiltonian", "kinematic", "fwm_static"}
@@ -24,7 +24,7 @@ SMALL = (
 
 def configure(variant, semantics, images):
     files = [CONFIGS / "regime" / "mixed.yaml", CONFIGS / "objective" / f"{variant}.yaml"]
-    return load(RunConfig, files, [f"semantics={semantics}", f"data.images={images}", *SMALL])
+    return read_config(RunConfig, files, [f"semantics={semantics}", f"data.images={images}", *SMALL])
 
 
 def one_step(config, frames):
@@ -34,27 +34,27 @@ def one_step(config, frames):
         MaskSampler(config.masking, config.semantics, TokenGrid(time, 6, 6), seed=0, batch_size=4) for time in (4, 1)
     )
     masks = MasksByModality(videos, images)(60, ClipBatch(pixels, nothing, nothing, nothing.bool()))
-    trainee = build_trainee(config)
-    terms, target = trainee(pixels, masks, 60)
-    weights = trainee.objectives.weights(60)
+    train_module = build_train_module(config)
+    terms, target = train_module(pixels, masks, 60)
+    weights = train_module.objectives.weights(60)
     sum(weights[name] * term for name, term in terms.items()).backward()
-    return trainee, terms, target
+    return train_module, terms, target
 
 
-def trained(trainee):
-    return {name: p for name, p in trainee.named_parameters() if p.requires_grad}
+def trained(train_module):
+    return {name: p for name, p in train_module.named_parameters() if p.requires_grad}
 
 
 @pytest.mark.parametrize("semantics", ["published", "corrected"])
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_an_image_has_no_temporal_term(variant, semantics):
-    trainee, terms, target = one_step(configure(variant, semantics, "batches"), frames=1)
+    train_module, terms, target = one_step(configure(variant, semantics, "batches"), frames=1)
     assert target.shape[:2] == (4, 36)
     assert all(torch.isfinite(term) for term in terms.values())
     assert all(terms[name] == 0 for name in TEMPORAL & terms.keys())
     assert terms["prediction"] > 0
-    assert trainee.model.student.patch_embedding.image.weight.grad.abs().max() > 0
-    assert not trainee.model.student.patch_embedding.video.weight.grad.any()
+    assert train_module.model.student.patch_embedding.image.weight.grad.abs().max() > 0
+    assert not train_module.model.student.patch_embedding.video.weight.grad.any()
 
 
 @pytest.mark.parametrize("variant", ["baseline", "fwm_hw_ld"])
@@ -69,13 +69,13 @@ def test_images_and_videos_give_a_gradient_to_the_same_parameters(variant):
 
 
 def test_images_as_clips_leave_the_image_path_alone():
-    trainee, terms, _ = one_step(configure("baseline", "published", "clips"), frames=8)
-    assert not any("image" in name for name in trained(trainee))
+    train_module, terms, _ = one_step(configure("baseline", "published", "clips"), frames=8)
+    assert not any("image" in name for name in trained(train_module))
     assert terms["prediction"] > 0
 
 
 def test_an_image_is_projected_patch_by_patch_and_told_from_a_video():
-    model = build_trainee(configure("baseline", "corrected", "batches")).model
+    model = build_train_module(configure("baseline", "corrected", "batches")).model
     student = model.student
     pixels = torch.randn(2, 3, 1, 48, 48)
     projection = student.patch_embedding.image

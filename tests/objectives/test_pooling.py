@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from hpc_jepa.objectives.pairs import Pairs
-from hpc_jepa.objectives.pooling import mean_over_pairs, shared_mean
+from hpc_jepa.objectives.pooling import batch_mean, mean_over_pairs
 
 
 def pairs(valid, count):
@@ -22,4 +22,4 @@ def test_a_group_without_pairs_says_nothing():
     error, valid = torch.tensor([[3.0, 5.0]]), torch.tensor([[1.0, 1.0]])
     both = mean_over_pairs([error, 100 * error], [pairs(valid, 2.0), pairs(torch.zeros_like(valid), 0.0)])
     assert both == 4.0
-    assert shared_mean(error * 0, torch.tensor(0.0)) == 0.0
+    assert batch_mean(error * 0, torch.tensor(0.0)) == 0.0

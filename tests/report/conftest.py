@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hpc_jepa.config import tree
+from hpc_jepa.config import loading
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.evaluation import record
 from hpc_jepa.evaluation.record import FewShotRecord, RobustnessRecord
-from hpc_jepa.evaluation.statistics import accuracy
+from hpc_jepa.evaluation.stats.paired import accuracy
 
 CLIPS, CLASSES = 1000, 8
 POOLING = {"linear": "mean", "attentive": "tokens"}
@@ -37,7 +37,7 @@ class StudyWriter:
             }
         )
         config.folder.mkdir(parents=True)
-        (config.folder / "config.yaml").write_text(tree.dump(config))
+        (config.folder / "config.yaml").write_text(loading.dump_config(config))
         (config.folder / "state.json").write_text(json.dumps({"state": state, "step": 500, "steps": 500}))
         lines = [self._line(step, auxiliary=variant != "baseline") for step in range(0, 500, 10)]
         (config.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
@@ -47,7 +47,7 @@ class StudyWriter:
         self, run: Path, accuracies: dict[str, dict[str, float]], salt=0, benchmark="motion8", **facts
     ) -> Path:
         """``accuracies``: weights -> probe -> share of clips that are right."""
-        config = tree.load(RunConfig, [run / "config.yaml"])
+        config = loading.read_config(RunConfig, [run / "config.yaml"])
         predictions = {"labels": self.labels, "samples": np.arange(CLIPS)}
         results = []
         for weights, probes in accuracies.items():
@@ -73,12 +73,12 @@ class StudyWriter:
                 )
         path = record.record_path(run, benchmark, "careful")
         whole = {**self._facts(config, benchmark), **facts, "results": tuple(results)}
-        record.write(path, whole, predictions)
+        record.write_probe_record(path, whole, predictions)
         return path
 
     def few_shot(self, run: Path, curve: dict[int, float]) -> Path:
         """``curve``: labels per class -> accuracy of the target weights."""
-        config = tree.load(RunConfig, [run / "config.yaml"])
+        config = loading.read_config(RunConfig, [run / "config.yaml"])
         results = [
             {
                 "weights": "target",
@@ -97,12 +97,12 @@ class StudyWriter:
         ]
         path = record.record_path(run, "motion8", "careful", "few_shot")
         facts = {**self._facts(config), "results": tuple(results)}
-        record.write_as(FewShotRecord, path, facts, {"labels": self.labels})
+        record.write_record(FewShotRecord, path, facts, {"labels": self.labels})
         return path
 
     def robustness(self, run: Path, clean: float, damaged: tuple[float, ...]) -> Path:
         """``damaged``: accuracies of the target weights under noise, by severity."""
-        config = tree.load(RunConfig, [run / "config.yaml"])
+        config = loading.read_config(RunConfig, [run / "config.yaml"])
         results = [
             {
                 "weights": "target",
@@ -121,7 +121,7 @@ class StudyWriter:
         ]
         path = record.record_path(run, "motion8", "careful", "robustness")
         facts = {**self._facts(config), "results": tuple(results)}
-        record.write_as(RobustnessRecord, path, facts, {"labels": self.labels})
+        record.write_record(RobustnessRecord, path, facts, {"labels": self.labels})
         return path
 
     def _facts(self, config: RunConfig, benchmark="motion8") -> dict:

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hpc_jepa.report.build import write_report
-from hpc_jepa.report.paper import PUBLISHED_RESULTS
+from hpc_jepa.report.published_results import PUBLISHED_RESULTS
+from hpc_jepa.report.write_report import write_report
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 

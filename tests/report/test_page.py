@@ -7,14 +7,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from hpc_jepa.config import tree
+from hpc_jepa.config import loading
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.study import StudyConfig
-from hpc_jepa.data.shards.builder import build, recipe_of
+from hpc_jepa.data.shards.builder import build_shards, make_recipe
 from hpc_jepa.data.sources.motion8 import Motion8
-from hpc_jepa.report.build import write_report
-from hpc_jepa.report.strip import strips
-from hpc_jepa.study.grid import describe
+from hpc_jepa.report.clip_preview import preview_strips
+from hpc_jepa.report.write_report import write_report
+from hpc_jepa.study.grid import write_study_file
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -64,7 +64,7 @@ def test_every_headline_number_and_fingerprint_is_on_it(page, study):
     for sentence in report.headlines:
         assert sentence.replace("<", "&lt;") in page
     for run in study.rglob("config.yaml"):
-        assert tree.load(RunConfig, [run]).fingerprint() in page
+        assert loading.read_config(RunConfig, [run]).fingerprint() in page
     assert "mask_truncation: tubes" in page
 
 
@@ -102,7 +102,7 @@ def test_missing_shards_are_said_instead_of_frames(page):
 
 def test_frames_show_the_clip_and_every_token_of_each_mask_group(tmp_path):
     source = Motion8("unlabelled", 0, 8, size=32, frames=8)
-    build(source, tmp_path / "shards", recipe_of(source, 8), 0, lambda done: None)
+    build_shards(source, tmp_path / "shards", make_recipe(source, 8), 0, lambda done: None)
     config = RunConfig.model_validate(
         {
             "regime": "tiny",
@@ -115,7 +115,7 @@ def test_frames_show_the_clip_and_every_token_of_each_mask_group(tmp_path):
             "engine": {"batch_size": 4},
         }
     )
-    plain, *groups = strips(config)
+    plain, *groups = preview_strips(config)
     assert len(groups) == 2
     clip, masked = picture(plain.image), picture(groups[0].image)
     assert clip.shape == masked.shape == (160, 4 * 160 + 3 * 8, 4)
@@ -140,6 +140,6 @@ def picture(address: str) -> np.ndarray:
 
 def test_what_the_study_says_of_itself_comes_first(study):
     config = StudyConfig(study="demo", about="Does it help & why?", regimes=("quickstart",), variants=("baseline",))
-    describe(config, study.parent)
+    write_study_file(config, study.parent)
     page = (write_report([study]).folder / "index.html").read_text(encoding="utf-8")
     assert page.index("Does it help &amp; why?") < page.index("<h2>Results</h2>")

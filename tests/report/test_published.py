@@ -8,10 +8,10 @@ from typer.testing import CliRunner
 
 from hpc_jepa.cli.app import app
 from hpc_jepa.errors import DataError, InputError
-from hpc_jepa.report.audit import audit
-from hpc_jepa.report.build import write_report
+from hpc_jepa.report.audit import audit_claims
 from hpc_jepa.report.claims import PUBLISHED_CLAIMS, read_claims
-from hpc_jepa.report.paper import PUBLISHED_RESULTS, read_paper
+from hpc_jepa.report.published_results import PUBLISHED_RESULTS, read_published
+from hpc_jepa.report.write_report import write_report
 
 REFERENCES = {"mixed": "baseline_seed42", "ucf101": "baseline"}
 
@@ -134,8 +134,8 @@ def test_a_dropped_cell_is_undecided_and_shown_as_missing(planted, tmp_path):
 
 
 def test_uncertainty_leaves_small_differences_undecided():
-    judged = audit(read_claims(), read_paper(), as_printed=True).judgements
-    found = {one.claim.id: one.finding.with_uncertainty for one in judged}
+    judged = audit_claims(read_claims(), read_published(), as_printed=True).results
+    found = {one.claim.id: one.outcome.with_uncertainty for one in judged}
     assert found["ucf_mg_d48"] == found["ucf_mg_in100"] == found["mix_10_of_14"] == "undecided"
     assert found["mix_fhl_in100"] == found["ucf_mg_ssv2"] == "supported"
 
@@ -146,8 +146,8 @@ def test_more_test_clips_decide_what_few_leave_open(tmp_path):
         row["value"] = str(100 * int(row["value"])) if row["metric"] == "n_val" else row["value"]
     path = tmp_path / "larger.csv"
     path.write_text("\n".join([",".join(lines[0]), *(",".join(row.values()) for row in lines)]))
-    judged = audit(read_claims(), read_paper(path), as_printed=True).judgements
-    found = {one.claim.id: one.finding.with_uncertainty for one in judged}
+    judged = audit_claims(read_claims(), read_published(path), as_printed=True).results
+    found = {one.claim.id: one.outcome.with_uncertainty for one in judged}
     assert found["ucf_mg_d48"] == found["mix_best_d48"] == "supported"
 
 
@@ -199,9 +199,9 @@ def test_a_damaged_file_of_results_is_named_with_its_fault(tmp_path, line, words
     path = tmp_path / "damaged.csv"
     path.write_text(PUBLISHED_RESULTS.read_text().rstrip("\n") + f"\n{line}\n")
     with pytest.raises(DataError, match=words):
-        read_paper(path)
+        read_published(path)
     with pytest.raises(InputError, match="no such file"):
-        read_paper(tmp_path / "none.csv")
+        read_published(tmp_path / "none.csv")
 
 
 def test_the_command_works_without_any_run_and_prints_json(tmp_path):

@@ -3,7 +3,7 @@ import csv
 import pytest
 
 from hpc_jepa.errors import DataError, InputError
-from hpc_jepa.report.build import write_report
+from hpc_jepa.report.write_report import write_report
 
 COLUMNS = "study,regime,variant,semantics,seed,weights,benchmark,protocol,probe,metric,value,low,high,n,steps"
 

@@ -9,24 +9,24 @@ from typer.testing import CliRunner
 
 from hpc_jepa.cli.app import app
 from hpc_jepa.config.cluster import find_profile
+from hpc_jepa.config.loading import find_config, read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.study import StudyConfig
-from hpc_jepa.config.tree import find_config, load
-from hpc_jepa.study.check import faults
-from hpc_jepa.study.forecast import forecast, step_time
-from hpc_jepa.study.grid import expand
-from hpc_jepa.study.memory import checkpoint_bytes, memory_plan
-from hpc_jepa.study.sizes import sizes
+from hpc_jepa.study.forecast import forecast_study, step_time
+from hpc_jepa.study.gpu_memory import checkpoint_bytes, memory_plan
+from hpc_jepa.study.grid import expand_study
+from hpc_jepa.study.preflight import preflight_errors
+from hpc_jepa.study.sizes import model_size
 
 COUNTS = json.loads((Path(__file__).parents[1] / "golden" / "model_counts.json").read_text())
 
 
 def run(regime, *overrides):
-    return load(RunConfig, [find_config(regime, "regime"), find_config("baseline", "objective")], overrides)
+    return read_config(RunConfig, [find_config(regime, "regime"), find_config("baseline", "objective")], overrides)
 
 
 def study(name, runs):
-    return expand(load(StudyConfig, [find_config(name, "study")]), runs)
+    return expand_study(read_config(StudyConfig, [find_config(name, "study")]), runs)
 
 
 def call(*arguments):
@@ -35,22 +35,22 @@ def call(*arguments):
 
 @pytest.mark.parametrize("regime", ["mixed", "ucf101"])
 def test_parameters_are_those_of_the_published_model(regime):
-    counted = sizes(run(regime))
+    counted = model_size(run(regime))
     assert counted.student == counted.target == COUNTS["by_regime"][regime]["encoder"]
     assert counted.predictor == COUNTS["by_regime"][regime]["predictor"]
 
 
 def test_a_student_that_makes_its_own_targets_has_no_second_encoder():
-    assert sizes(run("ucf101", "ema=never")).target == 0
+    assert model_size(run("ucf101", "ema=never")).target == 0
 
 
 def test_what_a_zero_stage_shards_is_divided_and_the_rest_is_not():
     plans = {stage: memory_plan(run("ucf101", f"engine.zero_stage={stage}"), processes=4) for stage in range(4)}
-    parameters = sizes(run("ucf101")).trained * 4
+    parameters = model_size(run("ucf101")).trainable * 4
     assert [plans[stage].parameters / parameters for stage in range(4)] == [1, 1, 1, 0.25]
     assert [plans[stage].gradients / parameters for stage in range(4)] == [1, 1, 0.25, 0.25]
     assert [plans[stage].optimizer / parameters for stage in range(4)] == [2, 0.75, 0.75, 0.75]
-    assert plans[3].average == plans[0].average / 4
+    assert plans[3].ema == plans[0].ema / 4
 
 
 def test_activation_checkpointing_and_more_gpus_take_less_memory():
@@ -74,7 +74,7 @@ def test_the_extended_study_is_all_27_objectives_with_seeds(tmp_path):
 
 def test_hours_and_disk_follow_from_the_step_time(tmp_path):
     cells, site = study("paper", tmp_path), find_profile("small").cluster
-    needed = forecast(cells, site, step_seconds=0.6)
+    needed = forecast_study(cells, site, step_seconds=0.6)
     assert needed.gpu_hours == pytest.approx(42 * 30_000 * 0.6 * 4 / 3600)
     assert needed.days == pytest.approx(42 * 30_000 * 0.6 / 4 / 86_400)
     assert needed.disk == pytest.approx(sum(3 * checkpoint_bytes(cell.config) for cell in cells))
@@ -94,7 +94,7 @@ def test_a_measured_step_time_is_preferred_to_an_assumed_one(tmp_path):
 def test_every_reason_against_a_cell_is_found_before_anything_is_queued(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cells = study("paper", tmp_path)
-    reasons = set(faults(cells, find_profile("small").cluster).values())
+    reasons = set(preflight_errors(cells, find_profile("small").cluster).values())
     assert len(reasons) == 1
     assert reasons.pop().startswith("shards/ucf101/train: no such folder; build it with: hpc-jepa shards build")
 
@@ -110,7 +110,7 @@ def test_what_does_not_fit_the_cluster_is_refused(site, words, tmp_path):
     profile = tmp_path / "site.yaml"
     needs = {"train": {"gpus_per_node": 4, "cpus_per_node": 4, "time": 5}, "evaluate": {"cpus_per_node": 1, "time": 5}}
     profile.write_text(yaml.safe_dump(needs | site))
-    reasons = faults(study("paper", tmp_path)[:1], find_profile(str(profile)).cluster)
+    reasons = preflight_errors(study("paper", tmp_path)[:1], find_profile(str(profile)).cluster)
     assert words in next(iter(reasons.values()))
 
 

@@ -9,8 +9,8 @@ import yaml
 
 from hpc_jepa.config.cluster import PROFILES, find_profile
 from hpc_jepa.errors import InputError
-from hpc_jepa.study.slurm import Submission
-from hpc_jepa.study.task import Task
+from hpc_jepa.study.slurm_submitter import SlurmSubmitter
+from hpc_jepa.study.task import StudyTask
 
 SMALL = {
     "partition": "gpu",
@@ -94,9 +94,9 @@ def test_an_unknown_profile_is_named_with_the_nearest_one():
 )
 def test_what_sbatch_refuses_is_said_in_its_words_with_the_key_it_is_about(profile, sbatch, tmp_path, words, key):
     sbatch(f"echo '{words}' >&2; exit 1")
-    submission = Submission(profile(), tmp_path / "jobs", "demo")
+    submission = SlurmSubmitter(profile(), tmp_path / "jobs", "demo")
     with pytest.raises(InputError, match=key) as raised:
-        submission.array([Task("train", tmp_path, (("train",),))])
+        submission.array([StudyTask("train", tmp_path, (("train",),))])
     assert words in str(raised.value)
 
 
@@ -109,8 +109,8 @@ def test_a_batch_script_holds_what_the_profile_says(profile, sbatch, tmp_path):
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
-        tasks = [Task("train", tmp_path / str(n), (("train",),)) for n in range(5)]
-        jobs = Submission(site, tmp_path / "jobs", "demo").array(tasks, "afterok:9")
+        tasks = [StudyTask("train", tmp_path / str(n), (("train",),)) for n in range(5)]
+        jobs = SlurmSubmitter(site, tmp_path / "jobs", "demo").array(tasks, "afterok:9")
     script = (tmp_path / "script").read_text()
     assert [job.job for job in jobs] == [f"12_{n}" for n in range(5)]
     for option in (

@@ -4,7 +4,7 @@ import pytest
 
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.study.scaling import Network, predict
-from hpc_jepa.study.sizes import sizes
+from hpc_jepa.study.sizes import model_size
 
 FAST = Network("fast", gpus_per_node=8, within=400e9, between=200e9, hop=0.0)
 PEAK, SHARE = 1e15, 0.5
@@ -23,16 +23,16 @@ def config(stage, groups=2):
 
 @pytest.mark.parametrize(("stage", "passes"), [(0, 2), (1, 2), (2, 2)])
 def test_replicated_weights_pass_every_number_twice_over_the_slowest_link(stage, passes):
-    trained = sizes(config(stage)).trained
+    trained = model_size(config(stage)).trainable
     for gpus, link in ((8, 400e9), (16, 200e9)):
         predicted = predict(config(stage), gpus, FAST, PEAK, SHARE)
         assert predicted.exchange == pytest.approx(passes * 4 * trained * (gpus - 1) / gpus / link)
-        assert predicted.arithmetic == pytest.approx(sizes(config(stage)).flops / 5e14)
+        assert predicted.arithmetic == pytest.approx(model_size(config(stage)).flops / 5e14)
 
 
 def test_sharded_weights_are_gathered_for_both_directions_of_a_pass_and_the_target_for_one():
-    counted = sizes(config(3))
-    once = 4 * counted.trained * 7 / 8 / 400e9
+    counted = model_size(config(3))
+    once = 4 * counted.trainable * 7 / 8 / 400e9
     target = 4 * counted.target * 7 / 8 / 400e9
     assert predict(config(3), 8, FAST, PEAK, SHARE).exchange == pytest.approx((2 + 1) * once + target)
 

@@ -7,21 +7,21 @@ import time
 import pytest
 import yaml
 
+from hpc_jepa.config.loading import read_config
 from hpc_jepa.config.study import StudyConfig
-from hpc_jepa.config.tree import load
 from hpc_jepa.errors import DataError
-from hpc_jepa.study.grid import expand
-from hpc_jepa.study.ledger import Job, Ledger
-from hpc_jepa.study.progress import Jobs, standing
-from hpc_jepa.study.queue import Queued
-from hpc_jepa.study.submit import Queue, needs
-from hpc_jepa.training.lease import SILENCE, Holder, lease_path
-from hpc_jepa.training.run_state import write_state
+from hpc_jepa.runs.lease import LEASE_TIMEOUT, LeaseHolder, lease_path
+from hpc_jepa.runs.state import write_state
+from hpc_jepa.study.grid import expand_study
+from hpc_jepa.study.job_log import JobLog, SubmittedJob
+from hpc_jepa.study.slurm_cli import JobState
+from hpc_jepa.study.status import CellJobs, cell_status
+from hpc_jepa.study.submit import JobQueue, missing_work
 
 RUNNING, WAITING, FAILED = (
-    Queued("RUNNING", "None", "n1"),
-    Queued("PENDING", "Priority", ""),
-    Queued("FAILED", "", "n1"),
+    JobState("RUNNING", "None", "n1"),
+    JobState("PENDING", "Priority", ""),
+    JobState("FAILED", "", "n1"),
 )
 
 
@@ -32,7 +32,7 @@ def cell(tmp_path):
     content = {"study": "s", "regimes": ["ucf101"], "variants": ["baseline"], "overrides": ["schedule.steps=10"]}
     content["evaluations"] = [{"benchmark": "trial", "weights": ["target"]}]
     path.write_text(yaml.safe_dump(content))
-    (found,) = expand(load(StudyConfig, [path]), tmp_path / "runs")
+    (found,) = expand_study(read_config(StudyConfig, [path]), tmp_path / "runs")
     (found.folder / "log").mkdir(parents=True)
     (found.folder / "eval").mkdir()
     return found
@@ -52,71 +52,71 @@ def evaluated(cell, **changes):
 def test_a_running_cell_tells_its_speed_and_time_left(cell):
     write_state(cell.folder, "running", 0, 10)
     logged(cell, 3)
-    how = standing(cell, Jobs(train=RUNNING))
+    how = cell_status(cell, CellJobs(train=RUNNING))
     assert (how.state, how.step, how.seconds_left) == ("running", 4, 6.0)
     assert "32 clips/s" in how.note
 
 
 def test_a_job_that_waits_is_queued_whatever_its_run_said_before(cell):
     write_state(cell.folder, "interrupted", 5, 10)
-    assert standing(cell, Jobs(train=WAITING)).words == "queued  priority"
+    assert cell_status(cell, CellJobs(train=WAITING)).words == "queued  priority"
 
 
 def test_a_run_that_says_it_runs_though_no_job_does_stands_still(cell):
     write_state(cell.folder, "running", 5, 10)
-    assert standing(cell, Jobs(train=FAILED)).state == "stands still"
-    assert standing(cell).state == "stands still"
-    holder = Holder(token="t", host="elsewhere", process=1, job=None, restart=0)
+    assert cell_status(cell, CellJobs(train=FAILED)).state == "stalled"
+    assert cell_status(cell).state == "stalled"
+    holder = LeaseHolder(token="t", host="elsewhere", process=1, job=None, restart=0)
     lease_path(cell.folder).write_text(holder.model_dump_json())
-    assert standing(cell).state == "running"
-    silent = time.time() - SILENCE - 1
+    assert cell_status(cell).state == "running"
+    silent = time.time() - LEASE_TIMEOUT - 1
     os.utime(lease_path(cell.folder), (silent, silent))
-    assert standing(cell).state == "stands still"
+    assert cell_status(cell).state == "stalled"
 
 
 def test_a_failed_cell_shows_its_last_line_and_its_log(cell):
     log = cell.folder / "log" / "train.log"
     log.write_text("first\nerror: no such thing\n")
-    how = standing(cell, Jobs(train=FAILED))
+    how = cell_status(cell, CellJobs(train=FAILED))
     assert (how.state, how.note, how.log) == ("failed", "error: no such thing", log)
 
 
 def test_a_trained_cell_is_done_when_its_records_are_of_its_last_step_and_its_benchmark(cell):
     write_state(cell.folder, "done", 10, 10)
-    assert standing(cell).state == "trained"
-    assert standing(cell, Jobs(evaluate=RUNNING)).state == "evaluating"
-    assert standing(cell, Jobs(evaluate=FAILED)).state == "failed"
+    assert cell_status(cell).state == "trained"
+    assert cell_status(cell, CellJobs(evaluate=RUNNING)).state == "evaluating"
+    assert cell_status(cell, CellJobs(evaluate=FAILED)).state == "failed"
     for stale in ({"run": {"step": 9}}, {"protocol_fingerprint": "older"}, {"results": []}):
         evaluated(cell, **stale)
-        assert standing(cell).state == "trained"
+        assert cell_status(cell).state == "trained"
     evaluated(cell)
-    assert standing(cell).words == "done  evaluated on trial.careful"
+    assert cell_status(cell).words == "done  evaluated on trial.careful"
 
 
 def test_a_refused_cell_says_why(cell):
-    assert standing(cell, refused="no shards").words == "refused  no shards"
+    assert cell_status(cell, refused="no shards").words == "refused  no shards"
 
 
 def test_only_what_is_missing_is_needed(cell):
     job = {"folder": cell.folder, "cluster": "c", "time": 0.0}
-    latest = {(cell.folder, kind): Job(job=kind, kind=kind, **job) for kind in ("train", "evaluate")}
-    (need,) = needs([cell], Queue({}, {}))
+    latest = {(cell.folder, kind): SubmittedJob(job=kind, kind=kind, **job) for kind in ("train", "evaluate")}
+    (need,) = missing_work([cell], JobQueue({}, {}))
     assert (need.train, need.evaluate) == (True, True)
-    assert needs([cell], Queue(latest, {"train": RUNNING, "evaluate": WAITING})) == []
-    (need,) = needs([cell], Queue(latest, {"train": RUNNING}))
+    assert missing_work([cell], JobQueue(latest, {"train": RUNNING, "evaluate": WAITING})) == []
+    (need,) = missing_work([cell], JobQueue(latest, {"train": RUNNING}))
     assert (need.train, need.evaluate, need.training_job) == (False, True, "train")
-    (need,) = needs([cell], Queue(latest, {"train": FAILED, "evaluate": WAITING}))
+    (need,) = missing_work([cell], JobQueue(latest, {"train": FAILED, "evaluate": WAITING}))
     assert (need.train, need.evaluate) == (True, True)
     write_state(cell.folder, "done", 10, 10)
-    (need,) = needs([cell], Queue(latest, {}))
+    (need,) = missing_work([cell], JobQueue(latest, {}))
     assert (need.train, need.evaluate) == (False, True)
     evaluated(cell)
-    assert needs([cell], Queue(latest, {})) == []
+    assert missing_work([cell], JobQueue(latest, {})) == []
 
 
 def test_a_ledger_keeps_its_jobs_and_names_a_damaged_line(cell, tmp_path):
-    ledger = Ledger(tmp_path)
-    first, second = (Job(job=f"1_{n}", kind="train", folder=cell.folder, cluster="c", time=n) for n in (0, 1))
+    ledger = JobLog(tmp_path)
+    first, second = (SubmittedJob(job=f"1_{n}", kind="train", folder=cell.folder, cluster="c", time=n) for n in (0, 1))
     ledger.add([first])
     ledger.add([second])
     assert ledger.jobs() == [first, second]

@@ -26,7 +26,7 @@ def run(tool, *arguments):
 
 
 def test_all_decoders_are_compared_on_untouched_and_transcoded_shards(motion_shards, tmp_path):
-    from hpc_jepa.data.shards.folder import ShardFolder
+    from hpc_jepa.data.shards.shard_folder import ShardFolder
 
     shards = ShardFolder(motion_shards / "test")
     for index in range(2):

@@ -9,8 +9,8 @@ import pytest
 from PIL import Image
 
 from hpc_jepa.config.run import RunConfig
-from hpc_jepa.data.shards.builder import build, recipe_of
-from hpc_jepa.data.sources.source import EncodedFile, Origin, Sample
+from hpc_jepa.data.shards.builder import build_shards, make_recipe
+from hpc_jepa.data.sources.source import EncodedFile, Sample, SampleOrigin
 from hpc_jepa.training.loop import train
 
 STEPS = 8
@@ -25,8 +25,8 @@ class Pictures:
     def __len__(self) -> int:
         return 12
 
-    def origin(self, index: int) -> Origin:
-        return Origin(f"picture-{index}", f"picture {index}")
+    def origin(self, index: int) -> SampleOrigin:
+        return SampleOrigin(f"picture-{index}", f"picture {index}")
 
     def load(self, index: int) -> Sample:
         coarse = np.random.default_rng(index).integers(0, 256, (5, 6, 3), dtype=np.uint8)
@@ -39,7 +39,7 @@ class Pictures:
 def pictures(tmp_path_factory):
     folder = tmp_path_factory.mktemp("pictures") / "train"
     source = Pictures()
-    build(source, folder, recipe_of(source, 10), 0, lambda samples: None)
+    build_shards(source, folder, make_recipe(source, 10), 0, lambda samples: None)
     return folder
 
 

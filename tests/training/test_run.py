@@ -9,12 +9,12 @@ import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from hpc_jepa.checkpoint import store, tensors
-from hpc_jepa.checkpoint.store import newest
-from hpc_jepa.config.tree import dump
+from hpc_jepa.checkpoint import layout, reader
+from hpc_jepa.checkpoint.layout import latest
+from hpc_jepa.config.loading import dump_config
 from hpc_jepa.errors import CheckpointError, InputError
+from hpc_jepa.runs.state import read_state
 from hpc_jepa.training.loop import train
-from hpc_jepa.training.run_state import read_state
 
 STEPS = 12
 TIMES = {"time", "clips_per_second", "tflops_per_second", "data_wait_share", "memory_bytes"}
@@ -61,7 +61,7 @@ def test_a_run_writes_every_figure_weights_and_events(configure):
 
     kept = sorted(path.name for path in (config.folder / "checkpoints").iterdir())
     assert kept == ["latest", "step-00000008", "step-00000012"]
-    weights = tensors.read(newest(config.folder).path)
+    weights = reader.open_tensors(latest(config.folder).path)
     parts = {"student", "target", "predictor", "objectives", "exp_avg", "exp_avg_sq", "updates", "random"}
     assert {name.split(".")[0] for name in weights} == parts
     assert weights["updates"] == STEPS
@@ -81,11 +81,11 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one_bit_for_bit(stage, config
     halves = whole.model_copy(update={"study": "halves"})
     assert train(halves, interrupt) == "interrupted"
     assert read_state(halves.folder)["state"] == "interrupted"
-    assert 0 < newest(halves.folder).step < 7
+    assert 0 < latest(halves.folder).step < 7
     assert train(halves, silent) == "done"
 
     assert figures_of(halves) == figures_of(whole)
-    ended = [tensors.read(newest(c.folder).path) for c in (whole, halves)]
+    ended = [reader.open_tensors(latest(c.folder).path) for c in (whole, halves)]
     assert ended[0].keys() == ended[1].keys()
     assert all(torch.equal(ended[0][name], ended[1][name]) for name in ended[0])
 
@@ -94,7 +94,7 @@ def test_two_processes_see_the_clips_of_one_and_have_its_losses(configure, launc
     alone, together = configure(study="alone"), configure(study="together")
     train(alone, silent)
     path = tmp_path / "config.yaml"
-    path.write_text(dump(together))
+    path.write_text(dump_config(together))
     launch(Path(__file__).parent / "workers" / "run.py", path, processes=2)
     for one, two in zip(lines_of(alone), lines_of(together), strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-4)
@@ -110,11 +110,11 @@ def test_a_run_that_changes_processes_and_stage_on_the_way_sees_the_same_clips(c
             os.kill(os.getpid(), signal.SIGTERM)
 
     assert train(moved, interrupt) == "interrupted"
-    done = newest(moved.folder).step
+    done = latest(moved.folder).step
     path = tmp_path / "config.yaml"
-    path.write_text(dump(moved.model_copy(update={"engine": moved.engine.model_copy(update={"zero_stage": 3})})))
+    path.write_text(dump_config(moved.model_copy(update={"engine": moved.engine.model_copy(update={"zero_stage": 3})})))
     launch(Path(__file__).parent / "workers" / "run.py", path, processes=2)
-    assert newest(moved.folder).manifest.world_size == 2
+    assert latest(moved.folder).manifest.world_size == 2
     for one, two in zip(lines_of(whole), lines_of(moved), strict=True):
         assert two["loss"] == pytest.approx(one["loss"], rel=1e-7 if one["step"] < done else 1e-5)
 
@@ -139,10 +139,10 @@ def test_a_refused_run_leaves_nothing_behind(configure, tmp_path):
 def test_a_checkpoint_of_other_data_or_settings_is_refused_unless_that_is_meant(configure):
     config = configure(schedule={"steps": 2})
     train(config, silent)
-    path = newest(config.folder).path
-    manifest = store.opened(path).manifest
+    path = latest(config.folder).path
+    manifest = layout.open_checkpoint(path).manifest
     other = manifest.model_copy(update={"data": {"motion8": "another"}})
-    (path / "manifest.json").write_bytes(other.model_copy(update={"checksum": store.UNSEALED}).sealed())
+    (path / "manifest.json").write_bytes(other.model_copy(update={"checksum": layout.CHECKSUM_PLACEHOLDER}).to_bytes())
     with pytest.raises(CheckpointError, match=r"checkpoint\.accept=\[data\.sources\.motion8\]"):
         train(config, silent)
     longer = configure(schedule={"steps": 3}, checkpoint={"accept": ["schedule"]})
@@ -150,7 +150,7 @@ def test_a_checkpoint_of_other_data_or_settings_is_refused_unless_that_is_meant(
         train(longer, silent)
     longer = configure(schedule={"steps": 3}, checkpoint={"accept": ["schedule.steps", "data"]})
     assert train(longer, silent) == "done"
-    assert newest(config.folder).step == 3
+    assert latest(config.folder).step == 3
     with pytest.raises(InputError, match=r"schedule\.steps 3 -> 4"):
         train(configure(schedule={"steps": 4}), silent)
 
@@ -158,7 +158,7 @@ def test_a_checkpoint_of_other_data_or_settings_is_refused_unless_that_is_meant(
 def test_damage_is_named_and_the_checkpoint_before_is_used(configure, caplog):
     config = configure()
     train(config, silent)
-    weights = newest(config.folder).path / "weights-0000.safetensors"
+    weights = latest(config.folder).path / "weights-0000.safetensors"
     content = bytearray(weights.read_bytes())
     content[-5] ^= 1
     weights.write_bytes(content)
@@ -170,6 +170,6 @@ def test_damage_is_named_and_the_checkpoint_before_is_used(configure, caplog):
 def test_zero_steps_save_the_initial_weights(configure):
     config = configure(schedule={"steps": 0})
     assert train(config, silent) == "done"
-    weights = tensors.read(newest(config.folder).path)
+    weights = reader.open_tensors(latest(config.folder).path)
     for name in (name for name in weights if name.startswith("student.")):
         assert torch.equal(weights[name], weights["target" + name.removeprefix("student")])

@@ -5,9 +5,9 @@ import math
 import pytest
 
 from hpc_jepa.config.training import ScheduleConfig
-from hpc_jepa.latents import TokenGrid
 from hpc_jepa.objectives import build_objective
-from hpc_jepa.training.schedules import rates_at
+from hpc_jepa.training.schedules import schedule_values_at
+from hpc_jepa.types import TokenGrid
 
 PAPER = ScheduleConfig()
 
@@ -16,17 +16,17 @@ PAPER = ScheduleConfig()
     ("step", "rate"), [(0, 1e-4), (1, 1e-4 + 5e-4 / 300), (150, 3.5e-4), (300, 6e-4), (29_999, 6e-4)]
 )
 def test_the_published_learning_rate(step, rate):
-    assert rates_at(step, PAPER).learning_rate == pytest.approx(rate)
+    assert schedule_values_at(step, PAPER).learning_rate == pytest.approx(rate)
 
 
 def test_published_weight_decay_and_momentum_are_constant():
-    assert {rates_at(step, PAPER)[1:] for step in (0, 100, 15_000, 29_999)} == {(0.04, 0.99925)}
+    assert {schedule_values_at(step, PAPER)[1:] for step in (0, 100, 15_000, 29_999)} == {(0.04, 0.99925)}
 
 
 def test_the_cosine_is_half_way_at_half_time():
     schedule = ScheduleConfig(steps=1000, warmup=0.0, lr=1.0, lr_final=0.0)
-    assert rates_at(500, schedule).learning_rate == pytest.approx(0.5)
-    assert rates_at(250, schedule).learning_rate == pytest.approx(0.5 + 0.5 * math.sqrt(0.5))
+    assert schedule_values_at(500, schedule).learning_rate == pytest.approx(0.5)
+    assert schedule_values_at(250, schedule).learning_rate == pytest.approx(0.5 + 0.5 * math.sqrt(0.5))
 
 
 @pytest.mark.parametrize(

@@ -7,45 +7,47 @@ import time
 
 import torch
 
-from hpc_jepa.cli.machine.finding import Finding
+from hpc_jepa.cli.machine.check_result import CheckResult
 
 
-def cores() -> Finding:
+def cores() -> CheckResult:
     """Cores this process may use, and memory."""
     usable, total = len(os.sched_getaffinity(0)), os.cpu_count() or 1
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     found = f"{usable} of {total} cores, {memory:.0f} GiB memory"
     if usable < total:
-        return Finding("CPU", "note", found, "the job is bound to these cores; ask Slurm for more with --cpus-per-task")
-    return Finding("CPU", "ok", found)
+        return CheckResult(
+            "CPU", "note", found, "the job is bound to these cores; ask Slurm for more with --cpus-per-task"
+        )
+    return CheckResult("CPU", "ok", found)
 
 
-def bf16() -> Finding:
+def bf16() -> CheckResult:
     """Whether the CPU multiplies matrices faster in bf16 than in fp32."""
     ratio = _seconds(torch.float32) / _seconds(torch.bfloat16)
     found = f"matrices multiply {ratio:.1f} times as fast as in fp32"
     if ratio < 1:
-        return Finding("CPU bf16", "note", found, "set engine.precision=fp32 for runs without a GPU")
-    return Finding("CPU bf16", "ok", found)
+        return CheckResult("CPU bf16", "note", found, "set engine.precision=fp32 for runs without a GPU")
+    return CheckResult("CPU bf16", "ok", found)
 
 
-def gpus() -> list[Finding]:
+def gpus() -> list[CheckResult]:
     """Name, memory, driver and bf16 support of every GPU that torch sees."""
     driver = _driver()
     if not torch.cuda.is_available():
         if driver:
             advice = f"torch {torch.__version__} cannot use driver {driver}; install a torch built for it"
-            return [Finding("GPU", "missing", "there is one, but not for torch", advice)]
-        return [Finding("GPU", "note", "none", "runs use the CPU, which suits the quickstart only")]
+            return [CheckResult("GPU", "missing", "there is one, but not for torch", advice)]
+        return [CheckResult("GPU", "note", "none", "runs use the CPU, which suits the quickstart only")]
     return [_gpu(number, driver) for number in range(torch.cuda.device_count())]
 
 
-def _gpu(number: int, driver: str | None) -> Finding:
+def _gpu(number: int, driver: str | None) -> CheckResult:
     facts = torch.cuda.get_device_properties(number)
     found = f"{facts.name}, {facts.total_memory / 2**30:.0f} GiB, driver {driver or 'unknown'}"
     if facts.major < 8:  # below Ampere, torch emulates bf16
-        return Finding(f"GPU {number}", "note", f"{found}, no bf16", "set engine.precision=fp32")
-    return Finding(f"GPU {number}", "ok", f"{found}, bf16")
+        return CheckResult(f"GPU {number}", "note", f"{found}, no bf16", "set engine.precision=fp32")
+    return CheckResult(f"GPU {number}", "ok", f"{found}, bf16")
 
 
 def _seconds(precision: torch.dtype) -> float:

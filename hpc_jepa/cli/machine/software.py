@@ -7,35 +7,41 @@ from importlib.metadata import PackageNotFoundError, requires, version
 
 from packaging.requirements import Requirement
 
-from hpc_jepa.cli.machine.finding import Finding
+from hpc_jepa.cli.machine.check_result import CheckResult
 
 SHOWN = ("torch", "deepspeed", "nvidia-dali-cuda130", "av")
 SLURM = ("sbatch", "squeue", "scancel", "scontrol", "sacct", "srun")
 
 
-def python() -> Finding:
+def python() -> CheckResult:
     """Which interpreter runs this."""
-    return Finding("Python", "ok", f"{platform.python_version()}, {sys.executable}")
+    return CheckResult("Python", "ok", f"{platform.python_version()}, {sys.executable}")
 
 
-def packages() -> list[Finding]:
+def packages() -> list[CheckResult]:
     """Whether the packages this one needs are there, in versions it works with."""
     needed = [Requirement(line) for line in requires("hpc_jepa") or ()]
     wrong = [line for line in map(_unmet, (need for need in needed if need.marker is None)) if line]
     versions = ", ".join(f"{name} {version(name)}" for name in SHOWN if _version(name))
     if wrong:
-        return [Finding("packages", "missing", "; ".join(wrong), "install them with the versions of constraints.txt")]
-    return [Finding("packages", "ok", versions)]
+        return [
+            CheckResult("packages", "missing", "; ".join(wrong), "install them with the versions of constraints.txt")
+        ]
+    return [CheckResult("packages", "ok", versions)]
 
 
-def slurm() -> Finding:
+def slurm() -> CheckResult:
     """Which Slurm commands are on the PATH."""
     absent = [command for command in SLURM if not shutil.which(command)]
     if not absent:
-        return Finding("Slurm", "ok", ", ".join(SLURM))
+        return CheckResult("Slurm", "ok", ", ".join(SLURM))
     if len(absent) == len(SLURM):
-        return Finding("Slurm", "note", "not on the PATH", "studies run on this machine; clusters: use a login node")
-    return Finding("Slurm", "missing", f"no {', '.join(absent)} on the PATH", "load the Slurm module of the cluster")
+        return CheckResult(
+            "Slurm", "note", "not on the PATH", "studies run on this machine; clusters: use a login node"
+        )
+    return CheckResult(
+        "Slurm", "missing", f"no {', '.join(absent)} on the PATH", "load the Slurm module of the cluster"
+    )
 
 
 def _version(name: str) -> str | None:

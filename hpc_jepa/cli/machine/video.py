@@ -7,7 +7,7 @@ import numpy as np
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from hpc_jepa.cli.machine.finding import Finding, first_line
+from hpc_jepa.cli.machine.check_result import CheckResult, first_line
 from hpc_jepa.data.decode import UndecodableError, decode_frames
 
 CODECS = (("H.264", "libx264", "mp4"), ("HEVC", "libx265", "mp4"), ("VP9", "libvpx-vp9", "webm"))
@@ -19,40 +19,40 @@ FAITHFUL = 8.0
 """Mean absolute difference, of 255, up to which decoded frames are those that were encoded."""
 
 
-def dali() -> list[Finding]:
+def dali() -> list[CheckResult]:
     """Whether DALI turns frames into clips on the CPU, and H.264 into clips on the GPU."""
     try:
         import nvidia.dali as package
 
-        from hpc_jepa.data.pipeline import ClipPipeline  # noqa: F401
+        from hpc_jepa.data.dali_pipeline import ClipPipeline  # noqa: F401
     except (ImportError, OSError) as error:
-        return [Finding("DALI", "missing", first_line(error), "install nvidia-dali-cuda130 as in constraints.txt")]
+        return [CheckResult("DALI", "missing", first_line(error), "install nvidia-dali-cuda130 as in constraints.txt")]
     import torch
 
     found = [_clip(f"DALI {package.__version__} on the CPU", device=None)]
     if torch.cuda.is_available():
         return [*found, _clip("DALI on the GPU", device=0)]
-    return [*found, Finding("DALI on the GPU", "note", "not tried without a GPU", "PyAV decodes instead")]
+    return [*found, CheckResult("DALI on the GPU", "note", "not tried without a GPU", "PyAV decodes instead")]
 
 
-def codec(name: str, encoder: str, container: str) -> Finding:
+def codec(name: str, encoder: str, container: str) -> CheckResult:
     """Encode some frames with PyAV and decode them again."""
     frames = _frames()
     try:
         decoded = decode_frames(_encode(frames, encoder, container), range(len(frames)))
     except (av.FFmpegError, av.codec.codec.UnknownCodecError, UndecodableError) as error:
-        return Finding(name, "missing", first_line(error), "install av from its wheel, which carries all codecs")
+        return CheckResult(name, "missing", first_line(error), "install av from its wheel, which carries all codecs")
     difference = float(np.abs(decoded.astype(np.float32) - frames).mean())
     if difference > FAITHFUL:
-        return Finding(name, "missing", f"decodes to other pixels ({difference:.0f} of 255 off)", "install av anew")
-    return Finding(name, "ok", f"PyAV encodes ({encoder}) and decodes")
+        return CheckResult(name, "missing", f"decodes to other pixels ({difference:.0f} of 255 off)", "install av anew")
+    return CheckResult(name, "ok", f"PyAV encodes ({encoder}) and decodes")
 
 
-def _clip(check: str, device: int | None) -> Finding:
+def _clip(check: str, device: int | None) -> CheckResult:
     """Put one clip through the graph that training uses: decoded on the GPU ``device``, else decoded before it."""
     from hpc_jepa.config.data import AugmentationConfig, ClipConfig
     from hpc_jepa.data.crop import View
-    from hpc_jepa.data.pipeline import ClipPipeline
+    from hpc_jepa.data.dali_pipeline import ClipPipeline
 
     frames = _frames()
     count, height, width, _ = frames.shape
@@ -65,8 +65,8 @@ def _clip(check: str, device: int | None) -> Finding:
         )
         pixels = pipeline.run([video], [view], [np.arange(count)])
     except RuntimeError as error:
-        return Finding(check, "missing", first_line(error), "compare DALI's supported drivers and codecs")
-    return Finding(check, "ok", f"{'crops' if device is None else 'decodes H.264'}, to {list(pixels.shape)}")
+        return CheckResult(check, "missing", first_line(error), "compare DALI's supported drivers and codecs")
+    return CheckResult(check, "ok", f"{'crops' if device is None else 'decodes H.264'}, to {list(pixels.shape)}")
 
 
 def _frames() -> NDArray[np.uint8]:

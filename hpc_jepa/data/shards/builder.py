@@ -17,22 +17,22 @@ import numpy as np
 
 import hpc_jepa
 from hpc_jepa.data.encode import H264, Encoding
-from hpc_jepa.data.shards.crew import Advance, Job, build_all
-from hpc_jepa.data.shards.draft import LEDGER, Draft, drafted
-from hpc_jepa.data.shards.manifest import NAME, Manifest, Recipe, difference, read_manifest
-from hpc_jepa.data.shards.unit import BuiltUnit, Dropped, Unit
-from hpc_jepa.data.sources.source import Source
+from hpc_jepa.data.shards.build_task import BuildTask, BuildTaskResult, DroppedSample
+from hpc_jepa.data.shards.manifest import MANIFEST_NAME, Recipe, ShardManifest, read_manifest, recipe_difference
+from hpc_jepa.data.shards.partial_build import LEDGER, PartialBuild, open_partial_build
+from hpc_jepa.data.shards.worker_pool import Advance, BuildContext, run_build_tasks
+from hpc_jepa.data.sources.source import DataSource
 from hpc_jepa.errors import DataError, InputError
-from hpc_jepa.kernels.randomness import Stream, uniforms
+from hpc_jepa.io.random_streams import RandomStream, uniforms
 
 ALLOWED_DROPS = 0.05
-MINIMUM_SAMPLES = 1000
+MIN_SAMPLES_FOR_RATE = 1000
 """Samples over which the rate of drops is judged at least, so that a few bad ones early on do not stop a build."""
 
-NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
-def recipe_of(source: Source, samples_per_shard: int, encoding: Encoding = H264) -> Recipe:
+def make_recipe(source: DataSource, samples_per_shard: int, encoding: Encoding = H264) -> Recipe:
     """What the shards of ``source`` are a function of, with everything else at its default."""
     return Recipe(
         dataset=source.dataset,
@@ -47,32 +47,34 @@ def is_built(folder: Path, recipe: Recipe) -> bool:
     """Whether ``folder`` is complete already. Raises InputError if it holds something else."""
     if not folder.exists():
         return False
-    if not (folder / NAME).is_file():
+    if not (folder / MANIFEST_NAME).is_file():
         raise InputError(f"{folder}: exists and is not a shard folder; remove it or choose another --out")
     old = read_manifest(folder).recipe
     if old != recipe:
-        raise InputError(f"{folder}: built with other settings ({difference(old, recipe)}); choose another --out")
+        raise InputError(
+            f"{folder}: built with other settings ({recipe_difference(old, recipe)}); choose another --out"
+        )
     return True
 
 
-def build(
-    source: Source,
+def build_shards(
+    source: DataSource,
     folder: Path,
     recipe: Recipe,
     workers: int,
     advance: Advance,
-    done: Callable[[BuiltUnit], object] = lambda unit: None,
+    done: Callable[[BuildTaskResult], object] = lambda unit: None,
     allowed_drops: float = ALLOWED_DROPS,
-) -> Manifest:
+) -> ShardManifest:
     """Write the shards of ``source`` into ``folder``, which must not exist, or go on where an earlier try was stopped.
 
     ``workers``: processes, 0 for this one. ``advance`` is told of samples as they are begun, ``done`` of units that are
     built, those of an earlier try included. Raises DataError when more than ``allowed_drops`` of the samples cannot be
     read or none can, and InputError when the disk is full; whatever is built stays for the next try.
     """
-    with drafted(folder, recipe) as draft:
+    with open_partial_build(folder, recipe) as draft:
         if not draft.complete:
-            _build_missing(draft, Job(source, draft.path, recipe), workers, advance, done, allowed_drops)
+            _build_missing(draft, BuildContext(source, draft.path, recipe), workers, advance, done, allowed_drops)
             built = [draft.built[number] for number in sorted(draft.built)]
             manifest = _summary(draft, source, recipe, built)
             draft.write_ledger(drop for unit in built for drop in unit.dropped)
@@ -82,7 +84,12 @@ def build(
 
 
 def _build_missing(
-    draft: Draft, job: Job, workers: int, advance: Advance, done: Callable[[BuiltUnit], object], allowed_drops: float
+    draft: PartialBuild,
+    job: BuildContext,
+    workers: int,
+    advance: Advance,
+    done: Callable[[BuildTaskResult], object],
+    allowed_drops: float,
 ) -> None:
     units = _units(job.source, job.recipe)
     for unit in draft.built.values():
@@ -90,31 +97,32 @@ def _build_missing(
         done(unit)
     missing = [unit for unit in units if unit.number not in draft.built]
     try:
-        for unit in build_all(job, missing, workers, advance):
+        for unit in run_build_tasks(job, missing, workers, advance):
             draft.add(unit)
             done(unit)
             _stop_at_too_many_drops(draft, allowed_drops)
     except OSError as error:
-        if error.errno not in NO_SPACE:
+        if error.errno not in DISK_FULL_ERRNOS:
             raise
         raise InputError(_space_needed(draft, len(job.source))) from error
 
 
-def _units(source: Source, recipe: Recipe) -> list[Unit]:
+def _units(source: DataSource, recipe: Recipe) -> list[BuildTask]:
     """All samples, in the order they are stored, cut into equal parts."""
     order = np.arange(len(source))
     if recipe.shuffle_seed is not None:
-        order = uniforms(recipe.shuffle_seed, Stream.SHARD_ORDER, 0, (len(source),)).argsort(kind="stable")
+        order = uniforms(recipe.shuffle_seed, RandomStream.SHARD_ORDER, 0, (len(source),)).argsort(kind="stable")
     step = recipe.samples_per_shard
     return [
-        Unit(number, order[first : first + step].tolist()) for number, first in enumerate(range(0, len(order), step))
+        BuildTask(number, order[first : first + step].tolist())
+        for number, first in enumerate(range(0, len(order), step))
     ]
 
 
-def _stop_at_too_many_drops(draft: Draft, allowed: float) -> None:
+def _stop_at_too_many_drops(draft: PartialBuild, allowed: float) -> None:
     samples = sum(unit.samples for unit in draft.built.values())
     dropped = [drop for unit in draft.built.values() for drop in unit.dropped]
-    if len(dropped) > allowed * max(samples, MINIMUM_SAMPLES):
+    if len(dropped) > allowed * max(samples, MIN_SAMPLES_FOR_RATE):
         draft.write_ledger(dropped)
         raise DataError(
             f"{len(dropped)} of {samples} samples cannot be read, more than --allowed-drops {allowed:g}; "
@@ -122,13 +130,13 @@ def _stop_at_too_many_drops(draft: Draft, allowed: float) -> None:
         )
 
 
-def _usual_reason(dropped: Iterable[Dropped]) -> str:
+def _usual_reason(dropped: Iterable[DroppedSample]) -> str:
     reasons = Counter(drop.reason for drop in dropped)
     reason, times = reasons.most_common(1)[0]
     return f"{times} times: {reason}"
 
 
-def _space_needed(draft: Draft, samples: int) -> str:
+def _space_needed(draft: PartialBuild, samples: int) -> str:
     done = sum(unit.samples for unit in draft.built.values())
     written = sum(unit.size for unit in draft.built.values())
     free = shutil.disk_usage(draft.path).free
@@ -143,14 +151,14 @@ def _gib(size: float) -> str:
     return f"{size / 2**30:.2f} GiB"
 
 
-def _summary(draft: Draft, source: Source, recipe: Recipe, built: list[BuiltUnit]) -> Manifest:
+def _summary(draft: PartialBuild, source: DataSource, recipe: Recipe, built: list[BuildTaskResult]) -> ShardManifest:
     dropped = [drop for unit in built for drop in unit.dropped]
     samples = sum(shard.samples for unit in built for shard in unit.shards)
     if not samples:
         draft.built.clear()
         first = f"; the first, {dropped[0].file}: {dropped[0].reason}" if dropped else ""
         raise DataError(f"{source.dataset} {source.split}: none of {len(source)} samples can be decoded{first}")
-    return Manifest(
+    return ShardManifest(
         recipe=recipe,
         classes=source.classes,
         samples=samples,

@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hpc_jepa.config.strict import Strict
-from hpc_jepa.data.shards.draft import CONTENTS
-from hpc_jepa.data.shards.folder import ShardFolder
-from hpc_jepa.data.shards.unit import Content
+from hpc_jepa.data.shards.build_task import VideoChecksum
+from hpc_jepa.data.shards.partial_build import CONTENTS
+from hpc_jepa.data.shards.shard_folder import ShardFolder
 
 
-class Place(Strict):
+class SampleRef(Strict):
     """A sample: split and key."""
 
     split: str
@@ -22,7 +22,7 @@ class Place(Strict):
 class Duplicate(Strict):
     """Samples whose videos are the same, byte for byte."""
 
-    samples: tuple[Place, ...]
+    samples: tuple[SampleRef, ...]
 
     @property
     def leaks(self) -> bool:
@@ -36,7 +36,7 @@ class _Candidate(NamedTuple):
     mark: tuple[int, int]
     folder: int
     row: int
-    place: Place
+    place: SampleRef
 
 
 def find_duplicates(folders: Sequence[Path]) -> list[Duplicate]:
@@ -56,13 +56,13 @@ def find_duplicates(folders: Sequence[Path]) -> list[Duplicate]:
 def _candidates(folders: Sequence[Path]) -> Iterator[_Candidate]:
     for number, folder in enumerate(folders):
         lines = (folder / CONTENTS).read_text(encoding="utf-8").splitlines()
-        for row, content in enumerate(map(Content.model_validate_json, lines)):
-            yield _Candidate((content.size, content.crc32), number, row, Place(split=folder.name, key=content.key))
+        for row, content in enumerate(map(VideoChecksum.model_validate_json, lines)):
+            yield _Candidate((content.size, content.crc32), number, row, SampleRef(split=folder.name, key=content.key))
 
 
 def _equal(shards: Sequence[ShardFolder], alike: list[_Candidate]) -> Iterator[Duplicate]:
     """Those of ``alike`` that are the same indeed; a checksum of 32 bits does not prove it."""
-    by_video: dict[bytes, list[Place]] = {}
+    by_video: dict[bytes, list[SampleRef]] = {}
     for candidate in alike:
         video = shards[candidate.folder].read(candidate.row).data
         by_video.setdefault(video, []).append(candidate.place)

@@ -26,7 +26,7 @@ class Member(NamedTuple):
     @property
     def key(self) -> str:
         """Name of the sample: everything before the first dot of the file's name."""
-        return split_name(self.name)[0]
+        return split_member_name(self.name)[0]
 
 
 IndexedSample = tuple[Member, ...]
@@ -60,7 +60,7 @@ def scan_tar(path: Path) -> list[IndexedSample]:
     return [tuple(group) for _, group in groupby(members, key=lambda member: member.key)]
 
 
-def split_name(name: str) -> tuple[str, str]:
+def split_member_name(name: str) -> tuple[str, str]:
     """Key and extension; folders belong to the key, whatever dots they have."""
     folders, slash, file = name.rpartition("/")
     stem, _, extension = file.partition(".")
@@ -73,7 +73,7 @@ def _tar_members(path: Path) -> Iterator[Member]:
     try:
         with tarfile.open(path) as tar:
             for info in tar:
-                key, extension = split_name(info.name)
+                key, extension = split_member_name(info.name)
                 if not info.isreg() or not key or key.endswith("/") or not extension:
                     continue
                 if info.offset_data + info.size > size:

@@ -8,10 +8,10 @@ from pydantic import Field, ValidationError
 
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.data.encode import Encoding
-from hpc_jepa.data.sources.source import Setting
+from hpc_jepa.data.sources.source import SettingValue
 from hpc_jepa.errors import DataError
 
-NAME = "manifest.json"
+MANIFEST_NAME = "manifest.json"
 FORMAT = 1
 IMAGE_CODECS = ("jpeg", "png")
 
@@ -66,7 +66,7 @@ class Recipe(Strict):
 
     dataset: str
     split: str
-    settings: dict[str, Setting]
+    settings: dict[str, SettingValue]
     encoding: Encoding
     samples_per_shard: int = Field(gt=0)
     shard_size: int | None = Field(None, gt=0, description="bytes at which a tar ends early")
@@ -75,7 +75,7 @@ class Recipe(Strict):
     check: Literal["decode", "probe"] = "decode"
 
 
-class Manifest(Strict):
+class ShardManifest(Strict):
     """What a shard folder holds, how it was made, and the checksums of it."""
 
     format: int = Field(FORMAT, ge=FORMAT, le=FORMAT)
@@ -97,13 +97,13 @@ class Manifest(Strict):
         return sum(shard.size for shard in self.shards)
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> ShardManifest:
     """The manifest of a shard folder. Raises DataError where there is none or it is damaged."""
-    path = folder / NAME
+    path = folder / MANIFEST_NAME
     try:
-        return Manifest.model_validate_json(path.read_bytes())
+        return ShardManifest.model_validate_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError) as error:
-        found = f"not a shard folder, {NAME} is missing" if folder.is_dir() else "no such folder"
+        found = f"not a shard folder, {MANIFEST_NAME} is missing" if folder.is_dir() else "no such folder"
         raise DataError(
             f"{folder}: {found}; build it with: hpc-jepa shards build DATASET --out {folder.parent}"
         ) from error
@@ -117,10 +117,10 @@ def read_manifest(folder: Path) -> Manifest:
 
 def manifest_hash(folder: Path) -> str:
     """Identity of the data: the manifest holds the checksum of every tar."""
-    return hashlib.sha256((folder / NAME).read_bytes()).hexdigest()
+    return hashlib.sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest()
 
 
-def difference(old: Recipe, new: Recipe) -> str:
+def recipe_difference(old: Recipe, new: Recipe) -> str:
     """What two recipes do not agree on, in words."""
     before, now = _flat(old), _flat(new)
     keys = [key for key in before | now if before.get(key) != now.get(key)]

@@ -6,9 +6,9 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from hpc_jepa.data.decode import decode_frames
-from hpc_jepa.data.shards.folder import ShardFolder
+from hpc_jepa.data.shards.container import keyframe_indices
 from hpc_jepa.data.shards.manifest import SampleInfo
-from hpc_jepa.data.shards.probe import key_frames
+from hpc_jepa.data.shards.shard_folder import ShardFolder
 from hpc_jepa.errors import DataError, UndecodableError
 
 CAPTION = 14
@@ -43,7 +43,7 @@ def _row(shards: ShardFolder, index: int, frames: int, height: int) -> Image.Ima
     ImageDraw.Draw(row).text((0, 0), _caption(shards.key(index), info), fill="black")
     for column, picture in enumerate(pictures):
         row.paste(Image.fromarray(picture).resize((width, height)), (column * (width + GAP), CAPTION))
-    keys = [0] if info.is_image else key_frames(video)
+    keys = [0] if info.is_image else keyframe_indices(video)
     row.paste(_timeline(info.frames, keys, row.width - GAP), (0, CAPTION + height + GAP))
     return row
 

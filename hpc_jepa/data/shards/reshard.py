@@ -7,13 +7,13 @@ from functools import cached_property
 from pathlib import Path
 
 from hpc_jepa.config.strict import Strict
-from hpc_jepa.data.shards.folder import ShardFolder
 from hpc_jepa.data.shards.manifest import SampleInfo, read_manifest
-from hpc_jepa.data.sources.source import Origin, PackedSample, Sample, Setting
+from hpc_jepa.data.shards.shard_folder import ShardFolder
+from hpc_jepa.data.sources.source import PackedSample, Sample, SampleOrigin, SettingValue
 from hpc_jepa.errors import InputError, UndecodableError
 
 
-class Filter(Strict):
+class SampleFilter(Strict):
     """Which samples to keep: those that pass every test that is set."""
 
     classes: tuple[str, ...] = ()
@@ -21,7 +21,7 @@ class Filter(Strict):
     shortest: int = 0
     keys: frozenset[str] = frozenset()
 
-    def keeps(self, key: str, info: SampleInfo) -> bool:
+    def matches(self, key: str, info: SampleInfo) -> bool:
         """Whether a sample passes."""
         return (
             (not self.classes or info.class_name in self.classes)
@@ -32,7 +32,7 @@ class Filter(Strict):
 
 
 @dataclass(frozen=True)
-class Repacked:
+class ReshardSource:
     """Some samples of a shard folder, as a source; ``manifest_hash`` stands for all that is in the folder."""
 
     folder: Path
@@ -41,10 +41,10 @@ class Repacked:
     split: str
     classes: tuple[str, ...]
     manifest_hash: str
-    kept: Filter
+    kept: SampleFilter
 
     @property
-    def settings(self) -> Mapping[str, Setting]:
+    def settings(self) -> Mapping[str, SettingValue]:
         """Where the samples come from, and which they are."""
         kept = self.kept.model_dump() | {"keys": sorted(self.kept.keys)}
         return {"repacked": self.manifest_hash[:16], "kept": hashlib.sha256(repr(kept).encode()).hexdigest()[:16]}
@@ -56,10 +56,10 @@ class Repacked:
     def __len__(self) -> int:
         return len(self.samples)
 
-    def origin(self, index: int) -> Origin:
+    def origin(self, index: int) -> SampleOrigin:
         """Keys stay."""
         sample = self.samples[index]
-        return Origin(self._shards.key(sample), str(self._shards.tar(sample)))
+        return SampleOrigin(self._shards.key(sample), str(self._shards.tar(sample)))
 
     def load(self, index: int) -> Sample:
         """Description and video, as they are."""
@@ -72,7 +72,7 @@ class Repacked:
         return {name: value for name, value in self.__dict__.items() if name != "_shards"}
 
 
-def repacked(folder: Path, kept: Filter) -> Repacked:
+def reshard_source(folder: Path, kept: SampleFilter) -> ReshardSource:
     """The samples of ``folder`` that pass. Raises InputError when none does or a class is unknown."""
     manifest = read_manifest(folder)
     if unknown := [name for name in kept.classes if name not in manifest.classes]:
@@ -82,13 +82,13 @@ def repacked(folder: Path, kept: Filter) -> Repacked:
     if not samples:
         raise InputError(f"{folder}: not one of {len(shards)} samples passes the filter")
     recipe = manifest.recipe
-    return Repacked(folder, samples, recipe.dataset, recipe.split, manifest.classes, shards.hash, kept)
+    return ReshardSource(folder, samples, recipe.dataset, recipe.split, manifest.classes, shards.hash, kept)
 
 
-def _passes(shards: ShardFolder, index: int, kept: Filter) -> bool:
-    if kept == Filter():
+def _passes(shards: ShardFolder, index: int, kept: SampleFilter) -> bool:
+    if kept == SampleFilter():
         return True
     try:
-        return kept.keeps(shards.key(index), shards.info(index))
+        return kept.matches(shards.key(index), shards.info(index))
     except UndecodableError:
         return True  # the builder writes it to the ledger

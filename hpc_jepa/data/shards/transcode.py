@@ -13,12 +13,12 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
-from hpc_jepa.data.encode import Colour, Encoding, encode_pictures
-from hpc_jepa.data.shards.probe import LARGEST_FRAME, opened
+from hpc_jepa.data.encode import Colour, Encoding, encode_frames
+from hpc_jepa.data.shards.container import MAX_FRAME_PIXELS, open_video
 from hpc_jepa.errors import UndecodableError
 
-FASTEST = 1000
-USUAL_RATE = Fraction(25)
+MAX_FPS = 1000
+DEFAULT_FPS = Fraction(25)
 """Frames per second of a video that does not say, or claims more than ``FASTEST``."""
 
 
@@ -38,10 +38,10 @@ def transcode(video: bytes, encoding: Encoding, start: float | None = None, end:
     Frames keep their number and order; their times become those of the average rate. Sides become even. Raises
     UndecodableError unless all frames come out whole.
     """
-    with opened(video) as (container, stream):
-        rate = stream.average_rate or stream.guessed_rate or USUAL_RATE
-        if not 0 < rate <= FASTEST:
-            rate = USUAL_RATE
+    with open_video(video) as (container, stream):
+        rate = stream.average_rate or stream.guessed_rate or DEFAULT_FPS
+        if not 0 < rate <= MAX_FPS:
+            rate = DEFAULT_FPS
         frames = _frames(container, stream) if start is None and end is None else _cut(container, stream, start, end)
         first = next(frames, None)
         if first is None:
@@ -49,14 +49,14 @@ def transcode(video: bytes, encoding: Encoding, start: float | None = None, end:
         width, height = _scaled_size(first, encoding.short_side)
         colour = Colour(first.color_range, first.colorspace, first.color_primaries, first.color_trc)
         pictures = _scaled(chain([first], frames), width, height, encoding.pixel_format)
-        data, count = encode_pictures(pictures, width, height, rate, encoding, colour)
+        data, count = encode_frames(pictures, width, height, rate, encoding, colour)
         return Transcoded(data, count, float(rate.limit_denominator(1001)), width, height)
 
 
-def strip(video: bytes, extension: str) -> bytes:
+def keep_video_stream(video: bytes, extension: str) -> bytes:
     """The same compressed frames in a file that holds nothing else: no sound, no cover, no subtitles."""
     file = io.BytesIO()
-    with opened(video) as (container, stream):
+    with open_video(video) as (container, stream):
         form = "matroska" if extension == "mkv" else extension
         with av.open(file, "w", format=form, options={"fflags": "bitexact"}) as output:
             kept = output.add_stream_from_template(stream)
@@ -117,7 +117,7 @@ def _whole(frame: VideoFrame) -> VideoFrame:
 
 def _scaled_size(frame: VideoFrame, short_side: int) -> tuple[int, int]:
     """Width and height as shown, even, nothing enlarged."""
-    if frame.width * frame.height > LARGEST_FRAME:
+    if frame.width * frame.height > MAX_FRAME_PIXELS:
         raise UndecodableError(f"{frame.width}x{frame.height} is more than a video has")
     shown = (frame.height, frame.width) if frame.rotation % 180 else (frame.width, frame.height)
     scale = min(1.0, short_side / min(shown))

@@ -6,16 +6,16 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from hpc_jepa.checkpoint.files import write_atomically
-from hpc_jepa.data.decode import inspect
-from hpc_jepa.data.shards.folder import ShardFolder
+from hpc_jepa.data.decode import inspect_video
 from hpc_jepa.data.shards.index import format_index, index_path, read_index, scan_tar
 from hpc_jepa.data.shards.manifest import ShardFile, read_manifest
+from hpc_jepa.data.shards.shard_folder import ShardFolder
 from hpc_jepa.errors import DataError, InputError, UndecodableError
-from hpc_jepa.kernels.randomness import Stream, uniforms
+from hpc_jepa.io.atomic import write_atomically
+from hpc_jepa.io.random_streams import RandomStream, uniforms
 
 
-def find_faults(folder: Path, threads: int, advance: Callable[[], object]) -> list[str]:
+def find_shard_errors(folder: Path, threads: int, advance: Callable[[], object]) -> list[str]:
     """Faults of a shard folder, one line each; empty when there are none. ``advance`` is called after each tar.
 
     Compares size and checksum of every tar with the manifest and the index with the tar; hashing does not hold
@@ -29,7 +29,7 @@ def find_faults(folder: Path, threads: int, advance: Callable[[], object]) -> li
     return faults
 
 
-def find_undecodable(folder: Path, samples: Sequence[int], threads: int, advance: Callable[[], object]) -> list[str]:
+def find_decode_errors(folder: Path, samples: Sequence[int], threads: int, advance: Callable[[], object]) -> list[str]:
     """Those of ``samples`` that do not decode to what their description says, one line each."""
     shards = ShardFolder(folder)
     faults: list[str] = []
@@ -41,10 +41,10 @@ def find_undecodable(folder: Path, samples: Sequence[int], threads: int, advance
     return faults
 
 
-def drawn_samples(folder: Path, count: int, seed: int) -> list[int]:
+def random_samples(folder: Path, count: int, seed: int) -> list[int]:
     """``count`` different samples of a shard folder, at random, in the order they are stored."""
     total = read_manifest(folder).samples
-    order = uniforms(seed, Stream.SHARD_ORDER, 0, (total,)).argsort(kind="stable")
+    order = uniforms(seed, RandomStream.SHARD_ORDER, 0, (total,)).argsort(kind="stable")
     return sorted(order[:count].tolist())
 
 
@@ -88,7 +88,7 @@ def _sample_fault(shards: ShardFolder, index: int) -> list[str]:
 
 def _differences(shards: ShardFolder, index: int) -> Iterator[str]:
     video, info = shards.read(index)
-    facts = inspect(video)
+    facts = inspect_video(video)
     for name in ("frames", "width", "height", "codec"):
         if getattr(facts, name) != getattr(info, name):
             yield f"has {name} {getattr(facts, name)}, its description says {getattr(info, name)}"

@@ -21,11 +21,11 @@ SPLITS = {
 }
 """What data sets call their splits, and what the folders of shards are called."""
 
-LONGEST = 1e9
+MAX_SECONDS = 1e9
 """Seconds; more, or no finite number, is a mistake that no video can be searched for."""
 
 
-def find(folder: Path, *patterns: str) -> Path:
+def find_annotation(folder: Path, *patterns: str) -> Path:
     """The file of the first pattern that has one, in ``folder`` or one level below; ``folder`` itself may be the file.
 
     Raises InputError saying what was expected and what was found.
@@ -37,10 +37,10 @@ def find(folder: Path, *patterns: str) -> Path:
     raise InputError(f"{folder}: {' or '.join(patterns)} expected here, found {found}; check --annotations")
 
 
-def find_all(folder: Path, *patterns: str) -> list[Path]:
+def find_annotations(folder: Path, *patterns: str) -> list[Path]:
     """The files of every pattern, each once. Raises InputError like ``find`` where there are none."""
     files = {path: None for pattern in patterns for path in _matches(folder, pattern)}
-    return list(files) or [find(folder, *patterns)]
+    return list(files) or [find_annotation(folder, *patterns)]
 
 
 def read_lines(path: Path) -> list[list[str]]:
@@ -48,9 +48,9 @@ def read_lines(path: Path) -> list[list[str]]:
     return [words for line in _text(path).splitlines() if (words := line.split())]
 
 
-def read_json(path: Path, *keys: str) -> list[dict[str, Any]]:
+def read_json_records(path: Path, *keys: str) -> list[dict[str, Any]]:
     """A list of records that have ``keys``. Raises InputError naming the record that has not."""
-    records = read_any_json(path)
+    records = read_json(path)
     if not isinstance(records, list):
         raise InputError(f"{path}: a list of records expected, found a {type(records).__name__}")
     for number, record in enumerate(records):
@@ -60,7 +60,7 @@ def read_json(path: Path, *keys: str) -> list[dict[str, Any]]:
     return records
 
 
-def read_any_json(path: Path) -> Any:
+def read_json(path: Path) -> Any:
     """Whatever a JSON file holds. Raises InputError naming the line at which it is damaged."""
     try:
         return json.loads(_text(path))
@@ -68,7 +68,7 @@ def read_any_json(path: Path) -> Any:
         raise InputError(f"{path}:{error.lineno}: not JSON ({error.msg})") from error
 
 
-def read_table(path: Path, *columns: str) -> Iterator[dict[str, str]]:
+def read_csv(path: Path, *columns: str) -> Iterator[dict[str, str]]:
     """Rows of a csv file by column name. Raises InputError when one of ``columns`` is missing."""
     reader = csv.DictReader(io.StringIO(_text(path)))
     try:
@@ -77,18 +77,18 @@ def read_table(path: Path, *columns: str) -> Iterator[dict[str, str]]:
         raise InputError(f"{path}:{reader.reader.line_num}: damaged table ({error})") from error
 
 
-def seconds(path: Path, row: dict[str, str], column: str) -> float:
+def parse_seconds(path: Path, row: dict[str, str], column: str) -> float:
     """A time of a table. Raises InputError where it is no number."""
     try:
         time = float(row[column])
     except ValueError:
         time = float("nan")
-    if not abs(time) <= LONGEST:
+    if not abs(time) <= MAX_SECONDS:
         raise InputError(f"{path}: {column} '{row[column][:20]}' is not a number of seconds")
     return time
 
 
-def split_name(path: Path, name: str) -> str:
+def standard_split_name(path: Path, name: str) -> str:
     """The common name of a split. Raises InputError for one that is unknown."""
     if name.strip().lower() not in SPLITS:
         raise InputError(f"{path}: unknown split '{name}'; expected one of {', '.join(SPLITS)}")

@@ -3,9 +3,9 @@
 import re
 from pathlib import Path
 
-from hpc_jepa.data.sources.annotations import find, read_table, seconds, split_name
-from hpc_jepa.data.sources.listing import Entry, Listing
-from hpc_jepa.data.sources.tree import FileTree, safe_key
+from hpc_jepa.data.sources.annotated_files import AnnotatedSample, DatasetListing
+from hpc_jepa.data.sources.annotations import find_annotation, parse_seconds, read_csv, standard_split_name
+from hpc_jepa.data.sources.file_tree import FileTree, safe_key
 
 LAYOUT = "<class>/v_<youtube_id>_<start>_<end>.mp4, or v_<youtube_id>.mp4 not yet cut, in any folders"
 CUT = re.compile(r"(v_.{11})_([0-9.]+)_([0-9.]+)")
@@ -13,17 +13,17 @@ CUT = re.compile(r"(v_.{11})_([0-9.]+)_([0-9.]+)")
 Interval = tuple[str, float, float]
 
 
-def listing(videos: Path, annotations: Path) -> Listing:
+def list_hacs(videos: Path, annotations: Path) -> DatasetListing:
     """HACS_clips_v1.1.1.csv: classname, youtube_id, subset, start, end, label."""
     files = FileTree(videos)
     cut = _cut_clips(files)
-    path = find(annotations, "HACS_clips_v1.1.1.csv", "HACS_clips*.csv")
-    rows = list(read_table(path, "classname", "youtube_id", "subset", "start", "end", "label"))
+    path = find_annotation(annotations, "HACS_clips_v1.1.1.csv", "HACS_clips*.csv")
+    rows = list(read_csv(path, "classname", "youtube_id", "subset", "start", "end", "label"))
     positive = [row for row in rows if row["label"].strip() == "1"]
     classes = tuple(sorted({row["classname"] for row in rows}))
     labels = {name: label for label, name in enumerate(classes)}
     entries = [_entry(path, row, labels, files, cut) for row in positive]
-    return Listing("hacs", tuple(entries), classes, files, LAYOUT)
+    return DatasetListing("hacs", tuple(entries), classes, files, LAYOUT)
 
 
 def _cut_clips(files: FileTree) -> dict[Interval, str]:
@@ -32,11 +32,13 @@ def _cut_clips(files: FileTree) -> dict[Interval, str]:
     return {(match[1], float(match[2]), float(match[3])): match[0] for match in matches if match}
 
 
-def _entry(path: Path, row: dict[str, str], labels: dict[str, int], files: FileTree, cut: dict[Interval, str]) -> Entry:
+def _entry(
+    path: Path, row: dict[str, str], labels: dict[str, int], files: FileTree, cut: dict[Interval, str]
+) -> AnnotatedSample:
     name, video = row["classname"], f"v_{row['youtube_id']}"
-    start, end = seconds(path, row, "start"), seconds(path, row, "end")
+    start, end = parse_seconds(path, row, "start"), parse_seconds(path, row, "end")
     clip = cut.get((video, start, end))
     file = files.find(clip or video, near=name)
     interval = (None, None) if clip or not file else (start, end)
     key = safe_key(f"{video}_{start:g}_{end:g}")
-    return Entry(key, file, split_name(path, row["subset"]), labels[name], None, *interval)
+    return AnnotatedSample(key, file, standard_split_name(path, row["subset"]), labels[name], None, *interval)

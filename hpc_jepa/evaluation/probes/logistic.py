@@ -5,10 +5,10 @@ from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import StandardScaler
 from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
 
-from hpc_jepa.evaluation.features import FrozenFeatures
+from hpc_jepa.evaluation.frozen_features import FrozenFeatures
 
 
-def fit(train: FrozenFeatures, l2: float, max_iterations: int) -> Pipeline:
+def fit_logistic_regression(train: FrozenFeatures, l2: float, max_iterations: int) -> Pipeline:
     """What scikit-learn calls a classifier, for matrices [n, N * D].
 
     Minimises mean cross-entropy + l2/2 |W|^2 on standardised features with L-BFGS; scikit-learn weighs the sum of the

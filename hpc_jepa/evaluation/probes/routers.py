@@ -4,7 +4,7 @@ import torch
 from einops import einsum, rearrange
 from torch import Tensor, nn
 
-from hpc_jepa.evaluation.probes.temporal import DROPOUT, Head
+from hpc_jepa.evaluation.probes.temporal import DROPOUT, ClassifierHead
 
 
 class MotionRouter(nn.Module):
@@ -16,8 +16,8 @@ class MotionRouter(nn.Module):
     def __init__(self, width: int, classes: int, tubelets: int) -> None:
         super().__init__()
         self.tubelets = tubelets
-        self.score = nn.Sequential(nn.LayerNorm(2 * width), *_score(2 * width, width // 2))
-        self.head = Head(width, classes)
+        self.score = nn.Sequential(nn.LayerNorm(2 * width), *_scorer(2 * width, width // 2))
+        self.head = ClassifierHead(width, classes)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """-> logits [B, classes]."""
@@ -25,7 +25,7 @@ class MotionRouter(nn.Module):
         motion = (by_time - by_time.roll(1, dims=1)).abs()
         motion = torch.cat([torch.zeros_like(motion[:, :1]), motion[:, 1:]], dim=1)
         scores = self.score(torch.cat([by_time, motion], dim=-1))
-        logits: Tensor = self.head(_weighed(tokens, rearrange(scores, "b t p 1 -> b (t p)")))
+        logits: Tensor = self.head(_weighted_mean(tokens, rearrange(scores, "b t p 1 -> b (t p)")))
         return logits
 
 
@@ -34,19 +34,19 @@ class SpatialRouter(nn.Module):
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__()
-        self.score = nn.Sequential(nn.LayerNorm(width), *_score(width, width // 2))
-        self.head = Head(width, classes)
+        self.score = nn.Sequential(nn.LayerNorm(width), *_scorer(width, width // 2))
+        self.head = ClassifierHead(width, classes)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, N, D] -> logits [B, classes]."""
-        logits: Tensor = self.head(_weighed(tokens, self.score(tokens).squeeze(-1)))
+        logits: Tensor = self.head(_weighted_mean(tokens, self.score(tokens).squeeze(-1)))
         return logits
 
 
-def _score(width: int, hidden: int) -> tuple[nn.Module, ...]:
+def _scorer(width: int, hidden: int) -> tuple[nn.Module, ...]:
     return nn.Linear(width, hidden), nn.GELU(), nn.Dropout(DROPOUT), nn.Linear(hidden, 1)
 
 
-def _weighed(tokens: Tensor, scores: Tensor) -> Tensor:
+def _weighted_mean(tokens: Tensor, scores: Tensor) -> Tensor:
     """[B, N, D], [B, N] -> [B, D]."""
     return einsum(scores.softmax(dim=-1), tokens, "b n, b n d -> b d")

@@ -3,8 +3,8 @@
 from einops import rearrange
 from torch import Tensor, nn
 
-from hpc_jepa.evaluation.probes.attention import PostNormAttention, class_token, with_class_token
-from hpc_jepa.evaluation.probes.temporal import Head
+from hpc_jepa.evaluation.probes.attention_block import PostNormAttention, class_token, prepend_class_token
+from hpc_jepa.evaluation.probes.temporal import ClassifierHead
 
 
 class SpaceTimeAttention(nn.Module):
@@ -16,11 +16,11 @@ class SpaceTimeAttention(nn.Module):
         self.time = PostNormAttention(width, heads)
         self.token = class_token(width)
         self.space = PostNormAttention(width, heads)
-        self.head = Head(width, classes)
+        self.head = ClassifierHead(width, classes)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, T * H * W, D] -> logits [B, classes]."""
         columns = rearrange(tokens, "b (t p) d -> (b p) t d", t=self.tubelets)
         patches = rearrange(self.time(columns).mean(dim=1), "(b p) d -> b p d", b=len(tokens))
-        logits: Tensor = self.head(self.space(with_class_token(self.token, patches))[:, 0])
+        logits: Tensor = self.head(self.space(prepend_class_token(self.token, patches))[:, 0])
         return logits

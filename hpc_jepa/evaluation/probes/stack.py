@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.func import functional_call, stack_module_state, vmap
 
 from hpc_jepa.config.benchmark import TrainedProbeConfig
-from hpc_jepa.evaluation.features import FrozenFeatures
+from hpc_jepa.evaluation.frozen_features import FrozenFeatures
 from hpc_jepa.evaluation.probes.attentive import AttentiveProbes
 from hpc_jepa.evaluation.probes.linear import LinearProbes
 from hpc_jepa.evaluation.probes.routers import MotionRouter, SpatialRouter
@@ -16,7 +16,7 @@ from hpc_jepa.evaluation.probes.space_time import SpaceTimeAttention
 from hpc_jepa.evaluation.probes.temporal import TemporalAttention, TemporalConvolution
 
 
-class Stacked(nn.Module):
+class StackedModule(nn.Module):
     """S modules of equal form as one, through torch.func."""
 
     def __init__(self, singles: Sequence[nn.Module]) -> None:
@@ -40,7 +40,7 @@ class Stacked(nn.Module):
         return logits
 
 
-def build(config: TrainedProbeConfig, features: FrozenFeatures, classes: int, seeds: Sequence[int]) -> nn.Module:
+def build_probes(config: TrainedProbeConfig, features: FrozenFeatures, classes: int, seeds: Sequence[int]) -> nn.Module:
     """One probe for each seed: [B, N, D] -> logits [S, B, classes]. Raises InputError where the width does not fit."""
     width, tubelets, heads = features.width, features.tubelets, config.heads
     if config.kind == "linear":
@@ -54,10 +54,10 @@ def build(config: TrainedProbeConfig, features: FrozenFeatures, classes: int, se
         "spatial_router": lambda: SpatialRouter(width, classes),
         "space_time_attention": lambda: SpaceTimeAttention(width, classes, heads, tubelets),
     }
-    return Stacked([_seeded(forms[config.kind], seed) for seed in seeds])
+    return StackedModule([_seeded(forms[config.kind], seed) for seed in seeds])
 
 
-def pick(stack: nn.Module, rows: Sequence[int]) -> nn.Module:
+def select_probes(stack: nn.Module, rows: Sequence[int]) -> nn.Module:
     """Only some of the probes of a stack."""
     picked = copy.deepcopy(stack)
     for parameter in picked.parameters():

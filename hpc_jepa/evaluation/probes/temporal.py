@@ -4,7 +4,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from hpc_jepa.errors import InputError
-from hpc_jepa.evaluation.probes.attention import PostNormAttention, class_token, with_class_token
+from hpc_jepa.evaluation.probes.attention_block import PostNormAttention, class_token, prepend_class_token
 
 LAYERS = 2
 DROPOUT = 0.1
@@ -12,7 +12,7 @@ GROUPS = 4
 NORM_GROUPS = 32
 
 
-class Head(nn.Sequential):
+class ClassifierHead(nn.Sequential):
     """LayerNorm -> Linear -> GELU -> dropout -> Linear, of the probes that train on a cosine schedule."""
 
     def __init__(self, width: int, classes: int) -> None:
@@ -28,11 +28,11 @@ class TemporalAttention(nn.Module):
         super().__init__()
         self.token = class_token(width)
         self.layers = nn.Sequential(*(PostNormAttention(width, heads) for _ in range(LAYERS)))
-        self.head = Head(width, classes)
+        self.head = ClassifierHead(width, classes)
 
     def forward(self, tubelets: Tensor) -> Tensor:
         """[B, T, D] -> logits [B, classes]."""
-        logits: Tensor = self.head(self.layers(with_class_token(self.token, tubelets))[:, 0])
+        logits: Tensor = self.head(self.layers(prepend_class_token(self.token, tubelets))[:, 0])
         return logits
 
 
@@ -52,7 +52,7 @@ class TemporalConvolution(nn.Module):
     def forward(self, tubelets: Tensor) -> Tensor:
         """[B, T, D] -> logits [B, classes]."""
         mixed = rearrange(self.layers(rearrange(tubelets, "b t d -> b d t")), "b d t -> b t d")
-        logits: Tensor = self.head(self.attention(with_class_token(self.token, mixed))[:, 0])
+        logits: Tensor = self.head(self.attention(prepend_class_token(self.token, mixed))[:, 0])
         return logits
 
 

@@ -11,7 +11,7 @@ from torch.autograd.function import once_differentiable
 EPS = tl.constexpr(1e-5)
 
 
-class FusedMaskedError(torch.autograd.Function):
+class TritonMaskedError(torch.autograd.Function):
     """``masked_error`` on a GPU. Reads prediction and target once forward and once backward, writes the gradient."""
 
     @staticmethod

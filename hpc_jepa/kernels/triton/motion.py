@@ -7,11 +7,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hpc_jepa.kernels.blocks import BlockSize, origin_counts
-from hpc_jepa.latents import TokenGrid
+from hpc_jepa.kernels.visible_tokens import BlockSize, origin_counts
+from hpc_jepa.types import TokenGrid
 
 
-def average_motion_of(pixels: Tensor, grid: TokenGrid) -> Tensor:
+def average_motion_triton(pixels: Tensor, grid: TokenGrid) -> Tensor:
     """``average_motion`` on a GPU: one program follows a patch through all frames, so memory is read once."""
     clips, channels, frames, height, width = pixels.shape
     motion = torch.empty(clips, grid.time, grid.height, grid.width, device=pixels.device)
@@ -25,7 +25,7 @@ def average_motion_of(pixels: Tensor, grid: TokenGrid) -> Tensor:
     return motion
 
 
-def block_scores_of(motion: Tensor, size: BlockSize) -> Tensor:
+def block_scores_triton(motion: Tensor, size: BlockSize) -> Tensor:
     """``block_scores`` on a GPU: a table of sums (Crow 1984; here of three axes) gives a block by its eight corners."""
     counts = origin_counts(size, TokenGrid(*motion.shape[1:]))
     scores = torch.empty(len(motion), math.prod(counts), dtype=torch.float64, device=motion.device)

@@ -6,7 +6,9 @@ import triton.language as tl
 from torch import Tensor
 
 
-def gathered(pixels: Tensor, tokens: Tensor, rotations: Tensor, tubelet: int, patch: int) -> tuple[Tensor, Tensor]:
+def patches_at_triton(
+    pixels: Tensor, tokens: Tensor, rotations: Tensor, tubelet: int, patch: int
+) -> tuple[Tensor, Tensor]:
     """``patches_at`` on a GPU. Complex rotations travel as pairs of real numbers."""
     _, channels, frames, height, width = pixels.shape
     values = channels * tubelet * patch * patch

@@ -6,10 +6,10 @@ import triton.language as tl
 from torch import Tensor
 
 from hpc_jepa.kernels.token_lists import TokenLists, Truncation
-from hpc_jepa.latents import TokenGrid
+from hpc_jepa.types import TokenGrid
 
 
-def token_lists_of(visible: Tensor, truncation: Truncation, wanted: slice, grid: TokenGrid) -> TokenLists:
+def token_lists_triton(visible: Tensor, truncation: Truncation, wanted: slice, grid: TokenGrid) -> TokenLists:
     """``token_lists`` on a GPU. All clips are counted; lists are written of the wanted ones."""
     everyone, clips = len(visible), wanted.stop - wanted.start
     keep, predict = truncation.lengths

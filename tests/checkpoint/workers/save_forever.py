@@ -9,17 +9,17 @@ from pathlib import Path
 
 import torch
 
-from hpc_jepa.checkpoint.saver import Saver
-from hpc_jepa.checkpoint.shard import Piece
-from hpc_jepa.checkpoint.store import Facts
+from hpc_jepa.checkpoint.layout import CheckpointInfo
+from hpc_jepa.checkpoint.rank_file import TensorShard
+from hpc_jepa.checkpoint.writer import CheckpointWriter
 from hpc_jepa.config.training import CheckpointConfig
 
 
 def save_from(run, step):
-    with Saver(run, CheckpointConfig(keep=2)) as saver:
+    with CheckpointWriter(run, CheckpointConfig(keep=2)) as saver:
         while True:
             step += 1
-            facts = Facts(
+            facts = CheckpointInfo(
                 step=step,
                 time=0.0,
                 world_size=1,
@@ -31,7 +31,9 @@ def save_from(run, step):
                 figures={},
             )
             weights = torch.full((5000,), float(step))
-            saver.start(facts, [Piece("student.w", (50, 100), 0, weights), Piece("exp_avg.w", (5000,), 0, weights)])
+            saver.start(
+                facts, [TensorShard("student.w", (50, 100), 0, weights), TensorShard("exp_avg.w", (5000,), 0, weights)]
+            )
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@ import pytest
 from scipy.optimize import minimize
 from scipy.special import log_softmax
 
-from hpc_jepa.evaluation.probes.logistic import fit
+from hpc_jepa.evaluation.probes.logistic import fit_logistic_regression
 
 
 def minimum_by_hand(x, labels, test, l2):
@@ -28,7 +28,7 @@ def test_predictions_are_those_of_the_stated_minimum(make_features, pooled, pool
     train, test = make_features(seed=0, clips=200, signal=4.0), make_features(seed=1, clips=100, signal=4.0)
     train, test = pooled(train, pooling), pooled(test, pooling)
     x, unseen = train.flat().astype(np.float64), test.flat().astype(np.float64)
-    predictions = fit(train, 0.05, 1000).predict(test.flat())
+    predictions = fit_logistic_regression(train, 0.05, 1000).predict(test.flat())
     assert predictions.shape == (100,)
     assert (predictions == minimum_by_hand(x, train.labels, unseen, 0.05)).mean() > 0.98
     assert (predictions == test.labels).mean() > 0.4
@@ -36,5 +36,5 @@ def test_predictions_are_those_of_the_stated_minimum(make_features, pooled, pool
 
 def test_fitting_again_gives_the_same(make_features, pooled):
     train = pooled(make_features(seed=0, clips=100), "mean")
-    first, second = (fit(train, 0.01, 1000).predict_proba(train.flat()) for _ in range(2))
+    first, second = (fit_logistic_regression(train, 0.01, 1000).predict_proba(train.flat()) for _ in range(2))
     np.testing.assert_array_equal(first, second)

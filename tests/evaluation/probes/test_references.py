@@ -6,12 +6,12 @@ import torch
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
-from hpc_jepa.evaluation.probes.attention import PostNormAttention
+from hpc_jepa.evaluation.probes.attention_block import PostNormAttention
+from hpc_jepa.evaluation.probes.knn import knn_votes
 from hpc_jepa.evaluation.probes.linear import LinearProbes
-from hpc_jepa.evaluation.probes.neighbours import votes
 from hpc_jepa.evaluation.probes.routers import MotionRouter, SpatialRouter
 from hpc_jepa.evaluation.probes.space_time import SpaceTimeAttention
-from hpc_jepa.evaluation.probes.stack import Stacked
+from hpc_jepa.evaluation.probes.stack import StackedModule
 from hpc_jepa.evaluation.probes.temporal import TemporalAttention, TemporalConvolution
 
 WIDTH, CLASSES, HEADS, TUBELETS = 64, 5, 8, 4
@@ -31,10 +31,10 @@ def torch_attention(block):
     attention = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True)
     attention.load_state_dict(
         {
-            "in_proj_weight": block.inward.weight,
-            "in_proj_bias": block.inward.bias,
-            "out_proj.weight": block.outward.weight,
-            "out_proj.bias": block.outward.bias,
+            "in_proj_weight": block.qkv.weight,
+            "in_proj_bias": block.qkv.bias,
+            "out_proj.weight": block.proj.weight,
+            "out_proj.bias": block.proj.bias,
         }
     )
     norm = nn.LayerNorm(WIDTH, eps=1e-5)
@@ -76,8 +76,8 @@ def test_attention_is_that_of_torch_and_starts_as_torch_does():
     fresh = PostNormAttention(WIDTH, HEADS)
     torch.manual_seed(2)
     theirs = nn.MultiheadAttention(WIDTH, HEADS)
-    assert torch.equal(fresh.inward.weight, theirs.in_proj_weight)
-    assert torch.equal(fresh.outward.weight, theirs.out_proj.weight) and not fresh.inward.bias.any()
+    assert torch.equal(fresh.qkv.weight, theirs.in_proj_weight)
+    assert torch.equal(fresh.proj.weight, theirs.out_proj.weight) and not fresh.qkv.bias.any()
 
 
 @torch.no_grad()
@@ -143,17 +143,17 @@ def test_space_time_attention_goes_along_time_and_then_over_patches():
 def test_a_stack_of_modules_equals_each_of_them():
     singles = [shaken(TemporalAttention(WIDTH, CLASSES, HEADS)) for _ in range(2)]
     singles[1].token.data += 1
-    stacked = Stacked(singles).eval()(tokens(TUBELETS))
+    stacked = StackedModule(singles).eval()(tokens(TUBELETS))
     for row, single in enumerate(singles):
         torch.testing.assert_close(stacked[row], single(tokens(TUBELETS)), **CLOSE)
 
 
 @pytest.mark.parametrize("k", [1, 5, 20, 1000])
 def test_neighbours_are_those_of_scikit_learn(make_features, monkeypatch, k):
-    monkeypatch.setattr("hpc_jepa.evaluation.features.CHUNK", 70 * 4 * 32 * 4)
+    monkeypatch.setattr("hpc_jepa.evaluation.frozen_features.CHUNK_BYTES", 70 * 4 * 32 * 4)
     train, test = (make_features(seed=seed, clips=300, tokens=4, signal=4.0) for seed in (0, 1))
     queries = torch.from_numpy(test.tokens).flatten(1)
-    counted = votes(train, queries, (3, k), 4)[1].numpy()
+    counted = knn_votes(train, queries, (3, k), 4)[1].numpy()
     reference = KNeighborsClassifier(min(k, 300), metric="cosine", algorithm="brute")
     reference.fit(train.tokens.reshape(300, -1), train.labels)
     x = test.tokens.reshape(300, -1)

@@ -3,12 +3,12 @@
 import sys
 from pathlib import Path
 
-from hpc_jepa.config import tree
+from hpc_jepa.config import loading
 from hpc_jepa.config.benchmark import BenchmarkConfig
 from hpc_jepa.evaluation.evaluator import evaluate
-from hpc_jepa.evaluation.processes import joined
+from hpc_jepa.evaluation.processes import process_group
 
-benchmark = tree.load(BenchmarkConfig, [sys.argv[2]])
-with joined():
+benchmark = loading.read_config(BenchmarkConfig, [sys.argv[2]])
+with process_group():
     for task in ("probe", "few_shot", "robustness"):
         evaluate(Path(sys.argv[1]), benchmark, "careful", ["target", "random_init"], task=task)

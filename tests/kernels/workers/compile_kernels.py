@@ -3,7 +3,7 @@
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
-from hpc_jepa.kernels.triton import adamw, blocks, masked_error, motion, patches, token_lists
+from hpc_jepa.kernels.triton import adamw, masked_error, motion, patches, token_lists, visible_tokens
 
 HOPPER = GPUTarget("cuda", 90, 32)
 GRID = {"TIME": 8, "HEIGHT": 14, "WIDTH": 14, "BLOCK": 2048}
@@ -20,7 +20,7 @@ FACTORS = dict.fromkeys(("decay", "mean_weight", "square_keep", "square_weight",
 VALUES = {"TUBELET": 2, "PATCH": 16, "VALUES": 1536, "BLOCK": 2048, "ROTATIONS": 62, "ROTATIONS_BLOCK": 64}
 
 KERNELS = [
-    (blocks._visible, {"placements": "*i64", "visible": "*u8", "counts": "*i64"}, {"BLOCK": 2048}),
+    (visible_tokens._visible, {"placements": "*i64", "visible": "*u8", "counts": "*i64"}, {"BLOCK": 2048}),
     (token_lists._lists, LISTS, {**GRID, "ORDERED": True, "COMPLEMENT": False}),
     (token_lists._lists, LISTS, {**GRID, "ORDERED": False, "COMPLEMENT": True}),
     (motion._average_motion, {"pixels": "*fp32", "motion": "*fp32"}, {"CHANNELS": 4, "ROWS": 16, "COLUMNS": 16}),

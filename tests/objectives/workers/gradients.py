@@ -5,14 +5,14 @@ import sys
 import torch
 import torch.distributed as dist
 
+from hpc_jepa.config.loading import CONFIGS, read_config
 from hpc_jepa.config.run import RunConfig
-from hpc_jepa.config.tree import CONFIGS, load
-from hpc_jepa.distributed import HostGroup, is_main, rank, world_size
-from hpc_jepa.latents import ClipBatch, TokenGrid
-from hpc_jepa.masking.sampler import MaskSampler
+from hpc_jepa.distributed import GlooGroup, is_main, rank, world_size
+from hpc_jepa.masking.mask_sampler import MaskSampler
+from hpc_jepa.training.launch import join_process_group
 from hpc_jepa.training.loop import weighted_sum
-from hpc_jepa.training.processes import join_process_group
-from hpc_jepa.training.trainee import build_trainee
+from hpc_jepa.training.train_module import build_train_module
+from hpc_jepa.types import ClipBatch, TokenGrid
 
 SMALL = (
     "model.encoder={width: 32, depth: 4, heads: 2, patch: 8, levels: [1, 2, 3, 4]}",
@@ -32,7 +32,7 @@ def average(tensor):
 
 def one_step(variant, semantics, host):
     files = [CONFIGS / "regime" / "ucf101.yaml", CONFIGS / "objective" / f"{variant}.yaml"]
-    config = load(RunConfig, files, [f"semantics={semantics}", *SMALL])
+    config = read_config(RunConfig, files, [f"semantics={semantics}", *SMALL])
     pixels = torch.randn(4, 3, 8, 48, 48, generator=torch.Generator().manual_seed(1)).chunk(world_size())[rank()]
     nothing = torch.zeros(len(pixels), dtype=torch.int64)
     masker = MaskSampler(
@@ -45,18 +45,18 @@ def one_step(variant, semantics, host):
         world_size=world_size(),
         gather=host.gather,
     )
-    trainee = build_trainee(config)
-    terms, _ = trainee(pixels, masker(STEP, ClipBatch(pixels, nothing, nothing, nothing.bool())), STEP)
-    loss = weighted_sum(terms, trainee.objectives.weights(STEP))
+    train_module = build_train_module(config)
+    terms, _ = train_module(pixels, masker(STEP, ClipBatch(pixels, nothing, nothing, nothing.bool())), STEP)
+    loss = weighted_sum(terms, train_module.objectives.weights(STEP))
     loss.backward()
-    gradients = {name: average(p.grad) for name, p in trainee.named_parameters() if p.grad is not None}
+    gradients = {name: average(p.grad) for name, p in train_module.named_parameters() if p.grad is not None}
     return {"loss": average(loss.detach().clone()), "gradients": gradients}
 
 
 if __name__ == "__main__":
     output, semantics = sys.argv[1:]
     join_process_group()
-    host = HostGroup()
+    host = GlooGroup()
     variants = sorted(path.stem for path in (CONFIGS / "objective").glob("*.yaml"))
     found = {variant: one_step(variant, semantics, host) for variant in variants}
     if is_main():

@@ -13,11 +13,11 @@ from torch import nn
 
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import is_main, rank
+from hpc_jepa.training.checkpoint_state import unsharded
 from hpc_jepa.training.engine import build_engine, optimizer_step
-from hpc_jepa.training.guards import FiniteGuard
-from hpc_jepa.training.pieces import updates
-from hpc_jepa.training.processes import join_process_group
-from hpc_jepa.training.snapshot import unsharded
+from hpc_jepa.training.launch import join_process_group
+from hpc_jepa.training.nonfinite import NonFiniteGuard
+from hpc_jepa.training.zero_state import optimizer_updates
 
 BROKEN = 2
 
@@ -61,20 +61,22 @@ def config_at(stage):
 def train_at(stage, what):
     torch.manual_seed(0)
     model = Two()
-    guard = FiniteGuard(model.first.bias, torch.device("cpu"))
+    guard = NonFiniteGuard(model.first.bias, torch.device("cpu"))
     engine = build_engine(model, config_at(stage))
     result, before = {}, None
     for step in range(4):
         x = torch.randn(2, 4)
-        broken = step == BROKEN and rank() == 1
-        loss = engine(x, broken and what == "gradient")
-        unseen = model.second.weight.register_hook(lambda g: g * float("nan")) if broken and what == "unseen" else None
-        if broken and what == "loss":
+        nonfinite = step == BROKEN and rank() == 1
+        loss = engine(x, nonfinite and what == "gradient")
+        unseen = (
+            model.second.weight.register_hook(lambda g: g * float("nan")) if nonfinite and what == "unseen" else None
+        )
+        if nonfinite and what == "loss":
             loss = loss + float("inf")  # its gradient is as it was
         engine.backward(loss)
         if unseen is not None:
             unseen.remove()
-        skip = guard.broken(loss)
+        skip = guard.nonfinite(loss)
         norm = optimizer_step(engine, skip)
         guard.count(skip | ~norm.isfinite())
         after = dict(unsharded(engine.module))
@@ -84,7 +86,7 @@ def train_at(stage, what):
             result["counts"] = guard.take().tolist()
         before = after
     result["weights_after_next"] = "unchanged" if same else "changed"
-    result["updates"] = updates(engine).item()
+    result["updates"] = optimizer_updates(engine).item()
     result["counts_after"] = guard.take().tolist()
     return result
 

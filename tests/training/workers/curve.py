@@ -11,15 +11,15 @@ from torch._dynamo.utils import counters
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.kernels.adamw import adamw_average_
 from hpc_jepa.kernels.masked_error import plain_masked_error
-from hpc_jepa.latents import ClipBatch, TokenGrid
-from hpc_jepa.masking.sampler import MaskSampler
-from hpc_jepa.objectives import errors
-from hpc_jepa.training.average import TargetAverage, lay_out
-from hpc_jepa.training.engine import build_engine, optimizer_step, parameter_groups, set_rates
+from hpc_jepa.masking.mask_sampler import MaskSampler
+from hpc_jepa.objectives import token_errors
+from hpc_jepa.training.ema import TargetEMA, pack_parameters
+from hpc_jepa.training.engine import build_engine, optimizer_step, parameter_groups, set_schedule_values
+from hpc_jepa.training.launch import join_process_group
 from hpc_jepa.training.loop import weighted_sum
-from hpc_jepa.training.processes import join_process_group
-from hpc_jepa.training.schedules import rates_at
-from hpc_jepa.training.trainee import build_trainee
+from hpc_jepa.training.schedules import schedule_values_at
+from hpc_jepa.training.train_module import build_train_module
+from hpc_jepa.types import ClipBatch, TokenGrid
 
 STEPS, BATCH = 200, 4
 CONFIG = RunConfig.model_validate(
@@ -40,26 +40,29 @@ CONFIG = RunConfig.model_validate(
 ADAMW = {"betas": CONFIG.optimizer.betas, "eps": CONFIG.optimizer.eps}
 
 
-def schedule(optimizer, rates):
+def schedule(optimizer, schedule_values):
     for group in optimizer.param_groups:
-        group["lr"], group["weight_decay"] = rates.learning_rate, rates.weight_decay * group["decayed"]
+        group["lr"], group["weight_decay"] = (
+            schedule_values.learning_rate,
+            schedule_values.weight_decay * group["decayed"],
+        )
 
 
 class Plain:
     """Update and average tensor by tensor, one operation after the other."""
 
-    def __init__(self, trainee):
-        self.forward, self.model = trainee, trainee.model
-        self.optimizer = torch.optim.AdamW(parameter_groups(trainee), **ADAMW, foreach=False, fused=False)
+    def __init__(self, train_module):
+        self.forward, self.model = train_module, train_module.model
+        self.optimizer = torch.optim.AdamW(parameter_groups(train_module), **ADAMW, foreach=False, fused=False)
 
-    def update(self, loss, rates):
+    def update(self, loss, schedule_values):
         self.optimizer.zero_grad()
         loss.backward()
-        schedule(self.optimizer, rates)
+        schedule(self.optimizer, schedule_values)
         self.optimizer.step()
         with torch.no_grad():
             for target, student in zip(self.model.target.parameters(), self.model.student.parameters(), strict=True):
-                target.mul_(rates.ema).add_(student, alpha=1 - rates.ema)
+                target.mul_(schedule_values.ema).add_(student, alpha=1 - schedule_values.ema)
 
 
 class Engine:
@@ -67,15 +70,15 @@ class Engine:
 
     config = CONFIG
 
-    def __init__(self, trainee):
-        self.forward = build_engine(trainee, self.config)
-        self.average = TargetAverage(trainee.model.student, trainee.model.target)
+    def __init__(self, train_module):
+        self.forward = build_engine(train_module, self.config)
+        self.ema = TargetEMA(train_module.model.student, train_module.model.target)
 
-    def update(self, loss, rates):
-        set_rates(self.forward, rates)
+    def update(self, loss, schedule_values):
+        set_schedule_values(self.forward, schedule_values)
         self.forward.backward(loss)
         optimizer_step(self.forward, torch.zeros_like(loss, dtype=torch.bool))
-        self.average.update(rates.ema)
+        self.ema.update(schedule_values.ema)
 
 
 class CompiledEngine(Engine):
@@ -87,10 +90,12 @@ class CompiledEngine(Engine):
 class Joined:
     """The student updated and averaged in one call for all weights that decay, and one for the others."""
 
-    def __init__(self, trainee):
-        self.forward = trainee
-        targets = dict(zip(trainee.model.student.parameters(), trainee.model.target.parameters(), strict=True))
-        groups = parameter_groups(trainee)
+    def __init__(self, train_module):
+        self.forward = train_module
+        targets = dict(
+            zip(train_module.model.student.parameters(), train_module.model.target.parameters(), strict=True)
+        )
+        groups = parameter_groups(train_module)
         students = [[p for p in group["params"] if p in targets] for group in groups]
         for group in groups:
             group["params"] = [p for p in group["params"] if p not in targets]
@@ -100,28 +105,28 @@ class Joined:
     @staticmethod
     def laid_out(student, target):
         """Weights, gradients, moments and target, flat, and the count of updates."""
-        weights = lay_out(student)
+        weights = pack_parameters(student)
         gradient, mean, square = (torch.zeros_like(weights) for _ in range(3))
         for p, place in zip(student, gradient.split([p.numel() for p in student]), strict=True):
             p.grad = place.view_as(p)
-        return (weights, gradient, mean, square, lay_out(target)), weights.new_zeros(())
+        return (weights, gradient, mean, square, pack_parameters(target)), weights.new_zeros(())
 
-    def update(self, loss, rates):
+    def update(self, loss, schedule_values):
         self.others.zero_grad()
         for buffers, _ in self.flat:
             buffers[1].zero_()
         loss.backward()
-        schedule(self.others, rates)
+        schedule(self.others, schedule_values)
         self.others.step()
         for (buffers, step), group in zip(self.flat, self.others.param_groups, strict=True):
             settings = {name: group[name] for name in ("lr", "weight_decay", "betas", "eps")}
-            adamw_average_(*buffers, step=step, momentum=rates.ema, skip=torch.zeros_like(step), **settings)
+            adamw_average_(*buffers, step=step, momentum=schedule_values.ema, skip=torch.zeros_like(step), **settings)
 
 
 def curve(way, device):
     """Losses of all steps."""
-    trainee = build_trainee(CONFIG).to(device)
-    trained = way(trainee)
+    train_module = build_train_module(CONFIG).to(device)
+    trained = way(train_module)
     masker = MaskSampler(CONFIG.masking, CONFIG.semantics, TokenGrid(4, 4, 4), seed=CONFIG.seed, batch_size=BATCH)
     nothing = torch.zeros(BATCH, dtype=torch.int64, device=device)
     losses = []
@@ -129,8 +134,8 @@ def curve(way, device):
         pixels = torch.randn(BATCH, 3, 8, 32, 32, generator=torch.Generator().manual_seed(step)).to(device)
         masks = masker(step, ClipBatch(pixels, nothing, nothing, nothing.bool()))
         terms, _ = trained.forward(pixels, masks, step)
-        loss = weighted_sum(terms, trainee.objectives.weights(step))
-        trained.update(loss, rates_at(step, CONFIG.schedule))
+        loss = weighted_sum(terms, train_module.objectives.weights(step))
+        trained.update(loss, schedule_values_at(step, CONFIG.schedule))
         losses.append(loss.item())
     return torch.tensor(losses)
 
@@ -138,7 +143,7 @@ def curve(way, device):
 if __name__ == "__main__":
     way, output = sys.argv[1:]
     if way == "Plain":
-        errors.masked_error = plain_masked_error
+        token_errors.masked_error = plain_masked_error
     losses = curve(
         {known.__name__: known for known in (Plain, Engine, Joined, CompiledEngine)}[way], join_process_group()
     )

@@ -10,22 +10,22 @@ from pathlib import Path
 
 import torch
 
-from hpc_jepa.checkpoint import store, tensors
-from hpc_jepa.checkpoint.saver import Saver
+from hpc_jepa.checkpoint import layout, reader
+from hpc_jepa.checkpoint.writer import CheckpointWriter
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.training import CheckpointConfig
-from hpc_jepa.distributed import HostGroup, is_main, rank, world_size
-from hpc_jepa.latents import ClipBatch, TokenGrid
-from hpc_jepa.masking.sampler import MaskSampler
-from hpc_jepa.training.average import TargetAverage
-from hpc_jepa.training.engine import build_engine, optimizer_step, set_rates
-from hpc_jepa.training.guards import FiniteGuard
+from hpc_jepa.distributed import GlooGroup, is_main, rank, world_size
+from hpc_jepa.masking.mask_sampler import MaskSampler
+from hpc_jepa.training.checkpoint_state import checkpoint_info, restore, shards_to_save, unsharded
+from hpc_jepa.training.ema import TargetEMA
+from hpc_jepa.training.engine import build_engine, optimizer_step, set_schedule_values
+from hpc_jepa.training.launch import join_process_group
 from hpc_jepa.training.loop import weighted_sum
-from hpc_jepa.training.pieces import public_name
-from hpc_jepa.training.processes import join_process_group
-from hpc_jepa.training.schedules import rates_at
-from hpc_jepa.training.snapshot import facts, pieces, restore, unsharded
-from hpc_jepa.training.trainee import build_trainee
+from hpc_jepa.training.nonfinite import NonFiniteGuard
+from hpc_jepa.training.schedules import schedule_values_at
+from hpc_jepa.training.train_module import build_train_module
+from hpc_jepa.training.zero_state import checkpoint_name
+from hpc_jepa.types import ClipBatch, TokenGrid
 
 BATCH, SAVED_AT, MORE = 4, 2, 2
 STAGES = (0, 1, 2, 3)
@@ -49,10 +49,10 @@ class Tiny:
                 "engine": {"zero_stage": stage, "precision": "fp32", "batch_size": BATCH},
             }
         )
-        trainee = build_trainee(config)
-        self.guard = FiniteGuard(trainee.model.student.modality.video, torch.device("cpu"))
-        self.engine = build_engine(trainee, config)
-        self.average = TargetAverage(trainee.model.student, trainee.model.target)
+        train_module = build_train_module(config)
+        self.guard = NonFiniteGuard(train_module.model.student.modality.video, torch.device("cpu"))
+        self.engine = build_engine(train_module, config)
+        self.ema = TargetEMA(train_module.model.student, train_module.model.target)
         self.masker = MaskSampler(
             config.masking,
             config.semantics,
@@ -61,7 +61,7 @@ class Tiny:
             batch_size=BATCH,
             rank=rank(),
             world_size=world_size(),
-            gather=HostGroup().gather,
+            gather=GlooGroup().gather,
         )
 
     def train(self, first, last):
@@ -71,14 +71,14 @@ class Tiny:
             generator = torch.Generator().manual_seed(step)
             pixels = torch.randn(BATCH, 3, 8, 32, 32, generator=generator).chunk(world_size())[rank()]
             nothing = torch.zeros(len(pixels), dtype=torch.int64)
-            rates = rates_at(step, self.config.schedule)
-            set_rates(self.engine, rates)
+            schedule_values = schedule_values_at(step, self.config.schedule)
+            set_schedule_values(self.engine, schedule_values)
             masks = self.masker(step, ClipBatch(pixels, nothing, nothing, nothing.bool()))
             terms, _ = self.engine(pixels, masks, step)
             loss = weighted_sum(terms, self.engine.module.objectives.weights(step))
             self.engine.backward(loss)
-            optimizer_step(self.engine, self.guard.broken(loss))
-            self.average.update(rates.ema)
+            optimizer_step(self.engine, self.guard.nonfinite(loss))
+            self.ema.update(schedule_values.ema)
             total = loss.detach().clone()
             if world_size() > 1:
                 torch.distributed.all_reduce(total)
@@ -86,7 +86,7 @@ class Tiny:
         return losses
 
     def save(self, saver, step):
-        saver.start(facts(self.config, step, {}, {}), pieces(self.engine))
+        saver.start(checkpoint_info(self.config, step, {}, {}), shards_to_save(self.engine))
         saver.wait()
 
 
@@ -95,7 +95,7 @@ def saving(run):
     if is_main():
         run.mkdir(parents=True)
     torch.distributed.barrier()
-    with Saver(run, CheckpointConfig()) as saver:
+    with CheckpointWriter(run, CheckpointConfig()) as saver:
         yield saver
 
 
@@ -129,10 +129,10 @@ def load(folder, output):
 
 
 def resumed(tiny, run, again):
-    checkpoint = store.opened(store.folder(run, SAVED_AT))
-    stored = tensors.read(checkpoint.path)
+    checkpoint = layout.open_checkpoint(layout.checkpoint_dir(run, SAVED_AT))
+    stored = reader.open_tensors(checkpoint.path)
     restore(tiny.engine, checkpoint)
-    same = all(torch.equal(stored[public_name(name)], value) for name, value in unsharded(tiny.engine.module))
+    same = all(torch.equal(stored[checkpoint_name(name)], value) for name, value in unsharded(tiny.engine.module))
     with saving(again / run.name) as saver:
         tiny.save(saver, SAVED_AT)
         losses = tiny.train(SAVED_AT, SAVED_AT + MORE)

@@ -2,9 +2,9 @@
 
 import sys
 
+from hpc_jepa.config.loading import read_config
 from hpc_jepa.config.run import RunConfig
-from hpc_jepa.config.tree import load
 from hpc_jepa.training.loop import train
 
 if __name__ == "__main__":
-    train(load(RunConfig, [sys.argv[1]]), lambda line: None)
+    train(read_config(RunConfig, [sys.argv[1]]), lambda line: None)

@@ -11,28 +11,38 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import is_main, rank, world_size
-from hpc_jepa.latents import ClipBatch, TokenGrid
-from hpc_jepa.masking.sampler import MaskSampler
-from hpc_jepa.training.average import TargetAverage
-from hpc_jepa.training.engine import build_engine, optimizer_step, set_rates
-from hpc_jepa.training.guards import FiniteGuard
+from hpc_jepa.masking.mask_sampler import MaskSampler
+from hpc_jepa.training.checkpoint_state import unsharded
+from hpc_jepa.training.ema import TargetEMA
+from hpc_jepa.training.engine import build_engine, optimizer_step, set_schedule_values
+from hpc_jepa.training.launch import join_process_group
 from hpc_jepa.training.loop import weighted_sum
-from hpc_jepa.training.processes import join_process_group
-from hpc_jepa.training.schedules import rates_at
-from hpc_jepa.training.snapshot import unsharded
-from hpc_jepa.training.trainee import build_trainee
+from hpc_jepa.training.nonfinite import NonFiniteGuard
+from hpc_jepa.training.schedules import schedule_values_at
+from hpc_jepa.training.train_module import build_train_module
+from hpc_jepa.types import ClipBatch, TokenGrid
 
 BATCH = 4
-ASKING = {"_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "item", "unique_consecutive"}
+HOST_SYNC_OPERATORS = {
+    "_local_scalar_dense",
+    "nonzero",
+    "masked_select",
+    "is_nonzero",
+    "equal",
+    "item",
+    "unique_consecutive",
+}
 
 
-class Questions(TorchDispatchMode):
+class HostSyncCounter(TorchDispatchMode):
     """Counts operations whose result the host must wait for; on a GPU it waits for a filling value of its own too."""
 
     count = 0
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        self.count += function.overloadpacket.__name__ in ASKING or function == torch.ops.aten.masked_fill_.Tensor
+        self.count += (
+            function.overloadpacket.__name__ in HOST_SYNC_OPERATORS or function == torch.ops.aten.masked_fill_.Tensor
+        )
         return function(*args, **(kwargs or {}))
 
 
@@ -73,7 +83,7 @@ def weights_of(module):
 
 def train_at(stage, steps, overlap=False):
     config = config_at(stage, steps, overlap)
-    engine = build_engine(build_trainee(config), config)
+    engine = build_engine(build_train_module(config), config)
     model = engine.module.model
     masker = MaskSampler(
         config.masking,
@@ -84,25 +94,25 @@ def train_at(stage, steps, overlap=False):
         rank=rank(),
         world_size=world_size(),
     )
-    average = TargetAverage(model.student, model.target)
+    ema = TargetEMA(model.student, model.target)
     expected = weights_of(model.target)
-    guard = FiniteGuard(model.student.modality.video, torch.device("cpu"))
+    guard = NonFiniteGuard(model.student.modality.video, torch.device("cpu"))
     losses, norms, equal, questions = [], [], [], []
     for step in range(steps):
-        clips, rates = clips_of(step), rates_at(step, config.schedule)
+        clips, schedule_values = clips_of(step), schedule_values_at(step, config.schedule)
         masks = masker(step, clips)
-        with Questions() as asked:
-            set_rates(engine, rates)
+        with HostSyncCounter() as asked:
+            set_schedule_values(engine, schedule_values)
             terms, _ = engine(clips.pixels, masks, step)
             loss = weighted_sum(terms, engine.module.objectives.weights(step))
             engine.backward(loss)
-            norm = optimizer_step(engine, guard.broken(loss))
-            average.update(rates.ema)
+            norm = optimizer_step(engine, guard.nonfinite(loss))
+            ema.update(schedule_values.ema)
         questions.append(asked.count)
         norms.append(norm.item())
 
         for name, student in weights_of(model.student).items():
-            expected[name] = torch.lerp(expected[name], student, 1.0 - rates.ema)
+            expected[name] = torch.lerp(expected[name], student, 1.0 - schedule_values.ema)
         equal.append(all(torch.equal(expected[name], value) for name, value in weights_of(model.target).items()))
         total = loss.detach().clone()
         if world_size() > 1:

@@ -5,7 +5,7 @@ import time
 import torch
 
 from hpc_jepa.distributed import rank
-from hpc_jepa.training.processes import join_process_group
+from hpc_jepa.training.launch import join_process_group
 from hpc_jepa.training.watchdog import Watchdog
 
 

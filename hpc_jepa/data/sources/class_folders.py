@@ -1,0 +1,33 @@
+"""Anybody's own data: <class>/<file>, or <split>/<class>/<file>, videos or images."""
+
+from pathlib import Path, PurePosixPath
+
+from hpc_jepa.data.sources.annotated_files import AnnotatedSample, DatasetListing
+from hpc_jepa.data.sources.annotations import SPLITS
+from hpc_jepa.data.sources.file_tree import FileTree, safe_key
+from hpc_jepa.errors import InputError
+
+LAYOUT = "<class>/<file> or <split>/<class>/<file>"
+
+
+def list_class_folders(videos: Path) -> DatasetListing:
+    """Every file; its label is the folder it is in, and files right in the folder of videos or a split have none."""
+    files = FileTree(videos)
+    if not files.names:
+        raise InputError(f"{videos}: no videos or images here; expected {LAYOUT}")
+    placed = [_place(name) for name in files.names]
+    classes = tuple(sorted({name for _, name, _ in placed if name}))
+    labels = {name: label for label, name in enumerate(classes)}
+    entries = [
+        AnnotatedSample(safe_key(key), file, split, labels.get(name))
+        for file, (split, name, key) in zip(files.names, placed, strict=True)
+    ]
+    return DatasetListing("folder", tuple(entries), classes, files, LAYOUT)
+
+
+def _place(file: str) -> tuple[str, str, str]:
+    """Split, class and key of a file."""
+    *folders, name = PurePosixPath(file).with_suffix("").parts
+    split = SPLITS.get(folders[0].lower()) if folders else None
+    within = folders[1:] if split else folders
+    return split or "train", "/".join(within), "-".join([*within, name])

@@ -1,0 +1,57 @@
+"""Anybody's own data: a csv file with a column ``file``, and if need be label, text, start, end, split and key."""
+
+from pathlib import Path, PurePosixPath
+
+from hpc_jepa.data.sources.annotated_files import AnnotatedSample, DatasetListing
+from hpc_jepa.data.sources.annotations import find_annotation, parse_seconds, read_csv
+from hpc_jepa.data.sources.file_tree import FileTree, safe_key
+from hpc_jepa.errors import InputError
+
+LAYOUT = "where the column 'file' says, a path below the folder of videos"
+COLUMNS = ("file", "label", "text", "start", "end", "split", "key")
+MAX_LABEL_DIGITS = 6
+"""Of a label that is a number: there are as many classes as the largest one says."""
+
+
+def list_csv_table(videos: Path, annotations: Path) -> DatasetListing:
+    """Labels are class names, numbered in alphabetical order, or numbers already.
+
+    The split is ``train`` unless told; times are in seconds.
+    """
+    path = find_annotation(annotations, "*.csv")
+    rows = list(read_csv(path, "file"))
+    if not rows:
+        raise InputError(f"{path}: no rows")
+    if unknown := [column for column in rows[0] if column not in COLUMNS]:
+        raise InputError(f"{path}:1: unknown column '{unknown[0]}'; known are {', '.join(COLUMNS)}")
+    files = FileTree(videos)
+    names = {row["label"] for row in rows if row.get("label")}
+    numbered = all(name.isascii() and name.isdigit() for name in names)
+    if numbered and (large := [name for name in names if len(name) > MAX_LABEL_DIGITS]):
+        raise InputError(f"{path}: label {large[0][:20]} has more than {MAX_LABEL_DIGITS} digits; count classes from 0")
+    labels = {name: int(name) for name in names} if numbered else {name: i for i, name in enumerate(sorted(names))}
+    classes = tuple(map(str, range(max(labels.values(), default=-1) + 1))) if numbered else tuple(sorted(names))
+    entries = [_entry(path, row, labels, files) for row in rows]
+    return DatasetListing("csv", tuple(entries), classes, files, LAYOUT)
+
+
+def _entry(path: Path, row: dict[str, str], labels: dict[str, int], files: FileTree) -> AnnotatedSample:
+    file = row["file"]
+    if not PurePosixPath(file).name:
+        raise InputError(f"{path}: file '{file}' is not the name of a file")
+    split = row.get("split") or "train"
+    if safe_key(split) != split:
+        raise InputError(f"{path}: split '{split}' is to be a folder; use letters, digits, - and _ alone")
+    start, end = (parse_seconds(path, row, column) if row.get(column) else None for column in ("start", "end"))
+    if start is not None and start < 0:
+        raise InputError(f"{path}: start {start:g} of {file} lies before the video")
+    times = "".join(f"_{time:g}" for time in (start, end) if time is not None)
+    return AnnotatedSample(
+        key=safe_key(row.get("key") or f"{PurePosixPath(file).with_suffix('')}{times}"),
+        file=file if file in files else None,
+        split=split,
+        label=labels[row["label"]] if row.get("label") else None,
+        text=row.get("text") or None,
+        start=start,
+        end=end,
+    )

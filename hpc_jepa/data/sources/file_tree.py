@@ -1,0 +1,105 @@
+"""The files below a folder, found by listing each folder once: on a parallel file system, asking about every single
+file takes longer than reading the names of all of them.
+"""
+
+import os
+import re
+from collections import Counter
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from hpc_jepa.errors import InputError
+
+VIDEO_SUFFIXES = (
+    ".avi",
+    ".mp4",
+    ".m4v",
+    ".mov",
+    ".webm",
+    ".mkv",
+    ".mpg",
+    ".mpeg",
+    ".ts",
+    ".flv",
+    ".wmv",
+    ".3gp",
+    ".ogv",
+)
+IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
+MAX_KEY_LENGTH = 90
+"""Characters; a name in a tar has 100, the extension included."""
+
+
+class FileTree:
+    """Videos and images below ``root``. Raises InputError for a folder that is missing or cannot be listed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.names = sorted(_files_below(root))
+
+    @cached_property
+    def _by_stem(self) -> dict[str, list[str]]:
+        stems: dict[str, list[str]] = {}
+        for name in self.names:
+            stems.setdefault(PurePosixPath(name).stem, []).append(name)
+        return stems
+
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return frozenset(self.names)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._known
+
+    def find(self, stem: str, near: str = "") -> str | None:
+        """The file of that name without its suffix, in whatever folder; of several the one whose path has ``near``."""
+        found = self._by_stem.get(stem, [])
+        return next((name for name in found if near and near in PurePosixPath(name).parts), next(iter(found), None))
+
+    def stems(self) -> list[str]:
+        """Names without folder and suffix."""
+        return list(self._by_stem)
+
+    @property
+    def summary(self) -> str:
+        """What there is, for an error message."""
+        if not self.names:
+            return "no videos or images"
+        kinds = Counter(PurePosixPath(name).suffix.lower() for name in self.names)
+        counts = ", ".join(f"{count} {suffix}" for suffix, count in kinds.most_common(3))
+        return f"{counts}, such as {self.names[0]}"
+
+
+def safe_key(name: str) -> str:
+    """A name that is one word without dots, as readers of tars need it."""
+    return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:MAX_KEY_LENGTH]
+
+
+def _files_below(root: Path) -> Iterator[str]:
+    for folder, folders, files in os.walk(root, onerror=_complain, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and not _leads_back(folder, name))
+        below = os.path.relpath(folder, root)
+        for name in files:
+            if not name.startswith(".") and name.lower().endswith(VIDEO_SUFFIXES + IMAGE_SUFFIXES):
+                yield _in_utf8(root, name if below == "." else f"{below}/{name}")
+
+
+def _leads_back(folder: str, name: str) -> bool:
+    """Whether a link leads to a folder that it is in itself, so that going there would never end."""
+    path = Path(folder, name)
+    return path.is_symlink() and any(parent.resolve().is_relative_to(path.resolve()) for parent in path.parents)
+
+
+def _in_utf8(root: Path, name: str) -> str:
+    """The name, which goes into JSON. Raises InputError where that cannot hold it."""
+    try:
+        name.encode()
+    except UnicodeEncodeError as error:
+        shown = os.fsencode(name).decode(errors="backslashreplace")
+        raise InputError(f"{root}: the name of '{shown}' is not UTF-8; rename it") from error
+    return name
+
+
+def _complain(error: OSError) -> None:
+    raise InputError(f"{error.filename}: cannot be listed ({error.strerror}); check --videos") from error

@@ -1,0 +1,139 @@
+"""Encoders from elsewhere, as further rows beside those of a run: timm models frame by frame, and V-JEPA 2 folders."""
+
+import hashlib
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+from torch.nn.functional import interpolate
+
+from hpc_jepa.config.benchmark import EvaluationClipConfig
+from hpc_jepa.errors import InputError
+from hpc_jepa.evaluation.extraction import TokenEncoder
+from hpc_jepa.evaluation.torchvision_operators import register_torchvision_operators
+
+INSTALL = "run: pip install 'hpc_jepa[encoders]'"
+
+
+class ExternalEncoder(NamedTuple):
+    """An encoder, and the SHA-256 of its weights."""
+
+    encoder: TokenEncoder
+    sha256: str
+
+
+def is_external(name: str) -> bool:
+    """Whether a name stands for an encoder that no run made."""
+    return ":" in name
+
+
+def load_external_encoder(name: str, clip: EvaluationClipConfig, seed: int, device: torch.device) -> ExternalEncoder:
+    """The encoder called ``timm:<model>``, ``timm:<model>@<file>`` or ``vjepa2:<folder>``.
+
+    Random weights are drawn from ``seed``. Raises InputError for an unknown model, or weights that do not fit.
+    """
+    kind, _, model_name = name.partition(":")
+    register_torchvision_operators()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        module = _TimmPerFrame(model_name, clip) if kind == "timm" else _VJEPA2(Path(model_name), clip)
+    module = module.float().eval().requires_grad_(False).to(device)
+    return ExternalEncoder(TokenEncoder(module, module.tubelets(clip.frames)), _sha256(module))
+
+
+class _Renormalise(nn.Module):
+    """Turns the mean and spread that pixels were normalised with into those the model was trained with."""
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, clip: EvaluationClipConfig, mean: Any, std: Any) -> None:
+        super().__init__()
+        ours, theirs = torch.tensor([clip.mean, clip.std]), torch.tensor([mean, std])
+        self.register_buffer("scale", (ours[1] / theirs[1]).view(3, 1, 1, 1))
+        self.register_buffer("shift", ((ours[0] - theirs[0]) / theirs[1]).view(3, 1, 1, 1))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """[B, 3, F, Hp, Wp] -> the same shape."""
+        return pixels * self.scale + self.shift
+
+
+class _TimmPerFrame(nn.Module):
+    """A timm model on every frame by itself, at the size it was made for; its last feature map, one tubelet a frame."""
+
+    def __init__(self, model_name: str, clip: EvaluationClipConfig) -> None:
+        super().__init__()
+        try:
+            import timm
+        except ImportError as error:
+            raise InputError(f"timm:{model_name}: needs the package timm; {INSTALL}") from error
+        model, _, file = model_name.partition("@")
+        if not timm.is_model(model):
+            known = ", ".join(timm.list_models(f"*{model[:6]}*")[:5]) or "timm.list_models() names them"
+            raise InputError(f"timm:{model}: no such model; near it: {known}")
+        if file and not Path(file).is_file():
+            raise InputError(f"timm:{model_name}: no such file of weights: {file}")
+        try:
+            self.model = timm.create_model(model, pretrained=False, checkpoint_path=file)
+        except (RuntimeError, KeyError, ValueError) as error:
+            raise InputError(f"timm:{model_name}: the weights do not fit: {str(error).splitlines()[0]}") from error
+        metadata = self.model.pretrained_cfg
+        self.size = metadata["input_size"][1:]
+        self.renormalise = _Renormalise(clip, metadata["mean"], metadata["std"])
+
+    def tubelets(self, frames: int) -> int:
+        """One per frame."""
+        return frames
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """[B, 3, F, Hp, Wp] -> [B, F * N, D]."""
+        frames = rearrange(self.renormalise(pixels), "b c f h w -> (b f) c h w")
+        if tuple(frames.shape[2:]) != tuple(self.size):
+            frames = interpolate(frames, tuple(self.size), mode="bilinear")
+        tokens = self._tokens(self.model.forward_features(frames))
+        return rearrange(tokens, "(b f) n d -> b (f n) d", b=len(pixels))
+
+    def _tokens(self, features: Tensor) -> Tensor:
+        """A feature map or a sequence that may begin with class and register tokens -> [B, N, D]."""
+        if features.ndim == 4:
+            last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
+            return rearrange(features, "b h w d -> b (h w) d" if last else "b d h w -> b (h w) d")
+        if features.ndim == 2:
+            return features.unsqueeze(1)
+        return features[:, getattr(self.model, "num_prefix_tokens", 0) :]
+
+
+class _VJEPA2(nn.Module):
+    """The encoder of a V-JEPA 2 model saved by transformers."""
+
+    def __init__(self, folder: Path, clip: EvaluationClipConfig) -> None:
+        super().__init__()
+        try:
+            from transformers import VJEPA2Model
+        except ImportError as error:
+            raise InputError(f"vjepa2:{folder}: needs the package transformers; {INSTALL}") from error
+        if not (folder / "config.json").is_file():
+            raise InputError(f"vjepa2:{folder}: no config.json there; name a folder that transformers saved")
+        try:
+            self.model = VJEPA2Model.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, RuntimeError) as error:
+            raise InputError(f"vjepa2:{folder}: cannot be loaded: {str(error).splitlines()[0]}") from error
+
+    def tubelets(self, frames: int) -> int:
+        """As many frames to a tubelet as the model was made with."""
+        return max(frames // int(self.model.config.tubelet_size), 1)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """[B, 3, F, Hp, Wp] -> [B, T * H * W, D]."""
+        tokens: Tensor = self.model.get_vision_features(rearrange(pixels, "b c f h w -> b f c h w"))
+        return tokens
+
+
+def _sha256(module: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,112 @@
+"""Train many probes in one pass over the features: AdamW, each probe with a rate and a decay of its own."""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from einops import rearrange, reduce
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim import Adam
+from torch.optim.lr_scheduler import CosineAnnealingLR
+
+from hpc_jepa.config.benchmark import TrainedProbeConfig
+from hpc_jepa.evaluation.frozen_features import FrozenFeatures, Standardiser
+from hpc_jepa.evaluation.probes.stack import build_probes
+from hpc_jepa.evaluation.progress import Advance
+
+
+class ProbeHyperparameters(NamedTuple):
+    """What one probe of a stack is trained with; ``seed`` decides where it starts."""
+
+    lr: float
+    weight_decay: float
+    seed: int
+
+
+def train_probes(
+    features: FrozenFeatures,
+    standardiser: Standardiser,
+    config: TrainedProbeConfig,
+    classes: int,
+    settings: Sequence[ProbeHyperparameters],
+    advance: Advance,
+) -> nn.Module:
+    """One probe per setting: tokens [B, N, D] -> logits [S, B, classes], by cross-entropy.
+
+    All of them see the same batches in the same order, so a seed stands for an initialisation (and for dropout).
+    ``advance`` is called once per update.
+    """
+    device = standardiser.mean.device
+    probes = build_probes(config, features, classes, [setting.seed for setting in settings]).to(device).train()
+    optimizer = _StackedAdamW(list(probes.parameters()), settings)
+    batches = list(_batches(len(features), config))
+    schedule = CosineAnnealingLR(optimizer.adam, len(batches)) if config.schedule == "cosine" else None
+    labels = torch.from_numpy(features.labels).to(device)
+    with torch.random.fork_rng():
+        torch.manual_seed(settings[0].seed)
+        for epoch in batches:
+            for rows in epoch:
+                logits = probes(standardiser(features.batch(rows, device)))
+                truth = labels[torch.from_numpy(rows).to(device)].repeat(len(settings))
+                # A mean over clips and a sum over probes: no probe feels the others.
+                loss = cross_entropy(rearrange(logits, "s b c -> (s b) c"), truth) * len(settings)
+                torch.autograd.backward(loss)
+                optimizer.step()
+                advance()
+            if schedule is not None:
+                schedule.step()
+    return probes.eval()
+
+
+@torch.inference_mode()
+def predict_probabilities(probes: nn.Module, standardiser: Standardiser, features: FrozenFeatures) -> Tensor:
+    """Mean probability of each class over the clips of each sample [S, n, classes], on the CPU."""
+    device = standardiser.mean.device
+    named = [probes(standardiser(features.batch(rows, device))).softmax(-1).cpu() for rows in features.chunks()]
+    return reduce(torch.cat(named, dim=1), "s (v n) c -> s n c", "mean", v=features.clips)
+
+
+def count_updates(config: TrainedProbeConfig, clips: int) -> int:
+    """Optimizer steps of one training."""
+    return config.updates or (config.epochs or 0) * math.ceil(clips / config.batch_size)
+
+
+class _StackedAdamW:
+    """AdamW (Loshchilov & Hutter 2019) with a rate and a decay for each row of stacked parameters.
+
+    Adam without decay and with a rate of 1 (or what the schedule leaves of it) says where each parameter would go; the
+    rate of a row is how far it goes there. One optimizer step, however many settings.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter], settings: Sequence[ProbeHyperparameters]) -> None:
+        self._parameters = parameters
+        self.adam = Adam(parameters, lr=1.0, fused=True)
+        rates, decays = torch.tensor([[s.lr, s.weight_decay] for s in settings], dtype=torch.float32).T
+        self._rates, self._decays = rates.to(parameters[0].device), decays.to(parameters[0].device)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """Move every parameter by its gradient, and forget the gradient."""
+        before = [parameter.clone() for parameter in self._parameters]
+        self.adam.step()
+        self.adam.zero_grad()
+        kept = 1 - self._rates * self._decays * self.adam.param_groups[0]["lr"]
+        for parameter, old in zip(self._parameters, before, strict=True):
+            rows = (-1, *[1] * (old.ndim - 1))
+            parameter.sub_(old).mul_(self._rates.view(rows)).addcmul_(old, kept.view(rows))
+
+
+def _batches(clips: int, config: TrainedProbeConfig) -> Iterator[list[NDArray[np.int64]]]:
+    """Row numbers of every batch, epoch by epoch: each a new permutation, its last batch may be smaller."""
+    left = count_updates(config, clips)
+    epoch = 0
+    while left > 0:
+        order = np.random.default_rng(epoch).permutation(clips)
+        starts = range(0, clips, config.batch_size)[:left]
+        yield [order[start : start + config.batch_size] for start in starts]
+        left -= len(starts)
+        epoch += 1

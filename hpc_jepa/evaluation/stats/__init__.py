@@ -1,0 +1,1 @@
+"""Intervals and comparisons: paired clips, unpaired counts, and several pretraining seeds."""

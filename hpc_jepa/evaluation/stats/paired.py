@@ -1,0 +1,87 @@
+"""Intervals of an accuracy, and the difference between two encoders on the same clips."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.proportion import proportion_confint
+
+Correct = NDArray[np.bool_]
+"""[S, n]: whether probe seed s classifies test clip i correctly."""
+
+CONFIDENCE_LEVEL = 0.95
+RESAMPLES = 9999
+
+
+@dataclass(frozen=True)
+class Accuracy:
+    """A share of correctly classified clips and its 95 % interval, all in [0, 1]."""
+
+    value: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """Accuracy of the first minus accuracy of the second, in [-1, 1], with its 95 % interval and a p-value."""
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+    @property
+    def significant(self) -> bool:
+        """The interval excludes zero."""
+        return self.low > 0 or self.high < 0
+
+
+def accuracy(correct: Correct) -> Accuracy:
+    """Mean accuracy over probe seeds with the Wilson (1927) interval at that mean.
+
+    The interval takes n = number of test clips, whatever the number of seeds: seeds judge the same clips, so they do
+    not add independent observations. It covers the choice of test clips, not that of pretraining seeds.
+    """
+    n = correct.shape[1]
+    value = float(correct.mean())
+    low, high = proportion_confint(value * n, n, alpha=1 - CONFIDENCE_LEVEL, method="wilson")
+    return Accuracy(value, float(low), float(high))
+
+
+def compare_paired(first: Correct, second: Correct, seed: int = 0) -> PairedComparison:
+    """Paired comparison on the same clips, in the same order.
+
+    The interval is the percentile bootstrap over clips of the difference, averaged over seeds. The p-value is that of
+    the exact McNemar (1947) test; with several seeds a clip counts as correct when most of them are.
+    """
+    gain = first.mean(axis=0) - second.mean(axis=0)
+    interval = percentile_interval(bootstrap_means(gain, RESAMPLES, np.random.default_rng(seed)))
+    return PairedComparison(float(gain.mean()), *interval, _mcnemar(_majority(first), _majority(second)))
+
+
+def bootstrap_means(gain: NDArray[np.float64], resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Means [resamples] of bootstrap samples of ``gain`` [n].
+
+    Clips of equal gain are interchangeable, so how often each distinct gain is drawn is multinomial: the distribution
+    of drawing n clips with replacement, at the cost of a handful of numbers.
+    """
+    values, counts = np.unique(gain, return_counts=True)
+    drawn = rng.multinomial(gain.size, counts / gain.size, size=resamples)
+    return np.asarray(drawn @ values / gain.size)
+
+
+def percentile_interval(replicates: NDArray[np.float64]) -> tuple[float, float]:
+    """Percentile interval that holds 95 % of ``replicates``."""
+    low, high = np.quantile(replicates, [(1 - CONFIDENCE_LEVEL) / 2, (1 + CONFIDENCE_LEVEL) / 2])
+    return float(low), float(high)
+
+
+def _majority(correct: Correct) -> Correct:
+    return np.asarray(correct.mean(axis=0) > 0.5)
+
+
+def _mcnemar(first: Correct, second: Correct) -> float:
+    table = [[np.sum(first & second), np.sum(first & ~second)], [np.sum(~first & second), np.sum(~first & ~second)]]
+    return float(mcnemar(table, exact=True).pvalue)

@@ -1,0 +1,83 @@
+"""Accuracies of which only counts are known, corrections for many tests, and what a test set can show at all."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from scipy.optimize import brentq
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.proportion import (
+    confint_proportions_2indep,
+    power_proportions_2indep,
+    proportion_confint,
+    test_proportions_2indep,
+)
+
+from hpc_jepa.evaluation.stats.paired import CONFIDENCE_LEVEL
+
+POWER = 0.8
+
+
+@dataclass(frozen=True)
+class CorrectCount:
+    """``right`` of ``n`` test clips."""
+
+    right: int
+    n: int
+
+    @property
+    def share(self) -> float:
+        """In [0, 1]."""
+        return self.right / self.n
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's (1927) 95 % interval of the share."""
+        low, high = proportion_confint(self.right, self.n, alpha=1 - CONFIDENCE_LEVEL, method="wilson")
+        return float(low), float(high)
+
+
+@dataclass(frozen=True)
+class UnpairedComparison:
+    """Share of the first minus share of the second, in [-1, 1], with its 95 % interval and a p-value."""
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+
+
+def compare_unpaired(first: CorrectCount, second: CorrectCount) -> UnpairedComparison:
+    """Two unpaired proportions: Newcombe's (1998) interval and the score test of Miettinen & Nurminen (1985).
+
+    Where both judged the same clips the truth is paired and the interval usually narrower, but counts cannot tell.
+    """
+    counts = (first.right, first.n, second.right, second.n)
+    low, high = confint_proportions_2indep(*counts, compare="diff", method="newcomb", alpha=1 - CONFIDENCE_LEVEL)
+    return UnpairedComparison(first.share - second.share, float(low), float(high), _score_p(first, second))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """P-values adjusted for the whole family (Holm 1979), in the order given."""
+    return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
+
+
+def minimum_detectable_gain(share: float, n: int, tests: int = 1) -> float:
+    """Smallest gain over ``share`` that two unpaired runs on ``n`` clips show with 80 % power at level 5 % / ``tests``.
+
+    ``tests`` > 1 is the Bonferroni level, which the smallest p-value of a Holm family must pass. Returns a share in
+    (0, 1); NaN where even the step to 100 % would be missed too often.
+    """
+    share = min(max(share, 0.5 / n), 1 - 0.5 / n)
+
+    def excess(gain: float) -> float:
+        return float(power_proportions_2indep(gain, share, n, alpha=(1 - CONFIDENCE_LEVEL) / tests).power) - POWER
+
+    largest = 1 - share - 0.25 / n
+    return float(brentq(excess, 0.01 / n, largest)) if excess(largest) > 0 else float("nan")
+
+
+def _score_p(first: CorrectCount, second: CorrectCount) -> float:
+    if first.right + second.right in (0, first.n + second.n):
+        return 1.0  # nothing was ever wrong, or right, on either side
+    counts = (first.right, first.n, second.right, second.n)
+    return float(test_proportions_2indep(*counts, compare="diff", method="score").pvalue)

@@ -1,0 +1,1 @@
+"""Evaluation tasks: probes, few-shot, robustness and text alignment."""

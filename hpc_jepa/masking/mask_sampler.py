@@ -1,0 +1,152 @@
+"""The masks of a step: a function of seed, step and, where motion guides them, of the clips."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from hpc_jepa.config.masking import MaskGroupConfig, MaskingConfig
+from hpc_jepa.config.semantics import Semantics
+from hpc_jepa.errors import InputError
+from hpc_jepa.io.random_streams import RandomStream, uniforms
+from hpc_jepa.kernels.token_lists import Truncation, smallest_counts, token_lists, tube_order
+from hpc_jepa.kernels.visible_tokens import BlockSize, visible_tokens
+from hpc_jepa.masking.block_sampling import block_size, empty_context_error, uniform_origins, visible_tubelets
+from hpc_jepa.masking.motion_guidance import guided_origins, motion_map
+from hpc_jepa.types import ClipBatch, TokenGrid, TokenMasks
+
+PLACEMENT_ATTEMPTS = 4
+"""Placements drawn per clip and step, in case blocks hide everything."""
+
+
+class MaskSampler:
+    """Draws the blocks of the whole global batch in every process and keeps the masks of its own clips.
+
+    batch_size: clips of all processes; rank ``r`` holds rows r*batch_size/world_size onwards.
+    gather: rows of this process -> rows of all processes in rank order. Used for motion maps and static flags only.
+
+    Raises InputError if the processes do not divide the batch.
+    """
+
+    def __init__(
+        self,
+        config: MaskingConfig,
+        semantics: Semantics,
+        grid: TokenGrid,
+        *,
+        seed: int,
+        batch_size: int,
+        rank: int = 0,
+        world_size: int = 1,
+        gather: Callable[[Tensor], Tensor] = lambda rows: rows,
+    ) -> None:
+        if batch_size % world_size:
+            raise InputError(
+                f"engine.batch_size: {batch_size} clips cannot be shared by {world_size} processes equally"
+            )
+        self.config = config
+        self.semantics = semantics
+        self.grid = grid
+        self.seed = seed
+        self.batch_size = batch_size
+        self.world_size = world_size
+        self.gather = gather
+        clips = batch_size // world_size
+        self.local_clips = slice(rank * clips, (rank + 1) * clips)
+
+    def __call__(self, step: int, clips: ClipBatch) -> tuple[TokenMasks, ...]:
+        """Masks of this process's clips, one per group, on the device of their pixels."""
+        motion = self._motion(clips)
+        paired = self._clips_with_pairs(clips)
+        repeats = self.world_size if self.semantics.process_randomness == "same" else 1
+        masks = []
+        for index, group in enumerate(self.config.groups):
+            draws = _RandomDraws(self.seed, step, index, self.batch_size, repeats, clips.pixels.device)
+            masks.append(self._group_masks(group, draws, motion, paired))
+        return tuple(masks)
+
+    def _motion(self, clips: ClipBatch) -> Tensor | None:
+        """Motion maps [B, T, H, W] of the global batch, if they guide the blocks."""
+        if self.config.motion is None:
+            return None
+        return self.gather(motion_map(clips.pixels, self.grid, self.semantics.motion_pool, self.semantics.motion_norm))
+
+    def _clips_with_pairs(self, clips: ClipBatch) -> Tensor:
+        """Which clips [B] of the global batch take part in temporal terms."""
+        if self.semantics.static_clips_in_temporal_terms:
+            return torch.ones(self.batch_size, dtype=torch.bool, device=clips.pixels.device)
+        return self.gather(~clips.static).to(clips.pixels.device)
+
+    def _group_masks(
+        self, group: MaskGroupConfig, draws: "_RandomDraws", motion: Tensor | None, paired: Tensor
+    ) -> TokenMasks:
+        size = block_size(group, self.grid, draws.step)
+        origins = self._origins(group, draws, size, motion)
+        visible, counts = visible_tokens(origins, size, self.grid, visible_tubelets(group, self.grid))
+        lists = token_lists(visible, self._truncation(group, draws, size, counts), self.local_clips, self.grid)
+        return TokenMasks(
+            context=lists.context,
+            target=lists.target,
+            context_distance=lists.context_distance,
+            next_in_context=lists.next_in_context.where(paired[self.local_clips, None], -1),
+            pairs=self._pairs_per_process(lists.pairs * paired),
+        )
+
+    def _origins(self, group: MaskGroupConfig, draws: "_RandomDraws", size: BlockSize, motion: Tensor | None) -> Tensor:
+        """Raster numbers of block origins [B, attempts, blocks] for the global batch."""
+        places = draws.uniforms(RandomStream.MASK_ORIGIN, PLACEMENT_ATTEMPTS, group.blocks)
+        anywhere = uniform_origins(places, size, self.grid)
+        if self.config.motion is None or motion is None:
+            return anywhere
+        at_random = (
+            draws.uniforms(RandomStream.MOTION_CHOICE, PLACEMENT_ATTEMPTS, group.blocks)
+            < self.config.motion.random_rate
+        )
+        return anywhere.where(at_random, guided_origins(places, motion, size, self.config.motion.strength))
+
+    def _truncation(self, group: MaskGroupConfig, draws: "_RandomDraws", size: BlockSize, counts: Tensor) -> Truncation:
+        """One length for the lists of all clips that share it; its value is all that is ever read from the device.
+
+        Raises InputError if a clip has no visible token.
+        """
+        parts = 1 if self.config.truncation_scope == "global" else self.world_size
+        limits = smallest_counts(counts, parts, self.grid.tokens, group.full_complement)
+        smallest = [(context, target) for context, target in limits.tolist()]
+        if min(smallest)[0] == 0:
+            raise empty_context_error(size, self.grid, group)
+        mine = smallest[self.local_clips.start * parts // self.batch_size]
+        return Truncation(limits, mine, self._truncation_order(draws), group.full_complement)
+
+    def _truncation_order(self, draws: "_RandomDraws") -> Tensor | None:
+        """The order [B, N] in which tokens are kept: as they stand, by random tubes, or at random (B9)."""
+        if self.semantics.mask_truncation == "raster":
+            return None
+        if self.semantics.mask_truncation == "tubes":
+            return tube_order(draws.uniforms(RandomStream.MASK_TRUNCATION, self.grid.cells).argsort(1), self.grid)
+        return draws.uniforms(RandomStream.MASK_TRUNCATION, self.grid.tokens).argsort(1)
+
+    def _pairs_per_process(self, pairs_of_clip: Tensor) -> Tensor:
+        if self.semantics.batch_statistics == "global":
+            return pairs_of_clip.sum() / self.world_size
+        return pairs_of_clip[self.local_clips].sum().float()
+
+
+@dataclass(frozen=True)
+class _RandomDraws:
+    """Random numbers of one mask group in one step, a row for every clip of the global batch.
+
+    repeats: processes that draw the same numbers for their clips (B17).
+    """
+
+    seed: int
+    step: int
+    group: int
+    clips: int
+    repeats: int
+    device: torch.device
+
+    def uniforms(self, stream: RandomStream, *shape: int) -> Tensor:
+        """Uniform numbers in [0, 1): [clips, *shape] float64."""
+        numbers = uniforms(self.seed, stream, self.step, (self.clips, *shape), self.group, self.repeats)
+        return torch.from_numpy(numbers).to(self.device)

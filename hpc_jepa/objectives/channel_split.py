@@ -1,0 +1,52 @@
+"""How the training latent [.., D = L*C] is split into an appearance and a dynamics part."""
+
+from typing import NamedTuple
+
+from einops import rearrange
+from torch import Tensor
+
+from hpc_jepa.objectives.objective import ObjectiveContext
+
+
+class Parts(NamedTuple):
+    """Two views of the channels: [.., D_appearance] and [.., D_dynamics]."""
+
+    appearance: Tensor
+    dynamics: Tensor
+
+
+class Widths(NamedTuple):
+    """Channels of the two parts."""
+
+    appearance: int
+    dynamics: int
+
+
+def split_channels(features: Tensor, ratio: float, ctx: ObjectiveContext) -> Parts:
+    """Appearance takes the leading ``ratio`` of the channels, dynamics the rest.
+
+    ``halves`` cuts the level concatenation, so that appearance is the shallow levels (published, B3); ``per_level``
+    cuts inside every level; ``last_level`` cuts the last level and leaves the others out.
+    """
+    partition = ctx.semantics.channel_partition
+    if partition == "last_level":
+        features = features[..., -ctx.width :]
+    if partition != "per_level":
+        cut = _cut(features.shape[-1], ratio)
+        return Parts(features[..., :cut], features[..., cut:])
+    cut = _cut(ctx.width, ratio)
+    by_level = rearrange(features, "... (level channel) -> ... level channel", level=ctx.levels)
+    return Parts(by_level[..., :cut].flatten(-2), by_level[..., cut:].flatten(-2))
+
+
+def split_widths(ratio: float, ctx: ObjectiveContext) -> Widths:
+    """Channels of the parts that ``split`` returns."""
+    partition = ctx.semantics.channel_partition
+    whole = ctx.latent_width if partition == "halves" else ctx.width
+    repeats = ctx.levels if partition == "per_level" else 1
+    cut = _cut(whole, ratio)
+    return Widths(cut * repeats, (whole - cut) * repeats)
+
+
+def _cut(channels: int, ratio: float) -> int:
+    return max(1, int(channels * ratio))

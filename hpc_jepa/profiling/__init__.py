@@ -1,0 +1,1 @@
+"""Profile a few training steps and summarise them on one page."""

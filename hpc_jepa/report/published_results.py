@@ -1,0 +1,175 @@
+"""The published numbers: one accuracy per cell, the size of its test set, and nothing else."""
+
+import csv
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from hpc_jepa.config.strict import Strict
+from hpc_jepa.errors import DataError, InputError
+from hpc_jepa.evaluation.stats.unpaired import CorrectCount, compare_unpaired
+from hpc_jepa.report.claims import ClaimCell
+from hpc_jepa.report.result_grid import Contrast, ResultCell, ResultGrid, adjust_p_values
+from hpc_jepa.report.verdicts import Interval
+
+PUBLISHED_RESULTS = Path(__file__).parent / "published" / "published_results.csv"
+
+SOURCE_NAME = "published numbers"
+TEST_NAME = "score test of two unpaired proportions"
+
+REFERENCES = {"mixed": "baseline_seed42", "ucf101": "baseline"}
+"""What the paper subtracts in each regime."""
+
+MAIN_BENCHMARKS = ("imagenet100", "ssv2", "diving48")
+FURTHER_BENCHMARKS = ("synth_motion8", "ucf101_full", "ucf101_subset2000")
+
+CONSTANTS = {"encoder_width": 768}
+"""From the released configurations."""
+
+LIMITATIONS = (
+    "Every published cell is one pretraining run and one unseeded probe: the intervals cover the choice of test clips "
+    "alone. Two baselines of one objective, seeds 42 and 239, differ by 3.60 points on ImageNet-100.",
+    "Predictions per sample were not published, so runs are compared as unpaired proportions; on the same test clips a "
+    "paired test could tell more apart.",
+    "The baseline of the mixed regime is of seed 42, all variants are of seed 239 (B21).",
+    "Runs without an EMA target, marked †, were evaluated on weights that no gradient ever reached (B1): what they "
+    "show is an untrained encoder.",
+    "Three mixed variants with latent dynamics had 50 instead of 100 probe epochs on video (B22).",
+)
+"""What the published numbers cannot tell."""
+
+
+@dataclass(frozen=True)
+class PublishedResult:
+    """Percent as printed, of ``n`` test clips; ``untrained`` where no gradient reached the evaluated weights (B1)."""
+
+    percent: float
+    n: int
+    untrained: bool
+
+    @property
+    def count(self) -> CorrectCount:
+        """Right answers: the integer that the printed percentage is nearest to."""
+        return CorrectCount(round(self.percent * self.n / 100), self.n)
+
+    @property
+    def accuracy(self) -> Interval:
+        """Percent as printed, with its Wilson interval."""
+        low, high = self.count.interval
+        return Interval(self.percent, 100 * low, 100 * high)
+
+
+class _Line(Strict):
+    source_file: str
+    variant: str
+    regime: str
+    benchmark: str
+    metric: Literal["top1_percent", "n_train_probe", "n_val"]
+    value: float
+    epochs_or_notes: str
+
+
+@dataclass(frozen=True)
+class PublishedStudy:
+    """The published cells, as evidence for claims."""
+
+    results: Mapping[ClaimCell, PublishedResult]
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return SOURCE_NAME
+
+    def score(self, cell: ClaimCell) -> Interval | None:
+        """Accuracy with its Wilson interval."""
+        return self.results[cell].accuracy if cell in self.results else None
+
+    def difference(self, minuend: ClaimCell, subtrahend: ClaimCell) -> Interval | None:
+        """Difference of the printed values to the digit, with the interval of two unpaired proportions."""
+        first, second = self.results.get(minuend), self.results.get(subtrahend)
+        if first is None or second is None:
+            return None
+        found = compare_unpaired(first.count, second.count)
+        return Interval(round(first.percent - second.percent, 2), 100 * found.low, 100 * found.high)
+
+    def constant(self, name: str) -> Any:
+        """A constant of the released configurations."""
+        return CONSTANTS.get(name)
+
+
+def read_published(path: Path = PUBLISHED_RESULTS) -> PublishedStudy:
+    """Read a CSV of published results. Raises InputError where there is none, DataError naming file and line."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such file of published results")
+    values: dict[tuple[ClaimCell, str], tuple[float, str]] = {}
+    with path.open(newline="", encoding="utf-8") as file:
+        for number, row in enumerate(csv.DictReader(file), start=2):
+            line = _parse(row, f"{path}:{number}")
+            cell = ClaimCell(regime=line.regime, variant=line.variant, benchmark=line.benchmark)
+            if (cell, line.metric) in values:
+                raise DataError(f"{path}:{number}: {line.metric} of {cell} a second time; keep one of them")
+            values[cell, line.metric] = (line.value, line.epochs_or_notes)
+    cells = dict.fromkeys(cell for cell, metric in values if metric == "top1_percent")
+    if not cells:
+        raise DataError(f"{path}: holds no top1_percent; is this the file of published results?")
+    return PublishedStudy({cell: _result(path, cell, values) for cell in cells})
+
+
+def published_grids(paper: PublishedStudy) -> list[ResultGrid]:
+    """The paper's tables: per regime the three main benchmarks, then the further ones where there are any."""
+    regimes = list(dict.fromkeys(cell.regime for cell in paper.results))
+    grids = [_grid(paper, regime, columns) for columns in (MAIN_BENCHMARKS, FURTHER_BENCHMARKS) for regime in regimes]
+    return adjust_p_values([grid for grid in grids if grid.cells])
+
+
+def other_probes(paper: PublishedStudy) -> list[tuple[ClaimCell, Interval]]:
+    """Cells that belong to no table: alternative probes of one encoder."""
+    others = (cell for cell in paper.results if cell.benchmark not in (*MAIN_BENCHMARKS, *FURTHER_BENCHMARKS))
+    return [(cell, paper.results[cell].accuracy) for cell in others]
+
+
+def _grid(paper: PublishedStudy, regime: str, benchmarks: Sequence[str]) -> ResultGrid:
+    reference = REFERENCES.get(regime, "baseline")
+    held = [cell for cell in paper.results if cell.regime == regime and cell.benchmark in benchmarks]
+    variants = sorted({cell.variant for cell in held}, key=lambda name: (not name.startswith("baseline"), name))
+    columns = tuple(name for name in benchmarks if any(cell.benchmark == name for cell in held))
+    cells = {(cell.variant, cell.benchmark): _cell(paper, cell, reference) for cell in held}
+    return ResultGrid(SOURCE_NAME, regime, tuple(variants), columns, cells, reference)
+
+
+def _cell(paper: PublishedStudy, cell: ClaimCell, reference: str) -> ResultCell:
+    result, score = paper.results[cell], paper.results[cell].accuracy
+    contrast = None if cell.variant == reference else _contrast(paper, cell, reference)
+    return ResultCell(score.value, score.low, score.high, result.n, 1, contrast, result.untrained)
+
+
+def _contrast(paper: PublishedStudy, cell: ClaimCell, reference: str) -> Contrast | None:
+    other = cell.model_copy(update={"variant": reference})
+    found = paper.difference(cell, other)
+    if found is None:
+        return None
+    p_value = compare_unpaired(paper.results[cell].count, paper.results[other].count).p_value
+    return Contrast(reference, found.value, found.low, found.high, p_value, math.nan, TEST_NAME)
+
+
+def _parse(row: dict[str, Any], place: str) -> _Line:
+    try:
+        return _Line.model_validate(row)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        where = ".".join(str(part) for part in fault["loc"])
+        raise DataError(f"{place}: damaged line ({where}: {fault['msg']}); copy the file again") from error
+
+
+def _result(path: Path, cell: ClaimCell, values: Mapping[tuple[ClaimCell, str], tuple[float, str]]) -> PublishedResult:
+    percent, notes = values[cell, "top1_percent"]
+    n, _ = values.get((cell, "n_val"), (0, ""))
+    if not 0 <= percent <= 100:
+        raise DataError(f"{path}: {cell} is {percent} percent; accuracies lie between 0 and 100")
+    if n < 1 or n != int(n):
+        raise DataError(f"{path}: {cell} has no whole n_val; without the number of test clips there is no interval")
+    return PublishedResult(percent, int(n), "disable_ema" in notes)

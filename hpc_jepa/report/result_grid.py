@@ -1,0 +1,121 @@
+"""The grid of a study: variants against benchmarks, each cell with its interval and its difference to the baseline."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from hpc_jepa.evaluation.stats.unpaired import holm, minimum_detectable_gain
+
+SIGNIFICANCE = 0.05
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """Difference to the reference in points, its 95 % interval, its p-value alone and adjusted for the family."""
+
+    reference: str
+    points: float
+    low: float
+    high: float
+    p_value: float
+    adjusted: float
+    test: str
+
+    @property
+    def significant(self) -> bool:
+        """Beyond chance, the whole family considered."""
+        return self.adjusted < SIGNIFICANCE
+
+
+@dataclass(frozen=True)
+class ResultCell:
+    """Accuracy in percent with its 95 % interval over ``n`` test clips and ``seeds`` pretraining seeds."""
+
+    value: float
+    low: float
+    high: float
+    n: int
+    seeds: int
+    contrast: Contrast | None = None
+    untrained: bool = False
+
+
+CellKey = tuple[str, str]
+"""Row and column."""
+
+
+@dataclass(frozen=True)
+class ResultGrid:
+    """Variants (rows) against benchmarks (columns). A cell that is absent from ``cells`` is missing.
+
+    ``family`` is the number of differences that the p-values are adjusted for, in this grid and its siblings.
+    """
+
+    source: str
+    regime: str
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    cells: Mapping[CellKey, ResultCell]
+    reference: str
+    family: int = 0
+
+    @property
+    def title(self) -> str:
+        """Whose numbers, which regime."""
+        return f"{self.source}, regime {self.regime}"
+
+    def cell(self, row: str, column: str) -> ResultCell | None:
+        """The cell, or None where it is missing."""
+        return self.cells.get((row, column))
+
+    def contrasts(self, column: str) -> list[tuple[str, Contrast]]:
+        """Rows with a difference to the reference."""
+        found = ((row, self.cell(row, column)) for row in self.rows)
+        return [(row, cell.contrast) for row, cell in found if cell is not None and cell.contrast is not None]
+
+    def detectable(self, column: str) -> "DetectableGain | None":
+        """What this column can show, taken at its reference; None where that is missing."""
+        cell = self.cell(self.reference, column)
+        if cell is None:
+            return None
+        share, tests = cell.value / 100, max(self.family, 1)
+        alone, family = minimum_detectable_gain(share, cell.n), minimum_detectable_gain(share, cell.n, tests)
+        return DetectableGain(column, cell.n, 100 * alone, 100 * family)
+
+    def tests(self) -> list[str]:
+        """Tests behind the differences."""
+        return sorted({contrast.test for column in self.columns for _, contrast in self.contrasts(column)})
+
+
+@dataclass(frozen=True)
+class DetectableGain:
+    """Smallest gain in points that two runs show with 80 % power: as the only comparison, and as one of a family."""
+
+    column: str
+    n: int
+    alone: float
+    family: float
+
+    @property
+    def sentence(self) -> str:
+        """For the line beside a table."""
+        return f"{self.column} {_points(self.alone)} ({_points(self.family)}), {self.n:,} clips"
+
+
+def adjust_p_values(grids: Sequence[ResultGrid]) -> list[ResultGrid]:
+    """The grids with Holm's p-values, all their differences taken as one family."""
+    found = [(number, key) for number, grid in enumerate(grids) for key in grid.cells if grid.cells[key].contrast]
+    p_values = [contrast.p_value for number, key in found if (contrast := grids[number].cells[key].contrast)]
+    corrected = dict(zip(found, holm(p_values), strict=True))
+    return [_with(grid, number, corrected) for number, grid in enumerate(grids)]
+
+
+def _with(grid: ResultGrid, number: int, corrected: Mapping[tuple[int, CellKey], float]) -> ResultGrid:
+    cells = {
+        key: replace(cell, contrast=replace(cell.contrast, adjusted=corrected[number, key])) if cell.contrast else cell
+        for key, cell in grid.cells.items()
+    }
+    return replace(grid, cells=cells, family=len(corrected))
+
+
+def _points(value: float) -> str:
+    return f"{value:.1f}" if value == value else "none"

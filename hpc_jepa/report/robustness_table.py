@@ -1,0 +1,74 @@
+"""Robustness in one figure per encoder: mean corruption error relative to the baseline, and consistency."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from hpc_jepa.evaluation.record import RobustnessRecord
+from hpc_jepa.evaluation.tasks.robustness import mean_corruption_error
+from hpc_jepa.report.results import TRAINED
+from hpc_jepa.report.run_report import RunReport
+from hpc_jepa.report.study_evidence import BASELINE
+
+
+@dataclass(frozen=True)
+class RobustnessRow:
+    """``error``: 1 is as good as the baseline on damaged clips, less is better; ``consistency`` in percent: clips that
+    keep the class they got when clean, mean over all damage.
+    """
+
+    where: str
+    encoder: str
+    probe: str
+    error: float
+    reference: str
+    consistency: float
+
+
+def robustness_table(runs: Sequence[RunReport]) -> list[RobustnessRow]:
+    """One line per encoder and probe that has a baseline of its study, regime, benchmark and protocol."""
+    records = [(run, record) for run in runs for record in run.robustness.values()]
+    lines: dict[tuple[str, str, str], RobustnessRow] = {}
+    for run, record in records:
+        reference = _baseline(run, record, records)
+        if reference is not None:
+            lines |= {(line.where, line.encoder, line.probe): line for line in _lines(run, record, *reference)}
+    return list(lines.values())
+
+
+def _baseline(
+    run: RunReport, record: RobustnessRecord, records: Iterable[tuple[RunReport, RobustnessRecord]]
+) -> tuple[RunReport, RobustnessRecord] | None:
+    """The baseline's record of the same task, nearest in seed and semantics."""
+    same = [
+        (other, found)
+        for other, found in records
+        if other.config.variant == BASELINE
+        and (other.config.study, other.config.regime) == (run.config.study, run.config.regime)
+        and (found.benchmark, found.protocol) == (record.benchmark, record.protocol)
+    ]
+    own = run.config
+    return min(
+        same,
+        key=lambda item: (item[0].config.seed != own.seed, item[0].config.semantics.preset != own.semantics.preset),
+        default=None,
+    )
+
+
+def _lines(
+    run: RunReport, record: RobustnessRecord, other: RunReport, baseline: RobustnessRecord
+) -> Iterator[RobustnessRow]:
+    known = {(result.weights, result.probe) for result in baseline.results}
+    for weights, probe in dict.fromkeys((result.weights, result.probe) for result in record.results):
+        if ("target", probe) not in known:
+            continue
+        kept = [r.consistency for r in record.results if (r.weights, r.probe) == (weights, probe) and r.severity]
+        yield RobustnessRow(
+            where=f"{record.benchmark}, {record.protocol}, {run.config.regime}",
+            encoder=f"{run.label}, {weights}" if weights in TRAINED else f"{weights}, seed {run.config.seed}",
+            probe=probe,
+            error=mean_corruption_error(record, weights, probe, baseline, "target"),
+            reference=other.label,
+            consistency=100 * float(np.mean(kept)),
+        )

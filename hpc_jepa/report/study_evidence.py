@@ -1,0 +1,233 @@
+"""The runs of a study as evidence: pretraining seeds are replicates, test clips are paired."""
+
+import math
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hpc_jepa.evaluation.stats import hierarchical
+from hpc_jepa.evaluation.stats.paired import Correct, accuracy, compare_paired
+from hpc_jepa.report.claims import ClaimCell
+from hpc_jepa.report.result_grid import CellKey, Contrast, ResultCell, ResultGrid, adjust_p_values
+from hpc_jepa.report.results import RANDOM, ResultRow
+from hpc_jepa.report.run_report import RunReport
+from hpc_jepa.report.verdicts import Interval
+
+Replicates = dict[int, Correct]
+"""By pretraining seed: which test clips each probe seed gets right, [S, n]."""
+
+PAIRED = "exact McNemar test, paired bootstrap interval"
+HIERARCHICAL = "hierarchical bootstrap over seeds and clips"
+
+BASELINE = "baseline"
+SEMANTICS = ("corrected", "published")
+PROTOCOLS = ("published", "careful")
+
+BENCHMARKS = {"synth_motion8": "motion8", "ucf101_full": "ucf101"}
+"""Names that published results give to benchmarks, where they are not those of ``configs/benchmark/``."""
+
+SEEDED = re.compile(r"(?P<variant>.+)_seed(?P<seed>\d+)")
+SEED = 239
+"""Of every published run whose name says nothing else."""
+
+
+@dataclass(frozen=True)
+class ProbeColumn:
+    """One way of measuring: the first probe that a benchmark's protocol lists."""
+
+    benchmark: str
+    protocol: str
+    probe: str
+
+    def __str__(self) -> str:
+        return f"{self.benchmark}, {self.protocol}, {self.probe.replace('_', ' ')}"
+
+
+@dataclass(frozen=True)
+class StudyEvidence:
+    """The runs of one study under one semantics, as evidence for claims: target weights, first probe.
+
+    A variant stands for all its seeds. Where a claim compares a variant with itself, ``_seed<N>`` and the published
+    seed are taken literally.
+    """
+
+    study: str
+    semantics: str
+    columns: Mapping[str, ProbeColumn]
+    replicates: Mapping[tuple[str, str, ProbeColumn], Replicates]
+    constants: Mapping[str, Any]
+
+    @property
+    def name(self) -> str:
+        """For people."""
+        return f"{self.study}, {self.semantics} semantics"
+
+    def score(self, cell: ClaimCell) -> Interval | None:
+        """Accuracy over all seeds, in percent."""
+        found = self._all_seeds(cell)
+        return None if found is None else _mean(found)
+
+    def difference(self, minuend: ClaimCell, subtrahend: ClaimCell) -> Interval | None:
+        """Paired on the same clips, in points."""
+        literal = _variant(minuend) == _variant(subtrahend)
+        sides = [self._literal(cell) if literal else self._all_seeds(cell) for cell in (minuend, subtrahend)]
+        if sides[0] is None or sides[1] is None:
+            return None
+        found = compare_replicates("", sides[0], sides[1])
+        return Interval(found.points, found.low, found.high)
+
+    def constant(self, name: str) -> Any:
+        """A constant that all runs agree on, None where they do not."""
+        return self.constants.get(name)
+
+    def _all_seeds(self, cell: ClaimCell) -> Replicates | None:
+        column = self.columns.get(BENCHMARKS.get(cell.benchmark, cell.benchmark))
+        return None if column is None else self.replicates.get((cell.regime, _variant(cell), column))
+
+    def _literal(self, cell: ClaimCell) -> Replicates | None:
+        named = SEEDED.fullmatch(cell.variant)
+        seed = int(named["seed"]) if named else SEED
+        found = self._all_seeds(cell)
+        return {seed: found[seed]} if found is not None and seed in found else None
+
+
+def collect_evidence(runs: Sequence[RunReport], correct: Mapping[ResultRow, Correct]) -> list[StudyEvidence]:
+    """Evidence per study and semantics, corrected first."""
+    found = []
+    for study in dict.fromkeys(run.config.study for run in runs):
+        rows = [row for row in correct if row.study == study]
+        for semantics in SEMANTICS:
+            own = [run for run in runs if (run.config.study, run.config.semantics.preset) == (study, semantics)]
+            if own:
+                found.append(_evidence(study, semantics, own, rows, correct))
+    return found
+
+
+def study_grids(correct: Mapping[ResultRow, Correct], listed: Iterable[RunReport]) -> list[ResultGrid]:
+    """One grid per study and regime, a row for every variant that was run; Holm's family is a study."""
+    runs = list(listed)
+    grids = []
+    for study in dict.fromkeys(row.study for row in correct):
+        rows = [row for row in correct if row.study == study]
+        regimes = dict.fromkeys(row.regime for row in rows)
+        grids += adjust_p_values([_grid(study, regime, rows, correct, runs) for regime in regimes])
+    return grids
+
+
+def compare_replicates(reference: str, first: Replicates, second: Replicates) -> Contrast:
+    """First minus second, in points. With one seed on both sides the spread between seeds is unknown and left out."""
+    if len(first) == len(second) == 1:
+        (ours,), (theirs,) = first.values(), second.values()
+        found: Any = compare_paired(ours, theirs)
+        return Contrast(reference, *_percent(found.difference, found.low, found.high), found.p_value, math.nan, PAIRED)
+    found = hierarchical.estimate_difference(_scores(first), _scores(second))
+    return Contrast(reference, *_percent(found.value, found.low, found.high), found.p_value, math.nan, HIERARCHICAL)
+
+
+def _evidence(
+    study: str,
+    semantics: str,
+    runs: Sequence[RunReport],
+    rows: Sequence[ResultRow],
+    correct: Mapping[ResultRow, Correct],
+) -> StudyEvidence:
+    columns: dict[str, ProbeColumn] = {}
+    for row in sorted(rows, key=lambda row: PROTOCOLS.index(row.protocol)):
+        columns.setdefault(row.benchmark, _column(row))
+    own = [row for row in rows if row.semantics == semantics]
+    widths = {run.config.model.encoder.width for run in runs}
+    constants = {"encoder_width": widths.pop()} if len(widths) == 1 else {}
+    replicates = {(regime, variant, column): seeds for (regime, variant, _, column), seeds in _by_cell(own, correct)}
+    return StudyEvidence(study, semantics, columns, replicates, constants)
+
+
+def _grid(
+    study: str, regime: str, rows: Sequence[ResultRow], correct: Mapping[ResultRow, Correct], runs: Sequence[RunReport]
+) -> ResultGrid:
+    here = [row for row in rows if row.regime == regime]
+    first: dict[tuple[str, str], ProbeColumn] = {}
+    for row in here:
+        first.setdefault((row.benchmark, row.protocol), _column(row))
+    replicates = {
+        (variant, semantics, column): seeds for (_, variant, semantics, column), seeds in _by_cell(here, correct)
+    }
+    names = {(variant, semantics) for variant, semantics, _ in replicates}
+    own = [run.config for run in runs if (run.config.study, run.config.regime) == (study, regime)]
+    names |= {(config.variant, config.semantics.preset) for config in own}
+    reference = next(((BASELINE, semantics) for semantics in SEMANTICS if (BASELINE, semantics) in names), None)
+    cells: dict[CellKey, ResultCell] = {}
+    for (variant, semantics, column), seeds in replicates.items():
+        if column in first.values():
+            against = _reference(variant, semantics, column, replicates)
+            cells[_label(variant, semantics), str(column)] = _cell(seeds, against, replicates, column)
+    ordered = sorted(names, key=lambda name: (name[0] != RANDOM, name[0] != BASELINE, *name))
+    labels = tuple(_label(*name) for name in ordered)
+    return ResultGrid(
+        study, regime, labels, tuple(map(str, first.values())), cells, _label(*reference) if reference else ""
+    )
+
+
+def _reference(
+    variant: str, semantics: str, column: ProbeColumn, replicates: Mapping[tuple[str, str, ProbeColumn], Replicates]
+) -> tuple[str, str] | None:
+    """The baseline that a row is held against: of its own semantics, else of the other; none for the baseline."""
+    if variant == BASELINE:
+        return None
+    wanted = (semantics, *(other for other in SEMANTICS if other != semantics))
+    return next(((BASELINE, name) for name in wanted if (BASELINE, name, column) in replicates), None)
+
+
+def _cell(
+    seeds: Replicates,
+    against: tuple[str, str] | None,
+    replicates: Mapping[tuple[str, str, ProbeColumn], Replicates],
+    column: ProbeColumn,
+) -> ResultCell:
+    score = _mean(seeds)
+    n = next(iter(seeds.values())).shape[1]
+    found = compare_replicates(_label(*against), seeds, replicates[(*against, column)]) if against else None
+    return ResultCell(score.value, score.low, score.high, n, len(seeds), found)
+
+
+def _by_cell(
+    rows: Iterable[ResultRow], correct: Mapping[ResultRow, Correct]
+) -> Iterable[tuple[tuple[str, str, str, ProbeColumn], Replicates]]:
+    """Seeds by regime, variant, semantics and column; student weights are left out."""
+    cells: dict[tuple[str, str, str, ProbeColumn], Replicates] = {}
+    for row in rows:
+        if row.weights != "student":
+            cells.setdefault((row.regime, row.variant, row.semantics, _column(row)), {})[row.seed] = correct[row]
+    return cells.items()
+
+
+def _column(row: ResultRow) -> ProbeColumn:
+    return ProbeColumn(row.benchmark, row.protocol, row.probe)
+
+
+def _label(variant: str, semantics: str) -> str:
+    return variant if semantics in ("none", "corrected") else f"{variant} ({semantics})"
+
+
+def _variant(cell: ClaimCell) -> str:
+    named = SEEDED.fullmatch(cell.variant)
+    return named["variant"] if named else cell.variant
+
+
+def _mean(seeds: Replicates) -> Interval:
+    if len(seeds) == 1:
+        (only,) = seeds.values()
+        found: Any = accuracy(only)
+    else:
+        found = hierarchical.estimate_mean(_scores(seeds))
+    return Interval(*_percent(found.value, found.low, found.high))
+
+
+def _scores(seeds: Replicates) -> hierarchical.Scores:
+    return np.stack([correct.mean(axis=0) for correct in seeds.values()])
+
+
+def _percent(value: float, low: float, high: float) -> tuple[float, float, float]:
+    return 100 * value, 100 * low, 100 * high

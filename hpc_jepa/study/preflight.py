@@ -1,0 +1,78 @@
+"""What can be known to go wrong before anything is queued: settings, shards, folders that hold something else."""
+
+from collections.abc import Iterable, Sequence
+from functools import cache
+from pathlib import Path
+
+from hpc_jepa.config.cluster import ClusterConfig
+from hpc_jepa.data.shards.manifest import read_manifest
+from hpc_jepa.data.storage import parse_location
+from hpc_jepa.errors import HpcJepaError, InputError
+from hpc_jepa.objectives.registry import validate_objectives
+from hpc_jepa.runs.acquire import refuse_other_config
+from hpc_jepa.study.gpu_memory import GIB, memory_plan
+from hpc_jepa.study.grid import StudyCell
+
+
+def preflight_errors(cells: Iterable[StudyCell], cluster: ClusterConfig | None = None) -> dict[Path, str]:
+    """Run folders of cells that cannot run, and why, in one line each."""
+    found: dict[Path, str] = {}
+    checked_shards = cache(_fault_of_shards)
+    for cell in cells:
+        shards = [str(source.shards) for source in cell.config.data.sources.values()]
+        for evaluation in cell.evaluations:
+            protocol = evaluation.benchmark.protocols[evaluation.protocol]
+            shards += [str(protocol.train), str(protocol.test)]
+        reasons = [reason for reason in map(checked_shards, shards) if reason]
+        fault = _fault_of(cell, cluster) or next(iter(reasons), None)
+        if fault:
+            found[cell.folder] = fault
+    return found
+
+
+def group_by_reason(found: dict[Path, str]) -> list[tuple[str, Sequence[Path]]]:
+    """Each reason once, with the run folders it concerns."""
+    reasons: dict[str, list[Path]] = {}
+    for folder, reason in found.items():
+        reasons.setdefault(reason, []).append(folder)
+    return list(reasons.items())
+
+
+def _fault_of(cell: StudyCell, cluster: ClusterConfig | None) -> str | None:
+    try:
+        validate_objectives(cell.config)
+        refuse_other_config(cell.config)
+        if cluster is not None:
+            _check_share(cell, cluster)
+            _check_memory(cell, cluster)
+    except HpcJepaError as error:
+        return str(error)
+    return None
+
+
+def _check_share(cell: StudyCell, cluster: ClusterConfig) -> None:
+    batch, processes = cell.config.engine.batch_size, cluster.train.processes
+    if batch % processes:
+        raise InputError(
+            f"engine.batch_size: {batch} clips cannot be shared by {processes} processes "
+            f"(train.nodes x one for each GPU of the profile); change one of them"
+        )
+
+
+def _check_memory(cell: StudyCell, cluster: ClusterConfig) -> None:
+    if cluster.gpu_memory_gib is None:
+        return
+    needed = memory_plan(cell.config, cluster.train.processes).total / GIB
+    if needed > cluster.gpu_memory_gib:
+        raise InputError(
+            f"about {needed:.0f} GiB on each GPU, which has {cluster.gpu_memory_gib:g}: more GPUs (train.nodes, "
+            "train.gpus_per_node), a higher engine.zero_stage, or model.activation_checkpointing=true"
+        )
+
+
+def _fault_of_shards(folder: str) -> str | None:
+    try:
+        read_manifest(parse_location(folder))
+    except HpcJepaError as error:
+        return str(error)
+    return None

@@ -1,0 +1,153 @@
+"""Released V-JEPA 2 and 2.1 weights compute here what they compute where they come from."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import hpc_jepa
+from hpc_jepa.checkpoint import reader
+from hpc_jepa.checkpoint.layout import latest
+from hpc_jepa.checkpoint.pretrained import read_pretrained
+from hpc_jepa.config.loading import read_config
+from hpc_jepa.config.run import RunConfig
+from hpc_jepa.errors import CheckpointError, InputError
+from hpc_jepa.evaluation.run_encoders import load_run_encoders, open_trained_run
+from hpc_jepa.models.encoder import Encoder
+from hpc_jepa.models.released import from_transformers
+from hpc_jepa.training.import_weights import import_config, import_weights
+from hpc_jepa.training.loop import train
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+RELEASED = GOLDEN / "released"
+VERSION_2_1 = {
+    "patch_embedding.video": "patch_embed.proj",
+    "patch_embedding.image": "patch_embed_img.proj",
+    "modality.video": "video_mod_embed",
+    "modality.image": "img_mod_embed",
+    "attention_norm": "norm1",
+    "attention.qkv": "attn.qkv",
+    "attention.output": "attn.proj",
+    "mlp_norm": "norm2",
+    "mlp.hidden": "mlp.fc1",
+    "mlp.output": "mlp.fc2",
+    "level_norms": "norms_block",
+}
+
+
+@pytest.fixture
+def expected():
+    """A clip [2, 3, 4, 16, 16] and what VJEPA2Model of transformers 5.23 made of it [2, 32, 32]."""
+    arrays = np.load(RELEASED / "expected.npz")
+    return torch.from_numpy(arrays["clip"]), torch.from_numpy(arrays["tokens"])
+
+
+@pytest.mark.parametrize("source", ["transformers", "transformers/model.safetensors", "vjepa2.pt"])
+def test_frozen_files_of_both_layouts_give_the_recorded_features(source, expected):
+    clip, tokens = expected
+    encoder = hpc_jepa.load_encoder(RELEASED / source, heads=2)
+    torch.testing.assert_close(encoder(clip), tokens, rtol=0, atol=1e-5)
+    assert not encoder.training and not any(p.requires_grad for p in encoder.parameters())
+
+
+def test_the_student_of_an_original_file_is_another_encoder(expected):
+    clip, tokens = expected
+    student = hpc_jepa.load_encoder(RELEASED / "vjepa2.pt", weights="student", heads=2)
+    assert (student(clip) - tokens).abs().max() > 1e-3
+
+
+def test_an_image_is_seen_as_a_tubelet_of_equal_frames(expected):
+    clip, _ = expected
+    encoder = hpc_jepa.load_encoder(RELEASED / "transformers")
+    frame = clip[:, :, :1]
+    torch.testing.assert_close(encoder(frame), encoder(frame.repeat(1, 1, 2, 1, 1)), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("size", [(4, 16, 16), (6, 24, 24), (2, 12, 12)])
+def test_any_clip_gives_what_the_class_of_transformers_gives(size, transformers):
+    architecture = {"hidden_size": 48, "num_attention_heads": 2, "num_hidden_layers": 3, "mlp_ratio": 2.5}
+    config = transformers.VJEPA2Config(patch_size=4, crop_size=size[-1], pred_num_hidden_layers=0, **architecture)
+    torch.manual_seed(1)
+    theirs = transformers.VJEPA2Model(config).eval()
+    for parameter in theirs.parameters():
+        parameter.normal_(std=0.3)
+    found = from_transformers(theirs.state_dict(), config.to_dict())
+    ours = Encoder(found.config)
+    ours.load_state_dict(found.state)
+    clip = torch.randn(1, 3, *size)
+    features = theirs.get_vision_features(clip.transpose(1, 2))
+    torch.testing.assert_close(ours.forward_features(clip), features, rtol=1e-5, atol=1e-5)
+
+
+def test_version_2_1_gives_the_recorded_features(tmp_path):
+    """The recorded arrays come from a published model; here they get the names of its release."""
+    arrays = np.load(GOLDEN / "model.npz")
+    state = {}
+    for name in (name for name in arrays.files if name.startswith("encoder.")):
+        theirs = name.removeprefix("encoder.")
+        for here, there in VERSION_2_1.items():
+            theirs = theirs.replace(here, there)
+        state[f"module.backbone.{theirs}"] = torch.from_numpy(arrays[name].astype(np.float32))
+    torch.save({"ema_encoder": state, "epoch": 1}, tmp_path / "vjepa2_1.pt")
+    encoder = hpc_jepa.load_encoder(tmp_path / "vjepa2_1.pt", heads=2)
+    assert encoder.encoder.config.levels == (3, 6, 9, 12)
+    clip = torch.from_numpy(arrays["input.clip"].astype(np.float32))
+    recorded = torch.from_numpy(arrays["output.encoder.evaluation"].astype(np.float32))
+    torch.testing.assert_close(encoder(clip), recorded, rtol=0, atol=1e-5)
+
+
+def test_an_imported_run_is_evaluated_like_any_other(tmp_path, expected):
+    config_file = tmp_path / "run.yaml"
+    config_file.write_text(
+        "regime: made\ndata: {sources: {none: {shards: none}}, clip: {frames: 4, size: 16}}\n"
+        "model: {predictor: {width: 16, depth: 1, heads: 2}}\n"
+    )
+    files = read_pretrained(RELEASED / "vjepa2.pt", heads=2)
+    config = import_config(files, [str(config_file)], [f"runs={tmp_path / 'runs'}", "variant=vjepa2"])
+    folder = import_weights(files, config)
+    clip, tokens = expected
+    for encoder in load_run_encoders(open_trained_run(folder), ["target", "student"], torch.device("cpu")).values():
+        torch.testing.assert_close(encoder.forward_features(clip), tokens, rtol=0, atol=1e-5)
+    with pytest.raises(InputError, match="holds a run already"):
+        import_weights(files, config)
+
+
+def test_what_cannot_be_read_is_named_in_one_line(tmp_path):
+    with pytest.raises(InputError, match="how many attention heads"):
+        hpc_jepa.load_encoder(RELEASED / "vjepa2.pt")
+    (tmp_path / "broken.pt").write_bytes((RELEASED / "vjepa2.pt").read_bytes()[:5000])
+    with pytest.raises(CheckpointError, match=r"broken\.pt: cannot be read as weights"):
+        hpc_jepa.load_encoder(tmp_path / "broken.pt", heads=2)
+    torch.save({"predictor": {}, "epoch": 1}, tmp_path / "other.pt")
+    with pytest.raises(CheckpointError, match="holds no ema_encoder or target_encoder, only predictor, epoch"):
+        hpc_jepa.load_encoder(tmp_path / "other.pt")
+    torch.save({"layer.weight": torch.ones(2)}, tmp_path / "linear.pt")
+    with pytest.raises(CheckpointError, match=r"linear\.pt: no V-JEPA encoder: it has no patch_embed"):
+        hpc_jepa.load_encoder(tmp_path / "linear.pt")
+    content = torch.load(RELEASED / "vjepa2.pt")
+    del content["target_encoder"]["module.backbone.blocks.1.attn.proj.bias"]
+    torch.save(content, tmp_path / "short.pt")
+    with pytest.raises(CheckpointError, match=r"short\.pt: no whole V-JEPA encoder"):
+        hpc_jepa.load_encoder(tmp_path / "short.pt", heads=2)
+    with pytest.raises(InputError, match="no such folder"):
+        hpc_jepa.load_encoder(tmp_path / "nowhere")
+
+
+def test_an_imported_run_can_be_trained_on(motion_shards, tmp_path):
+    config_file = tmp_path / "run.yaml"
+    config_file.write_text(
+        f"regime: made\nruns: {tmp_path / 'runs'}\nengine: {{batch_size: 4, precision: fp32}}\n"
+        f"data: {{sources: {{motion8: {{shards: {motion_shards / 'unlabelled'}}}}}, clip: {{frames: 4, size: 32}}}}\n"
+        "model: {predictor: {width: 16, depth: 1, heads: 2}}\n"
+    )
+    files = read_pretrained(RELEASED / "transformers")
+    folder = import_weights(files, import_config(files, [str(config_file)], []))
+    longer = read_config(
+        RunConfig, [folder / "config.yaml"], ["schedule.steps=1", "checkpoint.accept=[schedule.steps, data]"]
+    )
+    before = reader.open_tensors(latest(folder).path)["student.blocks.1.mlp.output.weight"]
+    assert train(longer, lambda line: None) == "done"
+    after = reader.open_tensors(latest(folder).path)["student.blocks.1.mlp.output.weight"]
+    assert 0 < (after - before).abs().max() < 1e-2

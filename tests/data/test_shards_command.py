@@ -1,0 +1,127 @@
+"""``hpc-jepa shards`` as a person types it."""
+
+import json
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from hpc_jepa.cli.shards import app
+from hpc_jepa.errors import DataError, InputError
+
+SMALL = ["--size", "32", "--frames", "4", "--train", "6", "--test", "3", "--unlabelled", "2"]
+
+
+def call(*arguments):
+    result = CliRunner().invoke(app, [str(argument) for argument in arguments], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def test_build_verify_info_index_and_preview(tmp_path):
+    build = ["build", "motion8", *SMALL, "--samples-per-shard", "2", "--workers", "1", "--out", tmp_path]
+    call(*build)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["test", "train", "unlabelled"]
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")}
+    assert "complete already" in call(*build)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("*")} == before
+
+    train = tmp_path / "train"
+    info = json.loads(call("info", train, "--json"))
+    assert (info["samples"], len(info["shards"]), info["recipe"]["dataset"]) == (6, 3, "motion8")
+    assert "motion8, train" in call("info", train)
+    assert "6 samples in 3 shards, 6 decoded, no faults" in call("verify", train, "--decode")
+    index = (train / "000000.idx").read_bytes()
+    (train / "000000.idx").unlink()
+    call("index", train)
+    assert (train / "000000.idx").read_bytes() == index
+    call("preview", train, "--out", tmp_path / "sheet.png", "--samples", "2")
+    assert (tmp_path / "sheet.png").read_bytes().startswith(b"\x89PNG")
+
+    with pytest.raises(InputError, match="built with other settings"):
+        call(*build, "--samples-per-shard", "3")
+
+
+def test_one_flipped_bit_is_found(shards, built, listed, noise, tmp_path):
+    from hpc_jepa.data.sources.source import RawFrames
+
+    folder = built(listed((RawFrames(noise(8), 10),)), tmp_path / "train")
+    tar = folder / "000000.tar"
+    data = bytearray(tar.read_bytes())
+    data[5000] ^= 1
+    tar.write_bytes(data)
+    with pytest.raises(DataError, match=r"000000\.tar: checksum differs"):
+        call("verify", folder)
+
+
+def test_a_preview_names_the_sample_that_is_damaged(shards, tmp_path):
+    damaged = tmp_path / "damaged"
+    shutil.copytree(shards / "train", damaged)
+    tar = damaged / "000000.tar"
+    tar.write_bytes(tar.read_bytes().replace(b'"frames":16', b'"frames":99'))
+    with pytest.raises(DataError, match=r"000000\.tar: \S+: frame 98 was asked for, .*; run: hpc-jepa shards verify"):
+        call("preview", damaged, "--out", tmp_path / "sheet.png")
+
+
+def test_the_published_protocol_cannot_be_bent(tmp_path):
+    with pytest.raises(InputError, match="published fixes --size"):
+        call("build", "motion8", "--protocol", "published", "--size", "64", "--out", tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def children_of(pid):
+    return [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def alive(pid):
+    return Path(f"/proc/{pid}").exists()
+
+
+def wait_until(condition):
+    deadline = time.monotonic() + 60
+    while not condition() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert condition()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_a_build_that_is_stopped_leaves_no_workers_and_goes_on_later(number, tmp_path):
+    build = ["shards", "build", "motion8", "--size", "32", "--frames", "4", "--test", "0", "--unlabelled", "0"]
+    command = [sys.executable, "-m", "hpc_jepa", *build, "--workers", "1", "--out", str(tmp_path), "--train"]
+    process = subprocess.Popen([*command, "1000"], stderr=subprocess.DEVNULL)
+    wait_until(lambda: any(tmp_path.glob(".train.partial/000001.tar")))
+    helpers = [pid for child in children_of(process.pid) for pid in (child, *children_of(child))]
+    process.send_signal(number)
+    assert process.wait(timeout=60) == (130 if number == signal.SIGTERM else -number)
+    wait_until(lambda: not any(alive(pid) for pid in helpers))
+    assert not (tmp_path / "train").exists()
+    first = (tmp_path / ".train.partial" / "000000.tar").stat().st_ino
+    refused = subprocess.run([*command, "4"], capture_output=True, text=True)
+    assert refused.returncode == 2
+    assert "an unfinished build with other settings (count 1000 there, 4 asked for)" in refused.stderr
+    subprocess.run([*command, "1000"], check=True, stderr=subprocess.DEVNULL)
+    assert [path.name for path in tmp_path.iterdir()] == ["train"]
+    assert (tmp_path / "train" / "000000.tar").stat().st_ino == first
+
+
+def test_two_builds_do_not_share_a_folder(tmp_path):
+    from hpc_jepa.io.atomic import exclusive_lock
+
+    with (
+        exclusive_lock(tmp_path / ".train.lock"),
+        pytest.raises(InputError, match=r"process \d+ on .* is writing here"),
+    ):
+        call("build", "motion8", *SMALL, "--workers", "1", "--out", tmp_path)
+
+
+def test_a_place_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(InputError, match=r"file: cannot be written \(File exists\); choose another --out"):
+        call("build", "motion8", *SMALL, "--workers", "1", "--out", tmp_path / "file")
+    with pytest.raises(InputError, match=r"a contact sheet is a PNG file"):
+        call("preview", tmp_path, "--out", "sheet.xyz")

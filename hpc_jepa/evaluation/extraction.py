@@ -18,8 +18,8 @@ from hpc_jepa.config.benchmark import Pooling, Precision
 from hpc_jepa.distributed import GlooGroup, rank
 from hpc_jepa.errors import InputError
 from hpc_jepa.evaluation.frozen_features import FrozenFeatures, MappedFiles, pool
-from hpc_jepa.evaluation.memory import release_freed_memory
 from hpc_jepa.evaluation.progress import Advance
+from hpc_jepa.io.malloc import release_freed_memory
 
 Encode = Callable[[Tensor], Tensor]
 """Pixels [B, C, F, Hp, Wp] -> tokens [B, N, D], tubelet by tubelet."""

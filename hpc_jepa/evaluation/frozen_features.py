@@ -13,7 +13,7 @@ from torch import Tensor
 
 from hpc_jepa.config.benchmark import Pooling
 from hpc_jepa.errors import InputError
-from hpc_jepa.evaluation.memory import release_freed_memory
+from hpc_jepa.io.malloc import release_freed_memory
 
 CHUNK_BYTES = 1 << 25
 """Bytes of features in fp32 that are looked at at once, where the order of clips does not matter."""

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and folders that one process writes at a time."""
+"""Atomic file replacement, fsync, and exclusive locks on folders."""
 
 import errno
 import fcntl
@@ -11,13 +11,13 @@ from pathlib import Path
 from hpc_jepa.errors import HpcJepaError, InputError
 
 UNSUPPORTED_LOCK_ERRNOS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
-"""What file systems answer that have no locks, or have them switched off."""
+"""Errors of file systems that have no locks, or have them switched off."""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write beside and rename, so that a reader sees the old or the new file, even after a power cut.
+    """Write a temporary file and rename it, so that readers see the old or the new file, even after a power cut.
 
-    Raises HpcJepaError where that fails; then the old file stays, and nothing beside it.
+    Raises HpcJepaError on failure; the old file is then unchanged and the temporary file removed.
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
@@ -33,7 +33,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 def fsync(path: Path) -> None:
-    """Wait until the disk has a file, or the names in a folder."""
+    """Flush a file, or the entries of a folder, to the disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -43,10 +43,9 @@ def fsync(path: Path) -> None:
 
 @contextmanager
 def exclusive_lock(lock: Path) -> Iterator[None]:
-    """Hold the file ``lock``. The system lets go of it when the process ends, however it ends.
+    """Lock the file ``lock``. The system releases the lock when the process ends, however it ends.
 
-    Raises InputError, naming the process that holds it, while another one does. A file system without locks refuses
-    nobody.
+    Raises InputError with the process that holds the lock. Without effect on a file system that has no locks.
     """
     with lock.open("a+", encoding="utf-8") as file:
         try:

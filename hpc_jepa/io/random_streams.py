@@ -1,7 +1,7 @@
-"""Counter-based random numbers: a function of (seed, stream, step, row), never of who asks or in which order.
+"""Counter-based random streams: pure functions of (seed, stream, step, row), independent of rank and call order.
 
-Every process draws the table of the whole global batch and takes its own rows, so clips, crops and masks are the same
-for any number of processes and workers, and a resumed run needs nothing but the step.
+Every process draws the numbers of the whole global batch and takes its own rows. So clips, crops and masks are the same
+for any world size and number of workers, and a resumed run needs the step only.
 """
 
 from enum import IntEnum
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 
 class RandomStream(IntEnum):
-    """Independent sequences of one seed."""
+    """Independent random sequences of one seed."""
 
     SAMPLE = 1
     CLIP_START = 2
@@ -34,9 +34,9 @@ def uniforms(
 ) -> NDArray[np.float64]:
     """Uniform numbers in [0, 1) of the given shape; row i depends on (seed, stream, step, part, i) alone.
 
-    Philox (Salmon et al. 2011) keyed by seed, stream and part, its counter set by the step. Rows are drawn one after
-    the other, so a longer first axis leaves earlier rows unchanged. The first axis may consist of ``repeats`` equal
-    parts with the same numbers: what processes get that all start from one seed.
+    Philox (Salmon et al. 2011) with key (seed, stream, part) and counter (step). Rows are drawn in order, so a longer
+    first axis leaves earlier rows unchanged. With ``repeats`` the first axis consists of that many copies of the same
+    numbers, as if every process used the same seed.
     """
     key = np.array([seed, (int(stream) << 32) | part], dtype=np.uint64)
     counter = np.array([0, 0, step, 0], dtype=np.uint64)

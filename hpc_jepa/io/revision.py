@@ -1,4 +1,4 @@
-"""Which state of the source code is running."""
+"""Git commit of the running code."""
 
 import subprocess
 from functools import cache
@@ -7,15 +7,16 @@ from pathlib import Path
 PACKAGE_DIR = Path(__file__).parents[1]
 
 
-@cache  # what runs is what was imported, whatever becomes of the files
+@cache  # the code that was imported, not what the files hold later
 def code_revision() -> str:
-    """The commit of the checkout this package lies in, with ``+changes`` where tracked files differ from it; ``none``
-    where the package was installed from elsewhere or git is not there.
+    """Commit of the checkout that contains this package, with ``+changes`` if tracked files are modified.
+
+    ``none`` for an installed package, or without git.
     """
     try:
         head = _git("rev-parse", "--show-toplevel", "HEAD").split()
         if PACKAGE_DIR.parent != Path(head[0]):
-            return "none"  # installed into the checkout of something else
+            return "none"  # installed inside the checkout of another project
         changes = _git("status", "--porcelain", "--untracked-files=no", "--", str(PACKAGE_DIR))
     except (FileNotFoundError, subprocess.CalledProcessError):
         return "none"

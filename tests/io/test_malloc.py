@@ -1,3 +1,5 @@
+"""A freed block of 64 MiB is kept or returned to the system, as the malloc setting says."""
+
 import subprocess
 import sys
 
@@ -33,7 +35,7 @@ print((faults() - before) // 10)
         (["mmap_large_blocks"], False),
     ],
 )
-def test_a_block_of_64_mib_is_kept_or_given_back(calls, kept):
+def test_freed_block_is_kept_or_returned(calls, kept):
     finished = subprocess.run([sys.executable, "-c", FAULTS, *calls], capture_output=True, text=True, check=True)
     pages = int(finished.stdout)
     assert pages < PAGES_OF_A_BLOCK / 100 if kept else pages > PAGES_OF_A_BLOCK / 2

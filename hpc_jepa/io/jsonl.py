@@ -1,0 +1,132 @@
+"""Append-only JSON Lines files of one writer.
+
+A process that is killed while it appends leaves a torn last line, without a newline. Readers skip it; the next writer
+removes it, so that it is never joined with a new line.
+"""
+
+import json
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from hpc_jepa.errors import DataError, HpcJepaError
+from hpc_jepa.io.atomic import write_atomically
+
+Model = TypeVar("Model", bound=BaseModel)
+Line = BaseModel | Mapping[str, Any]
+
+TAIL_BYTES = 1 << 16
+"""Bytes read from the end of a file to find its last line; no record is longer."""
+
+
+class JsonlWriter:
+    """Appends to a file, unbuffered: after ``write`` a reader sees whole lines.
+
+    Raises HpcJepaError when the file cannot be written or the disk is full.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        try:
+            _remove_torn_line(path)
+            self._file = path.open("ab", buffering=0)
+        except OSError as error:
+            raise self._failure(error) from error
+
+    def __enter__(self) -> "JsonlWriter":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def write(self, *lines: Line) -> None:
+        """Append one line per record."""
+        content = b"".join(map(_encode, lines))
+        try:
+            written = self._file.write(content)
+        except OSError as error:
+            raise self._failure(error) from error
+        if written != len(content):
+            raise HpcJepaError(f"{self._path}: cannot be written (no space left for a whole line)")
+
+    def fsync(self) -> None:
+        """Wait until all lines are on the disk."""
+        os.fsync(self._file.fileno())
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+    def _failure(self, error: OSError) -> HpcJepaError:
+        return HpcJepaError(f"{self._path}: cannot be written ({error.strerror})")
+
+
+def read_lines(path: Path) -> list[bytes]:
+    """Whole lines in order, without a torn last one; empty if there is no file."""
+    content = path.read_bytes() if path.exists() else b""
+    return content[: content.rfind(b"\n") + 1].splitlines()
+
+
+def read_jsonl(path: Path, model: type[Model], remedy: str) -> list[Model]:
+    """All records. Raises DataError with file, line number and ``remedy`` for a line that ``model`` does not accept."""
+    return [_parse(model, line, f"{path}:{number}", remedy) for number, line in enumerate(read_lines(path), start=1)]
+
+
+def read_last(path: Path, model: type[Model], remedy: str) -> Model | None:
+    """The last record of a file that may be growing, None if it has none. Reads the end of the file only."""
+    if not path.exists():
+        return None
+    with path.open("rb") as file:
+        file.seek(max(path.stat().st_size - TAIL_BYTES, 0))
+        lines = file.read().split(b"\n")[:-1]
+    return _parse(model, lines[-1], f"{path}: last line", remedy) if lines else None
+
+
+def keep_records(path: Path, model: type[Model], keep: Callable[[Model], bool], remedy: str) -> None:
+    """Remove records that ``keep`` rejects, and a torn last line; the file is replaced atomically if it changes."""
+    records = read_jsonl(path, model, remedy)
+    kept = [line for line, record in zip(read_lines(path), records, strict=True) if keep(record)]
+    content = b"".join(line + b"\n" for line in kept)
+    if path.exists() and content != path.read_bytes():
+        write_atomically(path, content)
+
+
+def append_jsonl(path: Path, *lines: Line, fsync: bool = False) -> None:
+    """Append records to a file; with ``fsync`` wait until they are on the disk."""
+    with JsonlWriter(path) as writer:
+        writer.write(*lines)
+        if fsync:
+            writer.fsync()
+
+
+def write_jsonl(path: Path, lines: Iterable[Line]) -> None:
+    """Write a whole file atomically."""
+    write_atomically(path, b"".join(map(_encode, lines)))
+
+
+def _encode(line: Line) -> bytes:
+    text = line.model_dump_json() if isinstance(line, BaseModel) else json.dumps(line)
+    return f"{text}\n".encode()
+
+
+def _parse(model: type[Model], line: bytes, place: str, remedy: str) -> Model:
+    try:
+        return model.model_validate_json(line)
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(map(str, fault["loc"])) or "line"
+        raise DataError(f"{place}: damaged line ({key}: {fault['msg']}); {remedy}") from error
+
+
+def _remove_torn_line(path: Path) -> None:
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
+            file.truncate(path.read_bytes().rfind(b"\n") + 1)

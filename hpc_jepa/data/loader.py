@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
-from functools import partial
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ from hpc_jepa.data.augment import Augmenter, Clip
 from hpc_jepa.data.clip import compressed_clip, decoded_clip
 from hpc_jepa.data.clip_sampler import ClipDraws, ClipSampler, MixtureSource
 from hpc_jepa.data.decode_errors import DecodeErrorLog, DecodeErrorRecord
-from hpc_jepa.data.prefetch import Place, ReadAhead
+from hpc_jepa.data.prefetch import Prefetcher
 from hpc_jepa.data.shards.shard_folder import ShardFolder, StoredVideo
 from hpc_jepa.data.storage import ScratchCache
 from hpc_jepa.errors import DataError, InputError, UndecodableError
@@ -82,7 +82,9 @@ class ClipLoader:
         share = batch_size // world_size
         self._rows = range(rank * share, (rank + 1) * share)
         self._drops = DecodeErrorLog(self.source_names, config.undecodable_rate)
-        self._ahead = ReadAhead(self._read, self._places, config.reading.ahead, config.reading.threads)
+        self._draws = lru_cache(maxsize=config.reading.ahead + 2)(self._sampler.samples)
+        ahead = config.reading.ahead * share
+        self._videos = Prefetcher(self._read, ahead, config.reading.threads, name="read")
         self._threads = ThreadPoolExecutor(config.decode_threads, thread_name_prefix="decode")
         self._augment = Augmenter(config.clip, config.augmentation, share, config.decode_threads, device)
 
@@ -107,7 +109,8 @@ class ClipLoader:
 
     def batch(self, step: int) -> ClipBatch:
         """This process's clips of a step. Raises DataError when too many samples do not decode."""
-        draws, stored = self._sampler.samples(step), self._ahead.take(step)
+        draws = self._draws(step)
+        stored = self._videos.futures(step * len(self._rows), len(self._rows))
         rows = self._made(step, draws, stored, check=False)
         try:
             pixels = self._pixels(draws, rows)
@@ -127,7 +130,7 @@ class ClipLoader:
 
     def close(self) -> None:
         """End the threads and close the shards."""
-        self._ahead.close()
+        self._videos.close()
         self._threads.shutdown(wait=True, cancel_futures=True)
         for folder in self._folders:
             folder.close()
@@ -138,13 +141,11 @@ class ClipLoader:
         of_images = self._config.images == "batches" and self._sampler.sources[draws.sources[0]].images
         return self._augment([row.clip for row in rows], 1 if of_images else self._config.clip.frames)
 
-    def _places(self, step: int) -> list[Place]:
-        draws = self._sampler.samples(step)
-        return [(int(draws.sources[row]), int(draws.samples[row])) for row in self._rows]
-
-    def _read(self, place: Place) -> StoredVideo:
-        source, sample = place
-        return self._folders[source].read(sample)
+    def _read(self, item: int) -> StoredVideo:
+        """The sample drawn for one row of a step; items count this process's rows over all steps."""
+        step, index = divmod(item, len(self._rows))
+        draws, row = self._draws(step), self._rows[index]
+        return self._folders[int(draws.sources[row])].read(int(draws.samples[row]))
 
     def _made(self, step: int, draws: ClipDraws, stored: Iterable[Future[StoredVideo]], check: bool) -> list[_Row]:
         return list(self._threads.map(partial(self._row, step, draws, check), self._rows, stored))

@@ -1,43 +1,48 @@
-"""Samples of coming steps are read before they are due."""
+"""Prefetching: compute the next items of a sequence in background threads."""
 
+import sys
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Generic, TypeVar
 
-from hpc_jepa.data.shards.shard_folder import StoredVideo
-
-Place = tuple[int, int]
-"""A source of the mixture, and a sample of it."""
+T = TypeVar("T")
 
 
-class ReadAhead:
-    """Reads what ``places`` lists for the next steps, in threads of its own.
+class Prefetcher(Generic[T]):
+    """Computes ``make(item)`` for the requested item and the ``ahead`` items after it, in ``threads`` threads.
 
-    Steps are functions of their number alone, so reading ahead changes nothing but the waiting time. What was read for
-    steps that are passed over is forgotten.
+    ``make`` must depend on the item number alone, so that prefetching changes waiting time and nothing else. Items that
+    are skipped over are discarded. ``end``: number of items; nothing past it is computed.
     """
 
     def __init__(
-        self,
-        read: Callable[[Place], StoredVideo],
-        places: Callable[[int], list[Place]],
-        steps: int,
-        threads: int,
+        self, make: Callable[[int], T], ahead: int, threads: int = 1, end: int = sys.maxsize, name: str = "prefetch"
     ) -> None:
-        self._read = read
-        self._places = places
-        self._steps = steps
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix="read")
-        self._coming: dict[int, list[Future[StoredVideo]]] = {}
+        self._make = make
+        self._ahead = ahead
+        self._end = end
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._pending: dict[int, Future[T]] = {}
 
-    def take(self, step: int) -> list[Future[StoredVideo]]:
-        """The samples of a step, in the order of its places; a result raises what reading it raised."""
-        due = range(step, step + self._steps + 1)
-        self._coming = {ahead: self._coming.get(ahead) or self._begin(ahead) for ahead in due}
-        return self._coming.pop(step)
+    def get(self, item: int) -> T:
+        """Wait for an item. Raises what ``make`` raised."""
+        return self.futures(item, 1)[0].result()
+
+    def futures(self, first: int, count: int) -> list[Future[T]]:
+        """Futures of ``count`` items from ``first`` on; also starts the ``ahead`` items after them."""
+        window = range(first, min(first + count + self._ahead, self._end))
+        self._pending = {item: self._pending.get(item) or self._submit(item) for item in window}
+        return [self._pending.pop(item) for item in range(first, first + count)]
+
+    def prepare(self, item: int) -> None:
+        """Compute one item now and keep it for :meth:`get`, so that an error surfaces before the first ``get``."""
+        if item < self._end:
+            self._pending = {item: self._submit(item)}
+            self._pending[item].result()
 
     def close(self) -> None:
-        """Stop reading."""
+        """Drop what is queued and wait for what is running."""
         self._threads.shutdown(wait=True, cancel_futures=True)
 
-    def _begin(self, step: int) -> list[Future[StoredVideo]]:
-        return [self._threads.submit(self._read, place) for place in self._places(step)]
+    def _submit(self, item: int) -> Future[T]:
+        return self._threads.submit(self._make, item)

@@ -1,1 +1,5 @@
-"""A run on disk: its folder, state, metrics, lease and restarts."""
+"""A run on disk: its folder, state, metrics, records, lease and restarts. Only this room knows the file names."""
+
+from hpc_jepa.runs.run_dir import RunDir, open_run
+
+__all__ = ["RunDir", "open_run"]

@@ -1,8 +1,8 @@
-"""Who may write in a run folder: ``lease.json``.
+"""Run lease with heartbeat, ``lease.json``: which process may write to a run folder.
 
-A scheduler that loses sight of a node starts a second copy of what runs there. The newer copy takes the lease, the
-older one notices and stops before it writes. A lock held all the time would not do: many file systems have none that
-reaches other nodes, and the older copy would keep it.
+A scheduler that loses contact with a node starts a second copy of its job. The newer copy takes the lease; the older
+one notices and stops before it writes. A file lock is not enough: many shared file systems do not pass locks between
+nodes, and the older copy would keep it.
 """
 
 import os
@@ -19,19 +19,20 @@ from pydantic import ValidationError
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.errors import HpcJepaError, InputError
 from hpc_jepa.io.atomic import exclusive_lock, write_atomically
+from hpc_jepa.runs.run_dir import RunDir
 
 HEARTBEAT_INTERVAL = 5.0
-"""Seconds between two signs of life of a holder."""
+"""Seconds between two heartbeats: the holder touches the file."""
 LEASE_TIMEOUT = 6 * HEARTBEAT_INTERVAL
-"""Seconds without one after which a holder counts as dead."""
+"""Seconds without a heartbeat after which the lease is expired."""
 
 
 class LeaseLostError(HpcJepaError):
-    """A newer copy of the run has taken over: this one must not write any more."""
+    """A newer copy of the run holds the lease; this process must not write any more."""
 
 
 class LeaseHolder(Strict):
-    """A process that trains. ``restart``: how often Slurm has started its job again."""
+    """A training process. ``restart``: how often Slurm has requeued its job."""
 
     token: str
     host: str
@@ -51,7 +52,7 @@ class LeaseHolder(Strict):
         )
 
     def supersedes(self, other: "LeaseHolder") -> bool:
-        """Whether Slurm started this process because it believes the other one dead."""
+        """Whether this is a later start of the same Slurm job."""
         return self.job is not None and self.job == other.job and self.restart > other.restart
 
     def __str__(self) -> str:
@@ -60,108 +61,103 @@ class LeaseHolder(Strict):
 
 
 class Lease:
-    """The right to write in a run folder, as long as nobody newer has taken it."""
+    """The lease of a run folder as ``holder`` took it; another process may have taken it over since."""
 
-    def __init__(self, run: Path, mine: LeaseHolder) -> None:
-        self._path = lease_path(run)
-        self._mine = mine
+    def __init__(self, run: RunDir, holder: LeaseHolder) -> None:
+        self._run = run
+        self._holder = holder
 
     def check(self) -> None:
-        """Raise LeaseLostError when it is somebody else's by now."""
-        if not self._is_mine():
-            newer = read_holder(self._path.parent) or "somebody"
-            raise LeaseLostError(f"{self._path.parent}: {newer} has taken over; this copy stops, unsaved")
+        """Raise LeaseLostError if another process holds the lease now."""
+        if not self._is_held():
+            newer = read_holder(self._run) or "another process"
+            raise LeaseLostError(f"{self._run}: {newer} has taken over; this process stops without saving")
 
     def heartbeat(self) -> None:
-        """Give a sign of life. A lease that is lost is left alone."""
-        if self._is_mine():
-            os.utime(self._path)
+        """Renew the lease, unless it is lost."""
+        if self._is_held():
+            os.utime(self._run.lease_file)
 
     def release(self) -> None:
-        """The next one need not wait."""
-        if self._is_mine():
-            self._path.unlink()
+        """Delete the lease, unless it is lost, so that the next process need not wait."""
+        if self._is_held():
+            self._run.lease_file.unlink()
 
-    def _is_mine(self) -> bool:
-        now = read_holder(self._path.parent)
-        return now is not None and now.token == self._mine.token
+    def _is_held(self) -> bool:
+        current = read_holder(self._run)
+        return current is not None and current.token == self._holder.token
 
 
 @contextmanager
-def hold_lease(run: Path) -> Iterator[Lease]:
-    """Take the lease of a run folder, and give it back at the end.
+def hold_lease(run: RunDir) -> Iterator[Lease]:
+    """Take the lease, renew it in a thread, and release it at the end.
 
-    One that a dead process holds, or an older copy of the same job, is taken over; of a dead one without a word that it
-    is, after ``SILENCE``. Raises InputError while a process that lives holds it.
+    A lease is taken over if its holder is dead or an earlier start of this Slurm job. If the holder is on another host,
+    wait until it misses heartbeats for ``LEASE_TIMEOUT`` seconds. Raises InputError while a live process holds it.
     """
-    mine, held = LeaseHolder.current(), read_holder(run)
-    takes_over = held is not None and mine.supersedes(held)
-    with _run_lock(run, needed=not takes_over):
-        if held is not None and not takes_over and _is_alive(run, held):
-            raise InputError(f"{run}: {held} is training here; wait for it, or stop it first")
-        write_atomically(lease_path(run), mine.model_dump_json().encode())
-        lease, over = Lease(run, mine), threading.Event()
-        heart = threading.Thread(target=_heartbeat_loop, args=(lease, over), name="lease", daemon=True)
-        heart.start()
+    holder, previous = LeaseHolder.current(), read_holder(run)
+    takes_over = previous is not None and holder.supersedes(previous)
+    with _run_lock(run, required=not takes_over):
+        if previous is not None and not takes_over and _is_alive(run, previous):
+            raise InputError(f"{run}: {previous} is training here; wait for it, or stop it first")
+        write_atomically(run.lease_file, holder.model_dump_json().encode())
+        lease, stop = Lease(run, holder), threading.Event()
+        thread = threading.Thread(target=_heartbeat_loop, args=(lease, stop), name="lease", daemon=True)
+        thread.start()
         try:
             yield lease
         finally:
-            over.set()
-            heart.join()
+            stop.set()
+            thread.join()
             lease.release()
 
 
-def read_holder(run: Path) -> LeaseHolder | None:
-    """Who holds the lease of a run folder, dead or alive."""
+def read_holder(run: RunDir) -> LeaseHolder | None:
+    """Holder of the lease, dead or alive; None if there is no readable lease."""
     try:
-        return LeaseHolder.model_validate_json(lease_path(run).read_bytes())
+        return LeaseHolder.model_validate_json(run.lease_file.read_bytes())
     except (FileNotFoundError, ValidationError):
         return None
 
 
-def is_expired(run: Path) -> bool:
-    """Whether a lease is held by somebody who gives no sign of life any more."""
-    heard = _last_heartbeat(run)
-    return heard is not None and time.time() - heard > LEASE_TIMEOUT
-
-
-def lease_path(run: Path) -> Path:
-    """The file."""
-    return run / "lease.json"
+def is_expired(run: RunDir) -> bool:
+    """Whether the lease has a holder that misses its heartbeats."""
+    last = _last_heartbeat(run)
+    return last is not None and time.time() - last > LEASE_TIMEOUT
 
 
 @contextmanager
-def _run_lock(run: Path, *, needed: bool) -> Iterator[None]:
-    """Hold the lock, as a word to other commands on this file system; an older copy that hangs may keep it."""
+def _run_lock(run: RunDir, *, required: bool) -> Iterator[None]:
+    """Hold the lock that other commands on this host check. A hanging older copy may still have it: then optional."""
     with ExitStack() as stack:
         try:
-            stack.enter_context(exclusive_lock(run / ".lock"))
+            stack.enter_context(exclusive_lock(run.lock_file))
         except InputError:
-            if needed:
+            if required:
                 raise
         yield
 
 
-def _heartbeat_loop(lease: Lease, over: threading.Event) -> None:
-    while not over.wait(HEARTBEAT_INTERVAL):
+def _heartbeat_loop(lease: Lease, stop: threading.Event) -> None:
+    while not stop.wait(HEARTBEAT_INTERVAL):
         lease.heartbeat()
 
 
-def _is_alive(run: Path, held: LeaseHolder) -> bool:
-    """Whether a holder gives signs of life: a process here is looked up, one elsewhere is listened for."""
-    if held.host == socket.gethostname():
-        return Path(f"/proc/{held.process}").exists() and held.process != os.getpid()
-    heard = _last_heartbeat(run)
-    while heard is not None and time.time() - heard <= LEASE_TIMEOUT:
+def _is_alive(run: RunDir, holder: LeaseHolder) -> bool:
+    """Look up a process of this host; wait for a heartbeat of one on another host."""
+    if holder.host == socket.gethostname():
+        return Path(f"/proc/{holder.process}").exists() and holder.process != os.getpid()
+    last = _last_heartbeat(run)
+    while last is not None and time.time() - last <= LEASE_TIMEOUT:
         time.sleep(1.0)
-        if _last_heartbeat(run) != heard:
+        if _last_heartbeat(run) != last:
             return _last_heartbeat(run) is not None
     return False
 
 
-def _last_heartbeat(run: Path) -> float | None:
-    """When the holder gave its last sign of life, seconds since 1970; None without a holder."""
+def _last_heartbeat(run: RunDir) -> float | None:
+    """Unix time of the last heartbeat, None without a lease."""
     try:
-        return lease_path(run).stat().st_mtime
+        return run.lease_file.stat().st_mtime
     except FileNotFoundError:
         return None

@@ -1,65 +1,66 @@
-"""What a run says about itself, for whoever asks from outside: ``state.json``, and ``log/starts.jsonl``."""
+"""``state.json``: how far a run is, for ``study status``, reports and people."""
 
-import json
 import os
 import time
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from hpc_jepa.errors import DataError, HpcJepaError
+from pydantic import AliasChoices, BeforeValidator, Field, NonNegativeInt, ValidationError
+
+from hpc_jepa.config.strict import Strict
+from hpc_jepa.errors import DataError
 from hpc_jepa.io.atomic import write_atomically
 
 RunStatus = Literal["running", "done", "interrupted", "failed"]
 
-MAX_RESTARTS_WITHOUT_PROGRESS = 3
-"""Starts of one job in a row that may end where they began."""
+
+def _unknown_as_none(step: Any) -> Any:
+    return None if step == -1 else step
 
 
-def write_state(run: Path, state: RunStatus, step: int, steps: int, **more: Any) -> None:
-    """Replace ``state.json``: what ``study status`` reads."""
-    record = {"state": state, "step": step, "steps": steps, "time": time.time(), "process": os.getpid(), **more}
-    write_atomically(run / "state.json", json.dumps(record, indent=1).encode())
+class RunState(Strict):
+    """Content of ``state.json``; None means unknown.
+
+    Files of release 0.1 still read: there -1 is an unknown step, and ``pid``, ``stopped_by`` and ``decode_errors`` are
+    called ``process``, ``by`` and ``dropped``.
+    """
+
+    state: RunStatus
+    step: Annotated[NonNegativeInt | None, BeforeValidator(_unknown_as_none)]
+    """Optimizer steps done when the file was written."""
+    steps: NonNegativeInt
+    """Optimizer steps of the whole run."""
+    time: float | None = None
+    """Unix time of writing."""
+    pid: int | None = Field(None, validation_alias=AliasChoices("pid", "process"))
+    decode_errors: dict[str, int] = Field({}, validation_alias=AliasChoices("decode_errors", "dropped"))
+    """Clips of rank 0 that could not be decoded, by source."""
+    stopped_by: str | None = Field(None, validation_alias=AliasChoices("stopped_by", "by"))
+    """Signal that interrupted the run, or ``wall time``."""
+    error: str | None = None
+
+    @property
+    def summary(self) -> str:
+        """State, step and error in one line."""
+        reached = f" at step {self.step:,} of {self.steps:,}" if self.step is not None else ""
+        return f"{self.state}{reached}{f': {self.error}' if self.error else ''}"
 
 
-def read_state(run: Path) -> dict[str, Any] | None:
-    """The last written state, or None where no run was started. Raises DataError where the file is damaged."""
-    path = run / "state.json"
+def write_state(path: Path, state: RunState) -> None:
+    """Replace the file, stamped with the time and the process id. Raises HpcJepaError if it cannot be written."""
+    stamped = state.model_copy(update={"time": time.time(), "pid": os.getpid()})
+    write_atomically(path, stamped.model_dump_json(indent=1).encode())
+
+
+def read_state(path: Path) -> RunState | None:
+    """The last written state, None if there is no file. Raises DataError if it is damaged."""
     if not path.exists():
         return None
     try:
-        state: dict[str, Any] = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise DataError(f"{path}: damaged ({error}); delete it, the next 'hpc-jepa train' writes it anew") from error
-    return state
-
-
-def record_start(run: Path, step: int) -> None:
-    """Another start, after ``step`` steps. A job may start as often as it likes, as long as steps are done in between.
-
-    Raises HpcJepaError when the job has started ``MAX_RESTARTS_WITHOUT_PROGRESS`` times in a row from this very step.
-    """
-    job = os.environ.get("SLURM_JOB_ID")
-    earlier = [(start["job"], start["step"]) for start in read_starts(run)[-MAX_RESTARTS_WITHOUT_PROGRESS:]]
-    if job is not None and earlier == [(job, step)] * MAX_RESTARTS_WITHOUT_PROGRESS:
-        raise HpcJepaError(
-            f"{run}: job {job} started {MAX_RESTARTS_WITHOUT_PROGRESS} times after step {step} "
-            f"and saved nothing further; see "
-            f"{run / 'log'}, ask for more time or a smaller checkpoint.every, then 'hpc-jepa study resume'"
-        )
-    path = _starts_path(run)
-    path.parent.mkdir(exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
-        file.write(json.dumps({"time": time.time(), "job": job, "step": step}) + "\n")
-
-
-def read_starts(run: Path) -> list[dict[str, Any]]:
-    """All starts of a run, oldest first; a line cut short by a kill counts for nothing."""
-    path = _starts_path(run)
-    if not path.exists():
-        return []
-    complete = path.read_text(encoding="utf-8").splitlines(keepends=True)
-    return [json.loads(line) for line in complete if line.endswith("}\n")]
-
-
-def _starts_path(run: Path) -> Path:
-    return run / "log" / "starts.jsonl"
+        return RunState.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(map(str, fault["loc"])) or "file"
+        raise DataError(
+            f"{path}: damaged ({key}: {fault['msg']}); delete it, 'hpc-jepa train' writes a new one"
+        ) from error

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from hpc_jepa.runs.lease import read_holder
+from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.study.grid import StudyCell
 from hpc_jepa.study.job_log import JobLog, array_ids
 from hpc_jepa.study.overview import fetch_job_queue
@@ -37,7 +38,7 @@ def cancel_study(cells: Sequence[StudyCell], study: Path) -> CancelledWork:
 
 
 def _asked_to_stop(cell: StudyCell) -> bool:
-    held = read_holder(cell.folder)
+    held = read_holder(RunDir(cell.folder))
     if held is None or held.job is not None or held.host != socket.gethostname():
         return False
     with suppress(ProcessLookupError):

@@ -1,15 +1,16 @@
 """What a study will take: GPU-hours, days, disk, memory, from measured steps where there are any."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
 
 from hpc_jepa.config.cluster import ClusterConfig
+from hpc_jepa.runs.metrics_log import last_metrics
+from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.study.gpu_memory import MemoryPlan, checkpoint_bytes, memory_plan
 from hpc_jepa.study.grid import StudyCell
 from hpc_jepa.study.sizes import model_size
-from hpc_jepa.study.status import last_figures
 
 ASSUMED_MFU = 0.3
 """Share of a GPU's peak rate that is assumed to be reached before anything was measured."""
@@ -103,5 +104,6 @@ def _of_regime(name: str, cells: Sequence[StudyCell], cluster: ClusterConfig, gi
 
 
 def _measured(cell: StudyCell) -> float | None:
-    figures: Mapping[str, float] | None = last_figures(cell.folder)
-    return cell.config.engine.batch_size / figures["clips_per_second"] if figures else None
+    metrics = last_metrics(RunDir(cell.folder).metrics_file)
+    speed = metrics.clips_per_second if metrics else None
+    return cell.config.engine.batch_size / speed if speed else None

@@ -1,21 +1,20 @@
 """How far a cell is: from the files its run writes, and from what Slurm says about its jobs."""
 
-import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from hpc_jepa.runs.lease import is_expired, read_holder
-from hpc_jepa.runs.state import read_starts, read_state
+from hpc_jepa.runs.metrics_log import last_metrics
+from hpc_jepa.runs.restarts import read_starts
+from hpc_jepa.runs.run_dir import RunDir
+from hpc_jepa.runs.state import RunState
 from hpc_jepa.study.grid import StudyCell
 from hpc_jepa.study.job_log import SubmittedJob
 from hpc_jepa.study.records import evaluated_on, is_evaluated
 from hpc_jepa.study.slurm_cli import JobState
 from hpc_jepa.study.task import evaluation_task, last_log_line, training_task
-
-TAIL = 8192  # bytes: more than the longest line of metrics.jsonl
 
 CellState = Literal[
     "not started",
@@ -68,9 +67,9 @@ def jobs_of_cell(
 
 def cell_status(cell: StudyCell, jobs: CellJobs = CellJobs(), refused: str | None = None) -> CellStatus:
     """The standing of a cell. Raises DataError where a file of its run is damaged."""
-    state = read_state(cell.folder)
-    if state is not None and state["state"] == "done":
-        return _trained(cell, state["step"], jobs)
+    state = RunDir(cell.folder).state
+    if state is not None and state.state == "done":
+        return _trained(cell, state.step or 0, jobs)
     status = _training(cell, state, jobs)
     if refused and status.state not in ("running", "queued"):
         return replace(status, state="refused", note=refused)
@@ -95,7 +94,7 @@ def _trained(cell: StudyCell, step: int, jobs: CellJobs) -> CellStatus:
     return CellStatus("trained", step, f"evaluated on {names}" if names else "not evaluated yet", resumptions)
 
 
-def _training(cell: StudyCell, state: dict[str, Any] | None, jobs: CellJobs) -> CellStatus:
+def _training(cell: StudyCell, state: RunState | None, jobs: CellJobs) -> CellStatus:
     """What is known of a cell that is not trained yet."""
     job, log = jobs.train, training_task(cell).log
     step, note, left = _figures(cell, state)
@@ -104,7 +103,7 @@ def _training(cell: StudyCell, state: dict[str, Any] | None, jobs: CellJobs) -> 
     if job is not None and job.is_waiting:
         return replace(status, state="queued", note=job.reason.lower())
     if job is not None and job.is_active:
-        starting = state is None or state["state"] != "running"
+        starting = state is None or state.state != "running"
         return replace(
             status, state="running", note=f"starting on {job.nodes}" if starting else note, seconds_left=left
         )
@@ -112,48 +111,33 @@ def _training(cell: StudyCell, state: dict[str, Any] | None, jobs: CellJobs) -> 
         return (
             replace(status, state="failed", note=last_log_line(log) or job.state.lower()) if job is not None else status
         )
-    if state["state"] == "running":
+    if state.state == "running":
         return _said_to_run(cell, replace(status, note=note, seconds_left=left), jobs)
-    reason = f"by {state['by']}" if state.get("by") else ""
-    return replace(status, state=state["state"], note=state.get("error", reason))
+    reason = f"by {state.stopped_by}" if state.stopped_by else ""
+    return replace(status, state=state.state, note=state.error or reason)
 
 
 def _said_to_run(cell: StudyCell, status: CellStatus, jobs: CellJobs) -> CellStatus:
     """A run whose state file says that it runs, though no job of ours does: by hand, or it was killed."""
-    held = read_holder(cell.folder)
-    if jobs.train is None and held is not None and not is_expired(cell.folder):
+    run = RunDir(cell.folder)
+    if jobs.train is None and read_holder(run) is not None and not is_expired(run):
         return replace(status, state="running")
     ended = f"job {jobs.train.state.lower()}" if jobs.train else "it ended without a word"
     return replace(status, state="stalled", note=ended, seconds_left=None)
 
 
-def _figures(cell: StudyCell, state: dict[str, Any] | None) -> tuple[int, str, float | None]:
+def _figures(cell: StudyCell, state: RunState | None) -> tuple[int, str, float | None]:
     """Steps done, speed in words, seconds left."""
-    figures = last_figures(cell.folder)
-    saved = max(state["step"], 0) if state else 0
-    if figures is None:
+    metrics = last_metrics(RunDir(cell.folder).metrics_file)
+    saved = (state.step if state else None) or 0
+    if metrics is None:
         return saved, "", None
-    speed, step = figures["clips_per_second"], max(figures["step"] + 1, saved)
+    speed, step = metrics.clips_per_second, max(metrics.step + 1, saved)
+    if not speed:
+        return step, f"loss {metrics.loss:.3f}", None
     left = (cell.config.schedule.steps - step) * cell.config.engine.batch_size / speed
-    return step, f"loss {figures['loss']:.3f}  {speed:.0f} clips/s", left
+    return step, f"loss {metrics.loss:.3f}  {speed:.0f} clips/s", left
 
 
 def _resumptions(cell: StudyCell) -> int:
-    return max(len(read_starts(cell.folder)) - 1, 0)
-
-
-def last_figures(run: Path) -> dict[str, Any] | None:
-    """The last line of ``metrics.jsonl``; None where nothing was logged."""
-    line = _last_line(run / "metrics.jsonl")
-    figures: dict[str, Any] | None = json.loads(line) if line else None
-    return figures
-
-
-def _last_line(path: Path) -> str | None:
-    """The last complete line of a file that may be growing."""
-    if not path.exists():
-        return None
-    with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - TAIL, 0), os.SEEK_SET)
-        lines = file.read().split(b"\n")[:-1]
-    return lines[-1].decode() if lines else None
+    return max(len(read_starts(RunDir(cell.folder))) - 1, 0)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hpc_jepa.runs.state import read_state
+from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.study.grid import StudyCell
 from hpc_jepa.study.job_log import JobLog, SubmittedJob, array_ids
 from hpc_jepa.study.records import is_evaluated
@@ -91,8 +91,8 @@ def _queued(jobs: list[SubmittedJob], job_log: JobLog, noted: list[SubmittedJob]
 
 def _missing_of(cell: StudyCell, queue: JobQueue) -> MissingWork:
     jobs = queue.jobs(cell)
-    state = read_state(cell.folder)
-    trained = state is not None and state["state"] == "done"
+    state = RunDir(cell.folder).state
+    trained = state is not None and state.state == "done"
     in_training = jobs.train is not None and jobs.train.is_active
     in_evaluation = jobs.evaluate is not None and jobs.evaluate.is_active
     latest = queue.latest.get((cell.folder, "train"))

@@ -19,7 +19,8 @@ from hpc_jepa.masking.mask_sampler import MaskSampler
 from hpc_jepa.masking.modality import Masker, MasksByModality
 from hpc_jepa.objectives import ObjectiveSet
 from hpc_jepa.runs.acquire import LeaseCheck, acquire_run_dir, record_failure, refuse_other_config
-from hpc_jepa.runs.state import record_start
+from hpc_jepa.runs.restarts import record_start
+from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.training.batches import BatchPrefetcher
 from hpc_jepa.training.checkpoint_state import resume_from_checkpoint
 from hpc_jepa.training.divergence import DivergenceMonitor
@@ -87,10 +88,11 @@ def build_run(config: RunConfig, device: torch.device, on_log: OnLog) -> Iterato
         batches.prepare(broadcast_int(last_step(config.folder)))
         startup_timer.done("first batch")
         folder = config.folder
-        with acquire_run_dir(config) as check_lease, record_failure(folder, config.schedule.steps), report_lost_peers():
+        run = RunDir(folder)
+        with acquire_run_dir(config) as check_lease, record_failure(run, config.schedule.steps), report_lost_peers():
             first = resume_from_checkpoint(engine, config, loader.data_hashes)
             if is_main():
-                record_start(folder, first)
+                record_start(run, first)
             _open_decode_error_log(loader, folder / "log", first)
             startup_timer.done("checkpoint")
             ema = config.targets == "ema"

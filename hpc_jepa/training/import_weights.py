@@ -13,7 +13,8 @@ from hpc_jepa.config.loading import read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.errors import InputError
 from hpc_jepa.runs.acquire import acquire_run_dir
-from hpc_jepa.runs.state import write_state
+from hpc_jepa.runs.run_dir import RunDir
+from hpc_jepa.runs.state import RunState, write_state
 from hpc_jepa.training.checkpoint_state import checkpoint_info
 from hpc_jepa.training.train_module import build_train_module
 from hpc_jepa.training.zero_state import checkpoint_name
@@ -48,5 +49,5 @@ def import_weights(files: PretrainedEncoder, config: RunConfig) -> Path:
         layout.create_partial(run, 0)
         written = rank_file.write_rank_file(layout.partial_dir(run, 0) / SHARE, pieces)
         layout.commit_checkpoint(run, about, {piece.name: piece.shape for piece in pieces}, {SHARE: written})
-        write_state(run, "done", 0, 0)
+        write_state(RunDir(run).state_file, RunState(state="done", step=0, steps=0))
     return run

@@ -11,7 +11,8 @@ from hpc_jepa.distributed import is_main
 from hpc_jepa.errors import HpcJepaError
 from hpc_jepa.models.flops import step_flops
 from hpc_jepa.profiling.profile import profile_steps
-from hpc_jepa.runs.state import write_state
+from hpc_jepa.runs.run_dir import RunDir
+from hpc_jepa.runs.state import RunState, write_state
 from hpc_jepa.training.build import TrainingRun, build_run
 from hpc_jepa.training.checkpoint_state import checkpoint_info, shards_to_save
 from hpc_jepa.training.engine import optimizer_step, set_schedule_values
@@ -51,7 +52,7 @@ def train(config: RunConfig, on_log: OnLog, profile: bool = False) -> TrainOutco
                 write_run_state(run, "running", done)
             if stopping and done < config.schedule.steps:
                 run.writer.wait()
-                write_run_state(run, "interrupted", done, by=stop.signal.name if stop.signal else "wall time")
+                write_run_state(run, "interrupted", done, stopped_by=stop.signal.name if stop.signal else "wall time")
                 return "interrupted"
         if run.first == config.schedule.steps == 0:
             save_checkpoint(run, 0)
@@ -118,9 +119,11 @@ def save_checkpoint(run: TrainingRun, done: int) -> None:
 
 
 def write_run_state(
-    run: TrainingRun, state: Literal["running", "interrupted", "done"], step: int, **more: object
+    run: TrainingRun, state: Literal["running", "interrupted", "done"], step: int, stopped_by: str | None = None
 ) -> None:
     """Let the state file say where the run stands."""
     if is_main():
         run.check_lease()
-        write_state(run.folder, state, step, run.config.schedule.steps, dropped=run.batches.dropped, **more)
+        steps, errors = run.config.schedule.steps, run.batches.dropped
+        content = RunState(state=state, step=step, steps=steps, decode_errors=errors, stopped_by=stopped_by)
+        write_state(RunDir(run.folder).state_file, content)

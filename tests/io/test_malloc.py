@@ -18,7 +18,7 @@ for name in sys.argv[1:]:
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 
-for _ in range(10):  # until a hole is found that fits
+for _ in range(40):  # warm-up: until malloc finds a hole that fits
     torch.zeros(16 << 20).sum()
 before = faults()
 for _ in range(10):

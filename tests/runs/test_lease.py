@@ -1,4 +1,4 @@
-"""A run folder is written by one copy of a run, and by the newest one where a scheduler has started two."""
+"""One process writes to a run folder: the newest, if the scheduler has started two copies of a job."""
 
 import os
 import subprocess
@@ -7,10 +7,16 @@ import time
 
 import pytest
 
-from hpc_jepa.errors import HpcJepaError, InputError
+from hpc_jepa.errors import DataError, HpcJepaError, InputError
 from hpc_jepa.runs import lease as leases
-from hpc_jepa.runs.lease import LeaseHolder, LeaseLostError, hold_lease, lease_path, read_holder
-from hpc_jepa.runs.state import read_starts, record_start
+from hpc_jepa.runs.lease import LeaseHolder, LeaseLostError, hold_lease, read_holder
+from hpc_jepa.runs.restarts import MAX_RESTARTS_WITHOUT_PROGRESS, read_starts, record_start
+from hpc_jepa.runs.run_dir import RunDir
+
+
+@pytest.fixture
+def run(tmp_path):
+    return RunDir(tmp_path)
 
 
 @pytest.fixture
@@ -25,87 +31,101 @@ def as_job(monkeypatch):
 
 
 def left_behind(run, **changes):
-    """A lease whose holder did not give it back."""
-    facts = {"token": "other", "host": "elsewhere", "process": 1, "job": None, "restart": 0, **changes}
-    lease_path(run).write_text(LeaseHolder(**facts).model_dump_json())
+    """A lease that its holder did not release."""
+    fields = {"token": "other", "host": "elsewhere", "process": 1, "job": None, "restart": 0, **changes}
+    run.lease_file.write_text(LeaseHolder(**fields).model_dump_json())
 
 
-def test_a_copy_that_slurm_started_again_takes_the_lease_and_the_older_one_stops(tmp_path, as_job):
+def test_requeued_job_takes_the_lease_and_its_older_copy_stops(run, as_job):
     as_job("7")
-    with hold_lease(tmp_path) as older:
+    with hold_lease(run) as older:
         older.check()
         as_job("7", restart=1)
-        with hold_lease(tmp_path) as newer:
+        with hold_lease(run) as newer:
             newer.check()
-            with pytest.raises(LeaseLostError, match=r"job 7, restart 1, process .* has taken over"):
+            with pytest.raises(LeaseLostError, match="job 7, restart 1"):
                 older.check()
-        assert read_holder(tmp_path) is None
+        assert read_holder(run) is None
 
 
-def test_another_job_is_refused_while_the_first_one_lives(tmp_path, as_job):
+def test_another_job_is_refused_while_the_holder_is_alive(run, as_job):
     as_job("7")
-    with hold_lease(tmp_path):
+    with hold_lease(run):
         as_job("8")
-        with pytest.raises(InputError, match="is writing here"), hold_lease(tmp_path):
+        with pytest.raises(InputError), hold_lease(run):
             pass
 
 
-def test_an_older_copy_does_not_take_back_what_it_lost(tmp_path, as_job):
+def test_older_copy_does_not_take_the_lease_back(run, as_job):
     as_job("7", restart=1)
-    with hold_lease(tmp_path) as newer:
+    with hold_lease(run) as newer:
         as_job("7", restart=0)
-        with pytest.raises(InputError, match="is writing here"), hold_lease(tmp_path):
+        with pytest.raises(InputError), hold_lease(run):
             pass
         newer.check()
 
 
-def test_a_lease_that_a_dead_process_of_this_machine_left_is_free(tmp_path):
+def test_lease_of_a_dead_process_on_this_host_is_taken_over(run):
     process = subprocess.Popen([sys.executable, "-c", "pass"])
     process.wait()
-    left_behind(tmp_path, host=os.uname().nodename, process=process.pid)
-    with hold_lease(tmp_path) as lease:
+    left_behind(run, host=os.uname().nodename, process=process.pid)
+    with hold_lease(run) as lease:
         lease.check()
 
 
-def test_a_lease_of_another_machine_is_free_once_it_is_silent(tmp_path, monkeypatch):
-    left_behind(tmp_path)
+def test_lease_of_another_host_is_taken_over_after_the_timeout(run, monkeypatch):
+    left_behind(run)
     long_ago = time.time() - leases.LEASE_TIMEOUT - 1
-    os.utime(lease_path(tmp_path), (long_ago, long_ago))
-    with hold_lease(tmp_path) as lease:
+    os.utime(run.lease_file, (long_ago, long_ago))
+    with hold_lease(run) as lease:
         lease.check()
 
 
-def test_a_lease_of_another_machine_that_beats_is_respected(tmp_path, monkeypatch):
-    left_behind(tmp_path)
-    monkeypatch.setattr(time, "sleep", lambda seconds: os.utime(lease_path(tmp_path)))
-    with pytest.raises(InputError, match="process 1 on elsewhere is training here"), hold_lease(tmp_path):
+def test_lease_of_another_host_with_heartbeats_is_respected(run, monkeypatch):
+    left_behind(run)
+    monkeypatch.setattr(time, "sleep", lambda seconds: os.utime(run.lease_file))
+    with pytest.raises(InputError, match="process 1 on elsewhere"), hold_lease(run):
         pass
 
 
-def test_a_holder_gives_signs_of_life(tmp_path, monkeypatch):
+def test_holder_renews_its_heartbeat(run, monkeypatch):
     monkeypatch.setattr(leases, "HEARTBEAT_INTERVAL", 0.01)
-    with hold_lease(tmp_path):
-        os.utime(lease_path(tmp_path), (0, 0))
+    with hold_lease(run):
+        os.utime(run.lease_file, (0, 0))
         deadline = time.monotonic() + 10
-        while lease_path(tmp_path).stat().st_mtime == 0 and time.monotonic() < deadline:
+        while run.lease_file.stat().st_mtime == 0 and time.monotonic() < deadline:
             time.sleep(0.01)
-        assert lease_path(tmp_path).stat().st_mtime > 0
+        assert run.lease_file.stat().st_mtime > 0
 
 
-def test_a_job_may_start_as_often_as_it_likes_while_steps_advance_and_three_times_without(tmp_path, as_job):
+def test_job_restarts_without_limit_while_it_makes_progress_and_three_times_without(run, as_job):
     as_job("7")
     for step in range(0, 100, 10):
-        record_start(tmp_path, step)
-    for _ in range(2):
-        record_start(tmp_path, 90)
-    with pytest.raises(HpcJepaError, match="job 7 started 3 times after step 90 and saved nothing further"):
-        record_start(tmp_path, 90)
+        record_start(run, step)
+    for _ in range(MAX_RESTARTS_WITHOUT_PROGRESS - 1):
+        record_start(run, 90)
+    with pytest.raises(HpcJepaError, match=r"job 7 .* step 90"):
+        record_start(run, 90)
     as_job("8")
-    record_start(tmp_path, 90)
-    assert len(read_starts(tmp_path)) == 13
+    record_start(run, 90)
+    assert len(read_starts(run)) == 13
 
 
-def test_by_hand_a_run_may_start_without_end(tmp_path, monkeypatch):
+def test_starts_outside_slurm_are_not_limited(run, monkeypatch):
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     for _ in range(5):
-        record_start(tmp_path, 0)
+        record_start(run, 0)
+
+
+def test_torn_start_is_ignored_and_a_damaged_one_named(run, as_job):
+    as_job("7")
+    record_start(run, 0)
+    with run.starts_file.open("a") as file:
+        file.write('{"time": 1.0, "jo')
+    assert [start.step for start in read_starts(run)] == [0]
+    record_start(run, 5)
+    assert [start.step for start in read_starts(run)] == [0, 5]
+    with run.starts_file.open("a") as file:
+        file.write("{x}\n")
+    with pytest.raises(DataError, match=r"starts\.jsonl:3: "):
+        read_starts(run)

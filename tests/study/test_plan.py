@@ -85,7 +85,7 @@ def test_a_measured_step_time_is_preferred_to_an_assumed_one(tmp_path):
     assert step_time(cells, site).source.startswith("assumed: 30% of 312 TFLOP/s")
     folder = cells[0].folder
     folder.mkdir(parents=True)
-    (folder / "metrics.jsonl").write_text(json.dumps({"step": 9, "clips_per_second": 64.0}) + "\n")
+    (folder / "metrics.jsonl").write_text(json.dumps({"step": 9, "loss": 1.0, "clips_per_second": 64.0}) + "\n")
     assert step_time(cells, site) == step_time(cells[:1], site)
     assert step_time(cells, site).seconds == 0.5
     assert step_time(cells, site).source == "measured, 1 runs"

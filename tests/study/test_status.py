@@ -10,8 +10,9 @@ import yaml
 from hpc_jepa.config.loading import read_config
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.errors import DataError
-from hpc_jepa.runs.lease import LEASE_TIMEOUT, LeaseHolder, lease_path
-from hpc_jepa.runs.state import write_state
+from hpc_jepa.runs.lease import LEASE_TIMEOUT, LeaseHolder
+from hpc_jepa.runs.run_dir import RunDir
+from hpc_jepa.runs.state import RunState, write_state
 from hpc_jepa.study.grid import expand_study
 from hpc_jepa.study.job_log import JobLog, SubmittedJob
 from hpc_jepa.study.slurm_cli import JobState
@@ -50,7 +51,7 @@ def evaluated(cell, **changes):
 
 
 def test_a_running_cell_tells_its_speed_and_time_left(cell):
-    write_state(cell.folder, "running", 0, 10)
+    write_state(RunDir(cell.folder).state_file, RunState(state="running", step=0, steps=10))
     logged(cell, 3)
     how = cell_status(cell, CellJobs(train=RUNNING))
     assert (how.state, how.step, how.seconds_left) == ("running", 4, 6.0)
@@ -58,19 +59,19 @@ def test_a_running_cell_tells_its_speed_and_time_left(cell):
 
 
 def test_a_job_that_waits_is_queued_whatever_its_run_said_before(cell):
-    write_state(cell.folder, "interrupted", 5, 10)
+    write_state(RunDir(cell.folder).state_file, RunState(state="interrupted", step=5, steps=10))
     assert cell_status(cell, CellJobs(train=WAITING)).words == "queued  priority"
 
 
 def test_a_run_that_says_it_runs_though_no_job_does_stands_still(cell):
-    write_state(cell.folder, "running", 5, 10)
+    write_state(RunDir(cell.folder).state_file, RunState(state="running", step=5, steps=10))
     assert cell_status(cell, CellJobs(train=FAILED)).state == "stalled"
     assert cell_status(cell).state == "stalled"
     holder = LeaseHolder(token="t", host="elsewhere", process=1, job=None, restart=0)
-    lease_path(cell.folder).write_text(holder.model_dump_json())
+    RunDir(cell.folder).lease_file.write_text(holder.model_dump_json())
     assert cell_status(cell).state == "running"
     silent = time.time() - LEASE_TIMEOUT - 1
-    os.utime(lease_path(cell.folder), (silent, silent))
+    os.utime(RunDir(cell.folder).lease_file, (silent, silent))
     assert cell_status(cell).state == "stalled"
 
 
@@ -82,7 +83,7 @@ def test_a_failed_cell_shows_its_last_line_and_its_log(cell):
 
 
 def test_a_trained_cell_is_done_when_its_records_are_of_its_last_step_and_its_benchmark(cell):
-    write_state(cell.folder, "done", 10, 10)
+    write_state(RunDir(cell.folder).state_file, RunState(state="done", step=10, steps=10))
     assert cell_status(cell).state == "trained"
     assert cell_status(cell, CellJobs(evaluate=RUNNING)).state == "evaluating"
     assert cell_status(cell, CellJobs(evaluate=FAILED)).state == "failed"
@@ -107,7 +108,7 @@ def test_only_what_is_missing_is_needed(cell):
     assert (need.train, need.evaluate, need.training_job) == (False, True, "train")
     (need,) = missing_work([cell], JobQueue(latest, {"train": FAILED, "evaluate": WAITING}))
     assert (need.train, need.evaluate) == (True, True)
-    write_state(cell.folder, "done", 10, 10)
+    write_state(RunDir(cell.folder).state_file, RunState(state="done", step=10, steps=10))
     (need,) = missing_work([cell], JobQueue(latest, {}))
     assert (need.train, need.evaluate) == (False, True)
     evaluated(cell)

@@ -13,7 +13,7 @@ from hpc_jepa.checkpoint import layout, reader
 from hpc_jepa.checkpoint.layout import latest
 from hpc_jepa.config.loading import dump_config
 from hpc_jepa.errors import CheckpointError, InputError
-from hpc_jepa.runs.state import read_state
+from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.training.loop import train
 
 STEPS = 12
@@ -53,7 +53,7 @@ def test_a_run_writes_every_figure_weights_and_events(configure):
         )
     assert [line["step"] for line in lines if "health" in line] == [0, 4, 8]
     assert 1 <= lines[0]["health"]["effective_rank"] <= 32
-    assert read_state(config.folder)["state"] == "done"
+    assert RunDir(config.folder).state.state == "done"
 
     events = EventAccumulator(str(config.folder / "events")).Reload()
     logged = [scalar.value for scalar in events.Scalars("terms/ld")]
@@ -80,7 +80,7 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one_bit_for_bit(stage, config
 
     halves = whole.model_copy(update={"study": "halves"})
     assert train(halves, interrupt) == "interrupted"
-    assert read_state(halves.folder)["state"] == "interrupted"
+    assert RunDir(halves.folder).state.state == "interrupted"
     assert 0 < latest(halves.folder).step < 7
     assert train(halves, silent) == "done"
 

@@ -1,0 +1,62 @@
+"""Evaluation records of a run, as far as a study and a table of results need them.
+
+Reads the keys below and checks nothing else: ``evaluation/record.py`` has the full schema, which takes seconds to check
+for the records of a large study.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from hpc_jepa.errors import DataError
+
+RUN_COLUMNS = ("study", "regime", "variant", "semantics", "seed", "step")
+
+
+class _Open(BaseModel):
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+
+class EvaluatedRun(_Open):
+    """The run a record is of, after ``step`` optimizer steps."""
+
+    step: int
+
+
+class ResultSummary(_Open):
+    """One result, for one set of weights."""
+
+    weights: str
+
+
+class RecordSummary(_Open):
+    """One evaluation record."""
+
+    benchmark: str = ""
+    protocol: str = ""
+    protocol_fingerprint: str
+    run: EvaluatedRun
+    results: tuple[ResultSummary, ...]
+
+    def rows(self, task: str) -> Iterator[dict[str, Any]]:
+        """One flat row per result: keys of the run, then scalars of the result."""
+        run = self.run.model_dump()
+        head = {"task": task, "benchmark": self.benchmark, "protocol": self.protocol}
+        head |= {name: run[name] for name in RUN_COLUMNS if name in run}
+        for result in self.results:
+            scalars = {key: x for key, x in result.model_dump().items() if not isinstance(x, dict | list | tuple)}
+            yield {**head, **scalars}
+
+
+def read_summary(path: Path) -> RecordSummary:
+    """The record in a file. Raises DataError if it is damaged."""
+    try:
+        return RecordSummary.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key = ".".join(map(str, fault["loc"])) or "file"
+        raise DataError(
+            f"{path}: damaged record ({key}: {fault['msg']}); delete it, 'hpc-jepa study submit' evaluates again"
+        ) from error

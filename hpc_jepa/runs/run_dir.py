@@ -1,0 +1,162 @@
+"""Layout of a run on disk, and of the study it belongs to.
+
+RUNS/<study>/
+    study.yaml  jobs.jsonl  refused.json  slurm/      grid, submitted jobs, refused cells, batch scripts
+    <regime>/<variant>/seed-<n>/
+        config.yaml                                   configuration
+        state.json                                    status and step (runs/state.py)
+        metrics.jsonl  events/                        metrics of logged steps (runs/metrics_log.py), TensorBoard
+        lease.json  .lock                             the process that may write (runs/lease.py)
+        log/starts.jsonl                              one line per start (runs/restarts.py)
+        log/dropped-<rank>.jsonl                      clips that could not be decoded (data/decode_errors.py)
+        log/<kind>.log                                output of the jobs of a study
+        checkpoints/step-<step>/  latest              checkpoints (checkpoint/layout.py)
+        eval/[<task>/]<benchmark>.<protocol>.json     evaluation records, predictions in .npz beside them
+        profile/                                      where the first steps spent their time
+"""
+
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from hpc_jepa.config.loading import read_config
+from hpc_jepa.config.run import RunConfig
+from hpc_jepa.errors import InputError
+from hpc_jepa.runs.evaluations import read_summary
+from hpc_jepa.runs.metrics_log import MetricsRecord, read_metrics
+from hpc_jepa.runs.state import RunState, read_state
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+CONFIG = "config.yaml"
+CHECKPOINTS = "checkpoints"
+
+
+class StudyDir:
+    """Paths of a study folder. No file needs to exist."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / "study.yaml"
+        self.jobs_file = self.path / "jobs.jsonl"
+        self.refused_file = self.path / "refused.json"
+        self.lock_file = self.path / ".submission"
+        self.slurm_dir = self.path / "slurm"
+
+
+class RunDir:
+    """Paths and contents of a run folder. No file needs to exist; ``open_run`` checks that it is a run."""
+
+    def __init__(self, path: Path | str) -> None:
+        self.path = Path(path)
+        self.config_file = self.path / CONFIG
+        self.state_file = self.path / "state.json"
+        self.metrics_file = self.path / "metrics.jsonl"
+        self.lease_file = self.path / "lease.json"
+        self.lock_file = self.path / ".lock"
+        self.log_dir = self.path / "log"
+        self.starts_file = self.log_dir / "starts.jsonl"
+        self.events_dir = self.path / "events"
+        self.profile_dir = self.path / "profile"
+        self.checkpoints_dir = self.path / CHECKPOINTS
+        self.latest_link = self.checkpoints_dir / "latest"
+
+    def __repr__(self) -> str:
+        return f"RunDir({str(self.path)!r})"
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    @classmethod
+    def below(cls, folder: Path) -> list["RunDir"]:
+        """All runs in a study or run folder, sorted by path."""
+        return [cls(config.parent) for config in sorted(folder.rglob(CONFIG))]
+
+    @classmethod
+    def of_checkpoint(cls, folder: Path) -> "RunDir | None":
+        """The run that a checkpoint folder belongs to; None if ``folder`` is not inside ``checkpoints/``."""
+        parent = folder.resolve().parent
+        return cls(parent.parent) if parent.name == CHECKPOINTS else None
+
+    @property
+    def study(self) -> StudyDir:
+        """The study above ``<regime>/<variant>/seed-<n>``."""
+        return StudyDir(self.path.resolve().parents[2])
+
+    @property
+    def is_run(self) -> bool:
+        """Whether the folder has a configuration."""
+        return self.config_file.is_file()
+
+    @cached_property
+    def config(self) -> RunConfig:
+        """The configuration. Raises InputError if the folder is not a run."""
+        if not self.is_run:
+            raise InputError(f"{self}: not a run folder (no {CONFIG}); name one that 'hpc-jepa train' wrote")
+        return read_config(RunConfig, [self.config_file])
+
+    @property
+    def state(self) -> RunState | None:
+        """Content of ``state.json`` now, None before the first start. Raises DataError if it is damaged."""
+        return read_state(self.state_file)
+
+    def checkpoint_dir(self, step: int) -> Path:
+        """Folder of the checkpoint after ``step`` steps."""
+        return self.checkpoints_dir / f"step-{step:08d}"
+
+    def checkpoint_dirs(self) -> list[Path]:
+        """Folders of all checkpoints, valid or not, oldest first."""
+        return sorted(self.checkpoints_dir.glob("step-" + 8 * "[0-9]"))
+
+    def last_step(self) -> int:
+        """Step of the newest checkpoint, valid or not; 0 if there is none."""
+        return max((int(path.name.removeprefix("step-")) for path in self.checkpoint_dirs()), default=0)
+
+    def decode_errors_file(self, rank: int | str) -> Path:
+        """Decode errors of one rank, or with ``"*"`` the pattern of all."""
+        return self.log_dir / f"dropped-{rank}.jsonl"
+
+    def record_dir(self, task: str = "probe") -> Path:
+        """Folder of the evaluation records of a task."""
+        return self.path / "eval" if task == "probe" else self.path / "eval" / task
+
+    def record_file(self, benchmark: str, protocol: str, task: str = "probe") -> Path:
+        """Evaluation record; its predictions have the suffix ``.npz``."""
+        return self.record_dir(task) / f"{benchmark}.{protocol}.json"
+
+    def logged_metrics(self) -> list[MetricsRecord]:
+        """Typed records of ``metrics.jsonl``, by step."""
+        return read_metrics(self.metrics_file)
+
+    def metrics(self) -> "pd.DataFrame":
+        """Metrics with one row per logged step, indexed by ``step``.
+
+        Columns are named as in TensorBoard: ``loss``, ``gradient_norm``, ``terms/<name>``, ``health/target_std``, ...;
+        a metric that a step did not log is NaN. Raises DataError naming a damaged line.
+        """
+        import pandas as pd
+
+        logged = self.logged_metrics()
+        steps = pd.Index([record.step for record in logged], name="step", dtype="int64")
+        return pd.DataFrame([record.scalars() for record in logged], index=steps)
+
+    def records(self) -> "pd.DataFrame":
+        """Evaluation results, one row per result of every task.
+
+        Columns: ``task`` (probe, few_shot, robustness, text), ``benchmark``, ``protocol``, ``study``, ``regime``,
+        ``variant``, ``semantics``, ``seed``, ``step``, then the scalars of the results: ``weights``, ``value`` with its
+        95 % interval ``low`` to ``high``, ``n``, ``probe``, ... Raises DataError naming a damaged record.
+        """
+        import pandas as pd
+
+        probes = [("probe", path) for path in sorted(self.record_dir().glob("*.json"))]
+        others = [(path.parent.name, path) for path in sorted(self.record_dir().glob("*/*.json"))]
+        return pd.DataFrame([row for task, path in probes + others for row in read_summary(path).rows(task)])
+
+
+def open_run(path: Path | str) -> RunDir:
+    """A run folder ``RUNS/<study>/<regime>/<variant>/seed-<n>``. Raises InputError if there is no run."""
+    run = RunDir(path)
+    _ = run.config
+    return run

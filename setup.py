@@ -1,14 +1,26 @@
 """Packaging of hpc_jepa. The versions tested together are pinned in constraints.txt."""
 
+import shutil
 from pathlib import Path
 
 from setuptools import find_packages, setup
+from setuptools.command.build_py import build_py
 
 HERE = Path(__file__).parent
 
+
+class BuildWithResources(build_py):
+    """Put ``configs/`` and ``slurm/`` inside the package; an editable install reads them from the checkout."""
+
+    def run(self) -> None:
+        super().run()
+        for folder in () if self.editable_mode else ("configs", "slurm"):
+            shutil.copytree(HERE / folder, Path(self.build_lib, "hpc_jepa", folder), dirs_exist_ok=True)
+
+
 setup(
     name="hpc_jepa",
-    version="0.1.0",
+    version="0.2.0",
     description="HPC-native trainer for Video-JEPA models and the study of their auxiliary objectives",
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
@@ -67,6 +79,7 @@ setup(
             "types-psutil",
         ],
     },
+    cmdclass={"build_py": BuildWithResources},
     entry_points={"console_scripts": ["hpc-jepa=hpc_jepa.cli:main"]},
     classifiers=["Programming Language :: Python :: 3.11", "Programming Language :: Python :: 3.12"],
 )

@@ -7,12 +7,13 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from hpc_jepa.config.loading import CONFIGS, ConfigLayers, find_config, merge_files, nearest_name, validate_config
+from hpc_jepa.config.loading import ConfigLayers, find_config, merge_files, nearest_name, validate_config
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.errors import InputError
+from hpc_jepa.io.resources import list_resources
 
-PROFILES = CONFIGS.parent / "slurm" / "profiles"
-"""The profiles that come with the project."""
+PROFILES = "slurm/profiles"
+"""Folder of the profiles, in the working directory and in the package."""
 
 RESERVED_OPTIONS = {
     "account", "array", "chdir", "constraint", "cpus-per-task", "dependency", "error", "gpus-per-node", "job-name",
@@ -173,10 +174,10 @@ def find_profile(name: str) -> Profile:
     """
     if name.endswith((".yaml", ".yml")):
         return Profile(find_config(name))
-    path = PROFILES / f"{name}.yaml"
-    if path.is_file():
-        return Profile(path)
-    known = sorted(["local", *(file.stem for file in PROFILES.glob("*.yaml"))])
+    profiles = list_resources(PROFILES)
+    if name in profiles:
+        return Profile(profiles[name])
+    known = sorted(["local", *profiles])
     match = nearest_name(name, known)
     raise InputError(
         f"--cluster {name}: no such profile"

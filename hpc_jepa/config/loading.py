@@ -13,12 +13,13 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from hpc_jepa.errors import InputError
+from hpc_jepa.io.resources import find_resource, list_resources, shipped_dir
 
 Config = TypeVar("Config", bound=BaseModel)
 KeyPath = tuple[str, ...]
 
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
-"""The configurations that come with the project."""
+CONFIGS = shipped_dir("configs")
+"""The configurations shipped with the package."""
 
 SHORT_FORMS = {"semantics": "preset"}
 """Keys that may hold one word instead of a mapping, and the entry that word stands for."""
@@ -41,18 +42,19 @@ class ConfigLayers:
 def find_config(name: str | Path, kind: str | None = None) -> Path:
     """A configuration file by path, or by the bare name it has under ``configs/<kind>/``.
 
+    Files in the working directory win over those shipped with the package.
     Raises InputError naming the nearest known name.
     """
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or kind is None:
-        if path.is_file():
-            return path
-        raise InputError(f"{path}: no such configuration file{_suggest(str(path), _known_files())}")
-    candidate = CONFIGS / kind / f"{name}.yaml"
-    if candidate.is_file():
-        return candidate
-    known = sorted(p.stem for p in (CONFIGS / kind).glob("*.yaml"))
-    raise InputError(f"{name}: unknown {kind}{_suggest(str(name), known)}; known: {', '.join(known)}")
+        found = find_resource(path)
+        if found is None:
+            raise InputError(f"{path}: no such configuration file{_suggest(str(path), _known_files())}")
+        return found
+    known = list_resources(f"configs/{kind}")
+    if str(name) not in known:
+        raise InputError(f"{name}: unknown {kind}{_suggest(str(name), known)}; known: {', '.join(known)}")
+    return known[str(name)]
 
 
 def read_config(config_type: type[Config], layers: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
@@ -114,8 +116,8 @@ def _add_file(layered: ConfigLayers, path: Path, ancestors: tuple[Path, ...]) ->
     if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
         raise InputError(f"{locations[('extends',)]}: extends: one file name or a list of them")
     for parent in parents:
-        parent_path = path.parent / parent
-        if not parent_path.is_file():
+        parent_path = find_resource(path.parent / parent)
+        if parent_path is None:
             raise InputError(
                 f"{_display_path(path)}: extends '{parent}', which does not exist; the path is relative to the file"
             )

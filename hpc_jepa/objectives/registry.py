@@ -10,10 +10,11 @@ from typing import Any
 from pydantic import ValidationError
 
 import hpc_jepa.objectives as package
-from hpc_jepa.config.loading import CONFIGS, merge_files, nearest_name
+from hpc_jepa.config.loading import merge_files, nearest_name
 from hpc_jepa.config.run import ObjectiveChoice, RunConfig
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.errors import InputError
+from hpc_jepa.io.resources import list_resources
 from hpc_jepa.objectives.objective import Objective
 
 
@@ -32,12 +33,12 @@ def resolve_choices(name: str) -> tuple[ObjectiveChoice, ...]:
 
     Raises InputError naming the nearest known name.
     """
-    composition = CONFIGS / "objective" / f"{name}.yaml"
-    if composition.is_file():
-        return parse_choices(merge_files([composition]).values["objectives"])
+    compositions = list_resources("configs/objective")
+    if name in compositions:
+        return parse_choices(merge_files([compositions[name]]).values["objectives"])
     if name in primitives():
         return (ObjectiveChoice(name=name),)
-    raise InputError(_unknown(name, [*primitives(), *(path.stem for path in composition.parent.glob("*.yaml"))]))
+    raise InputError(_unknown(name, [*primitives(), *compositions]))
 
 
 def parse_choices(listed: Sequence[Any]) -> tuple[ObjectiveChoice, ...]:

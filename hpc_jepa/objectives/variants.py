@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 
 import torch
 
-from hpc_jepa.config.loading import CONFIGS, merge_files
+from hpc_jepa.config.loading import merge_files
 from hpc_jepa.config.masking import MaskingConfig
 from hpc_jepa.config.semantics import Semantics
+from hpc_jepa.io.resources import list_resources
 from hpc_jepa.objectives.composition import build_objective
 from hpc_jepa.objectives.registry import parse_options, primitives, resolve_choices
 from hpc_jepa.types import TokenGrid
@@ -69,15 +70,14 @@ class VariantInfo(NamedTuple):
 
 def variant_names() -> list[str]:
     """All compositions and primitives."""
-    compositions = {path.stem for path in (CONFIGS / "objective").glob("*.yaml")}
-    return sorted(compositions | (set(primitives()) - {"base"}))
+    return sorted(list_resources("configs/objective").keys() | (set(primitives()) - {"base"}))
 
 
 def describe_variant(name: str, semantics: str = "corrected") -> VariantInfo:
     """Raises InputError, naming the nearest, for an unknown name."""
     options = parse_options(resolve_choices(name))
-    path = CONFIGS / "objective" / f"{name}.yaml"
-    settings = merge_files([path]).values if path.is_file() else {}
+    compositions = list_resources("configs/objective")
+    settings = merge_files([compositions[name]]).values if name in compositions else {}
     masking = settings.get("masking", {})
     families = ("M" if masking else "") + "".join(primitives()[part].families for part in options)
     return VariantInfo(

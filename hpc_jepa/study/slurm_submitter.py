@@ -14,10 +14,11 @@ from submitit.core.utils import FailedJobError
 
 from hpc_jepa.config.cluster import Profile, ResourcesConfig
 from hpc_jepa.errors import InputError
+from hpc_jepa.io.resources import shipped_dir
 from hpc_jepa.study.job_log import SubmittedJob
 from hpc_jepa.study.task import StudyTask, TaskKind, run_in_job
 
-AFTER_SRUN = Path(__file__).resolve().parents[2] / "slurm" / "after_srun.sh"
+AFTER_SRUN = shipped_dir("slurm") / "after_srun.sh"
 
 SBATCH_ERROR_KEYS = {
     "account": ("account",),

@@ -9,6 +9,7 @@ import yaml
 
 from hpc_jepa.config.cluster import PROFILES, find_profile
 from hpc_jepa.errors import InputError
+from hpc_jepa.io.resources import list_resources
 from hpc_jepa.study.slurm_submitter import SlurmSubmitter
 from hpc_jepa.study.task import StudyTask
 
@@ -46,7 +47,7 @@ def sbatch(tmp_path, monkeypatch):
     return put
 
 
-@pytest.mark.parametrize("name", sorted(path.stem for path in PROFILES.glob("*.yaml")))
+@pytest.mark.parametrize("name", sorted(list_resources(PROFILES)))
 def test_every_profile_that_comes_with_the_project_is_valid(name):
     assert find_profile(name).cluster.about
 

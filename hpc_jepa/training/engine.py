@@ -1,5 +1,10 @@
-"""The DeepSpeed engine of a run."""
+"""The DeepSpeed engine: AdamW, ZeRO sharding, gradient norm, and optional torch.compile of the transformer blocks."""
 
+import logging
+import os
+import shutil
+import sysconfig
+from pathlib import Path
 from typing import Any
 
 import deepspeed
@@ -12,33 +17,33 @@ from torch.nn.utils import get_total_norm
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import world_size
 from hpc_jepa.errors import InputError
-from hpc_jepa.training.compilation import compile_blocks
-from hpc_jepa.training.ema import pack_parameters
+from hpc_jepa.models.block import Block
 from hpc_jepa.training.schedules import ScheduleValues
 
+LOG = logging.getLogger(__name__)
+
 REDUCE_BUCKET_ELEMENTS = 50_000_000
-"""Most gradient elements that wait to be reduced together: 200 MB. DeepSpeed's default takes 2 GB of any GPU."""
+"""Largest gradient all-reduce bucket: 200 MB in float32. DeepSpeed's default of 500 M elements takes 2 GB."""
 
 
 def build_engine(train_module: nn.Module, config: RunConfig) -> DeepSpeedEngine:
-    """Wrap the trainee: AdamW on float32 weights, sharded as ``engine.zero_stage`` says.
+    """Wrap a module in DeepSpeed: AdamW on float32 weights, sharded as ``engine.zero_stage`` says.
 
     Mixed precision is the model's own autocast, so weights, gradients and optimizer state stay float32 here.
-    Raises InputError when the processes cannot share the batch evenly, or when blocks cannot be compiled here.
+    Raises InputError if the batch does not divide among the ranks, or if ``engine.compile`` finds no compiler.
     """
     batch, processes, stage = config.engine.batch_size, world_size(), config.engine.zero_stage
     if batch % processes:
-        raise InputError(f"engine.batch_size: {batch} clips cannot be shared by {processes} processes; use a multiple")
+        raise InputError(f"engine.batch_size: {batch} clips do not divide among {processes} processes; use a multiple")
     if config.engine.compile:
         compile_blocks(train_module)
-    if stage == 0:
-        pack_parameters(list(train_module.parameters()))  # the other stages do so themselves
+    trainable = sum(p.numel() for p in train_module.parameters() if p.requires_grad)
     optimizer = torch.optim.AdamW(
         parameter_groups(train_module),
         lr=config.schedule.lr,
         betas=config.optimizer.betas,
         eps=config.optimizer.eps,
-        fused=True,  # one kernel, and the only one that can leave out an update without asking the device
+        fused=True,  # the only implementation that can skip an update (found_inf) without a host sync
     )
     settings: dict[str, Any] = {
         "train_batch_size": batch,
@@ -47,12 +52,11 @@ def build_engine(train_module: nn.Module, config: RunConfig) -> DeepSpeedEngine:
         "zero_optimization": {
             "stage": stage,
             "overlap_comm": config.engine.overlap_communication,
-            "reduce_bucket_size": min(
-                REDUCE_BUCKET_ELEMENTS, sum(p.numel() for p in train_module.parameters() if p.requires_grad)
-            ),
-            # DeepSpeed would ask the device whether the norm is finite; optimizer_step does not.
+            "reduce_bucket_size": min(REDUCE_BUCKET_ELEMENTS, trainable),
+            # DeepSpeed's own norm costs a host sync per step; optimizer_step computes it without one.
             "compute_grad_norm": stage not in (1, 2) or config.optimizer.clip_gradient > 0,
-            "stage3_param_persistence_threshold": 0,  # the EMA of the shards does not reach a copy that stays gathered
+            # Persistent parameters stay gathered, and the EMA of the shards would not reach the gathered copy.
+            "stage3_param_persistence_threshold": 0,
         },
         "zero_allow_untested_optimizer": True,
     }
@@ -60,8 +64,31 @@ def build_engine(train_module: nn.Module, config: RunConfig) -> DeepSpeedEngine:
     return engine
 
 
+def compile_blocks(module: nn.Module) -> None:
+    """Compile every transformer block with torch.compile, which fuses the operations between matrix products.
+
+    Blocks are compiled one by one, so all blocks of a network share one compiled program. The number of tokens is
+    dynamic (a CPU gets two programs, for few and for many tokens): masks produce about 50 token counts in a run, and
+    one program each would take far longer to compile than it saves.
+
+    Raises InputError if the C++ compiler or Python's headers are missing; compiled GPU code needs them too.
+    """
+    compiler = os.environ.get("CXX", "g++")
+    if not shutil.which(compiler):
+        raise InputError(
+            f"engine.compile: C++ compiler '{compiler}' not found; install g++, set CXX, or set engine.compile=false"
+        )
+    header = Path(sysconfig.get_path("include")) / "Python.h"
+    if not header.exists():
+        raise InputError(f"engine.compile: {header} not found; install Python's headers, or set engine.compile=false")
+    LOG.info("torch.compile is on: the first step takes a minute or more")
+    for block in module.modules():
+        if isinstance(block, Block):
+            block.compile(dynamic=True)
+
+
 def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
-    """Trainable parameters in two groups: biases and one-dimensional ones are not decayed."""
+    """Trainable parameters in two AdamW groups: biases and one-dimensional parameters have no weight decay."""
     trainable = [(name, p) for name, p in module.named_parameters() if p.requires_grad]
     plain = {name for name, p in trainable if p.ndim <= 1 or name.endswith(".bias")}
     return [
@@ -71,39 +98,37 @@ def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
 
 
 def set_schedule_values(engine: DeepSpeedEngine, schedule_values: ScheduleValues) -> None:
-    """Learning rate and weight decay of the coming optimizer step."""
+    """Set learning rate and weight decay for the next optimizer step."""
     for group in engine.optimizer.param_groups:
         group["lr"] = schedule_values.learning_rate
         group["weight_decay"] = schedule_values.weight_decay if group["decayed"] else 0.0
 
 
-def optimizer_step(engine: DeepSpeedEngine, nonfinite: Tensor) -> Tensor:
-    """Update the weights unless ``broken`` (a truth value on the device) or the gradient is not finite.
+def optimizer_step(engine: DeepSpeedEngine, skip: Tensor) -> Tensor:
+    """Update the weights, unless ``skip`` (a boolean on the device) is set or the gradient is non-finite.
 
-    Returns the 2-norm of the averaged gradient, before any clipping; not finite where nothing was updated because of
-    it. Where DeepSpeed takes the norm itself (at stage 3, and at stages 1 and 2 to clip it), it leaves out updates that
-    are not finite, and asks the device for that.
+    Returns the 2-norm of the averaged gradient before clipping, non-finite if that is why the update was skipped.
+    No host sync, except where DeepSpeed computes the norm itself (at stage 3, and at stages 1 and 2 when it clips).
     """
-    norm = _device_gradient_norm(engine)
+    norm = _gradient_norm(engine)
     if norm is not None:
-        nonfinite = nonfinite | ~norm.isfinite()
-    engine.basic_optimizer.found_inf = nonfinite.float()  # what torch's own gradient scaler tells a fused optimizer
+        skip = skip | ~norm.isfinite()
+    engine.basic_optimizer.found_inf = skip.float()  # the attribute torch.amp.GradScaler sets on fused optimizers
     engine.step()
     return torch.as_tensor(engine.get_global_grad_norm() if norm is None else norm, dtype=torch.float32)
 
 
-def _device_gradient_norm(engine: DeepSpeedEngine) -> Tensor | None:
-    """2-norm of the averaged gradient on the device, infinite or no number where it is not finite.
+def _gradient_norm(engine: DeepSpeedEngine) -> Tensor | None:
+    """2-norm of the averaged gradient, computed on the device; None where DeepSpeed computes it in ``engine.step``.
 
-    None where DeepSpeed takes it itself, after this. Collective at stages 1 and 2, where processes share the gradient;
-    DeepSpeed's own function for it fills in a value that it asks the device for.
+    Collective at stages 1 and 2, where gradients are sharded.
     """
     if not engine.zero_optimization():
         return get_total_norm([p.grad for p in engine.module.parameters() if p.grad is not None])
     if engine.zero_compute_grad_norm():
         return None
-    parts = [part for group in engine.optimizer.averaged_gradients.values() for part in group]
-    squared = get_total_norm(parts).square()
+    shards = [shard for group in engine.optimizer.averaged_gradients.values() for shard in group]
+    squared = get_total_norm(shards).square()
     if world_size() > 1:
         dist.all_reduce(squared)
     return squared.sqrt()

@@ -34,8 +34,7 @@ def test_all_ways_to_average_are_timed():
     assert finished.returncode == 0, finished.stderr[-2000:]
     result = json.loads(finished.stdout.splitlines()[-1])
     assert result["parameters"] > 0
-    joined = {"AdamW", "AdamW, then average", "AdamW with average"}
-    assert set(result["ms"]) == {"ours", "two passes", "tensor by tensor", "copy"} | joined
+    assert set(result["ms"]) == {"ours", "two passes", "tensor by tensor", "copy"}
     assert all(figure > 0 for figure in result["ms"].values())
 
 

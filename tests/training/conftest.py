@@ -5,7 +5,7 @@ from torch import nn
 
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.errors import InputError
-from hpc_jepa.training.compilation import compile_blocks
+from hpc_jepa.training.engine import compile_blocks
 
 
 @pytest.fixture

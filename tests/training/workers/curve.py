@@ -1,6 +1,6 @@
-"""Two hundred steps of a tiny model, trained in one of four ways: the losses, and how many programs were compiled.
+"""Two hundred steps of a tiny model, trained in one of three variants: the losses, and how many programs were compiled.
 
-usage: curve.py WAY OUTPUT
+usage: curve.py VARIANT OUTPUT
 """
 
 import sys
@@ -9,11 +9,10 @@ import torch
 from torch._dynamo.utils import counters
 
 from hpc_jepa.config.run import RunConfig
-from hpc_jepa.kernels.adamw import adamw_average_
 from hpc_jepa.kernels.masked_error import plain_masked_error
 from hpc_jepa.masking.mask_sampler import MaskSampler
 from hpc_jepa.objectives import token_errors
-from hpc_jepa.training.ema import TargetEMA, pack_parameters
+from hpc_jepa.training.ema import TargetEMA
 from hpc_jepa.training.engine import build_engine, optimizer_step, parameter_groups, set_schedule_values
 from hpc_jepa.training.launch import join_process_group
 from hpc_jepa.training.loop import weighted_sum
@@ -49,7 +48,7 @@ def schedule(optimizer, schedule_values):
 
 
 class Plain:
-    """Update and average tensor by tensor, one operation after the other."""
+    """Optimizer and EMA tensor by tensor, with plain operations."""
 
     def __init__(self, train_module):
         self.forward, self.model = train_module, train_module.model
@@ -66,7 +65,7 @@ class Plain:
 
 
 class Engine:
-    """What a run does."""
+    """The step of a run."""
 
     config = CONFIG
 
@@ -82,51 +81,15 @@ class Engine:
 
 
 class CompiledEngine(Engine):
-    """The same with blocks that torch.compile made."""
+    """The step of a run with engine.compile."""
 
     config = CONFIG.model_copy(update={"engine": CONFIG.engine.model_copy(update={"compile": True})})
 
 
-class Joined:
-    """The student updated and averaged in one call for all weights that decay, and one for the others."""
-
-    def __init__(self, train_module):
-        self.forward = train_module
-        targets = dict(
-            zip(train_module.model.student.parameters(), train_module.model.target.parameters(), strict=True)
-        )
-        groups = parameter_groups(train_module)
-        students = [[p for p in group["params"] if p in targets] for group in groups]
-        for group in groups:
-            group["params"] = [p for p in group["params"] if p not in targets]
-        self.others = torch.optim.AdamW(groups, **ADAMW, fused=True)
-        self.flat = [self.laid_out(student, [targets[p] for p in student]) for student in students]
-
-    @staticmethod
-    def laid_out(student, target):
-        """Weights, gradients, moments and target, flat, and the count of updates."""
-        weights = pack_parameters(student)
-        gradient, mean, square = (torch.zeros_like(weights) for _ in range(3))
-        for p, place in zip(student, gradient.split([p.numel() for p in student]), strict=True):
-            p.grad = place.view_as(p)
-        return (weights, gradient, mean, square, pack_parameters(target)), weights.new_zeros(())
-
-    def update(self, loss, schedule_values):
-        self.others.zero_grad()
-        for buffers, _ in self.flat:
-            buffers[1].zero_()
-        loss.backward()
-        schedule(self.others, schedule_values)
-        self.others.step()
-        for (buffers, step), group in zip(self.flat, self.others.param_groups, strict=True):
-            settings = {name: group[name] for name in ("lr", "weight_decay", "betas", "eps")}
-            adamw_average_(*buffers, step=step, momentum=schedule_values.ema, skip=torch.zeros_like(step), **settings)
-
-
-def curve(way, device):
+def curve(variant, device):
     """Losses of all steps."""
     train_module = build_train_module(CONFIG).to(device)
-    trained = way(train_module)
+    trained = variant(train_module)
     masker = MaskSampler(CONFIG.masking, CONFIG.semantics, TokenGrid(4, 4, 4), seed=CONFIG.seed, batch_size=BATCH)
     nothing = torch.zeros(BATCH, dtype=torch.int64, device=device)
     losses = []
@@ -141,10 +104,8 @@ def curve(way, device):
 
 
 if __name__ == "__main__":
-    way, output = sys.argv[1:]
-    if way == "Plain":
+    variant, output = sys.argv[1:]
+    if variant == "Plain":
         token_errors.masked_error = plain_masked_error
-    losses = curve(
-        {known.__name__: known for known in (Plain, Engine, Joined, CompiledEngine)}[way], join_process_group()
-    )
+    losses = curve({known.__name__: known for known in (Plain, Engine, CompiledEngine)}[variant], join_process_group())
     torch.save({"losses": losses, "programs": counters["stats"]["unique_graphs"]}, output)

@@ -81,7 +81,7 @@ def model_card(checkpoint: Checkpoint, config: RunConfig, weights: EncoderName, 
         ema=config.targets == "ema",
         semantics=config.semantics.preset,
         changed_semantics=config.semantics.overridden(),
-        data=manifest.data,
+        data=manifest.data_hashes,
         fingerprint=manifest.fingerprint,
         versions=manifest.versions,
     )

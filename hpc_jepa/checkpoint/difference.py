@@ -42,7 +42,7 @@ def diff_tensors(a: Checkpoint, b: Checkpoint, prefixes: tuple[str, ...] = WEIGH
 def diff_settings(a: Checkpoint, b: Checkpoint) -> dict[str, tuple[Any, Any]]:
     """Settings by dotted name, and data sets and versions, whose values differ: (in A, in B), None where absent."""
     before, after = (
-        dict(_flat({**one.manifest.config, "content": one.manifest.data, "versions": one.manifest.versions}))
+        dict(_flat({**one.manifest.config, "content": one.manifest.data_hashes, "versions": one.manifest.versions}))
         for one in (a, b)
     )
     names = [*before, *(name for name in after if name not in before)]

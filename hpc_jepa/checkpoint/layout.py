@@ -30,11 +30,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from hpc_jepa.checkpoint.format_2 import upgrade_manifest
 from hpc_jepa.checkpoint.rank_file import FileDigest
 from hpc_jepa.errors import CheckpointError
 from hpc_jepa.io.atomic import fsync, write_atomically
 
-FORMAT = 2
+FORMAT = 3
 MANIFEST = "manifest.json"
 WEIGHT_PREFIXES = ("student", "target", "predictor", "objectives")
 """First words of the names that are weights; all others continue a training."""
@@ -45,7 +46,7 @@ LOG = logging.getLogger(__name__)
 
 
 class CheckpointInfo(BaseModel):
-    """What a checkpoint is of. ``config`` is the whole configuration, ``figures`` the last logged ones."""
+    """What a checkpoint is of. ``config`` is the whole configuration, ``metrics`` the last logged ones."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -56,8 +57,8 @@ class CheckpointInfo(BaseModel):
     fingerprint: str
     config: dict[str, Any]
     versions: dict[str, str]
-    data: dict[str, str]
-    figures: dict[str, float]
+    data_hashes: dict[str, str]
+    metrics: dict[str, float]
 
 
 class CheckpointManifest(CheckpointInfo):
@@ -232,6 +233,8 @@ def _read(path: Path) -> Checkpoint | None:
             raise CheckpointError(
                 f"{path}: format {content['format']} is newer than this program reads ({FORMAT}); update it"
             )
+        if content["format"] < FORMAT:
+            content = upgrade_manifest(content)
         return Checkpoint(path, CheckpointManifest.model_validate(content))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):  # a damaged text can say anything
         return None

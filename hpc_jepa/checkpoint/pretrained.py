@@ -15,6 +15,7 @@ from torch import Tensor
 from hpc_jepa.checkpoint.card import ModelCard
 from hpc_jepa.checkpoint.encoders import EncoderName, encoder_from_state
 from hpc_jepa.checkpoint.export import CARD_KEY
+from hpc_jepa.checkpoint.format_2 import upgrade_name
 from hpc_jepa.checkpoint.places import is_checkpoint_dir
 from hpc_jepa.config.data import IMAGENET_MEAN, IMAGENET_STD
 from hpc_jepa.errors import CheckpointError, InputError
@@ -85,7 +86,7 @@ def read_pretrained(path: Path, weights: EncoderName = "target", heads: int | No
 
 def _understood(state: dict[str, Tensor], card: ModelCard | None, path: Path, heads: int | None) -> EncoderWeights:
     if card is not None and card.format == "safetensors":
-        return EncoderWeights(card.encoder, state)
+        return EncoderWeights(card.encoder, {upgrade_name(name): tensor for name, tensor in state.items()})
     if any(name.removeprefix("vjepa2.").startswith("encoder.layer.") for name in state):
         return from_transformers(state, _config(path if path.is_dir() else path.parent))
     if card is not None:

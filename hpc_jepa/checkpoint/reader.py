@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from hpc_jepa.checkpoint.format_2 import upgrade_name
 from hpc_jepa.checkpoint.layout import RESUME_HINT, Checkpoint, open_checkpoint, verify_files
 from hpc_jepa.checkpoint.rank_file import parse_key
 from hpc_jepa.errors import CheckpointError
@@ -37,6 +38,7 @@ class TensorReader(Mapping[str, Tensor]):
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._folder = checkpoint.path
         self._shapes = checkpoint.manifest.shapes
+        self._upgrade = checkpoint.manifest.format == 2
         self._pieces: dict[str, list[_StoredShard]] = {name: [] for name in self._shapes}
         for name in sorted(checkpoint.manifest.files):
             self._index(checkpoint.path / name)
@@ -81,6 +83,7 @@ class TensorReader(Mapping[str, Tensor]):
             file: Any = safe_open(path, framework="pt")
             for key in file.keys():  # noqa: SIM118 - the file is no mapping
                 name, start = parse_key(key)
+                name = upgrade_name(name) if self._upgrade else name
                 (count,) = file.get_slice(key).get_shape()
                 self._pieces[name].append(_StoredShard(start, start + count, key, file))
 

@@ -58,8 +58,8 @@ def _spaced(manifests: Sequence[CheckpointManifest], seconds: float) -> set[int]
 
 
 def _best(manifests: Sequence[CheckpointManifest], policy: CheckpointConfig) -> set[int]:
-    known = [manifest for manifest in manifests if policy.best_by in manifest.figures]
-    ranked = sorted(known, key=lambda manifest: manifest.figures[policy.best_by], reverse=policy.best_is == "highest")
+    known = [manifest for manifest in manifests if policy.best_by in manifest.metrics]
+    ranked = sorted(known, key=lambda manifest: manifest.metrics[policy.best_by], reverse=policy.best_is == "highest")
     return {manifest.step for manifest in ranked[: policy.keep_best]}
 
 

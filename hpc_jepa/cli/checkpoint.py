@@ -294,7 +294,7 @@ def _listed(entry: "CheckpointEntry") -> dict[str, Any]:
         "bytes": sum(file.size for file in known.files.values()),
         "world_size": known.world_size,
         "zero_stage": known.zero_stage,
-        "figures": known.figures,
+        "metrics": known.metrics,
     }
 
 
@@ -302,13 +302,13 @@ def _known(entry: "CheckpointEntry") -> list[str]:
     """Step, age, size, topology and loss, as far as the manifest tells."""
     if entry.manifest is None:
         return []
-    facts, figures = _listed(entry), entry.manifest.figures
+    facts, metrics = _listed(entry), entry.manifest.metrics
     return [
         str(facts["step"]),
         str(timedelta(seconds=round(facts["age_seconds"]))),
         f"{facts['bytes'] / 2**20:.1f} MiB",
         f"{facts['world_size']} x ZeRO {facts['zero_stage']}",
-        f"{figures['loss']:.4f}" if "loss" in figures else "",
+        f"{metrics['loss']:.4f}" if "loss" in metrics else "",
     ]
 
 

@@ -1,7 +1,9 @@
-"""The transformer block that encoder and predictor share."""
+"""The transformer block of encoder and predictor, and how their weights are initialised."""
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterable, Sequence
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
@@ -10,6 +12,7 @@ from hpc_jepa.config.model import EncoderConfig, PredictorConfig
 from hpc_jepa.models.attention import Attention
 
 NORM_EPS = 1e-6
+WEIGHT_STD = 0.02
 
 
 class MLP(nn.Module):
@@ -17,42 +20,67 @@ class MLP(nn.Module):
 
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
         super().__init__()
-        self.hidden = nn.Linear(inputs, hidden)
-        self.output = nn.Linear(hidden, outputs)
+        self.fc1 = nn.Linear(inputs, hidden)
+        self.fc2 = nn.Linear(hidden, outputs)
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., inputs] -> [..., outputs]."""
-        return self.output(F.gelu(self.hidden(x)))  # type: ignore[no-any-return]
+        return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
-    """Pre-norm attention and MLP, each beside a residual path.
+    """Pre-norm attention and MLP, each with a residual connection.
 
-    ``recompute``: while training, keep only the block's input and run it again in the backward pass.
+    ``recompute``: activation checkpointing. In training only the block's input is kept and the block runs again in the
+    backward pass.
     """
 
     def __init__(self, width: int, heads: int, mlp_ratio: float, recompute: bool) -> None:
         super().__init__()
         self.recompute = recompute
-        self.attention_norm = nn.LayerNorm(width, eps=NORM_EPS)
-        self.attention = Attention(width, heads)
-        self.mlp_norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.norm1 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.attn = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
         self.mlp = MLP(width, round(width * mlp_ratio), width)
 
     def forward(self, x: Tensor, rotation: Tensor, groups: Sequence[int]) -> Tensor:
         """Features [B, N, width] and rotations [B or 1, 1, N, head_width (/ 2), 2] -> [B, N, width].
 
-        groups: numbers of tokens, N together; tokens of a group attend to each other alone.
+        groups: numbers of tokens that add up to N; tokens attend only within their group.
         """
         if self.recompute and self.training and x.requires_grad:
             return checkpoint(self._transform, x, rotation, groups, use_reentrant=False, preserve_rng_state=False)  # type: ignore[no-any-return]
         return self._transform(x, rotation, groups)
 
     def _transform(self, x: Tensor, rotation: Tensor, groups: Sequence[int]) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), rotation, groups)
-        return x + self.mlp(self.mlp_norm(x))  # type: ignore[no-any-return]
+        x = x + self.attn(self.norm1(x), rotation, groups)
+        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
 
 
 def build_blocks(config: EncoderConfig | PredictorConfig, recompute: bool) -> list[Block]:
     """The blocks of one network, first to last."""
     return [Block(config.width, config.heads, config.mlp_ratio, recompute) for _ in range(config.depth)]
+
+
+@torch.no_grad()
+def init_weights(network: nn.Module, blocks: Iterable[Block]) -> None:
+    """Draw the weights of ``network`` from torch's global random state.
+
+    The two projections of block i (from 1) that end in the residual stream are scaled by 1 / sqrt(2 i), so that the
+    stream does not grow with depth.
+    """
+    network.apply(_init_layer)
+    for number, block in enumerate(blocks, start=1):
+        block.attn.proj.weight.div_(math.sqrt(2 * number))
+        block.mlp.fc2.weight.div_(math.sqrt(2 * number))
+
+
+def _init_layer(layer: nn.Module) -> None:
+    """Linear layers and convolutions N(0, 0.02), biases 0; norms keep gain 1 and bias 0.
+
+    The published truncation at +-2 is a hundred standard deviations away and is omitted.
+    """
+    if isinstance(layer, nn.Linear | nn.Conv3d):
+        nn.init.normal_(layer.weight, std=WEIGHT_STD)
+        if layer.bias is not None:
+            nn.init.zeros_(layer.bias)

@@ -7,9 +7,8 @@ from torch import Tensor, nn
 
 from hpc_jepa.config.model import EncoderConfig
 from hpc_jepa.kernels.patches import patches_at, patchify
-from hpc_jepa.models.block import NORM_EPS, build_blocks
+from hpc_jepa.models.block import NORM_EPS, build_blocks, init_weights
 from hpc_jepa.models.embeddings import ModalityEmbedding, PatchEmbedding
-from hpc_jepa.models.initialisation import init_weights
 from hpc_jepa.models.rotary import rotations
 from hpc_jepa.types import TokenGrid
 
@@ -24,7 +23,7 @@ class Encoder(nn.Module):
         self.patch_embedding = PatchEmbedding(config.width, config.tubelet, config.patch)
         self.modality = ModalityEmbedding(config.width)
         self.blocks = nn.ModuleList(blocks)
-        self.level_norms = nn.ModuleList(nn.LayerNorm(config.width, eps=NORM_EPS) for _ in config.levels)
+        self.norms = nn.ModuleList(nn.LayerNorm(config.width, eps=NORM_EPS) for _ in config.levels)
         init_weights(self, blocks)
 
     def forward(self, pixels: Tensor, tokens: Tensor | None = None, groups: Sequence[int] | None = None) -> Tensor:
@@ -34,12 +33,12 @@ class Encoder(nn.Module):
         ``groups`` of tokens, K together, that do not see each other: one pass instead of one for each.
         """
         levels = self._levels(pixels, tokens, groups)
-        return torch.cat([norm(x.float()) for norm, x in zip(self.level_norms, levels, strict=True)], dim=-1)
+        return torch.cat([norm(x.float()) for norm, x in zip(self.norms, levels, strict=True)], dim=-1)
 
     def forward_features(self, pixels: Tensor) -> Tensor:
         """Features [B, N, width] of the last level alone, as frozen evaluation reads them; fp32."""
         last = self._levels(pixels)[-1]
-        return self.level_norms[-1](last.float())  # type: ignore[no-any-return]
+        return self.norms[-1](last.float())  # type: ignore[no-any-return]
 
     def grid(self, pixels: Tensor) -> TokenGrid:
         """Token grid of clips [B, 3, F, Hp, Wp]; a clip shorter than a tubelet is an image."""

@@ -6,9 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from hpc_jepa.config.model import EncoderConfig, PredictorConfig
-from hpc_jepa.models.block import MLP, NORM_EPS, build_blocks
+from hpc_jepa.models.block import MLP, NORM_EPS, build_blocks, init_weights
 from hpc_jepa.models.embeddings import MaskTokens, ModalityEmbedding
-from hpc_jepa.models.initialisation import init_weights
 from hpc_jepa.models.rotary import rotations
 from hpc_jepa.types import TokenGrid, TokenMasks
 
@@ -20,7 +19,7 @@ class Predictor(nn.Module):
         super().__init__()
         blocks = build_blocks(config, activation_checkpointing)
         self.head_width = config.width // config.heads
-        self.input = MLP(encoder.latent_width, encoder.width, config.width)
+        self.embed = MLP(encoder.latent_width, encoder.width, config.width)
         self.mask_tokens = MaskTokens(config.width, config.mask_tokens)
         self.modality = ModalityEmbedding(config.width)
         self.blocks = nn.ModuleList(blocks)
@@ -53,5 +52,5 @@ class Predictor(nn.Module):
 
     def _tokens(self, context_features: Tensor, masks: TokenMasks) -> tuple[Tensor, Tensor]:
         """What stands for context [B, K, width] and target tokens [B, Q, width] of a group."""
-        context = self.input(context_features)
+        context = self.embed(context_features)
         return context, self.mask_tokens(masks.target).to(context.dtype)

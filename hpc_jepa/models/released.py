@@ -1,9 +1,9 @@
-"""The names and layouts under which others keep the weights of a V-JEPA encoder.
+"""Tensor names and layouts of released V-JEPA encoders, and conversion to and from ours.
 
-Two layouts are known. ``original``: what facebookresearch/vjepa2 saves, names as in timm's vision transformer; V-JEPA
-2.1 adds norms of several levels, modality vectors and patches of images. ``transformers``: Hugging Face's VJEPA2Model,
-with query, key and value apart. A V-JEPA 2 encoder becomes ours with ``rotary: vjepa2``, one level, modality vectors of
-zero, and image patches that see a frame as the video patches see a tubelet of equal frames.
+``original``: what facebookresearch/vjepa2 saves, with the names of timm's vision transformer; V-JEPA 2.1 adds one norm
+per level, modality embeddings and a patch projection for images. ``transformers``: Hugging Face's VJEPA2Model, with
+separate query, key and value. A V-JEPA 2 encoder is loaded with ``rotary: vjepa2``, one level, zero modality
+embeddings, and an image projection that treats a frame like a tubelet of equal frames.
 """
 
 import math
@@ -27,36 +27,30 @@ ORIGINAL = (
     ("patch_embedding.image.", "patch_embed_img.proj."),
     ("modality.video", "video_mod_embed"),
     ("modality.image", "img_mod_embed"),
-    (".attention_norm.", ".norm1."),
-    (".attention.output.", ".attn.proj."),
-    (".attention.qkv.", ".attn.qkv."),
-    (".mlp_norm.", ".norm2."),
-    (".mlp.hidden.", ".mlp.fc1."),
-    (".mlp.output.", ".mlp.fc2."),
-    ("level_norms.", "norms_block."),
+    ("norms.", "norms_block."),
 )
-"""Our part of a name, and what the original layout has in its place."""
+"""Parts of our names and their counterparts in the original layout; the names inside blocks are the same."""
 
 TRANSFORMERS = (
     ("patch_embed.proj.", "encoder.embeddings.patch_embeddings.proj."),
     ("blocks.", "encoder.layer."),
     (".attn.", ".attention."),
 )
-"""The original part of a name, and what transformers has in its place; ``norm.`` becomes ``encoder.layernorm.``."""
+"""Parts of original names and their counterparts in transformers; also ``norm.`` -> ``encoder.layernorm.``."""
 
 WRAPPERS = re.compile(r"^(module\.|backbone\.)+")
-"""What distributed training and its code put before the names of the original layout."""
+"""Prefixes that distributed training and wrapper modules add to original names."""
 
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 22, 1664: 26}
-"""Width of a released encoder to its attention heads, which its tensors do not show."""
+"""Attention heads of the released widths; tensor shapes do not show them."""
 
 UNEVEN_LEVELS = {48: (12, 24, 38, 48)}
-"""Depth to levels where V-JEPA 2.1 does not space them evenly."""
+"""Levels by depth where V-JEPA 2.1 does not space them evenly."""
 
 
 @dataclass(frozen=True)
 class EncoderWeights:
-    """An encoder under our names: ``Encoder(config).load_state_dict(state)``."""
+    """An encoder with our tensor names: ``Encoder(config).load_state_dict(state)``."""
 
     config: EncoderConfig
     state: dict[str, Tensor]
@@ -65,25 +59,25 @@ class EncoderWeights:
 def from_original(
     state: Mapping[str, Tensor], heads: int | None = None, rotary: Rotary | None = None
 ) -> EncoderWeights:
-    """An encoder in the original layout; whatever wrapped its names is left away, unused position tables too.
+    """Convert an encoder in the original layout; name prefixes of wrappers and unused position tables are dropped.
 
-    heads: known for the released widths. rotary: that of V-JEPA 2.1 where there are norms of levels, of V-JEPA 2
-    otherwise. Raises KeyError, naming the tensor that no such encoder is without, InputError where heads must be given.
+    heads: default by width for released sizes. rotary: default that of V-JEPA 2.1 if the encoder has one norm per
+    level, else that of V-JEPA 2. Raises KeyError with the name of a missing tensor, InputError if heads is required.
     """
     names = {WRAPPERS.sub("", name): tensor.float() for name, tensor in state.items()}
     if not any(name.startswith("norms_block.") for name in names):
-        return _of_version_2(names, heads, rotary or "vjepa2")
-    ours = {_renamed(name, ORIGINAL, back=True): tensor for name, tensor in names.items()}
-    return EncoderWeights(_config(ours, heads, rotary or "vjepa2.1"), ours)
+        return _from_vjepa2(names, heads, rotary or "vjepa2")
+    ours = {_rename(name, ORIGINAL, back=True): tensor for name, tensor in names.items()}
+    return EncoderWeights(_infer_config(ours, heads, rotary or "vjepa2.1"), ours)
 
 
 def from_transformers(state: Mapping[str, Tensor], config: Mapping[str, Any]) -> EncoderWeights:
-    """An encoder of VJEPA2Model with its ``config.json``; the predictor and heads beside it are left away.
+    """Convert the encoder of a VJEPA2Model with its ``config.json``; predictor and pooling heads are dropped.
 
-    Raises KeyError, naming the tensor or setting that no such encoder is without.
+    Raises KeyError with the name of a missing tensor or setting.
     """
     names = {name.removeprefix("vjepa2."): tensor for name, tensor in state.items()}
-    plain = {_plain(name): tensor for name, tensor in names.items() if name.startswith("encoder.")}
+    plain = {_original_name(name): tensor for name, tensor in names.items() if name.startswith("encoder.")}
     for query in [name for name in plain if ".attn.query." in name]:
         parts = [plain.pop(query.replace(".query.", f".{part}.")) for part in ("query", "key", "value")]
         plain[query.replace(".query.", ".qkv.")] = torch.cat(parts)
@@ -91,34 +85,34 @@ def from_transformers(state: Mapping[str, Tensor], config: Mapping[str, Any]) ->
 
 
 def to_original(encoder: Encoder) -> dict[str, Tensor]:
-    """What turns videos into features, in the layout of V-JEPA 2 and timm.
+    """The tensors that map videos to features, in the layout of V-JEPA 2 and timm.
 
-    The modality vector is added to every token, so it moves into the bias of the patches; of the norms only that of the
-    last level is kept, which evaluation reads.
+    The modality embedding is added to every token, so it is folded into the bias of the patch projection. Only the norm
+    of the last level is kept, the one used in evaluation.
     """
     ours = encoder.state_dict()
     ours["patch_embedding.video.bias"] = ours["patch_embedding.video.bias"] + ours["modality.video"].flatten()
-    last = f"level_norms.{len(encoder.config.levels) - 1}."
+    last = f"norms.{len(encoder.config.levels) - 1}."
     kept: dict[str, Tensor] = {}
     for name, tensor in ours.items():
         if name.startswith(last):
             kept["norm." + name.removeprefix(last)] = tensor
-        elif not name.startswith(("level_norms.", "modality.", "patch_embedding.image.")):
-            kept[_renamed(name, ORIGINAL)] = tensor
+        elif not name.startswith(("norms.", "modality.", "patch_embedding.image.")):
+            kept[_rename(name, ORIGINAL)] = tensor
     return kept
 
 
 def to_transformers(encoder: Encoder, frames: int, size: int) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """``config.json`` and tensors of a VJEPA2Model that computes what ``encoder`` does, for square clips of ``size``.
+    """``config.json`` and tensors of a VJEPA2Model equal to ``encoder`` for square clips of side ``size``.
 
-    It has no layers in its predictor: ours is another network. Raises InputError where its positions are others.
+    Its predictor has no layers: ours is a different network. Raises InputError if VJEPA2Model computes other positions.
     """
     config = encoder.config
     require_vjepa2_positions(config, TokenGrid(max(1, frames // config.tubelet), *2 * (size // config.patch,)))
     tensors: dict[str, Tensor] = {}
     for name, tensor in to_original(encoder).items():
         theirs = "encoder.layernorm." + name.removeprefix("norm.") if name.startswith("norm.") else name
-        theirs = _renamed(theirs, TRANSFORMERS)
+        theirs = _rename(theirs, TRANSFORMERS)
         if ".qkv." not in theirs:
             tensors[theirs] = tensor
             continue
@@ -128,10 +122,10 @@ def to_transformers(encoder: Encoder, frames: int, size: int) -> tuple[dict[str,
 
 
 def require_vjepa2_positions(config: EncoderConfig, grid: TokenGrid) -> None:
-    """Raise InputError where an encoder turns the tokens of ``grid`` otherwise than VJEPA2Model does.
+    """Raise InputError unless the rotary tables of ``grid`` equal those of VJEPA2Model.
 
-    Positions act between two learned maps, which can undo a change of channels, but neither of frequency nor of step:
-    so nothing but equal tables will do.
+    The learned query and key projections could absorb a permutation of channels, but not other frequencies or position
+    steps, so the tables must be equal.
     """
     if config.rotary == "vjepa2":
         return
@@ -140,18 +134,18 @@ def require_vjepa2_positions(config: EncoderConfig, grid: TokenGrid) -> None:
     if torch.allclose(ours, rotations(grid, head_width, cpu, "vjepa2"), rtol=0, atol=1e-6):
         return
     stretched = f"stretches its {grid.height}x{grid.width} tokens onto 16x16 positions"
-    paired = "turns both channels of a pair by one frequency, where VJEPA2Model has two"
-    faults = [stretched] * (min(grid.height, grid.width) > 1 and grid.height != 16) + [paired] * (head_width >= 12)
+    paired = "rotates both channels of a pair with one frequency, where VJEPA2Model uses two"
+    reasons = [stretched] * (min(grid.height, grid.width) > 1 and grid.height != 16) + [paired] * (head_width >= 12)
     raise InputError(
-        f"transformers cannot run this encoder: it {' and '.join(faults)}, which no change of weights makes up for; "
-        "export it with --format safetensors, or train with model.encoder.rotary=vjepa2"
+        f"transformers cannot run this encoder: it {' and '.join(reasons)}, which no change of weights can compensate; "
+        "export with --format safetensors, or train with model.encoder.rotary=vjepa2"
     )
 
 
-def _of_version_2(names: dict[str, Tensor], heads: int | None, rotary: Rotary) -> EncoderWeights:
-    """One norm, no modality, no patches of images: fill in what leaves the encoder as it is."""
+def _from_vjepa2(names: dict[str, Tensor], heads: int | None, rotary: Rotary) -> EncoderWeights:
+    """One norm, no modality embedding, no image projection: add neutral ones."""
     ours = {
-        _renamed(name.replace("norm.", "level_norms.0.") if name.startswith("norm.") else name, ORIGINAL, back=True): x
+        _rename(name.replace("norm.", "norms.0.") if name.startswith("norm.") else name, ORIGINAL, back=True): x
         for name, x in names.items()
         if name != "pos_embed"
     }
@@ -160,22 +154,22 @@ def _of_version_2(names: dict[str, Tensor], heads: int | None, rotary: Rotary) -
     ours["patch_embedding.image.bias"] = bias.clone()
     ours["modality.video"] = bias.new_zeros(1, 1, len(bias))
     ours["modality.image"] = bias.new_zeros(1, 1, len(bias))
-    return EncoderWeights(_config(ours, heads, rotary), ours)
+    return EncoderWeights(_infer_config(ours, heads, rotary), ours)
 
 
-def _config(ours: dict[str, Tensor], heads: int | None, rotary: Rotary) -> EncoderConfig:
-    """The architecture, read off the shapes."""
+def _infer_config(ours: dict[str, Tensor], heads: int | None, rotary: Rotary) -> EncoderConfig:
+    """Infer the architecture from the tensor shapes."""
     width, _, tubelet, patch, _ = ours["patch_embedding.video.weight"].shape
     depth = 1 + max(int(name.split(".")[1]) for name in ours if name.startswith("blocks."))
-    norms = sum(name.startswith("level_norms.") for name in ours) // 2
+    norms = sum(name.startswith("norms.") for name in ours) // 2
     if heads is None and width not in HEADS:
-        raise InputError(f"an encoder of width {width} is no released one: say how many attention heads it has")
+        raise InputError(f"no released encoder has width {width}: give the number of attention heads")
     even = tuple(depth * (number + 1) // norms for number in range(norms))
     return EncoderConfig(
         width=width,
         depth=depth,
         heads=HEADS[width] if heads is None else heads,
-        mlp_ratio=ours["blocks.0.mlp.hidden.weight"].shape[0] / width,
+        mlp_ratio=ours["blocks.0.mlp.fc1.weight"].shape[0] / width,
         patch=patch,
         tubelet=tubelet,
         levels=UNEVEN_LEVELS.get(depth, even) if norms > 1 else even,
@@ -195,7 +189,7 @@ def _transformers_config(config: EncoderConfig, frames: int, size: int) -> dict[
         "hidden_size": config.width,
         "num_hidden_layers": config.depth,
         "num_attention_heads": config.heads,
-        "mlp_ratio": _truncated_to(round(config.width * config.mlp_ratio), config.width),
+        "mlp_ratio": _mlp_ratio(round(config.width * config.mlp_ratio), config.width),
         "layer_norm_eps": NORM_EPS,
         "pred_num_hidden_layers": 0,
         "pred_hidden_size": config.width,
@@ -203,20 +197,20 @@ def _transformers_config(config: EncoderConfig, frames: int, size: int) -> dict[
     }
 
 
-def _truncated_to(product: int, factor: int) -> float:
-    """A ratio that gives ``product`` when ``factor * ratio`` is truncated."""
-    ratio = product / factor
-    return ratio if int(factor * ratio) == product else math.nextafter(ratio, math.inf)
+def _mlp_ratio(hidden: int, width: int) -> float:
+    """A ratio for which int(width * ratio) == hidden."""
+    ratio = hidden / width
+    return ratio if int(width * ratio) == hidden else math.nextafter(ratio, math.inf)
 
 
-def _plain(name: str) -> str:
-    """The original name of a tensor of transformers' encoder."""
+def _original_name(name: str) -> str:
+    """A tensor name of transformers' encoder in the original layout."""
     if name.startswith("encoder.layernorm."):
         return "norm." + name.removeprefix("encoder.layernorm.")
-    return _renamed(name, TRANSFORMERS, back=True)
+    return _rename(name, TRANSFORMERS, back=True)
 
 
-def _renamed(name: str, table: tuple[tuple[str, str], ...], back: bool = False) -> str:
+def _rename(name: str, table: tuple[tuple[str, str], ...], back: bool = False) -> str:
     for here, there in table:
         name = name.replace(there, here) if back else name.replace(here, there)
     return name

@@ -31,7 +31,7 @@ UPDATES = "updates"
 
 
 def checkpoint_info(
-    config: RunConfig, step: int, data_hashes: dict[str, str], figures: dict[str, float]
+    config: RunConfig, step: int, data_hashes: dict[str, str], metrics: dict[str, float]
 ) -> CheckpointInfo:
     """What the checkpoint of ``step`` says about itself."""
     return CheckpointInfo(
@@ -47,8 +47,8 @@ def checkpoint_info(
             "torch": torch.__version__,
             "deepspeed": deepspeed.__version__,
         },
-        data=data_hashes,
-        figures=figures,
+        data_hashes=data_hashes,
+        metrics=metrics,
     )
 
 
@@ -123,7 +123,7 @@ def _check_fits(checkpoint: Checkpoint, config: RunConfig, data_hashes: dict[str
     if changed:
         raise CheckpointError(f"{checkpoint.path}: saved with other settings ({changed}); choose another study=")
     for source, digest in data_hashes.items():
-        same = checkpoint.manifest.data.get(source) == digest
+        same = checkpoint.manifest.data_hashes.get(source) == digest
         if not same and not config.checkpoint.accepts(f"data.sources.{source}"):
             raise CheckpointError(
                 f"{checkpoint.path}: source '{source}' was rebuilt with other content since it was saved; "

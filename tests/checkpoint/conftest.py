@@ -20,7 +20,7 @@ SIZE = 5000
 
 def facts_of(step, **changes):
     known = {"step": step, "time": 0.0, "world_size": 1, "zero_stage": 1, "fingerprint": "f", "config": {}}
-    return CheckpointInfo.model_validate(known | {"versions": {}, "data": {}, "figures": {}} | changes)
+    return CheckpointInfo.model_validate(known | {"versions": {}, "data_hashes": {}, "metrics": {}} | changes)
 
 
 def pieces_of(step):
@@ -86,8 +86,8 @@ def save_run():
             fingerprint=config.fingerprint(),
             config=config.model_dump(mode="json"),
             versions={"hpc_jepa": "0.1.0"},
-            data={"none": "digest-of-none"},
-            figures={"loss": 0.5},
+            data_hashes={"none": "digest-of-none"},
+            metrics={"loss": 0.5},
         )
         with CheckpointWriter(config.folder, CheckpointConfig(keep=9)) as saver:
             saver.start(about, pieces)

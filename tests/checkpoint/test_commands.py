@@ -89,7 +89,7 @@ def test_inspect_measures_every_tensor_and_counts_heads(run, checkpoint):
 
 def test_names_are_whole_in_a_pipe(run, checkpoint):
     lines = checkpoint("inspect", run).stdout.splitlines()
-    assert any(line.startswith("student.blocks.0.attention_norm.weight ") for line in lines)
+    assert any(line.startswith("student.blocks.0.norm1.weight ") for line in lines)
 
 
 def test_help_keeps_what_stands_in_brackets(checkpoint):

@@ -8,6 +8,7 @@ import torch
 
 import hpc_jepa
 from hpc_jepa.checkpoint import reader
+from hpc_jepa.checkpoint.format_2 import upgrade_name
 from hpc_jepa.checkpoint.layout import latest
 from hpc_jepa.checkpoint.pretrained import read_pretrained
 from hpc_jepa.config.loading import read_config
@@ -26,13 +27,7 @@ VERSION_2_1 = {
     "patch_embedding.image": "patch_embed_img.proj",
     "modality.video": "video_mod_embed",
     "modality.image": "img_mod_embed",
-    "attention_norm": "norm1",
-    "attention.qkv": "attn.qkv",
-    "attention.output": "attn.proj",
-    "mlp_norm": "norm2",
-    "mlp.hidden": "mlp.fc1",
-    "mlp.output": "mlp.fc2",
-    "level_norms": "norms_block",
+    "norms": "norms_block",
 }
 
 
@@ -86,7 +81,7 @@ def test_version_2_1_gives_the_recorded_features(tmp_path):
     arrays = np.load(GOLDEN / "model.npz")
     state = {}
     for name in (name for name in arrays.files if name.startswith("encoder.")):
-        theirs = name.removeprefix("encoder.")
+        theirs = upgrade_name(name).removeprefix("encoder.")
         for here, there in VERSION_2_1.items():
             theirs = theirs.replace(here, there)
         state[f"module.backbone.{theirs}"] = torch.from_numpy(arrays[name].astype(np.float32))
@@ -115,7 +110,7 @@ def test_an_imported_run_is_evaluated_like_any_other(tmp_path, expected):
 
 
 def test_what_cannot_be_read_is_named_in_one_line(tmp_path):
-    with pytest.raises(InputError, match="how many attention heads"):
+    with pytest.raises(InputError, match="number of attention heads"):
         hpc_jepa.load_encoder(RELEASED / "vjepa2.pt")
     (tmp_path / "broken.pt").write_bytes((RELEASED / "vjepa2.pt").read_bytes()[:5000])
     with pytest.raises(CheckpointError, match=r"broken\.pt: cannot be read as weights"):
@@ -147,7 +142,7 @@ def test_an_imported_run_can_be_trained_on(motion_shards, tmp_path):
     longer = read_config(
         RunConfig, [folder / "config.yaml"], ["schedule.steps=1", "checkpoint.accept=[schedule.steps, data]"]
     )
-    before = reader.open_tensors(latest(folder).path)["student.blocks.1.mlp.output.weight"]
+    before = reader.open_tensors(latest(folder).path)["student.blocks.1.mlp.fc2.weight"]
     assert train(longer, lambda line: None) == "done"
-    after = reader.open_tensors(latest(folder).path)["student.blocks.1.mlp.output.weight"]
+    after = reader.open_tensors(latest(folder).path)["student.blocks.1.mlp.fc2.weight"]
     assert 0 < (after - before).abs().max() < 1e-2

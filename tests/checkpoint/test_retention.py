@@ -16,8 +16,8 @@ def manifests(facts):
     losses = {30: 0.1, 70: 0.2}
     return [
         CheckpointManifest(
-            **dict(facts(step, time=step / 10 * HOUR / 2, figures={"loss": losses.get(step, step / 10)})),
-            format=2,
+            **dict(facts(step, time=step / 10 * HOUR / 2, metrics={"loss": losses.get(step, step / 10)})),
+            format=layout.FORMAT,
             shapes={},
             files={},
         )
@@ -47,7 +47,7 @@ def steps_in(run):
 
 def test_saving_lets_older_ones_go_and_best_ones_stay(tmp_path, save):
     for step, loss in enumerate((5.0, 1.0, 4.0, 3.0, 2.0), start=1):
-        save(tmp_path, step, {"figures": {"loss": loss}}, keep=2, keep_best=1)
+        save(tmp_path, step, {"metrics": {"loss": loss}}, keep=2, keep_best=1)
     assert steps_in(tmp_path) == [2, 4, 5]
 
 

@@ -22,7 +22,7 @@ def reference(attention: Attention, x: torch.Tensor, rotation: torch.Tensor) -> 
     for part in (slice(0, 32), slice(32, 64)):
         q, k = (rotate(z[..., part].float(), torch.view_as_real(rotation)).double() for z in (query, key))
         heads.append((q @ k.mT / 32**0.5).softmax(-1) @ value[..., part])
-    return torch.cat(heads, -1) @ attention.output.weight.double().T + attention.output.bias.double()
+    return torch.cat(heads, -1) @ attention.proj.weight.double().T + attention.proj.bias.double()
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ import re
 import pytest
 import torch
 
+from hpc_jepa.checkpoint.format_2 import upgrade_name
 from hpc_jepa.config.model import EncoderConfig, PredictorConfig
 from hpc_jepa.models.encoder import Encoder
 from hpc_jepa.models.predictor import Predictor
@@ -14,7 +15,10 @@ LARGE = 100_000
 
 @pytest.fixture(scope="module")
 def counts(counts_file):
-    return json.loads(counts_file.read_text())
+    counts = json.loads(counts_file.read_text())
+    for name in ("encoder", "predictor"):
+        counts[name]["kinds"] = {upgrade_name(kind): entry for kind, entry in counts[name]["kinds"].items()}
+    return counts
 
 
 @pytest.fixture(scope="module")
@@ -26,7 +30,7 @@ def networks():
 
 
 def kind_of(name: str) -> str:
-    return re.sub(r"\.\d+\.", ".*.", re.sub(r"(mask_tokens|level_norms)\.\d+", r"\1.*", name))
+    return re.sub(r"\.\d+\.", ".*.", re.sub(r"(mask_tokens|norms)\.\d+", r"\1.*", name))
 
 
 @pytest.mark.parametrize("regime", ["mixed", "ucf101", "synth"])
@@ -59,7 +63,7 @@ def test_initial_spread_is_the_published_one(networks, name):
     for key, parameter in networks[name].named_parameters():
         if parameter.numel() < LARGE or parameter.ndim < 2:
             continue
-        residual = re.match(r"blocks\.(\d+)\.(attention|mlp)\.output", key)
+        residual = re.match(r"blocks\.(\d+)\.(attn\.proj|mlp\.fc2)", key)
         expected = 0.02 / math.sqrt(2 * (int(residual[1]) + 1)) if residual else 0.02
         assert parameter.std().item() == pytest.approx(expected, rel=0.01), key
         assert parameter.abs().max() < 7 * expected, f"{key} holds a stray entry"

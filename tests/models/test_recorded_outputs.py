@@ -1,6 +1,7 @@
 import pytest
 import torch
 
+from hpc_jepa.checkpoint.format_2 import upgrade_name
 from hpc_jepa.config.model import EncoderConfig, PredictorConfig
 from hpc_jepa.models.encoder import Encoder
 from hpc_jepa.models.predictor import Predictor
@@ -11,7 +12,7 @@ PREDICTOR = PredictorConfig(width=32, depth=4, heads=2, mask_tokens=2)
 
 
 def load(network, name, recorded):
-    weights = {key.removeprefix(name): value for key, value in recorded.items() if key.startswith(name)}
+    weights = {upgrade_name(key).removeprefix(name): value for key, value in recorded.items() if key.startswith(name)}
     network.load_state_dict(weights, strict=True)
     return network.eval()
 

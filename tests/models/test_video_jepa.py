@@ -32,7 +32,7 @@ def test_the_target_starts_as_a_frozen_copy_of_the_student(small_model):
 def test_the_seed_decides_the_weights(small_model):
     first, again, other = (build(small_model, seed=seed).state_dict() for seed in (5, 5, 6))
     assert all(torch.equal(value, again[name]) for name, value in first.items())
-    assert not torch.equal(first["student.blocks.0.mlp.hidden.weight"], other["student.blocks.0.mlp.hidden.weight"])
+    assert not torch.equal(first["student.blocks.0.mlp.fc1.weight"], other["student.blocks.0.mlp.fc1.weight"])
 
 
 def test_latents_have_the_promised_shapes(small_model, clips, two_groups):

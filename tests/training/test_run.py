@@ -65,7 +65,7 @@ def test_a_run_writes_every_figure_weights_and_events(configure):
     parts = {"student", "target", "predictor", "objectives", "exp_avg", "exp_avg_sq", "updates", "random"}
     assert {name.split(".")[0] for name in weights} == parts
     assert weights["updates"] == STEPS
-    assert not torch.equal(weights["student.blocks.0.mlp.hidden.weight"], weights["target.blocks.0.mlp.hidden.weight"])
+    assert not torch.equal(weights["student.blocks.0.mlp.fc1.weight"], weights["target.blocks.0.mlp.fc1.weight"])
 
 
 @pytest.mark.parametrize("stage", [0, 1, 2, 3])

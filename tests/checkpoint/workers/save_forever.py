@@ -27,8 +27,8 @@ def save_from(run, step):
                 fingerprint="f",
                 config={},
                 versions={},
-                data={},
-                figures={},
+                data_hashes={},
+                metrics={},
             )
             weights = torch.full((5000,), float(step))
             saver.start(

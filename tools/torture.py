@@ -138,9 +138,10 @@ class Trial:
     def _look(self, config: Any, before: int) -> None:
         """What a kill has left. Raises Loss."""
         from hpc_jepa.checkpoint import layout
+        from hpc_jepa.runs.run_dir import RunDir
 
-        home = config.folder / "checkpoints"
-        latest = home / "latest"
+        run = RunDir(config.folder)
+        home, latest = run.checkpoints_dir, run.latest_link
         if latest.is_symlink():
             faults = layout.verify_dir(latest.resolve())
             if faults:
@@ -211,7 +212,7 @@ def _become(rank: int, processes: int, port: int, config: Any, log: Path) -> Non
         os._exit(status)
 
 
-def _ignore(line: dict[str, Any]) -> None:
+def _ignore(record: object) -> None:
     """Nobody watches."""
 
 
@@ -222,8 +223,10 @@ def _committed(config: Any) -> int:
 
 
 def _logged(config: Any) -> int:
-    path = config.folder / "metrics.jsonl"
-    return path.read_bytes().count(b"\n") if path.exists() else 0
+    from hpc_jepa.io.jsonl import read_lines
+    from hpc_jepa.runs.run_dir import RunDir
+
+    return len(read_lines(RunDir(config.folder).metrics_file))
 
 
 def _compare(whole: Any, killed: Any) -> None:
@@ -243,7 +246,10 @@ def _compare(whole: Any, killed: Any) -> None:
 
 
 def _figures(config: Any) -> list[dict[str, Any]]:
-    lines = map(json.loads, (config.folder / "metrics.jsonl").read_text().splitlines())
+    from hpc_jepa.io.jsonl import read_lines
+    from hpc_jepa.runs.run_dir import RunDir
+
+    lines = map(json.loads, read_lines(RunDir(config.folder).metrics_file))
     return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
 
 

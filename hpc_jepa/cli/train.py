@@ -3,7 +3,7 @@
 import logging
 import os
 from contextlib import nullcontext
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -12,6 +12,9 @@ from hpc_jepa.cli.console import CONSOLE, Advance, ConsoleHandler, progress_bar
 from hpc_jepa.config.loading import read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.training.slurm_step import set_ranks_from_slurm
+
+if TYPE_CHECKING:
+    from hpc_jepa.runs.metrics_log import MetricsRecord
 
 EXAMPLES = """Examples:
 
@@ -35,9 +38,9 @@ class _StepBar:
         self._advance = advance
         self._done = done
 
-    def observe(self, line: dict[str, Any]) -> None:
+    def observe(self, record: "MetricsRecord") -> None:
         """Another line was written."""
-        self.move_to(line["step"] + 1, f"loss {line['loss']:.4f}  {line['clips_per_second']:.0f} clips/s")
+        self.move_to(record.step + 1, f"loss {record.loss:.4f}  {record.clips_per_second or 0:.0f} clips/s")
 
     def move_to(self, step: int, note: str = "") -> None:
         """So many steps are done."""

@@ -99,7 +99,7 @@ def build_run(config: RunConfig, device: torch.device, on_log: OnLog) -> Iterato
             with (
                 CheckpointWriter(folder, config.checkpoint, check_lease) as saver,
                 MetricsLogger(
-                    folder,
+                    run,
                     config.monitor,
                     divergence=DivergenceMonitor(config.guard),
                     batch_size=config.engine.batch_size,

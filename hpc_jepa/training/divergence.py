@@ -3,11 +3,11 @@
 import logging
 from collections import deque
 from statistics import median
-from typing import Any
 
 from hpc_jepa.config.training import Action, GuardConfig
 from hpc_jepa.distributed import is_main
 from hpc_jepa.errors import HpcJepaError
+from hpc_jepa.runs.metrics_log import MetricsRecord
 from hpc_jepa.training.nonfinite import SkippedSteps
 
 LOG = logging.getLogger(__name__)
@@ -20,15 +20,15 @@ class DivergenceMonitor:
         self._config = config
         self._losses: deque[float] = deque(maxlen=config.spike_window)
 
-    def check(self, line: dict[str, Any], skipped: SkippedSteps) -> None:
+    def check(self, record: MetricsRecord, skipped: SkippedSteps) -> None:
         """Warn of, or raise HpcJepaError for, what is wrong with the figures of a step."""
         if skipped.steps:
-            self._report_skipped(line["step"], skipped)
+            self._report_skipped(record.step, skipped)
             return  # the loss of such a line may be no number
-        if spike := self._spike(line["loss"]):
-            _act(self._config.loss_spike, f"step {line['step']}: {spike}")
-        if collapse := self._collapse(line):
-            _act(self._config.collapse, f"step {line['step']}: {collapse}")
+        if spike := self._spike(record.loss):
+            _act(self._config.loss_spike, f"step {record.step}: {spike}")
+        if collapse := self._collapse(record):
+            _act(self._config.collapse, f"step {record.step}: {collapse}")
 
     def _report_skipped(self, step: int, skipped: SkippedSteps) -> None:
         limit = self._config.skips_in_a_row
@@ -43,10 +43,10 @@ class DivergenceMonitor:
             return ""
         return f"loss {loss:.4g} where {usual:.4g} is usual; a lower schedule.lr may help"
 
-    def _collapse(self, line: dict[str, Any]) -> str:
-        if "health" not in line:
+    def _collapse(self, record: MetricsRecord) -> str:
+        if record.health is None:
             return ""
-        spread, directions = line["health"]["target_std"], line["health"]["effective_rank"]
+        spread, directions = record.health.target_std, record.health.effective_rank
         if spread >= self._config.collapse_std and directions >= self._config.collapse_rank:
             return ""
         return f"the target collapses (spread {spread:.2g}, effective rank {directions:.3g})"

@@ -1,39 +1,29 @@
 """What a run writes about itself: ``metrics.jsonl``, TensorBoard events, and a line for the terminal."""
 
-import json
 import math
-import os
 import resource
 import time
 from collections.abc import Callable
-from io import FileIO
-from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import BaseModel, ValidationError
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from hpc_jepa.config.training import MonitorConfig
 from hpc_jepa.distributed import is_main, sum_over_processes, world_size
-from hpc_jepa.errors import DataError, HpcJepaError
-from hpc_jepa.io.atomic import write_atomically
+from hpc_jepa.errors import HpcJepaError
+from hpc_jepa.io.jsonl import JsonlWriter
 from hpc_jepa.profiling.mfu import flops_rates
+from hpc_jepa.runs.metrics_log import MetricsRecord, discard_metrics_from
+from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.training.divergence import DivergenceMonitor
 from hpc_jepa.training.health import TargetHealth
 from hpc_jepa.training.nonfinite import SkippedSteps, skipped_from_counts
 from hpc_jepa.training.schedules import ScheduleValues
 
-MetricsRow = dict[str, Any]
-OnLog = Callable[[MetricsRow], None]
-
-
-class LoggedStep(BaseModel):
-    """The part of a line that says where it belongs."""
-
-    step: int
+OnLog = Callable[[MetricsRecord], None]
 
 
 class MetricsLogger:
@@ -44,7 +34,7 @@ class MetricsLogger:
 
     def __init__(
         self,
-        run: Path,
+        run: RunDir,
         config: MonitorConfig,
         *,
         divergence: DivergenceMonitor,
@@ -54,12 +44,11 @@ class MetricsLogger:
     ) -> None:
         self._config = config
         self._divergence = divergence
-        self._path = run / "metrics.jsonl"
         self._batch_size = batch_size
         self._on_log = on_log
-        self._file = _continued(self._path, first) if is_main() else None
+        self._file = _open_log(run, first) if is_main() else None
         self._events = (
-            SummaryWriter(str(run / "events"), purge_step=first) if is_main() and config.tensorboard else None
+            SummaryWriter(str(run.events_dir), purge_step=first) if is_main() and config.tensorboard else None
         )
         self._pending: _Pending | None = None
         self.figures: dict[str, float] = {}
@@ -111,7 +100,7 @@ class MetricsLogger:
         stacked = torch.stack([value.detach().float() for value in figures.values()])
         averaged = torch.cat([sum_over_processes(stacked) / world_size(), skipped]).to("cpu", non_blocking=True)
         now = time.perf_counter()
-        line: MetricsRow = {
+        line = {
             "step": step,
             "time": time.time(),
             "coefficients": coefficients,
@@ -140,38 +129,31 @@ class MetricsLogger:
         step = pending.line["step"]
         if broken and not skipped.steps:
             raise HpcJepaError(f"step {step}: {', '.join(broken)} is not finite; lower schedule.lr or use fp32")
-        line = _arranged(pending.line | {"skipped_steps": skipped.steps}, figures)
-        self._write(line)
-        self._divergence.check(line, skipped)
+        record = _record(pending.line | {"skipped_steps": skipped.steps}, figures)
+        self._write(record)
+        self._divergence.check(record, skipped)
 
     def flush_to_disk(self) -> None:
         """Write what is pending and wait until the disk has it: a checkpoint must not be ahead of its figures."""
         self.flush()
         if self._file is not None:
-            os.fsync(self._file.fileno())
+            self._file.fsync()
 
-    def _write(self, line: MetricsRow) -> None:
-        self.figures = {name: value for name, value in _flat(line) if math.isfinite(value)}
+    def _write(self, record: MetricsRecord) -> None:
+        scalars = record.scalars()
+        self.figures = {name: value for name, value in scalars.items() if math.isfinite(value)}
         if self._file is not None:
-            self._append(self._file, f"{json.dumps(line)}\n".encode())
+            self._file.write(record.model_dump(exclude_none=True))
         if self._events is not None:
-            for name, value in _flat(line):
-                self._events.add_scalar(name, value, line["step"])
-        self._on_log(line)
-
-    def _append(self, file: FileIO, text: bytes) -> None:
-        try:
-            written = file.write(text)
-        except OSError as error:
-            raise HpcJepaError(f"{self._path}: cannot be written ({error.strerror})") from error
-        if written != len(text):
-            raise HpcJepaError(f"{self._path}: cannot be written (no space left for a whole line)")
+            for name, value in scalars.items():
+                self._events.add_scalar(name, value, record.step)
+        self._on_log(record)
 
 
 class _Pending(NamedTuple):
     """A line that waits for its figures: those of ``names``, and the counts of the guard, in one transfer."""
 
-    line: MetricsRow
+    line: dict[str, Any]
     names: list[str]
     transfer: Tensor
 
@@ -181,39 +163,19 @@ class _Pending(NamedTuple):
         return dict(zip(self.names, values, strict=False)), skipped_from_counts(values[len(self.names) :])
 
 
-def _arranged(line: MetricsRow, figures: dict[str, float]) -> MetricsRow:
-    """Loss first, terms and health in groups of their own."""
+def _record(line: dict[str, Any], figures: dict[str, float]) -> MetricsRecord:
+    """Terms and health in groups of their own."""
     special = ("loss", "gradient_norm")
     health = {name.removeprefix("health."): value for name, value in figures.items() if name.startswith("health.")}
     terms = {name: v for name, v in figures.items() if name not in special and not name.startswith("health.")}
-    head = {"step": line["step"], "time": line["time"], **{name: figures[name] for name in special}}
-    return {**head, "terms": terms, **line, **({"health": health} if health else {})}
+    head = {name: figures[name] for name in special}
+    return MetricsRecord.model_validate({**line, **head, "terms": terms, "health": health or None})
 
 
-def _flat(line: MetricsRow) -> list[tuple[str, float]]:
-    pairs: list[tuple[str, float]] = []
-    for name, value in line.items():
-        if isinstance(value, dict):
-            pairs += [(f"{name}/{inner}", number) for inner, number in value.items()]
-        elif name not in ("step", "time"):
-            pairs.append((name, value))
-    return pairs
-
-
-def _continued(path: Path, first: int) -> FileIO:
-    """The metrics file without the lines of steps that will be run again, nor a last one cut short by a kill."""
-    complete = path.read_bytes().splitlines(keepends=True) if path.exists() else []
-    lines = enumerate(complete, start=1)
-    kept = [line for number, line in lines if line.endswith(b"\n") and _step(path, number, line) < first]
-    write_atomically(path, b"".join(kept))
-    return path.open("ab", buffering=0)
-
-
-def _step(path: Path, number: int, line: bytes) -> int:
-    try:
-        return LoggedStep.model_validate_json(line).step
-    except ValidationError as error:
-        raise DataError(f"{path}:{number}: damaged line; delete it to go on without it") from error
+def _open_log(run: RunDir, first: int) -> JsonlWriter:
+    """``metrics.jsonl`` without the steps that will be run again."""
+    discard_metrics_from(run.metrics_file, first)
+    return JsonlWriter(run.metrics_file)
 
 
 def _memory() -> int:

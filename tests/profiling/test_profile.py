@@ -23,7 +23,7 @@ def figures_of(config):
     return [{key: value for key, value in line.items() if key not in TIMES} for line in lines]
 
 
-def silent(line):
+def silent(record):
     pass
 
 
@@ -88,8 +88,8 @@ def test_the_page_names_who_asks_for_values(configure, monkeypatch):
 
 
 def test_what_a_profile_put_around_methods_is_gone_afterwards(configure):
-    def interrupt(line):
-        if line["step"] == 4:
+    def interrupt(record):
+        if record.step == 4:
             os.kill(os.getpid(), signal.SIGINT)
 
     config = configure()

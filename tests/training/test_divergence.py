@@ -10,6 +10,7 @@ import torch
 
 from hpc_jepa.config.training import GuardConfig
 from hpc_jepa.errors import HpcJepaError
+from hpc_jepa.runs.metrics_log import MetricsRecord
 from hpc_jepa.training.divergence import DivergenceMonitor
 from hpc_jepa.training.nonfinite import SkippedSteps
 
@@ -37,9 +38,8 @@ def test_a_broken_step_changes_nothing_and_names_the_process_that_saw_it(stage, 
 
 
 def line(step, loss=1.0, **health):
-    return {"step": step, "loss": loss} | (
-        {"health": {"target_std": 1.0, "effective_rank": 9.0} | health} if health else {}
-    )
+    whole = {"target_std": 1.0, "effective_rank": 9.0} | health
+    return MetricsRecord(step=step, loss=loss, health=whole if health else None)
 
 
 def test_skipped_steps_are_reported_and_too_many_in_a_row_stop_the_run(caplog):

@@ -20,7 +20,7 @@ STEPS = 12
 TIMES = {"time", "clips_per_second", "tflops_per_second", "data_wait_share", "memory_bytes"}
 
 
-def silent(line):
+def silent(record):
     pass
 
 
@@ -74,8 +74,8 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one_bit_for_bit(stage, config
     whole = configure(study="whole", engine=engine, schedule={"steps": 7}, checkpoint={"every": 100})
     train(whole, silent)
 
-    def interrupt(line):
-        if line["step"] == 2:
+    def interrupt(record):
+        if record.step == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
     halves = whole.model_copy(update={"study": "halves"})
@@ -105,8 +105,8 @@ def test_a_run_that_changes_processes_and_stage_on_the_way_sees_the_same_clips(c
     whole, moved = configure(study="whole"), configure(study="moved")
     train(whole, silent)
 
-    def interrupt(line):
-        if line["step"] == 4:
+    def interrupt(record):
+        if record.step == 4:
             os.kill(os.getpid(), signal.SIGTERM)
 
     assert train(moved, interrupt) == "interrupted"

@@ -47,16 +47,16 @@ def bench(
     shards, cores = ShardFolder(folder), threads or len(os.sched_getaffinity(0))
     clip, augmentation = ClipConfig(frames=frames, stride=stride, size=size), AugmentationConfig()
     decoders = available_decoders(shards)
+    shards.close()
     found: list[DecoderThroughput] = []
     with progress_bar(f"bench {folder}", len(decoders)) as advance:
         for decoder in decoders:
             found.append(
                 measure_throughput(
-                    decoder, shards, clip, augmentation, batch_size=batch_size, batches=batches, threads=cores
+                    decoder, folder, clip, augmentation, batch_size=batch_size, batches=batches, threads=cores
                 )
             )
             advance()
-    shards.close()
     if as_json:
         figures = [{**asdict(one), "gpus_fed": one.clips_per_second / clips_per_gpu} for one in found]
         typer.echo(

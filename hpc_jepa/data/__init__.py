@@ -1,1 +1,1 @@
-"""Shards of clips: written once, read at random, cut and augmented by counter-based numbers."""
+"""Shard folders, the clip sampler, video decoding, augmentation and data loaders."""

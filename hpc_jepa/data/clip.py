@@ -1,36 +1,56 @@
-"""From a stored video and the numbers drawn for it to a clip, ready to be augmented."""
+"""One training clip, from a stored video and its random draws to the input of the augmenter."""
+
+from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hpc_jepa.config.data import AugmentationConfig, ClipConfig
-from hpc_jepa.data.augment import Clip
 from hpc_jepa.data.clip_sampler import ClipDraws
-from hpc_jepa.data.crop import random_view
+from hpc_jepa.data.crop import View, random_view
+from hpc_jepa.data.dali_pipeline import Media
 from hpc_jepa.data.decode import CropWindow, decode_frames
 from hpc_jepa.data.frame_sampling import training_frames
 from hpc_jepa.data.images import is_image
 from hpc_jepa.data.shards.shard_folder import StoredVideo
 
 
-def compressed_clip(
+class ClipPlan(NamedTuple):
+    """Which frames [F] of a video make the clip (one for an image), and how they are cropped and flipped."""
+
+    frames: NDArray[np.int64]
+    view: View
+    media: Media
+
+
+class EncodedClip(NamedTuple):
+    """A compressed file, uint8 [bytes], that DALI decodes."""
+
+    plan: ClipPlan
+    video: NDArray[np.uint8]
+
+
+class DecodedClip(NamedTuple):
+    """Decoded frames, cropped to the view: uint8 [F, h, w, 3]."""
+
+    plan: ClipPlan
+    video: NDArray[np.uint8]
+
+
+Clip = EncodedClip | DecodedClip
+
+
+def plan_clip(
     video: StoredVideo, draws: ClipDraws, row: int, clip: ClipConfig, augmentation: AugmentationConfig
-) -> Clip:
-    """Which frames of a video are wanted and how they are cut, beside its compressed bytes."""
+) -> ClipPlan:
+    """Choose frames, crop and flips from the draws of one batch row."""
     data, info = video
     frames = training_frames(info.frames, info.fps, clip, draws.starts[row])
     view = random_view(info.height, info.width, augmentation, draws.crops[row], draws.flips[row])
-    return Clip(
-        video=np.frombuffer(data, np.uint8),
-        view=view,
-        frames=frames[:1] if info.frames == 1 else frames,
-        media="image" if is_image(data) else "video",
-    )
+    return ClipPlan(frames[:1] if info.frames == 1 else frames, view, "image" if is_image(data) else "video")
 
 
-def decoded_clip(clip: Clip, video: StoredVideo) -> Clip:
-    """The same clip with the window of its frames instead of bytes.
-
-    Raises UndecodableError where the video is damaged or not what its description says.
-    """
-    window = CropWindow(*clip.view.window, video.info.height, video.info.width)
-    return clip._replace(video=decode_frames(video.data, clip.frames, window))
+def decode_clip(video: StoredVideo, plan: ClipPlan) -> DecodedClip:
+    """Decode the frames with PyAV. Raises UndecodableError if the video is damaged or contradicts its metadata."""
+    window = CropWindow(*plan.view.window, video.info.height, video.info.width)
+    return DecodedClip(plan, decode_frames(video.data, plan.frames, window))

@@ -1,4 +1,4 @@
-"""The part of a frame that becomes the clip, and how it is turned."""
+"""Random resized crop and flips, one view for all frames of a clip."""
 
 from typing import NamedTuple
 
@@ -8,11 +8,11 @@ from numpy.typing import NDArray
 from hpc_jepa.config.data import AugmentationConfig
 
 CROP_ATTEMPTS = 10
-"""Windows drawn before the central one is taken."""
+"""Windows drawn before falling back to the central one."""
 
 
 class View(NamedTuple):
-    """One window for all frames of a clip, in source pixels, and its reflections."""
+    """Crop window in source pixels and flips, the same for all frames of a clip."""
 
     top: int
     left: int
@@ -23,7 +23,7 @@ class View(NamedTuple):
 
     @property
     def window(self) -> tuple[slice, slice]:
-        """Rows and columns."""
+        """Rows and columns of the crop."""
         return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
 
@@ -34,7 +34,7 @@ def random_view(
     crop: NDArray[np.float64],
     flips: NDArray[np.float64],
 ) -> View:
-    """Random resized crop and flips of a frame of ``height`` x ``width``.
+    """Random resized crop and flips of a frame of ``height`` x ``width`` pixels.
 
     ``crop`` [ATTEMPTS, 4] holds uniforms in [0, 1) for area, aspect (log-uniform), row and column of each attempt,
     ``flips`` [2] those for the horizontal and the vertical flip.
@@ -47,7 +47,7 @@ def random_view(
 def _random_window(
     height: int, width: int, augmentation: AugmentationConfig, crop: NDArray[np.float64]
 ) -> tuple[int, int, int, int] | None:
-    """The first attempt that lies inside the frame, as (top, left, height, width)."""
+    """The first attempt that fits into the frame, as (top, left, height, width)."""
     smallest, largest = augmentation.area
     narrowest, widest = np.log(augmentation.aspect)
     area = height * width * (smallest + crop[:, 0] * (largest - smallest))
@@ -63,7 +63,7 @@ def _random_window(
 
 
 def _central_window(height: int, width: int, aspect: tuple[float, float]) -> tuple[int, int, int, int]:
-    """The largest central window whose aspect is within bounds, as torchvision falls back."""
+    """The largest central window with an allowed aspect: torchvision's fallback."""
     h, w = height, width
     if width / height < aspect[0]:
         h = min(height, round(width / aspect[0]))

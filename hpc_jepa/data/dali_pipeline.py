@@ -1,4 +1,4 @@
-"""The DALI graph: crop, flip, resize, normalise. It holds no state; every sample brings its own window and flips."""
+"""The DALI pipeline: crop, flip, resize, normalise. It is stateless: each sample comes with its crop and flips."""
 
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -17,15 +17,15 @@ Media = Literal["video", "image"]
 
 WINDOW = {"starts": slice(0, 2), "shapes": slice(2, 4)}
 FLIPS = {"flips": slice(4, 6)}
-"""Inputs of the graph, and the fields of a view that they are."""
+"""Inputs of the pipeline, and the fields of a view they hold."""
 
 
 class ClipPipeline:
-    """Videos and views of one batch -> [B, C, F, size, size] float32, normalised; F is the same for all of a batch.
+    """Videos and views of one batch -> normalised pixels [B, C, F, size, size] float32; F is the same in a batch.
 
-    Without ``decoder`` a video is the chosen frames, cut to the window of its view: uint8 [F, h, w, 3]. With one it is
-    a compressed file, uint8 [bytes], and DALI decodes the chosen frames and cuts them: ``mixed`` on the GPU, ``cpu``
-    (VP8, VP9 and MJPEG only) on the host. With ``media`` "image" it decodes the one frame of JPEG and PNG files.
+    Without ``decoder`` a video is its chosen frames, cropped to its view: uint8 [F, h, w, 3]. With one it is a
+    compressed file, uint8 [bytes]; DALI decodes the chosen frames and crops them, ``mixed`` on the GPU, ``cpu`` (VP8,
+    VP9 and MJPEG only) on the host. With ``media`` "image" it decodes JPEG and PNG files.
     """
 
     def __init__(
@@ -39,8 +39,8 @@ class ClipPipeline:
         media: Media = "video",
     ) -> None:
         self._decoder = decoder
-        self._chooses_frames = decoder is not None and media == "video"
-        self._graph = _clip_graph(
+        self._selects_frames = decoder is not None and media == "video"
+        self._pipeline = _clip_pipeline(
             clip,
             augmentation,
             decoder,
@@ -52,31 +52,31 @@ class ClipPipeline:
             exec_async=False,
             exec_pipelined=False,
         )
-        self._graph.build()
+        self._pipeline.build()
 
     def run(
         self, videos: Sequence[NDArray[np.uint8]], views: Sequence[View], frames: Sequence[NDArray[np.int64]]
     ) -> Tensor:
-        """One batch, or less; ``frames`` [F] per sample are the indices to decode.
+        """Pixels of at most ``batch_size`` samples; ``frames`` [F] are the frame indices each sample decodes.
 
-        The pixels lie in memory that the next run writes to. Raises RuntimeError if DALI cannot decode.
+        The next run overwrites the memory of the pixels. Raises RuntimeError if DALI cannot decode.
         """
-        numbers = np.array(views, dtype=np.int32)
-        self._graph.feed_input("videos", list(videos))
+        values = np.array(views, dtype=np.int32)
+        self._pipeline.feed_input("videos", list(videos))
         for name, part in (WINDOW | FLIPS if self._decoder else FLIPS).items():
-            self._graph.feed_input(name, np.ascontiguousarray(numbers[:, part]))
-        if self._chooses_frames:
-            self._graph.feed_input("frames", np.stack(frames).astype(np.int32))
-        (pixels,) = self._graph.run()
+            self._pipeline.feed_input(name, np.ascontiguousarray(values[:, part]))
+        if self._selects_frames:
+            self._pipeline.feed_input("frames", np.stack(frames).astype(np.int32))
+        (pixels,) = self._pipeline.run()
         return from_dlpack(pixels.as_tensor())
 
 
 @pipeline_def  # type: ignore[untyped-decorator]
-def _clip_graph(clip: ClipConfig, augmentation: AugmentationConfig, decoder: Decoder | None, media: Media) -> Any:
-    flips = _numbers("flips")
-    pixels = _source(decoder, media)
+def _clip_pipeline(clip: ClipConfig, augmentation: AugmentationConfig, decoder: Decoder | None, media: Media) -> Any:
+    flips = _int_input("flips")
+    pixels = _frames(decoder, media)
     if decoder:
-        pixels = fn.slice(pixels, start=_numbers("starts"), shape=_numbers("shapes"), axis_names="HW")
+        pixels = fn.slice(pixels, start=_int_input("starts"), shape=_int_input("shapes"), axis_names="HW")
     # Flipping bytes is cheaper than flipping floats, and bilinear interpolation is symmetric.
     pixels = fn.flip(pixels, horizontal=flips[0], vertical=flips[1])
     pixels = fn.resize(
@@ -91,16 +91,16 @@ def _clip_graph(clip: ClipConfig, augmentation: AugmentationConfig, decoder: Dec
     )
 
 
-def _numbers(name: str) -> Any:
+def _int_input(name: str) -> Any:
     return fn.external_source(name=name, dtype=types.INT32, ndim=1)
 
 
-def _source(decoder: Decoder | None, media: Media) -> Any:
-    """Frames FHWC."""
+def _frames(decoder: Decoder | None, media: Media) -> Any:
+    """Decoded frames, FHWC."""
     if decoder is None:
         return fn.external_source(name="videos", dtype=types.UINT8, ndim=4, layout="FHWC", no_copy=True)
     encoded = fn.external_source(name="videos", dtype=types.UINT8, ndim=1)
     if media == "image":
         image = fn.decoders.image(encoded, device=decoder, output_type=types.RGB, adjust_orientation=False)
         return fn.expand_dims(image, axes=0, new_axis_names="F")
-    return fn.decoders.video(encoded, device=decoder, frames=_numbers("frames"))
+    return fn.decoders.video(encoded, device=decoder, frames=_int_input("frames"))

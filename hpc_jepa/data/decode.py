@@ -1,4 +1,4 @@
-"""Chosen frames of a compressed video, exact to the frame, decoding no more than needed."""
+"""Frame-accurate video decoding with PyAV that decodes no more than the requested frames need."""
 
 import io
 from collections.abc import Iterator, Sequence, Set
@@ -10,6 +10,7 @@ import av
 import numpy as np
 from av.container import InputContainer
 from av.packet import Packet
+from av.stream import Disposition
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
@@ -21,11 +22,11 @@ from hpc_jepa.errors import UndecodableError as UndecodableError
 VideoPacket: TypeAlias = "Packet[VideoStream]"
 
 DEMUXERS = {b"ftyp": "mp4", b"\x1aE\xdf\xa3": "matroska"}
-"""Formats known by their first bytes, which FFmpeg then need not guess."""
+"""FFmpeg demuxers by the first bytes of a file, so that FFmpeg need not guess."""
 
 
 class CropWindow(NamedTuple):
-    """The part of the frames that is wanted, and the size of the whole frames it is a part of."""
+    """Crop of the frames, and the size of the uncropped frames."""
 
     rows: slice
     columns: slice
@@ -34,7 +35,7 @@ class CropWindow(NamedTuple):
 
 
 class VideoInfo(NamedTuple):
-    """What decoding a whole video once has shown. fps is the average over the video."""
+    """Properties found by decoding a whole video. fps: average over the video."""
 
     frames: int
     fps: float
@@ -44,16 +45,16 @@ class VideoInfo(NamedTuple):
 
 
 def inspect_video(video: bytes) -> VideoInfo:
-    """Decode every frame; an image is one. Raises UndecodableError unless all come out whole, each at its own time."""
+    """Decode every frame. Raises UndecodableError unless all are intact and each has its own presentation time."""
     if is_image(video):
         with open_image(video) as image:
             image.load()
             return VideoInfo(1, 0.0, image.width, image.height, str(image.format).lower())
     with _opened(video) as (stream, packets):
-        times = {frame.pts for frame in map(_whole, _decode(stream, packets))}
+        times = {frame.pts for frame in map(require_intact, _decode(stream, packets))}
         decoded = len(times & {packet.pts for packet in packets})
         if decoded != len(packets):
-            raise UndecodableError(f"only {decoded} of {len(packets)} frames decode to a time of their own")
+            raise UndecodableError(f"only {decoded} of {len(packets)} frames decode with distinct presentation times")
         fps = float(stream.average_rate or 0)
         return VideoInfo(decoded, fps, stream.width, stream.height, stream.codec_context.name)
 
@@ -61,117 +62,125 @@ def inspect_video(video: bytes) -> VideoInfo:
 def decode_frames(
     video: bytes, indices: Sequence[int] | NDArray[np.int64], window: CropWindow | None = None
 ) -> NDArray[np.uint8]:
-    """RGB frames [F, H, W, 3] at ``indices`` (any order, repeats allowed), counted in order of presentation.
+    """RGB frames [F, H, W, 3] at ``indices`` in presentation order; any order and repeats are allowed.
 
-    An image is a video of one frame. With ``window`` only that part of each frame is given. Raises UndecodableError
-    when the bytes are no video, are damaged, hold fewer frames, or frames of another size than the window is meant for.
+    An image is a video of one frame. With ``window`` each frame is cropped. Raises UndecodableError if the bytes are
+    not a video, are damaged, have fewer frames, or have frames of another size than ``window`` states.
     """
     if is_image(video):
-        return _repeated(decode_image(video), indices, window)
+        return _repeat_image(decode_image(video), indices, window)
     with _opened(video) as (stream, packets):
         times = sorted(_time(packet) for packet in packets)
         if max(indices) >= len(times):
-            raise UndecodableError(f"frame {max(indices)} was asked for, the video holds {len(times)}")
+            raise UndecodableError(f"frame {max(indices)} requested, but the video has {len(times)} frames")
         rows, columns = _cut(window, stream.height, stream.width)
-        places: dict[int, list[int]] = {}
-        for place, index in enumerate(indices):
-            places.setdefault(times[index], []).append(place)
+        positions: dict[int, list[int]] = {}
+        for position, index in enumerate(indices):
+            positions.setdefault(times[index], []).append(position)
         frames = np.empty((len(indices), len(rows), len(columns), 3), dtype=np.uint8)
-        for time, picture in _pictures(stream, packets, places.keys()):
-            for place in places[time]:
-                frames[place] = picture[rows.start : rows.stop, columns.start : columns.stop]
+        for time, pixels in _frames_at(stream, packets, positions.keys()):
+            for position in positions[time]:
+                frames[position] = pixels[rows.start : rows.stop, columns.start : columns.stop]
         return frames
 
 
 def _cut(window: CropWindow | None, height: int, width: int) -> tuple[range, range]:
-    """Rows and columns that are wanted of frames of a size."""
+    """Rows and columns of the crop, within frames of the given size."""
     if window is None:
         return range(height), range(width)
     if (window.height, window.width) != (height, width):
-        raise UndecodableError(f"is {width}x{height}, not {window.width}x{window.height} as its description says")
+        raise UndecodableError(f"is {width}x{height}, not {window.width}x{window.height} as its metadata says")
     return range(height)[window.rows], range(width)[window.columns]
 
 
-def _pictures(
+def _frames_at(
     stream: VideoStream, packets: list[VideoPacket], wanted: Set[int]
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Time and RGB pixels of every wanted frame, once; the pixels are those of the frame's memory."""
+    """Presentation time and RGB pixels of each wanted frame, once; the pixels are a view of the frame's memory."""
     reformatter, missing = VideoReformatter(), set(wanted)
     for frame in chain.from_iterable(_decode(stream, run, wanted) for run in _runs(packets, wanted)):
-        # Leading frames of an open group come out again, without their past, when the next group is decoded.
+        # Leading frames of an open GOP come out again, without their references, when the next GOP is decoded.
         if frame.pts in missing:
             missing.remove(frame.pts)
             yield frame.pts, _rgb(frame, reformatter, stream)
     if missing:
-        raise UndecodableError(f"only {len(wanted) - len(missing)} of {len(wanted)} frames decode")
+        raise UndecodableError(f"only {len(wanted) - len(missing)} of {len(wanted)} requested frames decode")
 
 
 def _rgb(frame: VideoFrame, reformatter: VideoReformatter, stream: VideoStream) -> NDArray[np.uint8]:
-    """A view [H, W, 3] of the memory of the converted frame; rows lie further apart there than they are long."""
+    """A view [H, W, 3] of the converted frame; its row stride is larger than a row."""
     if (frame.height, frame.width) != (stream.height, stream.width):
-        raise UndecodableError("changes its size on the way")
-    plane = reformatter.reformat(_whole(frame), format="rgb24", threads=1).planes[0]
+        raise UndecodableError("changes its frame size midway")
+    plane = reformatter.reformat(require_intact(frame), format="rgb24", threads=1).planes[0]
     rows: NDArray[np.uint8] = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
     return rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
 
 
-def _repeated(
+def _repeat_image(
     image: NDArray[np.uint8], indices: Sequence[int] | NDArray[np.int64], window: CropWindow | None
 ) -> NDArray[np.uint8]:
     if max(indices) > 0:
-        raise UndecodableError(f"frame {max(indices)} was asked for, an image is one frame")
+        raise UndecodableError(f"frame {max(indices)} requested, but an image has one frame")
     rows, columns = _cut(window, *image.shape[:2])
     part = np.ascontiguousarray(image[rows.start : rows.stop, columns.start : columns.stop])
     return np.broadcast_to(part, (len(indices), *part.shape))
 
 
 def count_frames(video: bytes) -> int:
-    """Number of frames, without decoding them. Raises UndecodableError when the bytes are no video."""
+    """Number of frames, without decoding. Raises UndecodableError if the bytes are not a video."""
     with _opened(video) as (_, packets):
         return len(packets)
 
 
 def decode_scaled(video: bytes, short_side: int) -> tuple[NDArray[np.uint8], float]:
-    """All RGB frames [F, H, W, 3] with the short side scaled to ``short_side`` and even sides, and frames per second.
+    """All RGB frames [F, H, W, 3] with the short side scaled to ``short_side`` and even sides; and frames per second.
 
-    Averages areas, so that shrinking does not alias. Raises UndecodableError like ``inspect``.
+    Area interpolation avoids aliasing. Raises UndecodableError like ``inspect_video``.
     """
     with _opened(video) as (stream, packets):
         scale = short_side / min(stream.height, stream.width)
         height, width = (2 * round(side * scale / 2) for side in (stream.height, stream.width))
         reformatter = VideoReformatter()
-        pictures = [
+        frames = [
             reformatter.reformat(
                 frame, width=width, height=height, format="rgb24", interpolation=Interpolation.AREA, threads=1
             ).to_ndarray()
-            for frame in map(_whole, _decode(stream, packets))
+            for frame in map(require_intact, _decode(stream, packets))
         ]
-        return np.stack(pictures), float(stream.average_rate or 0)
+        return np.stack(frames), float(stream.average_rate or 0)
+
+
+@contextmanager
+def open_video(video: bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
+    """The container and its video stream, set to decode in the calling thread.
+
+    Raises UndecodableError if the bytes are not a video, also for FFmpeg errors while the context is open.
+    """
+    demuxer = DEMUXERS.get(video[4:8]) or DEMUXERS.get(video[:4])
+    try:
+        with av.open(io.BytesIO(video), "r", format=demuxer, metadata_errors="ignore") as container:
+            streams = (s for s in container.streams.video if not s.disposition & Disposition.attached_pic)  # no covers
+            stream = next(streams, None)
+            if stream is None:
+                raise UndecodableError("has no video stream")
+            if stream.codec_context is None:
+                raise UndecodableError("has a codec that FFmpeg does not know")
+            stream.codec_context.thread_count = 1
+            yield container, stream
+    except av.FFmpegError as error:
+        raise UndecodableError(f"does not decode: {error.strerror}") from error
+    except ZeroDivisionError as error:
+        raise UndecodableError("has a frame rate with denominator 0") from error
 
 
 @contextmanager
 def _opened(video: bytes) -> Iterator[tuple[VideoStream, list[VideoPacket]]]:
-    """The first video stream, which decodes in this thread alone, and all its packets."""
-    try:
-        known = DEMUXERS.get(video[4:8]) or DEMUXERS.get(video[:4])
-        with av.open(io.BytesIO(video), "r", format=known, metadata_errors="ignore") as container:
-            if not container.streams.video:
-                raise UndecodableError("holds no video stream")
-            stream = container.streams.video[0]
-            if stream.codec_context is None:
-                raise UndecodableError("is of a codec that FFmpeg does not know")
-            stream.codec_context.thread_count = 1
-            yield stream, _packets(container, stream)
-    except av.FFmpegError as error:
-        raise UndecodableError(f"does not decode: {error.strerror}") from error
-
-
-def _packets(container: InputContainer, stream: VideoStream) -> list[VideoPacket]:
-    """All compressed frames in the order they are decoded; cheap, nothing is decoded."""
-    packets = [packet for packet in container.demux(stream) if packet.size]
-    if not packets or any(packet.pts is None for packet in packets):
-        raise UndecodableError("holds no frames with presentation times")
-    return packets
+    """The video stream and its packets in decoding order; nothing is decoded yet."""
+    with open_video(video) as (container, stream):
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        if not packets or any(packet.pts is None for packet in packets):
+            raise UndecodableError("has no frames with presentation times")
+        yield stream, packets
 
 
 def _time(packet: VideoPacket) -> int:
@@ -180,27 +189,27 @@ def _time(packet: VideoPacket) -> int:
 
 
 def _runs(packets: list[VideoPacket], wanted: Set[int]) -> list[list[VideoPacket]]:
-    """Stretches of packets to decode: each from the key frame at or before a wanted frame up to that frame.
+    """Runs of packets to decode: each from the key frame at or before a wanted frame up to that frame.
 
-    Stretches that touch are joined; groups of pictures in which nothing is wanted are skipped.
+    Adjacent runs are joined; groups of pictures without a wanted frame are skipped.
     """
     keys = [position for position, packet in enumerate(packets) if packet.is_keyframe]
-    stretches: list[range] = []
+    runs: list[range] = []
     for position, packet in enumerate(packets):
         time = _time(packet)
         if time not in wanted:
             continue
         key = max((k for k in keys if k <= position and _time(packets[k]) <= time), default=0)
-        if stretches and key <= stretches[-1].stop:
-            key = min(key, stretches.pop().start)
-        stretches.append(range(key, position + 1))
-    return [packets[stretch.start : stretch.stop] for stretch in stretches]
+        if runs and key <= runs[-1].stop:
+            key = min(key, runs.pop().start)
+        runs.append(range(key, position + 1))
+    return [packets[run.start : run.stop] for run in runs]
 
 
 def _decode(stream: VideoStream, packets: list[VideoPacket], wanted: Set[int] | None = None) -> Iterator[VideoFrame]:
-    """Frames of packets that begin with a key frame. Some may be damaged: those of an open group that lack its past.
+    """Frames of packets that start at a key frame. Leading frames of an open GOP may be corrupt.
 
-    Frames at times that are not ``wanted`` are left out where no other frame is made from them.
+    With ``wanted``, the decoder skips other frames that no frame references.
     """
     decoder = stream.codec_context
     for packet in packets:
@@ -210,8 +219,8 @@ def _decode(stream: VideoStream, packets: list[VideoPacket], wanted: Set[int] | 
     decoder.flush_buffers()
 
 
-def _whole(frame: VideoFrame) -> VideoFrame:
-    """The frame, unless the decoder had to paint over damage."""
+def require_intact(frame: VideoFrame) -> VideoFrame:
+    """The same frame. Raises UndecodableError if the decoder concealed errors in it."""
     if frame.is_corrupt:
-        raise UndecodableError("holds a damaged frame")
+        raise UndecodableError("has a damaged frame")
     return frame

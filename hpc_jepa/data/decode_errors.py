@@ -1,21 +1,20 @@
-"""Clips that did not decode: written down, counted, and tolerated up to a stated rate."""
+"""Decode errors during training: skipped samples are counted, logged, and tolerated up to a configured rate."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
 
+from hpc_jepa.config.strict import Strict
 from hpc_jepa.errors import DataError
-from hpc_jepa.io.atomic import write_atomically
+from hpc_jepa.io.jsonl import append_jsonl, keep_records
 
 MIN_CLIPS_FOR_RATE = 1000
-"""Clips of a process over which the rate is judged at least, so that one bad clip early on does not stop a run."""
+"""The rate is computed over at least this many clips of a process, so that an early error does not stop a run."""
 
 LOG_NAME = "dropped-{rank}.jsonl"
 
 
-class DecodeErrorRecord(NamedTuple):
-    """One sample that was replaced: a line of the ledger. position: row within the global batch."""
+class DecodeErrorRecord(Strict):
+    """One sample that was replaced: a line of the log. position: row within the global batch."""
 
     step: int
     position: int
@@ -26,24 +25,21 @@ class DecodeErrorRecord(NamedTuple):
 
 
 def decode_error_log(folder: Path, rank: int) -> Path:
-    """Where a process of a run writes its drops."""
+    """Path of the decode-error log of one process of a run."""
     return folder / LOG_NAME.format(rank=rank)
 
 
 def truncate_decode_errors(folder: Path, first: int) -> None:
-    """Take the drops of steps from ``first`` on out of the ledgers of all processes: those steps will be run again.
+    """Remove the records of steps from ``first`` on, which will run again, and torn last lines, for all processes.
 
-    So does a last line cut short by a kill.
+    Raises DataError for a damaged log.
     """
-    for ledger in sorted(folder.glob(LOG_NAME.format(rank="*"))):
-        lines = ledger.read_bytes().splitlines(keepends=True)
-        kept = [line for line in lines if line.endswith(b"\n") and json.loads(line)["step"] < first]
-        if kept != lines:
-            write_atomically(ledger, b"".join(kept))
+    for path in sorted(folder.glob(LOG_NAME.format(rank="*"))):
+        keep_records(path, DecodeErrorRecord, lambda record: record.step < first, f"remove {path}")
 
 
 class DecodeErrorLog:
-    """Counts the drops of this process per source and appends them to a file as JSON lines, once it is given one."""
+    """Counts the decode errors of this process per source and appends them to a JSON Lines file once one is open."""
 
     def __init__(self, sources: Sequence[str], allowed_rate: float) -> None:
         self.counts = dict.fromkeys(sources, 0)
@@ -53,34 +49,31 @@ class DecodeErrorLog:
         self._clips = 0
 
     def open(self, path: Path) -> None:
-        """Write drops to ``path`` from now on, and those that came before."""
+        """Write to ``path`` from now on, earlier records included."""
         self._path = path
         self._write()
 
-    def record(self, clips: int, drops: Sequence[DecodeErrorRecord]) -> None:
-        """Note that ``clips`` were read and ``drops`` replaced.
+    def record(self, clips: int, errors: Sequence[DecodeErrorRecord]) -> None:
+        """Count ``clips`` read and ``errors`` among them.
 
-        Raises DataError as soon as there are more drops than the allowed rate grants the clips read so far, or to the
-        first ``MINIMUM_CLIPS``.
+        Raises DataError when the errors exceed the allowed rate of the clips read so far, or of MIN_CLIPS_FOR_RATE.
         """
         self._clips += clips
-        for drop in drops:
-            self.counts[drop.source] += 1
-        self._unwritten += drops
+        for error in errors:
+            self.counts[error.source] += 1
+        self._unwritten += errors
         self._write()
-        dropped = sum(self.counts.values())
-        if dropped > self._allowed_rate * max(self._clips, MIN_CLIPS_FOR_RATE):
+        total = sum(self.counts.values())
+        if total > self._allowed_rate * max(self._clips, MIN_CLIPS_FOR_RATE):
             worst = max(self.counts, key=self.counts.__getitem__)
             listed = f", listed in {self._path}" if self._path else ""
             raise DataError(
-                f"{dropped} samples did not decode while {self._clips} clips were read, more than "
-                f"data.undecodable_rate = {self._allowed_rate:g} allows; most are from {worst}{listed}"
+                f"{total} of {self._clips} samples did not decode, more than data.undecodable_rate = "
+                f"{self._allowed_rate:g} allows; most are from {worst}{listed}"
             )
 
     def _write(self) -> None:
-        if self._path is None or not self._unwritten:
-            return
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        with self._path.open("a", encoding="utf-8") as file:
-            file.write("".join(f"{json.dumps(drop._asdict())}\n" for drop in self._unwritten))
-        self._unwritten.clear()
+        if self._path is not None and self._unwritten:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            append_jsonl(self._path, *self._unwritten)
+            self._unwritten.clear()

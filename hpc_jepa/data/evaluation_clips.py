@@ -1,4 +1,4 @@
-"""Evaluation clips: every sample once, in order, without augmentation; damaged on purpose where that is asked for."""
+"""The evaluation dataloader: every sample once, in order, without augmentation, optionally corrupted."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -22,23 +22,23 @@ from hpc_jepa.errors import DataError, UndecodableError
 
 
 class Corruption(Protocol):
-    """Damage done to a clip before it is normalised: a function of the sample, whoever asks."""
+    """A corruption applied to clips before normalisation. It depends on the sample alone, not on batch or rank."""
 
     def frame_indices(self, indices: NDArray[np.int64], frames: int) -> NDArray[np.int64]:
-        """Frames [F] of a video of ``frames`` frames that are read instead of ``indices``."""
+        """Frames [F] to read instead of ``indices``, of a video of ``frames`` frames."""
 
     def __call__(self, pixels: Tensor, sample: int) -> Tensor:
-        """Clip [C, F, H, W] of byte values as floats -> the damaged clip."""
+        """Corrupt a clip [C, F, H, W] of float pixels in 0..255."""
 
 
 class EvaluationClips:
     """Iterates over (pixels [B, C, F, Hp, Wp] float32, labels [B] int64, indices [B] int64) on the CPU.
 
-    Frames are chosen by ``clip.sampling``, the short side resized to ``clip.size`` (bilinear, no antialiasing) and the
-    centre cropped, pixels normalised. Images are resized as torchvision does it (bicubic, antialiased) and repeated.
-    Process ``rank`` reads samples rank, rank + world_size, ... of ``chosen`` (rising; None: of all). Unlabelled samples
-    have label -1. ``number`` says which of several clips of a sample is cut. Every sample counts: one that does not
-    decode raises DataError naming it.
+    Frames are selected by ``clip.sampling``, the short side resized to ``clip.size`` (bilinear, no antialiasing), the
+    centre cropped, and pixels normalised. Images are resized as in torchvision (bicubic, antialiased) and
+    repeated. Process ``rank`` reads samples rank, rank + world_size, ... of ``subset`` (ascending; None: all samples).
+    Unlabelled samples have label -1. ``clip_index``: which of several clips per video. A sample that does not decode
+    raises DataError with its key.
     """
 
     def __init__(
@@ -49,19 +49,19 @@ class EvaluationClips:
         rank: int = 0,
         world_size: int = 1,
         threads: int = 1,
-        chosen: NDArray[np.int64] | None = None,
-        number: int = 0,
+        subset: NDArray[np.int64] | None = None,
+        clip_index: int = 0,
         corruption: Corruption | None = None,
     ) -> None:
         self._clip = clip
-        self._number = number
+        self._clip_index = clip_index
         self._corruption = corruption
         self._shards = ShardFolder(shards)
         self._batch_size = batch_size
         self._threads = threads
-        samples = np.arange(len(self._shards)) if chosen is None else chosen
+        samples = np.arange(len(self._shards)) if subset is None else subset
         self.indices = torch.from_numpy(samples[rank::world_size])
-        self._refuse_short_videos()
+        self._check_video_length()
         self.labels = torch.tensor([self._label(index) for index in self.indices.tolist()])
 
     @property
@@ -69,13 +69,8 @@ class EvaluationClips:
         """Class names by label."""
         return self._shards.manifest.classes
 
-    @property
-    def data_hash(self) -> str:
-        """Hash of the manifest."""
-        return self._shards.hash
-
     def __len__(self) -> int:
-        """Samples this process reads."""
+        """Number of samples this process reads."""
         return len(self.indices)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
@@ -85,12 +80,12 @@ class EvaluationClips:
                 pixels = torch.stack(list(pool.map(self._pixels, self.indices[rows].tolist())))
                 yield pixels, self.labels[rows], self.indices[rows]
 
-    def _refuse_short_videos(self) -> None:
+    def _check_video_length(self) -> None:
         clip, longest = self._clip, self._shards.manifest.longest
-        needed = clip.frames if clip.sampling == "uniform" else (clip.frames - 1) * clip.stride + 1
-        if 1 < longest < needed:
+        required = clip.frames if clip.sampling == "uniform" else (clip.frames - 1) * clip.stride + 1
+        if 1 < longest < required:
             raise DataError(
-                f"{self._shards.folder}: its longest video has {longest} frames, a clip needs {needed}; "
+                f"{self._shards.path}: its longest video has {longest} frames, a clip needs {required}; "
                 f"lower frames or stride of the protocol's clip"
             )
 
@@ -98,37 +93,37 @@ class EvaluationClips:
         try:
             label = self._shards.info(index).label
         except UndecodableError as error:
-            raise self._named(index, error) from error
+            raise self._data_error(index, error) from error
         return -1 if label is None else label
 
     def _pixels(self, index: int) -> Tensor:
         """[C, F, Hp, Wp] of one sample."""
         try:
-            pixels = self._centred_frames(*self._shards.read(index))
+            pixels = self._decode_centre(*self._shards.read(index))
         except UndecodableError as error:
-            raise self._named(index, error) from error
+            raise self._data_error(index, error) from error
         if self._corruption is not None:
             pixels = self._corruption(pixels.expand(-1, self._clip.frames, -1, -1), index)
         mean, std = (255 * torch.tensor(value).view(3, 1, 1, 1) for value in (self._clip.mean, self._clip.std))
         return ((pixels - mean) / std).expand(-1, self._clip.frames, -1, -1)
 
-    def _centred_frames(self, data: bytes, info: SampleInfo) -> Tensor:
+    def _decode_centre(self, data: bytes, info: SampleInfo) -> Tensor:
         """[C, F, Hp, Wp] of a video, [C, 1, Hp, Wp] of an image; bytes as floats."""
         if not is_image(data):
-            indices = evaluation_frames(info.frames, self._clip, self._number)
+            indices = evaluation_frames(info.frames, self._clip, self._clip_index)
             if self._corruption is not None:
                 indices = self._corruption.frame_indices(indices, info.frames)
-            return _centred(decode_frames(data, indices), self._clip.size)
+            return _centre_crop(decode_frames(data, indices), self._clip.size)
         with open_image(data) as image:
-            return _centred_image(image.convert("RGB"), self._clip.size)
+            return _centre_crop_image(image.convert("RGB"), self._clip.size)
 
-    def _named(self, index: int, error: UndecodableError) -> DataError:
+    def _data_error(self, index: int, error: UndecodableError) -> DataError:
         shards = self._shards
-        return DataError(f"{shards.tar(index)}: {shards.key(index)} {error}; copy or build {shards.folder} again")
+        return DataError(f"{shards.tar(index)}: {shards.key(index)} {error}; copy or build {shards.path} again")
 
 
-def _centred(frames: NDArray[np.uint8], size: int | None) -> Tensor:
-    """[F, H, W, C] bytes -> [C, F, size, size], or the whole frame where size is None."""
+def _centre_crop(frames: NDArray[np.uint8], size: int | None) -> Tensor:
+    """[F, H, W, C] uint8 -> [C, F, size, size] float32; whole frames if size is None."""
     pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
     if size is not None:
         height, width = pixels.shape[2:]
@@ -139,8 +134,8 @@ def _centred(frames: NDArray[np.uint8], size: int | None) -> Tensor:
     return pixels.transpose(0, 1).contiguous()
 
 
-def _centred_image(image: Image.Image, size: int | None) -> Tensor:
-    """RGB image -> [C, 1, size, size] as torchvision's Resize and CenterCrop make it, or whole where size is None."""
+def _centre_crop_image(image: Image.Image, size: int | None) -> Tensor:
+    """RGB image -> [C, 1, size, size] like torchvision's Resize and CenterCrop; the whole image if size is None."""
     if size is not None:
         width, height = image.size
         short = min(width, height)

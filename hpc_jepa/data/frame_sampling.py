@@ -1,4 +1,4 @@
-"""Which frames of a video make a clip."""
+"""Frame sampling: which frames of a video make a clip."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -8,11 +8,11 @@ from hpc_jepa.config.data import ClipConfig
 
 
 def training_frames(frames: int, fps: float, clip: ClipConfig, start: float) -> NDArray[np.int64]:
-    """Frame indices [F] of a clip at a random place of a video; ``start`` is uniform in [0, 1).
+    """Frame indices [F] of a clip at a random position; ``start`` is uniform in [0, 1).
 
-    As V-JEPA 2 cuts clips: a video longer than the span c = F * stride gives a window that ends at a uniform integer in
-    [c, frames), its F indices spread evenly, so that steps are stride * F / (F - 1) rounded down. A shorter one is used
-    whole, every ``stride`` frames, and its last frame is repeated.
+    The sampling of V-JEPA 2: in a video longer than the span c = F * stride, the window ends at a uniform integer in
+    [c, frames) and its F indices are evenly spaced: a step of stride * F / (F - 1) rounded down. A shorter video is
+    used whole, every ``stride`` frames, and its last frame is repeated.
     """
     span = clip.span(fps)
     if frames > span:
@@ -25,18 +25,18 @@ def training_frames(frames: int, fps: float, clip: ClipConfig, start: float) -> 
     return spread.clip(max=frames - 1).astype(np.int64)
 
 
-def evaluation_frames(frames: int, clip: EvaluationClipConfig, number: int = 0) -> NDArray[np.int64]:
-    """Frame indices [F] of one of the clips that evaluation sees; the last frame is repeated where a video is short.
+def evaluation_frames(frames: int, clip: EvaluationClipConfig, clip_index: int = 0) -> NDArray[np.int64]:
+    """Frame indices [F] of one evaluation clip of a video; the last frame of a short video is repeated.
 
-    ``leading``: 0, stride, 2 * stride, ...; ``uniform``: spread over the whole video, first and last frame included.
-    Of several clips, ``number`` counts from 0: leading ones begin evenly spread over the video, uniform ones each a
-    part of a step later than the one before.
+    ``leading``: 0, stride, 2 * stride, ...; ``uniform``: evenly spaced over the whole video, first and last frame
+    included. With several clips per video, leading clips start at evenly spaced frames, and each uniform clip is
+    shifted by a fraction of a step; ``clip_index`` counts from 0.
     """
     if clip.sampling == "uniform" and frames >= clip.frames:
         step = (frames - 1) / max(clip.frames - 1, 1)
-        spread = np.linspace(0, frames - 1, clip.frames) + step * number / clip.clips
+        spread = np.linspace(0, frames - 1, clip.frames) + step * clip_index / clip.clips
         return spread.clip(max=frames - 1).astype(np.int64)
     stride = clip.stride if clip.sampling == "leading" else 1
-    room = max(frames - 1 - (clip.frames - 1) * stride, 0)
-    start = room * number // max(clip.clips - 1, 1)
+    slack = max(frames - 1 - (clip.frames - 1) * stride, 0)
+    start = slack * clip_index // max(clip.clips - 1, 1)
     return (start + np.arange(clip.frames) * stride).clip(max=frames - 1)

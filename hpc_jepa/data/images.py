@@ -1,4 +1,4 @@
-"""Still images, told from videos by their first bytes."""
+"""Still images: recognised by their first bytes and decoded with Pillow."""
 
 import io
 import struct
@@ -13,20 +13,20 @@ from PIL import Image
 from hpc_jepa.errors import UndecodableError
 
 SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
-"""How JPEG and PNG files begin."""
+"""First bytes of JPEG and PNG files."""
 
 PILLOW_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
-"""What Pillow raises for damaged files."""
+"""Exceptions that Pillow raises for damaged files."""
 
 
 def is_image(data: bytes) -> bool:
-    """Whether a file is a still image."""
+    """Whether a file is a JPEG or PNG image."""
     return data.startswith(SIGNATURES)
 
 
 @contextmanager
 def open_image(data: bytes) -> Iterator[Image.Image]:
-    """The image of a file, in whatever mode it has. Raises UndecodableError where it is damaged."""
+    """Open an image in its own mode. Raises UndecodableError if it is damaged, also while the context is open."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             yield image
@@ -35,6 +35,6 @@ def open_image(data: bytes) -> Iterator[Image.Image]:
 
 
 def decode_image(data: bytes) -> NDArray[np.uint8]:
-    """RGB pixels [H, W, 3]; grey and CMYK become RGB. Raises UndecodableError where the file is damaged."""
+    """RGB pixels [H, W, 3], also of grey and CMYK images. Raises UndecodableError if the file is damaged."""
     with open_image(data) as image:
         return np.asarray(image.convert("RGB"))

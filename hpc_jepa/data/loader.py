@@ -1,17 +1,20 @@
-"""Training clips: from the step number to this process's part of the global batch."""
+"""The training dataloader: from the step number to this process's part of the global batch of clips."""
 
+import time
 from collections.abc import Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
 
 from hpc_jepa.config.data import DataConfig
-from hpc_jepa.data.augment import Augmenter, Clip
-from hpc_jepa.data.clip import compressed_clip, decoded_clip
+from hpc_jepa.data.augment import Augmenter
+from hpc_jepa.data.clip import Clip, EncodedClip, decode_clip, plan_clip
 from hpc_jepa.data.clip_sampler import ClipDraws, ClipSampler, MixtureSource
+from hpc_jepa.data.dali_pipeline import Decoder
 from hpc_jepa.data.decode_errors import DecodeErrorLog, DecodeErrorRecord
 from hpc_jepa.data.prefetch import Prefetcher
 from hpc_jepa.data.shards.shard_folder import ShardFolder, StoredVideo
@@ -20,34 +23,37 @@ from hpc_jepa.errors import DataError, InputError, UndecodableError
 from hpc_jepa.types import ClipBatch
 
 MAX_REPLACEMENTS = 10
-"""Undecodable samples in a row, all meant for one clip, before the run stops."""
+"""Samples tried for one clip before the run stops."""
 
 GIB = 1 << 30
 
 
 class _Row(NamedTuple):
-    """One row of the batch. static: its video has a single frame. drops: what it stands in for."""
+    """One row of the batch. static: its video has a single frame. errors: samples it replaces, which did not decode."""
 
     source: int
     sample: int
     clip: Clip
     static: bool
-    drops: tuple[DecodeErrorRecord, ...] = ()
+    read_seconds: float
+    errors: tuple[DecodeErrorRecord, ...]
 
 
 class ClipLoader:
     """Batches of augmented clips, each a function of (seed, step) alone.
 
-    A process makes the rows ``rank * B / world_size`` onwards of the global batch of B clips, so the clips are the
-    same for any number of processes and threads. Samples are read some steps ahead. Without a GPU, PyAV decodes in
-    ``config.decode_threads`` threads; with one, DALI decodes on it. A sample that does not decode is noted, counted,
-    and replaced by another one of its source.
+    A process makes rows ``rank * B / world_size`` onwards of the global batch of B clips, so the clips are the same for
+    any number of processes and threads. Samples are prefetched some steps ahead. Without a GPU, PyAV decodes in
+    ``config.decode_threads`` threads; with one, DALI decodes on it; ``decoder`` "cpu" makes DALI decode without one. A
+    sample that does not decode is logged, counted, and replaced by another one of its source.
 
-    With ``same_randomness`` all processes cut and turn their clips alike, as the published code does (B17).
+    With ``same_randomness`` all processes crop and flip their clips alike, as the published code does (B17).
 
-    A folder of videos in which every one has fewer frames than a clip is refused. Single videos shorter than the span
-    of a clip are used whole and their last frame is repeated. An image is a video of one frame; with ``config.images``
-    "batches" the batches of some steps are images alone, [B, C, 1, size, size].
+    A shard folder whose longest video has fewer frames than a clip raises DataError. A video shorter than the span of a
+    clip is used whole and its last frame is repeated. An image is a video of one frame; with ``config.images``
+    "batches", some batches hold images only, [B, C, 1, size, size].
+
+    ``stage_seconds``: time spent in ``batch`` so far, waiting for reads, decoding, and augmenting.
     """
 
     def __init__(
@@ -60,6 +66,7 @@ class ClipLoader:
         world_size: int,
         device: torch.device,
         same_randomness: bool = False,
+        decoder: Decoder | None = None,
     ) -> None:
         if batch_size % world_size:
             raise InputError(f"engine.batch_size {batch_size} cannot be divided among {world_size} processes")
@@ -81,12 +88,13 @@ class ClipLoader:
         )
         share = batch_size // world_size
         self._rows = range(rank * share, (rank + 1) * share)
-        self._drops = DecodeErrorLog(self.source_names, config.undecodable_rate)
+        self._decode_errors = DecodeErrorLog(self.source_names, config.undecodable_rate)
         self._draws = lru_cache(maxsize=config.reading.ahead + 2)(self._sampler.samples)
         ahead = config.reading.ahead * share
         self._videos = Prefetcher(self._read, ahead, config.reading.threads, name="read")
         self._threads = ThreadPoolExecutor(config.decode_threads, thread_name_prefix="decode")
-        self._augment = Augmenter(config.clip, config.augmentation, share, config.decode_threads, device)
+        self._augment = Augmenter(config.clip, config.augmentation, share, config.decode_threads, device, decoder)
+        self.stage_seconds = {"read": 0.0, "decode": 0.0, "augment": 0.0}
 
     @property
     def sizes(self) -> tuple[int, ...]:
@@ -96,31 +104,34 @@ class ClipLoader:
     @property
     def dropped(self) -> dict[str, int]:
         """Clips per source that did not decode and were replaced, on this process since it started."""
-        return dict(self._drops.counts)
+        return dict(self._decode_errors.counts)
 
     @property
     def data_hashes(self) -> dict[str, str]:
         """Hash of the manifest of each source."""
         return {name: folder.hash for name, folder in zip(self.source_names, self._folders, strict=True)}
 
-    def log_decode_errors_to(self, ledger: Path) -> None:
-        """Keep a ledger of the samples that are replaced, those of batches already made included."""
-        self._drops.open(ledger)
+    def log_decode_errors_to(self, path: Path) -> None:
+        """Log replaced samples to ``path``, those of earlier batches included."""
+        self._decode_errors.open(path)
 
     def batch(self, step: int) -> ClipBatch:
         """This process's clips of a step. Raises DataError when too many samples do not decode."""
+        started = time.perf_counter()
         draws = self._draws(step)
-        stored = self._videos.futures(step * len(self._rows), len(self._rows))
-        rows = self._made(step, draws, stored, check=False)
+        videos = self._videos.futures(step * len(self._rows), len(self._rows))
+        rows = self._make_rows(step, draws, videos, check=False)
+        decoded = time.perf_counter()
         try:
             pixels = self._pixels(draws, rows)
         except RuntimeError:
-            if not self._augment.decodes:
+            if not self._augment.takes_encoded:
                 raise
-            # DALI fails for the whole batch and does not always say why: find the bad samples, then decode the rest.
-            rows = self._made(step, draws, stored, check=True)
+            # DALI fails for the whole batch, often without naming the sample: find bad samples, then decode the rest.
+            rows = self._make_rows(step, draws, videos, check=True)
             pixels = self._pixels(draws, rows)
-        self._drops.record(len(rows), [drop for row in rows for drop in row.drops])
+        self._decode_errors.record(len(rows), [error for row in rows for error in row.errors])
+        self._add_stage_seconds(rows, decoded - started, time.perf_counter() - decoded)
         return ClipBatch(
             pixels=pixels,
             samples=torch.tensor([row.sample for row in rows], device=self._device),
@@ -129,7 +140,7 @@ class ClipLoader:
         )
 
     def close(self) -> None:
-        """End the threads and close the shards."""
+        """Stop the threads and close the shard folders."""
         self._videos.close()
         self._threads.shutdown(wait=True, cancel_futures=True)
         for folder in self._folders:
@@ -138,8 +149,14 @@ class ClipLoader:
             self._scratch.close()
 
     def _pixels(self, draws: ClipDraws, rows: list[_Row]) -> torch.Tensor:
-        of_images = self._config.images == "batches" and self._sampler.sources[draws.sources[0]].images
-        return self._augment([row.clip for row in rows], 1 if of_images else self._config.clip.frames)
+        images_only = self._config.images == "batches" and self._sampler.sources[draws.sources[0]].images
+        return self._augment([row.clip for row in rows], 1 if images_only else self._config.clip.frames)
+
+    def _add_stage_seconds(self, rows: list[_Row], rows_seconds: float, augment_seconds: float) -> None:
+        read_seconds = sum(row.read_seconds for row in rows) / self._config.decode_threads
+        self.stage_seconds["read"] += read_seconds
+        self.stage_seconds["decode"] += rows_seconds - read_seconds
+        self.stage_seconds["augment"] += augment_seconds
 
     def _read(self, item: int) -> StoredVideo:
         """The sample drawn for one row of a step; items count this process's rows over all steps."""
@@ -147,43 +164,59 @@ class ClipLoader:
         draws, row = self._draws(step), self._rows[index]
         return self._folders[int(draws.sources[row])].read(int(draws.samples[row]))
 
-    def _made(self, step: int, draws: ClipDraws, stored: Iterable[Future[StoredVideo]], check: bool) -> list[_Row]:
-        return list(self._threads.map(partial(self._row, step, draws, check), self._rows, stored))
+    def _make_rows(self, step: int, draws: ClipDraws, videos: Iterable[Future[StoredVideo]], check: bool) -> list[_Row]:
+        return list(self._threads.map(partial(self._make_row, step, draws, check), self._rows, videos))
 
-    def _row(self, step: int, draws: ClipDraws, check: bool, row: int, stored: Future[StoredVideo]) -> _Row:
+    def _make_row(self, step: int, draws: ClipDraws, check: bool, row: int, prefetched: Future[StoredVideo]) -> _Row:
         """The sample drawn for a row, or the first of its replacements that decodes."""
         source, sample = int(draws.sources[row]), int(draws.samples[row])
         folder = self._folders[source]
-        drops: list[DecodeErrorRecord] = []
+        errors: list[DecodeErrorRecord] = []
+        read_seconds = 0.0
         for attempt in range(MAX_REPLACEMENTS):
+            started = time.perf_counter()
             try:
-                video = stored.result() if not drops else folder.read(sample)
-                clip = self._clip(video, draws, row, check)
-                return _Row(source, sample, clip, video.info.frames == 1, tuple(drops))
+                video = folder.read(sample) if errors else prefetched.result()
+                read_seconds += time.perf_counter() - started
+                clip = self._make_clip(video, draws, row, check)
+                return _Row(source, sample, clip, video.info.frames == 1, read_seconds, tuple(errors))
             except UndecodableError as error:
-                place = folder.key(sample), str(folder.tar(sample))
-                drops.append(DecodeErrorRecord(step, row, self.source_names[source], *place, str(error)))
+                errors.append(self._error_record(step, row, source, sample, error))
                 sample = int(self._sampler.replacements(step, attempt)[row])
         raise DataError(
-            f"{folder.folder}: {MAX_REPLACEMENTS} samples in a row do not decode ({drops[-1].reason}); "
-            f"run: hpc-jepa shards verify --decode {folder.folder}"
+            f"{folder.path}: {MAX_REPLACEMENTS} samples in a row do not decode ({errors[-1].reason}); "
+            f"run: hpc-jepa shards verify --decode {folder.path}"
         )
 
-    def _clip(self, video: StoredVideo, draws: ClipDraws, row: int, check: bool) -> Clip:
-        """Decoded here without a GPU, and compressed, for DALI, with one (decoded anyway to ``check`` it)."""
-        compressed = compressed_clip(video, draws, row, self._config.clip, self._config.augmentation)
-        if self._augment.decodes and not check:
-            return compressed
-        decoded = decoded_clip(compressed, video)
-        return compressed if self._augment.decodes else decoded
+    def _make_clip(self, video: StoredVideo, draws: ClipDraws, row: int, check: bool) -> Clip:
+        """Encoded for DALI or decoded by PyAV; with ``check`` an encoded clip is decoded once to find errors."""
+        plan = plan_clip(video, draws, row, self._config.clip, self._config.augmentation)
+        if not self._augment.takes_encoded:
+            return decode_clip(video, plan)
+        if check:
+            decode_clip(video, plan)
+        return EncodedClip(plan, np.frombuffer(video.data, np.uint8))
+
+    def _error_record(
+        self, step: int, row: int, source: int, sample: int, error: UndecodableError
+    ) -> DecodeErrorRecord:
+        folder = self._folders[source]
+        return DecodeErrorRecord(
+            step=step,
+            position=row,
+            source=self.source_names[source],
+            key=folder.key(sample),
+            file=str(folder.tar(sample)),
+            reason=str(error),
+        )
 
 
 def _scratch(config: DataConfig) -> ScratchCache | None:
-    """Copies give way to new ones where clips come from a few tars at a time; else the first to come stay."""
+    """Old copies are evicted only if clips come from a few tars at a time; otherwise every tar is equally useful."""
     reading = config.reading
     if reading.scratch is None:
         return None
-    return ScratchCache(reading.scratch, int(reading.scratch_limit * GIB), replace=config.shard_order is not None)
+    return ScratchCache(reading.scratch, int(reading.scratch_limit * GIB), evict=config.shard_order is not None)
 
 
 def _open(shards: str, config: DataConfig, scratch: ScratchCache | None) -> ShardFolder:

@@ -1,4 +1,4 @@
-"""Where the bytes of tars come from: files, URLs, or copies on a local disk."""
+"""Storage backends of shard folders: local files, URLs, and a scratch cache on a local disk."""
 
 import fcntl
 import hashlib
@@ -7,7 +7,7 @@ import os
 import shutil
 import weakref
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor, wait
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -21,43 +21,43 @@ LOG = logging.getLogger(__name__)
 
 
 class ShardStorage(Protocol):
-    """Reads parts of tars, from several threads at once. Raises OSError where that fails."""
+    """Reads byte ranges of tars; thread-safe. Raises OSError on failure."""
 
     def read(self, tar: Path, offset: int, size: int) -> bytes:
-        """``size`` bytes from ``offset`` on; fewer where the tar ends."""
+        """``size`` bytes from ``offset`` on; fewer at the end of the tar."""
 
     def close(self) -> None:
-        """Let go of files and threads."""
+        """Close files and stop threads."""
 
 
-def parse_location(place: Path | str) -> Path:
-    """A path, or for a URL an object that acts like one. Raises InputError where what reads URLs is not installed."""
-    if "://" not in str(place):
-        return Path(place)
+def parse_location(location: Path | str) -> Path:
+    """A Path, or a UPath for a URL. Raises InputError if the packages for the URL are not installed."""
+    if "://" not in str(location):
+        return Path(location)
     try:
         from upath import UPath
     except ImportError as error:
-        raise InputError(f"{place}: URLs need another package; run: pip install 'hpc_jepa[remote]'") from error
+        raise InputError(f"{location}: URLs need the extra 'remote'; run: pip install 'hpc_jepa[remote]'") from error
     try:
-        return cast(Path, UPath(place))
+        return cast(Path, UPath(location))
     except (ImportError, ValueError) as error:
-        raise InputError(f"{place}: cannot be read ({error})") from error
+        raise InputError(f"{location}: cannot be read ({error})") from error
 
 
 def open_storage(folder: Path) -> ShardStorage:
-    """What reads the tars of a folder, by the kind of its path."""
+    """The storage backend for the tars of a folder."""
     return LocalStorage() if isinstance(folder, Path) else RemoteStorage()
 
 
 class LocalStorage:
-    """Files of this machine, a bounded number of them open."""
+    """Local files, of which at most MAX_OPEN_FILES are open."""
 
     def __init__(self) -> None:
         self._open = lru_cache(maxsize=MAX_OPEN_FILES)(_OpenFile)
 
     def read(self, tar: Path, offset: int, size: int) -> bytes:
-        """One positional read: threads share the descriptor."""
-        file = self._open(tar)  # held until the read is done: another thread may push it out of the cache
+        """One positional read; threads share the file descriptor."""
+        file = self._open(tar)  # keeps the file open although another thread may evict it from the cache
         return os.pread(file.descriptor, size, offset)
 
     def close(self) -> None:
@@ -66,10 +66,10 @@ class LocalStorage:
 
 
 class RemoteStorage:
-    """Parts of remote files, each by a request of its own; nothing stays open."""
+    """Remote files, one ranged request per read; nothing stays open."""
 
     def read(self, tar: Any, offset: int, size: int) -> bytes:
-        """One ranged request."""
+        """Send one ranged request."""
         data: bytes = tar.fs.cat_file(tar.path, start=offset, end=offset + size)
         return data
 
@@ -78,74 +78,68 @@ class RemoteStorage:
 
 
 class ScratchCache:
-    """Copies tars to a local disk when they are first asked for, and reads from a copy as soon as it is whole.
+    """Copies tars to a local disk on first use and reads the copy once it is complete.
 
-    Processes of one machine share ``folder`` and copy one tar at a time. When the copies would take more than ``limit``
-    bytes, the one made or found longest ago gives way if ``replace`` is set; else the tar stays where it is.
+    The processes of one machine share ``folder`` and copy one tar at a time. If the copies would exceed ``limit``
+    bytes, ``evict`` removes the oldest ones (a process that finds a copy renews it); without it the tar is not copied.
     """
 
-    def __init__(self, folder: Path, limit: int, replace: bool) -> None:
+    def __init__(self, folder: Path, limit: int, evict: bool) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise InputError(f"data.reading.scratch: {folder} cannot be made ({error.strerror})") from error
+            raise InputError(f"data.reading.scratch: {folder} cannot be created ({error.strerror})") from error
         self._folder = folder
         self._limit = limit
-        self._replace = replace
+        self._evict = evict
         self._copier = ThreadPoolExecutor(1, thread_name_prefix="scratch")
         self._copies: dict[Path, Future[Path | None]] = {}
-        self._guard = Lock()
+        self._lock = Lock()
 
     def read(self, tar: Path, offset: int, size: int, origin: ShardStorage) -> bytes:
-        """Part of a tar that ``origin`` reads as long as there is no copy."""
-        with self._guard:
+        """Part of a tar, read through ``origin`` until the copy is complete."""
+        with self._lock:
             if tar not in self._copies:
                 self._copies[tar] = self._copier.submit(self._copy, tar)
-            copying = self._copies[tar]
-        copy = copying.result() if copying.done() else None
+            future = self._copies[tar]
+        copy = future.result() if future.done() else None
         if copy is None:
             return origin.read(tar, offset, size)
         try:
-            # Opened for this read alone: a copy that gives way must not stay on the disk.
+            # Opened for this read only, so that an evicted copy frees its disk space at once.
             with copy.open("rb", buffering=0) as file:
                 return os.pread(file.fileno(), size, offset)
         except FileNotFoundError:
-            with self._guard:
+            with self._lock:
                 self._copies.pop(tar, None)
             return origin.read(tar, offset, size)
 
-    def settle(self) -> None:
-        """Wait for the copies that were asked for."""
-        with self._guard:
-            asked = list(self._copies.values())
-        wait(asked)
-
     def close(self) -> None:
-        """Wait for the copy being made; copies stay for the next run."""
+        """Finish the running copy; copies are kept for the next run."""
         self._copier.shutdown(wait=True, cancel_futures=True)
 
     def _copy(self, tar: Path) -> Path | None:
-        """The copy of a tar, or None where it has no room."""
-        facts = tar.stat()
-        identity = f"{tar} {facts.st_size} {facts.st_mtime}"
+        """The path of the copy, or None if there is no space for it."""
+        stat = tar.stat()
+        identity = f"{tar} {stat.st_size} {stat.st_mtime}"
         copy = self._folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.tar"
         try:
-            with self._alone():
-                if not copy.exists() and not self._make_room(facts.st_size):
+            with self._exclusive():
+                if not copy.exists() and not self._free_space(stat.st_size):
                     return None
                 if not copy.exists():
-                    _copy_whole(tar, copy)
+                    _copy_file(tar, copy)
                 os.utime(copy)
         except OSError as error:
-            LOG.warning("%s: not copied to %s (%s); it is read where it is", tar, self._folder, error.strerror)
+            LOG.warning("%s: cannot be copied to %s (%s); reading the original", tar, self._folder, error.strerror)
             return None
         return copy
 
-    def _make_room(self, size: int) -> bool:
-        """Whether ``size`` more bytes fit, after old copies have given way."""
+    def _free_space(self, size: int) -> bool:
+        """Whether ``size`` more bytes fit, after evicting old copies if allowed."""
         copies = sorted(self._folder.glob("*.tar"), key=lambda copy: copy.stat().st_mtime_ns)
         excess = sum(copy.stat().st_size for copy in copies) + size - self._limit
-        if excess > 0 and not (self._replace and size <= self._limit):
+        if excess > 0 and not (self._evict and size <= self._limit):
             return False
         for copy in copies:
             if excess <= 0:
@@ -155,39 +149,39 @@ class ScratchCache:
         return True
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Other processes of the machine wait."""
+    def _exclusive(self) -> Iterator[None]:
+        """Block until no other process of this machine holds the lock."""
         with (self._folder / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
 
 class CachedStorage:
-    """The tars of one folder, through copies on a local disk."""
+    """The tars of one folder, read through a scratch cache."""
 
     def __init__(self, origin: ShardStorage, scratch: ScratchCache) -> None:
         self._origin = origin
         self._scratch = scratch
 
     def read(self, tar: Path, offset: int, size: int) -> bytes:
-        """From the copy where there is one."""
+        """Read the copy if there is one."""
         return self._scratch.read(tar, offset, size, self._origin)
 
     def close(self) -> None:
-        """Close what reads the originals; the scratch folder serves other folders too."""
+        """Close the originals only: the scratch cache serves other folders too."""
         self._origin.close()
 
 
 class _OpenFile:
-    """A descriptor that is closed when the last reader lets go of it."""
+    """A file descriptor that is closed when its last reader releases it."""
 
     def __init__(self, path: Path) -> None:
         self.descriptor = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self.descriptor)
 
 
-def _copy_whole(tar: Path, copy: Path) -> None:
-    """A copy appears under its name when it is complete."""
+def _copy_file(tar: Path, copy: Path) -> None:
+    """Copy to a temporary name, then rename, so that a copy is never incomplete."""
     partial = copy.with_name(f".{copy.name}.partial")
     try:
         with tar.open("rb") as source, partial.open("wb") as target:

@@ -1,16 +1,13 @@
-"""How many clips a second a machine reads, decodes and augments, and where the time goes."""
+"""Throughput of the dataloader: clips per second by decoder, and the share of each stage."""
 
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 
-from hpc_jepa.config.data import AugmentationConfig, ClipConfig
-from hpc_jepa.data.augment import Augmenter
-from hpc_jepa.data.clip import compressed_clip, decoded_clip
-from hpc_jepa.data.clip_sampler import ClipSampler, MixtureSource
+from hpc_jepa.config.data import AugmentationConfig, ClipConfig, DataConfig, ReadingConfig, SourceConfig
+from hpc_jepa.data.loader import ClipLoader
 from hpc_jepa.data.shards.shard_folder import ShardFolder
 
 DecoderName = Literal["PyAV", "DALI on the CPU", "DALI on the GPU"]
@@ -21,7 +18,10 @@ DALI_ON_CPU = {"vp8", "vp9", "mjpeg", "jpeg"}
 
 @dataclass(frozen=True)
 class DecoderThroughput:
-    """What a decoder manages, and shares of its time. DALI decodes and augments in one graph: ``decode`` is None."""
+    """Throughput of one decoder, and the shares of loader time: waiting for reads, decoding, augmenting.
+
+    DALI decodes and augments in one pipeline: ``decode`` is None and ``augment`` includes it.
+    """
 
     decoder: DecoderName
     clips_per_second: float
@@ -32,7 +32,7 @@ class DecoderThroughput:
 
 
 def available_decoders(shards: ShardFolder) -> list[DecoderName]:
-    """What this machine can decode a folder with, judged by its first sample."""
+    """Decoders of this machine for the codec of the first sample."""
     names: list[DecoderName] = ["PyAV"]
     if shards.info(0).codec in DALI_ON_CPU:
         names.append("DALI on the CPU")
@@ -43,7 +43,7 @@ def available_decoders(shards: ShardFolder) -> list[DecoderName]:
 
 def measure_throughput(
     decoder: DecoderName,
-    shards: ShardFolder,
+    shards: str,
     clip: ClipConfig,
     augmentation: AugmentationConfig,
     *,
@@ -51,39 +51,44 @@ def measure_throughput(
     batches: int,
     threads: int,
 ) -> DecoderThroughput:
-    """Make the batches of training on these shards alone, seed 0, after an uncounted one; stages one after the other.
+    """Time the training dataloader on one shard folder, seed 0, after a warm-up batch.
 
-    Raises UndecodableError where a sample is damaged, RuntimeError where DALI cannot decode one.
+    Raises RuntimeError if DALI cannot decode, DataError if too many samples do not decode.
     """
-    device = torch.device("cuda" if decoder == "DALI on the GPU" else "cpu")
-    augment = Augmenter(
-        clip, augmentation, batch_size, threads, device, decoder="cpu" if decoder == "DALI on the CPU" else None
+    config = DataConfig(
+        sources={"shards": SourceConfig(shards=shards)},
+        clip=clip,
+        augmentation=augmentation,
+        decode_threads=threads,
+        reading=ReadingConfig(threads=threads),
     )
-    sampler = ClipSampler(0, [MixtureSource(1.0, shards.shard_sizes)], batch_size)
-    read = decode = rest = cpu = 0.0
-    with ThreadPoolExecutor(threads) as pool:
-        for step in range(batches + 1):
-            draws = sampler.samples(step)
-            times, busy = [time.perf_counter()], time.process_time()
-            videos = list(pool.map(shards.read, draws.samples.tolist()))
-            times.append(time.perf_counter())
-            clips = [compressed_clip(video, draws, row, clip, augmentation) for row, video in enumerate(videos)]
-            if not augment.decodes:
-                clips = list(pool.map(decoded_clip, clips, videos))
-            times.append(time.perf_counter())
-            augment(clips, clip.frames).cpu()
-            times.append(time.perf_counter())
-            if step:
-                cpu += time.process_time() - busy
-                read, decode, rest = (
-                    total + times[stage + 1] - times[stage] for stage, total in enumerate((read, decode, rest))
-                )
-    made, spent = batch_size * batches, read + decode + rest
+    loader = ClipLoader(
+        config,
+        seed=0,
+        batch_size=batch_size,
+        rank=0,
+        world_size=1,
+        device=torch.device("cuda" if decoder == "DALI on the GPU" else "cpu"),
+        decoder="cpu" if decoder == "DALI on the CPU" else None,
+    )
+    try:
+        loader.batch(0)
+        before = dict(loader.stage_seconds)
+        started, cpu_started = time.perf_counter(), time.process_time()
+        for step in range(1, batches + 1):
+            loader.batch(step)
+        seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
+        stages = {name: total - before[name] for name, total in loader.stage_seconds.items()}
+    finally:
+        loader.close()
+    clips, total = batch_size * batches, sum(stages.values())
+    read, decode, augment = (stages[name] / total for name in ("read", "decode", "augment"))
+    separate = decoder == "PyAV"
     return DecoderThroughput(
         decoder,
-        made / spent,
-        made / cpu,
-        read / spent,
-        None if augment.decodes else decode / spent,
-        rest / spent,
+        clips_per_second=clips / seconds,
+        clips_per_cpu_second=clips / cpu_seconds,
+        read=read,
+        decode=decode if separate else None,
+        augment=augment if separate else decode + augment,
     )

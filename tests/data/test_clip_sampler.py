@@ -92,7 +92,7 @@ def test_a_shard_local_order_changes_which_samples_are_drawn_and_nothing_else():
     assert (near.samples != far.samples).any()
     again = ClipSampler(4, sources, 32, order=LOCAL)
     np.testing.assert_array_equal(again.samples(9).samples, near.samples)
-    assert set(tars_of(again.replacements(9, 0)[near.sources == 0])) <= set(again._opened(9, 0, LOCAL).tolist())
+    assert set(tars_of(again.replacements(9, 0)[near.sources == 0])) <= set(again._active_tars(9, 0, LOCAL).tolist())
 
 
 def test_batches_of_images_come_as_often_as_their_share():

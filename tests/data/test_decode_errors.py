@@ -1,36 +1,38 @@
-"""The ledger of what did not decode says each thing once, however often a run is taken up again."""
+"""The decode-error log has each error once, however often a run is resumed."""
 
 import json
 
 from hpc_jepa.data.decode_errors import DecodeErrorLog, DecodeErrorRecord, decode_error_log, truncate_decode_errors
 
 
-def drop(step, position=0):
-    return DecodeErrorRecord(step, position, "a", f"key-{step}", "000000.tar", "is damaged")
+def error(step, position=0):
+    return DecodeErrorRecord(
+        step=step, position=position, source="a", key=f"key-{step}", file="000000.tar", reason="is damaged"
+    )
 
 
 def steps_in(path):
     return [json.loads(line)["step"] for line in path.read_text().splitlines()]
 
 
-def test_what_was_dropped_before_there_was_a_ledger_is_written_then(tmp_path):
-    ledger = DecodeErrorLog(("a",), 1.0)
-    ledger.record(8, [drop(0), drop(0, 3)])
+def test_errors_before_the_log_is_open_are_written_when_it_opens(tmp_path):
+    log = DecodeErrorLog(("a",), 1.0)
+    log.record(8, [error(0), error(0, 3)])
     path = decode_error_log(tmp_path / "log", 0)
     assert not path.parent.exists()
-    ledger.open(path)
-    ledger.record(8, [])
-    ledger.record(8, [drop(2)])
+    log.open(path)
+    log.record(8, [])
+    log.record(8, [error(2)])
     assert steps_in(path) == [0, 0, 2]
-    assert ledger.counts == {"a": 3}
+    assert log.counts == {"a": 3}
 
 
-def test_steps_that_will_be_run_again_are_taken_out_for_all_processes(tmp_path):
+def test_steps_that_will_run_again_are_removed_for_all_processes(tmp_path):
     for rank, steps in enumerate([(0, 3, 5, 6), (1, 4), (7, 9)]):
-        ledger = DecodeErrorLog(("a",), 1.0)
-        ledger.open(decode_error_log(tmp_path, rank))
+        log = DecodeErrorLog(("a",), 1.0)
+        log.open(decode_error_log(tmp_path, rank))
         for step in steps:
-            ledger.record(8, [drop(step)])
+            log.record(8, [error(step)])
     with decode_error_log(tmp_path, 0).open("a") as file:
         file.write('{"step": 2, "posi')  # cut short by a kill
     truncate_decode_errors(tmp_path, 5)

@@ -62,7 +62,7 @@ def test_unlabelled_samples_have_label_minus_one(shards):
 
 def test_too_short_a_data_set_is_refused(shards):
     clip = EvaluationClipConfig(frames=8, sampling="leading", stride=3, size=None)
-    with pytest.raises(DataError, match="its longest video has 16 frames, a clip needs 22"):
+    with pytest.raises(DataError, match=r"test: .*16 .*22"):
         EvaluationClips(shards / "test", clip, 4)
 
 
@@ -71,5 +71,5 @@ def test_a_sample_that_does_not_decode_is_named(listed, built, noise, encoded_wi
     folder = built(listed((RawFrames(noise(8), 10), EncodedFile(webm))), tmp_path / "train")
     tar = folder / "000000.tar"
     tar.write_bytes(tar.read_bytes().replace(webm, bytes(len(webm))))
-    with pytest.raises(DataError, match=r"000000\.tar: item-001 does not decode"):
+    with pytest.raises(DataError, match=r"000000\.tar: item-001 "):
         list(EvaluationClips(folder, WHOLE, 1))

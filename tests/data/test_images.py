@@ -68,9 +68,9 @@ def test_pictures_of_any_mode_decode_to_rgb(mode):
 
 
 def test_a_picture_has_one_frame_and_the_size_of_its_description():
-    with pytest.raises(UndecodableError, match="frame 1 was asked for, an image is one frame"):
+    with pytest.raises(UndecodableError, match="frame 1 "):
         decode_frames(picture(1), [0, 1])
-    with pytest.raises(UndecodableError, match="is 56x40, not 56x41 as its description says"):
+    with pytest.raises(UndecodableError, match=r"56x40.* 56x41"):
         decode_frames(picture(1), [0], CropWindow(slice(0, 8), slice(0, 8), 41, 56))
 
 

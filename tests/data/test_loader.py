@@ -1,6 +1,7 @@
 """Training batches: pure functions of seed and step, for any number of processes."""
 
 import json
+import re
 import tarfile
 from pathlib import Path
 
@@ -96,12 +97,12 @@ def test_names_sizes_and_hashes_describe_the_mixture(mixture, shards):
 
 
 def test_processes_must_divide_the_batch(mixture):
-    with pytest.raises(InputError, match="batch_size 8 cannot be divided among 3 processes"):
+    with pytest.raises(InputError, match=r"batch_size.* 8 .*3"):
         loader(mixture, world_size=3)
 
 
 def test_a_folder_of_videos_shorter_than_a_clip_is_refused(shards):
-    with pytest.raises(DataError, match=r"train: its longest video has 16 frames, a clip needs 17"):
+    with pytest.raises(DataError, match=r"train: .*16 .*17"):
         loader(config(shards / "train", frames=17))
 
 
@@ -164,18 +165,18 @@ def test_a_run_goes_on_below_the_stated_rate(spoilt):
 
 def test_a_run_stops_at_the_first_sample_past_the_stated_rate(monkeypatch):
     monkeypatch.setattr(decode_errors, "MIN_CLIPS_FOR_RATE", 40)
-    drop = decode_errors.DecodeErrorRecord(step=0, position=0, source="a", key="k", file="f", reason="r")
-    ledger = decode_errors.DecodeErrorLog(("a",), 0.1)
-    ledger.record(8, 4 * [drop])
-    with pytest.raises(DataError, match=r"5 samples did not decode while 16 clips were read, more than data\.undecod"):
-        ledger.record(8, [drop])
-    with pytest.raises(DataError, match="1 samples"):
-        decode_errors.DecodeErrorLog(("a",), 0.0).record(8, [drop])
+    error = decode_errors.DecodeErrorRecord(step=0, position=0, source="a", key="k", file="f", reason="r")
+    log = decode_errors.DecodeErrorLog(("a",), 0.1)
+    log.record(8, 4 * [error])
+    with pytest.raises(DataError, match=r"5 of 16 samples .* data\.undecodable_rate = 0\.1"):
+        log.record(8, [error])
+    with pytest.raises(DataError, match=r"1 of 8 samples .* data\.undecodable_rate = 0 "):
+        decode_errors.DecodeErrorLog(("a",), 0.0).record(8, [error])
 
 
 def test_a_source_of_which_nothing_decodes_stops_at_once(spoilt):
     spoil(spoilt, list(range(20)))
-    with pytest.raises(DataError, match=r"10 samples in a row do not decode .* shards verify --decode"):
+    with pytest.raises(DataError, match=f"{re.escape(str(spoilt))}: 10 "):
         loader(config(spoilt)).batch(0)
 
 

@@ -349,7 +349,7 @@ def test_missing_files_are_counted_listed_and_limited(build, tmp_path):
     (tmp_path / "videos" / "Archery" / "v_Archery_g09_c01.avi").unlink()
     splits = build("ucf101", "--allowed-drops", "0.05")
     assert (len(splits["train"]), splits["train"].manifest.dropped) == (3, 1)
-    ledger = json.loads((splits["train"].folder / "ledger.jsonl").read_text())
+    ledger = json.loads((splits["train"].path / "ledger.jsonl").read_text())
     assert (ledger["key"], ledger["reason"]) == ("v_Archery_g09_c01", "annotated, but there is no such file")
     with pytest.raises(InputError, match=r"1 of 6 annotated files are not there, more than --allowed-drops 0; .*g09"):
         build("ucf101", "--allowed-drops", "0", "--out", tmp_path / "other")
@@ -413,7 +413,7 @@ def test_files_without_permission_go_to_the_ledger(build, tmp_path):
     ucf101(tmp_path)
     (tmp_path / "videos" / "Archery" / "v_Archery_g09_c01.avi").chmod(0)
     splits = build("ucf101")
-    ledger = json.loads((splits["train"].folder / "ledger.jsonl").read_text())
+    ledger = json.loads((splits["train"].path / "ledger.jsonl").read_text())
     assert ledger["reason"] == "cannot be read (Permission denied)"
 
 

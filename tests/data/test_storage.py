@@ -2,6 +2,7 @@
 
 import http.server
 import threading
+from concurrent.futures import wait
 from functools import partial
 
 import fsspec
@@ -75,7 +76,7 @@ def test_what_is_not_there_is_named_as_it_was_written(served):
     pytest.importorskip("upath", reason="URLs need the extra 'remote'")
     with pytest.raises(DataError, match=r"http://127\.0\.0\.1:\d+/nowhere"):
         ShardFolder(f"{served}/nowhere")
-    with pytest.raises(InputError, match="nosuch://x/train: cannot be read"):
+    with pytest.raises(InputError, match="nosuch://x/train"):
         ShardFolder("nosuch://x/train")
 
 
@@ -95,14 +96,14 @@ def read_all(scratch, folder):
     plain = ShardFolder(folder)
     for index in range(len(plain)):
         assert staged.read(index).data == plain.read(index).data
-        scratch.settle()
+        wait(scratch._copies.values())
 
 
-@pytest.mark.parametrize("replace", [False, True])
-def test_copies_stay_within_their_limit(replace, shards, tmp_path):
+@pytest.mark.parametrize("evict", [False, True])
+def test_copies_stay_within_their_limit(evict, shards, tmp_path):
     sizes = [tar.stat().st_size for tar in sorted((shards / "train").glob("*.tar"))]
     limit = max(sizes) + min(sizes) // 2
-    scratch = ScratchCache(tmp_path / "scratch", limit, replace)
+    scratch = ScratchCache(tmp_path / "scratch", limit, evict)
     seen = []
     for _ in range(2):
         read_all(scratch, shards / "train")
@@ -119,16 +120,16 @@ def test_a_tar_that_was_rebuilt_is_copied_anew(shards, tmp_path, listed, built, 
         if place.is_symlink():
             place.unlink()
         place.symlink_to(folder)
-        scratch = ScratchCache(tmp_path / "scratch", 1 << 30, replace=False)
+        scratch = ScratchCache(tmp_path / "scratch", 1 << 30, evict=False)
         read_all(scratch, place)
         assert ShardFolder(place, scratch).read(0).data == ShardFolder(folder).read(0).data
         scratch.close()
 
 
 def test_where_nothing_can_be_copied_reading_goes_on(shards, tmp_path, caplog):
-    scratch = ScratchCache(tmp_path / "scratch", 1 << 40, replace=False)
+    scratch = ScratchCache(tmp_path / "scratch", 1 << 40, evict=False)
     (tmp_path / "scratch").rmdir()
     read_all(scratch, shards / "train")
-    assert "it is read where it is" in caplog.text
-    with pytest.raises(InputError, match=r"data\.reading\.scratch: .* cannot be made"):
-        ScratchCache(shards / "train" / "manifest.json" / "scratch", 1, replace=False)
+    assert str(tmp_path / "scratch") in caplog.text
+    with pytest.raises(InputError, match=r"data\.reading\.scratch"):
+        ScratchCache(shards / "train" / "manifest.json" / "scratch", 1, evict=False)

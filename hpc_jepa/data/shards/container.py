@@ -1,25 +1,19 @@
-"""What a video file says about itself, without decoding more than its first frame."""
+"""Container and stream properties of a video file, from headers, packets and at most one decoded frame."""
 
-import io
-from collections.abc import Iterator
-from contextlib import contextmanager
 from fractions import Fraction
 from typing import NamedTuple
 
-import av
-from av.container import InputContainer
-from av.stream import Disposition
 from av.video.stream import VideoStream
 
-from hpc_jepa.data.decode import VideoPacket
+from hpc_jepa.data.decode import VideoPacket, open_video
 from hpc_jepa.errors import UndecodableError
 
 MAX_FRAME_PIXELS = 1 << 26
-"""Pixels; a damaged header may claim more, and memory for them."""
+"""Larger frames come from damaged headers and would exhaust memory."""
 
 
 class ContainerInfo(NamedTuple):
-    """What decides how a video file is stored. packets: compressed frames; rate: frames per second, on average."""
+    """Properties that decide how a file is stored. packets: compressed frames; rate: average frames per second."""
 
     container: str
     codec: str
@@ -34,11 +28,11 @@ class ContainerInfo(NamedTuple):
 
 
 def probe_container(video: bytes) -> ContainerInfo:
-    """Read headers and count packets. Raises UndecodableError when the bytes are no video."""
+    """Read headers and count packets. Raises UndecodableError if the bytes are not a video."""
     with open_video(video) as (container, stream):
         packets = [packet for packet in container.demux(stream) if packet.size]
         if not packets:
-            raise UndecodableError("holds no frames")
+            raise UndecodableError("has no frames")
         return ContainerInfo(
             container=container.format.name,
             codec=stream.codec_context.name,
@@ -53,40 +47,16 @@ def probe_container(video: bytes) -> ContainerInfo:
         )
 
 
-@contextmanager
-def open_video(video: bytes) -> Iterator[tuple[InputContainer, VideoStream]]:
-    """The container and its first moving video stream, which decodes in this thread alone."""
-    try:
-        with av.open(io.BytesIO(video), "r", metadata_errors="ignore") as container:
-            stream = _moving(container)
-            if stream.codec_context is None:
-                raise UndecodableError("holds video in a format that cannot be decoded")
-            stream.codec_context.thread_count = 1
-            yield container, stream
-    except av.FFmpegError as error:
-        raise UndecodableError(f"does not decode: {error.strerror}") from error
-    except ZeroDivisionError as error:
-        raise UndecodableError("claims a frame rate with denominator 0") from error
-
-
-def _moving(container: InputContainer) -> VideoStream:
-    """Cover pictures count as video streams too."""
-    for stream in container.streams.video:
-        if not stream.disposition & Disposition.attached_pic:
-            return stream
-    raise UndecodableError("holds no video stream")
-
-
 def _is_rotated(stream: VideoStream, packet: VideoPacket) -> bool:
-    """Whether players turn the pictures: only decoded frames tell."""
+    """Whether players rotate the video, which only decoded frames show."""
     decoder = stream.codec_context
     frames = decoder.decode(packet) or decoder.decode(None)
     return any(frame.rotation for frame in frames)
 
 
 def keyframe_indices(video: bytes) -> list[int]:
-    """Numbers of the key frames, in order of presentation. Raises UndecodableError when the bytes are no video."""
+    """Indices of the key frames in presentation order. Raises UndecodableError if the bytes are not a video."""
     with open_video(video) as (container, stream):
         packets = [packet for packet in container.demux(stream) if packet.size]
-        shown = sorted(packets, key=lambda packet: packet.pts or 0)
-        return [number for number, packet in enumerate(shown) if packet.is_keyframe]
+        ordered = sorted(packets, key=lambda packet: packet.pts or 0)
+        return [index for index, packet in enumerate(ordered) if packet.is_keyframe]

@@ -31,7 +31,7 @@ def _named_row(shards: ShardFolder, index: int, frames: int, height: int) -> Ima
     try:
         return _row(shards, index, frames, height)
     except UndecodableError as error:
-        remedy = f"run: hpc-jepa shards verify {shards.folder}"
+        remedy = f"run: hpc-jepa shards verify {shards.path}"
         raise DataError(f"{shards.tar(index)}: {shards.key(index)}: {error}; {remedy}") from error
 
 

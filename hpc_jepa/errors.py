@@ -1,7 +1,10 @@
-"""Errors meant for people: one line that says what is wrong, where, and what to do.
+"""Expected errors: one line that says what is wrong, where, and what to do.
 
-The command line prints the message and leaves with ``exit_code``; ``--debug`` shows the traceback instead.
+The command line prints the message and exits with ``exit_code``; ``--debug`` shows the traceback instead.
 """
+
+EXIT_INTERRUPTED = 130
+"""Exit code of a command that was stopped by a signal; ``slurm/after_srun.sh`` requeues the job on it."""
 
 
 class HpcJepaError(Exception):

@@ -4,7 +4,7 @@ import signal
 import sys
 from types import FrameType
 
-EXIT_INTERRUPTED = 130
+from hpc_jepa.errors import EXIT_INTERRUPTED
 
 
 def main() -> None:

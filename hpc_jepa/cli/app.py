@@ -11,7 +11,6 @@ from typer.core import TyperGroup
 
 import hpc_jepa
 from hpc_jepa.cli import (
-    EXIT_INTERRUPTED,
     checkpoint,
     doctor,
     evaluate,
@@ -23,7 +22,7 @@ from hpc_jepa.cli import (
     train,
 )
 from hpc_jepa.cli.console import CONSOLE
-from hpc_jepa.errors import HpcJepaError
+from hpc_jepa.errors import EXIT_INTERRUPTED, HpcJepaError
 
 
 class OneLineErrors(TyperGroup):

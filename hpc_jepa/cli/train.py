@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpc_jepa.cli import EXIT_INTERRUPTED
 from hpc_jepa.cli.console import CONSOLE, Advance, ConsoleHandler, progress_bar
 from hpc_jepa.config.loading import read_config
 from hpc_jepa.config.run import RunConfig
+from hpc_jepa.errors import EXIT_INTERRUPTED
 from hpc_jepa.training.slurm_step import set_ranks_from_slurm
 
 if TYPE_CHECKING:

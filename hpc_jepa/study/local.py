@@ -8,10 +8,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from signal import SIGTERM
 
+from hpc_jepa.errors import EXIT_INTERRUPTED
 from hpc_jepa.study.grid import StudyCell
 from hpc_jepa.study.records import is_evaluated
 from hpc_jepa.study.status import CellStatus, cell_status
-from hpc_jepa.study.task import INTERRUPTED, StudyTask, TaskRunner, evaluation_task, last_log_line, training_task
+from hpc_jepa.study.task import StudyTask, TaskRunner, evaluation_task, last_log_line, training_task
 
 POLL_INTERVAL = 0.5  # seconds between two looks at the running commands
 
@@ -54,7 +55,7 @@ def run_locally(cells: Sequence[StudyCell], jobs: int, watch: OnStatus) -> list[
 
 def _failure(cell: StudyCell, task: StudyTask, code: int) -> FailedTask:
     """What a task left behind. Raises KeyboardInterrupt where it was not a failure but asked to stop."""
-    if code == INTERRUPTED:
+    if code == EXIT_INTERRUPTED:
         raise KeyboardInterrupt
     return FailedTask(cell, last_log_line(task.log) or f"exit code {code}", task.log)
 

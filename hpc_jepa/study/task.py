@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO, Literal
 
+from hpc_jepa.errors import EXIT_INTERRUPTED
 from hpc_jepa.study.grid import StudyCell
 from hpc_jepa.training.walltime import WallTime
 
@@ -18,7 +19,6 @@ TaskKind = Literal["train", "evaluate", "report"]
 Command = tuple[str, ...]
 """Arguments of ``hpc-jepa``."""
 
-INTERRUPTED = 130
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """Signals by which a scheduler asks to save and leave."""
 
@@ -79,11 +79,11 @@ class TaskRunner:
         with task.log.open("ab") as output:
             for command in task.commands:
                 if self._signal or not time_left.fits_another():
-                    return INTERRUPTED
+                    return EXIT_INTERRUPTED
                 with time_left.timed():
                     code = self._run(command, output)
                 if code != 0:
-                    return INTERRUPTED if -code in STOP_SIGNALS else code
+                    return EXIT_INTERRUPTED if -code in STOP_SIGNALS else code
         return 0
 
     def send_signal(self, number: int) -> None:

@@ -17,6 +17,7 @@ from hpc_jepa.errors import HpcJepaError, InputError
 
 if TYPE_CHECKING:
     from hpc_jepa.config.cluster import Profile
+    from hpc_jepa.runs.run_dir import StudyDir
     from hpc_jepa.study.grid import StudyCell
 
 app = typer.Typer(no_args_is_help=True)
@@ -78,10 +79,14 @@ def resume(study: StudyName, cluster: Cluster = "local", runs: Runs = Path("runs
 @app.command(epilog="Example:  hpc-jepa study cancel paper")
 def cancel(study: StudyName, runs: Runs = Path("runs")) -> None:
     """Take the jobs of a study out of the queue; runs that are at work save first. What is done stays."""
-    from hpc_jepa.study.cancel import cancel_study as cancel_study
+    from hpc_jepa.study.submit import cancel_study
 
-    stopped = cancel_study(_cells(study, runs), runs / _config(study).study)
-    CONSOLE.print(f"{stopped.words}; 'hpc-jepa study resume {study}' goes on", highlight=False)
+    cancelled = cancel_study(_cells(study, runs), _folder(study, runs))
+    CONSOLE.print(
+        f"cancelled {cancelled.jobs} jobs, sent SIGTERM to {cancelled.processes} runs on this machine; "
+        f"continue with 'hpc-jepa study resume {study}'",
+        highlight=False,
+    )
 
 
 @app.command(epilog="Example:  hpc-jepa study report paper")
@@ -89,7 +94,7 @@ def report(study: StudyName, runs: Runs = Path("runs")) -> None:
     """The report of what there is by now: the same as hpc-jepa report RUNS/<study>."""
     from hpc_jepa.cli.report import report as report_runs
 
-    report_runs([runs / _config(study).study])
+    report_runs([_folder(study, runs).path])
 
 
 @app.command(epilog="Example:  hpc-jepa study status paper --watch")
@@ -100,9 +105,9 @@ def status(
     watch: Annotated[bool, typer.Option("--watch", help="Show it anew every few seconds until all is done.")] = False,
 ) -> None:
     """Show how far each cell is, from the files of the runs and from Slurm where jobs were submitted."""
-    from hpc_jepa.study.overview import study_status
+    from hpc_jepa.study.status import study_status
 
-    cells, folder = _cells(study, runs), runs / _config(study).study
+    cells, folder = _cells(study, runs), _folder(study, runs)
     if as_json:
         view = study_status(cells, folder)
         rows = [{"folder": cell.folder, **asdict(how)} for cell, how in zip(cells, view.statuses, strict=True)]
@@ -124,12 +129,12 @@ def _start(study: str, cluster: str, runs: Path, jobs: int | None, only_unfinish
 def _run_here(study: str, runs: Path, jobs: int | None, only_unfinished: bool) -> None:
     import torch
 
-    from hpc_jepa.study.grid import write_study_file
+    from hpc_jepa.study.grid import create_study_dir
     from hpc_jepa.study.local import run_locally
-    from hpc_jepa.study.overview import study_status
+    from hpc_jepa.study.status import study_status
 
     cells = _cells(study, runs)
-    folder = write_study_file(_config(study), runs).parent
+    folder = create_study_dir(_config(study), runs)
     if only_unfinished:
         cells = study_status(cells, folder).unfinished
         if not cells:
@@ -141,17 +146,17 @@ def _run_here(study: str, runs: Path, jobs: int | None, only_unfinished: bool) -
         failures = run_locally(
             cells,
             jobs or min(devices, len(cells)),
-            lambda cell, how: show(numbers[cell.folder], how.step, how.words),
+            lambda cell, how: show(numbers[cell.folder], how.step, how.summary),
         )
     if failures:
         first = failures[0]
         raise HpcJepaError(
-            f"{len(failures)} of {len(cells)} cells failed; {first.cell.folder}: {first.words} ({first.log})"
+            f"{len(failures)} of {len(cells)} cells failed; {first.cell.folder}: {first.message} ({first.log})"
         )
 
 
 def _queue(study: str, profile: "Profile", runs: Path, only_unfinished: bool) -> None:
-    from hpc_jepa.study.enqueue import submit_study
+    from hpc_jepa.study.submit import submit_study
 
     outcome = submit_study(_config(study), profile, runs, only_unfinished=only_unfinished)
     for line in outcome.lines:
@@ -173,6 +178,12 @@ def _labels(cells: Sequence["StudyCell"]) -> list[str]:
         + (f" seed {cell.config.seed}" if len(seeds) > 1 else "")
         for cell in cells
     ]
+
+
+def _folder(study: str, runs: Path) -> "StudyDir":
+    from hpc_jepa.runs.run_dir import StudyDir
+
+    return StudyDir(runs / _config(study).study)
 
 
 def _cells(study: str, runs: Path) -> "list[StudyCell]":

@@ -4,16 +4,15 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
-from pathlib import Path
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from hpc_jepa.runs.run_dir import StudyDir
 from hpc_jepa.study.grid import StudyCell
-from hpc_jepa.study.overview import StudyStatus, study_status
-from hpc_jepa.study.status import CellStatus
+from hpc_jepa.study.status import CellStatus, StudyStatus, study_status
 
 REFRESH = 5.0  # seconds
 COLOURS = {
@@ -27,12 +26,12 @@ COLOURS = {
 MOVING = ("queued", "running", "evaluating")
 
 
-def show(cells: Sequence[StudyCell], labels: Sequence[str], study: Path) -> None:
+def show(cells: Sequence[StudyCell], labels: Sequence[str], study: StudyDir) -> None:
     """Once."""
     Console().print(_rendered(study_status(cells, study), labels))
 
 
-def show_until_settled(cells: Sequence[StudyCell], labels: Sequence[str], study: Path) -> None:
+def show_until_settled(cells: Sequence[StudyCell], labels: Sequence[str], study: StudyDir) -> None:
     """Again and again, until nothing waits or runs any more."""
     with Live(console=Console(), auto_refresh=False) as live:
         while True:

@@ -1,4 +1,4 @@
-"""What a process of a run keeps in the memory of its GPU, estimated under its ZeRO stage."""
+"""Estimate the GPU memory of one training process under its ZeRO stage, and the size of a checkpoint."""
 
 from dataclasses import dataclass
 
@@ -10,14 +10,14 @@ GIB = 2**30
 FP32 = 4
 
 BLOCK_BYTES = 34
-"""Bytes kept for the backward pass, for each token and unit of width of a block in 16 bits, without the attention
-matrix, which fused attention does not keep (Korthikanti et al. 2022, arXiv 2205.05198, equation 1).
+"""Activation bytes of a 16-bit block per token and unit of width, without the attention matrix, which fused attention
+does not store (Korthikanti et al. 2022, arXiv 2205.05198, equation 1).
 """
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes on each GPU. ``activations`` are an estimate, the rest is counted; libraries take about 1 GiB beside it."""
+    """Bytes on each GPU. ``activations`` are estimated, the rest is exact; CUDA and libraries take about 1 GiB more."""
 
     parameters: float
     gradients: float
@@ -27,43 +27,44 @@ class MemoryPlan:
 
     @property
     def total(self) -> float:
-        """All of it."""
+        """Sum of all parts."""
         return self.parameters + self.gradients + self.optimizer + self.ema + self.activations
 
 
 def memory_plan(config: RunConfig, processes: int) -> MemoryPlan:
-    """Float32 weights, gradients, AdamW moments and EMA target; ZeRO divides by ``processes`` what its stage shards."""
-    counted, stage = model_size(config), config.engine.zero_stage
-    shared = [processes if stage >= least else 1 for least in (1, 2, 3)]
-    copies = 3 if stage >= 1 else 2  # two moments; sharded stages step on a copy of their part of the weights
+    """Float32 weights, gradients, AdamW moments and EMA target. Sharded parts are divided by ``processes``."""
+    size, stage = model_size(config), config.engine.zero_stage
+    shards = [processes if stage >= least else 1 for least in (1, 2, 3)]
+    copies = 3 if stage >= 1 else 2  # two moments, and from stage 1 on a copy of the weight shard
     return MemoryPlan(
-        parameters=FP32 * counted.trainable / shared[2],
-        gradients=FP32 * counted.trainable / shared[1],
-        optimizer=copies * FP32 * counted.trainable / shared[0],
-        ema=FP32 * counted.target / shared[2],
-        activations=_activations(config, counted) * config.engine.batch_size / processes,
+        parameters=FP32 * size.trainable / shards[2],
+        gradients=FP32 * size.trainable / shards[1],
+        optimizer=copies * FP32 * size.trainable / shards[0],
+        ema=FP32 * size.target / shards[2],
+        activations=_activations(config, size) * config.engine.batch_size / processes,
     )
 
 
 def checkpoint_bytes(config: RunConfig) -> float:
-    """One checkpoint on the disk: weights, target, two moments."""
-    counted = model_size(config)
-    return FP32 * (3 * counted.trainable + counted.target)
+    """Size of one checkpoint on disk: weights, EMA target, two moments."""
+    size = model_size(config)
+    return FP32 * (3 * size.trainable + size.target)
 
 
-def _activations(config: RunConfig, counted: ModelSize) -> float:
-    """Of one clip: blocks of student and predictor for every mask group, targets and predictions in float32."""
+def _activations(config: RunConfig, size: ModelSize) -> float:
+    """Bytes per clip: student and predictor blocks for every mask group, targets and predictions in float32."""
     encoder, predictor = config.model.encoder, config.model.predictor
-    words = 2 if config.engine.precision == "fp32" else 1
-    whole = config.model.activation_checkpointing
+    scale = 2 if config.engine.precision == "fp32" else 1
+    checkpointed = config.model.activation_checkpointing
     blocks = sum(
-        _of_blocks(encoder, seen, whole) + _of_blocks(predictor, counted.tokens, whole) for seen in counted.context
+        _block_bytes(encoder, context, checkpointed) + _block_bytes(predictor, size.tokens, checkpointed)
+        for context in size.context
     )
-    latents = FP32 * counted.tokens * encoder.latent_width * (1 + 2 * len(counted.context))
-    return words * blocks + latents
+    latents = FP32 * size.tokens * encoder.latent_width * (1 + 2 * len(size.context))
+    return scale * blocks + latents
 
 
-def _of_blocks(network: EncoderConfig | PredictorConfig, tokens: float, checkpointed: bool) -> float:
-    """With activation checkpointing the inputs of all blocks and the inside of one."""
-    inside = BLOCK_BYTES * tokens * network.width
-    return inside + 2 * network.depth * tokens * network.width if checkpointed else network.depth * inside
+def _block_bytes(network: EncoderConfig | PredictorConfig, tokens: float, checkpointed: bool) -> float:
+    """Activations of all blocks; with activation checkpointing, the inputs of all blocks and the activations of one."""
+    one_block = BLOCK_BYTES * tokens * network.width
+    return one_block + 2 * network.depth * tokens * network.width if checkpointed else network.depth * one_block

@@ -10,11 +10,12 @@ from hpc_jepa.config.loading import dump_config, find_config, read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.study import EvaluationConfig, StudyConfig, VariantConfig
 from hpc_jepa.errors import InputError
+from hpc_jepa.runs.run_dir import RunDir, StudyDir
 
 
 @dataclass(frozen=True)
 class CellEvaluation:
-    """One record that a cell is to have."""
+    """One evaluation record of a cell: benchmark, its configuration file, protocol, and which weights."""
 
     benchmark: BenchmarkConfig
     file: str
@@ -23,19 +24,19 @@ class CellEvaluation:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Of the protocol, as records carry it."""
+        """Fingerprint of the protocol, as in the record."""
         return self.benchmark.protocols[self.protocol].fingerprint()
 
     @property
     def arguments(self) -> tuple[str, ...]:
-        """What follows ``hpc-jepa evaluate RUN``."""
+        """Arguments after ``hpc-jepa evaluate RUN``."""
         weights = [word for name in self.weights for word in ("--weights", name)]
         return ("--benchmark", self.file, "--protocol", self.protocol, *weights)
 
 
 @dataclass(frozen=True)
 class StudyCell:
-    """One run of the grid, the arguments of ``hpc-jepa train`` that make it, and how it is judged."""
+    """One run of the grid, its arguments of ``hpc-jepa train``, and its evaluations."""
 
     config: RunConfig
     arguments: tuple[str, ...]
@@ -46,64 +47,65 @@ class StudyCell:
         """The run folder."""
         return self.config.folder
 
+    @cached_property
+    def run(self) -> RunDir:
+        """Contents of the run folder."""
+        return RunDir(self.folder)
+
 
 def expand_study(study: StudyConfig, runs: Path) -> list[StudyCell]:
     """All cells of the grid.
 
-    Raises InputError for an unknown regime, variant, benchmark or setting, and when two cells would share a folder.
+    Raises InputError for an unknown regime, variant, benchmark or setting, and if two cells would share a folder.
     """
     cells = [
         cell for regime in study.regimes for variant in study.variants for cell in _cells(study, regime, variant, runs)
     ]
-    _refuse_shared_folders(cells)
-    return _with_evaluations(cells, [found for wanted in study.evaluations for found in _evaluations(wanted)])
+    _check_distinct_folders(cells)
+    return _with_evaluations(cells, [item for entry in study.evaluations for item in _evaluations(entry)])
 
 
-def write_study_file(study: StudyConfig, runs: Path) -> Path:
-    """Write ``RUNS/<study>/study.yaml``, so that the runs tell what they belong to; its path."""
-    path = runs / study.study / "study.yaml"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(dump_config(study), encoding="utf-8")
-    return path
+def create_study_dir(study: StudyConfig, runs: Path) -> StudyDir:
+    """Create ``RUNS/<study>`` and write its ``study.yaml``, from which a report lists missing cells."""
+    folder = StudyDir(runs / study.study)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    folder.config_file.write_text(dump_config(study), encoding="utf-8")
+    return folder
 
 
 def _cells(study: StudyConfig, regime: str, variant: VariantConfig, runs: Path) -> list[StudyCell]:
-    """One cell for each seed. What a seed may be is checked with the study, so the rest is read and checked once."""
+    """One cell per seed. The configuration is read and validated once: seeds are validated with the study."""
     seeds = variant.seeds or study.seeds
     layers = (str(find_config(regime, "regime")), str(find_config(variant.objective, "objective")))
-    before = (f"study={study.study}", f"runs={runs}", f"semantics={variant.semantics}")
-    config = read_config(RunConfig, layers, (*before, f"seed={seeds[0]}", *study.overrides))
+    overrides = (f"study={study.study}", f"runs={runs}", f"semantics={variant.semantics}")
+    config = read_config(RunConfig, layers, (*overrides, f"seed={seeds[0]}", *study.overrides))
     return [
-        StudyCell(
-            config.model_copy(update={"seed": seed}),
-            (*layers, *before, f"seed={seed}", *study.overrides),
-            (),
-        )
+        StudyCell(config.model_copy(update={"seed": seed}), (*layers, *overrides, f"seed={seed}", *study.overrides), ())
         for seed in seeds
     ]
 
 
 def _with_evaluations(cells: Sequence[StudyCell], evaluations: Sequence[CellEvaluation]) -> list[StudyCell]:
-    """The cells with their evaluations. All runs of a regime and seed start from the same encoder: the random one of
-    the first stands for all.
+    """Add evaluations to cells. All runs of a regime and seed start from the same random encoder, so only the first one
+    evaluates it.
     """
     without_random = tuple(_without_random(evaluation) for evaluation in evaluations)
-    judged, seen = [], set()
+    evaluated, seen = [], set()
     for cell in cells:
         start = (cell.config.regime, cell.config.seed)
-        judged.append(replace(cell, evaluations=without_random if start in seen else tuple(evaluations)))
+        evaluated.append(replace(cell, evaluations=without_random if start in seen else tuple(evaluations)))
         seen.add(start)
-    return judged
+    return evaluated
 
 
-def _evaluations(wanted: EvaluationConfig) -> list[CellEvaluation]:
-    file = str(find_config(wanted.benchmark, "benchmark"))
+def _evaluations(entry: EvaluationConfig) -> list[CellEvaluation]:
+    file = str(find_config(entry.benchmark, "benchmark"))
     benchmark = read_config(BenchmarkConfig, [file])
-    for protocol in wanted.protocols:
+    for protocol in entry.protocols:
         if protocol not in benchmark.protocols:
             known = ", ".join(benchmark.protocols)
-            raise InputError(f"evaluations: {wanted.benchmark} has no protocol '{protocol}'; it has {known}")
-    return [CellEvaluation(benchmark, wanted.benchmark, protocol, wanted.weights) for protocol in wanted.protocols]
+            raise InputError(f"evaluations: {entry.benchmark} has no protocol '{protocol}'; it has {known}")
+    return [CellEvaluation(benchmark, entry.benchmark, protocol, entry.weights) for protocol in entry.protocols]
 
 
 def _without_random(evaluation: CellEvaluation) -> CellEvaluation:
@@ -111,9 +113,9 @@ def _without_random(evaluation: CellEvaluation) -> CellEvaluation:
     return replace(evaluation, weights=trained or evaluation.weights)
 
 
-def _refuse_shared_folders(cells: Sequence[StudyCell]) -> None:
+def _check_distinct_folders(cells: Sequence[StudyCell]) -> None:
     seen: set[Path] = set()
     for cell in cells:
         if cell.folder in seen:
-            raise InputError(f"{cell.folder}: two cells of the study would write here; give each its own variant")
+            raise InputError(f"{cell.folder}: two cells of the study have this run folder; give each its own variant")
         seen.add(cell.folder)

@@ -1,75 +1,105 @@
-"""What was handed to a cluster: ``RUNS/<study>/jobs.jsonl``, a line for each job, and the cells that were refused."""
+"""Jobs of a study: ``RUNS/<study>/jobs.jsonl`` lists what was submitted, Slurm gives the state of each job."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
-
-from pydantic import ValidationError
 
 from hpc_jepa.config.strict import Strict
-from hpc_jepa.errors import DataError
 from hpc_jepa.io.atomic import write_atomically
+from hpc_jepa.io.jsonl import read_jsonl
+from hpc_jepa.runs.run_dir import StudyDir
+from hpc_jepa.study.grid import StudyCell
+from hpc_jepa.study.slurm_cli import JobState, sacct_jobs, squeue_jobs
+from hpc_jepa.study.task import TaskKind
 
 
 class SubmittedJob(Strict):
-    """A job, or element of an array, and the run folder it works on."""
+    """A job, or one element of a job array, and the run folder it works on."""
 
     job: str
-    kind: Literal["train", "evaluate", "report"]
+    kind: TaskKind
     folder: Path
     cluster: str
     time: float
 
     @property
     def array(self) -> str:
-        """The array it is an element of, or itself."""
+        """Id of the array of this element; of a single job its own id."""
         return self.job.partition("_")[0]
 
 
 class JobLog:
-    """The jobs of one study, oldest first."""
+    """All jobs of one study, oldest first, and the cells that the last submission refused."""
 
-    def __init__(self, study: Path) -> None:
-        self.path = study / "jobs.jsonl"
-        self._refused = study / "refused.json"
+    def __init__(self, study: StudyDir) -> None:
+        self.path = study.jobs_file
+        self._refused = study.refused_file
 
     def jobs(self) -> list[SubmittedJob]:
-        """Raises DataError naming the line that is damaged."""
-        if not self.path.exists():
-            return []
-        lines = self.path.read_bytes().splitlines()
-        return [self._parse(number, line) for number, line in enumerate(lines, start=1)]
+        """All jobs. Raises DataError naming the damaged line."""
+        return read_jsonl(self.path, SubmittedJob, "delete it, then 'study submit' queues what is missing")
 
     def latest(self) -> dict[tuple[Path, str], SubmittedJob]:
         """The newest job of every run folder and kind."""
         return {(job.folder, job.kind): job for job in self.jobs()}
 
-    def add(self, jobs: Sequence[SubmittedJob]) -> None:
-        """At the end, all or none."""
+    def append(self, jobs: Sequence[SubmittedJob]) -> None:
+        """Add jobs at the end, all or none."""
         before = self.path.read_bytes() if self.path.exists() else b""
         write_atomically(self.path, before + "".join(f"{job.model_dump_json()}\n" for job in jobs).encode())
 
     def refused(self) -> dict[str, str]:
-        """Run folders that the last submission refused, and why."""
+        """Run folders that the last submission refused, with the reason."""
         refused: dict[str, str] = json.loads(self._refused.read_bytes()) if self._refused.exists() else {}
         return refused
 
-    def refuse(self, reasons: Mapping[Path, str]) -> None:
-        """Replace what an earlier submission said."""
+    def set_refused(self, reasons: Mapping[Path, str]) -> None:
+        """Replace the refused cells of an earlier submission."""
         if reasons or self._refused.exists():
             content = {str(folder): reason for folder, reason in reasons.items()}
             write_atomically(self._refused, json.dumps(content, indent=1).encode())
 
-    def _parse(self, number: int, line: bytes) -> SubmittedJob:
-        try:
-            return SubmittedJob.model_validate_json(line)
-        except ValidationError as error:
-            raise DataError(
-                f"{self.path}:{number}: damaged line; delete it, 'study submit' queues what is missing"
-            ) from error
+
+@dataclass(frozen=True)
+class CellJobs:
+    """Slurm state of the newest jobs of one cell; None if there is none or Slurm no longer lists it."""
+
+    train: JobState | None = None
+    evaluate: JobState | None = None
+
+
+@dataclass(frozen=True)
+class JobQueue:
+    """The newest jobs of a study by run folder and kind, and the state of all jobs of this user by job id."""
+
+    latest: Mapping[tuple[Path, str], SubmittedJob]
+    states: Mapping[str, JobState]
+
+    @property
+    def active(self) -> list[SubmittedJob]:
+        """Jobs that are waiting or running."""
+        return [job for job in self.latest.values() if job.job in self.states and self.states[job.job].is_active]
+
+    def jobs(self, cell: StudyCell) -> CellJobs:
+        """The newest jobs of one cell."""
+        jobs = [self.latest.get((cell.folder, kind)) for kind in ("train", "evaluate")]
+        return CellJobs(*(self.states.get(job.job) if job else None for job in jobs))
+
+
+def fetch_job_queue(job_log: JobLog) -> JobQueue:
+    """The newest jobs of a study with their states. Slurm is queried only if the study has jobs.
+
+    Raises HpcJepaError if Slurm does not answer.
+    """
+    latest = job_log.latest()
+    if not latest:
+        return JobQueue({}, {})
+    in_queue = squeue_jobs()
+    others = [job for job in latest.values() if job.job not in in_queue]
+    return JobQueue(latest, {**sacct_jobs(array_ids(others)), **in_queue})
 
 
 def array_ids(jobs: Iterable[SubmittedJob]) -> list[str]:
-    """Job ids without the numbers of elements, each once."""
+    """Job ids without array indices, each once."""
     return list(dict.fromkeys(job.array for job in jobs))

@@ -10,66 +10,64 @@ from signal import SIGTERM
 
 from hpc_jepa.errors import EXIT_INTERRUPTED
 from hpc_jepa.study.grid import StudyCell
-from hpc_jepa.study.records import is_evaluated
-from hpc_jepa.study.status import CellStatus, cell_status
+from hpc_jepa.study.status import CellStatus, cell_status, is_evaluated
 from hpc_jepa.study.task import StudyTask, TaskRunner, evaluation_task, last_log_line, training_task
 
-POLL_INTERVAL = 0.5  # seconds between two looks at the running commands
+POLL_INTERVAL = 0.5  # seconds
 
 
 @dataclass(frozen=True)
 class FailedTask:
-    """A task that failed: its last words, and the file that holds all of them."""
+    """A cell with a failed task, the last line of its log, and the log file."""
 
     cell: StudyCell
-    words: str
+    message: str
     log: Path
 
 
 OnStatus = Callable[[StudyCell, CellStatus], None]
 
 
-def run_locally(cells: Sequence[StudyCell], jobs: int, watch: OnStatus) -> list[FailedTask]:
-    """Pretrain and evaluate every cell, at most ``jobs`` at a time; what is done is not done again.
+def run_locally(cells: Sequence[StudyCell], jobs: int, on_status: OnStatus) -> list[FailedTask]:
+    """Train and evaluate all cells that are not done, at most ``jobs`` at a time; the failed tasks.
 
-    A cell that fails does not stop the others. ``watch`` is told twice a second how far each cell is. Raises
-    KeyboardInterrupt when a task was interrupted: the commands save before they leave.
+    A failed cell does not stop the others. ``on_status`` is called for each cell every POLL_INTERVAL. Raises
+    KeyboardInterrupt if a task was interrupted; running commands save first.
     """
     failures: list[FailedTask] = []
     chains = {number: cell_tasks(cell) for number, cell in enumerate(cells)}
-    with _workers(jobs) as (pool, do):
+    with _worker_threads(jobs) as (pool, run):
         submitted: dict[Future[int], tuple[int, StudyTask]] = {}
         ready = list(chains)
         while ready or submitted:
-            coming = [(number, task) for number in ready if (task := next(chains[number], None))]
-            submitted |= {pool.submit(do, task): (number, task) for number, task in coming}
-            finished, _ = wait(submitted, timeout=POLL_INTERVAL, return_when=FIRST_COMPLETED)
-            ended = [(*submitted.pop(future), future.result()) for future in finished]
+            new = [(number, task) for number in ready if (task := next(chains[number], None))]
+            submitted |= {pool.submit(run, task): (number, task) for number, task in new}
+            done, _ = wait(submitted, timeout=POLL_INTERVAL, return_when=FIRST_COMPLETED)
+            ended = [(*submitted.pop(future), future.result()) for future in done]
             ready = [number for number, _, code in ended if code == 0]
             failures += [_failure(cells[number], task, code) for number, task, code in ended if code != 0]
-            at_work = {number: task for future, (number, task) in submitted.items() if future.running()}
+            running = {number: task for future, (number, task) in submitted.items() if future.running()}
             for number, cell in enumerate(cells):
-                watch(cell, _while(at_work.get(number), cell_status(cell)))
+                on_status(cell, _running_status(running.get(number), cell_status(cell)))
     return failures
 
 
-def _failure(cell: StudyCell, task: StudyTask, code: int) -> FailedTask:
-    """What a task left behind. Raises KeyboardInterrupt where it was not a failure but asked to stop."""
-    if code == EXIT_INTERRUPTED:
-        raise KeyboardInterrupt
-    return FailedTask(cell, last_log_line(task.log) or f"exit code {code}", task.log)
-
-
 def cell_tasks(cell: StudyCell) -> Iterator[StudyTask]:
-    """What brings one cell to its end, one after the other."""
+    """Unfinished tasks of one cell in their order. Read the next one only when the last has ended."""
     if cell_status(cell).state not in ("done", "trained"):
         yield training_task(cell)
     if not is_evaluated(cell):
         yield evaluation_task(cell)
 
 
-def _while(task: StudyTask | None, status: CellStatus) -> CellStatus:
-    """What a task is at beside what the files of its run say."""
+def _failure(cell: StudyCell, task: StudyTask, code: int) -> FailedTask:
+    if code == EXIT_INTERRUPTED:
+        raise KeyboardInterrupt
+    return FailedTask(cell, last_log_line(task.log) or f"exit code {code}", task.log)
+
+
+def _running_status(task: StudyTask | None, status: CellStatus) -> CellStatus:
+    """Correct the status from run files, which a starting command has not written yet, by the running task."""
     if task is None:
         return status
     if task.kind == "train":
@@ -78,25 +76,25 @@ def _while(task: StudyTask | None, status: CellStatus) -> CellStatus:
 
 
 @contextmanager
-def _workers(jobs: int) -> Iterator[tuple[ThreadPoolExecutor, Callable[[StudyTask], int]]]:
-    """A thread for each of ``jobs`` tasks. When the block fails those that run save and leave, and none follows."""
+def _worker_threads(jobs: int) -> Iterator[tuple[ThreadPoolExecutor, Callable[[StudyTask], int]]]:
+    """A pool of ``jobs`` threads, and a function that runs a task. On an exception, running commands get SIGTERM."""
     threads = max((os.cpu_count() or 1) // jobs, 1)
     pool, busy = ThreadPoolExecutor(jobs), set[TaskRunner]()
 
-    def do(task: StudyTask) -> int:
-        worker = TaskRunner(apart=True, threads=threads)
-        busy.add(worker)
+    def run(task: StudyTask) -> int:
+        runner = TaskRunner(new_session=True, threads=threads)
+        busy.add(runner)
         try:
-            return worker.run(task)
+            return runner.run(task)
         finally:
-            busy.discard(worker)
+            busy.discard(runner)
 
     try:
-        yield pool, do
+        yield pool, run
     except BaseException:
         pool.shutdown(wait=False, cancel_futures=True)
-        for worker in tuple(busy):
-            worker.send_signal(SIGTERM)
+        for runner in tuple(busy):
+            runner.send_signal(SIGTERM)
         raise
     finally:
         pool.shutdown(cancel_futures=True)

@@ -1,4 +1,4 @@
-"""What can be known to go wrong before anything is queued: settings, shards, folders that hold something else."""
+"""Preflight checks of a study: configuration, run folders, shards, batch size and GPU memory of the cluster."""
 
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -15,42 +15,41 @@ from hpc_jepa.study.grid import StudyCell
 
 
 def preflight_errors(cells: Iterable[StudyCell], cluster: ClusterConfig | None = None) -> dict[Path, str]:
-    """Run folders of cells that cannot run, and why, in one line each."""
-    found: dict[Path, str] = {}
-    checked_shards = cache(_fault_of_shards)
+    """Run folders of cells that cannot run, each with a one-line reason."""
+    errors: dict[Path, str] = {}
+    shards_error = cache(_shards_error)
     for cell in cells:
         shards = [str(source.shards) for source in cell.config.data.sources.values()]
         for evaluation in cell.evaluations:
             protocol = evaluation.benchmark.protocols[evaluation.protocol]
             shards += [str(protocol.train), str(protocol.test)]
-        reasons = [reason for reason in map(checked_shards, shards) if reason]
-        fault = _fault_of(cell, cluster) or next(iter(reasons), None)
-        if fault:
-            found[cell.folder] = fault
-    return found
+        reason = _cell_error(cell, cluster) or next(filter(None, map(shards_error, shards)), None)
+        if reason:
+            errors[cell.folder] = reason
+    return errors
 
 
-def group_by_reason(found: dict[Path, str]) -> list[tuple[str, Sequence[Path]]]:
-    """Each reason once, with the run folders it concerns."""
+def group_by_reason(errors: dict[Path, str]) -> list[tuple[str, Sequence[Path]]]:
+    """Each reason once, with its run folders."""
     reasons: dict[str, list[Path]] = {}
-    for folder, reason in found.items():
+    for folder, reason in errors.items():
         reasons.setdefault(reason, []).append(folder)
     return list(reasons.items())
 
 
-def _fault_of(cell: StudyCell, cluster: ClusterConfig | None) -> str | None:
+def _cell_error(cell: StudyCell, cluster: ClusterConfig | None) -> str | None:
     try:
         validate_objectives(cell.config)
         refuse_other_config(cell.config)
         if cluster is not None:
-            _check_share(cell, cluster)
+            _check_batch_size(cell, cluster)
             _check_memory(cell, cluster)
     except HpcJepaError as error:
         return str(error)
     return None
 
 
-def _check_share(cell: StudyCell, cluster: ClusterConfig) -> None:
+def _check_batch_size(cell: StudyCell, cluster: ClusterConfig) -> None:
     batch, processes = cell.config.engine.batch_size, cluster.train.processes
     if batch % processes:
         raise InputError(
@@ -70,7 +69,7 @@ def _check_memory(cell: StudyCell, cluster: ClusterConfig) -> None:
         )
 
 
-def _fault_of_shards(folder: str) -> str | None:
+def _shards_error(folder: str) -> str | None:
     try:
         read_manifest(parse_location(folder))
     except HpcJepaError as error:

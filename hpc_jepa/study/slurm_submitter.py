@@ -1,4 +1,4 @@
-"""Hand the tasks of a study to Slurm, through submitit."""
+"""Submit tasks of a study as Slurm job arrays, through submitit."""
 
 import shlex
 import time
@@ -30,30 +30,30 @@ SBATCH_ERROR_KEYS = {
     "memory_gib": ("memory",),
     "gpus_per_node": ("gres", "gpu", "node configuration", "node count", "cpu"),
 }
-"""Keys of a profile, and words by which sbatch complains about what they hold."""
+"""Keys of a profile, and the parts of sbatch error messages that point to each key."""
 
 
 @dataclass(frozen=True)
 class SlurmSubmitter:
-    """Queues tasks with the settings of one profile; scripts, pickles and output of jobs go to ``folder``."""
+    """Submits tasks with the settings of one profile; batch scripts, pickles and job output go to ``folder``."""
 
     profile: Profile
     folder: Path
     study: str
 
-    def array(self, tasks: Sequence[StudyTask], dependency: str | None = None) -> list[SubmittedJob]:
-        """One array; a single task is a job by itself.
+    def submit_array(self, tasks: Sequence[StudyTask], dependency: str | None = None) -> list[SubmittedJob]:
+        """Submit tasks as one job array; a single task as a plain job.
 
-        Raises InputError with sbatch's own words and the key of the profile they are about.
+        Raises InputError with sbatch's own message and the profile key at fault.
         """
         executor = SlurmExecutor(self.folder, python=self.profile.cluster.python)
         kind = tasks[0].kind
         executor.update_parameters(**self._parameters(kind, dependency))
         try:
-            with redirect_stderr(StringIO()):  # submitit prints what it raises
+            with redirect_stderr(StringIO()):  # submitit also prints the error
                 queued = executor.map_array(run_in_job, tasks)
         except FailedJobError as error:
-            raise InputError(self._explained(kind, " ".join(str(error).split()))) from error
+            raise InputError(self._sbatch_error(kind, " ".join(str(error).split()))) from error
         now = time.time()
         return [
             SubmittedJob(job=job.job_id, kind=task.kind, folder=task.folder, cluster=self.profile.name, time=now)
@@ -61,9 +61,9 @@ class SlurmSubmitter:
         ]
 
     def _parameters(self, kind: TaskKind, dependency: str | None) -> dict[str, Any]:
-        """What submitit writes into the batch script; None is left out."""
-        cluster, needs = self.profile.cluster, self._needs(kind)
-        cpus = needs.cpus_per_node // needs.tasks
+        """Parameters of the batch script; submitit omits those that are None."""
+        cluster, resources = self.profile.cluster, self._resources(kind)
+        cpus = resources.cpus_per_node // resources.tasks
         options: dict[str, str | int | bool] = {"requeue": True, "kill-on-invalid-dep": "yes", **cluster.sbatch}
         if cluster.reservation:
             options["reservation"] = cluster.reservation
@@ -74,46 +74,46 @@ class SlurmSubmitter:
             "qos": cluster.qos,
             "constraint": cluster.constraint,
             "exclude": ",".join(cluster.exclude) or None,
-            "time": needs.time,
-            "nodes": needs.nodes,
-            "ntasks_per_node": needs.tasks,
+            "time": resources.time,
+            "nodes": resources.nodes,
+            "ntasks_per_node": resources.tasks,
             "cpus_per_task": cpus,
-            "gpus_per_node": needs.gpus_per_node or None,
-            "mem": f"{round(needs.memory_gib * 1024)}M" if needs.memory_gib else None,
+            "gpus_per_node": resources.gpus_per_node or None,
+            "mem": f"{round(resources.memory_gib * 1024)}M" if resources.memory_gib else None,
             "dependency": dependency,
             "array_parallelism": cluster.at_once,
             "signal_delay_s": cluster.warning,
             "wckey": None,
             "additional_parameters": options,
-            "setup": self._before(needs),
-            # srun forgets --cpus-per-task of sbatch; when one process has ended the others have a minute to follow.
+            "setup": self._setup(resources),
+            # srun ignores sbatch's --cpus-per-task; --wait ends the others 60 s after the first process.
             "srun_args": [f"--cpus-per-task={cpus}", "--wait=60"],
             "teardown": [f"bash {shlex.quote(str(AFTER_SRUN))} $?"],
         }
 
-    def _before(self, needs: ResourcesConfig) -> list[str]:
-        """Shell lines in front of the work."""
+    def _setup(self, resources: ResourcesConfig) -> list[str]:
+        """Shell lines before srun."""
         cluster = self.profile.cluster
         variables = {**cluster.nccl.environment, **cluster.environment}
         lines = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
-        lines.append(f"export HPC_JEPA_JOB_END_TIME=$(($(date +%s) + {60 * needs.time}))")
+        lines.append(f"export HPC_JEPA_JOB_END_TIME=$(($(date +%s) + {60 * resources.time}))")
         if cluster.shared_memory_gib:
-            least = round(cluster.shared_memory_gib * 2**20)
-            refusal = f"error: less than {cluster.shared_memory_gib} GiB free in /dev/shm of $(hostname)"
+            required = round(cluster.shared_memory_gib * 2**20)
+            message = f"error: less than {cluster.shared_memory_gib} GiB free in /dev/shm of $(hostname)"
             lines.append(
-                f'[ "$(df --output=avail /dev/shm | tail -n 1)" -ge {least} ] || {{ echo "{refusal}" >&2; exit 1; }}'
+                f'[ "$(df --output=avail /dev/shm | tail -n 1)" -ge {required} ] || {{ echo "{message}" >&2; exit 1; }}'
             )
         return [*lines, *cluster.setup]
 
-    def _needs(self, kind: TaskKind) -> ResourcesConfig:
+    def _resources(self, kind: TaskKind) -> ResourcesConfig:
         cluster = self.profile.cluster
         return {"train": cluster.train, "evaluate": cluster.evaluate, "report": cluster.report}[kind]
 
-    def _explained(self, kind: TaskKind, words: str) -> str:
-        """sbatch's words, and where in the profile the cause stands."""
-        lowered = words.lower()
-        for key, signs in SBATCH_ERROR_KEYS.items():
-            if any(sign in lowered for sign in signs):
-                needed = key in ResourcesConfig.model_fields
-                return f"{self.profile.location(f'{kind}.{key}' if needed else key)}: {words}"
-        return f"{self.profile.path}: {words}"
+    def _sbatch_error(self, kind: TaskKind, message: str) -> str:
+        """The message of sbatch after file, line and key of the profile at fault; without line and key if unknown."""
+        lowered = message.lower()
+        for key, phrases in SBATCH_ERROR_KEYS.items():
+            if any(phrase in lowered for phrase in phrases):
+                per_kind = key in ResourcesConfig.model_fields
+                return f"{self.profile.location(f'{kind}.{key}' if per_kind else key)}: {message}"
+        return f"{self.profile.path}: {message}"

@@ -1,19 +1,19 @@
-"""How far a cell is: from the files its run writes, and from what Slurm says about its jobs."""
+"""Status of a study and of each cell, from the files of its runs and the Slurm state of its jobs."""
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+from hpc_jepa.errors import HpcJepaError
+from hpc_jepa.runs.evaluations import read_summary
 from hpc_jepa.runs.lease import is_expired, read_holder
 from hpc_jepa.runs.metrics_log import last_metrics
 from hpc_jepa.runs.restarts import read_starts
-from hpc_jepa.runs.run_dir import RunDir
+from hpc_jepa.runs.run_dir import StudyDir
 from hpc_jepa.runs.state import RunState
-from hpc_jepa.study.grid import StudyCell
-from hpc_jepa.study.job_log import SubmittedJob
-from hpc_jepa.study.records import evaluated_on, is_evaluated
-from hpc_jepa.study.slurm_cli import JobState
+from hpc_jepa.study.grid import CellEvaluation, StudyCell
+from hpc_jepa.study.job_log import CellJobs, JobLog, JobQueue, fetch_job_queue
 from hpc_jepa.study.task import evaluation_task, last_log_line, training_task
 
 CellState = Literal[
@@ -29,12 +29,14 @@ CellState = Literal[
     "done",
 ]
 UNFINISHED: tuple[CellState, ...] = ("refused", "interrupted", "stalled", "failed", "trained")
-"""States that nothing will change by itself, once a cell was submitted."""
+"""States of a submitted cell that need a new submission; no job of the cell is waiting or running."""
+
+NO_JOBS = CellJobs()
 
 
 @dataclass(frozen=True)
 class CellStatus:
-    """State of a cell, steps done, what is to be said about it, and the log that says more."""
+    """State of a cell, completed steps, a note, restarts of its training, estimated seconds left, and its log file."""
 
     state: CellState
     step: int
@@ -44,91 +46,102 @@ class CellStatus:
     log: Path | None = None
 
     @property
-    def words(self) -> str:
-        """State and note; figures speak for a running cell."""
+    def summary(self) -> str:
+        """State and note; of a running cell the note alone, which holds its metrics."""
         return self.note if self.state == "running" and self.note else f"{self.state}  {self.note}".strip()
 
 
 @dataclass(frozen=True)
-class CellJobs:
-    """What a cluster knows of one cell: its newest jobs, as far as they were submitted and Slurm answers."""
+class StudyStatus:
+    """All cells with their status. ``warning``: why the Slurm state of jobs is missing, else empty."""
 
-    train: JobState | None = None
-    evaluate: JobState | None = None
+    cells: Sequence[StudyCell]
+    statuses: Sequence[CellStatus]
+    warning: str
+
+    @property
+    def unfinished(self) -> list[StudyCell]:
+        """Cells that stay as they are until they are submitted again."""
+        pairs = zip(self.cells, self.statuses, strict=True)
+        return [cell for cell, status in pairs if status.state in UNFINISHED]
 
 
-def jobs_of_cell(
-    cell: StudyCell, latest: Mapping[tuple[Path, str], SubmittedJob], queue: Mapping[str, JobState]
-) -> CellJobs:
-    """The newest jobs of a cell; those that Slurm has forgotten are None."""
-    found = [latest.get((cell.folder, kind)) for kind in ("train", "evaluate")]
-    return CellJobs(*(queue.get(job.job) if job else None for job in found))
+def study_status(cells: Sequence[StudyCell], study: StudyDir) -> StudyStatus:
+    """Status of all cells of the study folder. If Slurm does not answer, the status comes from run files alone."""
+    job_log = JobLog(study)
+    warning = ""
+    try:
+        queue = fetch_job_queue(job_log)
+    except HpcJepaError as error:
+        queue, warning = JobQueue(job_log.latest(), {}), f"{error}; status from run files only"
+    refused = job_log.refused()
+    statuses = [cell_status(cell, queue.jobs(cell), refused.get(str(cell.folder))) for cell in cells]
+    return StudyStatus(cells, statuses, warning)
 
 
-def cell_status(cell: StudyCell, jobs: CellJobs = CellJobs(), refused: str | None = None) -> CellStatus:
-    """The standing of a cell. Raises DataError where a file of its run is damaged."""
-    state = RunDir(cell.folder).state
+def cell_status(cell: StudyCell, jobs: CellJobs = NO_JOBS, refused: str | None = None) -> CellStatus:
+    """Status of one cell. Raises DataError if a file of its run is damaged."""
+    state = cell.run.state
     if state is not None and state.state == "done":
-        return _trained(cell, state.step or 0, jobs)
-    status = _training(cell, state, jobs)
+        return _evaluation_status(cell, state.step or 0, jobs)
+    status = _training_status(cell, state, jobs)
     if refused and status.state not in ("running", "queued"):
         return replace(status, state="refused", note=refused)
     return status
 
 
-def _trained(cell: StudyCell, step: int, jobs: CellJobs) -> CellStatus:
-    """What is known of a cell whose training is done."""
-    names = ", ".join(evaluated_on(cell))
-    resumptions = _resumptions(cell)
-    if is_evaluated(cell):
-        return CellStatus("done", step, f"evaluated on {names}" if names else "", resumptions)
+def is_evaluated(cell: StudyCell) -> bool:
+    """Whether every evaluation has a record of the last step and of the current benchmark protocol."""
+    return all(_has_record(cell, evaluation) for evaluation in cell.evaluations)
+
+
+def _evaluation_status(cell: StudyCell, step: int, jobs: CellJobs) -> CellStatus:
+    """Status of a cell whose training is done."""
+    complete = [evaluation for evaluation in cell.evaluations if _has_record(cell, evaluation)]
+    names = ", ".join(f"{evaluation.benchmark.name}.{evaluation.protocol}" for evaluation in complete)
+    evaluated = f"evaluated on {names}" if names else ""
+    status = CellStatus("trained", step, evaluated or "not evaluated yet", _restarts(cell))
+    if len(complete) == len(cell.evaluations):
+        return replace(status, state="done", note=evaluated)
     job, log = jobs.evaluate, evaluation_task(cell).log
-    if job is not None and job.is_active:
-        state: CellState = "queued" if job.is_waiting else "evaluating"
-        note = f"evaluation: {job.reason.lower()}" if job.is_waiting else f"on {job.nodes}"
-        return CellStatus(state, step, note, resumptions, log=log)
-    if job is not None:
-        return CellStatus(
-            "failed", step, f"evaluation: {last_log_line(log) or job.state.lower()}", resumptions, log=log
-        )
-    return CellStatus("trained", step, f"evaluated on {names}" if names else "not evaluated yet", resumptions)
+    if job is None:
+        return status
+    if job.is_waiting:
+        return replace(status, state="queued", note=f"evaluation: {job.reason.lower()}", log=log)
+    if job.is_active:
+        return replace(status, state="evaluating", note=f"on {job.nodes}", log=log)
+    return replace(status, state="failed", note=f"evaluation: {last_log_line(log) or job.state.lower()}", log=log)
 
 
-def _training(cell: StudyCell, state: RunState | None, jobs: CellJobs) -> CellStatus:
-    """What is known of a cell that is not trained yet."""
+def _training_status(cell: StudyCell, state: RunState | None, jobs: CellJobs) -> CellStatus:
+    """Status of a cell whose training is not done."""
     job, log = jobs.train, training_task(cell).log
-    step, note, left = _figures(cell, state)
-    resumptions = _resumptions(cell)
-    status = CellStatus("not started", step, "", resumptions, log=log if log.exists() else None)
+    step, note, left = _progress(cell, state)
+    status = CellStatus("not started", step, "", _restarts(cell), log=log if log.exists() else None)
     if job is not None and job.is_waiting:
         return replace(status, state="queued", note=job.reason.lower())
     if job is not None and job.is_active:
-        starting = state is None or state.state != "running"
-        return replace(
-            status, state="running", note=f"starting on {job.nodes}" if starting else note, seconds_left=left
-        )
+        started = state is not None and state.state == "running"
+        return replace(status, state="running", note=note if started else f"starting on {job.nodes}", seconds_left=left)
     if state is None:
-        return (
-            replace(status, state="failed", note=last_log_line(log) or job.state.lower()) if job is not None else status
-        )
+        return replace(status, state="failed", note=last_log_line(log) or job.state.lower()) if job else status
     if state.state == "running":
-        return _said_to_run(cell, replace(status, note=note, seconds_left=left), jobs)
+        return _without_job(cell, replace(status, note=note, seconds_left=left), jobs)
     reason = f"by {state.stopped_by}" if state.stopped_by else ""
     return replace(status, state=state.state, note=state.error or reason)
 
 
-def _said_to_run(cell: StudyCell, status: CellStatus, jobs: CellJobs) -> CellStatus:
-    """A run whose state file says that it runs, though no job of ours does: by hand, or it was killed."""
-    run = RunDir(cell.folder)
-    if jobs.train is None and read_holder(run) is not None and not is_expired(run):
+def _without_job(cell: StudyCell, status: CellStatus, jobs: CellJobs) -> CellStatus:
+    """Status of a run whose state file says "running" without an active job: started by hand, or killed."""
+    if jobs.train is None and read_holder(cell.run) is not None and not is_expired(cell.run):
         return replace(status, state="running")
-    ended = f"job {jobs.train.state.lower()}" if jobs.train else "it ended without a word"
+    ended = f"job {jobs.train.state.lower()}" if jobs.train else "killed, or its node is down"
     return replace(status, state="stalled", note=ended, seconds_left=None)
 
 
-def _figures(cell: StudyCell, state: RunState | None) -> tuple[int, str, float | None]:
-    """Steps done, speed in words, seconds left."""
-    metrics = last_metrics(RunDir(cell.folder).metrics_file)
+def _progress(cell: StudyCell, state: RunState | None) -> tuple[int, str, float | None]:
+    """Completed steps, loss and speed as text, seconds left."""
+    metrics = last_metrics(cell.run.metrics_file)
     saved = (state.step if state else None) or 0
     if metrics is None:
         return saved, "", None
@@ -139,5 +152,17 @@ def _figures(cell: StudyCell, state: RunState | None) -> tuple[int, str, float |
     return step, f"loss {metrics.loss:.3f}  {speed:.0f} clips/s", left
 
 
-def _resumptions(cell: StudyCell) -> int:
-    return max(len(read_starts(RunDir(cell.folder))) - 1, 0)
+def _restarts(cell: StudyCell) -> int:
+    return max(len(read_starts(cell.run)) - 1, 0)
+
+
+def _has_record(cell: StudyCell, evaluation: CellEvaluation) -> bool:
+    path = cell.run.record_file(evaluation.benchmark.name, evaluation.protocol)
+    if not path.exists():
+        return False
+    record = read_summary(path)
+    return (
+        {result.weights for result in record.results}.issuperset(evaluation.weights)
+        and record.run.step == cell.config.schedule.steps
+        and record.protocol_fingerprint == evaluation.fingerprint
+    )

@@ -1,22 +1,56 @@
-"""Queue what a study still needs: one array for training, one for evaluations element by element after it, a report."""
+"""Submit a study to Slurm and cancel it.
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+Missing work goes into one job array for training, one for evaluation whose elements each wait for the training of the
+same cell, and a report job.
+"""
+
+import os
+import signal
+import socket
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from hpc_jepa.runs.run_dir import RunDir
-from hpc_jepa.study.grid import StudyCell
-from hpc_jepa.study.job_log import JobLog, SubmittedJob, array_ids
-from hpc_jepa.study.records import is_evaluated
-from hpc_jepa.study.slurm_cli import JobState
+from hpc_jepa.config.cluster import Profile
+from hpc_jepa.config.study import StudyConfig
+from hpc_jepa.errors import InputError
+from hpc_jepa.io.atomic import exclusive_lock
+from hpc_jepa.runs.lease import read_holder
+from hpc_jepa.runs.run_dir import StudyDir
+from hpc_jepa.study.grid import StudyCell, create_study_dir, expand_study
+from hpc_jepa.study.job_log import JobLog, JobQueue, SubmittedJob, array_ids, fetch_job_queue
+from hpc_jepa.study.preflight import group_by_reason, preflight_errors
+from hpc_jepa.study.slurm_cli import require_commands, scancel
 from hpc_jepa.study.slurm_submitter import SlurmSubmitter
-from hpc_jepa.study.status import CellJobs, jobs_of_cell
-from hpc_jepa.study.task import evaluation_task, report_task, training_task
+from hpc_jepa.study.status import is_evaluated, study_status
+from hpc_jepa.study.task import StudyTask, evaluation_task, report_task, training_task
+
+
+@dataclass
+class SubmittedJobs:
+    """New jobs by kind, and the refused cells: each reason with its run folders."""
+
+    train: list[SubmittedJob] = field(default_factory=list)
+    evaluate: list[SubmittedJob] = field(default_factory=list)
+    report: list[SubmittedJob] = field(default_factory=list)
+    refused: Sequence[tuple[str, Sequence[Path]]] = ()
+
+    @property
+    def lines(self) -> list[str]:
+        """One line per kind of job, to print."""
+        kinds = {"pretraining": self.train, "evaluation": self.evaluate, "report": self.report}
+        lines = [
+            f"{kind}: {len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}, {', '.join(array_ids(jobs))}"
+            for kind, jobs in kinds.items()
+            if jobs
+        ]
+        return lines or ["nothing to submit: every cell is done or in the queue"]
 
 
 @dataclass(frozen=True)
 class MissingWork:
-    """What one cell still needs, and the job of its training where that is in the queue already."""
+    """Tasks that one cell needs, and the id of its training job if that is in the queue already."""
 
     cell: StudyCell
     train: bool
@@ -25,82 +59,110 @@ class MissingWork:
 
 
 @dataclass(frozen=True)
-class JobQueue:
-    """The newest jobs of a study, and what Slurm says about all jobs of this user."""
+class CancelledWork:
+    """Number of cancelled Slurm jobs, and of processes on this machine that were sent SIGTERM."""
 
-    latest: Mapping[tuple[Path, str], SubmittedJob]
-    known: Mapping[str, JobState]
-
-    def jobs(self, cell: StudyCell) -> CellJobs:
-        """Those of one cell."""
-        return jobs_of_cell(cell, self.latest, self.known)
+    jobs: int
+    processes: int
 
 
-@dataclass
-class SubmittedJobs:
-    """What was queued just now."""
+def submit_study(study: StudyConfig, profile: Profile, runs: Path, *, only_unfinished: bool = False) -> SubmittedJobs:
+    """Submit all missing work of a study; with ``only_unfinished`` only that of cells that failed or stalled.
 
-    train: list[SubmittedJob] = field(default_factory=list)
-    evaluate: list[SubmittedJob] = field(default_factory=list)
-    report: list[SubmittedJob] = field(default_factory=list)
+    Cells that cannot run are recorded as refused and the others are submitted. Raises InputError if no cell can run or
+    sbatch rejects a job, HpcJepaError if Slurm does not answer.
+    """
+    require_commands("sbatch", "srun", "squeue")
+    cells = expand_study(study, runs)
+    refused = preflight_errors(cells, profile.cluster)
+    if len(refused) == len(cells):
+        raise InputError(next(iter(refused.values())))
+    folder = create_study_dir(study, runs)
+    job_log = JobLog(folder)
+    with exclusive_lock(folder.lock_file):
+        selected: Sequence[StudyCell] = study_status(cells, folder).unfinished if only_unfinished else cells
+        runnable = [cell for cell in selected if cell.folder not in refused]
+        job_log.set_refused(refused)
+        batch = _Batch(SlurmSubmitter(profile, folder.slurm_dir, study.study), job_log)
+        batch.submit(missing_work(runnable, fetch_job_queue(job_log)), folder.path)
+    batch.submitted.refused = group_by_reason(refused)
+    return batch.submitted
 
 
 def missing_work(cells: Iterable[StudyCell], queue: JobQueue) -> list[MissingWork]:
-    """Cells that are neither done nor in the queue with all that is missing."""
-    found = (_missing_of(cell, queue) for cell in cells)
-    return [need for need in found if need.train or need.evaluate]
+    """Work of all cells that is neither done nor in the queue."""
+    missing = (_missing_of(cell, queue) for cell in cells)
+    return [work for work in missing if work.train or work.evaluate]
 
 
-def submit_missing(
-    wanted: Sequence[MissingWork], submission: SlurmSubmitter, job_log: JobLog, study: Path
-) -> SubmittedJobs:
-    """Queue it, and note every job in the ledger as soon as it has a number.
-
-    Raises InputError with sbatch's own words where it refuses.
-    """
-    done = SubmittedJobs()
-    for part in _parts([need for need in wanted if need.train], submission):
-        trained = _queued(submission.array([training_task(need.cell) for need in part]), job_log, done.train)
-        if part[0].evaluate:
-            # Slurm pairs the elements of two arrays by their number; a job by itself is no array.
-            word = "aftercorr" if len(part) > 1 else "afterok"
-            judged = submission.array([evaluation_task(need.cell) for need in part], f"{word}:{trained[0].array}")
-            _queued(judged, job_log, done.evaluate)
-    for part in _parts([need for need in wanted if not need.train], submission):
-        waited_for = [need.training_job for need in part if need.training_job]
-        dependency = f"afterok:{':'.join(waited_for)}" if waited_for else None
-        _queued(submission.array([evaluation_task(need.cell) for need in part], dependency), job_log, done.evaluate)
-    if done.evaluate:
-        after = f"afterany:{':'.join(array_ids(done.evaluate))}"
-        _queued(submission.array([report_task(study)], after), job_log, done.report)
-    return done
+def cancel_study(cells: Sequence[StudyCell], study: StudyDir) -> CancelledWork:
+    """Cancel all waiting and running jobs of the study, and send SIGTERM to its runs on this machine: they save."""
+    active = fetch_job_queue(JobLog(study)).active
+    scancel(array_ids(active))
+    return CancelledWork(len(active), sum(_terminate(cell) for cell in cells))
 
 
-def _parts(wanted: Sequence[MissingWork], submission: SlurmSubmitter) -> Iterator[Sequence[MissingWork]]:
-    """As many as one array may have."""
-    limit = submission.profile.cluster.array_limit
-    for start in range(0, len(wanted), limit):
-        yield wanted[start : start + limit]
+class _Batch:
+    """One submission. Each job goes into the job log as soon as it has an id."""
 
+    def __init__(self, submitter: SlurmSubmitter, job_log: JobLog) -> None:
+        self.submitted = SubmittedJobs()
+        self._submitter = submitter
+        self._job_log = job_log
 
-def _queued(jobs: list[SubmittedJob], job_log: JobLog, noted: list[SubmittedJob]) -> list[SubmittedJob]:
-    job_log.add(jobs)
-    noted += jobs
-    return jobs
+    def submit(self, missing: Sequence[MissingWork], study: Path) -> None:
+        for chunk in self._chunks([work for work in missing if work.train]):
+            trained = self._array(self.submitted.train, [training_task(work.cell) for work in chunk])
+            if chunk[0].evaluate:
+                # aftercorr pairs the elements of two arrays by index; a single job is not an array.
+                dependency = f"{'aftercorr' if len(chunk) > 1 else 'afterok'}:{trained[0].array}"
+                self._array(self.submitted.evaluate, [evaluation_task(work.cell) for work in chunk], dependency)
+        for chunk in self._chunks([work for work in missing if not work.train]):
+            trainings = [work.training_job for work in chunk if work.training_job]
+            after = f"afterok:{':'.join(trainings)}" if trainings else None
+            self._array(self.submitted.evaluate, [evaluation_task(work.cell) for work in chunk], after)
+        if self.submitted.evaluate:
+            after = f"afterany:{':'.join(array_ids(self.submitted.evaluate))}"
+            self._array(self.submitted.report, [report_task(study)], after)
+
+    def _array(
+        self, submitted: list[SubmittedJob], tasks: Sequence[StudyTask], dependency: str | None = None
+    ) -> list[SubmittedJob]:
+        jobs = self._submitter.submit_array(tasks, dependency)
+        self._job_log.append(jobs)
+        submitted += jobs
+        return jobs
+
+    def _chunks(self, missing: Sequence[MissingWork]) -> Iterator[Sequence[MissingWork]]:
+        """As many cells as one job array may have."""
+        limit = self._submitter.profile.cluster.array_limit
+        for start in range(0, len(missing), limit):
+            yield missing[start : start + limit]
 
 
 def _missing_of(cell: StudyCell, queue: JobQueue) -> MissingWork:
     jobs = queue.jobs(cell)
-    state = RunDir(cell.folder).state
+    state = cell.run.state
     trained = state is not None and state.state == "done"
     in_training = jobs.train is not None and jobs.train.is_active
     in_evaluation = jobs.evaluate is not None and jobs.evaluate.is_active
     latest = queue.latest.get((cell.folder, "train"))
     train = not trained and not in_training
-    # Evaluations in the queue wait for a training that is gone when the cell is trained anew: they never start.
+    # A queued evaluation waits for a training job that has ended, so it never starts: submit it with the new training.
     return MissingWork(
         cell,
         train=train,
         evaluate=not is_evaluated(cell) and (train or not in_evaluation),
         training_job=latest.job if latest and in_training else None,
     )
+
+
+def _terminate(cell: StudyCell) -> bool:
+    """Send SIGTERM to the process that trains the cell on this machine outside Slurm, if there is one."""
+    holder = read_holder(cell.run)
+    if holder is None or holder.job is not None or holder.host != socket.gethostname():
+        return False
+    with suppress(ProcessLookupError):
+        os.kill(holder.process, signal.SIGTERM)
+        return True
+    return False

@@ -1,4 +1,4 @@
-"""Units of work of a study, and how any executor does one: commands of ``hpc-jepa``, one after the other."""
+"""Tasks of a study and how to run them: each is a list of ``hpc-jepa`` commands and a log file."""
 
 import os
 import signal
@@ -20,12 +20,12 @@ Command = tuple[str, ...]
 """Arguments of ``hpc-jepa``."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
-"""Signals by which a scheduler asks to save and leave."""
+"""Signals after which a command saves and exits."""
 
 
 @dataclass(frozen=True)
 class StudyTask:
-    """Commands that belong together, and the file that all they print is added to."""
+    """Commands that run one after the other, and the log file that their output is appended to."""
 
     kind: TaskKind
     folder: Path
@@ -33,46 +33,44 @@ class StudyTask:
 
     @property
     def log(self) -> Path:
-        """One file per kind of task; processes of a job beside the first have their own."""
+        """One file per kind of task; every other process of a Slurm job has its own."""
         rank = int(os.environ.get("SLURM_PROCID", "0"))
         return self.folder / "log" / (f"{self.kind}-rank-{rank}.log" if rank else f"{self.kind}.log")
 
 
 def training_task(cell: StudyCell) -> StudyTask:
-    """Bring a run to its last step."""
+    """Train a run to its last step."""
     return StudyTask("train", cell.folder, (("train", *cell.arguments),))
 
 
 def evaluation_task(cell: StudyCell) -> StudyTask:
-    """All records of a run."""
-    run = str(cell.folder)
-    return StudyTask(
-        "evaluate", cell.folder, tuple(("evaluate", run, *wanted.arguments) for wanted in cell.evaluations)
-    )
+    """Write all evaluation records of a run."""
+    commands = (("evaluate", str(cell.folder), *evaluation.arguments) for evaluation in cell.evaluations)
+    return StudyTask("evaluate", cell.folder, tuple(commands))
 
 
 def report_task(study: Path) -> StudyTask:
-    """The report of what there is."""
+    """Report all finished evaluations of a study."""
     return StudyTask("report", study, (("report", str(study)),))
 
 
 class TaskRunner:
-    """Does one task at a time, each command in a process of its own.
+    """Runs one task at a time, each command in a child process.
 
-    ``apart``: in a session of its own, too, which a Ctrl-C in the terminal reaches once, through ``ask``, not twice.
-    ``threads``: of each process, unless the environment says otherwise.
+    ``new_session``: start the children in a new session, so that Ctrl-C in the terminal reaches them only once, through
+    ``send_signal``. ``threads``: OMP_NUM_THREADS of the children unless the environment sets it.
     """
 
-    def __init__(self, *, apart: bool = False, threads: int | None = None) -> None:
-        self._apart = apart
+    def __init__(self, *, new_session: bool = False, threads: int | None = None) -> None:
+        self._new_session = new_session
         self._environment = {"OMP_NUM_THREADS": str(threads)} if threads else {}
         self._process: subprocess.Popen[bytes] | None = None
         self._signal: int | None = None
 
     def run(self, task: StudyTask) -> int:
-        """The exit code: 0, or that of the command that did not end well, after which none follows.
+        """Run the commands up to the first that fails; the exit code of the last one.
 
-        A command that may not fit into the time that is left is not started; then the task counts as interrupted.
+        Returns EXIT_INTERRUPTED after a stop signal, and if the next command may not fit into the remaining wall time.
         """
         task.log.parent.mkdir(parents=True, exist_ok=True)
         time_left = WallTime.from_environment()
@@ -87,7 +85,7 @@ class TaskRunner:
         return 0
 
     def send_signal(self, number: int) -> None:
-        """Pass a signal on; no further command is started."""
+        """Forward a signal to the running command and start no further one."""
         self._signal = number
         if self._process is not None:
             self._process.send_signal(number)
@@ -98,27 +96,27 @@ class TaskRunner:
             stdout=output,
             stderr=subprocess.STDOUT,
             env={**self._environment, **os.environ},
-            start_new_session=self._apart,
+            start_new_session=self._new_session,
         )
-        if self._signal:  # between the start of the process and here
+        if self._signal:  # it arrived while the process was starting
             self._process.send_signal(self._signal)
         return self._process.wait()
 
 
 def run_in_job(task: StudyTask) -> None:
-    """Do a task in a job of a cluster; leaves with its exit code.
+    """Run a task in a Slurm job and exit with its exit code.
 
-    Signals are passed on to the command, which saves; handlers of submitit would queue the job again before that.
+    Signals are forwarded to the command, which saves. Submitit's own handlers would requeue the job before that.
     """
-    worker = TaskRunner()
-    with _passed_on(worker):
-        code = worker.run(task)
+    runner = TaskRunner()
+    with _forwarded_signals(runner):
+        code = runner.run(task)
     if code:
         sys.exit(code)
 
 
 def last_log_line(log: Path) -> str:
-    """The last line of a log, empty where there is none."""
+    """The last line of a log file, empty if there is none."""
     if not log.is_file():
         return ""
     lines = log.read_text(encoding="utf-8", errors="replace").strip().splitlines()
@@ -126,11 +124,11 @@ def last_log_line(log: Path) -> str:
 
 
 @contextmanager
-def _passed_on(worker: TaskRunner) -> Iterator[None]:
-    def pass_on(number: int, frame: FrameType | None) -> None:
-        worker.send_signal(number)
+def _forwarded_signals(runner: TaskRunner) -> Iterator[None]:
+    def forward(number: int, frame: FrameType | None) -> None:
+        runner.send_signal(number)
 
-    previous = {number: signal.signal(number, pass_on) for number in STOP_SIGNALS}
+    previous = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
     try:
         yield
     finally:

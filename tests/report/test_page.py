@@ -14,7 +14,7 @@ from hpc_jepa.data.shards.builder import build_shards, make_recipe
 from hpc_jepa.data.sources.motion8 import Motion8
 from hpc_jepa.report.clip_preview import preview_strips
 from hpc_jepa.report.write_report import write_report
-from hpc_jepa.study.grid import write_study_file
+from hpc_jepa.study.grid import create_study_dir
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -140,6 +140,6 @@ def picture(address: str) -> np.ndarray:
 
 def test_what_the_study_says_of_itself_comes_first(study):
     config = StudyConfig(study="demo", about="Does it help & why?", regimes=("quickstart",), variants=("baseline",))
-    write_study_file(config, study.parent)
+    create_study_dir(config, study.parent)
     page = (write_report([study]).folder / "index.html").read_text(encoding="utf-8")
     assert page.index("Does it help &amp; why?") < page.index("<h2>Results</h2>")

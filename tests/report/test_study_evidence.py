@@ -14,7 +14,7 @@ from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.evaluation import record
 from hpc_jepa.report.published_results import PUBLISHED_RESULTS
 from hpc_jepa.report.write_report import write_report
-from hpc_jepa.study.grid import write_study_file
+from hpc_jepa.study.grid import create_study_dir
 
 
 def rows(path):
@@ -141,7 +141,7 @@ def test_a_record_that_its_predictions_do_not_bear_out_is_damaged(write):
 
 def test_cells_of_the_study_that_never_started_are_missing(write):
     config = StudyConfig(study="demo", regimes=("quickstart",), variants=("baseline", "ld"), seeds=(0, 1))
-    write_study_file(config, write.root)
+    create_study_dir(config, write.root)
     run = write.run("baseline")
     write.evaluated(run, {"random_init": {"linear": 0.2}, "target": {"linear": 0.3}})
     assert write_report([write.root / "demo"]).missing == [

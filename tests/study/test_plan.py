@@ -1,4 +1,4 @@
-"""What a study takes, counted before anything is queued."""
+"""The plan of a study: cells, preflight errors, and its estimated cost."""
 
 import json
 from pathlib import Path
@@ -34,17 +34,17 @@ def call(*arguments):
 
 
 @pytest.mark.parametrize("regime", ["mixed", "ucf101"])
-def test_parameters_are_those_of_the_published_model(regime):
+def test_parameters_match_the_published_model(regime):
     counted = model_size(run(regime))
     assert counted.student == counted.target == COUNTS["by_regime"][regime]["encoder"]
     assert counted.predictor == COUNTS["by_regime"][regime]["predictor"]
 
 
-def test_a_student_that_makes_its_own_targets_has_no_second_encoder():
+def test_without_ema_there_is_no_target_encoder():
     assert model_size(run("ucf101", "ema=never")).target == 0
 
 
-def test_what_a_zero_stage_shards_is_divided_and_the_rest_is_not():
+def test_zero_stages_divide_only_the_parts_that_they_shard():
     plans = {stage: memory_plan(run("ucf101", f"engine.zero_stage={stage}"), processes=4) for stage in range(4)}
     parameters = model_size(run("ucf101")).trainable * 4
     assert [plans[stage].parameters / parameters for stage in range(4)] == [1, 1, 1, 0.25]
@@ -80,61 +80,61 @@ def test_hours_and_disk_follow_from_the_step_time(tmp_path):
     assert needed.disk == pytest.approx(sum(3 * checkpoint_bytes(cell.config) for cell in cells))
 
 
-def test_a_measured_step_time_is_preferred_to_an_assumed_one(tmp_path):
+def test_a_measured_step_time_is_preferred_to_an_estimate(tmp_path):
     cells, site = study("paper", tmp_path), find_profile("small").cluster
-    assert step_time(cells, site).source.startswith("assumed: 30% of 312 TFLOP/s")
+    assert step_time(cells, site).source.startswith("assumed: 30% of 312")
     folder = cells[0].folder
     folder.mkdir(parents=True)
     (folder / "metrics.jsonl").write_text(json.dumps({"step": 9, "loss": 1.0, "clips_per_second": 64.0}) + "\n")
     assert step_time(cells, site) == step_time(cells[:1], site)
     assert step_time(cells, site).seconds == 0.5
-    assert step_time(cells, site).source == "measured, 1 runs"
+    assert step_time(cells, site).source.startswith("measured")
 
 
-def test_every_reason_against_a_cell_is_found_before_anything_is_queued(tmp_path, monkeypatch):
+def test_missing_shards_are_found_by_the_preflight_check(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     cells = study("paper", tmp_path)
     reasons = set(preflight_errors(cells, find_profile("small").cluster).values())
     assert len(reasons) == 1
-    assert reasons.pop().startswith("shards/ucf101/train: no such folder; build it with: hpc-jepa shards build")
+    assert "shards/ucf101/train" in reasons.pop()
 
 
 @pytest.mark.parametrize(
-    ("site", "words"),
+    ("site", "key"),
     [
-        ({"gpu_memory_gib": 2}, "GiB on each GPU, which has 2: more GPUs"),
-        ({"train": {"gpus_per_node": 3, "cpus_per_node": 3, "time": 5}}, "32 clips cannot be shared by 3 processes"),
+        ({"gpu_memory_gib": 2}, "train.gpus_per_node"),
+        ({"train": {"gpus_per_node": 3, "cpus_per_node": 3, "time": 5}}, "engine.batch_size"),
     ],
 )
-def test_what_does_not_fit_the_cluster_is_refused(site, words, tmp_path):
+def test_a_cell_that_does_not_fit_the_cluster_is_refused(site, key, tmp_path):
     profile = tmp_path / "site.yaml"
     needs = {"train": {"gpus_per_node": 4, "cpus_per_node": 4, "time": 5}, "evaluate": {"cpus_per_node": 1, "time": 5}}
     profile.write_text(yaml.safe_dump(needs | site))
     reasons = preflight_errors(study("paper", tmp_path)[:1], find_profile(str(profile)).cluster)
-    assert words in next(iter(reasons.values()))
+    assert key in next(iter(reasons.values()))
 
 
-def test_a_plan_shows_what_it_takes_and_fails_where_a_cell_cannot_run(tmp_path, monkeypatch):
+def test_a_plan_prints_the_cost_and_fails_if_a_cell_cannot_run(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     result = call("plan", "paper", "--cluster", "small", "--step-seconds", "0.6")
     assert result.exit_code == 2
-    assert "pretraining: 840 GPU-hours, 2.2 days with 4 at a time" in result.stdout
-    assert "42 of 42 cells cannot run: shards/ucf101/train: no such folder" in result.stderr
+    assert "840 GPU-hours, 2.2 days" in result.stdout
+    assert "shards/ucf101/train" in result.stderr
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_study_that_names_an_unknown_variant_is_refused_with_the_nearest_one(tmp_path):
+def test_an_unknown_variant_is_refused_with_the_nearest_name(tmp_path):
     path = tmp_path / "study.yaml"
     path.write_text(yaml.safe_dump({"study": "s", "regimes": ["ucf101"], "variants": ["fwm_hw_dl"]}))
     result = call("plan", path)
     assert result.exit_code == 2
-    assert "fwm_hw_dl: unknown objective (did you mean 'fwm_hw_ld'?)" in result.stderr
+    assert "'fwm_hw_ld'" in result.stderr
 
 
-def test_without_sbatch_nothing_is_queued_and_the_way_out_is_named(tmp_path, monkeypatch):
+def test_without_sbatch_nothing_is_submitted(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", str(tmp_path))
     result = call("submit", "paper", "--cluster", "small")
     assert result.exit_code == 2
-    assert "sbatch: not on the PATH; log in to a node of the cluster, or use --cluster local" in result.stderr
+    assert "--cluster local" in result.stderr
     assert not (tmp_path / "runs").exists()

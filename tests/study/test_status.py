@@ -1,4 +1,4 @@
-"""How a cell stands, from the files of its run and from what Slurm says about its jobs."""
+"""Status of a cell, from the files of its run and the Slurm state of its jobs."""
 
 import json
 import os
@@ -11,13 +11,13 @@ from hpc_jepa.config.loading import read_config
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.errors import DataError
 from hpc_jepa.runs.lease import LEASE_TIMEOUT, LeaseHolder
-from hpc_jepa.runs.run_dir import RunDir
+from hpc_jepa.runs.run_dir import StudyDir
 from hpc_jepa.runs.state import RunState, write_state
 from hpc_jepa.study.grid import expand_study
-from hpc_jepa.study.job_log import JobLog, SubmittedJob
+from hpc_jepa.study.job_log import CellJobs, JobLog, JobQueue, SubmittedJob
 from hpc_jepa.study.slurm_cli import JobState
-from hpc_jepa.study.status import CellJobs, cell_status
-from hpc_jepa.study.submit import JobQueue, missing_work
+from hpc_jepa.study.status import cell_status
+from hpc_jepa.study.submit import missing_work
 
 RUNNING, WAITING, FAILED = (
     JobState("RUNNING", "None", "n1"),
@@ -34,56 +34,61 @@ def cell(tmp_path):
     content["evaluations"] = [{"benchmark": "trial", "weights": ["target"]}]
     path.write_text(yaml.safe_dump(content))
     (found,) = expand_study(read_config(StudyConfig, [path]), tmp_path / "runs")
-    (found.folder / "log").mkdir(parents=True)
-    (found.folder / "eval").mkdir()
+    found.run.log_dir.mkdir(parents=True)
+    found.run.record_dir().mkdir()
     return found
 
 
 def logged(cell, step, clips_per_second=32.0):
     line = {"step": step, "loss": 0.5, "clips_per_second": clips_per_second}
-    (cell.folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    cell.run.metrics_file.write_text(json.dumps(line) + "\n")
 
 
 def evaluated(cell, **changes):
-    fingerprint = cell.evaluations[0].fingerprint
-    record = {"results": [{"weights": "target"}], "run": {"step": 10}, "protocol_fingerprint": fingerprint}
-    (cell.folder / "eval" / "trial.careful.json").write_text(json.dumps(record | changes))
+    (evaluation,) = cell.evaluations
+    record = {"results": [{"weights": "target"}], "run": {"step": 10}, "protocol_fingerprint": evaluation.fingerprint}
+    cell.run.record_file("trial", evaluation.protocol).write_text(json.dumps(record | changes))
 
 
-def test_a_running_cell_tells_its_speed_and_time_left(cell):
-    write_state(RunDir(cell.folder).state_file, RunState(state="running", step=0, steps=10))
+def set_state(cell, state, step):
+    write_state(cell.run.state_file, RunState(state=state, step=step, steps=10))
+
+
+def test_a_running_cell_has_speed_and_time_left(cell):
+    set_state(cell, "running", 0)
     logged(cell, 3)
-    how = cell_status(cell, CellJobs(train=RUNNING))
-    assert (how.state, how.step, how.seconds_left) == ("running", 4, 6.0)
-    assert "32 clips/s" in how.note
+    status = cell_status(cell, CellJobs(train=RUNNING))
+    assert (status.state, status.step, status.seconds_left) == ("running", 4, 6.0)
+    assert "32 clips/s" in status.note
 
 
-def test_a_job_that_waits_is_queued_whatever_its_run_said_before(cell):
-    write_state(RunDir(cell.folder).state_file, RunState(state="interrupted", step=5, steps=10))
-    assert cell_status(cell, CellJobs(train=WAITING)).words == "queued  priority"
+def test_a_waiting_job_makes_the_cell_queued_whatever_its_last_run_state(cell):
+    set_state(cell, "interrupted", 5)
+    status = cell_status(cell, CellJobs(train=WAITING))
+    assert (status.state, status.note) == ("queued", "priority")
 
 
-def test_a_run_that_says_it_runs_though_no_job_does_stands_still(cell):
-    write_state(RunDir(cell.folder).state_file, RunState(state="running", step=5, steps=10))
+def test_a_run_in_state_running_without_an_active_job_or_lease_is_stalled(cell):
+    set_state(cell, "running", 5)
     assert cell_status(cell, CellJobs(train=FAILED)).state == "stalled"
     assert cell_status(cell).state == "stalled"
     holder = LeaseHolder(token="t", host="elsewhere", process=1, job=None, restart=0)
-    RunDir(cell.folder).lease_file.write_text(holder.model_dump_json())
+    cell.run.lease_file.write_text(holder.model_dump_json())
     assert cell_status(cell).state == "running"
-    silent = time.time() - LEASE_TIMEOUT - 1
-    os.utime(RunDir(cell.folder).lease_file, (silent, silent))
+    expired = time.time() - LEASE_TIMEOUT - 1
+    os.utime(cell.run.lease_file, (expired, expired))
     assert cell_status(cell).state == "stalled"
 
 
-def test_a_failed_cell_shows_its_last_line_and_its_log(cell):
-    log = cell.folder / "log" / "train.log"
+def test_a_failed_cell_has_its_last_log_line_and_its_log(cell):
+    log = cell.run.log_dir / "train.log"
     log.write_text("first\nerror: no such thing\n")
-    how = cell_status(cell, CellJobs(train=FAILED))
-    assert (how.state, how.note, how.log) == ("failed", "error: no such thing", log)
+    status = cell_status(cell, CellJobs(train=FAILED))
+    assert (status.state, status.note, status.log) == ("failed", "error: no such thing", log)
 
 
-def test_a_trained_cell_is_done_when_its_records_are_of_its_last_step_and_its_benchmark(cell):
-    write_state(RunDir(cell.folder).state_file, RunState(state="done", step=10, steps=10))
+def test_a_trained_cell_is_done_once_records_of_the_last_step_and_current_protocol_exist(cell):
+    set_state(cell, "done", 10)
     assert cell_status(cell).state == "trained"
     assert cell_status(cell, CellJobs(evaluate=RUNNING)).state == "evaluating"
     assert cell_status(cell, CellJobs(evaluate=FAILED)).state == "failed"
@@ -91,38 +96,43 @@ def test_a_trained_cell_is_done_when_its_records_are_of_its_last_step_and_its_be
         evaluated(cell, **stale)
         assert cell_status(cell).state == "trained"
     evaluated(cell)
-    assert cell_status(cell).words == "done  evaluated on trial.careful"
+    assert cell_status(cell).state == "done"
+    assert "trial" in cell_status(cell).note
 
 
-def test_a_refused_cell_says_why(cell):
-    assert cell_status(cell, refused="no shards").words == "refused  no shards"
+def test_a_refused_cell_has_its_reason_unless_it_is_running(cell):
+    assert cell_status(cell, refused="no shards").note == "no shards"
+    set_state(cell, "running", 5)
+    assert cell_status(cell, CellJobs(train=RUNNING), refused="no shards").state == "running"
 
 
-def test_only_what_is_missing_is_needed(cell):
+def test_only_missing_work_is_submitted(cell):
     job = {"folder": cell.folder, "cluster": "c", "time": 0.0}
     latest = {(cell.folder, kind): SubmittedJob(job=kind, kind=kind, **job) for kind in ("train", "evaluate")}
-    (need,) = missing_work([cell], JobQueue({}, {}))
-    assert (need.train, need.evaluate) == (True, True)
-    assert missing_work([cell], JobQueue(latest, {"train": RUNNING, "evaluate": WAITING})) == []
-    (need,) = missing_work([cell], JobQueue(latest, {"train": RUNNING}))
-    assert (need.train, need.evaluate, need.training_job) == (False, True, "train")
-    (need,) = missing_work([cell], JobQueue(latest, {"train": FAILED, "evaluate": WAITING}))
-    assert (need.train, need.evaluate) == (True, True)
-    write_state(RunDir(cell.folder).state_file, RunState(state="done", step=10, steps=10))
-    (need,) = missing_work([cell], JobQueue(latest, {}))
-    assert (need.train, need.evaluate) == (False, True)
+
+    def missing(latest, **states):
+        return [
+            (work.train, work.evaluate, work.training_job) for work in missing_work([cell], JobQueue(latest, states))
+        ]
+
+    assert missing({}) == [(True, True, None)]
+    assert missing(latest, train=RUNNING, evaluate=WAITING) == []
+    assert missing(latest, train=RUNNING) == [(False, True, "train")]
+    assert missing(latest, train=FAILED, evaluate=WAITING) == [(True, True, None)]
+    set_state(cell, "done", 10)
+    assert missing(latest) == [(False, True, None)]
     evaluated(cell)
-    assert missing_work([cell], JobQueue(latest, {})) == []
+    assert missing(latest) == []
 
 
-def test_a_ledger_keeps_its_jobs_and_names_a_damaged_line(cell, tmp_path):
-    ledger = JobLog(tmp_path)
+def test_a_job_log_keeps_its_jobs_and_names_a_damaged_line(cell, tmp_path):
+    job_log = JobLog(StudyDir(tmp_path))
     first, second = (SubmittedJob(job=f"1_{n}", kind="train", folder=cell.folder, cluster="c", time=n) for n in (0, 1))
-    ledger.add([first])
-    ledger.add([second])
-    assert ledger.jobs() == [first, second]
-    assert ledger.latest() == {(cell.folder, "train"): second}
-    with ledger.path.open("a") as file:
+    job_log.append([first])
+    job_log.append([second])
+    assert job_log.jobs() == [first, second]
+    assert job_log.latest() == {(cell.folder, "train"): second}
+    with job_log.path.open("a") as file:
         file.write("{]\n")
-    with pytest.raises(DataError, match=r"jobs.jsonl:3: damaged line"):
-        ledger.jobs()
+    with pytest.raises(DataError, match=r"jobs\.jsonl:3: "):
+        job_log.jobs()

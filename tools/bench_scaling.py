@@ -7,7 +7,7 @@
 A step is the whole of it with clips and masks ready: three networks, objectives, backward, optimizer, average of the
 target. All cases take turns in every round. Processes share one batch, each computes with one thread, and those on one
 machine share its cores and memory too: what networks do to a step is not seen here. That is PREDICTED, from
-arithmetic and bytes alone (hpc_jepa/study/scaling.py), and belongs to no machine that was measured.
+arithmetic and bytes alone (tools/scaling_model.py), and belongs to no machine that was measured.
 """
 
 import json
@@ -27,6 +27,7 @@ from measuring import Work, best_device, errors_in_one_line, medians, name_of, q
 from rich.console import Console
 from rich.table import Table
 from scaling_figure import draw_measured, draw_predicted
+from scaling_model import Network, predict
 from stepping import Training
 
 from hpc_jepa.cli.console import progress_bar
@@ -36,7 +37,6 @@ from hpc_jepa.distributed import rank, world_size
 from hpc_jepa.errors import HpcJepaError, InputError
 from hpc_jepa.masking.mask_sampler import MaskSampler
 from hpc_jepa.models.flops import step_flops
-from hpc_jepa.study.scaling import Network, predict
 from hpc_jepa.types import ClipBatch, TokenGrid, TokenMasks
 
 CLIPS = (1, 2, 4, 8)
@@ -231,8 +231,8 @@ def predicted() -> list[dict[str, Any]]:
                         "model": model,
                         "network": network.name,
                         "gpus": gpus,
-                        "arithmetic_ms": 1e3 * step.arithmetic,
-                        "exchange_ms": 1e3 * step.exchange,
+                        "arithmetic_ms": 1e3 * step.compute,
+                        "exchange_ms": 1e3 * step.communication,
                         "efficiency": step.efficiency,
                         "overlapped_efficiency": step.overlapped_efficiency,
                     }

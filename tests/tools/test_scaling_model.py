@@ -1,9 +1,9 @@
-"""The prediction, against the same arithmetic written out."""
+"""The prediction, against the same compute written out."""
 
 import pytest
+from scaling_model import Network, predict
 
 from hpc_jepa.config.run import RunConfig
-from hpc_jepa.study.scaling import Network, predict
 from hpc_jepa.study.sizes import model_size
 
 FAST = Network("fast", gpus_per_node=8, within=400e9, between=200e9, hop=0.0)
@@ -22,25 +22,25 @@ def config(stage, groups=2):
 
 
 @pytest.mark.parametrize(("stage", "passes"), [(0, 2), (1, 2), (2, 2)])
-def test_replicated_weights_pass_every_number_twice_over_the_slowest_link(stage, passes):
+def test_replicated_weights_are_sent_twice_over_the_slowest_link(stage, passes):
     trained = model_size(config(stage)).trainable
     for gpus, link in ((8, 400e9), (16, 200e9)):
         predicted = predict(config(stage), gpus, FAST, PEAK, SHARE)
-        assert predicted.exchange == pytest.approx(passes * 4 * trained * (gpus - 1) / gpus / link)
-        assert predicted.arithmetic == pytest.approx(model_size(config(stage)).flops / 5e14)
+        assert predicted.communication == pytest.approx(passes * 4 * trained * (gpus - 1) / gpus / link)
+        assert predicted.compute == pytest.approx(model_size(config(stage)).flops / 5e14)
 
 
-def test_sharded_weights_are_gathered_for_both_directions_of_a_pass_and_the_target_for_one():
+def test_sharded_weights_are_gathered_for_forward_and_backward_and_the_target_once():
     counted = model_size(config(3))
     once = 4 * counted.trainable * 7 / 8 / 400e9
     target = 4 * counted.target * 7 / 8 / 400e9
-    assert predict(config(3), 8, FAST, PEAK, SHARE).exchange == pytest.approx((2 + 1) * once + target)
+    assert predict(config(3), 8, FAST, PEAK, SHARE).communication == pytest.approx((2 + 1) * once + target)
 
 
-def test_one_gpu_exchanges_nothing():
+def test_one_gpu_communicates_nothing():
     for stage in range(4):
         alone = predict(config(stage), 1, FAST, PEAK, SHARE)
-        assert (alone.exchange, alone.efficiency, alone.overlapped_efficiency) == (0, 1, 1)
+        assert (alone.communication, alone.efficiency, alone.overlapped_efficiency) == (0, 1, 1)
 
 
 def test_more_gpus_are_never_more_efficient_and_overlap_never_hurts():
@@ -49,10 +49,13 @@ def test_more_gpus_are_never_more_efficient_and_overlap_never_hurts():
     efficiencies = [each.efficiency for each in found]
     assert efficiencies == sorted(efficiencies, reverse=True)
     assert all(each.efficiency <= each.overlapped_efficiency <= 1 for each in found)
-    assert found[-1].exchange - found[-1].hideable > 0  # weights are gathered after the update: nothing hides that
+    assert found[-1].communication - found[-1].hideable > 0  # the all-gather after the update cannot overlap
 
 
-def test_hops_count_in_a_long_ring():
+def test_latency_counts_in_a_long_ring():
     slow = Network("slow", 8, 400e9, 200e9, hop=1e-5)
-    extra = predict(config(1), 512, slow, PEAK, SHARE).exchange - predict(config(1), 512, FAST, PEAK, SHARE).exchange
+    extra = (
+        predict(config(1), 512, slow, PEAK, SHARE).communication
+        - predict(config(1), 512, FAST, PEAK, SHARE).communication
+    )
     assert extra == pytest.approx(2 * 511 * 1e-5)

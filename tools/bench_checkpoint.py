@@ -27,6 +27,7 @@ from hpc_jepa.cli.console import progress_bar
 from hpc_jepa.config.loading import find_config, read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.masking.mask_sampler import MaskSampler
+from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.types import ClipBatch, TokenGrid
 
 
@@ -61,7 +62,7 @@ def measure(config: RunConfig, home: Path, steps: int) -> dict[str, Any]:
         waited += milliseconds(saver.wait, device)
     state = {piece.key: piece.values for piece in shards_to_save(engine)}
     plain = milliseconds(lambda: torch.save(state, home / "plain.pt"), device)
-    checkpoint = layout.open_checkpoint(layout.checkpoint_dir(home, 3))
+    checkpoint = layout.open_checkpoint(RunDir(home).checkpoint_dir(3))
     return {
         "gigabytes": sum(piece.values.nbytes for piece in shards_to_save(engine)) / 1e9,
         "step_ms": usual,

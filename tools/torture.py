@@ -154,9 +154,7 @@ class Trial:
         if step < due * config.checkpoint.every:
             raise Loss(f"{config.folder}: {_logged(config)} steps done, but only {step} committed")
         self.seen["in a save"] += bool(list(home.glob(".step-*.partial")))
-        self.seen["before latest"] += latest.is_symlink() and latest.resolve() != layout.checkpoint_dir(
-            config.folder, step
-        )
+        self.seen["before latest"] += latest.is_symlink() and latest.resolve() != run.checkpoint_dir(step)
 
     def _finish(self, config: Any) -> None:
         job = Job(config, self.processes, self.work / "log.txt")
@@ -217,9 +215,9 @@ def _ignore(record: object) -> None:
 
 
 def _committed(config: Any) -> int:
-    from hpc_jepa.checkpoint import layout
+    from hpc_jepa.runs.run_dir import RunDir
 
-    return layout.last_step(config.folder)
+    return RunDir(config.folder).last_step()
 
 
 def _logged(config: Any) -> int:
@@ -233,10 +231,11 @@ def _compare(whole: Any, killed: Any) -> None:
     """Raises Loss unless both runs ended alike, to the bit."""
     import torch
 
-    from hpc_jepa.checkpoint import layout, reader
+    from hpc_jepa.checkpoint import reader
+    from hpc_jepa.runs.run_dir import RunDir
 
     one, other = (
-        reader.open_tensors(layout.checkpoint_dir(config.folder, config.schedule.steps)) for config in (whole, killed)
+        reader.open_tensors(RunDir(config.folder).checkpoint_dir(config.schedule.steps)) for config in (whole, killed)
     )
     differing = [name for name in one if name not in other or not torch.equal(one[name], other[name])]
     if differing or len(one) != len(other):

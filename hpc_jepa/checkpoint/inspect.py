@@ -11,6 +11,7 @@ from hpc_jepa.checkpoint import layout
 from hpc_jepa.checkpoint.layout import WEIGHT_PREFIXES, Checkpoint, CheckpointManifest
 from hpc_jepa.checkpoint.reader import TensorReader
 from hpc_jepa.errors import CheckpointError
+from hpc_jepa.runs.run_dir import RunDir
 
 
 @dataclass(frozen=True)
@@ -44,8 +45,8 @@ class TensorStats:
 
 def list_checkpoints(run: Path) -> list[CheckpointEntry]:
     """Every checkpoint of a run, oldest first, then those set aside as damaged. Contents of files are not read."""
-    aside = sorted((run / "checkpoints").glob("damaged-*"))
-    return [_entry(path) for path in layout.checkpoint_dirs(run)] + [
+    aside = sorted(RunDir(run).checkpoints_dir.glob("damaged-*"))
+    return [_entry(path) for path in RunDir(run).checkpoint_dirs()] + [
         CheckpointEntry(path, None, "set aside as damaged") for path in aside
     ]
 

@@ -34,6 +34,7 @@ from hpc_jepa.checkpoint.format_2 import upgrade_manifest
 from hpc_jepa.checkpoint.rank_file import FileDigest
 from hpc_jepa.errors import CheckpointError
 from hpc_jepa.io.atomic import fsync, write_atomically
+from hpc_jepa.runs.run_dir import RunDir
 
 FORMAT = 3
 MANIFEST = "manifest.json"
@@ -88,27 +89,12 @@ class Checkpoint:
         return self.manifest.step
 
 
-def checkpoint_dir(run: Path, step: int) -> Path:
-    """Where the checkpoint of ``step`` is committed."""
-    return run / "checkpoints" / _name(step)
-
-
-def checkpoint_dirs(run: Path) -> list[Path]:
-    """Folders of checkpoints, sound or not, oldest first."""
-    return sorted((run / "checkpoints").glob("step-" + 8 * "[0-9]"))
-
-
-def last_step(run: Path) -> int:
-    """The step of the newest checkpoint, sound or not; 0 where there is none."""
-    return max((int(path.name.removeprefix("step-")) for path in checkpoint_dirs(run)), default=0)
-
-
 def latest(run: Path) -> Checkpoint | None:
     """The newest checkpoint, None where there is none; its files are not looked at.
 
     Raises CheckpointError where its manifest is missing or damaged.
     """
-    found = checkpoint_dirs(run)
+    found = RunDir(run).checkpoint_dirs()
     return open_checkpoint(found[-1]) if found else None
 
 
@@ -128,7 +114,7 @@ def latest_valid(run: Path) -> Checkpoint | None:
     lose the run without a word.
     """
     faults: dict[Path, str] = {}
-    for path in reversed(checkpoint_dirs(run)):
+    for path in reversed(RunDir(run).checkpoint_dirs()):
         found = verify_dir(path)
         if not found:
             _point_latest_at(path)
@@ -157,7 +143,7 @@ def verify_files(checkpoint: Checkpoint, kind: str = "") -> list[str]:
 
 def partial_dir(run: Path, step: int) -> Path:
     """The temporary folder that the checkpoint of ``step`` is written into."""
-    return _hidden(checkpoint_dir(run, step), "partial")
+    return _hidden(RunDir(run).checkpoint_dir(step), "partial")
 
 
 def create_partial(run: Path, step: int) -> None:
@@ -168,7 +154,7 @@ def create_partial(run: Path, step: int) -> None:
 
 def remove_partial(run: Path) -> None:
     """Remove what was being written or removed when an earlier process died."""
-    for stale in (run / "checkpoints").glob(".step-*"):
+    for stale in RunDir(run).checkpoints_dir.glob(".step-*"):
         shutil.rmtree(stale)
 
 
@@ -176,7 +162,7 @@ def commit_checkpoint(
     run: Path, facts: CheckpointInfo, shapes: dict[str, tuple[int, ...]], files: dict[str, FileDigest]
 ) -> None:
     """Make a checkpoint of the temporary folder, whose ``files`` are on the disk. Raises HpcJepaError and OSError."""
-    written, final = partial_dir(run, facts.step), checkpoint_dir(run, facts.step)
+    written, final = partial_dir(run, facts.step), RunDir(run).checkpoint_dir(facts.step)
     manifest = CheckpointManifest(**dict(facts), format=FORMAT, shapes=shapes, files=files)
     write_atomically(written / MANIFEST, manifest.to_bytes())
     fsync(written)
@@ -202,7 +188,7 @@ def _hidden(path: Path, why: str) -> Path:
 
 
 def _point_latest_at(final: Path) -> None:
-    link = final.parent / "latest"
+    link = RunDir(final.parent.parent).latest_link
     if link.is_symlink() and link.readlink() == Path(final.name):
         return
     fresh = link.with_name(".latest")
@@ -227,7 +213,7 @@ def _read(path: Path) -> Checkpoint | None:
         text = (path / MANIFEST).read_text(encoding="utf-8")
         content = json.loads(text)
         sealed = content["checksum"] == _checksum(text.replace(content["checksum"], CHECKSUM_PLACEHOLDER))
-        if not sealed or path.name != _name(content["step"]):
+        if not sealed or path.name != RunDir(path.parent.parent).checkpoint_dir(content["step"]).name:
             return None
         if content["format"] > FORMAT:
             raise CheckpointError(
@@ -238,10 +224,6 @@ def _read(path: Path) -> Checkpoint | None:
         return Checkpoint(path, CheckpointManifest.model_validate(content))
     except (OSError, ValueError, KeyError, TypeError, RecursionError):  # a damaged text can say anything
         return None
-
-
-def _name(step: int) -> str:
-    return f"step-{step:08d}"
 
 
 def _checksum(text: str) -> str:

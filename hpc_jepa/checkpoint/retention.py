@@ -8,6 +8,7 @@ from hpc_jepa.checkpoint import layout
 from hpc_jepa.checkpoint.layout import CheckpointManifest
 from hpc_jepa.config.training import CheckpointConfig
 from hpc_jepa.errors import CheckpointError
+from hpc_jepa.runs.run_dir import RunDir
 
 LOG = logging.getLogger(__name__)
 
@@ -35,7 +36,7 @@ def prune_checkpoints(run: Path, policy: CheckpointConfig, known_valid: int | No
 
 def expired(run: Path, policy: CheckpointConfig, known_valid: int | None = None) -> list[Path]:
     """What ``prune`` would remove, oldest first."""
-    readable = [checkpoint for path in layout.checkpoint_dirs(run) if (checkpoint := _opened(path))]
+    readable = [checkpoint for path in RunDir(run).checkpoint_dirs() if (checkpoint := _opened(path))]
     if known_valid is None:
         sound = (checkpoint for checkpoint in reversed(readable) if not layout.verify_files(checkpoint))
         known_valid = next((checkpoint.step for checkpoint in sound), None)
@@ -43,7 +44,7 @@ def expired(run: Path, policy: CheckpointConfig, known_valid: int | None = None)
         checkpoint.manifest for checkpoint in readable if known_valid is not None and checkpoint.step <= known_valid
     ]
     staying = retained(trusted, policy)
-    return [layout.checkpoint_dir(run, manifest.step) for manifest in trusted if manifest.step not in staying]
+    return [RunDir(run).checkpoint_dir(manifest.step) for manifest in trusted if manifest.step not in staying]
 
 
 def _spaced(manifests: Sequence[CheckpointManifest], seconds: float) -> set[int]:

@@ -14,9 +14,8 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from hpc_jepa.cli.console import CONSOLE, plural, progress_bar, stdout_console
-from hpc_jepa.config.loading import read_config
-from hpc_jepa.config.run import RunConfig
 from hpc_jepa.errors import CheckpointError, InputError
+from hpc_jepa.runs.run_dir import RunDir
 
 if TYPE_CHECKING:
     from hpc_jepa.checkpoint.difference import TensorDiff
@@ -131,13 +130,12 @@ def verify(path: Place, as_json: AsJson = False) -> None:
     Leaves with exit code 4 when something is damaged.
     """
     from hpc_jepa.checkpoint.inspect import verify_checkpoint
-    from hpc_jepa.checkpoint.layout import checkpoint_dirs
     from hpc_jepa.checkpoint.places import is_checkpoint_dir, resolve_run_dir
 
     run = resolve_run_dir(path)
-    chosen = [path.resolve()] if is_checkpoint_dir(path) else checkpoint_dirs(run)
+    chosen = [path.resolve()] if is_checkpoint_dir(path) else RunDir(run).checkpoint_dirs()
     if not chosen:
-        raise CheckpointError(f"{path}/checkpoints: no checkpoint yet; train the run first")
+        raise CheckpointError(f"{path}: no checkpoint yet; train the run first")
     with progress_bar("verify", len(chosen)) as advance:
         found = {}
         for one in chosen:
@@ -166,7 +164,7 @@ def resume(
 
     if executor == "here" and processes > 1:
         raise InputError("--processes: one process runs here; choose --executor torchrun, deepspeed or srun for more")
-    arguments = [str(run / "config.yaml"), *(settings or []), f"runs={_runs_of(run)}"]
+    arguments = [str(RunDir(run).config_file), *(settings or []), f"runs={_runs_of(run)}"]
     if executor == "here":
         train(arguments)
         return
@@ -199,11 +197,11 @@ def prune(
 
     chosen = {"keep": keep, "keep_every": keep_every, "keep_hours": keep_hours, "keep_best": keep_best}
     given = {name: value for name, value in {**chosen, "best_by": best_by}.items() if value is not None}
-    policy = _config_of(resolve_run_dir(run)).checkpoint.model_copy(update=given)
+    policy = RunDir(resolve_run_dir(run)).config.checkpoint.model_copy(update=given)
     if dry_run:
         gone = retention.expired(run, policy)
     else:
-        with exclusive_lock(run / ".lock"):
+        with exclusive_lock(RunDir(run).lock_file):
             gone = retention.prune_checkpoints(run, policy)
     if as_json:
         typer.echo(json.dumps({"dry_run": dry_run, "removed": [path.name for path in gone]}))
@@ -341,15 +339,9 @@ def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "scalar"
 
 
-def _config_of(run: Path) -> RunConfig:
-    if not (run / "config.yaml").is_file():
-        raise InputError(f"{run}: not a run folder (it has no config.yaml); name one that 'hpc-jepa train' wrote")
-    return read_config(RunConfig, [run / "config.yaml"])
-
-
 def _runs_of(run: Path) -> Path:
     """The folder of all runs, as it is called from here: where a run was moved to, or written from another folder."""
-    config = _config_of(run)
+    config = RunDir(run).config
     inside = config.folder.relative_to(config.runs)
     place = run.resolve()
     if place.parts[-len(inside.parts) :] != inside.parts:

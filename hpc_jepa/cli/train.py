@@ -11,6 +11,7 @@ from hpc_jepa.cli.console import CONSOLE, Advance, ConsoleHandler, progress_bar
 from hpc_jepa.config.loading import read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.errors import EXIT_INTERRUPTED
+from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.training.slurm_step import set_ranks_from_slurm
 
 if TYPE_CHECKING:
@@ -76,7 +77,6 @@ def train(
     from hpc_jepa.distributed import set_ds_accelerator
 
     set_ds_accelerator()
-    from hpc_jepa.checkpoint.layout import last_step
     from hpc_jepa.objectives.registry import validate_objectives
     from hpc_jepa.profiling.profile import check_profile_steps
     from hpc_jepa.runs.acquire import refuse_other_config
@@ -88,7 +88,7 @@ def train(
     log = logging.getLogger("hpc_jepa")
     log.setLevel(logging.INFO)
     log.handlers = [ConsoleHandler(logging.INFO if shown else logging.WARNING)]
-    steps, first = config.schedule.steps, last_step(config.folder)
+    steps, first = config.schedule.steps, RunDir(config.folder).last_step()
     if profile:
         check_profile_steps(steps - first)
     if shown and 0 < first < steps:

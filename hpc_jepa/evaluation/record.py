@@ -19,6 +19,7 @@ from hpc_jepa.config.strict import Strict
 from hpc_jepa.errors import DataError
 from hpc_jepa.evaluation.stats.paired import Correct
 from hpc_jepa.io.atomic import write_atomically
+from hpc_jepa.runs.run_dir import RunDir
 
 Predictions = dict[str, NDArray[np.int64]]
 """``labels`` [n], ``samples`` [n], and under ``key`` of each result what was predicted, mostly classes [S, n]."""
@@ -183,8 +184,7 @@ Record = TypeVar("Record", bound=BaseRecord)
 
 def record_path(run: Path, benchmark: str, protocol: ProtocolName, task: Task = "probe") -> Path:
     """Where a record lies; its predictions lie beside it, with suffix ``.npz``."""
-    folder = run / "eval" if task == "probe" else run / "eval" / task
-    return folder / f"{benchmark}.{protocol}.json"
+    return RunDir(run).record_file(benchmark, protocol, task)
 
 
 def write_probe_record(path: Path, record: dict[str, Any], predictions: Predictions) -> ProbeRecord:

@@ -9,12 +9,12 @@ import torch
 from hpc_jepa.checkpoint import layout
 from hpc_jepa.checkpoint.encoders import read_encoder
 from hpc_jepa.checkpoint.layout import Checkpoint
-from hpc_jepa.config import loading
 from hpc_jepa.config.benchmark import Weights
 from hpc_jepa.config.run import RunConfig
-from hpc_jepa.errors import CheckpointError, InputError
+from hpc_jepa.errors import CheckpointError
 from hpc_jepa.models.encoder import Encoder
 from hpc_jepa.models.video_jepa import VideoJEPA
+from hpc_jepa.runs.run_dir import open_run
 
 
 @dataclass(frozen=True)
@@ -28,12 +28,11 @@ class TrainedRun:
 
 def open_trained_run(folder: Path) -> TrainedRun:
     """Raises InputError where there is no run, CheckpointError where it has no usable checkpoint."""
-    if not (folder / "config.yaml").is_file():
-        raise InputError(f"{folder}: not a run folder (it has no config.yaml); name one that 'hpc-jepa train' wrote")
+    config = open_run(folder).config
     checkpoint = layout.latest(folder)
     if checkpoint is None:
-        raise CheckpointError(f"{folder}/checkpoints: no usable checkpoint; train the run first")
-    return TrainedRun(folder, loading.read_config(RunConfig, [folder / "config.yaml"]), checkpoint)
+        raise CheckpointError(f"{folder}: no usable checkpoint; train the run first")
+    return TrainedRun(folder, config, checkpoint)
 
 
 def load_run_encoders(run: TrainedRun, names: Iterable[Weights], device: torch.device) -> dict[Weights, Encoder]:

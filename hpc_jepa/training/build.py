@@ -8,7 +8,6 @@ from pathlib import Path
 import torch
 from deepspeed.runtime.engine import DeepSpeedEngine
 
-from hpc_jepa.checkpoint.layout import last_step
 from hpc_jepa.checkpoint.writer import CheckpointWriter
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.data.decode_errors import decode_error_log, truncate_decode_errors
@@ -85,7 +84,7 @@ def build_run(config: RunConfig, device: torch.device, on_log: OnLog) -> Iterato
         Watchdog(config.guard.stall_seconds) as watchdog,
         BatchPrefetcher(loader, build_masker(config, feed_host), config.schedule.steps, device) as batches,
     ):
-        batches.prepare(broadcast_int(last_step(config.folder)))
+        batches.prepare(broadcast_int(RunDir(config.folder).last_step()))
         startup_timer.done("first batch")
         folder = config.folder
         run = RunDir(folder)

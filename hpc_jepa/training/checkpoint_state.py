@@ -13,7 +13,6 @@ from hpc_jepa.checkpoint.encoders import saved_config
 from hpc_jepa.checkpoint.layout import (
     Checkpoint,
     CheckpointInfo,
-    checkpoint_dir,
     latest_valid,
     open_checkpoint,
     remove_partial,
@@ -25,6 +24,7 @@ from hpc_jepa.distributed import broadcast_int, is_main, rank, world_size
 from hpc_jepa.errors import CheckpointError
 from hpc_jepa.io.revision import code_revision
 from hpc_jepa.runs.acquire import unaccepted_changes
+from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.training.zero_state import checkpoint_name, init_optimizer_state, local_shards, optimizer_updates
 
 UPDATES = "updates"
@@ -73,7 +73,7 @@ def resume_from_checkpoint(engine: DeepSpeedEngine, config: RunConfig, data_hash
     step = broadcast_int(sound.step if sound else -1)
     if step < 0:
         return 0
-    checkpoint = open_checkpoint(checkpoint_dir(config.folder, step))
+    checkpoint = open_checkpoint(RunDir(config.folder).checkpoint_dir(step))
     _check_fits(checkpoint, config, data_hashes)
     restore(engine, checkpoint)
     return step

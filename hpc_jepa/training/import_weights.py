@@ -35,7 +35,7 @@ def import_weights(files: PretrainedEncoder, config: RunConfig) -> Path:
     Predictor and heads are those that a run of this seed would begin with, so that the run may also be trained on.
     Raises InputError where a run is there.
     """
-    if layout.checkpoint_dirs(config.folder):
+    if RunDir(config.folder).checkpoint_dirs():
         raise InputError(f"{config.folder}: holds a run already; choose another study= or variant=")
     train_module = build_train_module(config)
     for part in (train_module.model.student, train_module.model.target):

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from hpc_jepa.checkpoint import layout, reader
 from hpc_jepa.cli.app import app
 from hpc_jepa.io.atomic import exclusive_lock
+from hpc_jepa.runs.run_dir import RunDir
 
 INPUT, CHECKPOINT = 2, 4
 
@@ -134,9 +135,9 @@ def test_verify_misses_no_piece(run, checkpoint):
 def test_prune_keeps_what_is_asked_and_dry_runs_remove_nothing(run, checkpoint):
     dry = as_json(checkpoint("prune", run, "--keep", 1, "--keep-every", 3, "--dry-run", "--json"))
     assert dry == {"dry_run": True, "removed": ["step-00000005"]}
-    assert len(layout.checkpoint_dirs(run)) == 3
+    assert len(RunDir(run).checkpoint_dirs()) == 3
     assert as_json(checkpoint("prune", run, "--keep", 1, "--json"))["removed"] == ["step-00000003", "step-00000005"]
-    assert [path.name for path in layout.checkpoint_dirs(run)] == ["step-00000007"]
+    assert [path.name for path in RunDir(run).checkpoint_dirs()] == ["step-00000007"]
     assert (run / "checkpoints" / "latest").resolve() == step(run, 7)
 
 
@@ -146,7 +147,7 @@ def test_prune_spares_the_newest_sound_one_and_runs_that_train(run, checkpoint):
         assert result.exit_code == INPUT and "is writing here" in result.stderr
     flip(step(run, 7) / "weights-0000.safetensors")
     assert as_json(checkpoint("prune", run, "--keep", 1, "--json"))["removed"] == ["step-00000003"]
-    assert [path.name for path in layout.checkpoint_dirs(run)] == ["step-00000005", "step-00000007"]
+    assert [path.name for path in RunDir(run).checkpoint_dirs()] == ["step-00000005", "step-00000007"]
 
 
 def test_diff_says_which_tensors_and_settings_differ_and_by_how_much(run, save_run, tmp_path, checkpoint):

@@ -14,6 +14,7 @@ from hpc_jepa.checkpoint import layout, reader
 from hpc_jepa.checkpoint.writer import CheckpointWriter
 from hpc_jepa.config.training import CheckpointConfig
 from hpc_jepa.errors import CheckpointError, HpcJepaError
+from hpc_jepa.runs.run_dir import RunDir
 
 FILES = ("manifest.json", "training-0000.safetensors", "weights-0000.safetensors")
 
@@ -23,13 +24,13 @@ def two(tmp_path, save):
     """A run with sound checkpoints of steps 1 and 2."""
     for step in (1, 2):
         save(tmp_path, step, keep=3)
-    assert {path.name for path in layout.checkpoint_dir(tmp_path, 2).iterdir()} == set(FILES)
+    assert {path.name for path in RunDir(tmp_path).checkpoint_dir(2).iterdir()} == set(FILES)
     return tmp_path
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_every_flipped_bit_is_noticed(two, name):
-    path = layout.checkpoint_dir(two, 2) / name
+    path = RunDir(two).checkpoint_dir(2) / name
     content = path.read_bytes()
     places = (
         range(8 * len(content)) if name == "manifest.json" else random.Random(0).sample(range(8 * len(content)), 50)
@@ -45,7 +46,7 @@ def test_every_flipped_bit_is_noticed(two, name):
 @pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("length", [0, 1, 100, -1])
 def test_a_cut_file_is_named_and_the_checkpoint_before_is_used(two, name, length, caplog):
-    path = layout.checkpoint_dir(two, 2) / name
+    path = RunDir(two).checkpoint_dir(2) / name
     path.write_bytes(path.read_bytes()[:length])
     sound = layout.latest_valid(two)
     assert sound.step == 1 and (reader.open_tensors(sound.path)["student.w"] == 1).all()
@@ -55,7 +56,7 @@ def test_a_cut_file_is_named_and_the_checkpoint_before_is_used(two, name, length
 
 def test_where_all_are_damaged_nothing_begins_anew(two):
     for step in (1, 2):
-        (layout.checkpoint_dir(two, step) / FILES[step]).unlink()
+        (RunDir(two).checkpoint_dir(step) / FILES[step]).unlink()
     with pytest.raises(CheckpointError, match=r"safetensors: missing; no other checkpoint .* remove .* to begin anew"):
         layout.latest_valid(two)
     with pytest.raises(CheckpointError, match=r"weights-0000\.safetensors: missing"):
@@ -156,7 +157,7 @@ def test_a_run_may_go_on_without_a_save_that_failed(tiny_disk, pieces, facts, ca
         assert not saver.failed and "step 2 cannot be written (rank 0: 4e-05 GB are needed" in caplog.text
         (tiny_disk / "other").unlink()
         saver.start(facts(3), pieces(3))
-    assert [path.name for path in layout.checkpoint_dirs(tiny_disk)] == ["step-00000001", "step-00000003"]
+    assert [path.name for path in RunDir(tiny_disk).checkpoint_dirs()] == ["step-00000001", "step-00000003"]
 
 
 def test_what_is_saved_is_the_state_at_the_start_of_the_save(tmp_path, pieces, facts):
@@ -167,7 +168,7 @@ def test_what_is_saved_is_the_state_at_the_start_of_the_save(tmp_path, pieces, f
             for piece in live:
                 piece.values.add_(1)  # training goes on at once
             assert len(list((tmp_path / "checkpoints").glob(".step-*"))) <= 1, "two saves at a time"
-    for path in layout.checkpoint_dirs(tmp_path):
+    for path in RunDir(tmp_path).checkpoint_dirs():
         step = layout.open_checkpoint(path).step
         assert (reader.open_tensors(path)["student.w"] == torch.full((50, 100), float(step))).all()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from hpc_jepa.checkpoint import layout, reader
+from hpc_jepa.runs.run_dir import RunDir
 
 KILLS, SAVES = 60, 15
 
@@ -54,5 +55,5 @@ def test_a_kill_at_any_moment_leaves_only_whole_checkpoints(kill_while_saving, t
     save(tmp_path, last + 1, keep=2)
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {
         "latest",
-        *(layout.checkpoint_dir(tmp_path, step).name for step in (last, last + 1)),
+        *(RunDir(tmp_path).checkpoint_dir(step).name for step in (last, last + 1)),
     }

@@ -6,6 +6,7 @@ from hpc_jepa.checkpoint import layout
 from hpc_jepa.checkpoint.layout import CheckpointManifest
 from hpc_jepa.checkpoint.retention import prune_checkpoints, retained
 from hpc_jepa.config.training import CheckpointConfig
+from hpc_jepa.runs.run_dir import RunDir
 
 HOUR = 3600.0
 
@@ -42,7 +43,7 @@ def test_each_rule_adds_what_it_keeps(manifests, policy, expected):
 
 
 def steps_in(run):
-    return [int(path.name.removeprefix("step-")) for path in layout.checkpoint_dirs(run)]
+    return [int(path.name.removeprefix("step-")) for path in RunDir(run).checkpoint_dirs()]
 
 
 def test_saving_lets_older_ones_go_and_best_ones_stay(tmp_path, save):
@@ -54,8 +55,8 @@ def test_saving_lets_older_ones_go_and_best_ones_stay(tmp_path, save):
 def test_the_newest_sound_one_stays_when_newer_ones_are_damaged(tmp_path, save):
     for step in (1, 2, 3, 4):
         save(tmp_path, step, keep=9)
-    (layout.checkpoint_dir(tmp_path, 4) / "manifest.json").write_text("{")
-    (layout.checkpoint_dir(tmp_path, 3) / "weights-0000.safetensors").write_bytes(b"")
+    (RunDir(tmp_path).checkpoint_dir(4) / "manifest.json").write_text("{")
+    (RunDir(tmp_path).checkpoint_dir(3) / "weights-0000.safetensors").write_bytes(b"")
     removed = prune_checkpoints(tmp_path, CheckpointConfig(keep=1))
     assert [path.name for path in removed] == ["step-00000001"]
     assert steps_in(tmp_path) == [2, 3, 4]
@@ -65,7 +66,7 @@ def test_the_newest_sound_one_stays_when_newer_ones_are_damaged(tmp_path, save):
 def test_where_none_is_sound_none_is_removed(tmp_path, save):
     for step in (1, 2):
         save(tmp_path, step, keep=9)
-        (layout.checkpoint_dir(tmp_path, step) / "weights-0000.safetensors").write_bytes(b"")
+        (RunDir(tmp_path).checkpoint_dir(step) / "weights-0000.safetensors").write_bytes(b"")
     assert prune_checkpoints(tmp_path, CheckpointConfig(keep=1)) == []
 
 

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hpc_jepa.checkpoint import layout, reader
+from hpc_jepa.runs.run_dir import RunDir
 
 WORKER = Path(__file__).parent / "workers" / "elastic.py"
 WORLDS, STAGES = (1, 2, 4), (0, 1, 2, 3)
@@ -47,8 +48,8 @@ def test_weights_and_target_are_equal_to_the_bit_after_every_resume(resumed):
 def test_what_is_saved_again_at_once_is_what_was_saved_moments_and_all(resumed):
     results, saved = resumed
     for (world, stage, *to), result in results.items():
-        before = reader.open_tensors(layout.checkpoint_dir(saved / f"world-{world}-stage-{stage}", SAVED_AT))
-        after = reader.open_tensors(layout.checkpoint_dir(Path(result["again"]), SAVED_AT))
+        before = reader.open_tensors(RunDir(saved / f"world-{world}-stage-{stage}").checkpoint_dir(SAVED_AT))
+        after = reader.open_tensors(RunDir(Path(result["again"])).checkpoint_dir(SAVED_AT))
         named = {name for name in before if not name.startswith("random")}
         assert named == {name for name in after if not name.startswith("random")}
         assert equal(before, after) == [], f"{world}, {stage} -> {to}"
@@ -60,7 +61,7 @@ def test_the_same_topology_goes_on_bit_for_bit(resumed):
         run, result = saved / f"world-{world}-stage-{stage}", results[world, stage, world, stage]
         assert result["losses"] == torch.load(run / "losses.pt")
         ends = [
-            reader.open_tensors(layout.checkpoint_dir(path, SAVED_AT + MORE)) for path in (run, Path(result["again"]))
+            reader.open_tensors(RunDir(path).checkpoint_dir(SAVED_AT + MORE)) for path in (run, Path(result["again"]))
         ]
         assert equal(*ends) == []
 
@@ -74,7 +75,7 @@ def test_the_loss_continues_in_every_pair(resumed):
 
 def test_every_stage_and_number_of_processes_writes_every_weight_once(resumed):
     for run in resumed[1].iterdir():
-        checkpoint = layout.open_checkpoint(layout.checkpoint_dir(run, SAVED_AT))
+        checkpoint = layout.open_checkpoint(RunDir(run).checkpoint_dir(SAVED_AT))
         assert layout.verify_files(checkpoint) == []
         stored = reader.open_tensors(checkpoint.path)
         floats = sum(stored[name].numel() for name in stored if not name.startswith("random"))

@@ -16,6 +16,7 @@ from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.training import CheckpointConfig
 from hpc_jepa.distributed import GlooGroup, is_main, rank, world_size
 from hpc_jepa.masking.mask_sampler import MaskSampler
+from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.training.checkpoint_state import checkpoint_info, restore, shards_to_save, unsharded
 from hpc_jepa.training.ema import TargetEMA
 from hpc_jepa.training.engine import build_engine, optimizer_step, set_schedule_values
@@ -129,7 +130,7 @@ def load(folder, output):
 
 
 def resumed(tiny, run, again):
-    checkpoint = layout.open_checkpoint(layout.checkpoint_dir(run, SAVED_AT))
+    checkpoint = layout.open_checkpoint(RunDir(run).checkpoint_dir(SAVED_AT))
     stored = reader.open_tensors(checkpoint.path)
     restore(tiny.engine, checkpoint)
     same = all(torch.equal(stored[checkpoint_name(name)], value) for name, value in unsharded(tiny.engine.module))

@@ -8,6 +8,7 @@ from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.errors import InputError
 from hpc_jepa.report.results import RANDOM, Panel, ResultRow, panel_of
 from hpc_jepa.report.run_report import RunReport, run_label
+from hpc_jepa.runs.run_dir import StudyDir
 from hpc_jepa.study.grid import expand_study
 
 
@@ -23,7 +24,7 @@ def _never_started(runs: Sequence[RunReport]) -> list[str]:
     begun = {run.folder.resolve() for run in runs}
     lines = []
     for folder in dict.fromkeys(run.study_folder for run in runs if run.whole_study):
-        path = folder / "study.yaml"
+        path = StudyDir(folder).config_file
         if path.is_file():
             lines += _absent(path, begun)
     return lines
@@ -44,7 +45,7 @@ def _unfinished(runs: Iterable[RunReport]) -> list[str]:
         if run.state is None:
             lines.append(f"{run.label}: never started (no state.json)")
         elif run.state.state != "done":
-            lines.append(f"{run.label}: {run.state.sentence}")
+            lines.append(f"{run.label}: {run.state.summary}")
     return lines
 
 

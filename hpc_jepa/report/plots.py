@@ -9,9 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from hpc_jepa.report.results import ResultRow
-from hpc_jepa.report.run_report import LoggedStep, RunReport
+from hpc_jepa.report.run_report import RunReport
+from hpc_jepa.runs.metrics_log import MetricsRecord
 
-StepMetric = Callable[[LoggedStep], float | None]
+StepMetric = Callable[[MetricsRecord], float | None]
 """A quantity of a logged step, None where it was not measured."""
 
 WIDTH = 5.0

@@ -3,49 +3,16 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TypeVar
-
-from pydantic import BaseModel, ValidationError
 
 from hpc_jepa.config import loading
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.study import StudyConfig
-from hpc_jepa.errors import DataError, InputError
+from hpc_jepa.errors import InputError
 from hpc_jepa.evaluation import record
 from hpc_jepa.evaluation.record import BaseRecord, FewShotRecord, ProbeRecord, Record, RobustnessRecord, TextRecord
-
-Parsed = TypeVar("Parsed", bound=BaseModel)
-
-
-class State(BaseModel):
-    """What ``state.json`` says of a run; ``step`` of ``steps`` are done (-1: unknown)."""
-
-    state: str
-    step: int
-    steps: int
-    error: str | None = None
-
-    @property
-    def sentence(self) -> str:
-        """How far the run came."""
-        reached = f" at step {self.step:,} of {self.steps:,}" if self.step >= 0 else ""
-        return f"{self.state}{reached}{f': {self.error}' if self.error else ''}"
-
-
-class Health(BaseModel):
-    """Collapse monitor: mean standard deviation of the target per channel, effective rank of its tokens."""
-
-    target_std: float
-    effective_rank: float
-
-
-class LoggedStep(BaseModel):
-    """What a report shows of one line of ``metrics.jsonl``."""
-
-    step: int
-    loss: float
-    terms: dict[str, float]
-    health: Health | None = None
+from hpc_jepa.runs.metrics_log import MetricsRecord
+from hpc_jepa.runs.run_dir import RunDir
+from hpc_jepa.runs.state import RunState
 
 
 @dataclass(frozen=True)
@@ -57,8 +24,8 @@ class RunReport:
 
     folder: Path
     config: RunConfig
-    state: State | None
-    steps: tuple[LoggedStep, ...]
+    state: RunState | None
+    steps: tuple[MetricsRecord, ...]
     records: dict[Path, ProbeRecord]
     few_shot: dict[Path, FewShotRecord] = field(default_factory=dict)
     robustness: dict[Path, RobustnessRecord] = field(default_factory=dict)
@@ -74,7 +41,7 @@ class RunReport:
     @property
     def study_folder(self) -> Path:
         """RUNS/<study>, above <regime>/<variant>/seed-<n>."""
-        return self.folder.resolve().parents[2]
+        return RunDir(self.folder).study.path
 
     @property
     def label(self) -> str:
@@ -89,7 +56,7 @@ def find_runs(places: Sequence[Path]) -> list[RunReport]:
     """
     folders: dict[Path, bool] = {}
     for place in places:
-        found = sorted(config.parent for config in place.rglob("config.yaml"))
+        found = [run.path for run in RunDir.below(place)]
         if not found:
             raise InputError(f"{place}: holds no run; name a study or run folder that 'hpc-jepa train' wrote")
         for folder in found:
@@ -105,50 +72,24 @@ def run_label(config: RunConfig) -> str:
 
 def study_descriptions(runs: Sequence[RunReport]) -> list[str]:
     """What each study says about itself in ``RUNS/<study>/study.yaml``, where it was run as a study."""
-    files = dict.fromkeys(run.study_folder / "study.yaml" for run in runs)
+    files = dict.fromkeys(RunDir(run.folder).study.config_file for run in runs)
     said = [loading.read_config(StudyConfig, [path]).about for path in files if path.is_file()]
     return [about for about in said if about]
 
 
 def _read(folder: Path) -> RunReport:
-    evaluations = folder / "eval"
+    run = RunDir(folder)
     return RunReport(
         folder=folder,
-        config=loading.read_config(RunConfig, [folder / "config.yaml"]),
-        state=_state(folder / "state.json"),
-        steps=_logged(folder / "metrics.jsonl"),
-        records=_records(ProbeRecord, evaluations),
-        few_shot=_records(FewShotRecord, evaluations / "few_shot"),
-        robustness=_records(RobustnessRecord, evaluations / "robustness"),
-        text=_records(TextRecord, evaluations / "text"),
+        config=run.config,
+        state=run.state,
+        steps=tuple(run.logged_metrics()),
+        records=_records(ProbeRecord, run.record_dir()),
+        few_shot=_records(FewShotRecord, run.record_dir("few_shot")),
+        robustness=_records(RobustnessRecord, run.record_dir("robustness")),
+        text=_records(TextRecord, run.record_dir("text")),
     )
 
 
 def _records(kind: type[Record], folder: Path) -> dict[Path, Record]:
     return {path: record.read_record(kind, path) for path in sorted(folder.glob("*.json"))}
-
-
-def _state(path: Path) -> State | None:
-    return _parse(State, path.read_bytes(), str(path)) if path.is_file() else None
-
-
-def _logged(path: Path) -> tuple[LoggedStep, ...]:
-    """Logged steps in order. A resumed run logs some steps again: the last line of a step counts.
-
-    A killed run may leave half a line at the end, which is no damage and is passed over.
-    """
-    if not path.is_file():
-        return ()
-    content = path.read_bytes()
-    lines = content[: content.rfind(b"\n") + 1].splitlines()
-    logged = [_parse(LoggedStep, line, f"{path}:{number}") for number, line in enumerate(lines, start=1)]
-    return tuple(sorted({line.step: line for line in logged}.values(), key=lambda line: line.step))
-
-
-def _parse(model: type[Parsed], content: bytes, place: str) -> Parsed:
-    try:
-        return model.model_validate_json(content)
-    except ValidationError as error:
-        raise DataError(
-            f"{place}: damaged ({error.errors()[0]['msg']}); delete the file to report without it"
-        ) from error

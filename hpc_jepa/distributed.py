@@ -1,8 +1,6 @@
-"""Rank helpers: who am I, and sums over all processes."""
+"""Distributed helpers: rank, world size, and collective operations with the right gradients."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import timedelta
 from typing import Any
 
@@ -10,32 +8,48 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hpc_jepa.errors import InputError
+
 
 def rank() -> int:
-    """Rank of this process, 0 outside a process group."""
+    """Rank of this process; 0 without a process group."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def world_size() -> int:
-    """Number of processes, 1 outside a process group."""
+    """Number of processes; 1 without a process group."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def local_device() -> torch.device:
-    """The accelerator of this process, or the CPU."""
+    """The CUDA device of this process, or the CPU."""
     if torch.cuda.is_available():
         return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
     return torch.device("cpu")
 
 
 def set_ds_accelerator() -> None:
-    """To be called before DeepSpeed is imported: where it is not told, it guesses, with a warning."""
+    """Set DS_ACCELERATOR. Call before DeepSpeed is imported; it guesses, with a warning, if the variable is not set."""
     os.environ.setdefault("DS_ACCELERATOR", local_device().type)
 
 
 def is_main() -> bool:
-    """Whether this process writes the files that exist once per run."""
+    """Whether this is rank 0, which writes the files that exist once per run."""
     return rank() == 0
+
+
+def local_rows(batch_size: int, rank: int, world_size: int) -> slice:
+    """The rows of the global batch that belong to a rank.
+
+    Raises InputError if the batch cannot be divided equally.
+    """
+    if batch_size % world_size:
+        raise InputError(
+            f"engine.batch_size: {batch_size} clips cannot be divided equally among {world_size} processes; "
+            "change the batch size or the number of processes"
+        )
+    rows = batch_size // world_size
+    return slice(rank * rows, (rank + 1) * rows)
 
 
 def barrier() -> None:
@@ -45,12 +59,12 @@ def barrier() -> None:
 
 
 def broadcast_int(number: int) -> int:
-    """The number that rank 0 has, on all processes."""
+    """The number that rank 0 passed, on all processes."""
     if world_size() == 1:
         return number
-    sent = torch.tensor(number, device=local_device())
-    dist.broadcast(sent, src=0)
-    return int(sent)
+    tensor = torch.tensor(number, device=local_device())
+    dist.broadcast(tensor, src=0)
+    return int(tensor)
 
 
 class _SumOverProcesses(torch.autograd.Function):
@@ -70,7 +84,7 @@ class _SumOverProcesses(torch.autograd.Function):
 
 
 def sum_over_processes(x: Tensor) -> Tensor:
-    """Differentiable sum over all processes; the identity outside a process group."""
+    """Differentiable sum over all processes; the identity without a process group."""
     if world_size() == 1:
         return x
     total: Tensor = _SumOverProcesses.apply(x)  # type: ignore[no-untyped-call]
@@ -78,7 +92,7 @@ def sum_over_processes(x: Tensor) -> Tensor:
 
 
 class _GatherOverProcesses(torch.autograd.Function):
-    """Rows of all processes; each gets back the gradients that all processes have for its rows."""
+    """Rows of all processes; the gradient of a process's rows is the sum of the gradients from all processes."""
 
     @staticmethod
     def forward(ctx: torch.autograd.function.FunctionCtx, x: Tensor) -> Tensor:
@@ -94,7 +108,7 @@ class _GatherOverProcesses(torch.autograd.Function):
 
 
 def gather_over_processes(x: Tensor) -> Tensor:
-    """Differentiable: rows [B, ...] of all processes in rank order; all processes must hold equally many."""
+    """Differentiable all-gather of rows [B, ...] in rank order; B must be equal on all processes."""
     if world_size() == 1:
         return x
     gathered: Tensor = _GatherOverProcesses.apply(x)  # type: ignore[no-untyped-call]
@@ -109,21 +123,11 @@ def max_over_processes(x: Tensor) -> Tensor:
     return x
 
 
-@contextmanager
-def main_first() -> Iterator[None]:
-    """Rank 0 runs the block before all others do."""
-    if not is_main():
-        barrier()
-    yield
-    if is_main():
-        barrier()
-
-
 class GlooGroup:
-    """A second process group on the CPU, for small exchanges beside the gradients (usable from another thread)."""
+    """A second process group, on the CPU: for small exchanges outside the gradients, usable from another thread."""
 
     def __init__(self, timeout: timedelta | None = None) -> None:
-        """``patience``: how long an exchange waits for the slowest process; None: as long as torch does."""
+        """Collective: all processes must create the group. timeout: limit of one exchange; None: torch's default."""
         self._group = dist.new_group(backend="gloo", timeout=timeout) if world_size() > 1 else None
 
     def gather(self, x: Tensor) -> Tensor:
@@ -136,7 +140,7 @@ class GlooGroup:
         return torch.cat(rows).to(x.device)
 
     def gather_objects(self, local: Any) -> list[Any]:
-        """Whatever every process has, in rank order; it travels as bytes through the host's memory."""
+        """The picklable object of every process, in rank order."""
         if self._group is None:
             return [local]
         gathered: list[Any] = [None] * world_size()

@@ -1,4 +1,4 @@
-"""Expected errors: one line that says what is wrong, where, and what to do.
+"""Expected errors, each with an exit code. The message is one line: what is wrong, where, and what to do.
 
 The command line prints the message and exits with ``exit_code``; ``--debug`` shows the traceback instead.
 """
@@ -8,7 +8,7 @@ EXIT_INTERRUPTED = 130
 
 
 class HpcJepaError(Exception):
-    """Base of all expected failures."""
+    """Base class of all expected errors."""
 
     exit_code = 1
 
@@ -20,16 +20,16 @@ class InputError(HpcJepaError):
 
 
 class DataError(HpcJepaError):
-    """Shards or samples that are missing, damaged or not what they should be."""
+    """Missing, damaged or unexpected shards or samples."""
 
     exit_code = 3
 
 
 class UndecodableError(DataError):
-    """One sample that cannot be turned into frames; the rest of the data set may be fine."""
+    """One sample that cannot be decoded; the rest of the data set may be fine."""
 
 
 class CheckpointError(HpcJepaError):
-    """A checkpoint that is damaged or belongs to something else."""
+    """A checkpoint that is damaged or belongs to another run or model."""
 
     exit_code = 4

@@ -1,21 +1,27 @@
-"""The nouns that flow through a training step.
+"""Data types of a training step.
 
 tar shard -> ClipBatch -> TokenMasks -> VideoJEPA -> Latents -> objectives -> loss
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
+from hpc_jepa.distributed import sum_over_processes, world_size
+
+BlockSize = tuple[int, int, int]
+"""Tokens of a block along time, height and width."""
+
 
 @dataclass(frozen=True)
 class TokenGrid:
-    """Tokens of a clip along time, rows and columns; token n = (t*height + y)*width + x.
+    """Number of tokens of a clip along time, height and width; token n = (t*height + y)*width + x.
 
-    image: the tokens are of single images, which the networks tell from videos.
+    image: the tokens are those of a single image, which has its own patch embedding and modality vector.
     """
 
     time: int
@@ -30,8 +36,13 @@ class TokenGrid:
 
     @property
     def cells(self) -> int:
-        """Tokens of one tubelet, H*W: the distance between a token and the same place one tubelet later."""
+        """Tokens of one tubelet, H*W: the index distance to the same place one tubelet later."""
         return self.height * self.width
+
+    def origin_counts(self, block: BlockSize) -> tuple[int, int, int]:
+        """Number of possible first tokens of a block along each axis."""
+        time, height, width = block
+        return self.time - time + 1, self.height - height + 1, self.width - width + 1
 
 
 @dataclass(frozen=True)
@@ -39,8 +50,8 @@ class ClipBatch:
     """The clips of one process for one step.
 
     pixels: [B, C, F, Hp, Wp] float32, normalised; F = 1 in a batch of images.
-    samples: [B] int64, index of the sample within its source.
-    sources: [B] int64, index of the source within the mixture.
+    samples: [B] int64, index of the sample in its source.
+    sources: [B] int64, index of the source in the mixture.
     static: [B] bool, the clip is one image repeated.
     """
 
@@ -52,14 +63,14 @@ class ClipBatch:
 
 @dataclass(frozen=True)
 class TokenMasks:
-    """Context and target tokens of one mask group, and what depends on them alone.
+    """Context and target tokens of one mask group, and what is derived from them.
 
-    context: [B, K] int64, tokens the student sees, ascending.
+    context: [B, K] int64, tokens that the student sees, ascending.
     target: [B, Q] int64, tokens to predict, ascending, disjoint from the context.
     context_distance: [B, K] float32, sqrt of the grid distance to the nearest target token.
     next_in_context: [B, K] int64, position k' in the context of the same place one tubelet later, or -1.
     pairs: [] float32, number of entries of next_in_context >= 0, averaged over the processes that share statistics; by
-        default those of these clips.
+        default that of these clips.
     """
 
     context: Tensor
@@ -72,31 +83,69 @@ class TokenMasks:
         if self.pairs is None:
             object.__setattr__(self, "pairs", (self.next_in_context >= 0).sum().float())
 
+    @classmethod
+    def from_indices(cls, context: Tensor, target: Tensor, grid: TokenGrid) -> "TokenMasks":
+        """Masks from the token numbers of any mask sampler: context [B, K] and target [B, Q], in any order.
 
-def _cached_property(make: "Callable[[Latents], tuple[Tensor, ...]]") -> property:
-    """A property computed when first read. (functools.cached_property holds a lock, which no graph can enter.)"""
-    name = make.__name__
+        All processes of a process group must call this together: ``pairs`` is averaged over them.
+        Raises ValueError if the two are not lists for the same clips.
+        """
+        if context.dim() != 2 or target.dim() != 2 or len(context) != len(target):
+            raise ValueError(f"context {list(context.shape)} and target {list(target.shape)} must be [B, K] and [B, Q]")
+        context, target = (tokens.long().sort(1).values for tokens in (context, target))
+        next_position = next_in_context(context, grid)
+        pairs = sum_over_processes((next_position >= 0).sum().float()) / world_size()
+        return cls(context, target, context_distance(context, target, grid), next_position, pairs)
 
-    def read(latents: "Latents") -> tuple[Tensor, ...]:
-        if name not in latents.cache:
-            latents.cache[name] = make(latents)
-        return latents.cache[name]
 
-    return property(read, doc=make.__doc__)
+class TokenLists(NamedTuple):
+    """Token lists of some clips [B, ...], and the pair counts of all clips of the global batch [G].
+
+    context: [B, K] int64, visible tokens, ascending. target: [B, Q] int64, tokens to predict, ascending.
+    context_distance: [B, K] float32, sqrt of the grid distance to the nearest target token.
+    next_in_context: [B, K] int64, position in the context of the same place one tubelet later, or -1.
+    pairs: [G] int64, number of context tokens that have such a position.
+    """
+
+    context: Tensor
+    target: Tensor
+    context_distance: Tensor
+    next_in_context: Tensor
+    pairs: Tensor
+
+
+@dataclass(frozen=True)
+class Truncation:
+    """How the token lists of the global batch are cut to one length.
+
+    limits: [parts, 2] int64, number of context and target tokens that each clip of a part of the batch keeps.
+    lengths: limits of the part with the requested clips, as Python numbers.
+    order: [G, N] int64, a permutation of the tokens of each clip; the first are kept. None: raster order.
+    complement: every token outside the context becomes a target.
+    """
+
+    limits: Tensor
+    lengths: tuple[int, int]
+    order: Tensor | None = None
+    complement: bool = False
+
+
+def _cached_property(compute: "Callable[[Latents], tuple[Tensor, ...]]") -> property:
+    """A property computed once. (functools.cached_property holds a lock, which torch.compile cannot trace.)"""
+    return property(lambda latents: latents.cached(compute), doc=compute.__doc__)
 
 
 @dataclass(frozen=True)
 class Latents:
-    """What the networks made of one batch; tuples hold one entry per mask group.
+    """Outputs of the networks for one batch; tuples hold one entry per mask group.
 
     student: [B, K, D] context features, D = levels * width, shallow level first.
     prediction: [B, Q, D] predictor outputs at target tokens.
     context_prediction: [B, K, D] predictor outputs at context tokens.
-    target: [B, N, D] features of the full clip; no gradient under EMA. With ``target_levels`` they are as the target
-        network left them and each of that many levels is still to be layer-normalised without gain, which
-        ``target_at`` does for the tokens that are wanted; with 0 they are normalised.
+    target: [B, N, D] features of the full clip; no gradient under EMA. If ``target_levels`` > 0 they are unnormalised:
+        target_at() layer-norms each level of the tokens it returns. If 0 they are already normalised.
     pixels: [B, C, F, Hp, Wp] the normalised clip.
-    step: the training step, for terms that draw something anew in each.
+    step: the training step, which seeds terms that draw random numbers.
     """
 
     student: tuple[Tensor, ...]
@@ -108,7 +157,14 @@ class Latents:
     pixels: Tensor
     step: int = 0
     target_levels: int = 0
-    cache: dict[str, tuple[Tensor, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
+    _cache: dict[Any, tuple[Tensor, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
+
+    def cached(self, compute: "Callable[..., tuple[Tensor, ...]]", *args: int) -> tuple[Tensor, ...]:
+        """``compute(self, *args)``, computed once for all terms that use it."""
+        key = (compute, *args)
+        if key not in self._cache:
+            self._cache[key] = compute(self, *args)
+        return self._cache[key]
 
     def target_at(self, tokens: Tensor) -> Tensor:
         """Normalised target features at ``tokens`` [B, M]: [B, M, D]."""
@@ -123,21 +179,18 @@ class Latents:
 
     @_cached_property
     def target_at_context(self) -> tuple[Tensor, ...]:
-        """Per group [B, K, D]: target features at the context tokens."""
+        """Target features at the context tokens; per mask group [B, K, D]."""
         return tuple(self.target_at(masks.context) for masks in self.masks)
 
     def normalised_student(self, levels: int) -> tuple[Tensor, ...]:
-        """Per group [B, K, D] float32: student features with each level layer-normalised without gain (eps 1e-5)."""
-        name = f"student normalised in {levels} levels"
-        if name not in self.cache:
-            self.cache[name] = tuple(normalise_levels(features, levels) for features in self.student)
-        return self.cache[name]
+        """Student features with each level layer-normalised without gain (eps 1e-5); per mask group [B, K, D] fp32."""
+        return self.cached(_normalised_student, levels)
 
     @_cached_property
     def target_change(self) -> tuple[Tensor, ...]:
-        """Per group [B, K, D]: target one tubelet later minus target, at context tokens; detached.
+        """Target one tubelet later minus target, at context tokens; per mask group [B, K, D], detached.
 
-        The last tubelet has no successor and repeats its own place (change 0); pair masks exclude it.
+        0 where the next tubelet is not in the context; pair masks exclude those tokens.
         """
         changes = []
         for masks, here in zip(self.masks, self.target_at_context, strict=True):
@@ -147,12 +200,16 @@ class Latents:
 
     @_cached_property
     def valid_pairs(self) -> tuple[Tensor, ...]:
-        """Per group [B, K] float32: 1 where the same place one tubelet later is in the context too."""
+        """1 where the same place one tubelet later is in the context too, else 0; per mask group [B, K] float32."""
         return tuple((masks.next_in_context >= 0).to(torch.float32) for masks in self.masks)
 
 
+def _normalised_student(latents: Latents, levels: int) -> tuple[Tensor, ...]:
+    return tuple(normalise_levels(features, levels) for features in latents.student)
+
+
 def gather_tokens(features: Tensor, tokens: Tensor) -> Tensor:
-    """Rows of ``features`` [B, N, D] at ``tokens`` [B, M] -> [B, M, D] (a view of the index, no copy of it)."""
+    """Rows of ``features`` [B, N, D] at ``tokens`` [B, M] -> [B, M, D]; the index is expanded, not copied."""
     return features.gather(1, tokens.unsqueeze(-1).expand(-1, -1, features.shape[-1]))
 
 
@@ -160,3 +217,39 @@ def normalise_levels(features: Tensor, levels: int) -> Tensor:
     """Layer norm without gain or bias (eps 1e-5) over each of the ``levels`` blocks of the last axis, in float32."""
     by_level = rearrange(features.float(), "... (level channel) -> ... level channel", level=levels)
     return torch.nn.functional.layer_norm(by_level, by_level.shape[-1:]).flatten(-2)
+
+
+def context_distance(context: Tensor, target: Tensor, grid: TokenGrid) -> Tensor:
+    """Square root of the grid distance from each context token [B, K] to the nearest target token [B, Q]: [B, K] fp32.
+
+    Exact Euclidean distance transform, one axis after the other (Felzenszwalb and Huttenlocher 2012): T + H + W steps
+    per token instead of one for every pair of tokens. The current axis comes first and clips last, so that each step
+    reads contiguous memory.
+    """
+    infinite = torch.full((grid.tokens, len(target)), torch.inf, device=target.device)
+    squared = infinite.scatter_(0, target.T, 0.0).view(grid.time, grid.height, grid.width, -1)
+    for _ in range(3):
+        squared = _minimum_along_axis(squared).movedim(0, 2).contiguous()  # the next axis comes first
+    return squared.flatten(0, 2).T.gather(1, context).sqrt().sqrt()
+
+
+def _minimum_along_axis(squared: Tensor) -> Tensor:
+    """Squared distances [places, ...] when steps along the first axis are allowed too.
+
+    One place of the axis at a time: a table of all pairs of places would not fit into the cache.
+    """
+    place = torch.arange(len(squared), device=squared.device, dtype=squared.dtype)
+    steps = (place[:, None] - place).square()[..., None, None, None]
+    lowest, candidate = squared[0] + steps[0], torch.empty_like(squared)
+    for start in range(1, len(squared)):
+        torch.add(squared[start], steps[start], out=candidate)
+        torch.minimum(lowest, candidate, out=lowest)
+    return lowest
+
+
+def next_in_context(context: Tensor, grid: TokenGrid) -> Tensor:
+    """For each context token [B, K] the position in the context of its place one tubelet later, or -1: [B, K] int64."""
+    positions = torch.arange(context.shape[1], device=context.device).expand_as(context)
+    beyond_the_clip = grid.tokens + grid.cells
+    position_of = context.new_full((len(context), beyond_the_clip), -1).scatter_(1, context, positions)
+    return position_of.gather(1, context + grid.cells)

@@ -32,10 +32,9 @@ from torch import Tensor
 from hpc_jepa.cli.console import progress_bar, stdout_console
 from hpc_jepa.config.masking import MaskGroupConfig, MaskingConfig, MotionGuidanceConfig
 from hpc_jepa.config.semantics import Semantics
-from hpc_jepa.kernels.visible_tokens import BlockSize, origin_counts
 from hpc_jepa.masking.block_sampling import block_size
 from hpc_jepa.masking.mask_sampler import MaskSampler
-from hpc_jepa.types import ClipBatch, TokenGrid
+from hpc_jepa.types import BlockSize, ClipBatch, TokenGrid
 
 GRID, CLIP, PLAIN_CLIPS = TokenGrid(8, 14, 14), (3, 16, 224, 224), 4
 PLAIN = MaskingConfig()
@@ -89,7 +88,7 @@ def plain_origins(
     group: MaskGroupConfig, size: BlockSize, motion: Tensor | None, generator: torch.Generator
 ) -> Iterator[tuple[int, ...]]:
     """First tokens of the blocks of one clip."""
-    places = list(product(*(range(count) for count in origin_counts(size, GRID))))
+    places = list(product(*(range(count) for count in GRID.origin_counts(size))))
     scores = torch.ones(len(places))
     if motion is not None:
         blocks = [motion[t : t + size[0], y : y + size[1], x : x + size[2]] for t, y, x in places]

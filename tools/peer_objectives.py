@@ -99,8 +99,7 @@ class PeerObjectives:
 
 def _auxiliary(objective: ObjectiveSet) -> dict[str, float]:
     """Weight of every term beside those of the base."""
-    base = objective.base.weights(STEP)
-    return {term: weight for term, weight in objective.weights(STEP).items() if term not in base}
+    return {term: weight for term, weight in objective.weights(STEP).items() if term not in ("prediction", "context")}
 
 
 def _as_theirs(latents: Latents) -> dict[str, Any]:

@@ -41,8 +41,8 @@ class Training:
         self, pixels: Tensor, masks: tuple[TokenMasks, ...], number: int = 0, phase: Phase = lambda _: nullcontext()
     ) -> None:
         """The step of this number on clips [B, 3, F, Hp, Wp]: forward, backward, optimizer, average of the target."""
+        from hpc_jepa.objectives.composition import weighted_sum
         from hpc_jepa.training.engine import optimizer_step, set_schedule_values
-        from hpc_jepa.training.loop import weighted_sum
         from hpc_jepa.training.schedules import schedule_values_at
 
         schedule_values = schedule_values_at(number, self.config.schedule)

@@ -80,7 +80,7 @@ def _sum(needed: StudyForecast, site: ClusterConfig, cells: int, on_slurm: bool)
     gpus = site.train.gpus
     hours = f"{needed.gpu_hours:,.0f} GPU-hours, " if needed.gpu_hours is not None and gpus else ""
     days = f"{needed.days:.1f} days" if needed.days is not None else "unknown time"
-    at_once = min(site.at_once, cells)
+    at_once = min(site.max_concurrent_jobs, cells)
     line = f"pretraining: {hours}{days} with {at_once} at a time; {needed.disk / GIB:,.1f} GiB of disk"
     if not on_slurm:
         return line

@@ -1,21 +1,21 @@
-"""A frozen evaluation: which shards, which clips, which probes, and what else is asked of the features."""
+"""Configuration of a frozen evaluation: shards, clips, probes and further tasks."""
 
-import hashlib
-import json
 from itertools import product
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, ClassVar, Literal, get_args
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from hpc_jepa.config.data import IMAGENET_MEAN, IMAGENET_STD
-from hpc_jepa.config.strict import Strict
+from hpc_jepa.config.fingerprint import fingerprint, fingerprint_v1
+from hpc_jepa.config.renamed_keys import warn_once
+from hpc_jepa.config.strict import RootConfig, Strict
 
 ENCODER_PATTERN = r"^(target|student|random_init|timm:[^@]+(@.+)?|vjepa2:.+)$"
 
 Weights = Annotated[str, Field(pattern=ENCODER_PATTERN)]
-"""An encoder of a run (target, student, random_init), or one from elsewhere: ``timm:<model>`` with random weights,
-``timm:<model>@<file>`` with local ones, ``vjepa2:<folder>`` as transformers saves it.
+"""An encoder of a run (target, student, random_init), or an external one: ``timm:<model>`` with random weights,
+``timm:<model>@<file>`` with local weights, ``vjepa2:<folder>`` as saved by transformers.
 """
 
 OptionalTask = Literal["few_shot", "robustness", "text"]
@@ -25,16 +25,16 @@ Pooling = Literal["tokens", "tubelets", "mean"]
 Precision = Literal["fp16", "fp32"]
 
 
-def _one_or_several(value: Any) -> Any:
+def _as_tuple(value: Any) -> Any:
     return (value,) if isinstance(value, int | float) else value
 
 
-Candidates = Annotated[tuple[float, ...], BeforeValidator(_one_or_several), Field(min_length=1)]
-"""One number, or several to choose from."""
+Candidates = Annotated[tuple[float, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+"""One value, or several candidates for model selection."""
 
 
 class EvaluationClipConfig(Strict):
-    """The deterministic clips of a sample."""
+    """Deterministic clips of a sample."""
 
     frames: int = Field(16, gt=0)
     sampling: Literal["leading", "uniform"] = Field(
@@ -52,25 +52,25 @@ class LogisticProbeConfig(Strict):
 
     kind: Literal["logistic"]
     pooling: Literal["mean", "tubelets"] = "mean"
-    l2: Candidates = Field((1e-3,), description="weight of |W|^2 / 2 beside the mean loss per sample")
+    l2: Candidates = Field((1e-3,), description="coefficient of |W|^2 / 2, added to the mean loss per sample")
     max_iterations: int = Field(1000, gt=0)
 
     @property
     def settings(self) -> tuple[dict[str, float], ...]:
-        """What there is to choose from."""
+        """Candidates for model selection."""
         return tuple({"l2": l2} for l2 in self.l2)
 
 
 class KNNProbeConfig(Strict):
     """k nearest neighbours by cosine similarity of pooled features."""
 
-    kind: Literal["neighbours"]
+    kind: Literal["knn"]
     pooling: Literal["mean", "tubelets"] = "mean"
     k: tuple[Annotated[int, Field(gt=0)], ...] = Field((20,), min_length=1)
 
     @property
     def settings(self) -> tuple[dict[str, float], ...]:
-        """What there is to choose from."""
+        """Candidates for model selection."""
         return tuple({"k": k} for k in self.k)
 
 
@@ -93,11 +93,11 @@ PROBE_INPUTS: dict[TrainedKind, tuple[Pooling, ...]] = {
     "spatial_router": ("tokens",),
     "space_time_attention": ("tokens",),
 }
-"""What each kind of probe can be trained on."""
+"""Poolings that each kind of probe accepts."""
 
 
 class TrainedProbeConfig(Strict):
-    """A probe trained with AdamW. Several rates and decays are trained side by side and chosen on validation clips."""
+    """A probe trained with AdamW. Several rates and decays are trained in parallel and selected on validation clips."""
 
     kind: TrainedKind
     pooling: Pooling
@@ -106,11 +106,9 @@ class TrainedProbeConfig(Strict):
     weight_decay: Candidates = (0.01,)
     schedule: Literal["constant", "cosine"] = Field("constant", description="cosine: to zero, in steps of one epoch")
     batch_size: int = Field(64, gt=0)
-    updates: int | None = Field(None, gt=0, description="length of training, whatever the size of the data set")
+    updates: int | None = Field(None, gt=0, description="length of training in steps, for any size of data set")
     epochs: int | None = Field(None, gt=0, description="length of training in passes over the data set")
-    epochs_of: dict[str, int] = Field(
-        {}, description="variants of a run whose probes train for another number of epochs"
-    )
+    epochs_of: dict[str, int] = Field({}, description="number of epochs for single variants")
     standardise: bool = Field(True, description="shift and scale every channel to mean 0, variance 1")
 
     @model_validator(mode="after")
@@ -123,15 +121,26 @@ class TrainedProbeConfig(Strict):
 
     @property
     def settings(self) -> tuple[dict[str, float], ...]:
-        """What there is to choose from."""
+        """Candidates for model selection."""
         return tuple({"lr": lr, "weight_decay": decay} for lr, decay in product(self.lr, self.weight_decay))
 
     def for_variant(self, variant: str) -> "TrainedProbeConfig":
-        """The same with the number of epochs that this variant gets."""
+        """This configuration with the number of epochs of a variant."""
         return self.model_copy(update={"epochs": self.epochs_of.get(variant, self.epochs)})
 
 
-ProbeConfig = Annotated[LogisticProbeConfig | KNNProbeConfig | TrainedProbeConfig, Field(discriminator="kind")]
+def _rename_kind(value: Any) -> Any:
+    if isinstance(value, dict) and value.get("kind") == "neighbours":
+        warn_once("probes", "kind: neighbours", "kind: knn")
+        return {**value, "kind": "knn"}
+    return value
+
+
+ProbeConfig = Annotated[
+    LogisticProbeConfig | KNNProbeConfig | TrainedProbeConfig,
+    Field(discriminator="kind"),
+    BeforeValidator(_rename_kind),
+]
 
 
 class SubsetConfig(Strict):
@@ -143,12 +152,12 @@ class SubsetConfig(Strict):
 
 
 class FewShotConfig(Strict):
-    """How well do a few labels per class do?"""
+    """Accuracy with a few labels per class: linear probes on k shots, and episodes."""
 
     pooling: Literal["mean", "tubelets"] = "mean"
     shots: tuple[Annotated[int, Field(gt=0)], ...] = Field((1, 5, 10, 20), min_length=1)
     draws: int = Field(10, gt=1)
-    l2: float = Field(1e-2, gt=0, description="weight of |W|^2 / 2 beside the mean loss per labelled clip")
+    l2: float = Field(1e-2, gt=0, description="coefficient of |W|^2 / 2, added to the mean loss per labelled clip")
     episodes: int = Field(600, gt=1)
     ways: int = Field(5, gt=1, description="classes of an episode")
     episode_shots: tuple[Annotated[int, Field(gt=0)], ...] = (1, 5)
@@ -156,7 +165,7 @@ class FewShotConfig(Strict):
 
 
 class RobustnessConfig(Strict):
-    """Which probes are asked about damaged clips, about which damage, and how many clips."""
+    """Accuracy of probes on corrupted clips."""
 
     corruptions: tuple[str, ...] = Field((), description="names of corruptions; empty: all")
     probes: tuple[str, ...] = Field((), description="names of probes; empty: all")
@@ -177,45 +186,58 @@ class TextConfig(Strict):
 
 
 class ProtocolConfig(Strict):
-    """One way of judging an encoder on a benchmark."""
+    """One way to evaluate an encoder on a benchmark."""
 
     train: Path
     test: Path
     clip: EvaluationClipConfig
     probes: dict[str, ProbeConfig] = Field(min_length=1)
     probe_seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1, description="initialisations of trained probes")
-    validation: float = Field(0.0, ge=0, lt=1, description="share of the training clips on which settings are chosen")
+    validation: float = Field(0.0, ge=0, lt=1, description="fraction of the training clips used for model selection")
     subset: SubsetConfig | None = None
-    batch_size: int = Field(32, gt=0, description="clips decoded and encoded at once")
-    encoder_precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the frozen encoder")
-    feature_precision: Precision = Field("fp16", description="how tokens are stored")
-    pooled_precision: Precision = Field("fp32", description="how means of tokens are taken and stored")
-    feature_limit: float = Field(200.0, gt=0, description="GiB on the disk that features of a split may take")
+    batch_size: int = Field(32, gt=0, description="clips per batch of the encoder")
+    encoder_precision: Literal["fp32", "bf16"] = Field("fp32", description="precision of the frozen encoder")
+    feature_precision: Precision = Field("fp16", description="precision of stored tokens")
+    pooled_precision: Precision = Field("fp32", description="precision of means of tokens, computed and stored")
+    feature_limit: float = Field(200.0, gt=0, description="limit of the features of a split on disk, GiB")
     few_shot: FewShotConfig = FewShotConfig()
     robustness: RobustnessConfig = RobustnessConfig()
     text: TextConfig = TextConfig()
 
+    ADDED_KEYS: ClassVar[tuple[str, ...]] = ()
+    """Dotted keys that decide the outcome and that release 0.1 did not have; see ``config/fingerprint.py``."""
+
     @model_validator(mode="after")
-    def _choices_need_clips(self) -> "ProtocolConfig":
+    def _candidates_need_clips(self) -> "ProtocolConfig":
         for name, probe in self.probes.items():
             if len(probe.settings) > 1 and not self.validation:
-                raise ValueError(f"probe {name} has {len(probe.settings)} settings to choose from: set validation")
+                raise ValueError(f"probe {name} has {len(probe.settings)} candidates to select from: set validation")
         unknown = set(self.robustness.probes) - set(self.probes)
         if unknown:
-            raise ValueError(f"robustness.probes: {sorted(unknown)[0]} is none of the probes {', '.join(self.probes)}")
+            raise ValueError(f"robustness.probes: unknown probe {sorted(unknown)[0]}; known: {', '.join(self.probes)}")
         return self
 
-    def fingerprint(self, question: OptionalTask | None = None) -> str:
-        """Hash of what decides the outcome of the probes, or of one of the further questions; how many clips are
-        encoded at once does not.
+    def fingerprint(self, task: OptionalTask | None = None) -> str:
+        """Hash of the settings that decide the outcome of the probes, or of a further task, and differ from the
+        defaults.
         """
-        others = [name for name in get_args(OptionalTask) if name != question]
-        decisive = self.model_dump(mode="json", exclude={"batch_size", "feature_limit", *others})
-        return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
+        return fingerprint(self._settings(task, exclude_defaults=True))
+
+    def has_fingerprint(self, recorded: str, task: OptionalTask | None = None) -> bool:
+        """Whether ``recorded``, of this release or of 0.1, is the fingerprint of this protocol."""
+        changed, settings = self._settings(task, exclude_defaults=True), self._settings(task)
+        for probe in settings["probes"].values():
+            probe["kind"] = "neighbours" if probe["kind"] == "knn" else probe["kind"]
+        return recorded in (fingerprint(changed), fingerprint_v1(settings, self.ADDED_KEYS, changed))
+
+    def _settings(self, task: OptionalTask | None, exclude_defaults: bool = False) -> dict[str, Any]:
+        others = {name for name in get_args(OptionalTask) if name != task}
+        exclude = {"batch_size", "feature_limit", *others}
+        return self.model_dump(mode="json", exclude=exclude, exclude_defaults=exclude_defaults)
 
 
-class BenchmarkConfig(Strict):
-    """A labelled data set and its protocols (``published`` to the letter, ``careful`` as it should be)."""
+class BenchmarkConfig(RootConfig):
+    """A labelled data set and its protocols: ``published`` as in the paper, ``careful`` as recommended."""
 
     name: str = Field(pattern=r"^[\w-]+$")
     title: str

@@ -1,4 +1,4 @@
-"""How jobs are asked for on a Slurm cluster: one profile of ``slurm/profiles/`` for each site."""
+"""Resources and options of Slurm jobs: one profile of ``slurm/profiles/`` per site."""
 
 import os
 import re
@@ -7,8 +7,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from hpc_jepa.config.loading import ConfigLayers, find_config, merge_files, nearest_name, validate_config
-from hpc_jepa.config.strict import Strict
+from hpc_jepa.config.loading import did_you_mean, find_config, read_config
+from hpc_jepa.config.strict import RootConfig, Strict
 from hpc_jepa.errors import InputError
 from hpc_jepa.io.resources import list_resources
 
@@ -20,13 +20,13 @@ RESERVED_OPTIONS = {
     "mem", "nodes", "ntasks-per-node", "open-mode", "output", "partition", "qos", "requeue", "reservation", "signal",
     "time",
 }  # fmt: skip
-"""Options of sbatch that are keys of their own, or that only the submission itself can set."""
+"""Options of sbatch that have a key of their own or that the submission sets."""
 
 TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>[0-5]?\d)(?::(?P<seconds>[0-5]?\d))?")
 
 
 def _minutes(value: Any) -> Any:
-    """Minutes from a number of them, or from Slurm's ``[DAYS-]HOURS:MINUTES[:SECONDS]``, rounded up."""
+    """Minutes from a number, or from Slurm's ``[DAYS-]HOURS:MINUTES[:SECONDS]``, rounded up."""
     if not isinstance(value, str):
         return value
     match = TIME.fullmatch(value.strip())
@@ -45,28 +45,28 @@ NameList = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 
 class ResourcesConfig(Strict):
-    """What one job takes."""
+    """Resources of one job."""
 
     nodes: int = Field(1, gt=0)
     gpus_per_node: int = Field(0, ge=0)
-    tasks_per_node: int | None = Field(None, gt=0, description="processes on a node; null: one for each GPU, or one")
-    cpus_per_node: int = Field(gt=0, description="cores, shared by the processes of the node")
-    memory_gib: float | None = Field(None, gt=0, description="main memory of a node; null: what the site gives")
-    time: Minutes = Field(description='limit: minutes, or "[days-]hours:minutes:seconds" in quotes')
+    tasks_per_node: int | None = Field(None, gt=0, description="processes per node; null: one per GPU, or one")
+    cpus_per_node: int = Field(gt=0, description="cores, shared by the processes of a node")
+    memory_gib: float | None = Field(None, gt=0, description="main memory of a node; null: the default of the site")
+    time: Minutes = Field(description='time limit: minutes, or "[days-]hours:minutes:seconds" in quotes')
 
     @model_validator(mode="after")
-    def _a_core_for_each_process(self) -> "ResourcesConfig":
+    def _enough_cores(self) -> "ResourcesConfig":
         if self.tasks > self.cpus_per_node:
-            raise ValueError(f"cpus_per_node ({self.cpus_per_node}): {self.tasks} processes need a core each")
+            raise ValueError(f"cpus_per_node ({self.cpus_per_node}) is less than one per process ({self.tasks})")
         if self.tasks > self.gpus_per_node > 0:
             raise ValueError(
-                f"tasks_per_node ({self.tasks}) is more than gpus_per_node ({self.gpus_per_node}); one for each GPU"
+                f"tasks_per_node ({self.tasks}) is more than gpus_per_node ({self.gpus_per_node}); use one per GPU"
             )
         return self
 
     @property
     def tasks(self) -> int:
-        """Processes on each node."""
+        """Processes per node."""
         return self.tasks_per_node or max(self.gpus_per_node, 1)
 
     @property
@@ -81,16 +81,16 @@ class ResourcesConfig(Strict):
 
 
 class NcclConfig(Strict):
-    """How processes talk to each other; becomes environment variables of NCCL and gloo."""
+    """Communication between processes, as environment variables of NCCL and gloo."""
 
-    interface: str | None = Field(None, description="network interface, for example ib0; null: they choose")
+    interface: str | None = Field(None, description="network interface, for example ib0; null: automatic")
     infiniband: bool = True
     shared_memory: bool = Field(True, description="false where /dev/shm is too small for the processes of a node")
     debug: Literal["WARN", "INFO"] = "WARN"
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables."""
+        """Environment variables of these settings."""
         variables: dict[str, str] = {"NCCL_DEBUG": self.debug}
         if self.interface:
             variables |= {"NCCL_SOCKET_IFNAME": self.interface, "GLOO_SOCKET_IFNAME": self.interface}
@@ -101,31 +101,33 @@ class NcclConfig(Strict):
         return variables
 
 
-class ClusterConfig(Strict):
-    """A site: where jobs go, what they take, and what has to happen before they start."""
+class ClusterConfig(RootConfig):
+    """A site: where jobs run, their resources, and the setup before they start."""
 
     about: str = ""
-    partition: NameList = Field((), description="one or several; Slurm takes the one that starts first")
+    partition: NameList = Field((), description="one or several; Slurm uses the one that can start first")
     account: str | None = None
     qos: str | None = None
     constraint: str | None = Field(None, description="features of nodes, for example 'a100&nvlink'")
     reservation: str | None = None
-    exclude: NameList = Field((), description="nodes not to be used")
+    exclude: NameList = Field((), description="nodes to avoid")
     sbatch: dict[str, str | int | bool] = Field({}, description="further options of sbatch, without the leading --")
     train: ResourcesConfig
     evaluate: ResourcesConfig
     report: ResourcesConfig = ResourcesConfig(cpus_per_node=1, memory_gib=4, time=30)
-    at_once: int = Field(16, gt=0, description="jobs of one array that run at a time")
-    array_limit: int = Field(1000, gt=0, description="jobs of one array; the site's MaxArraySize less one, or fewer")
-    warning: int = Field(120, gt=0, description="seconds before the time limit at which Slurm asks jobs to save")
-    setup: tuple[str, ...] = Field((), description="shell lines before every job: modules, conda")
-    python: str | None = Field(None, description="how Python starts in a job, for example inside a container")
+    max_concurrent_jobs: int = Field(16, gt=0, description="jobs of one array that run at the same time")
+    array_limit: int = Field(1000, gt=0, description="jobs per array; at most the MaxArraySize of the site minus one")
+    signal_seconds: int = Field(
+        120, gt=0, description="Slurm sends the signal to save this many seconds before the time limit"
+    )
+    setup: tuple[str, ...] = Field((), description="shell lines that run before every job: modules, conda")
+    python: str | None = Field(None, description="command that starts Python in a job, for example inside a container")
     environment: dict[str, str] = Field({}, description="environment variables of every job")
     nccl: NcclConfig = NcclConfig()
     shared_memory_gib: float = Field(
-        0, ge=0, description="least free space in /dev/shm; a job with less does not start"
+        0, ge=0, description="minimum free space in /dev/shm; a job fails at its start if there is less"
     )
-    gpu_memory_gib: float | None = Field(None, gt=0, description="memory of one GPU, for the memory plan")
+    gpu_memory_gib: float | None = Field(None, gt=0, description="memory of one GPU, for the memory estimate")
     gpu_tflops: float | None = Field(
         None, gt=0, description="peak bf16 rate of one GPU, for estimates before a first run"
     )
@@ -134,24 +136,23 @@ class ClusterConfig(Strict):
     def _no_option_twice(self) -> "ClusterConfig":
         taken = sorted(RESERVED_OPTIONS & {name.replace("_", "-") for name in self.sbatch})
         if taken:
-            raise ValueError(f"sbatch.{taken[0]}: the submission sets --{taken[0]} itself; use the keys of the profile")
+            raise ValueError(f"sbatch.{taken[0]}: the submission sets --{taken[0]} itself; use the profile's own key")
         return self
 
 
 def local_cluster() -> ClusterConfig:
-    """The local executor as a site: one process at a time for each core."""
+    """This machine as a site, for the local executor: one single-process job per core."""
     cores = os.cpu_count() or 1
-    needs = ResourcesConfig(cpus_per_node=cores, time=365 * 24 * 60)
-    return ClusterConfig(train=needs, evaluate=needs, at_once=cores)
+    resources = ResourcesConfig(cpus_per_node=cores, time=365 * 24 * 60)
+    return ClusterConfig(train=resources, evaluate=resources, max_concurrent_jobs=cores)
 
 
 class Profile:
-    """A validated profile that knows where each of its keys is written."""
+    """A validated profile and its file."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._layered: ConfigLayers = merge_files([path])
-        self.cluster = validate_config(ClusterConfig, self._layered)
+        self.cluster = read_config(ClusterConfig, [path])
 
     @property
     def name(self) -> str:
@@ -159,18 +160,16 @@ class Profile:
         return self.path.stem
 
     def location(self, key: str) -> str:
-        """``file:line: key`` of a dotted key, or of the nearest one above it that is set."""
-        parts = tuple(key.split("."))
-        for length in range(len(parts), 0, -1):
-            if parts[:length] in self._layered.locations:
-                return f"{self._layered.locations[parts[:length]]}: {key}"
-        return f"{self._layered.files[-1]}: {key} (not set)"
+        """``file:line: key`` of a dotted key, or of the nearest key above it that is set."""
+        locations = self.cluster.locations
+        place = locations.find(tuple(key.split(".")))
+        return f"{place}: {key}" if place else f"{locations.files[-1]}: {key} (not set)"
 
 
 def find_profile(name: str) -> Profile:
-    """A profile by the name it has under ``slurm/profiles/``, or a YAML file.
+    """A profile by its name under ``slurm/profiles/``, or by the path of a YAML file.
 
-    Raises InputError naming the nearest known one, or file, line and key of what is wrong in it.
+    Raises InputError with the nearest known name, or with file, line and key of an error in the profile.
     """
     if name.endswith((".yaml", ".yml")):
         return Profile(find_config(name))
@@ -178,9 +177,7 @@ def find_profile(name: str) -> Profile:
     if name in profiles:
         return Profile(profiles[name])
     known = sorted(["local", *profiles])
-    match = nearest_name(name, known)
     raise InputError(
-        f"--cluster {name}: no such profile"
-        + (f" (did you mean '{match}'?)" if match else "")
-        + f"; known: {', '.join(known)}, or write your own (docs/cluster.md)"
+        f"--cluster {name}: no such profile{did_you_mean(name, known)}; known: {', '.join(known)}; "
+        "to write your own, see docs/cluster.md"
     )

@@ -1,4 +1,4 @@
-"""Where clips come from and how they are cut and augmented."""
+"""Data sources, clip sampling and augmentation."""
 
 from math import ceil
 from pathlib import Path
@@ -13,11 +13,11 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 ShardLocation = Annotated[str, BeforeValidator(str)]
-"""A folder, or the URL of one (``s3://...``, ``http://...``), which fsspec reads."""
+"""A folder, or a URL (``s3://...``, ``http://...``) that fsspec can read."""
 
 
 class SourceConfig(Strict):
-    """One shard folder (it holds ``manifest.json``) and its share of the mixture."""
+    """One shard folder, with a ``manifest.json``, and its weight in the mixture."""
 
     shards: ShardLocation
     weight: float = Field(1.0, gt=0)
@@ -27,18 +27,20 @@ class ClipConfig(Strict):
     """Shape of a clip."""
 
     frames: int = Field(16, gt=0)
-    stride: int = Field(2, gt=0, description="source frames between two clip frames")
+    stride: int = Field(2, gt=0, description="source frames between clip frames")
     fps: int | None = Field(
-        None, gt=0, description="clip frames per second; sets the stride of each video by its frame rate, rounded down"
+        None,
+        gt=0,
+        description="clip frames per second; sets the stride from each video's frame rate, rounded down",
     )
     size: int = Field(224, gt=0, description="side of the square crop, pixels")
 
     def span(self, fps: float) -> int:
-        """Source frames a clip covers in a video of ``fps`` frames per second."""
+        """Source frames that a clip spans in a video of ``fps`` frames per second."""
         return self.frames * self.stride_at(fps)
 
     def stride_at(self, fps: float) -> int:
-        """Source frames between two clip frames: as set, or the whole frame rate of the video over ``self.fps``."""
+        """Source frames between clip frames: ``stride``, or the video's frame rate, rounded up, over ``self.fps``."""
         return self.stride if self.fps is None else max(1, ceil(fps) // self.fps)
 
 
@@ -67,21 +69,23 @@ class AugmentationConfig(Strict):
 
 
 class ShardOrderConfig(Strict):
-    """Clips come from a few tars at a time, for file systems that want long reads: another order than the default, and
-    as much a function of seed and step. One tar after another gives way to a new one, drawn by its number of samples.
+    """Sample from a few tars at a time, for file systems that need long reads.
+
+    The order differs from the default and is also a function of seed and step. Tars are replaced one by one; a new one
+    is drawn with probability proportional to its number of samples.
     """
 
-    shards: int = Field(16, gt=0, description="tars of each source that are drawn from at a time")
-    steps: int = Field(100, gt=0, description="steps that each of them stays")
+    shards: int = Field(16, gt=0, description="tars per source in use at a time")
+    steps: int = Field(100, gt=0, description="steps that each tar stays in use")
 
 
 class ReadingConfig(Strict):
-    """How bytes get from the shards to the decoders. Nothing here changes what a step contains."""
+    """Reading and prefetching of shards. Does not change the clips of a step."""
 
-    ahead: int = Field(2, ge=0, description="steps whose samples are read before they are due")
-    threads: int = Field(2, gt=0, description="threads per process that read ahead")
-    scratch: Path | None = Field(None, description="folder on a local disk that keeps copies of the tars in use")
-    scratch_limit: float = Field(100.0, gt=0, description="GiB that the copies of all processes may take")
+    prefetch_steps: int = Field(2, ge=0, description="steps whose samples are prefetched")
+    threads: int = Field(2, gt=0, description="prefetch threads per process")
+    scratch: Path | None = Field(None, description="folder on a local disk that caches the tars in use")
+    scratch_limit: float = Field(100.0, gt=0, description="size limit of that cache for all processes, GiB")
 
 
 class DataConfig(Strict):
@@ -92,17 +96,17 @@ class DataConfig(Strict):
     augmentation: AugmentationConfig = AugmentationConfig()
     images: Literal["clips", "batches"] = Field(
         "clips",
-        description="an image is a clip that repeats it (published), or makes batches of images alone, one frame each",
+        description="clips: an image is a clip that repeats it (published); batches: separate batches of single images",
     )
-    shard_order: ShardOrderConfig | None = Field(None, description="draw from a few tars at a time; null: from all")
-    decode_threads: int = Field(1, gt=0, description="threads per process that decode")
+    shard_order: ShardOrderConfig | None = Field(None, description="sample from a few tars at a time; null: from all")
+    decode_threads: int = Field(1, gt=0, description="decoder threads per process")
     reading: ReadingConfig = ReadingConfig()
     undecodable_rate: float = Field(
-        0.01, ge=0, le=1, description="share of clips that may fail to decode before the run stops"
+        0.01, ge=0, le=1, description="fraction of clips that may fail to decode before the run stops"
     )
 
     @model_validator(mode="after")
     def _images_differ_from_clips(self) -> "DataConfig":
         if self.images == "batches" and self.clip.frames == 1:
-            raise ValueError("images: batches needs clips of more than one frame, or nothing sets images apart")
+            raise ValueError("images: batches needs clips of more than one frame")
         return self

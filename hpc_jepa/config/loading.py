@@ -1,4 +1,4 @@
-"""Read configuration: YAML layers, ``extends:``, ``key.sub=value`` overrides; errors name file, line and key."""
+"""Read configuration: YAML layers, ``extends:``, ``key.sub=value`` overrides. Errors name file, line and key."""
 
 import difflib
 from collections.abc import Iterable, Sequence
@@ -12,11 +12,12 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from hpc_jepa.config.renamed_keys import rename_keys, warn_once
+from hpc_jepa.config.strict import KeyPath, Locations, RootConfig
 from hpc_jepa.errors import InputError
 from hpc_jepa.io.resources import find_resource, list_resources, shipped_dir
 
 Config = TypeVar("Config", bound=BaseModel)
-KeyPath = tuple[str, ...]
 
 CONFIGS = shipped_dir("configs")
 """The configurations shipped with the package."""
@@ -27,106 +28,107 @@ SHORT_FORMS = {"semantics": "preset"}
 
 @dataclass
 class ConfigLayers:
-    """Merged values, where each key was last set (``file:line``), and the files they come from."""
+    """Merged values, and where each key was last set."""
 
     values: dict[str, Any] = field(default_factory=dict)
-    locations: dict[KeyPath, str] = field(default_factory=dict)
-    files: list[str] = field(default_factory=list)
+    locations: Locations = field(default_factory=Locations)
 
-    def add(self, values: dict[str, Any], locations: dict[KeyPath, str]) -> None:
-        """Put another layer on top; mappings merge, everything else replaces."""
+    def add(self, values: dict[str, Any], locations: Locations) -> None:
+        """Put another layer on top: mappings merge, everything else replaces."""
         self.values = _merge(self.values, values)
+        replaced = set(_leaves(values))
+        for path in list(self.locations):
+            if any(path[:length] in replaced for length in range(1, len(path))):
+                del self.locations[path]
         self.locations.update(locations)
 
 
 def find_config(name: str | Path, kind: str | None = None) -> Path:
-    """A configuration file by path, or by the bare name it has under ``configs/<kind>/``.
+    """A configuration file by path, or by its name under ``configs/<kind>/``.
 
-    Files in the working directory win over those shipped with the package.
-    Raises InputError naming the nearest known name.
+    Files in the working directory take precedence over those shipped with the package.
+    Raises InputError with the nearest known name.
     """
     path = Path(name)
     if path.suffix in (".yaml", ".yml") or kind is None:
         found = find_resource(path)
         if found is None:
-            raise InputError(f"{path}: no such configuration file{_suggest(str(path), _known_files())}")
+            raise InputError(f"{path}: no such configuration file{did_you_mean(str(path), _known_files())}")
         return found
     known = list_resources(f"configs/{kind}")
     if str(name) not in known:
-        raise InputError(f"{name}: unknown {kind}{_suggest(str(name), known)}; known: {', '.join(known)}")
+        raise InputError(f"{name}: unknown {kind}{did_you_mean(str(name), known)}; known: {', '.join(known)}")
     return known[str(name)]
 
 
 def read_config(config_type: type[Config], layers: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
-    """Merge files left to right, apply ``key.sub=value`` overrides, validate.
+    """Merge files from left to right, apply ``key.sub=value`` overrides, validate.
 
-    Raises InputError in one line: file, line, key, what is wrong, and the nearest valid key.
+    Raises InputError in one line: file, line, key, the error, and the nearest valid key.
     """
-    layered = merge_files(layers)
+    merged = merge_files(layers)
     for override in overrides:
-        layered.add(*_parse_override(override))
-    return validate_config(config_type, layered)
+        merged.add(*_parse_override(override))
+    return validate_config(config_type, merged)
 
 
 def merge_files(layers: Sequence[str | Path]) -> ConfigLayers:
-    """The values of several files, ``extends:`` resolved, the last one on top."""
-    layered = ConfigLayers()
+    """The values of several files with ``extends:`` resolved, the last file on top."""
+    merged = ConfigLayers()
     for layer in layers:
-        _add_file(layered, find_config(layer), ())
-    return layered
+        _add_file(merged, find_config(layer), ())
+    return merged
 
 
-def validate_config(config_type: type[Config], layered: ConfigLayers) -> Config:
-    """Build the typed configuration or raise InputError for its first fault."""
+def validate_config(config_type: type[Config], layers: ConfigLayers) -> Config:
+    """Build the typed configuration. Raises InputError for its first error."""
     try:
-        return config_type.model_validate(layered.values)
+        config = config_type.model_validate(layers.values)
     except ValidationError as error:
-        raise InputError(_error_message(config_type, layered, error)) from error
+        raise InputError(_error_message(config_type, layers, error)) from error
+    if isinstance(config, RootConfig):
+        config.set_locations(layers.locations)
+    return config
 
 
 def dump_config(config: BaseModel) -> str:
-    """YAML that ``load`` reads back to the same configuration."""
+    """YAML that ``read_config`` reads back to the same configuration."""
     return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)
 
 
-def nearest_name(name: str, known: Iterable[str]) -> str | None:
-    """The known name most like ``name``."""
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """``" (did you mean '...'?)"`` with the nearest known name, or an empty string."""
     matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
-    return matches[0] if matches else None
-
-
-def _suggest(name: str, known: Iterable[str]) -> str:
-    match = nearest_name(name, known)
-    return f" (did you mean '{match}'?)" if match else ""
+    return f" (did you mean '{matches[0]}'?)" if matches else ""
 
 
 def _known_files() -> list[str]:
     return [str(p.relative_to(CONFIGS.parent)) for p in sorted(CONFIGS.rglob("*.yaml"))]
 
 
-def _add_file(layered: ConfigLayers, path: Path, ancestors: tuple[Path, ...]) -> None:
+def _add_file(layers: ConfigLayers, path: Path, ancestors: tuple[Path, ...]) -> None:
     path = path.resolve()
     if path in ancestors:
         raise InputError(f"{path}: extends itself through {' -> '.join(p.name for p in ancestors)}")
     values, locations = _read(path)
-    layered.files.append(_display_path(path))
     values = dict(values)
     parents = values.pop("extends", [])
     parents = [parents] if isinstance(parents, str) else parents
     if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
-        raise InputError(f"{locations[('extends',)]}: extends: one file name or a list of them")
+        raise InputError(f"{locations[('extends',)]}: extends: must be a file name or a list of file names")
+    layers.locations.files.append(_display_path(path))
     for parent in parents:
         parent_path = find_resource(path.parent / parent)
         if parent_path is None:
             raise InputError(
-                f"{_display_path(path)}: extends '{parent}', which does not exist; the path is relative to the file"
+                f"{_display_path(path)}: extends '{parent}', which does not exist; the path is relative to this file"
             )
-        _add_file(layered, parent_path, (*ancestors, path))
-    layered.add(values, locations)
+        _add_file(layers, parent_path, (*ancestors, path))
+    layers.add(values, locations)
 
 
-def _read(path: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
-    """Values and places of a file, parsed once as long as it does not change: a grid reads the same few many times."""
+def _read(path: Path) -> tuple[dict[str, Any], Locations]:
+    """Values and locations of a file, cached until it changes: a study reads the same few files many times."""
     try:
         stat = path.stat()
     except OSError as error:
@@ -135,7 +137,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[KeyPath, str]]:
 
 
 @cache
-def _parsed(path: Path, working_dir: Path, mtime: int, size: int) -> tuple[dict[str, Any], dict[KeyPath, str]]:
+def _parsed(path: Path, working_dir: Path, mtime: int, size: int) -> tuple[dict[str, Any], Locations]:
     try:
         loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
@@ -148,22 +150,18 @@ def _parsed(path: Path, working_dir: Path, mtime: int, size: int) -> tuple[dict[
     except (UnicodeDecodeError, yaml.reader.ReaderError) as error:
         raise InputError(f"{_display_path(path)}: not a text file; a configuration is YAML in UTF-8") from error
     if values is None:
-        return {}, {}
+        return {}, Locations()
     if not isinstance(values, dict):
-        raise InputError(
-            f"{_display_path(path)}:1: a configuration is a mapping of keys, found {type(values).__name__}"
-        )
-    locations: dict[KeyPath, str] = {}
+        raise InputError(f"{_display_path(path)}:1: a configuration is a mapping, not a {type(values).__name__}")
+    locations = Locations()
     try:
         _record_locations(node, _display_path(path), (), locations)
     except RecursionError as error:
-        raise InputError(
-            f"{_display_path(path)}: an alias (*name) stands inside what it names; write the value out"
-        ) from error
-    return _expand(values), locations
+        raise InputError(f"{_display_path(path)}: an alias (*name) is part of its own anchor; write it out") from error
+    return _expand(_rename(values, locations)), locations
 
 
-def _record_locations(node: yaml.Node | None, file: str, at: KeyPath, locations: dict[KeyPath, str]) -> None:
+def _record_locations(node: yaml.Node | None, file: str, at: KeyPath, locations: Locations) -> None:
     if isinstance(node, yaml.MappingNode):
         for key, value in node.value:
             path = (*at, str(key.value))
@@ -176,7 +174,7 @@ def _record_locations(node: yaml.Node | None, file: str, at: KeyPath, locations:
             _record_locations(value, file, path, locations)
 
 
-def _parse_override(text: str) -> tuple[dict[str, Any], dict[KeyPath, str]]:
+def _parse_override(text: str) -> tuple[dict[str, Any], Locations]:
     key, separator, value = text.partition("=")
     if not separator or not key:
         raise InputError(f"{text}: an override has the form key.sub=value")
@@ -187,7 +185,19 @@ def _parse_override(text: str) -> tuple[dict[str, Any], dict[KeyPath, str]]:
         raise InputError(f"{text}: the value is not valid YAML") from error
     for part in reversed(path):
         nested = {part: nested}
-    return _expand(nested), {path: f"override {text}"}
+    locations = Locations({path: f"override {text}"})
+    return _expand(_rename(nested, locations)), locations
+
+
+def _rename(values: dict[str, Any], locations: Locations) -> dict[str, Any]:
+    """New keys for old ones, in values and locations; each old key is warned about once."""
+
+    def on_rename(old: KeyPath, new: KeyPath) -> None:
+        warn_once(locations.find(old) or "", ".".join(old), ".".join(new))
+        for path in [path for path in locations if path[: len(old)] == old]:
+            locations[(*new, *path[len(old) :])] = locations.pop(path)
+
+    return rename_keys(values, on_rename=on_rename)
 
 
 def _expand(values: dict[str, Any]) -> dict[str, Any]:
@@ -195,6 +205,16 @@ def _expand(values: dict[str, Any]) -> dict[str, Any]:
         key: {SHORT_FORMS[key]: value} if key in SHORT_FORMS and isinstance(value, str) else value
         for key, value in values.items()
     }
+
+
+def _leaves(values: dict[str, Any], at: KeyPath = ()) -> Iterable[KeyPath]:
+    """Paths of all values that are not mappings."""
+    for key, value in values.items():
+        path = (*at, str(key))
+        if isinstance(value, dict):
+            yield from _leaves(value, path)
+        else:
+            yield path
 
 
 def _merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
@@ -205,32 +225,25 @@ def _merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _error_message(config_type: type[BaseModel], layered: ConfigLayers, error: ValidationError) -> str:
+def _error_message(config_type: type[BaseModel], layers: ConfigLayers, error: ValidationError) -> str:
     errors = error.errors()
     details = next((candidate for candidate in errors if candidate["type"] == "extra_forbidden"), errors[0])
     path = tuple(str(part) for part in details["loc"])
     message = _message(config_type, path, details)
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{_location_prefix(layered, path)}{'.'.join(path) or 'configuration'}: {message}{more}"
+    return f"{layers.locations.prefix(path)}{'.'.join(path) or 'configuration'}: {message}{more}"
 
 
 def _message(config_type: type[BaseModel], path: KeyPath, details: ErrorDetails) -> str:
     if details["type"] == "extra_forbidden":
-        return f"unknown key{_suggest(path[-1], _keys_at(config_type, path[:-1]))}"
+        return f"unknown key{did_you_mean(path[-1], _keys_at(config_type, path[:-1]))}"
     if details["type"] == "missing":
         return "required, but not set"
     return details["msg"].removeprefix("Value error, ")
 
 
-def _location_prefix(layered: ConfigLayers, path: KeyPath) -> str:
-    for length in range(len(path), 0, -1):
-        if path[:length] in layered.locations:
-            return f"{layered.locations[path[:length]]}: "
-    return f"{', '.join(layered.files)}: " if layered.files else ""
-
-
 def _keys_at(annotation: Any, path: KeyPath) -> list[str]:
-    """Valid keys of the configuration class that ``path`` leads to."""
+    """Valid keys of the configuration class at ``path``."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         if not path:
             return list(annotation.model_fields)
@@ -245,6 +258,6 @@ def _keys_at(annotation: Any, path: KeyPath) -> list[str]:
 
 
 def _display_path(path: Path) -> str:
-    """The path relative to here where that is shorter to read."""
+    """The path relative to the working directory, if it is inside it."""
     working_dir = Path.cwd()
     return str(path.relative_to(working_dir)) if path.is_relative_to(working_dir) else str(path)

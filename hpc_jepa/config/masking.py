@@ -1,4 +1,4 @@
-"""Mask groups: how many blocks of which size hide tokens from the student."""
+"""Mask groups: number and size of the blocks that hide tokens from the student."""
 
 from typing import Literal
 
@@ -8,10 +8,10 @@ from hpc_jepa.config.strict import Strict
 
 
 class MotionGuidanceConfig(Strict):
-    """Blocks prefer moving regions: Pr(origin) proportional to (mean motion)^strength."""
+    """Motion-guided block placement: Pr(origin) proportional to (mean motion)^strength."""
 
     strength: float = Field(2.0, ge=0)
-    random_rate: float = Field(0.1, ge=0, le=1, description="share of blocks placed uniformly")
+    random_rate: float = Field(0.1, ge=0, le=1, description="fraction of blocks placed uniformly")
 
 
 class MaskGroupConfig(Strict):
@@ -21,8 +21,8 @@ class MaskGroupConfig(Strict):
     spatial_scale: float = Field(gt=0, le=1)
     temporal_scale: float = Field(1.0, gt=0, le=1)
     aspect: tuple[float, float] = (0.75, 1.5)
-    temporal_keep: float = Field(1.0, gt=0, le=1, description="leading share of tubelets the context may use")
-    full_complement: bool = Field(False, description="every token outside the context becomes a target")
+    temporal_keep: float = Field(1.0, gt=0, le=1, description="leading fraction of tubelets that the context may use")
+    full_complement: bool = Field(False, description="every token outside the context is a target")
 
     @field_validator("aspect")
     @classmethod
@@ -40,5 +40,5 @@ class MaskingConfig(Strict):
     )
     motion: MotionGuidanceConfig | None = None
     truncation_scope: Literal["global", "process"] = Field(
-        "global", description="clips that share one token count: the whole batch, or those of one process (published)"
+        "global", description="clips that share one token count: the global batch, or one process (published)"
     )

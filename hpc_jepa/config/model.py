@@ -8,20 +8,20 @@ from hpc_jepa.config.strict import Strict
 
 
 def _require_even_heads(width: int, heads: int) -> None:
-    """Rotary positions turn pairs of channels, so each head needs an even number of them."""
+    """Rotary embeddings rotate pairs of channels, so each head needs an even number of channels."""
     if width % (2 * heads):
-        raise ValueError(f"twice heads ({heads}) must divide width ({width})")
+        raise ValueError(f"width ({width}) must be a multiple of twice heads ({heads})")
 
 
 Rotary = Literal["vjepa2.1", "vjepa2"]
-"""How an encoder tells positions apart: see ``models/rotary.py``."""
+"""Rotary position embedding of an encoder: see ``models/rotary.py``."""
 
 Targets = Literal["ema", "student", "student_detached"]
-"""Who makes the targets: the EMA copy, or the student itself with or without a gradient."""
+"""Network that computes the targets: the EMA copy, or the student with or without a gradient."""
 
 
 class EncoderConfig(Strict):
-    """Video vision transformer (student and EMA target share it)."""
+    """Video vision transformer (student and EMA target)."""
 
     width: int = Field(768, gt=0)
     depth: int = Field(12, gt=0)
@@ -29,21 +29,21 @@ class EncoderConfig(Strict):
     mlp_ratio: float = Field(4.0, gt=0)
     patch: int = Field(16, gt=0, description="side of a square patch, pixels")
     tubelet: int = Field(2, gt=0, description="frames of a tubelet")
-    levels: tuple[int, ...] = Field((3, 6, 9, 12), description="1-based blocks whose outputs form the training latent")
-    rotary: Rotary = Field("vjepa2.1", description="positions; vjepa2: as transformers' VJEPA2Model computes them")
+    levels: tuple[int, ...] = Field((3, 6, 9, 12), description="blocks, from 1, whose outputs form the training latent")
+    rotary: Rotary = Field("vjepa2.1", description="position embedding; vjepa2: as in VJEPA2Model of transformers")
 
     @model_validator(mode="after")
     def _consistent(self) -> "EncoderConfig":
         _require_even_heads(self.width, self.heads)
         if not self.levels or list(self.levels) != sorted(set(self.levels)) or self.levels[-1] != self.depth:
-            raise ValueError(f"levels {list(self.levels)} must rise and end at depth ({self.depth})")
+            raise ValueError(f"levels {list(self.levels)} must be ascending and end at depth ({self.depth})")
         if self.levels[0] < 1:
-            raise ValueError("levels count blocks from 1")
+            raise ValueError("levels are counted from 1")
         return self
 
     @property
     def latent_width(self) -> int:
-        """Width D of the training latent: all levels side by side."""
+        """Width D of the training latent: all levels concatenated."""
         return self.width * len(self.levels)
 
 

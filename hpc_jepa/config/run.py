@@ -1,17 +1,20 @@
-"""The configuration tree of one pretraining run."""
+"""Configuration of one pretraining run."""
 
-import hashlib
-import json
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from hpc_jepa.config.data import DataConfig
+from hpc_jepa.config.fingerprint import fingerprint, fingerprint_v1
+from hpc_jepa.config.loading import read_config
 from hpc_jepa.config.masking import MaskingConfig
 from hpc_jepa.config.model import ModelConfig, Targets
+from hpc_jepa.config.renamed_keys import old_keys
 from hpc_jepa.config.semantics import Semantics
-from hpc_jepa.config.strict import Strict
+from hpc_jepa.config.strict import RootConfig, Strict
 from hpc_jepa.config.training import (
     CheckpointConfig,
     EngineConfig,
@@ -21,16 +24,29 @@ from hpc_jepa.config.training import (
     ScheduleConfig,
 )
 
+if TYPE_CHECKING:
+    from hpc_jepa.types import TokenGrid
+
+IRRELEVANT_KEYS: dict[str, Any] = {
+    "runs": True,
+    "monitor": True,
+    "checkpoint": True,
+    "guard": True,
+    "data": {"decode_threads", "reading"},
+    "engine": {"zero_stage", "overlap_communication", "compile"},
+}
+"""Keys that do not change the outcome of a run: output, logging, alarms, and how the work is divided."""
+
 
 class ObjectiveChoice(Strict):
-    """A primitive objective by name, with the options its own configuration class reads."""
+    """A primitive objective by name, with options that its own class validates."""
 
     name: str
     options: dict[str, Any] = Field(default_factory=dict)
 
 
-class RunConfig(Strict):
-    """Everything that decides the outcome of a run, and where it is written."""
+class RunConfig(RootConfig):
+    """Everything that decides the outcome of a run, and where the run is written."""
 
     study: str = Field("adhoc", pattern=r"^\w[\w.-]*$")
     regime: str = Field(pattern=r"^\w[\w.-]*$")
@@ -52,13 +68,24 @@ class RunConfig(Strict):
     monitor: MonitorConfig = MonitorConfig()
     guard: GuardConfig = GuardConfig()
 
+    ADDED_KEYS: ClassVar[tuple[str, ...]] = ()
+    """Dotted keys that decide the outcome and that release 0.1 did not have; see ``config/fingerprint.py``."""
+
     @field_validator("objectives", mode="before")
     @classmethod
     def short_forms(cls, value: Any) -> Any:
-        """Accept ``[fwm, {ld: {hidden: 128}}]`` beside the full form."""
+        """Accept ``[fwm, {ld: {hidden: 128}}]`` as well as the full form."""
         if not isinstance(value, list | tuple):
             return value
         return [_choice(item) for item in value]
+
+    @field_validator("objectives")
+    @classmethod
+    def _no_duplicates(cls, choices: tuple[ObjectiveChoice, ...]) -> tuple[ObjectiveChoice, ...]:
+        names = [choice.name for choice in choices]
+        if len(names) != len(set(names)):
+            raise ValueError(f"one of {', '.join(names)} is listed twice")
+        return choices
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> "RunConfig":
@@ -71,37 +98,68 @@ class RunConfig(Strict):
             raise ValueError(
                 f"data.clip.frames ({clip.frames}) must be a multiple of model.encoder.tubelet ({encoder.tubelet})"
             )
-        names = [choice.name for choice in self.objectives]
-        if len(names) != len(set(names)):
-            raise ValueError(f"objectives names one of {names} twice")
         return self
 
     @property
     def folder(self) -> Path:
-        """Where the run lives: RUNS/<study>/<regime>/<variant>[.published]/seed-<n>."""
+        """The run folder: RUNS/<study>/<regime>/<variant>[.published]/seed-<n>."""
         suffix = "" if self.semantics.preset == "corrected" else f".{self.semantics.preset}"
         return self.runs / self.study / self.regime / f"{self.variant}{suffix}" / f"seed-{self.seed}"
 
     @property
     def targets(self) -> Targets:
-        """Who makes the targets."""
+        """The network that computes the targets."""
         if self.ema == "always" or (self.ema == "unless_published" and self.semantics.preset != "published"):
             return "ema"
         return "student" if self.semantics.online_target_gradient else "student_detached"
 
+    @property
+    def grid(self) -> "TokenGrid":
+        """Token grid of a video clip."""
+        from hpc_jepa.types import TokenGrid  # imports torch; commands that only read configuration start without it
+
+        side = self.data.clip.size // self.model.encoder.patch
+        return TokenGrid(self.data.clip.frames // self.model.encoder.tubelet, side, side)
+
+    @property
+    def image_grid(self) -> "TokenGrid":
+        """Token grid of a single image."""
+        return replace(self.grid, time=1, image=True)
+
     def outcome_settings(self) -> dict[str, Any]:
-        """What decides the outcome: not the place of the output, logging, alarms, or how the work is shared."""
-        data = self.model_dump(mode="json", exclude={"runs", "monitor", "checkpoint", "guard"})
-        data["data"].pop("decode_threads")
-        data["data"].pop("reading")
-        data["engine"].pop("zero_stage")
-        data["engine"].pop("overlap_communication")
-        data["engine"].pop("compile")
-        return data
+        """Every setting that decides the outcome, keyed as now."""
+        return self.model_dump(mode="json", exclude=IRRELEVANT_KEYS)
 
     def fingerprint(self) -> str:
-        """Hash of everything that decides the outcome."""
-        return hashlib.sha256(json.dumps(self.outcome_settings(), sort_keys=True).encode()).hexdigest()[:16]
+        """Hash of the settings that decide the outcome and differ from the defaults."""
+        return fingerprint(self._changed_settings())
+
+    def has_fingerprint(self, recorded: str) -> bool:
+        """Whether ``recorded``, of this release or of 0.1, is the fingerprint of this configuration."""
+        if recorded == self.fingerprint():
+            return True
+        return recorded == fingerprint_v1(old_keys(self.outcome_settings()), self.ADDED_KEYS, self._changed_settings())
+
+    def _changed_settings(self) -> dict[str, Any]:
+        changed = self.model_dump(mode="json", exclude=IRRELEVANT_KEYS, exclude_defaults=True)
+        if "semantics" in changed:
+            changed["semantics"] = {"preset": self.semantics.preset, **self.semantics.overridden()}
+        if not changed.get("engine", True):  # it differs in keys that do not change the outcome
+            del changed["engine"]
+        return changed
+
+
+def load_config(*layers: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Configuration of a run from YAML files, merged from left to right, and ``key.sub=value`` overrides.
+
+    >>> import hpc_jepa
+    >>> config = hpc_jepa.load_config("configs/regime/quickstart.yaml", overrides=["schedule.steps=20"])
+    >>> config.schedule.steps
+    20
+
+    Raises InputError with file, line and key of the first error.
+    """
+    return read_config(RunConfig, layers, overrides)
 
 
 def _choice(item: Any) -> Any:

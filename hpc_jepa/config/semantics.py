@@ -1,7 +1,7 @@
-"""The switches between what the published code computes and what the text means.
+"""Switches between the behaviour of the published code and that of the paper's text.
 
-``published`` and ``corrected`` are presets; a single switch can be overridden beside them. B1, B2, ... name the
-entries of the register of differences in ``docs/semantics.md``.
+``published`` and ``corrected`` are presets; single switches can be overridden. B1, B2, ... are the entries of the list
+of differences in ``docs/semantics.md``.
 """
 
 from typing import Any, Literal, Self
@@ -51,12 +51,12 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 
 class Semantics(Strict):
-    """Resolved switches. ``Semantics(preset="published", mask_truncation="tubes")`` overrides one of them."""
+    """All switches. ``Semantics(preset="published", mask_truncation="tubes")`` overrides one of the preset."""
 
     preset: Preset = "corrected"
-    ld_hw_gradient: bool = Field(description="latent dynamics keeps its gradient beside hard-region weighting (B2)")
+    ld_hw_gradient: bool = Field(description="latent dynamics has a gradient if the run has hard-region weighting (B2)")
     channel_partition: Literal["halves", "per_level", "last_level"] = Field(
-        description="what FWM splits: the level concatenation, each level, or the last level only (B3)"
+        description="FWM splits the concatenation of levels, each level, or the last level only (B3)"
     )
     student_norm: Literal["none", "level"] = Field(
         description="student features in auxiliary terms: raw, or each level layer-normalised without gain (B6, B13)"
@@ -65,32 +65,32 @@ class Semantics(Strict):
         description="context-loss ramp at 15,000-30,000 steps, or over the second half of the run (B7)"
     )
     mask_truncation: Literal["raster", "tubes", "tokens"] = Field(
-        description="which tokens are dropped to reach one count per batch: last in raster order, or at random (B9)"
+        description="tokens dropped to reach one count per batch: the last in raster order, or random ones (B9)"
     )
     motion_pool: Literal["trilinear", "area"] = Field(
-        description="how frame differences become one value a token (B10)"
+        description="interpolation or mean of the frame differences of a token (B10)"
     )
     motion_norm: Literal["tubelet", "clip"] = Field(
-        description="divide the motion map by the maximum of clip t, or of the clip itself (B24)"
+        description="divide the motion map by the maximum of clip t, or by that of its own clip (B24)"
     )
     auxiliary_precision: Literal["autocast", "fp32"] = Field(description="precision of the auxiliary terms (B14)")
     batch_statistics: Literal["process", "global"] = Field(
         description="pooled means and covariances over one process, or over the global batch"
     )
-    static_clips_in_temporal_terms: bool = Field(description="repeated images take part in temporal terms (B15)")
+    static_clips_in_temporal_terms: bool = Field(description="temporal terms include clips that repeat one image (B15)")
 
     evaluated_weights: Literal["target", "trained"] = Field(
-        description="what 'target' means without EMA: the copy that was never trained, or the student (B1)"
+        description="meaning of 'target' without EMA: the copy that was never trained, or the student (B1)"
     )
     kinematic_features: Literal["target", "student"] = Field(
-        description="kinematic terms act on the target branch, without gradient under EMA, or on student context (B4)"
+        description="kinematic terms penalise the target, which has no gradient under EMA, or the student (B4)"
     )
     online_target_gradient: bool = Field(
-        description="without EMA the loss also moves the targets; SIGReg runs do so in both presets (B5)"
+        description="without EMA, the loss also trains the targets; true in both presets for SIGReg (B5)"
     )
-    sigreg_scale: Literal["samples", "one"] = Field(description="SIGReg times the number of samples, or as it is (B8)")
+    sigreg_scale: Literal["samples", "one"] = Field(description="multiply SIGReg by the number of samples, or not (B8)")
     process_randomness: Literal["same", "independent"] = Field(
-        description="all processes draw the same crops and masks for their clips, or each its own (B17)"
+        description="all processes draw the same crops and masks, or independent ones (B17)"
     )
 
     @model_validator(mode="before")
@@ -104,7 +104,7 @@ class Semantics(Strict):
 
     @classmethod
     def of(cls, preset: str, **overrides: Any) -> Self:
-        """The named preset with some switches overridden."""
+        """A preset with some switches overridden."""
         return cls.model_validate({"preset": preset, **overrides})
 
     def overridden(self) -> dict[str, Any]:

@@ -1,9 +1,58 @@
-"""Base of every configuration class: typed, frozen, unknown keys forbidden."""
+"""Base classes of the configuration tree: typed, frozen, unknown keys forbidden."""
 
-from pydantic import BaseModel, ConfigDict
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
+
+from hpc_jepa.config.renamed_keys import rename_keys
+
+KeyPath = tuple[str, ...]
+
+
+class Locations(dict[KeyPath, str]):
+    """Where each key was last set: ``file:line``, or ``override key=value``.
+
+    All instances are equal: where a value was written is not part of the value.
+    """
+
+    def __init__(self, *entries: Any) -> None:
+        super().__init__(*entries)
+        self.files: list[str] = []
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Locations)
+
+    def find(self, path: KeyPath) -> str | None:
+        """Location of ``path``, or of the nearest key above it that is set."""
+        return next((self[path[:length]] for length in range(len(path), 0, -1) if path[:length] in self), None)
+
+    def prefix(self, path: KeyPath) -> str:
+        """``"file:line: "`` for the start of an error message; the names of the files if no key of ``path`` is set."""
+        location = self.find(path) or ", ".join(self.files)
+        return f"{location}: " if location else ""
 
 
 class Strict(BaseModel):
-    """A configuration node. Immutable, and a misspelt key is an error rather than a silent default."""
+    """One node of a configuration. Immutable; an unknown key is an error rather than a silent default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+class RootConfig(Strict):
+    """Root of a configuration tree: accepts renamed keys and knows where each of its keys was set."""
+
+    _locations: Locations = PrivateAttr(default_factory=Locations)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _accept_old_keys(cls, values: Any) -> Any:
+        return rename_keys(values) if isinstance(values, dict) else values
+
+    @property
+    def locations(self) -> Locations:
+        """File and line of each key; empty for a configuration that was not read from files."""
+        return self._locations
+
+    def set_locations(self, locations: Locations) -> None:
+        """Record where the keys were set."""
+        self._locations = locations

@@ -1,36 +1,36 @@
-"""A grid of runs: regimes x variants x seeds, and the benchmarks that judge each of them."""
+"""Configuration of a study: regimes x variants x seeds, and the benchmarks of each run."""
 
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
 from hpc_jepa.config.semantics import Preset
-from hpc_jepa.config.strict import Strict
+from hpc_jepa.config.strict import RootConfig, Strict
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 
 
 class VariantConfig(Strict):
-    """One column of the grid: a composition of ``configs/objective/``, how it is read, and seeds of its own."""
+    """One variant: a composition of ``configs/objective/``, its semantics, and optionally its own seeds."""
 
     objective: str
     semantics: Preset = "corrected"
-    seeds: tuple[Seed, ...] | None = Field(None, min_length=1, description="null: those of the study")
+    seeds: tuple[Seed, ...] | None = Field(None, min_length=1, description="null: the seeds of the study")
 
 
 class EvaluationConfig(Strict):
-    """A benchmark of ``configs/benchmark/`` and the weights it judges."""
+    """A benchmark of ``configs/benchmark/`` and the weights to evaluate on it."""
 
     benchmark: str
     protocols: tuple[Literal["published", "careful"], ...] = ("careful",)
     weights: tuple[Literal["target", "student", "random_init"], ...] = ("target", "student", "random_init")
 
 
-class StudyConfig(Strict):
+class StudyConfig(RootConfig):
     """Every combination of regime, variant and seed is one run."""
 
     study: str = Field(pattern=r"^\w[\w.-]*$")
-    about: str = Field("", description="what the study asks and what it cannot tell, for the top of its report")
+    about: str = Field("", description="question and limits of the study, printed at the top of its report")
     regimes: tuple[str, ...] = Field(min_length=1, description="names of configs/regime/")
     variants: tuple[VariantConfig, ...] = Field(min_length=1)
     seeds: tuple[Seed, ...] = Field((239,), min_length=1)
@@ -39,7 +39,7 @@ class StudyConfig(Strict):
 
     @field_validator("variants", mode="before")
     @classmethod
-    def _names_alone(cls, value: Any) -> Any:
+    def _short_forms(cls, value: Any) -> Any:
         if not isinstance(value, list | tuple):
             return value
         return [{"objective": item} if isinstance(item, str) else item for item in value]

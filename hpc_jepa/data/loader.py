@@ -89,8 +89,8 @@ class ClipLoader:
         share = batch_size // world_size
         self._rows = range(rank * share, (rank + 1) * share)
         self._decode_errors = DecodeErrorLog(self.source_names, config.undecodable_rate)
-        self._draws = lru_cache(maxsize=config.reading.ahead + 2)(self._sampler.samples)
-        ahead = config.reading.ahead * share
+        self._draws = lru_cache(maxsize=config.reading.prefetch_steps + 2)(self._sampler.samples)
+        ahead = config.reading.prefetch_steps * share
         self._videos = Prefetcher(self._read, ahead, config.reading.threads, name="read")
         self._threads = ThreadPoolExecutor(config.decode_threads, thread_name_prefix="decode")
         self._augment = Augmenter(config.clip, config.augmentation, share, config.decode_threads, device, decoder)

@@ -1,1 +1,1 @@
-"""Operations below the algorithms: one signature each, whatever the device."""
+"""Fused operations with one signature for every device: Triton on CUDA, PyTorch elsewhere."""

@@ -1,4 +1,4 @@
-"""Random directions that a compiled graph can ask for."""
+"""Random directions as a custom operator, so that torch.compile can trace it."""
 
 import torch
 from torch import Tensor
@@ -6,7 +6,7 @@ from torch import Tensor
 
 @torch.library.custom_op("hpc_jepa::random_directions", mutates_args=())
 def random_directions(like: Tensor, count: int, step: int) -> Tensor:
-    """Unit columns [D, count] for rows ``like`` [n, D], float32; a function of ``step`` and the kind of device."""
+    """Unit columns [D, count] float32 for rows ``like`` [n, D]; depends on ``step`` and the device type only."""
     generator = torch.Generator(like.device).manual_seed(step)
     directions: Tensor = torch.randn(like.shape[1], count, generator=generator, device=like.device)
     return directions.div_(directions.norm(dim=0))

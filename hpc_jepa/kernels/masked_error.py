@@ -1,4 +1,4 @@
-"""Error of predicted tokens, without a copy of what they are compared to."""
+"""Absolute error of predicted tokens without a copy of their targets."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -9,18 +9,18 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 ROWS = 128
-"""Tokens at a time on a CPU: half as many cost more calls, four times as many leave the second-level cache."""
+"""Tokens per chunk on a CPU: half as many need more calls, four times as many exceed the L2 cache."""
 
 
 def masked_error(prediction: Tensor, features: Tensor, tokens: Tensor, levels: int = 0) -> Tensor:
     """Mean absolute error of each predicted token: [B, Q] float32.
 
-    prediction: [B, Q, D]. features: [B, N, D], of which token ``tokens[b, q]`` [B, Q] is the target. With ``levels``
-    each of that many blocks of a target's channels is layer-normalised first, without gain (eps 1e-5).
+    prediction: [B, Q, D]. features: [B, N, D]; the target of prediction [b, q] is token ``tokens[b, q]`` [B, Q].
+    levels: if > 0, each of that many blocks of a target's channels is first layer-normalised without gain (eps 1e-5).
 
-    Targets are gathered, normalised and compared in one pass and not kept: the backward pass reads them again. So no
-    gradient reaches ``features``; where they need one, and under a compiler, which fuses for itself, the plain form
-    runs. Weights per token (context distance, hard regions) act on the small result.
+    Targets are gathered, normalised and compared in one pass and not stored; the backward pass gathers them again. This
+    form has no gradient with respect to ``features``. If they need one, or under torch.compile, which fuses by itself,
+    the plain form runs.
     """
     if features.requires_grad or torch.compiler.is_compiling():
         return plain_masked_error(prediction, features, tokens, levels)
@@ -32,13 +32,13 @@ def masked_error(prediction: Tensor, features: Tensor, tokens: Tensor, levels: i
 
 
 def plain_masked_error(prediction: Tensor, features: Tensor, tokens: Tensor, levels: int = 0) -> Tensor:
-    """What :func:`masked_error` computes, one operation after the other."""
+    """:func:`masked_error` as separate operations."""
     target = _normalised(features, levels).gather(1, tokens.unsqueeze(-1).expand(-1, -1, features.shape[-1]))
     return (prediction - target).abs().mean(-1)
 
 
 def _normalised(features: Tensor, levels: int) -> Tensor:
-    """Features in float32, with layer norm without gain over each level of the last axis where there are levels."""
+    """Features in float32; if ``levels`` > 0, with layer norm without gain over each level of the last axis."""
     features = features.float()
     if not levels:
         return features
@@ -47,7 +47,7 @@ def _normalised(features: Tensor, levels: int) -> Tensor:
 
 
 class _MaskedError(torch.autograd.Function):
-    """A few tokens at a time: all of them would go through memory once for every operation."""
+    """In chunks of tokens that stay in the cache; unchunked, every operation would read all of memory."""
 
     @staticmethod
     def forward(ctx: Any, prediction: Tensor, features: Tensor, tokens: Tensor, levels: int) -> Tensor:
@@ -73,7 +73,7 @@ class _MaskedError(torch.autograd.Function):
 
 
 def _targets(features: Tensor, rows: Tensor, levels: int) -> Iterator[tuple[slice, Tensor]]:
-    """Targets [<= ROWS, D] float32 of consecutive parts of ``rows``, in memory that the next part takes over."""
+    """Targets [<= ROWS, D] float32 of consecutive parts of ``rows``; all parts share one buffer."""
     buffer = features.new_empty(ROWS, features.shape[-1])
     for start in range(0, len(rows), ROWS):
         part = slice(start, min(start + ROWS, len(rows)))

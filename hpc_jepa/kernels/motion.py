@@ -1,16 +1,15 @@
-"""How much a clip moves: in every tubelet-patch, and inside every block of them."""
+"""Motion of a clip: per tubelet-patch, and per mask block."""
 
 import torch
 from torch import Tensor
 
-from hpc_jepa.kernels.visible_tokens import BlockSize
-from hpc_jepa.types import TokenGrid
+from hpc_jepa.types import BlockSize, TokenGrid
 
 
 def average_motion(pixels: Tensor, grid: TokenGrid) -> Tensor:
-    """Absolute frame differences averaged over every tubelet-patch: [B, C, F, Hp, Wp] -> [B, T, H, W] float32.
+    """Mean absolute frame difference of each tubelet-patch: [B, C, F, Hp, Wp] -> [B, T, H, W] float32.
 
-    The first frame repeats the second's difference. F >= 2; the grid divides the clip.
+    The first frame gets the difference of the second. F >= 2; the clip size must be a multiple of the grid.
     """
     if pixels.is_cuda:
         from hpc_jepa.kernels.triton.motion import average_motion_triton  # Triton comes with CUDA builds only
@@ -20,10 +19,10 @@ def average_motion(pixels: Tensor, grid: TokenGrid) -> Tensor:
 
 
 def plain_average_motion(pixels: Tensor, grid: TokenGrid) -> Tensor:
-    """What :func:`average_motion` computes, a channel of a clip at a time.
+    """:func:`average_motion` in PyTorch, one channel of a clip at a time.
 
-    The L1 distance of two rows is the one operation of PyTorch that subtracts, takes absolute values and sums in one
-    pass over memory: here between the pixels of a patch's row and the same in the next frame.
+    ``cdist`` with p=1 is the only PyTorch operation that subtracts, takes absolute values and sums in one pass over
+    memory; here the rows are one pixel row of a patch in consecutive frames.
     """
     clips, channels, frames, height, width = pixels.shape
     patch_row = width // grid.width
@@ -37,7 +36,7 @@ def plain_average_motion(pixels: Tensor, grid: TokenGrid) -> Tensor:
 
 
 def block_scores(motion: Tensor, size: BlockSize) -> Tensor:
-    """Mean motion inside a block at every admissible origin: [B, T, H, W] -> [B, origins] float64, in raster order."""
+    """Mean motion inside a block at every possible origin: [B, T, H, W] -> [B, origins] float64, in raster order."""
     if motion.is_cuda:
         from hpc_jepa.kernels.triton.motion import block_scores_triton  # Triton comes with CUDA builds only
 
@@ -46,7 +45,7 @@ def block_scores(motion: Tensor, size: BlockSize) -> Tensor:
 
 
 def plain_block_scores(motion: Tensor, size: BlockSize) -> Tensor:
-    """What :func:`block_scores` computes: means along one axis after the other, most often over few places."""
+    """:func:`block_scores` in PyTorch: means along one axis after the other."""
     scores = motion.double()
     for axis, length in enumerate(size, start=1):
         scores = scores.unfold(axis, length, 1).mean(-1)

@@ -1,4 +1,4 @@
-"""Patches of clips, of all tokens or of those that a network is to see."""
+"""Patches of clips: of all tokens, or of selected tokens."""
 
 import torch
 from einops import rearrange
@@ -13,8 +13,8 @@ def patchify(pixels: Tensor, tubelet: int, patch: int) -> Tensor:
 def patches_at(pixels: Tensor, tokens: Tensor, rotations: Tensor, tubelet: int, patch: int) -> tuple[Tensor, Tensor]:
     """Patches [B, K, P] of the given tokens [B, K], and their rows [B, K, R] of a table ``rotations`` [N, R].
 
-    Straight from the pixels [B, C, F, Hp, Wp]: patches that nobody looks at are never written. On a GPU one kernel
-    gathers both; it passes no gradient on, so where pixels need one, and under a compiler, the plain form runs.
+    Reads the pixels [B, C, F, Hp, Wp] directly: patches of other tokens are never copied. On a GPU one kernel gathers
+    both. It has no gradient, so if the pixels need one, or under torch.compile, the plain form runs.
     """
     if pixels.is_cuda and not pixels.requires_grad and not torch.compiler.is_compiling():
         from hpc_jepa.kernels.triton.patches import patches_at_triton  # Triton comes with CUDA builds only
@@ -26,7 +26,7 @@ def patches_at(pixels: Tensor, tokens: Tensor, rotations: Tensor, tubelet: int, 
 def plain_patches_at(
     pixels: Tensor, tokens: Tensor, rotations: Tensor, tubelet: int, patch: int
 ) -> tuple[Tensor, Tensor]:
-    """What :func:`patches_at` computes, by indexing."""
+    """:func:`patches_at` by indexing."""
     places = rearrange(pixels, "b c (t f) (y h) (x w) -> b t y x c f h w", f=tubelet, h=patch, w=patch)
     clip = torch.arange(len(tokens), device=tokens.device).unsqueeze(1)
     time, row, column = torch.unravel_index(tokens, places.shape[1:4])

@@ -1,29 +1,20 @@
-"""Blocks of tokens: where they can lie, and which tokens they leave visible."""
+"""Tokens that mask blocks leave visible."""
 
 import torch
 from torch import Tensor
 
-from hpc_jepa.types import TokenGrid
-
-BlockSize = tuple[int, int, int]
-"""Tokens along time, height and width."""
-
-
-def origin_counts(size: BlockSize, grid: TokenGrid) -> tuple[int, int, int]:
-    """Admissible first tokens of a block along each axis."""
-    time, height, width = size
-    return grid.time - time + 1, grid.height - height + 1, grid.width - width + 1
+from hpc_jepa.types import BlockSize, TokenGrid
 
 
 def visible_tokens(origins: Tensor, size: BlockSize, grid: TokenGrid, tubelets: int) -> tuple[Tensor, Tensor]:
-    """Tokens outside all blocks of a clip and within its first ``tubelets``: bool [B, N], and how many: int64 [B].
+    """Tokens outside all blocks of a clip and in its first ``tubelets``: bool [B, N], and their number: int64 [B].
 
-    ``origins`` [B, attempts, blocks] holds raster numbers of several placements per clip: the first that leaves a
-    visible token counts, and if none does, the first block of the last attempt alone. Where even that hides everything,
-    the count is 0.
+    origins: [B, attempts, blocks] raster indices of several placements per clip. The first placement that leaves a
+    visible token is used; if none does, the first block of the last attempt. If that hides everything too, the count
+    is 0.
     """
-    one_block_alone = origins[:, -1:, :1].expand(-1, -1, origins.shape[-1])
-    placements = torch.cat([origins, one_block_alone], dim=1)
+    single_block = origins[:, -1:, :1].expand(-1, -1, origins.shape[-1])
+    placements = torch.cat([origins, single_block], dim=1)
     if origins.is_cuda:
         from hpc_jepa.kernels.triton.visible_tokens import visible_tokens_triton  # Triton comes with CUDA builds only
 
@@ -32,7 +23,7 @@ def visible_tokens(origins: Tensor, size: BlockSize, grid: TokenGrid, tubelets: 
 
 
 def plain_visible_tokens(placements: Tensor, size: BlockSize, grid: TokenGrid, tubelets: int) -> tuple[Tensor, Tensor]:
-    """What :func:`visible_tokens` computes: later placements are looked at only while a clip needs one."""
+    """:func:`visible_tokens` in PyTorch. Later placements are computed only while a clip needs one."""
     visible = _outside_blocks(placements[:, 0], size, grid, tubelets)
     counts = visible.sum(1)
     for placement in placements[:, 1:].unbind(1):
@@ -45,8 +36,8 @@ def plain_visible_tokens(placements: Tensor, size: BlockSize, grid: TokenGrid, t
 
 
 def _outside_blocks(origins: Tensor, size: BlockSize, grid: TokenGrid, tubelets: int) -> Tensor:
-    """Tokens outside all blocks and within the first ``tubelets``: bool [B, N] for raster origins [B, blocks]."""
-    _, down, across = origin_counts(size, grid)
+    """Tokens outside all blocks and in the first ``tubelets``: bool [B, N], for raster origins [B, blocks]."""
+    _, down, across = grid.origin_counts(size)
     time = _inside(origins // (down * across), size[0], grid.time)
     rows = _inside(origins // across % down, size[1], grid.height)
     columns = _inside(origins % across, size[2], grid.width)
@@ -56,6 +47,6 @@ def _outside_blocks(origins: Tensor, size: BlockSize, grid: TokenGrid, tubelets:
 
 
 def _inside(start: Tensor, length: int, side: int) -> Tensor:
-    """Places of one axis inside a block: 1 or 0, [..., side] float32."""
+    """1 for the places of one axis inside a block, else 0: [..., side] float32."""
     inside_from = torch.ones(side - length + 1, side, device=start.device).triu().tril(length - 1)
     return inside_from[start]

@@ -7,8 +7,7 @@ from torch import Tensor
 
 from hpc_jepa.config.masking import MaskGroupConfig
 from hpc_jepa.errors import InputError
-from hpc_jepa.kernels.visible_tokens import BlockSize, origin_counts
-from hpc_jepa.types import TokenGrid
+from hpc_jepa.types import BlockSize, TokenGrid
 
 
 def block_size(group: MaskGroupConfig, grid: TokenGrid, step: int) -> BlockSize:
@@ -30,7 +29,7 @@ def block_size(group: MaskGroupConfig, grid: TokenGrid, step: int) -> BlockSize:
 
 def uniform_origins(draws: Tensor, size: BlockSize, grid: TokenGrid) -> Tensor:
     """Uniform draws in [0, 1) -> int64 raster numbers of block origins, of the same shape."""
-    return (draws * math.prod(origin_counts(size, grid))).long()
+    return (draws * math.prod(grid.origin_counts(size))).long()
 
 
 def visible_tubelets(group: MaskGroupConfig, grid: TokenGrid) -> int:

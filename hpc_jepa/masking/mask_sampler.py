@@ -10,11 +10,11 @@ from hpc_jepa.config.masking import MaskGroupConfig, MaskingConfig
 from hpc_jepa.config.semantics import Semantics
 from hpc_jepa.errors import InputError
 from hpc_jepa.io.random_streams import RandomStream, uniforms
-from hpc_jepa.kernels.token_lists import Truncation, smallest_counts, token_lists, tube_order
-from hpc_jepa.kernels.visible_tokens import BlockSize, visible_tokens
+from hpc_jepa.kernels.token_lists import smallest_counts, token_lists, tube_order
+from hpc_jepa.kernels.visible_tokens import visible_tokens
 from hpc_jepa.masking.block_sampling import block_size, empty_context_error, uniform_origins, visible_tubelets
 from hpc_jepa.masking.motion_guidance import guided_origins, motion_map
-from hpc_jepa.types import ClipBatch, TokenGrid, TokenMasks
+from hpc_jepa.types import BlockSize, ClipBatch, TokenGrid, TokenMasks, Truncation
 
 PLACEMENT_ATTEMPTS = 4
 """Placements drawn per clip and step, in case blocks hide everything."""

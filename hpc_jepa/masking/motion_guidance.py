@@ -8,8 +8,7 @@ from torch import Tensor
 
 from hpc_jepa.errors import InputError
 from hpc_jepa.kernels.motion import average_motion, block_scores
-from hpc_jepa.kernels.visible_tokens import BlockSize
-from hpc_jepa.types import TokenGrid
+from hpc_jepa.types import BlockSize, TokenGrid
 
 MIN_MOTION = 1e-6
 """Smallest motion that counts; a clip without any is treated uniformly."""

@@ -1,4 +1,4 @@
-"""Training objectives: one file each, found by name, composed by listing."""
+"""Training objectives: one file each, found by name, combined by listing them."""
 
 from hpc_jepa.objectives.composition import ObjectiveSet, build_objective
 

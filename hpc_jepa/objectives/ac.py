@@ -1,11 +1,10 @@
-"""Action-conditioned decoding: a context token tells how the colour of its place is about to change."""
+"""Action-conditioned decoding: predict the coming colour change of a patch from its context token."""
 
 from einops import reduce
 from pydantic import Field
 from torch import Tensor, nn
 
 from hpc_jepa.config.run import RunConfig
-from hpc_jepa.config.strict import Strict
 from hpc_jepa.objectives.fwm import DynamicsSlice
 from hpc_jepa.objectives.objective import Objective, ObjectiveContext, TermOptions
 from hpc_jepa.objectives.pairs import PairKind, check_forecast, temporal_pairs
@@ -15,7 +14,7 @@ from hpc_jepa.types import Latents, TokenGrid, gather_tokens
 
 
 class ActionOptions(TermOptions):
-    """Coefficient of the term, colour channels it predicts, hidden width of its head, which pairs it decodes."""
+    """Coefficient of the term, colour channels it predicts, hidden width of its head, kind of its pairs."""
 
     weight: float = Field(1.0, ge=0)
     channels: int = Field(3, ge=1, le=3)
@@ -25,8 +24,8 @@ class ActionOptions(TermOptions):
 
 class Action(Objective[ActionOptions]):
     r"""``L_ac = mean over valid pairs of |a(S[t]) - (x[t+1] - x[t])|``, x the mean colour of a tubelet-patch of the
-    normalised clip, a = Linear-GELU-Linear. Beside ``fwm`` the head reads the dynamics part alone. ``pairs: forecast``
-    asks for the change beyond the end of the context.
+    normalised clip, a = Linear-GELU-Linear. If the run also has ``fwm``, the head reads the dynamics part only.
+    ``pairs: forecast`` predicts the change from the last tubelet of the context to the one after it.
     """
 
     name = "ac"
@@ -44,10 +43,10 @@ class Action(Objective[ActionOptions]):
         )
 
     @classmethod
-    def validate_run(cls, options: Strict, config: RunConfig) -> str | None:
-        """Forecasting needs masks that leave something to forecast."""
-        reason = check_forecast(options.pairs, config) if isinstance(options, ActionOptions) else None
-        return reason or super().validate_run(options, config)
+    def validate_run(cls, options: ActionOptions, config: RunConfig) -> None:
+        """Forecast pairs need masks that leave tubelets to forecast."""
+        check_forecast(options.pairs, config)
+        super().validate_run(options, config)
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Term ``ac``."""
@@ -63,5 +62,5 @@ class Action(Objective[ActionOptions]):
 
 
 def mean_colour(pixels: Tensor, grid: TokenGrid) -> Tensor:
-    """Clips [B, C, F, Hp, Wp] -> mean of every tubelet-patch [B, N, C], tokens in raster order."""
+    """Mean of each tubelet-patch: clips [B, C, F, Hp, Wp] -> [B, N, C], tokens in raster order."""
     return reduce(pixels, "b c (t f) (y h) (x w) -> b (t y x) c", "mean", t=grid.time, y=grid.height, x=grid.width)

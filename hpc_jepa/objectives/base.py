@@ -1,4 +1,4 @@
-"""The base Video-JEPA loss: predict hidden tokens, and with a growing weight the visible ones."""
+"""The Video-JEPA loss: predict masked tokens and, with a weight that rises over the run, context tokens."""
 
 import torch
 from torch import Tensor
@@ -13,7 +13,7 @@ CORRECTED_RAMP = (0.5, 1.0)
 
 
 class BaseOptions(Strict):
-    """Set by the schedule of the run, not by a list of objectives."""
+    """Set by the schedule of the run, not in the list of objectives."""
 
     context_weight: float = 0.5
 

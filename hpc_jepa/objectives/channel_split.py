@@ -1,4 +1,4 @@
-"""How the training latent [.., D = L*C] is split into an appearance and a dynamics part."""
+"""Split of the training latent [.., D = L*C] into an appearance and a dynamics part."""
 
 from typing import NamedTuple
 
@@ -23,10 +23,10 @@ class Widths(NamedTuple):
 
 
 def split_channels(features: Tensor, ratio: float, ctx: ObjectiveContext) -> Parts:
-    """Appearance takes the leading ``ratio`` of the channels, dynamics the rest.
+    """The leading ``ratio`` of the channels is appearance, the rest dynamics.
 
-    ``halves`` cuts the level concatenation, so that appearance is the shallow levels (published, B3); ``per_level``
-    cuts inside every level; ``last_level`` cuts the last level and leaves the others out.
+    ``halves`` cuts the concatenation of levels, so that appearance is the shallow levels (published, B3); ``per_level``
+    cuts every level; ``last_level`` cuts the last level and drops the others.
     """
     partition = ctx.semantics.channel_partition
     if partition == "last_level":
@@ -40,7 +40,7 @@ def split_channels(features: Tensor, ratio: float, ctx: ObjectiveContext) -> Par
 
 
 def split_widths(ratio: float, ctx: ObjectiveContext) -> Widths:
-    """Channels of the parts that ``split`` returns."""
+    """Channels of the parts that ``split_channels`` returns."""
     partition = ctx.semantics.channel_partition
     whole = ctx.latent_width if partition == "halves" else ctx.width
     repeats = ctx.levels if partition == "per_level" else 1

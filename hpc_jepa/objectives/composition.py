@@ -1,4 +1,4 @@
-"""Several objectives as one: the base loss and whatever the run lists beside it."""
+"""The loss of a run: the base loss plus the objectives that the run lists."""
 
 from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
@@ -19,17 +19,23 @@ from hpc_jepa.types import Latents, TokenGrid
 class ObjectiveSet(nn.Module):
     """The loss of a run: ``sum over terms of weights(step)[term] * forward(latents)[term]``."""
 
-    def __init__(self, choices: Sequence[ObjectiveChoice], ctx: ObjectiveContext, context_weight: float) -> None:
+    def __init__(
+        self,
+        choices: Sequence[ObjectiveChoice],
+        ctx: ObjectiveContext,
+        context_weight: float,
+        include_base: bool = True,
+    ) -> None:
         super().__init__()
         options = parse_options(choices)
         ctx = replace(ctx, other_objectives=options)
         self._fp32 = ctx.semantics.auxiliary_precision == "fp32"
-        self.base = Base(BaseOptions(context_weight=context_weight), ctx)
+        self.base = Base(BaseOptions(context_weight=context_weight), ctx) if include_base else None
         self.auxiliary = nn.ModuleDict({name: primitives()[name](chosen, ctx) for name, chosen in options.items()})
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Unweighted scalar terms by name, base terms first."""
-        terms = self.base.forward(latents)
+        terms = {} if self.base is None else self.base.forward(latents)
         device = latents.target.device.type
         with torch.autocast(device, enabled=False) if self._fp32 else nullcontext():
             for objective in self.auxiliary.values():
@@ -38,10 +44,19 @@ class ObjectiveSet(nn.Module):
 
     def weights(self, step: int) -> dict[str, float]:
         """Coefficient of every term at ``step``."""
-        weights = self.base.weights(step)
+        weights = {} if self.base is None else self.base.weights(step)
         for objective in self.auxiliary.values():
             weights |= objective.weights(step)  # type: ignore[operator]
         return weights
+
+    def loss(self, latents: Latents) -> Tensor:
+        """The weighted sum of all terms at ``latents.step``."""
+        return weighted_sum(self(latents), self.weights(latents.step))
+
+
+def weighted_sum(terms: Mapping[str, Tensor], coefficients: Mapping[str, float]) -> Tensor:
+    """Sum of the terms, each times its coefficient."""
+    return torch.stack([coefficients[name] * term for name, term in terms.items()]).sum()
 
 
 def build_objective(
@@ -53,26 +68,29 @@ def build_objective(
     semantics: str | Semantics = "corrected",
     steps: int = 30_000,
     context_weight: float = 0.5,
+    include_base: bool = True,
     **overrides: object,
 ) -> ObjectiveSet:
-    """The loss of a named composition or primitive (base terms included).
+    """The loss of a named composition or primitive.
 
-    width: channels C of one level; levels: L; ``steps`` scales the context ramp. ``overrides`` replace options, by the
-    name of their primitive, or alone where one primitive has them: ``ld={"hidden": 128}`` or ``hidden=128``.
-    Raises InputError for unknown names and options.
+    width: channels C of one level. levels: L. steps: length of the run, which scales the context ramp and annealing.
+    include_base: whether the prediction and context loss is part of it. overrides: options by primitive,
+    ``ld={"hidden": 128}``, or alone if only one primitive has the option, ``hidden=128``.
+
+    Raises InputError for an unknown name or option.
     """
     choices = apply_overrides(name, overrides)
     resolved = Semantics.of(semantics) if isinstance(semantics, str) else semantics
     ctx = ObjectiveContext(width=width, levels=levels, grid=grid, semantics=resolved, steps=steps, other_objectives={})
-    return ObjectiveSet(choices, ctx, context_weight)
+    return ObjectiveSet(choices, ctx, context_weight, include_base)
 
 
 def apply_overrides(
     name: str | Sequence[ObjectiveChoice], overrides: Mapping[str, object]
 ) -> tuple[ObjectiveChoice, ...]:
-    """Choices of a composition with some options replaced, and primitives named in ``overrides`` added.
+    """Choices of a composition with some options replaced, and with the primitives that only ``overrides`` names.
 
-    Raises InputError for an option that none of them, or more than one, has.
+    Raises InputError for an option that no primitive has, or more than one.
     """
     options = {
         choice.name: dict(choice.options) for choice in (resolve_choices(name) if isinstance(name, str) else name)
@@ -82,7 +100,9 @@ def apply_overrides(
             options.setdefault(key, {}).update(value)
             continue
         owners = [part for part in options if key in primitives()[part].options_type.model_fields]
-        if len(owners) != 1:
-            raise InputError(f"{key}: an option of {' and '.join(owners) or 'none'} of {', '.join(options) or 'them'}")
+        if not owners:
+            raise InputError(f"{key}: unknown option of {', '.join(options) or 'an empty list of objectives'}")
+        if len(owners) > 1:
+            raise InputError(f"{key}: an option of {' and '.join(owners)}; write {owners[0]}={{'{key}': ...}}")
         options[owners[0]][key] = value
     return tuple(ObjectiveChoice(name=part, options=chosen) for part, chosen in options.items())

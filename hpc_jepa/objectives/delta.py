@@ -1,4 +1,4 @@
-"""Temporal-difference matching: student features change as the target changes."""
+"""Temporal-difference matching: the student features change by as much as the target."""
 
 from pydantic import Field
 from torch import Tensor

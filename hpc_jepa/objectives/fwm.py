@@ -1,4 +1,4 @@
-"""Factorised world model: one part of the channels stays still in time, and the two parts do not co-vary."""
+"""Factorised world model: some channels are constant in time and uncorrelated with the others."""
 
 import torch
 from pydantic import Field
@@ -15,7 +15,7 @@ from hpc_jepa.types import Latents
 
 
 class FactorisedOptions(Strict):
-    """Coefficients of the two penalties and the share of channels called appearance."""
+    """Coefficients of the two penalties and the fraction of channels called appearance."""
 
     static_weight: float = Field(0.05, ge=0)
     orthogonality_weight: float = Field(0.01, ge=0)
@@ -55,30 +55,30 @@ class Factorised(Objective[FactorisedOptions]):
         }
 
     def _covariance(self, appearance: Tensor, dynamics: Tensor) -> Tensor:
-        """[B, K, Da], [B, K, Dz] -> [Da, Dz] in fp32, over the tokens of this process or of all of them."""
-        pooled = self.ctx.semantics.batch_statistics == "global"
+        """[B, K, Da], [B, K, Dz] -> [Da, Dz] in fp32, over the tokens of this process or of all processes."""
+        is_global = self.ctx.semantics.batch_statistics == "global"
         with torch.autocast(appearance.device.type, enabled=False):
             rows = appearance.flatten(0, 1).float()
             columns = dynamics.flatten(0, 1).float()
-            count = rows.shape[0] * (world_size() if pooled else 1)
-            product = _centred(rows, count, pooled).T @ _centred(columns, count, pooled)
-            return (sum_over_processes(product) if pooled else product) / max(count - 1, 1)
+            count = rows.shape[0] * (world_size() if is_global else 1)
+            product = _centred(rows, count, is_global).T @ _centred(columns, count, is_global)
+            return (sum_over_processes(product) if is_global else product) / max(count - 1, 1)
 
 
 class DynamicsSlice:
-    """What a dynamics head reads: the dynamics part beside ``fwm``, all channels otherwise."""
+    """Input of a dynamics head: the dynamics part if the run also has ``fwm``, all channels otherwise."""
 
     def __init__(self, ctx: ObjectiveContext) -> None:
         factorised = ctx.other_objectives.get("fwm")
-        self._setting = ctx
+        self._ctx = ctx
         self._ratio = factorised.appearance_ratio if isinstance(factorised, FactorisedOptions) else None
         self.width = ctx.latent_width if self._ratio is None else split_widths(self._ratio, ctx).dynamics
 
     def __call__(self, features: Tensor) -> Tensor:
         """Features [.., D] -> [.., width]."""
-        return features if self._ratio is None else split_channels(features, self._ratio, self._setting).dynamics
+        return features if self._ratio is None else split_channels(features, self._ratio, self._ctx).dynamics
 
 
-def _centred(rows: Tensor, count: int, pooled: bool) -> Tensor:
+def _centred(rows: Tensor, count: int, is_global: bool) -> Tensor:
     total = rows.sum(0)
-    return rows - (sum_over_processes(total) if pooled else total) / count
+    return rows - (sum_over_processes(total) if is_global else total) / count

@@ -1,4 +1,4 @@
-"""Hamiltonian dynamics: an energy moves the two halves of the features one tubelet on."""
+"""Hamiltonian dynamics: one step of a learned Hamiltonian system takes the features to the next tubelet."""
 
 import torch
 from pydantic import Field
@@ -23,7 +23,7 @@ class HamiltonianOptions(TermOptions):
 
 
 class Hamiltonian(Objective[HamiltonianOptions]):
-    r"""Positions q and momenta p are the two parts of ``S[t]``. One step with the energy ``E(q, p)`` of each token:
+    r"""Positions q and momenta p are the two halves of ``S[t]``, and ``E(q, p)`` is the energy of a token. One step:
 
     ``q' = q + dt dE/dp(q, p)``, ``p' = p - dt dE/dq(q', p)``, and
     ``L_ham = mean over valid pairs of |q' - Y_q[t+1]| + mean over valid pairs of |p' - Y_p[t+1]|``, target detached.
@@ -52,18 +52,18 @@ class Hamiltonian(Objective[HamiltonianOptions]):
         for student, now, change in zip(features, latents.target_at_context, latents.target_change, strict=True):
             q, p = split_channels(student, HALF, self.ctx)
             target_q, target_p = split_channels(now.detach() + change, HALF, self.ctx)
-            moved_q, moved_p = self._step(q, p)
-            errors.append((moved_q - target_q).abs().mean(-1) + (moved_p - target_p).abs().mean(-1))
+            next_q, next_p = self._step(q, p)
+            errors.append((next_q - target_q).abs().mean(-1) + (next_p - target_p).abs().mean(-1))
         return {"hamiltonian": mean_over_pairs(errors, context_pairs(latents))}
 
     def _step(self, q: Tensor, p: Tensor) -> tuple[Tensor, Tensor]:
-        """Symplectic Euler, with the same p in both evaluations. Encoder and energy learn through the slopes."""
-        slopes = torch.func.grad(self._energy, argnums=(0, 1))
-        moved_q = q + self.options.dt * slopes(q, p)[1]
-        moved_p = p - self.options.dt * slopes(moved_q, p)[0]
-        return moved_q, moved_p
+        """Symplectic Euler, with the same p in both evaluations. Encoder and energy are trained through dE."""
+        gradient = torch.func.grad(self._total_energy, argnums=(0, 1))
+        next_q = q + self.options.dt * gradient(q, p)[1]
+        next_p = p - self.options.dt * gradient(next_q, p)[0]
+        return next_q, next_p
 
-    def _energy(self, q: Tensor, p: Tensor) -> Tensor:
-        """Sum over tokens, which do not interact: its slopes are those of each token."""
+    def _total_energy(self, q: Tensor, p: Tensor) -> Tensor:
+        """Sum over tokens. They do not interact, so its gradient is that of each token's own energy."""
         total: Tensor = self.energy(torch.cat([q, p], dim=-1)).float().sum()
         return total

@@ -1,4 +1,4 @@
-"""Hard-region weighting of the prediction loss."""
+"""Hard-region weighting: give badly predicted tokens a larger weight in the prediction loss."""
 
 import torch
 from pydantic import Field
@@ -18,7 +18,7 @@ class HardRegionOptions(TermOptions):
 
 class HardRegion(Objective[HardRegionOptions]):
     r"""``L_hw = mean over groups of mean_{b,q} w e``, with ``e`` the error of a target token and per clip
-    ``w = Q softmax_q(e / temperature)``, detached: mean weight 1, more on what is predicted badly.
+    ``w = Q softmax_q(e / temperature)``, detached: the mean weight is 1, and larger errors weigh more.
     """
 
     name = "hw"

@@ -1,23 +1,22 @@
-"""Latent dynamics: decode the coming change of the target from a context token."""
+"""Latent dynamics: predict the coming change of the target from a context token."""
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
 from hpc_jepa.config.run import RunConfig
-from hpc_jepa.config.strict import Strict
 from hpc_jepa.distributed import max_over_processes
 from hpc_jepa.objectives.fwm import DynamicsSlice
 from hpc_jepa.objectives.hw import HardRegionOptions
 from hpc_jepa.objectives.objective import Objective, ObjectiveContext, TermOptions
 from hpc_jepa.objectives.pairs import PairKind, Pairs, check_forecast, target_changes, temporal_pairs
-from hpc_jepa.objectives.pooling import batch_count, mean_over_mask_groups, mean_over_pairs
+from hpc_jepa.objectives.pooling import mean_over_mask_groups, mean_over_pairs
 from hpc_jepa.objectives.student_features import student_features
 from hpc_jepa.types import Latents
 
 
 class LatentDynamicsOptions(TermOptions):
-    """Coefficient of the term, hidden width of its head, which pairs it decodes."""
+    """Coefficient of the term, hidden width of its head, kind of its pairs."""
 
     weight: float = Field(1.0, ge=0)
     hidden: int = Field(256, gt=0)
@@ -27,10 +26,10 @@ class LatentDynamicsOptions(TermOptions):
 class LatentDynamics(Objective[LatentDynamicsOptions]):
     r"""``L_ld = mean over valid pairs of |g(S[t]) - (Y[t+1] - Y[t])|``, target detached, g = Linear-GELU-Linear.
 
-    Rules between objectives: beside ``fwm`` the head reads the dynamics part alone. Beside ``hw`` the pairs of the
-    whole batch are weighted by ``softmax(error / temperature)``, detached; the published code computes the weighted
-    error without any gradient (B2), so that the term moves nothing. ``pairs: forecast`` asks for the change beyond the
-    end of the context, which nothing in it has seen (B12).
+    If the run also has ``fwm``, the head reads the dynamics part only. If it has ``hw``, the pairs of the whole batch
+    are weighted by ``softmax(error / temperature)``, detached; the published code computes that weighted error without
+    a gradient, so the term trains nothing (B2). ``pairs: forecast`` predicts the change from the last tubelet of the
+    context to the one after it, which the student has not seen (B12).
     """
 
     name = "ld"
@@ -48,10 +47,10 @@ class LatentDynamics(Objective[LatentDynamicsOptions]):
         )
 
     @classmethod
-    def validate_run(cls, options: Strict, config: RunConfig) -> str | None:
-        """Forecasting needs masks that leave something to forecast."""
-        reason = check_forecast(options.pairs, config) if isinstance(options, LatentDynamicsOptions) else None
-        return reason or super().validate_run(options, config)
+    def validate_run(cls, options: LatentDynamicsOptions, config: RunConfig) -> None:
+        """Forecast pairs need masks that leave tubelets to forecast."""
+        check_forecast(options.pairs, config)
+        super().validate_run(options, config)
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Term ``ld``."""
@@ -68,7 +67,7 @@ class LatentDynamics(Objective[LatentDynamicsOptions]):
             return {"ld": mean_over_pairs(errors, pairs)}
 
     def _hard_weighted_mean(self, errors: list[Tensor], pairs: tuple[Pairs, ...], temperature: float) -> Tensor:
-        """Per group the softmax-weighted sum of pair errors, over the pairs of all clips (and processes)."""
+        """Softmax-weighted mean of pair errors over all clips (and processes) per mask group, then over the groups."""
         is_global = self.ctx.semantics.batch_statistics == "global"
         pooled = []
         for error, group in zip(errors, pairs, strict=True):
@@ -77,6 +76,6 @@ class LatentDynamics(Objective[LatentDynamicsOptions]):
             if is_global:
                 highest = max_over_processes(highest)
             weight = (hardness - highest.clamp(min=-1e30)).exp()
-            total = batch_count(weight.sum(), self.ctx)
+            total = self.ctx.process_mean(weight.sum())
             pooled.append((weight * error).sum() / total.clamp(min=torch.finfo(total.dtype).tiny))
         return mean_over_mask_groups(pooled, [group.count for group in pairs])

@@ -1,4 +1,4 @@
-"""Latent temporal contrast: the student is closer to the target of its own time than to the next one."""
+"""Latent temporal contrast: a student token is closer to the target of its own tubelet than to that of the next."""
 
 import torch.nn.functional as F
 from pydantic import Field
@@ -36,7 +36,7 @@ class TemporalContrast(Objective[TemporalContrastOptions]):
         features = student_features(latents, self.ctx)
         for student, target, change in zip(features, latents.target_at_context, latents.target_change, strict=True):
             now = target.detach()
-            closer = F.cosine_similarity(student, now, dim=-1)
-            further = F.cosine_similarity(student, now + change, dim=-1)
-            hinges.append((self.options.margin - closer + further).clamp(min=0))
+            positive = F.cosine_similarity(student, now, dim=-1)
+            negative = F.cosine_similarity(student, now + change, dim=-1)
+            hinges.append((self.options.margin - positive + negative).clamp(min=0))
         return {"ltc": mean_over_pairs(hinges, context_pairs(latents))}

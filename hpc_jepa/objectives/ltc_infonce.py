@@ -1,4 +1,4 @@
-"""Latent temporal contrast among many: negatives from other places, clips and processes."""
+"""Latent temporal contrast with InfoNCE: negatives from other places, clips and processes."""
 
 import torch
 import torch.nn.functional as F
@@ -12,7 +12,7 @@ from hpc_jepa.types import Latents
 
 
 class InfoNCEOptions(TermOptions):
-    """Coefficient of the term, softmax temperature, and anchors taken from each clip and mask group."""
+    """Coefficient of the term, softmax temperature, and number of anchors per clip and mask group."""
 
     weight: float = Field(0.5, ge=0)
     temperature: float = Field(0.1, gt=0)
@@ -20,11 +20,11 @@ class InfoNCEOptions(TermOptions):
 
 
 class InfoNCE(Objective[InfoNCEOptions]):
-    r"""Cross-entropy of ``cos(S_i, Y_j) / temperature`` over j, its own target against all others (van den Oord et al.
-    2018), both ways: anchors against targets and targets against anchors. Besides the targets of all anchors of all
-    clips and processes, an anchor has the hardest negative of the margin form: its own place one tubelet later.
+    r"""Cross-entropy of ``cos(S_i, Y_j) / temperature`` over j (van den Oord et al. 2018), in both directions: anchors
+    against targets and targets against anchors. The negatives of an anchor are the targets of all other anchors of all
+    clips and processes, and the hard negative of the margin form: its own place one tubelet later.
 
-    Anchors are context tokens at even distances in the list of the context; targets are detached.
+    Anchors are context tokens at even distances in the context list; targets are detached.
     """
 
     name = "ltc_infonce"
@@ -55,12 +55,12 @@ class InfoNCE(Objective[InfoNCEOptions]):
         return torch.arange(anchors, device=device) * tokens // anchors
 
     def _symmetric_loss(self, anchor: Tensor, now: Tensor, later: Tensor, valid: Tensor) -> Tensor:
-        """Unit rows [n, D] of this process and whether their pair is valid [n]."""
-        gathered = gather_over_processes(anchor), gather_over_processes(now)
+        """Loss from unit rows [n, D] of this process and the validity of their pairs [n]."""
+        all_anchors, all_targets = gather_over_processes(anchor), gather_over_processes(now)
         own = rank() * len(anchor) + torch.arange(len(anchor), device=anchor.device)
-        next_place = ((anchor * later).sum(-1, keepdim=True)).masked_fill(valid[:, None] == 0, -torch.inf)
-        forward = torch.cat([anchor @ gathered[1].T, next_place], dim=1) / self.options.temperature
-        backward = now @ gathered[0].T / self.options.temperature
+        hard_negative = ((anchor * later).sum(-1, keepdim=True)).masked_fill(valid[:, None] == 0, -torch.inf)
+        forward = torch.cat([anchor @ all_targets.T, hard_negative], dim=1) / self.options.temperature
+        backward = now @ all_anchors.T / self.options.temperature
         return (F.cross_entropy(forward, own) + F.cross_entropy(backward, own)) / 2
 
 

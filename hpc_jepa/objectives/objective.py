@@ -1,4 +1,4 @@
-"""What an objective is: named scalar terms of the latents, and the coefficient of each term at a step."""
+"""Base class of all objectives: named scalar terms of the latents, and the coefficient of each term at a step."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.semantics import Semantics
 from hpc_jepa.config.strict import Strict
+from hpc_jepa.distributed import sum_over_processes, world_size
 from hpc_jepa.types import Latents, TokenGrid
 
 Options = TypeVar("Options", bound=Strict)
@@ -23,10 +24,11 @@ class TermOptions(Strict):
 
 @dataclass(frozen=True)
 class ObjectiveContext:
-    """What an objective may know about the run it serves.
+    """The facts about a run that its objectives may depend on.
 
-    width: C, channels of one level. levels: L, so that the training latent has D = L*C channels.
-    companions: options of every objective of the run by name, for the rules between objectives.
+    width: C, channels of one level. levels: L; the training latent has D = L*C channels.
+    steps: length of the run. other_objectives: options of every objective of the run by name, for the rules between
+    objectives.
     """
 
     width: int
@@ -41,13 +43,25 @@ class ObjectiveContext:
         """D, channels of the training latent."""
         return self.width * self.levels
 
+    def process_mean(self, x: Tensor) -> Tensor:
+        """``x`` averaged over processes, differentiably, if statistics are those of the global batch; else ``x``.
+
+        Gradients are averaged over processes too, so a sum of this process divided by the process mean of its count
+        has the gradient of the mean over all processes. ``x`` must be a mean over equally many samples everywhere, or a
+        count.
+        """
+        if self.semantics.batch_statistics == "global":
+            return sum_over_processes(x) / world_size()
+        return x
+
 
 class Objective(nn.Module, Generic[Options]):
-    """Base class. A subclass sets ``name``, ``title``, ``families`` and ``options_type``, and defines ``forward``; and
-    ``weights`` where its terms are several or change over time, ``least_tubelets`` where it looks along time.
+    """Base class. A subclass sets ``name``, ``title``, ``families`` and ``options_type`` and defines ``forward``. It
+    overrides ``weights`` if it has several terms or a coefficient that changes over time, and sets ``min_tubelets`` if
+    it compares tubelets.
 
-    Objectives are pure: everything random or stateful comes with the latents or lies in the heads. Heads are modules
-    called with tensors; a parameter owned by the objective itself would not be gathered under ZeRO-3.
+    Objectives are pure functions of the latents and their heads. A head is a submodule called with tensors: ZeRO-3
+    would not gather a parameter that the objective itself owns.
     """
 
     name: ClassVar[str]
@@ -62,19 +76,18 @@ class Objective(nn.Module, Generic[Options]):
         self.ctx = ctx
 
     @classmethod
-    def validate_run(cls, options: Strict, config: RunConfig) -> str | None:
-        """Why this objective cannot work in a run, or None."""
-        tubelets = config.data.clip.frames // config.model.encoder.tubelet
-        if tubelets >= cls.min_tubelets:
-            return None
-        return f"needs {cls.min_tubelets} tubelets along time, clips have {tubelets}; raise data.clip.frames"
+    def validate_run(cls, options: Options, config: RunConfig) -> None:
+        """Raise ValueError if this objective cannot work in a run with this configuration."""
+        tubelets = config.grid.time
+        if tubelets < cls.min_tubelets:
+            raise ValueError(f"needs {cls.min_tubelets} tubelets, clips have {tubelets}; raise data.clip.frames")
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Unweighted scalar terms by name."""
         raise NotImplementedError
 
     def weights(self, step: int) -> dict[str, float]:
-        """Coefficient of each term at ``step``. Here: one term, named like the objective, with a constant weight."""
+        """Coefficient of each term at ``step``. Default: one term with the name of the objective, constant weight."""
         if not isinstance(self.options, TermOptions):
             raise NotImplementedError
         return {self.name: self.options.weight}

@@ -1,8 +1,8 @@
-"""Find objectives by name: every module of this package that defines one is known, nothing needs to be listed."""
+"""Registry of objectives: every class with a name in a module of this package is found; no list to maintain."""
 
 import importlib
 import pkgutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from types import ModuleType
 from typing import Any
@@ -10,9 +10,9 @@ from typing import Any
 from pydantic import ValidationError
 
 import hpc_jepa.objectives as package
-from hpc_jepa.config.loading import merge_files, nearest_name
+from hpc_jepa.config.loading import did_you_mean, merge_files
 from hpc_jepa.config.run import ObjectiveChoice, RunConfig
-from hpc_jepa.config.strict import Strict
+from hpc_jepa.config.strict import Locations, Strict
 from hpc_jepa.errors import InputError
 from hpc_jepa.io.resources import list_resources
 from hpc_jepa.objectives.objective import Objective
@@ -29,9 +29,9 @@ def primitives() -> Mapping[str, type[Objective[Any]]]:
 
 
 def resolve_choices(name: str) -> tuple[ObjectiveChoice, ...]:
-    """Primitives that a name stands for: a composition of ``configs/objective/`` or a primitive itself.
+    """Primitives of a composition of ``configs/objective/``, or the primitive of that name.
 
-    Raises InputError naming the nearest known name.
+    Raises InputError with the nearest known name.
     """
     compositions = list_resources("configs/objective")
     if name in compositions:
@@ -42,33 +42,39 @@ def resolve_choices(name: str) -> tuple[ObjectiveChoice, ...]:
 
 
 def parse_choices(listed: Sequence[Any]) -> tuple[ObjectiveChoice, ...]:
-    """Choices from a listing in a configuration: ``[fwm, {ld: {hidden: 128}}]``."""
+    """Choices from a list in a configuration: ``[fwm, {ld: {hidden: 128}}]``."""
     return tuple(ObjectiveChoice.model_validate(choice) for choice in RunConfig.short_forms(listed))
 
 
-def parse_options(choices: Sequence[ObjectiveChoice]) -> dict[str, Strict]:
+def parse_options(choices: Sequence[ObjectiveChoice], locations: Locations | None = None) -> dict[str, Strict]:
     """Typed options of each chosen primitive, in the order chosen.
 
-    Raises InputError for an unknown objective or option, naming the nearest valid one.
+    Raises InputError for an unknown objective or a wrong option, with its location and the nearest valid name.
     """
+    locations = Locations() if locations is None else locations
     options: dict[str, Strict] = {}
-    for choice in choices:
+    for index, choice in enumerate(choices):
+        path = ("objectives", str(index))
         if choice.name not in primitives() or choice.name == "base":
-            raise InputError(f"objectives: {_unknown(choice.name, primitives())}")
+            raise InputError(f"{locations.prefix(path)}objectives: {_unknown(choice.name, primitives())}")
         options_type = primitives()[choice.name].options_type
         try:
             options[choice.name] = options_type.model_validate(choice.options)
         except ValidationError as error:
-            raise InputError(_bad_option(choice.name, options_type, error)) from error
+            form = choice.name if (*path, choice.name) in locations else "options"
+            key, message = _option_error(choice.name, options_type, error)
+            raise InputError(f"{locations.prefix((*path, form, *key))}{message}") from error
     return options
 
 
 def validate_objectives(config: RunConfig) -> None:
-    """Raise InputError when the objectives of a run are unknown, misconfigured or cannot work in its setting."""
-    for name, options in parse_options(config.objectives).items():
-        reason = primitives()[name].validate_run(options, config)
-        if reason is not None:
-            raise InputError(f"objectives.{name}: {reason}")
+    """Raise InputError, with file and line, if an objective of a run is unknown, misconfigured or cannot work in it."""
+    for index, (name, options) in enumerate(parse_options(config.objectives, config.locations).items()):
+        try:
+            primitives()[name].validate_run(options, config)
+        except ValueError as error:
+            prefix = config.locations.prefix(("objectives", str(index)))
+            raise InputError(f"{prefix}objectives.{name}: {error}") from error
 
 
 def _objectives_of(module: ModuleType) -> list[type[Objective[Any]]]:
@@ -82,15 +88,15 @@ def _objectives_of(module: ModuleType) -> list[type[Objective[Any]]]:
     ]
 
 
-def _unknown(name: str, known: Sequence[str] | Mapping[str, Any]) -> str:
-    match = nearest_name(name, known)
-    return f"unknown objective '{name}'" + (f" (did you mean '{match}'?)" if match else "")
+def _unknown(name: str, known: Iterable[str]) -> str:
+    return f"unknown objective '{name}'{did_you_mean(name, known)}"
 
 
-def _bad_option(name: str, options_type: type[Strict], error: ValidationError) -> str:
+def _option_error(name: str, options_type: type[Strict], error: ValidationError) -> tuple[tuple[str, ...], str]:
+    """Path of the first wrong option below its objective, and the message."""
     details = error.errors()[0]
-    key = ".".join(str(part) for part in details["loc"])
+    path = tuple(str(part) for part in details["loc"])
+    key = f"objectives.{name}.{'.'.join(path)}"
     if details["type"] == "extra_forbidden":
-        match = nearest_name(key, options_type.model_fields)
-        return f"objectives.{name}.{key}: unknown option" + (f" (did you mean '{match}'?)" if match else "")
-    return f"objectives.{name}.{key}: {details['msg']}"
+        return path, f"{key}: unknown option{did_you_mean(path[-1], options_type.model_fields)}"
+    return path, f"{key}: {details['msg']}"

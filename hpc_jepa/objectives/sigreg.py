@@ -1,4 +1,4 @@
-"""SIGReg: random projections of the student features look like a standard normal distribution."""
+"""SIGReg: random projections of the student features follow a standard normal distribution."""
 
 import torch
 from pydantic import Field
@@ -23,7 +23,7 @@ class SigRegOptions(TermOptions):
 class SigReg(Objective[SigRegOptions]):
     r"""Epps-Pulley statistic of random projections of all context tokens (LeJEPA, Balestriero and LeCun 2025).
 
-    For unit directions a, redrawn every step and the same on all processes, and ``s = a z``:
+    For unit directions a, drawn in every step and equal on all processes, and ``s = a z``:
     ``T = sum_i w_i phi_i [(mean cos(s t_i) - phi_i)^2 + (mean sin(s t_i))^2]`` with ``t_i`` even on [0, 3], trapezoid
     weights ``w_i`` (twice, for the negative half) and ``phi_i = exp(-t_i^2 / 2)``; the term is the mean over
     directions. The published scale multiplies it by the number of samples of all processes (B8).

@@ -1,11 +1,11 @@
-"""Spectral alignment: student and target agree in every temporal frequency."""
+"""Spectral alignment: student and target agree at every temporal frequency."""
 
 import torch
 from pydantic import Field
 from torch import Tensor
 
 from hpc_jepa.objectives.objective import Objective, TermOptions
-from hpc_jepa.objectives.pooling import batch_count, batch_mean, mean_over_mask_groups
+from hpc_jepa.objectives.pooling import batch_mean, mean_over_mask_groups
 from hpc_jepa.objectives.student_features import student_features
 from hpc_jepa.types import Latents, TokenGrid, TokenMasks
 
@@ -40,22 +40,22 @@ class Spectral(Objective[SpectralOptions]):
         features = student_features(latents, self.ctx)
         for student, target, masks in zip(features, latents.target_at_context, latents.masks, strict=True):
             columns, whole = column_positions(masks, grid)
-            difference = _columns_of(student.float() - target.detach().float(), columns)
+            difference = _gather_columns(student.float() - target.detach().float(), columns)
             error = _weighted_modulus(difference)
-            count = batch_count(whole.sum(), self.ctx)
+            count = self.ctx.process_mean(whole.sum())
             pooled.append(batch_mean(error * whole, count))
             counts.append(count)
         return {"spectral": mean_over_mask_groups(pooled, counts)}
 
 
 def column_positions(masks: TokenMasks, grid: TokenGrid) -> tuple[Tensor, Tensor]:
-    """Positions in the context of the tokens of whole columns [B, P, T], and 1 for a whole column, else 0 [B, P].
+    """Positions in the context of the tokens of each column [B, P, T], and 1 for a whole column, else 0 [B, P].
 
-    A context of K tokens has at most P = K / T whole columns; whole ones come first, and others fill the rest.
+    A context of K tokens has at most P = K / T whole columns. Whole columns come first; others fill the remaining rows.
     """
     context = masks.context
-    here = torch.arange(context.shape[1], device=context.device).expand_as(context)
-    position = context.new_full((len(context), grid.tokens), -1).scatter(1, context, here)
+    index = torch.arange(context.shape[1], device=context.device).expand_as(context)
+    position = context.new_full((len(context), grid.tokens), -1).scatter(1, context, index)
     columns = position.view(-1, grid.time, grid.cells).transpose(1, 2)
     whole = (columns >= 0).all(-1)
     first = whole.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : context.shape[1] // grid.time]
@@ -63,7 +63,7 @@ def column_positions(masks: TokenMasks, grid: TokenGrid) -> tuple[Tensor, Tensor
     return chosen.clamp(min=0), whole.gather(1, first).float()
 
 
-def _columns_of(features: Tensor, columns: Tensor) -> Tensor:
+def _gather_columns(features: Tensor, columns: Tensor) -> Tensor:
     """Features [B, K, D] at columns [B, P, T] -> [B, P, T, D]."""
     batch, places, tubelets = columns.shape
     flat = columns.flatten(1).unsqueeze(-1).expand(-1, -1, features.shape[-1])

@@ -1,4 +1,4 @@
-"""What there is to train with: every composition and primitive, described from its own configuration and docstring."""
+"""All variants that can be trained: compositions and primitives, described by their configuration and docstrings."""
 
 import inspect
 from typing import Any, NamedTuple
@@ -13,51 +13,25 @@ from hpc_jepa.objectives.composition import build_objective
 from hpc_jepa.objectives.registry import parse_options, primitives, resolve_choices
 from hpc_jepa.types import TokenGrid
 
-MIXED = frozenset(
-    (
-        "baseline",
-        "motion_guided",
-        "amg",
-        "hw",
-        "delta",
-        "ld",
-        "hw_ld",
-        "fwm",
-        "fwm_ld",
-        "fwm_hw_ld",
-        "spectral",
-        "ltc",
-        "ac",
-        "ac_hw",
-        "fac",
-        "combo",
-    )
-)
-UCF101 = frozenset(
-    (
-        "baseline",
-        "motion_guided",
-        "future_predictive",
-        "motion_future",
-        "kinematic",
-        "kinematic_0_1",
-        "kinematic_huber",
-        "kinematic_accel",
-        "kinematic_anneal",
-        "kinematic_split",
-        "velgate",
-        "hamiltonian",
-        "sigreg",
-        "sigreg_no_ema",
-    )
-)
-"""Variants that the paper ran in each regime. All of them run in both here, with the same weights."""
+MIXED = frozenset({
+    "baseline", "motion_guided", "amg", "hw", "delta", "ld", "hw_ld", "fwm", "fwm_ld", "fwm_hw_ld", "spectral", "ltc",
+    "ac", "ac_hw", "fac", "combo",
+})  # fmt: skip
+UCF101 = frozenset({
+    "baseline", "motion_guided", "future_predictive", "motion_future", "kinematic", "kinematic_0_1", "kinematic_huber",
+    "kinematic_accel", "kinematic_anneal", "kinematic_split", "velgate", "hamiltonian", "sigreg", "sigreg_no_ema",
+})  # fmt: skip
+"""Variants that the paper trained in each regime. Here all of them can be trained in both, with the same weights."""
 
 PAPER_WIDTH, PAPER_LEVELS, PAPER_GRID = 768, 4, TokenGrid(8, 14, 14)
 
 
 class VariantInfo(NamedTuple):
-    """One variant. head_parameters: at the paper's ViT-B with four levels. published_in: regimes of the paper."""
+    """Description of one variant.
+
+    families: one letter per family of objectives, M for masking. head_parameters: at the paper's ViT-B with four
+    levels. published_in: regimes of the paper.
+    """
 
     name: str
     families: str
@@ -74,10 +48,10 @@ def variant_names() -> list[str]:
 
 
 def describe_variant(name: str, semantics: str = "corrected") -> VariantInfo:
-    """Raises InputError, naming the nearest, for an unknown name."""
+    """Description of a variant. Raises InputError with the nearest name for an unknown name."""
     options = parse_options(resolve_choices(name))
-    compositions = list_resources("configs/objective")
-    settings = merge_files([compositions[name]]).values if name in compositions else {}
+    path = list_resources("configs/objective").get(name)
+    settings = merge_files([path]).values if path else {}
     masking = settings.get("masking", {})
     families = ("M" if masking else "") + "".join(primitives()[part].families for part in options)
     return VariantInfo(

@@ -1,4 +1,4 @@
-"""Velocity-gated smoothness: student features stay still where the target hardly moves."""
+"""Velocity-gated smoothness: student features do not change at places where the target hardly changes."""
 
 import torch
 from einops import rearrange
@@ -13,7 +13,7 @@ from hpc_jepa.types import Latents
 
 
 class VelocityGateOptions(TermOptions):
-    """Coefficient of the term, and the share of places of a tubelet that count as slow."""
+    """Coefficient of the term, and the fraction of places of a tubelet that count as slow."""
 
     weight: float = Field(1.0, ge=0)
     percentile: float = Field(0.5, gt=0, lt=1)
@@ -32,7 +32,7 @@ class VelocityGate(Objective[VelocityGateOptions]):
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Term ``velgate``."""
-        slow = self._slow(latents)
+        slow = self._slow_tokens(latents)
         changes = student_changes(latents, self.ctx)
         errors = [
             change.abs().mean(-1) * slow.gather(1, masks.context)
@@ -41,8 +41,8 @@ class VelocityGate(Objective[VelocityGateOptions]):
         return {"velgate": mean_over_pairs(errors, context_pairs(latents))}
 
     @torch.no_grad()
-    def _slow(self, latents: Latents) -> Tensor:
-        """1 for the slow tokens of the clip, else 0; [B, N]. The last tubelet has no velocity and gets 0."""
+    def _slow_tokens(self, latents: Latents) -> Tensor:
+        """1 for the slow tokens of the clip, else 0: [B, N]. The last tubelet has no velocity and gets 0."""
         if latents.grid.time < 2:
             return latents.target.new_zeros(latents.target.shape[:2])
         by_tubelet = rearrange(latents.normalised_target().float(), "b (t p) d -> b t p d", t=latents.grid.time)

@@ -62,12 +62,15 @@ def forecast_study(
     seconds = [regime.seconds * regime.cells for regime in regimes if regime.seconds is not None]
     known = len(seconds) == len(regimes)
     chunks = math.ceil(len(cells) / cluster.array_limit)
+    rounds = math.ceil(len(cells) / cluster.max_concurrent_jobs)
     evaluates = any(cell.evaluations for cell in cells)
     return StudyForecast(
         regimes,
         gpu_hours=sum(hours) if known else None,
-        days=sum(seconds) / min(cluster.at_once, len(cells)) / HOUR / 24 if known else None,
-        evaluation_days=math.ceil(len(cells) / cluster.at_once) * cluster.evaluate.time / 60 / 24 if evaluates else 0.0,
+        days=sum(seconds) / min(cluster.max_concurrent_jobs, len(cells)) / HOUR / 24 if known else None,
+        evaluation_days=math.ceil(len(cells) / cluster.max_concurrent_jobs) * cluster.evaluate.time / 60 / 24
+        if evaluates
+        else 0.0,
         disk=sum(regime.disk for regime in regimes),
         arrays=chunks * (2 if evaluates else 1),
     )

@@ -31,7 +31,7 @@ class DivergenceMonitor:
             _act(self._config.collapse, f"step {record.step}: {collapse}")
 
     def _report_skipped(self, step: int, skipped: SkippedSteps) -> None:
-        limit = self._config.skips_in_a_row
+        limit = self._config.max_consecutive_skips
         action: Action = "stop" if skipped.consecutive >= limit else "warn"
         advice = f"; {limit} in a row are too many: lower schedule.lr or use fp32" if action == "stop" else ""
         _act(action, f"steps up to {step}: {skipped}{advice}")

@@ -48,13 +48,13 @@ def build_engine(train_module: nn.Module, config: RunConfig) -> DeepSpeedEngine:
     settings: dict[str, Any] = {
         "train_batch_size": batch,
         "train_micro_batch_size_per_gpu": batch // processes,
-        "gradient_clipping": config.optimizer.clip_gradient,
+        "gradient_clipping": config.optimizer.grad_clip,
         "zero_optimization": {
             "stage": stage,
             "overlap_comm": config.engine.overlap_communication,
             "reduce_bucket_size": min(REDUCE_BUCKET_ELEMENTS, trainable),
             # DeepSpeed's own norm costs a host sync per step; optimizer_step computes it without one.
-            "compute_grad_norm": stage not in (1, 2) or config.optimizer.clip_gradient > 0,
+            "compute_grad_norm": stage not in (1, 2) or config.optimizer.grad_clip > 0,
             # Persistent parameters stay gathered, and the EMA of the shards would not reach the gathered copy.
             "stage3_param_persistence_threshold": 0,
         },

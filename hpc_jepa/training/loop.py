@@ -3,13 +3,11 @@
 import logging
 from typing import Literal
 
-import torch
-from torch import Tensor
-
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import is_main
 from hpc_jepa.errors import HpcJepaError
 from hpc_jepa.models.flops import step_flops
+from hpc_jepa.objectives.composition import weighted_sum
 from hpc_jepa.profiling.profile import profile_steps
 from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.runs.state import RunState, write_state
@@ -94,11 +92,6 @@ def train_step(run: TrainingRun, step: int) -> None:
     if step == run.first:
         run.startup_timer.done("first step")
         run.startup_timer.log()
-
-
-def weighted_sum(terms: dict[str, Tensor], coefficients: dict[str, float]) -> Tensor:
-    """The loss: every term with its coefficient of this step."""
-    return torch.stack([coefficients[name] * term for name, term in terms.items()]).sum()
 
 
 def save_checkpoint(run: TrainingRun, done: int) -> None:

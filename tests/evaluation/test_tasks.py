@@ -255,7 +255,7 @@ def test_settings_are_chosen_on_held_out_clips_and_all_are_recorded(run_folder, 
     protocol = values["protocols"]["careful"]
     protocol["probes"] = {
         "linear": {"kind": "linear", "pooling": "mean", "updates": 30, "lr": [1e-3, 3e-2], "weight_decay": [0, 0.1]},
-        "neighbours": {"kind": "neighbours", "k": [1, 3]},
+        "neighbours": {"kind": "knn", "k": [1, 3]},
         "logistic": {"kind": "logistic", "l2": [1e-3, 1e-1]},
     }
     with pytest.raises(ValueError, match="probe linear has 4 settings to choose from: set validation"):

@@ -8,19 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial.distance import cdist
 
-from hpc_jepa.kernels.token_lists import (
-    TokenLists,
-    Truncation,
-    context_distance,
-    count_pairs,
-    next_in_context,
-    smallest_counts,
-    token_list,
-    token_lists,
-    truncate,
-    tube_order,
-)
-from hpc_jepa.types import TokenGrid
+from hpc_jepa.kernels.token_lists import count_pairs, smallest_counts, token_list, token_lists, truncate, tube_order
+from hpc_jepa.types import TokenGrid, TokenLists, Truncation, context_distance, next_in_context
 
 GRIDS = st.builds(TokenGrid, st.integers(1, 4), st.integers(1, 5), st.integers(1, 5)).filter(lambda g: g.tokens > 2)
 SEEDS = st.integers(0, 2**32 - 1)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpc_jepa.kernels.visible_tokens import origin_counts, visible_tokens
+from hpc_jepa.kernels.visible_tokens import visible_tokens
 from hpc_jepa.types import TokenGrid
 
 
@@ -27,7 +27,7 @@ def outside(blocks, size, grid, tubelets):
     """Tokens of one clip outside its blocks, block by block."""
     visible = torch.zeros(grid.time, grid.height, grid.width, dtype=torch.bool)
     visible[:tubelets] = True
-    starts = list(itertools.product(*(range(count) for count in origin_counts(size, grid))))
+    starts = list(itertools.product(*(range(count) for count in grid.origin_counts(size))))
     for t, y, x in (starts[block] for block in blocks):
         visible[t : t + size[0], y : y + size[1], x : x + size[2]] = False
     return visible.flatten()
@@ -45,7 +45,7 @@ def cases(draw):
 @given(cases())
 def test_the_first_placement_that_leaves_a_token_visible_counts(form, case):
     grid, size, tubelets, seed = case
-    places = torch.tensor(origin_counts(size, grid)).prod()
+    places = torch.tensor(grid.origin_counts(size)).prod()
     origins = torch.randint(0, int(places), (5, 3, 4), generator=torch.Generator().manual_seed(seed))
     visible, counts = form(origins, size, grid, tubelets)
     assert visible.dtype == torch.bool and counts.dtype == torch.int64

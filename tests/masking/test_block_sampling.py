@@ -4,7 +4,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from hpc_jepa.config.masking import MaskGroupConfig, MaskingConfig
-from hpc_jepa.kernels.visible_tokens import origin_counts
 from hpc_jepa.masking.block_sampling import block_size, uniform_origins
 from hpc_jepa.types import TokenGrid
 
@@ -27,7 +26,7 @@ def test_a_block_fits_into_every_grid(step, grid, spatial, temporal):
     group = MaskGroupConfig(blocks=1, spatial_scale=spatial, temporal_scale=temporal)
     size = block_size(group, grid, step)
     assert all(1 <= length <= side for length, side in zip(size, (grid.time, grid.height, grid.width), strict=True))
-    assert all(count >= 1 for count in origin_counts(size, grid))
+    assert all(count >= 1 for count in grid.origin_counts(size))
 
 
 def test_every_origin_is_drawn_equally_often():

@@ -9,7 +9,6 @@ from scipy.stats import chisquare
 
 from hpc_jepa.config.masking import MaskGroupConfig, MotionGuidanceConfig
 from hpc_jepa.errors import InputError
-from hpc_jepa.kernels.visible_tokens import origin_counts
 from hpc_jepa.masking.block_sampling import block_size
 from hpc_jepa.masking.motion_guidance import motion_map
 from hpc_jepa.types import ClipBatch, TokenGrid, TokenMasks
@@ -173,7 +172,7 @@ def test_guided_blocks_mix_motion_and_chance(make_sampler, make_clips, motion_gu
     size = block_size(one_block[0], grid, 0)
     motion = motion_map(clip.pixels, grid, "area", "clip")[0]
     expected = {}
-    for t, y, x in np.ndindex(*origin_counts(size, grid)):
+    for t, y, x in np.ndindex(*grid.origin_counts(size)):
         inside = motion[t : t + size[0], y : y + size[1], x : x + size[2]]
         expected[(t * 4 + y) * 4 + x] = inside.double().mean().item() ** 2
     total, count = sum(expected.values()), len(expected)

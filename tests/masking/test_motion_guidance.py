@@ -4,7 +4,6 @@ import torch
 from scipy.stats import chisquare
 
 from hpc_jepa.errors import InputError
-from hpc_jepa.kernels.visible_tokens import origin_counts
 from hpc_jepa.masking.block_sampling import uniform_origins
 from hpc_jepa.masking.motion_guidance import guided_origins, motion_map
 from hpc_jepa.types import TokenGrid
@@ -16,7 +15,7 @@ def origin_probabilities(motion: torch.Tensor, size: tuple[int, int, int], stren
     """Probability of each origin of one clip, block by block."""
     scores = [
         motion[t : t + size[0], y : y + size[1], x : x + size[2]].double().mean().item()
-        for t, y, x in np.ndindex(*origin_counts(size, TokenGrid(*motion.shape)))
+        for t, y, x in np.ndindex(*TokenGrid(*motion.shape).origin_counts(size))
     ]
     weights = np.maximum(scores, 1e-6) ** strength
     return weights / weights.sum()

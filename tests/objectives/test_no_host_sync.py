@@ -6,7 +6,7 @@ import torch
 from hpc_jepa.config.loading import CONFIGS, read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.masking.mask_sampler import MaskSampler
-from hpc_jepa.training.loop import weighted_sum
+from hpc_jepa.objectives.composition import weighted_sum
 from hpc_jepa.training.train_module import build_train_module
 from hpc_jepa.types import ClipBatch, TokenGrid
 

@@ -327,5 +327,5 @@ PROFILE = {
     "evaluate": {"cpus_per_node": 1, "time": 10},
     "report": {"cpus_per_node": 1, "time": 5},
     "python": sys.executable,
-    "warning": 20,
+    "signal_seconds": 20,
 }

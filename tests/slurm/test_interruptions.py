@@ -52,7 +52,7 @@ def test_runs_of_dead_nodes_go_on_from_their_last_checkpoint_and_never_beside_a_
 def test_a_run_longer_than_its_time_limit_queues_itself_until_it_is_done(grid, undisturbed, eventually):
     seconds = 45  # of the minute, Slurm leaves 10 to 40 until it asks for a save, and starting takes some
     steps = int(seconds * undisturbed(STEPS).speed())
-    study = grid("baseline", steps=steps, every=10 * steps, train={"cpus_per_node": 1, "time": 1}, warning=20)
+    study = grid("baseline", steps=steps, every=10 * steps, train={"cpus_per_node": 1, "time": 1}, signal_seconds=20)
     study.call("submit")
     eventually(study.done, seconds=600)
     starts = study.run().started_at()

@@ -49,7 +49,7 @@ def test_thirty_six_cells_are_queued_in_less_than_five_seconds_and_cancelled(clu
 
 
 def test_a_grid_is_trained_evaluated_and_reported_though_the_controller_dies(cluster, judged_grid, eventually):
-    study = judged_grid(*VARIANTS, regimes=REGIMES, at_once=2)
+    study = judged_grid(*VARIANTS, regimes=REGIMES, max_concurrent_jobs=2)
     study.call("submit")
     # A controller forgets what happened in the seconds before its death; by then the queue must be older.
     eventually(lambda: any(study.run(f"{regime}/baseline").is_done() for regime in REGIMES))

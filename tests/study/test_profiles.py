@@ -107,7 +107,8 @@ def test_an_sbatch_error_keeps_its_message_and_names_the_profile_key(profile, sb
 def test_a_batch_script_holds_the_settings_of_the_profile(profile, sbatch, tmp_path):
     sbatch('cp "$1" script; echo "Submitted batch job 12"')
     site = profile(
-        account="mine", reservation="tuesday", exclude=["bad1", "bad2"], sbatch={"nice": 100}, at_once=3, warning=77,
+        account="mine", reservation="tuesday", exclude=["bad1", "bad2"], sbatch={"nice": 100},
+        max_concurrent_jobs=3, signal_seconds=77,
         setup=["module load cuda"], environment={"A": "b c"}, nccl={"interface": "ib0", "infiniband": False},
         shared_memory_gib=2, python="apptainer exec image.sif python3",
     )  # fmt: skip

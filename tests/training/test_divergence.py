@@ -43,7 +43,7 @@ def line(step, loss=1.0, **health):
 
 
 def test_skipped_steps_are_reported_and_too_many_in_a_row_stop_the_run(caplog):
-    divergence = DivergenceMonitor(GuardConfig(skips_in_a_row=3))
+    divergence = DivergenceMonitor(GuardConfig(max_consecutive_skips=3))
     divergence.check(line(10, float("nan")), SkippedSteps(4, 2, Counter({1: 4, 5: 1})))
     assert "steps up to 10: 4 skipped, loss or gradient not finite on rank 1 (4), rank 5 (1)" in caplog.text
     with pytest.raises(HpcJepaError, match=r"rank 1 \(3\); 3 in a row are too many: lower schedule\.lr .*stopped"):

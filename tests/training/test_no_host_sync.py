@@ -10,11 +10,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.masking.mask_sampler import MaskSampler
+from hpc_jepa.objectives.composition import weighted_sum
 from hpc_jepa.objectives.registry import primitives
 from hpc_jepa.training import loop
 from hpc_jepa.training.ema import TargetEMA
 from hpc_jepa.training.health import target_health
-from hpc_jepa.training.loop import weighted_sum
 from hpc_jepa.training.train_module import build_train_module
 from hpc_jepa.types import ClipBatch, TokenGrid
 

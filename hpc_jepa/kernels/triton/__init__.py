@@ -1,1 +1,1 @@
-"""Kernels for CUDA, imported where they run. With TRITON_INTERPRET=1 they run on CPU tensors, slowly, for tests."""
+"""Triton kernels, imported only on CUDA. With TRITON_INTERPRET=1 they run on CPU tensors, slowly, for tests."""

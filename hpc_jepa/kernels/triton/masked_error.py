@@ -1,4 +1,4 @@
-"""Gather, layer norm and absolute error in one pass over memory: one program for each predicted token."""
+"""Gather, layer norm and absolute error in one pass over memory: one program per predicted token."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ EPS = tl.constexpr(1e-5)
 
 
 class TritonMaskedError(torch.autograd.Function):
-    """``masked_error`` on a GPU. Reads prediction and target once forward and once backward, writes the gradient."""
+    """``masked_error`` on a GPU. Reads prediction and target once in each direction; backward writes the gradient."""
 
     @staticmethod
     def forward(ctx: Any, prediction: Tensor, features: Tensor, tokens: Tensor, levels: int) -> Tensor:
@@ -35,9 +35,9 @@ class TritonMaskedError(torch.autograd.Function):
 
 
 def _shape(prediction: Tensor, features: Tensor, levels: int) -> dict[str, int | bool]:
-    """Sizes the kernels are compiled for; without levels to normalise, all channels are one."""
+    """Sizes the kernels are compiled for; without normalisation, all channels form one level."""
     channels = features.shape[-1]
-    width = features[0, 0].view(levels, -1).shape[-1] if levels else channels  # refuses levels of unequal width
+    width = features[0, 0].view(levels, -1).shape[-1] if levels else channels  # fails for levels of unequal width
     return {
         "predicted": prediction.shape[1],
         "tokens_of_clip": features.shape[1],
@@ -53,7 +53,7 @@ def _target(
     features, tokens, row, level, predicted, tokens_of_clip,
     CHANNELS: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, NORMALISE: tl.constexpr,
 ):  # fmt: skip
-    """One level of the target of a predicted token; zero beyond its channels."""
+    """One level of the target of a predicted token; zero beyond its width."""
     channel = tl.arange(0, BLOCK)
     source = (row // predicted).to(tl.int64) * tokens_of_clip + tl.load(tokens + row)
     place = features + source * CHANNELS + level * WIDTH + channel

@@ -1,4 +1,4 @@
-"""Motion of tubelet-patches in one pass over the pixels, and of blocks from a summed-area table."""
+"""Motion of tubelet-patches in one pass over the pixels, and motion of blocks from a summed-area table."""
 
 import math
 
@@ -7,12 +7,11 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from hpc_jepa.kernels.visible_tokens import BlockSize, origin_counts
-from hpc_jepa.types import TokenGrid
+from hpc_jepa.types import BlockSize, TokenGrid
 
 
 def average_motion_triton(pixels: Tensor, grid: TokenGrid) -> Tensor:
-    """``average_motion`` on a GPU: one program follows a patch through all frames, so memory is read once."""
+    """``average_motion`` on a GPU: one program per patch goes through all frames, so memory is read once."""
     clips, channels, frames, height, width = pixels.shape
     motion = torch.empty(clips, grid.time, grid.height, grid.width, device=pixels.device)
     rows, columns = height // grid.height, width // grid.width
@@ -26,8 +25,8 @@ def average_motion_triton(pixels: Tensor, grid: TokenGrid) -> Tensor:
 
 
 def block_scores_triton(motion: Tensor, size: BlockSize) -> Tensor:
-    """``block_scores`` on a GPU: a table of sums (Crow 1984; here of three axes) gives a block by its eight corners."""
-    counts = origin_counts(size, TokenGrid(*motion.shape[1:]))
+    """``block_scores`` on a GPU, from the eight corners of a block in a summed-area table (Crow 1984) of three axes."""
+    counts = TokenGrid(*motion.shape[1:]).origin_counts(size)
     scores = torch.empty(len(motion), math.prod(counts), dtype=torch.float64, device=motion.device)
     _block_scores[(len(motion),)](
         motion.contiguous(), torch.empty_like(motion, dtype=torch.float64), scores,
@@ -85,7 +84,7 @@ def _block_scores(
     sums = tl.load(motion + clip * time * height * width + token, mask=inside, other=0.0).to(tl.float64)
     sums = tl.cumsum(tl.cumsum(tl.cumsum(sums, 0), 1), 2)
     tl.store(table + token, sums, mask=inside)
-    tl.debug_barrier()  # what other threads wrote is read below
+    tl.debug_barrier()  # other threads' writes are read below
 
     admissible = (t < origin_times) & (y < origin_rows) & (x < origin_columns)
     score = tl.zeros([TIME, HEIGHT, WIDTH], tl.float64)

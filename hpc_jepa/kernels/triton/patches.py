@@ -1,4 +1,4 @@
-"""Patches and rotations of chosen tokens: one program copies both for one token."""
+"""Patches and rotations of selected tokens: one program per token copies both."""
 
 import torch
 import triton
@@ -9,7 +9,7 @@ from torch import Tensor
 def patches_at_triton(
     pixels: Tensor, tokens: Tensor, rotations: Tensor, tubelet: int, patch: int
 ) -> tuple[Tensor, Tensor]:
-    """``patches_at`` on a GPU. Complex rotations travel as pairs of real numbers."""
+    """``patches_at`` on a GPU. Complex rotations are passed as pairs of real numbers."""
     _, channels, frames, height, width = pixels.shape
     values = channels * tubelet * patch * patch
     patches = pixels.new_empty(*tokens.shape, values)
@@ -30,18 +30,18 @@ def _gather(
     TUBELET: tl.constexpr, PATCH: tl.constexpr, VALUES: tl.constexpr, BLOCK: tl.constexpr,
     ROTATIONS: tl.constexpr, ROTATIONS_BLOCK: tl.constexpr,
 ):  # fmt: skip
-    which = tl.program_id(0).to(tl.int64)
-    token = tl.load(tokens + which)
+    index = tl.program_id(0).to(tl.int64)
+    token = tl.load(tokens + index)
     grid_height, grid_width = height // PATCH, width // PATCH
     time, row, column = token // (grid_height * grid_width), token // grid_width % grid_height, token % grid_width
 
     value = tl.arange(0, BLOCK)
     channel, frame = value // (TUBELET * PATCH * PATCH), value // (PATCH * PATCH) % TUBELET
     y, x = row * PATCH + value // PATCH % PATCH, column * PATCH + value % PATCH
-    image = (which // tokens_of_clip * channels + channel) * frames + time * TUBELET + frame
+    image = (index // tokens_of_clip * channels + channel) * frames + time * TUBELET + frame
     pixel = tl.load(pixels + (image * height + y) * width + x, mask=value < VALUES)
-    tl.store(patches + which * VALUES + value, pixel, mask=value < VALUES)
+    tl.store(patches + index * VALUES + value, pixel, mask=value < VALUES)
 
     part = tl.arange(0, ROTATIONS_BLOCK)
     rotation = tl.load(table + token * ROTATIONS + part, mask=part < ROTATIONS)
-    tl.store(rows + which * ROTATIONS + part, rotation, mask=part < ROTATIONS)
+    tl.store(rows + index * ROTATIONS + part, rotation, mask=part < ROTATIONS)

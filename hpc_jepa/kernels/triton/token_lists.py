@@ -1,41 +1,40 @@
-"""Index lists, distances and next positions from visible tokens: one launch, one program for each clip."""
+"""Token lists, distances and next positions from visible tokens: one launch, one program per clip."""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from hpc_jepa.kernels.token_lists import TokenLists, Truncation
-from hpc_jepa.types import TokenGrid
+from hpc_jepa.types import TokenGrid, TokenLists, Truncation
 
 
-def token_lists_triton(visible: Tensor, truncation: Truncation, wanted: slice, grid: TokenGrid) -> TokenLists:
-    """``token_lists`` on a GPU. All clips are counted; lists are written of the wanted ones."""
-    everyone, clips = len(visible), wanted.stop - wanted.start
+def token_lists_triton(visible: Tensor, truncation: Truncation, clips: slice, grid: TokenGrid) -> TokenLists:
+    """``token_lists`` on a GPU. Pairs are counted for all clips; lists are written for the requested clips."""
+    total, requested = len(visible), clips.stop - clips.start
     keep, predict = truncation.lengths
     lists = TokenLists(
-        context=torch.empty(clips, keep, dtype=torch.int64, device=visible.device),
-        target=torch.empty(clips, predict, dtype=torch.int64, device=visible.device),
-        context_distance=torch.empty(clips, keep, device=visible.device),
-        next_in_context=torch.empty(clips, keep, dtype=torch.int64, device=visible.device),
-        pairs=torch.empty(everyone, dtype=torch.int64, device=visible.device),
+        context=torch.empty(requested, keep, dtype=torch.int64, device=visible.device),
+        target=torch.empty(requested, predict, dtype=torch.int64, device=visible.device),
+        context_distance=torch.empty(requested, keep, device=visible.device),
+        next_in_context=torch.empty(requested, keep, dtype=torch.int64, device=visible.device),
+        pairs=torch.empty(total, dtype=torch.int64, device=visible.device),
     )
     order = truncation.order
-    _lists[(everyone,)](
+    _lists[(total,)](
         visible.contiguous().view(torch.uint8), truncation.limits, visible if order is None else order.contiguous(),
         *lists,
-        torch.empty(everyone, grid.tokens, dtype=torch.int32, device=visible.device),
-        torch.empty(everyone, grid.tokens, device=visible.device),
-        everyone // len(truncation.limits), wanted.start, wanted.stop, keep, predict,
+        torch.empty(total, grid.tokens, dtype=torch.int32, device=visible.device),
+        torch.empty(total, grid.tokens, device=visible.device),
+        total // len(truncation.limits), clips.start, clips.stop, keep, predict,
         TIME=grid.time, HEIGHT=grid.height, WIDTH=grid.width, BLOCK=triton.next_power_of_2(grid.tokens),
         ORDERED=order is not None, COMPLEMENT=truncation.complement,
     )  # fmt: skip
     return lists
 
 
-@triton.jit(do_not_specialize=["first", "end", "keep", "predict"])  # compiled once, whatever a step's lengths are
+@triton.jit(do_not_specialize=["first", "end", "keep", "predict"])  # compiled once for all lengths
 def _lists(
-    visible, limits, order, context, target, distance, following, pairs, scratch, squared,
+    visible, limits, order, context, target, distance, next_position, pairs, scratch, squared,
     clips_of_part, first, end, keep, predict,
     TIME: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
     ORDERED: tl.constexpr, COMPLEMENT: tl.constexpr,
@@ -54,7 +53,7 @@ def _lists(
         ranked = tl.load(order + clip * TOKENS + token, mask=inside, other=0)
         kept, predicted = _truncated(visible, ranked, inside, limits, COMPLEMENT)
         tl.store(scratch + ranked, kept.to(tl.int32) + 2 * predicted.to(tl.int32), mask=inside)
-        tl.debug_barrier()  # what other threads wrote is read below
+        tl.debug_barrier()  # other threads' writes are read below
         role = tl.load(scratch + token, mask=inside, other=0)
         kept, predicted = role == 1, role == 2
         tl.debug_barrier()
@@ -70,19 +69,19 @@ def _lists(
     if (clip >= first) & (clip < end):
         place = (clip - first) * keep + position
         tl.store(context + place, token.to(tl.int64), mask=kept)
-        tl.store(following + place, later.to(tl.int64), mask=kept)
+        tl.store(next_position + place, later.to(tl.int64), mask=kept)
         place_of_target = (clip - first) * predict + tl.cumsum(predicted.to(tl.int32)) - 1
         tl.store(target + place_of_target, token.to(tl.int64), mask=predicted)
         nearest = tl.where(predicted, 0.0, float("inf"))
-        nearest = _lowered(nearest, squared, token, inside, CELLS, TIME)
-        nearest = _lowered(nearest, squared, token, inside, WIDTH, HEIGHT)
-        nearest = _lowered(nearest, squared, token, inside, 1, WIDTH)
+        nearest = _minimum_along_axis(nearest, squared, token, inside, CELLS, TIME)
+        nearest = _minimum_along_axis(nearest, squared, token, inside, WIDTH, HEIGHT)
+        nearest = _minimum_along_axis(nearest, squared, token, inside, 1, WIDTH)
         tl.store(distance + place, tl.sqrt_rn(tl.sqrt_rn(nearest)), mask=kept)
 
 
 @triton.jit
 def _truncated(visible, ranked, inside, limits, COMPLEMENT: tl.constexpr):
-    """Which tokens, in the given order, are kept and which are predicted."""
+    """Masks of the kept and of the predicted tokens, in the given order."""
     seen = tl.load(visible + ranked, mask=inside, other=0) != 0
     hidden = inside & ~seen
     kept = seen & (tl.cumsum(seen.to(tl.int32)) <= tl.load(limits))
@@ -92,8 +91,8 @@ def _truncated(visible, ranked, inside, limits, COMPLEMENT: tl.constexpr):
 
 
 @triton.jit
-def _lowered(nearest, squared, token, inside, STRIDE: tl.constexpr, SIDE: tl.constexpr):
-    """Squared distances when steps along one axis are allowed too; ``squared`` lets threads see those of others."""
+def _minimum_along_axis(nearest, squared, token, inside, STRIDE: tl.constexpr, SIDE: tl.constexpr):
+    """Squared distances when steps along one axis are allowed too; threads exchange values through ``squared``."""
     tl.store(squared + token, nearest, mask=inside)
     tl.debug_barrier()
     here = token // STRIDE % SIDE
@@ -101,5 +100,5 @@ def _lowered(nearest, squared, token, inside, STRIDE: tl.constexpr, SIDE: tl.con
         step = there - here
         other = tl.load(squared + token + step * STRIDE, mask=inside, other=0.0)
         nearest = tl.minimum(nearest, other + (step * step).to(tl.float32))
-    tl.debug_barrier()  # all have read before the next axis writes
+    tl.debug_barrier()  # all threads have read before the next axis writes
     return nearest

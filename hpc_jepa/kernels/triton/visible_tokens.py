@@ -1,20 +1,19 @@
-"""Tokens that blocks leave visible: one program for each clip."""
+"""Tokens that mask blocks leave visible: one program per clip."""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-from hpc_jepa.kernels.visible_tokens import BlockSize, origin_counts
-from hpc_jepa.types import TokenGrid
+from hpc_jepa.types import BlockSize, TokenGrid
 
 
 def visible_tokens_triton(placements: Tensor, size: BlockSize, grid: TokenGrid, tubelets: int) -> tuple[Tensor, Tensor]:
-    """``visible_tokens`` on a GPU, from the placements [B, attempts, blocks] of which the first that fits counts."""
+    """``visible_tokens`` on a GPU, from placements [B, attempts, blocks]; the first that leaves a token is used."""
     clips, attempts, blocks = placements.shape
     visible = torch.empty(clips, grid.tokens, dtype=torch.bool, device=placements.device)
     counts = torch.empty(clips, dtype=torch.int64, device=placements.device)
-    _, rows, columns = origin_counts(size, grid)
+    _, rows, columns = grid.origin_counts(size)
     _visible[(clips,)](
         placements.contiguous(), visible.view(torch.uint8), counts, attempts, blocks, *size, rows, columns,
         grid.tokens, grid.height, grid.width, tubelets * grid.cells, BLOCK=triton.next_power_of_2(grid.tokens),
@@ -23,7 +22,7 @@ def visible_tokens_triton(placements: Tensor, size: BlockSize, grid: TokenGrid, 
 
 
 CHANGES_BY_STEP = ["block_height", "block_width", "origin_rows", "origin_columns"]
-"""Not to be compiled for: a kernel is compiled once, not whenever a size is 1 or 16 for the first time."""
+"""Not specialised, so that the kernel is compiled once and not again when a size is first 1 or divisible by 16."""
 
 
 @triton.jit(do_not_specialize=CHANGES_BY_STEP)

@@ -3,20 +3,18 @@
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
 
-from hpc_jepa.kernels.triton import adamw, masked_error, motion, patches, token_lists, visible_tokens
+from hpc_jepa.kernels.triton import masked_error, motion, patches, token_lists, visible_tokens
 
 HOPPER = GPUTarget("cuda", 90, 32)
 GRID = {"TIME": 8, "HEIGHT": 14, "WIDTH": 14, "BLOCK": 2048}
 LEVELS = {"CHANNELS": 3072, "WIDTH": 768, "BLOCK": 1024, "NORMALISE": True}
 LISTS = {
     "visible": "*u8", "limits": "*i64", "order": "*i64", "context": "*i64", "target": "*i64", "distance": "*fp32",
-    "following": "*i64", "pairs": "*i64", "scratch": "*i32", "squared": "*fp32",
+    "next_position": "*i64", "pairs": "*i64", "scratch": "*i32", "squared": "*fp32",
 }  # fmt: skip
 ERROR = {"prediction": "*bf16", "features": "*fp32", "tokens": "*i64", "error": "*fp32"}
 SLOPE = {**ERROR, "error_gradient": "*fp32", "gradient": "*bf16"}
 PATCHES = {"pixels": "*bf16", "tokens": "*i64", "table": "*fp32", "patches": "*bf16", "rows": "*fp32"}
-UPDATE = dict.fromkeys(("parameter", "gradient", "mean", "square", "target", "rate", "root", "skip"), "*fp32")
-FACTORS = dict.fromkeys(("decay", "mean_weight", "square_keep", "square_weight", "eps", "target_weight"), "fp32")
 VALUES = {"TUBELET": 2, "PATCH": 16, "VALUES": 1536, "BLOCK": 2048, "ROTATIONS": 62, "ROTATIONS_BLOCK": 64}
 
 KERNELS = [
@@ -32,7 +30,6 @@ KERNELS = [
     (patches._gather, PATCHES, VALUES),
     (masked_error._forward, ERROR, LEVELS),
     (masked_error._backward, SLOPE, LEVELS),
-    (adamw._update, UPDATE | FACTORS, {"BLOCK": 1024}),
 ]
 """Kernels, the types of their arguments, and what they are compiled for; all else is a whole number."""
 

@@ -9,8 +9,8 @@ from hpc_jepa.config.loading import CONFIGS, read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import GlooGroup, is_main, rank, world_size
 from hpc_jepa.masking.mask_sampler import MaskSampler
+from hpc_jepa.objectives.composition import weighted_sum
 from hpc_jepa.training.launch import join_process_group
-from hpc_jepa.training.loop import weighted_sum
 from hpc_jepa.training.train_module import build_train_module
 from hpc_jepa.types import ClipBatch, TokenGrid
 

@@ -12,10 +12,10 @@ from hpc_jepa.config.run import RunConfig
 from hpc_jepa.kernels.masked_error import plain_masked_error
 from hpc_jepa.masking.mask_sampler import MaskSampler
 from hpc_jepa.objectives import token_errors
+from hpc_jepa.objectives.composition import weighted_sum
 from hpc_jepa.training.ema import TargetEMA
 from hpc_jepa.training.engine import build_engine, optimizer_step, parameter_groups, set_schedule_values
 from hpc_jepa.training.launch import join_process_group
-from hpc_jepa.training.loop import weighted_sum
 from hpc_jepa.training.schedules import schedule_values_at
 from hpc_jepa.training.train_module import build_train_module
 from hpc_jepa.types import ClipBatch, TokenGrid

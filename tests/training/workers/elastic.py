@@ -16,12 +16,12 @@ from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.training import CheckpointConfig
 from hpc_jepa.distributed import GlooGroup, is_main, rank, world_size
 from hpc_jepa.masking.mask_sampler import MaskSampler
+from hpc_jepa.objectives.composition import weighted_sum
 from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.training.checkpoint_state import checkpoint_info, restore, shards_to_save, unsharded
 from hpc_jepa.training.ema import TargetEMA
 from hpc_jepa.training.engine import build_engine, optimizer_step, set_schedule_values
 from hpc_jepa.training.launch import join_process_group
-from hpc_jepa.training.loop import weighted_sum
 from hpc_jepa.training.nonfinite import NonFiniteGuard
 from hpc_jepa.training.schedules import schedule_values_at
 from hpc_jepa.training.train_module import build_train_module

@@ -12,11 +12,11 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import is_main, rank, world_size
 from hpc_jepa.masking.mask_sampler import MaskSampler
+from hpc_jepa.objectives.composition import weighted_sum
 from hpc_jepa.training.checkpoint_state import unsharded
 from hpc_jepa.training.ema import TargetEMA
 from hpc_jepa.training.engine import build_engine, optimizer_step, set_schedule_values
 from hpc_jepa.training.launch import join_process_group
-from hpc_jepa.training.loop import weighted_sum
 from hpc_jepa.training.nonfinite import NonFiniteGuard
 from hpc_jepa.training.schedules import schedule_values_at
 from hpc_jepa.training.train_module import build_train_module

@@ -1,0 +1,117 @@
+"""Configuration files: the location of every error, renamed keys, and layers."""
+
+import pytest
+
+from hpc_jepa.config.cluster import find_profile
+from hpc_jepa.config.loading import dump_config, read_config
+from hpc_jepa.config.renamed_keys import RENAMED_KEYS
+from hpc_jepa.config.run import RunConfig, load_config
+from hpc_jepa.errors import InputError
+from hpc_jepa.objectives.registry import validate_objectives
+
+BASE = """regime: r
+data:
+  sources:
+    a: {shards: x}
+"""
+
+
+@pytest.fixture
+def write(tmp_path, monkeypatch):
+    """``write(NAME, TEXT)`` writes a file in the working directory and returns its name."""
+    monkeypatch.chdir(tmp_path)
+
+    def write(name, text):
+        (tmp_path / name).write_text(text)
+        return name
+
+    return write
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "key", "nearest"),
+    [
+        ("objectives:\n  - fwm: {static_wight: 1}\n", 6, "objectives.fwm.static_wight", "static_weight"),
+        (
+            "objectives:\n  - fwm:\n      static_weight: 1\n      apearance_ratio: 1\n",
+            8,
+            "apearance_ratio",
+            "appearance",
+        ),
+        (
+            "objectives:\n  - ld\n  - name: hw\n    options:\n      temprature: 2\n",
+            9,
+            "objectives.hw.temprature",
+            "temp",
+        ),
+        ("objectives:\n  - ld\n  - fmw\n", 7, "fmw", "fwm"),
+        ("objectives: [fmw]\n", 5, "fmw", "fwm"),
+        ("objectives:\n  - velgate: {percentile: 2}\n", 6, "objectives.velgate.percentile", ""),
+        ("objectives:\n  - ld:\n      pairs: forecast\n", 6, "objectives.ld", "temporal_keep"),
+        ("schedule: {stepps: 3}\n", 5, "schedule.stepps", "steps"),
+    ],
+)
+def test_an_error_names_file_line_and_nearest_key(write, text, line, key, nearest):
+    with pytest.raises(InputError) as raised:
+        validate_objectives(load_config(write("run.yaml", BASE + text)))
+    message = str(raised.value)
+    assert message.startswith(f"run.yaml:{line}: ") and key in message and nearest in message and "\n" not in message
+
+
+def test_an_error_names_the_layer_that_set_the_key_last(write):
+    layers = [
+        write("a.yaml", BASE + "objectives: [ld, {fwm: {static_weight: 1}}]\n"),
+        write("b.yaml", "objectives: [x]"),
+    ]
+    with pytest.raises(InputError, match=r"^b\.yaml:1: "):
+        validate_objectives(load_config(*layers))
+    with pytest.raises(InputError, match=r"^override objectives=\[ld, y\]: "):
+        validate_objectives(load_config(*layers, overrides=["objectives=[ld, y]"]))
+
+
+def test_equal_values_from_different_files_are_equal_configurations(write):
+    one, other = (load_config(write(name, BASE)) for name in ("a.yaml", "b.yaml"))
+    assert one == other and one.locations.find(("regime",)) == "a.yaml:1"
+    assert one.model_copy(update={"seed": 1}) != other
+
+
+def test_old_keys_are_read_and_named_once(write, caplog):
+    text = BASE + "  reading: {ahead: 7}\noptimizer: {clip_gradient: 2.0}\nguard: {skips_in_a_row: 4}\n"
+    for _ in range(2):
+        config = load_config(write("run.yaml", text), overrides=["seed=2"])
+    assert (config.data.reading.prefetch_steps, config.optimizer.grad_clip) == (7, 2.0)
+    assert config.guard.max_consecutive_skips == 4
+    assert len(caplog.messages) == 3 and all(message.startswith("run.yaml:") for message in caplog.messages)
+    assert RunConfig.model_validate(
+        {"regime": "r", "data": {"sources": {"a": {"shards": "x"}}, "reading": {"ahead": 7}}}
+    )
+
+
+def test_an_old_key_keeps_its_place_between_the_layers(write):
+    layers = [write("a.yaml", BASE + "optimizer: {clip_gradient: 2}"), write("b.yaml", "optimizer: {grad_clip: 3}")]
+    assert load_config(*layers).optimizer.grad_clip == 3
+    assert load_config(*layers, overrides=["optimizer.clip_gradient=4"]).optimizer.grad_clip == 4
+    with pytest.raises(InputError, match=r"optimizer\.clip_gradient"):
+        load_config(write("c.yaml", BASE + "optimizer: {clip_gradient: 2, grad_clip: 3}"))
+
+
+def test_every_renamed_key_exists():
+    profile = {key: new for key, new in RENAMED_KEYS.items() if "." not in key}
+    assert set(profile.values()) <= set(type(find_profile("small").cluster).model_fields)
+    for key in RENAMED_KEYS.keys() - profile.keys():
+        node = RunConfig
+        *parents, _ = key.split(".")
+        for parent in parents:
+            node = node.model_fields[parent].annotation
+        assert RENAMED_KEYS[key] in node.model_fields
+
+
+def test_a_dumped_configuration_is_read_back(write):
+    config = load_config(write("run.yaml", BASE), overrides=["objectives=[{ld: {hidden: 3}}]", "semantics=published"])
+    assert read_config(RunConfig, [write("again.yaml", dump_config(config))]) == config
+
+
+def test_the_grid_of_a_run():
+    config = RunConfig.model_validate({"regime": "r", "data": {"sources": {"a": {"shards": "x"}}}})
+    assert (config.grid.time, config.grid.height, config.grid.width, config.grid.image) == (8, 14, 14, False)
+    assert (config.image_grid.time, config.image_grid.tokens, config.image_grid.image) == (1, 196, True)

@@ -68,9 +68,7 @@ def forecast_study(
         regimes,
         gpu_hours=sum(hours) if known else None,
         days=sum(seconds) / min(cluster.max_concurrent_jobs, len(cells)) / HOUR / 24 if known else None,
-        evaluation_days=math.ceil(len(cells) / cluster.max_concurrent_jobs) * cluster.evaluate.time / 60 / 24
-        if evaluates
-        else 0.0,
+        evaluation_days=rounds * cluster.evaluate.time / 60 / 24 if evaluates else 0.0,
         disk=sum(regime.disk for regime in regimes),
         arrays=chunks * (2 if evaluates else 1),
     )

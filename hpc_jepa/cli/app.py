@@ -1,6 +1,6 @@
-"""All commands in one place, and the one-line errors of all of them.
+"""The command tree of ``hpc-jepa`` and its one-line errors.
 
-Commands import what they need when they run: help and errors should not wait for torch.
+Commands import what they need when they run, so that ``--help`` and errors appear without importing torch.
 """
 
 from typing import Annotated, Any
@@ -26,13 +26,13 @@ from hpc_jepa.errors import EXIT_INTERRUPTED, HpcJepaError
 
 
 class OneLineErrors(TyperGroup):
-    """Expected failures become one line and an exit code; ``--debug`` shows where they came from."""
+    """Print expected errors as one line and exit with their code; ``--debug`` shows the traceback."""
 
     def invoke(self, ctx: Any) -> Any:
         """Run the command. Exit codes: 2 bad input, 3 bad data, 4 damaged checkpoint, 130 stopped, 1 the rest."""
         try:
             return super().invoke(ctx)
-        except BrokenPipeError:  # whoever read the output has seen enough: typer ends without a word
+        except BrokenPipeError:  # the reader of the pipe has closed it: typer exits silently
             raise
         except (HpcJepaError, OSError) as error:
             if ctx.params["debug"]:
@@ -55,19 +55,19 @@ app = typer.Typer(
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode="rich",
-    help="Pretrain Video-JEPA models with auxiliary objectives, evaluate them frozen, and judge the difference.",
+    help="Pretrain Video-JEPA models with auxiliary objectives, evaluate the frozen encoders, and compare them.",
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(requested: bool) -> None:
+    if requested:
         typer.echo(hpc_jepa.__version__)
         raise typer.Exit
 
 
 @app.callback()
 def options(
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of expected errors too.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of expected errors.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
     ] = False,
@@ -75,12 +75,12 @@ def options(
     """Options of every command."""
 
 
-app.command("train", epilog=train.EXAMPLES)(train.train)
-app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate)
-app.command("report", epilog=report.EXAMPLES)(report.report)
-app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor)
-shards.app.command("bench", epilog=shards_bench.EXAMPLES)(shards_bench.bench)
-app.add_typer(checkpoint.app, name="checkpoint", help="See, check, continue, thin out and hand on what runs saved.")
-app.add_typer(shards.app, name="shards", help="Build, check and look into tar shards.")
-app.add_typer(objectives.app, name="objectives", help="What there is to train with.")
-app.add_typer(study.app, name="study", help="Plan and run a grid of variants, and see how it stands.")
+app.command("train", epilog=train.EXAMPLES)(train.train_command)
+app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate_command)
+app.command("report", epilog=report.EXAMPLES)(report.report_command)
+app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor_command)
+shards.app.command("bench", epilog=shards_bench.EXAMPLES)(shards_bench.shards_bench)
+app.add_typer(checkpoint.app, name="checkpoint", help="List, verify, resume, prune, compare and export checkpoints.")
+app.add_typer(shards.app, name="shards", help="Build, verify and inspect tar shards.")
+app.add_typer(objectives.app, name="objectives", help="List the training objectives and show their formulas.")
+app.add_typer(study.app, name="study", help="Plan, run and follow a study: a grid of regimes, variants and seeds.")

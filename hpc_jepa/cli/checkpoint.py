@@ -1,4 +1,4 @@
-"""``hpc-jepa checkpoint``: see, check, continue, thin out, compare and hand on what runs have saved."""
+"""``hpc-jepa checkpoint``: list, inspect, verify, resume, prune, compare, export and import checkpoints."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from hpc_jepa.cli.console import CONSOLE, plural, progress_bar, stdout_console
+from hpc_jepa.cli.console import CONSOLE, plural, progress_bar, split_overrides, stdout_console
 from hpc_jepa.errors import CheckpointError, InputError
 from hpc_jepa.runs.run_dir import RunDir
 
@@ -24,12 +24,12 @@ if TYPE_CHECKING:
 app = typer.Typer(no_args_is_help=True)
 
 RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="RUNS/<study>/<regime>/<variant>/seed-<n>.")]
-Place = Annotated[
-    Path, typer.Argument(metavar="PATH", help="A run (its newest checkpoint), or one checkpoints/step-*.")
+CheckpointPath = Annotated[
+    Path, typer.Argument(metavar="PATH", help="Run folder (its newest checkpoint), or one checkpoints/step-*.")
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-Moments = Annotated[bool, typer.Option("--all", help="The optimizer's moments and random state too.")]
-Weights = Annotated[Literal["target", "student"], typer.Option(help="The EMA target, or the student it follows.")]
+AllTensors = Annotated[bool, typer.Option("--all", help="Include optimizer moments and random state.")]
+Weights = Annotated[Literal["target", "student"], typer.Option(help="EMA target encoder, or student encoder.")]
 
 LAUNCHERS = {
     "here": (),
@@ -69,155 +69,154 @@ IMPORT_EXAMPLES = """Examples:
 
 
 @app.command("list", epilog="Example:  hpc-jepa checkpoint list runs/quickstart/quickstart/baseline/seed-0")
-def list_all(run: RunFolder, as_json: AsJson = False) -> None:
-    """List the checkpoints of a run: step, age, size, whether names and sizes of files are right, topology."""
+def checkpoint_list(run: RunFolder, as_json: AsJson = False) -> None:
+    """List the checkpoints of a run: step, age, size, topology, and whether file names and sizes match the manifest."""
     from hpc_jepa.checkpoint.inspect import list_checkpoints
     from hpc_jepa.checkpoint.places import resolve_run_dir
 
-    found = list_checkpoints(resolve_run_dir(run))
+    entries = list_checkpoints(resolve_run_dir(run))
     if as_json:
-        typer.echo(json.dumps([_listed(entry) for entry in found], indent=1))
+        typer.echo(json.dumps([_summary(entry) for entry in entries], indent=1))
         return
     table = _table("checkpoint", "valid", "step", "age", "size", "topology", "loss")
-    for entry in found:
+    for entry in entries:
         valid = Text("no", style="bold red") if entry.error else Text("yes", style="green")
-        table.add_row(entry.path.name, valid, *_known(entry))
+        table.add_row(entry.path.name, valid, *_cells(entry))
     Console().print(table)
-    for entry in found:
+    for entry in entries:
         if entry.error:
             Console(soft_wrap=True, highlight=False).print(f"{entry.path}: {entry.error}", markup=False)
 
 
-@app.command(epilog="Example:  hpc-jepa checkpoint inspect RUN/checkpoints/latest --part student --json")
-def inspect(
-    path: Place,
-    part: Annotated[
-        str, typer.Option(help="Only tensors whose names begin so: student, predictor, objectives, ...")
-    ] = "",
-    everything: Moments = False,
+@app.command("inspect", epilog="Example:  hpc-jepa checkpoint inspect RUN/checkpoints/latest --part student --json")
+def checkpoint_inspect(
+    path: CheckpointPath,
+    part: Annotated[str, typer.Option(help="Prefix of tensor names: student, predictor, objectives, ...")] = "",
+    all_tensors: AllTensors = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a checkpoint holds: where it comes from, the heads of every term, and each tensor with its health."""
+    """Show a checkpoint: origin, head parameters of each term, and norm and NaN counts of each tensor."""
     from hpc_jepa.checkpoint.inspect import parameter_counts, tensor_stats
     from hpc_jepa.checkpoint.layout import WEIGHT_PREFIXES
     from hpc_jepa.checkpoint.places import resolve_checkpoint
 
     checkpoint = resolve_checkpoint(path)
-    facts = list(tensor_stats(checkpoint, (part,) if part or everything else WEIGHT_PREFIXES))
-    if part and not facts:
-        raise InputError(f"--part {part}: {checkpoint.path} holds no tensor whose name begins so")
-    heads = parameter_counts(facts, "objectives.auxiliary.")
+    stats = list(tensor_stats(checkpoint, (part,) if part or all_tensors else WEIGHT_PREFIXES))
+    if part and not stats:
+        raise InputError(f"--part {part}: {checkpoint.path}: no tensor name starts with this prefix")
+    heads = parameter_counts(stats, "objectives.auxiliary.")
     if as_json:
-        about = checkpoint.manifest.model_dump(mode="json", exclude={"files", "shapes", "checksum"})
-        tensors = [{"name": x.name, "shape": x.shape, "dtype": x.dtype, **_health(x)} for x in facts]
-        typer.echo(json.dumps({"path": str(checkpoint.path), **about, "heads": heads, "tensors": tensors}, indent=1))
+        manifest = checkpoint.manifest.model_dump(mode="json", exclude={"files", "shapes", "checksum"})
+        tensors = [{"name": x.name, "shape": x.shape, "dtype": x.dtype, **_norm_and_nans(x)} for x in stats]
+        typer.echo(json.dumps({"path": str(checkpoint.path), **manifest, "heads": heads, "tensors": tensors}, indent=1))
         return
     manifest, console = checkpoint.manifest, stdout_console()
-    savers = plural(manifest.world_size, "process", "processes")
+    processes = plural(manifest.world_size, "process", "processes")
     console.print(
-        f"[bold]{checkpoint.path}[/]\nstep {manifest.step}, saved by {savers} "
+        f"[bold]{checkpoint.path}[/]\nstep {manifest.step}, saved by {processes} "
         f"at ZeRO stage {manifest.zero_stage}, configuration {manifest.fingerprint}"
     )
-    console.print(", ".join(f"{name} {count:,}" for name, count in parameter_counts(facts).items()), markup=False)
+    console.print(", ".join(f"{name} {count:,}" for name, count in parameter_counts(stats).items()), markup=False)
     console.print("heads: " + (", ".join(f"{name} {count:,}" for name, count in heads.items()) or "none"), markup=False)
-    console.print(_tensor_table(facts))
+    console.print(_tensor_table(stats))
 
 
-@app.command(epilog="Example:  hpc-jepa checkpoint verify RUN && echo sound")
-def verify(path: Place, as_json: AsJson = False) -> None:
-    """Compare every file with its checksum, and every tensor with its pieces; of a run, in all its checkpoints.
+@app.command("verify", epilog="Example:  hpc-jepa checkpoint verify RUN && echo valid")
+def checkpoint_verify(path: CheckpointPath, as_json: AsJson = False) -> None:
+    """Check the checksum of every file and the shards of every tensor; for a run, in all its checkpoints.
 
-    Leaves with exit code 4 when something is damaged.
+    Exits with code 4 if anything is damaged.
     """
     from hpc_jepa.checkpoint.inspect import verify_checkpoint
     from hpc_jepa.checkpoint.places import is_checkpoint_dir, resolve_run_dir
 
     run = resolve_run_dir(path)
-    chosen = [path.resolve()] if is_checkpoint_dir(path) else RunDir(run).checkpoint_dirs()
-    if not chosen:
-        raise CheckpointError(f"{path}: no checkpoint yet; train the run first")
-    with progress_bar("verify", len(chosen)) as advance:
-        found = {}
-        for one in chosen:
-            found[one.name] = verify_checkpoint(one)
+    folders = [path.resolve()] if is_checkpoint_dir(path) else RunDir(run).checkpoint_dirs()
+    if not folders:
+        raise CheckpointError(f"{path}/checkpoints: no checkpoint yet; train the run first")
+    errors: dict[str, list[str]] = {}
+    with progress_bar("verify", len(folders)) as advance:
+        for folder in folders:
+            errors[folder.name] = verify_checkpoint(folder)
             advance()
     if as_json:
-        typer.echo(json.dumps({"run": str(run), "faults": found}, indent=1))
-    damaged = [fault for lines in found.values() for fault in lines]
+        typer.echo(json.dumps({"run": str(run), "errors": errors}, indent=1))
+    damaged = [name for name, lines in errors.items() if lines]
     if damaged and not as_json:
-        Console(soft_wrap=True, highlight=False).print("\n".join(damaged), markup=False)
+        lines = [line for name in damaged for line in errors[name]]
+        Console(soft_wrap=True, highlight=False).print("\n".join(lines), markup=False)
     if damaged:
-        bad = ", ".join(name for name, lines in found.items() if lines)
-        raise CheckpointError(f"{run}: {bad} damaged; 'hpc-jepa checkpoint resume' goes on from the newest sound one")
-    CONSOLE.print(f"{run}: {len(chosen)} sound")
+        names = ", ".join(damaged)
+        raise CheckpointError(f"{run}: {names} damaged; 'hpc-jepa checkpoint resume' uses the newest valid checkpoint")
+    CONSOLE.print(f"{run}: {len(folders)} valid")
 
 
-@app.command(epilog=RESUME_EXAMPLES)
-def resume(
+@app.command("resume", epilog=RESUME_EXAMPLES)
+def checkpoint_resume(
     run: RunFolder,
-    settings: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]", help="Settings to change.")] = None,
-    executor: Annotated[Executor, typer.Option(help="What starts it.")] = "here",
-    processes: Annotated[int, typer.Option(min=1, help="How many; it need not be as many as before.")] = 1,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]", help="Settings to change.")] = None,
+    executor: Annotated[Executor, typer.Option(help="How to start the processes.")] = "here",
+    processes: Annotated[int, typer.Option(min=1, help="Number of processes; may differ from before.")] = 1,
 ) -> None:
-    """Continue a run from its newest sound checkpoint, with any number of processes and at any ZeRO stage."""
-    from hpc_jepa.cli.train import train
+    """Resume a run from its newest valid checkpoint, with any number of processes and at any ZeRO stage."""
+    from hpc_jepa.cli.train import train_command
 
     if executor == "here" and processes > 1:
-        raise InputError("--processes: one process runs here; choose --executor torchrun, deepspeed or srun for more")
-    arguments = [str(RunDir(run).config_file), *(settings or []), f"runs={_runs_of(run)}"]
+        raise InputError(f"--processes {processes}: --executor here runs one process; use torchrun, deepspeed or srun")
+    arguments = [str(RunDir(run).config_file), *(overrides or []), f"runs={_runs_root(run)}"]
     if executor == "here":
-        train(arguments)
+        train_command(arguments)
         return
     launcher = [word.format(processes=processes) for word in LAUNCHERS[executor]]
     CONSOLE.print(f"{run}: {executor} starts {plural(processes, 'process', 'processes')}")
     try:
         os.execvp(launcher[0], [*launcher, "hpc_jepa", "train", *arguments])
     except FileNotFoundError as error:
-        raise InputError(f"--executor {executor}: no command '{launcher[0]}' on this machine") from error
+        raise InputError(f"--executor {executor}: command '{launcher[0]}' not found") from error
 
 
-@app.command(epilog=PRUNE_EXAMPLES)
-def prune(
+@app.command("prune", epilog=PRUNE_EXAMPLES)
+def checkpoint_prune(
     run: RunFolder,
-    keep: Annotated[int | None, typer.Option(min=1, help="Newest ones kept; as the run says.")] = None,
-    keep_every: Annotated[int | None, typer.Option(min=0, help="Multiples of so many steps are kept too.")] = None,
-    keep_hours: Annotated[float | None, typer.Option(min=0, help="One of every so many hours is kept too.")] = None,
-    keep_best: Annotated[int | None, typer.Option(min=0, help="So many with the best figure are kept too.")] = None,
-    best_by: Annotated[str | None, typer.Option(help="That figure: loss, terms/ld, health/target_std.")] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")] = False,
+    keep: Annotated[int | None, typer.Option(min=1, help="Keep the newest N.  [checkpoint.keep of the run]")] = None,
+    keep_every: Annotated[int | None, typer.Option(min=0, help="Also keep multiples of N steps.")] = None,
+    keep_hours: Annotated[float | None, typer.Option(min=0, help="Also keep one per N hours.")] = None,
+    keep_best: Annotated[int | None, typer.Option(min=0, help="Also keep the N best by --best-by.")] = None,
+    best_by: Annotated[str | None, typer.Option(help="Metric: loss, terms/ld, health/target_std, ...")] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would be removed, remove nothing.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove checkpoints that the run's policy, or the one given here, does not keep.
+    """Remove checkpoints that the retention policy (of the run, or given here) does not keep.
 
-    The newest undamaged one always stays. Refused while the run is training.
+    Never removes the newest valid one. Refused while the run is training.
     """
     from hpc_jepa.checkpoint import retention
     from hpc_jepa.checkpoint.places import resolve_run_dir
     from hpc_jepa.io.atomic import exclusive_lock
 
-    chosen = {"keep": keep, "keep_every": keep_every, "keep_hours": keep_hours, "keep_best": keep_best}
-    given = {name: value for name, value in {**chosen, "best_by": best_by}.items() if value is not None}
+    options = {"keep": keep, "keep_every": keep_every, "keep_hours": keep_hours, "keep_best": keep_best}
+    given = {name: value for name, value in {**options, "best_by": best_by}.items() if value is not None}
     policy = RunDir(resolve_run_dir(run)).config.checkpoint.model_copy(update=given)
     if dry_run:
-        gone = retention.expired(run, policy)
+        removed = retention.expired(run, policy)
     else:
         with exclusive_lock(RunDir(run).lock_file):
-            gone = retention.prune_checkpoints(run, policy)
+            removed = retention.prune_checkpoints(run, policy)
     if as_json:
-        typer.echo(json.dumps({"dry_run": dry_run, "removed": [path.name for path in gone]}))
+        typer.echo(json.dumps({"dry_run": dry_run, "removed": [path.name for path in removed]}))
         return
-    names = ", ".join(path.name for path in gone) or "nothing"
+    names = ", ".join(path.name for path in removed) or "nothing"
     CONSOLE.print(f"{run}: {'would remove' if dry_run else 'removed'} {names}", highlight=False)
 
 
-@app.command(epilog="Example:  hpc-jepa checkpoint diff runs/a/quickstart/ld/seed-0 runs/b/quickstart/ld/seed-0 --json")
-def diff(
-    a: Annotated[Path, typer.Argument(metavar="A", help="A run, or one checkpoint.")],
-    b: Annotated[Path, typer.Argument(metavar="B", help="Another.")],
-    everything: Moments = False,
+@app.command("diff", epilog="Example:  hpc-jepa checkpoint diff RUN RUN/checkpoints/step-00012000 --json")
+def checkpoint_diff(
+    a: Annotated[Path, typer.Argument(metavar="A", help="Run or checkpoint.")],
+    b: Annotated[Path, typer.Argument(metavar="B", help="The one to compare with.")],
+    all_tensors: AllTensors = False,
     as_json: AsJson = False,
 ) -> None:
-    """Say which settings, data and tensors of two checkpoints differ, and by how much."""
+    """Compare two checkpoints: settings, data and tensors, with the size of each difference."""
     from dataclasses import asdict
 
     from hpc_jepa.checkpoint.difference import diff_settings, diff_tensors
@@ -226,10 +225,11 @@ def diff(
 
     pair = resolve_checkpoint(a), resolve_checkpoint(b)
     settings = diff_settings(*pair)
-    tensors = list(diff_tensors(*pair, prefixes=("",) if everything else WEIGHT_PREFIXES))
+    tensors = list(diff_tensors(*pair, prefixes=("",) if all_tensors else WEIGHT_PREFIXES))
     if as_json:
-        found = {"steps": [one.step for one in pair], "settings": settings, "tensors": [asdict(x) for x in tensors]}
-        typer.echo(json.dumps(found, indent=1))
+        steps = [checkpoint.step for checkpoint in pair]
+        diff = {"steps": steps, "settings": settings, "tensors": [asdict(x) for x in tensors]}
+        typer.echo(json.dumps(diff, indent=1))
         return
     console = stdout_console()
     console.print(f"A  {pair[0].path}\nB  {pair[1].path}", markup=False)
@@ -238,81 +238,77 @@ def diff(
         for name, values in settings.items():
             table.add_row(name, *(Text(json.dumps(value)) for value in values))
         console.print(table)
-    console.print(_difference_table(tensors) if tensors else "all tensors are equal, bit for bit")
+    console.print(_difference_table(tensors) if tensors else "all tensors are equal bit for bit")
 
 
-@app.command(epilog=EXPORT_EXAMPLES)
-def export(
-    path: Place,
-    out: Annotated[Path, typer.Option(help="Folder to write; it must not exist.")],
+@app.command("export", epilog=EXPORT_EXAMPLES)
+def checkpoint_export(
+    path: CheckpointPath,
+    out: Annotated[Path, typer.Option(help="Folder to create.")],
     to: Annotated[
-        Literal["safetensors", "transformers", "timm"], typer.Option("--format", help="Names and layout.")
+        Literal["safetensors", "transformers", "timm"], typer.Option("--format", help="Tensor names and layout.")
     ] = "safetensors",
     weights: Weights = "target",
 ) -> None:
-    """Write the encoder alone, with a model card: for hpc_jepa.load_encoder, VJEPA2Model or code like timm's."""
-    from hpc_jepa.checkpoint.export import export_encoder as export_encoder
+    """Export the encoder with a model card, for hpc_jepa.load_encoder, transformers (VJEPA2Model) or timm-like code."""
+    from hpc_jepa.checkpoint.export import export_encoder
     from hpc_jepa.checkpoint.places import resolve_checkpoint
 
-    about = export_encoder(resolve_checkpoint(path), to, weights, out)
-    untrained = f" (the {about.read_from}: without EMA the target was not trained)"
-    CONSOLE.print(f"{out}: {weights}{untrained if about.read_from != weights else ''} of step {about.step}, {to}")
+    card = export_encoder(resolve_checkpoint(path), to, weights, out)
+    untrained = f" (the {card.read_from}: without EMA the target is not trained)"
+    CONSOLE.print(f"{out}: {weights}{untrained if card.read_from != weights else ''} of step {card.step}, {to}")
 
 
 @app.command("import", epilog=IMPORT_EXAMPLES)
-def import_released(
-    path: Annotated[
-        Path, typer.Argument(metavar="WEIGHT_PREFIXES", help="V-JEPA 2 or 2.1 .pt, or folder of VJEPA2Model.")
-    ],
-    arguments: Annotated[list[str], typer.Argument(metavar="CONFIG|KEY=VALUE", help="As for 'hpc-jepa train'.")],
+def checkpoint_import(
+    path: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="V-JEPA 2 or 2.1 .pt file, or VJEPA2Model folder.")],
+    arguments: Annotated[list[str], typer.Argument(metavar="CONFIG|KEY=VALUE", help="As in 'hpc-jepa train'.")],
     weights: Weights = "target",
-    heads: Annotated[int | None, typer.Option(min=1, help="Attention heads, for sizes never released.")] = None,
+    heads: Annotated[int | None, typer.Option(min=1, help="Attention heads, for unreleased sizes.")] = None,
 ) -> None:
-    """Make a run of no steps from released weights, so that it can be evaluated and reported beside others.
+    """Create a run with zero steps from released weights, to evaluate and report it like any other run.
 
-    The architecture is read from the weights, everything else from the configuration.
+    The architecture is read from the weights, all_tensors else from the configuration.
     """
     from hpc_jepa.checkpoint.pretrained import read_pretrained
     from hpc_jepa.training.import_weights import import_config, import_weights
 
     files = read_pretrained(path, weights, heads)
-    layers = [argument for argument in arguments if "=" not in argument]
-    config = import_config(files, layers, [argument for argument in arguments if "=" in argument])
+    config = import_config(files, *split_overrides(arguments))
     CONSOLE.print(f"{import_weights(files, config)}: {weights} of {path}")
 
 
-def _listed(entry: "CheckpointEntry") -> dict[str, Any]:
-    facts: dict[str, Any] = {"name": entry.path.name, "valid": not entry.error, "fault": entry.error}
-    if entry.manifest is None:
-        return facts
-    known = entry.manifest
-    return facts | {
-        "step": known.step,
-        "age_seconds": time.time() - known.time,
-        "bytes": sum(file.size for file in known.files.values()),
-        "world_size": known.world_size,
-        "zero_stage": known.zero_stage,
-        "metrics": known.metrics,
+def _summary(entry: "CheckpointEntry") -> dict[str, Any]:
+    summary: dict[str, Any] = {"name": entry.path.name, "valid": not entry.error, "error": entry.error}
+    if (manifest := entry.manifest) is None:
+        return summary
+    return summary | {
+        "step": manifest.step,
+        "age_seconds": time.time() - manifest.time,
+        "bytes": sum(file.size for file in manifest.files.values()),
+        "world_size": manifest.world_size,
+        "zero_stage": manifest.zero_stage,
+        "metrics": manifest.metrics,
     }
 
 
-def _known(entry: "CheckpointEntry") -> list[str]:
-    """Step, age, size, topology and loss, as far as the manifest tells."""
+def _cells(entry: "CheckpointEntry") -> list[str]:
+    """Step, age, size, topology and loss; empty without a readable manifest."""
     if entry.manifest is None:
         return []
-    facts, metrics = _listed(entry), entry.manifest.metrics
+    summary, metrics = _summary(entry), entry.manifest.metrics
     return [
-        str(facts["step"]),
-        str(timedelta(seconds=round(facts["age_seconds"]))),
-        f"{facts['bytes'] / 2**20:.1f} MiB",
-        f"{facts['world_size']} x ZeRO {facts['zero_stage']}",
+        str(summary["step"]),
+        str(timedelta(seconds=round(summary["age_seconds"]))),
+        f"{summary['bytes'] / 2**20:.1f} MiB",
+        f"{summary['world_size']} x ZeRO {summary['zero_stage']}",
         f"{metrics['loss']:.4f}" if "loss" in metrics else "",
     ]
 
 
-def _tensor_table(facts: "list[TensorStats]") -> Table:
+def _tensor_table(stats: "list[TensorStats]") -> Table:
     table = _table("tensor", "shape", "dtype", "norm", "NaN", "infinite")
-    for x in facts:
+    for x in stats:
         style = "bold red" if x.nan or x.infinite else ""
         table.add_row(x.name, _shape(x.shape), x.dtype, f"{x.norm:.5g}", str(x.nan), str(x.infinite), style=style)
     return table
@@ -321,17 +317,17 @@ def _tensor_table(facts: "list[TensorStats]") -> Table:
 def _difference_table(differences: "list[TensorDiff]") -> Table:
     table = _table("tensor", "shape", "differing", "largest", "relative")
     for x in differences:
-        figures = (str(x.differing), f"{x.largest:.3g}", f"{x.relative:.3g}")
-        table.add_row(x.name, _shape(x.shape), *(("-", f"only in {x.only}", "-") if x.only else figures))
+        sizes = (str(x.differing), f"{x.largest:.3g}", f"{x.relative:.3g}")
+        table.add_row(x.name, _shape(x.shape), *(("-", f"only in {x.only}", "-") if x.only else sizes))
     return table
 
 
 def _table(*columns: str) -> Table:
-    """Names may take several lines; what is cut off nobody can search for."""
+    """A table that wraps long names instead of truncating them."""
     return Table(*(Column(name, overflow="fold") for name in columns), box=None, padding=(0, 2, 0, 0))
 
 
-def _health(x: "TensorStats") -> dict[str, float]:
+def _norm_and_nans(x: "TensorStats") -> dict[str, float]:
     return {"norm": x.norm, "nan": x.nan, "infinite": x.infinite}
 
 
@@ -339,11 +335,10 @@ def _shape(shape: tuple[int, ...]) -> str:
     return "x".join(map(str, shape)) or "scalar"
 
 
-def _runs_of(run: Path) -> Path:
-    """The folder of all runs, as it is called from here: where a run was moved to, or written from another folder."""
+def _runs_root(run: Path) -> Path:
+    """The folder of all runs that holds ``run`` now; it may have been moved since it was written."""
     config = RunDir(run).config
-    inside = config.folder.relative_to(config.runs)
-    place = run.resolve()
-    if place.parts[-len(inside.parts) :] != inside.parts:
-        raise InputError(f"{run}: its configuration calls it {inside}; give the folder that name back")
-    return place.parents[len(inside.parts) - 1]
+    relative, absolute = config.folder.relative_to(config.runs), run.resolve()
+    if absolute.parts[-len(relative.parts) :] != relative.parts:
+        raise InputError(f"{run}: config.yaml belongs to {relative}; rename the folder to that path")
+    return absolute.parents[len(relative.parts) - 1]

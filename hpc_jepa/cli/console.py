@@ -1,4 +1,4 @@
-"""What the terminal shows: progress bars and one-line messages, on standard error so that results can be piped."""
+"""Progress bars and messages on standard error, tables on standard output."""
 
 import logging
 from collections.abc import Callable, Iterator, Sequence
@@ -13,25 +13,25 @@ from rich.text import Text
 CONSOLE = Console(stderr=True, soft_wrap=True)
 
 PIPED_WIDTH = 250
-"""Columns of a table in a pipe or a file, where no terminal says how many there are."""
+"""Table width in characters when the output is a pipe or a file."""
 
 
 def stdout_console() -> Console:
-    """Standard output. Names are folded only by a terminal that is too narrow for them: ``grep`` finds them whole."""
+    """Console for standard output. In a pipe it is wide enough that ``grep`` finds unwrapped names."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
 
 
-def plural(number: int, one: str, many: str) -> str:
-    """A number with its noun."""
-    return f"{number:,} {one if number == 1 else many}"
+def plural(number: int, singular: str, plural_form: str) -> str:
+    """A number with its noun in the singular or plural."""
+    return f"{number:,} {singular if number == 1 else plural_form}"
 
 
 class ConsoleHandler(logging.Handler):
-    """Log lines above the bars."""
+    """Log handler that prints above the progress bars."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Print one."""
+        """Print one record."""
         CONSOLE.print(self.format(record), markup=False, highlight=False)
 
 
@@ -39,16 +39,16 @@ Advance = Callable[..., None]
 
 
 class TimeColumn(ProgressColumn):
-    """Time left and, where ``taken``, the time taken at the end, in words that tell the two apart."""
+    """Estimated time left, then (if ``show_total``) the total time."""
 
-    def __init__(self, taken: bool) -> None:
+    def __init__(self, show_total: bool) -> None:
         super().__init__(Column(no_wrap=True))
-        self._taken = taken
+        self._show_total = show_total
 
     def render(self, task: Task) -> Text:
-        """Nothing before there is something to estimate from."""
+        """Empty until the time left can be estimated."""
         if task.finished_time is not None:
-            return Text(f"in {_clock(task.finished_time)}" if self._taken else "")
+            return Text(f"in {_clock(task.finished_time)}" if self._show_total else "")
         return Text("" if task.time_remaining is None else f"{_clock(task.time_remaining)} left")
 
 
@@ -56,21 +56,21 @@ def _clock(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
-def _columns(taken: bool) -> tuple[ProgressColumn, ...]:
-    """Only the bar gives way on a narrow terminal."""
+def _columns(show_total: bool) -> tuple[ProgressColumn, ...]:
+    """Columns of a progress bar; on a narrow terminal only the bar shrinks."""
     return (
         TextColumn("[bold]{task.description}"),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f}", justify="right"),
-        TimeColumn(taken),
+        TimeColumn(show_total),
         TextColumn("{task.fields[note]}"),
     )
 
 
 @contextmanager
-def _bars(taken: bool) -> Iterator[Progress]:
-    """Bars that stay when the work is done, and make room for the message when it fails."""
-    with Progress(*_columns(taken), console=CONSOLE) as bars:
+def _bars(show_total: bool) -> Iterator[Progress]:
+    """Bars that remain on success and disappear before an error message."""
+    with Progress(*_columns(show_total), console=CONSOLE) as bars:
         try:
             yield bars
         except BaseException:
@@ -80,23 +80,23 @@ def _bars(taken: bool) -> Iterator[Progress]:
 
 @contextmanager
 def progress_bars(labels: Sequence[str], totals: Sequence[int]) -> Iterator[Callable[[int, int, str], None]]:
-    """A bar for each of several runs, some of which may wait for others. Yields ``show(number, step, note)``."""
-    with _bars(taken=False) as bars:
+    """One bar per run. Yields ``show(index, step, note)``."""
+    with _bars(show_total=False) as bars:
         tasks = [bars.add_task(label, total=total, note="") for label, total in zip(labels, totals, strict=True)]
 
-        def show(number: int, step: int, note: str) -> None:
-            bars.update(tasks[number], completed=step, note=note)
+        def show(index: int, step: int, note: str) -> None:
+            bars.update(tasks[index], completed=step, note=note)
 
         yield show
 
 
 @contextmanager
 def progress_bar(title: str, total: int, done: int = 0) -> Iterator[Advance]:
-    """A bar with count and time left, at the end time taken. Yields ``advance(amount=1, note="")``.
+    """One bar with count and time. Yields ``advance(amount=1, note="")``.
 
-    ``done``: what an earlier attempt has done of ``total``.
+    done: units of ``total`` completed by an earlier attempt.
     """
-    with _bars(taken=True) as bars:
+    with _bars(show_total=True) as bars:
         task = bars.add_task(title, total=total, completed=done, note="")
 
         def advance(amount: int = 1, note: str = "") -> None:
@@ -106,3 +106,8 @@ def progress_bar(title: str, total: int, done: int = 0) -> Iterator[Advance]:
                 bars.update(task, advance=amount)
 
         yield advance
+
+
+def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Configuration files and ``key.sub=value`` overrides of a command line, each in its order."""
+    return [x for x in arguments if "=" not in x], [x for x in arguments if "=" in x]

@@ -1,4 +1,4 @@
-"""``hpc-jepa doctor``: what this machine can do."""
+"""``hpc-jepa doctor``: check packages, hardware, codecs, Slurm and disk speed."""
 
 import json
 from collections.abc import Callable
@@ -24,18 +24,18 @@ EXAMPLES = """Examples:
 COLOURS = {"ok": "green", "note": "yellow", "missing": "bold red"}
 
 
-def doctor(
-    folder: Annotated[Path, typer.Option(help="Folder whose file system is measured, with a file of 64 MiB.")] = Path(),
+def doctor_command(
+    folder: Annotated[Path, typer.Option(help="Folder whose file system is measured with a 64 MiB file.")] = Path(),
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Try what this machine can do: packages, CPU, GPU, DALI, codecs, Slurm, file-system speed.
+    """Check this machine: packages, CPU, GPU, DALI, codecs, Slurm commands, file-system speed.
 
-    Each line is ok, note (it works, but know this) or missing. The exit code is 0 whatever is found.
+    Each line is ok, note (works, with a limitation) or missing. The exit code is always 0.
     """
     from hpc_jepa.cli.machine import disk, hardware, software, video
 
-    disk.refuse_unwritable(folder)
-    questions: dict[str, Callable[[], list[CheckResult]]] = {
+    disk.require_writable_folder(folder)
+    checks: dict[str, Callable[[], list[CheckResult]]] = {
         "packages": lambda: [software.python(), *software.packages()],
         "processor": lambda: [hardware.cores(), hardware.bf16()],
         "GPU": hardware.gpus,
@@ -44,22 +44,22 @@ def doctor(
         "Slurm": lambda: [software.slurm()],
         "file system": lambda: [disk.file_system(folder)],
     }
-    found: list[CheckResult] = []
+    results: list[CheckResult] = []
     with CONSOLE.status("") as status:
-        for subject, ask in questions.items():
-            status.update(f"looking at {subject}")
-            found += ask()
+        for subject, check in checks.items():
+            status.update(f"checking {subject}")
+            results += check()
     if as_json:
-        typer.echo(json.dumps([asdict(finding) for finding in found], indent=1))
+        typer.echo(json.dumps([asdict(result) for result in results], indent=1))
     else:
-        Console().print(_table(found))
+        Console().print(_table(results))
 
 
-def _table(found: list[CheckResult]) -> Table:
+def _table(results: list[CheckResult]) -> Table:
     table = Table.grid(padding=(0, 2))
-    for finding in found:
-        words = Text(finding.found)
-        if finding.advice:
-            words.append(f"\n{finding.advice}", style="italic")
-        table.add_row(Text(finding.verdict, style=COLOURS[finding.verdict]), Text(finding.check, style="bold"), words)
+    for result in results:
+        text = Text(result.detail)
+        if result.advice:
+            text.append(f"\n{result.advice}", style="italic")
+        table.add_row(Text(result.status, style=COLOURS[result.status]), Text(result.check, style="bold"), text)
     return table

@@ -35,15 +35,15 @@ EXAMPLES = """Examples:
 """
 
 
-def evaluate(
+def evaluate_command(
     run: Annotated[Path, typer.Argument(help="Run folder: RUNS/<study>/<regime>/<variant>/seed-<n>.")],
-    benchmark: Annotated[str, typer.Option(help="Name under configs/benchmark/, or a YAML file.")],
+    benchmark: Annotated[str, typer.Option(help="Name in configs/benchmark/, or a YAML file.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="key.sub=value settings of the benchmark.", show_default=False)
+        list[str] | None, typer.Argument(help="key.sub=value overrides of the benchmark.", show_default=False)
     ] = None,
     protocol: Annotated[ProtocolName, typer.Option(help="careful, or published to the letter.")] = "careful",
     task: Annotated[
-        Task, typer.Option(help="Probes on all labels, on few, on damaged clips, or alignment with captions.")
+        Task, typer.Option(help="Probes with all labels, few-shot, corrupted clips, or text alignment.")
     ] = "probe",
     weights: Annotated[
         list[str] | None,
@@ -52,18 +52,18 @@ def evaluate(
             "[target and student]",
         ),
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Evaluate again what the record already holds.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Evaluate again even if a record exists.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print the record instead of a table.")] = False,
 ) -> None:
-    """Judge the frozen encoder of a run and write a record below RUN/eval/.
+    """Evaluate the frozen encoder of a run and write a record to RUN/eval/.
 
-    Under torchrun or srun the processes share the clips; the first one trains the probes.
+    Under torchrun or srun all processes extract features; rank 0 trains the probes.
     """
     from hpc_jepa.evaluation.evaluator import evaluate as evaluate_run
     from hpc_jepa.evaluation.processes import process_group
 
     config = loading.read_config(BenchmarkConfig, [loading.find_config(benchmark, "benchmark")], overrides or [])
-    names = _known(weights or ["target", "student"])
+    names = _validated(weights or ["target", "student"])
     with process_group():
         record = evaluate_run(run, config, protocol, names, task=task, force=force, progress=progress_bar)
     if record is None:
@@ -74,13 +74,12 @@ def evaluate(
         Console().print(_table(record))
 
 
-def _known(names: list[str]) -> list[str]:
-    """Typer has no lists of choices: check them here."""
+def _validated(names: list[str]) -> list[str]:
+    """Check the names; Typer has no choices for repeated options with free suffixes."""
     for name in names:
         if not re.match(ENCODER_PATTERN, name):
-            raise InputError(
-                f"--weights {name}: none of target, student, random_init, timm:MODEL, timm:MODEL@FILE, vjepa2:FOLDER"
-            )
+            known = "target, student, random_init, timm:MODEL, timm:MODEL@FILE, vjepa2:FOLDER"
+            raise InputError(f"--weights {name}: unknown; use {known}")
     return names
 
 
@@ -102,4 +101,4 @@ _COLUMNS = {
     "RobustnessRecord": {"probe": "probe", "corruption": "corruption", "severity": "severity", "level": "level"},
     "TextRecord": {"frames lost": "dropout", "direction": "direction", "metric": "metric"},
 }
-"""Headings and fields that tell the rows of each kind of record apart."""
+"""Identifying columns of each record type: heading -> field."""

@@ -1,4 +1,4 @@
-"""``hpc-jepa objectives``: what there is to train with."""
+"""``hpc-jepa objectives``: list the training objectives and show their formulas."""
 
 import json
 from typing import Annotated
@@ -23,26 +23,26 @@ FAMILIES = {
     "A": "action",
 }
 
-Name = Annotated[str, typer.Argument(help="A name that 'hpc-jepa objectives list' shows.")]
+Name = Annotated[str, typer.Argument(help="A name from 'hpc-jepa objectives list'.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-SemanticsOption = Annotated[Preset, typer.Option(help="Reading of the objectives that the head sizes are for.")]
+SemanticsOption = Annotated[Preset, typer.Option(help="Semantics for which head sizes are shown.")]
 
 
 @app.command("list", epilog="Example:  hpc-jepa objectives list --json")
-def list_all(as_json: AsJson = False, semantics: SemanticsOption = "corrected") -> None:
-    """List every variant with its parts and weights. A configuration may combine the parts in any other way."""
+def objectives_list(as_json: AsJson = False, semantics: SemanticsOption = "corrected") -> None:
+    """List every variant with its terms and weights. A configuration can combine terms in any other way."""
     from hpc_jepa.objectives.variants import describe_variant, variant_names
 
     entries = [describe_variant(name, semantics) for name in variant_names()]
     if as_json:
         typer.echo(json.dumps([entry._asdict() for entry in entries], indent=1))
         return
-    table = Table("name", "families", "parts and weights", "heads", "paper ran it in", box=None, padding=(0, 2, 0, 0))
+    table = Table("name", "families", "terms and weights", "heads", "paper ran it in", box=None, padding=(0, 2, 0, 0))
     for entry in entries:
         table.add_row(
             f"[bold]{entry.name}[/]",
             entry.families or "-",
-            _parts(entry.options) or ("masks alone" if entry.masking else "base loss alone"),
+            _terms(entry.options) or ("masking only" if entry.masking else "base loss only"),
             f"{entry.head_parameters / 1e6:.1f} M" if entry.head_parameters else "-",
             ", ".join(entry.published_in) or "-",
         )
@@ -51,9 +51,9 @@ def list_all(as_json: AsJson = False, semantics: SemanticsOption = "corrected") 
     Console().print(Columns(legend, padding=(0, 2)))
 
 
-@app.command(epilog="Example:  hpc-jepa objectives show fwm_hw_ld")
-def show(name: Name, as_json: AsJson = False, semantics: SemanticsOption = "corrected") -> None:
-    """Show one variant: formulas, options, masks, heads."""
+@app.command("show", epilog="Example:  hpc-jepa objectives show fwm_hw_ld")
+def objectives_show(name: Name, as_json: AsJson = False, semantics: SemanticsOption = "corrected") -> None:
+    """Show one variant: formulas, options, masking and head sizes."""
     from hpc_jepa.objectives.variants import describe_variant, formulas
 
     entry = describe_variant(name, semantics)
@@ -69,15 +69,15 @@ def show(name: Name, as_json: AsJson = False, semantics: SemanticsOption = "corr
     console.print(f"  head parameters at ViT-B, four levels: {entry.head_parameters:,}\n")
     for title, formula in formulas(name).items():
         console.print(f"[bold]{title}[/]")
-        console.print(_reflowed(formula) + "\n", markup=False)
+        console.print(_reflow(formula) + "\n", markup=False)
 
 
-def _reflowed(text: str) -> str:
-    """Paragraphs in one line each, for a terminal to break where its own width ends."""
+def _reflow(text: str) -> str:
+    """One line per paragraph, for the terminal to wrap."""
     return "\n\n".join(" ".join(paragraph.split()) for paragraph in text.split("\n\n"))
 
 
-def _parts(options: dict[str, dict[str, object]]) -> str:
+def _terms(options: dict[str, dict[str, object]]) -> str:
     weights = {
         part: [f"{value:g}" for key, value in chosen.items() if key.endswith("weight") and isinstance(value, float)]
         for part, chosen in options.items()

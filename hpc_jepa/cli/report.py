@@ -1,4 +1,4 @@
-"""``hpc-jepa report``: tables, intervals, verdicts, plots and the page of a study, or of the published numbers."""
+"""``hpc-jepa report``: tables, confidence intervals, verdicts and plots of runs or of the published results."""
 
 from pathlib import Path
 from typing import Annotated
@@ -10,33 +10,33 @@ EXAMPLES = """Examples:
 
   hpc-jepa report runs/quickstart
 
-  hpc-jepa report --published --out report            the published numbers alone
+  hpc-jepa report --published --out report            published results only
 
-  hpc-jepa report runs/my_study --published --json    both, for a program
+  hpc-jepa report runs/my_study --published --json    both, as JSON
 """
 
 
-def report(
+def report_command(
     runs: Annotated[list[Path] | None, typer.Argument(help="Study folders or run folders.")] = None,
     out: Annotated[Path | None, typer.Option(help="Default: <first study folder>/report.")] = None,
-    claims: Annotated[Path | None, typer.Option(help="YAML of claims. Default: the published ones.")] = None,
-    published: Annotated[bool, typer.Option("--published", help="Add the published numbers.")] = False,
+    claims: Annotated[Path | None, typer.Option(help="YAML file of claims. Default: the published claims.")] = None,
+    published: Annotated[bool, typer.Option("--published", help="Include the published results.")] = False,
     published_results: Annotated[
-        Path | None, typer.Option(help="CSV of published numbers other than those that come with the package.")
+        Path | None, typer.Option(help="CSV of published results instead of the built-in ones.")
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Compute tables, verdicts on claims and index.html from the records of the given runs.
 
-    claims.csv judges the runs where they hold cells that claims speak of, else the published numbers. With runs and
-    published numbers there is one claims.<source>.csv for each.
+    claims.csv is about the runs if they contain a cell that a claim refers to, otherwise about the published results.
+    With both there is one claims.<source>.csv for each.
     """
     from hpc_jepa.report import write_report
     from hpc_jepa.report.published_results import PUBLISHED_RESULTS
 
     paper = published_results or (PUBLISHED_RESULTS if published else None)
     if not runs and paper is None:
-        raise typer.BadParameter("name a study or run folder, or ask for --published")
+        raise typer.BadParameter("name a study or run folder, or use --published")
     written = write_report.write_report(runs or [], out, claims=claims, published=paper)
     console = Console()
     if as_json:

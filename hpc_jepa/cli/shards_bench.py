@@ -25,7 +25,7 @@ FED_BY_DEFAULT = 400.0
 """ViT-B on 16 x 224 x 224: about 1 TFLOP a clip (forward, target and backward) at 400 TFLOP/s in bf16."""
 
 
-def bench(
+def shards_bench(
     folder: Annotated[str, typer.Argument(help="A shard folder, or the URL of one.")],
     frames: Annotated[int, typer.Option(min=1, help="Frames of a clip.")] = 16,
     stride: Annotated[int, typer.Option(min=1, help="Source frames between two of them.")] = 2,

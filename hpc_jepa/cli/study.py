@@ -92,9 +92,9 @@ def cancel(study: StudyName, runs: Runs = Path("runs")) -> None:
 @app.command(epilog="Example:  hpc-jepa study report paper")
 def report(study: StudyName, runs: Runs = Path("runs")) -> None:
     """The report of what there is by now: the same as hpc-jepa report RUNS/<study>."""
-    from hpc_jepa.cli.report import report as report_runs
+    from hpc_jepa.cli.report import report_command
 
-    report_runs([_folder(study, runs).path])
+    report_command([_folder(study, runs).path])
 
 
 @app.command(epilog="Example:  hpc-jepa study status paper --watch")

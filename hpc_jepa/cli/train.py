@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpc_jepa.cli.console import CONSOLE, Advance, ConsoleHandler, progress_bar
+from hpc_jepa.cli.console import CONSOLE, Advance, ConsoleHandler, progress_bar, split_overrides
 from hpc_jepa.config.loading import read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.errors import EXIT_INTERRUPTED
@@ -28,51 +28,50 @@ EXAMPLES = """Examples:
   torchrun --nproc-per-node 4 -m hpc_jepa train configs/regime/ucf101.yaml configs/objective/motion_guided.yaml
 """
 
-QUIET = "6"
-"""Level above the profiler's own reports of its stages."""
+KINETO_QUIET = "6"
+"""Log level that silences the profiler's own progress messages."""
 
 
 class _StepBar:
-    """Moves a bar with the lines of ``metrics.jsonl``."""
+    """Progress bar that follows the logged metrics."""
 
     def __init__(self, advance: Advance, done: int) -> None:
         self._advance = advance
         self._done = done
 
     def observe(self, record: "MetricsRecord") -> None:
-        """Another line was written."""
+        """Show a logged step."""
         self.move_to(record.step + 1, f"loss {record.loss:.4f}  {record.clips_per_second or 0:.0f} clips/s")
 
     def move_to(self, step: int, note: str = "") -> None:
-        """So many steps are done."""
+        """Move to the number of completed steps."""
         self._advance(step - self._done, note)
         self._done = step
 
 
 def _ignore(amount: int = 1, note: str = "") -> None:
-    """Processes beside the first one have no bar."""
+    """No bar: only rank 0 shows one."""
 
 
-def train(
+def train_command(
     arguments: Annotated[
         list[str],
-        typer.Argument(metavar="CONFIG|KEY=VALUE", help="YAML files, merged from left to right, then single settings."),
+        typer.Argument(metavar="CONFIG|KEY=VALUE", help="YAML files, merged from left to right, then overrides."),
     ],
     profile: Annotated[
         bool,
-        typer.Option("--profile", help="Write where the first steps spend their time: RUN/profile/summary.md."),
+        typer.Option("--profile", help="Profile the first steps: RUN/profile/summary.md."),
     ] = False,
 ) -> None:
-    """Pretrain one model. The same command goes on where an interrupted run stopped.
+    """Pretrain one model. Repeat the command to resume an interrupted run.
 
-    Alone it is one process; under torchrun, deepspeed or srun each process takes its share of the batch.
+    Runs as one process, or under torchrun, deepspeed or srun as one process per GPU, which share the batch.
     """
     set_ranks_from_slurm()
-    layers = [argument for argument in arguments if "=" not in argument]
-    config = read_config(RunConfig, layers, [argument for argument in arguments if "=" in argument])
+    config = read_config(RunConfig, *split_overrides(arguments))
 
     if profile:
-        os.environ.setdefault("KINETO_LOG_LEVEL", QUIET)  # read when torch is imported
+        os.environ.setdefault("KINETO_LOG_LEVEL", KINETO_QUIET)  # read when torch is imported
 
     from hpc_jepa.distributed import set_ds_accelerator
 
@@ -80,7 +79,7 @@ def train(
     from hpc_jepa.objectives.registry import validate_objectives
     from hpc_jepa.profiling.profile import check_profile_steps
     from hpc_jepa.runs.acquire import refuse_other_config
-    from hpc_jepa.training.loop import train as pretrain
+    from hpc_jepa.training.loop import train
 
     validate_objectives(config)
     refuse_other_config(config)
@@ -92,16 +91,16 @@ def train(
     if profile:
         check_profile_steps(steps - first)
     if shown and 0 < first < steps:
-        CONSOLE.print(f"{config.folder}: going on after step {first}")
+        CONSOLE.print(f"{config.folder}: resuming after step {first}")
     title = f"{config.folder.parent.name} seed {config.seed}"
     with progress_bar(title, steps, first) if shown else nullcontext(_ignore) as advance:
         bar = _StepBar(advance, first)
-        outcome = pretrain(config, bar.observe, profile)
+        outcome = train(config, bar.observe, profile)
         if outcome == "done":
             bar.move_to(steps)
     if outcome == "interrupted":
         if shown:
-            CONSOLE.print("stopped after saving; the same command goes on from here")
+            CONSOLE.print("saved and stopped; repeat the command to resume")
         raise typer.Exit(EXIT_INTERRUPTED)
     if shown:
         CONSOLE.print(f"{config.folder}: complete")

@@ -117,8 +117,8 @@ def test_verify_passes_sound_runs_and_names_each_damaged_file(run, checkpoint):
         assert result.exit_code == CHECKPOINT
         assert "step-00000005/weights-0000.safetensors: checksum differs" in "".join(result.stdout.split("\n"))
         assert "error: " in result.stderr and "step-00000005 damaged" in result.stderr
-    faults = json.loads(checkpoint("verify", run, "--json").stdout)["faults"]
-    assert [bool(lines) for lines in faults.values()] == [False, True, False]
+    errors = json.loads(checkpoint("verify", run, "--json").stdout)["errors"]
+    assert [bool(lines) for lines in errors.values()] == [False, True, False]
 
 
 def test_verify_misses_no_piece(run, checkpoint):
@@ -202,7 +202,7 @@ def test_resume_hands_over_to_the_executor_of_choice(run, checkpoint, monkeypatc
     assert words[-5:] == ["hpc_jepa", "train", f"{run}/config.yaml", "engine.zero_stage=2", f"runs={run.parents[3]}"]
     monkeypatch.undo()
     result = checkpoint("resume", run, "--processes", 4)
-    assert result.exit_code == INPUT and "choose --executor" in result.stderr
+    assert result.exit_code == INPUT and "--processes" in result.stderr
     if shutil.which("srun") is None:
         result = checkpoint("resume", run, "--executor", "srun", "--processes", 4)
         assert result.exit_code == INPUT and "no command 'srun'" in result.stderr

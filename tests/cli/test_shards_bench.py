@@ -12,7 +12,7 @@ call = CliRunner().invoke
 SMALL = ("--frames", "4", "--size", "16", "--batches", "2", "--threads", "1")
 
 
-def test_every_decoder_is_measured_and_its_time_told_apart(motion_shards):
+def test_every_decoder_is_timed_by_stage(motion_shards):
     result = call(app, ["shards", "bench", str(motion_shards / "train"), *SMALL, "--json", "--clips-per-gpu", "50"])
     assert result.exit_code == 0, result.output
     found = json.loads(result.stdout)
@@ -26,12 +26,12 @@ def test_every_decoder_is_measured_and_its_time_told_apart(motion_shards):
         assert decoder["read"] + (decoder["decode"] or 0) + decoder["augment"] == pytest.approx(1)
 
 
-def test_the_last_line_says_how_many_gpus_are_fed_and_what_is_assumed(motion_shards):
+def test_the_last_line_has_gpus_fed_and_the_assumption(motion_shards):
     result = call(app, ["shards", "bench", str(motion_shards / "train"), *SMALL])
     assert result.exit_code == 0, result.output
-    assert "GPUs that take 400 clips/s each (--clips-per-gpu)" in result.stdout.splitlines()[-1]
+    assert "--clips-per-gpu" in result.stdout.splitlines()[-1]
 
 
-def test_what_is_no_shard_folder_is_a_data_error(tmp_path):
+def test_a_folder_without_shards_is_a_data_error(tmp_path):
     result = call(app, ["shards", "bench", str(tmp_path)])
     assert result.exit_code == 3

@@ -1,1 +1,1 @@
-"""What this machine can do: one file for each part of it, tried for real where that takes seconds."""
+"""Checks of ``hpc-jepa doctor``, one module per part of the machine."""

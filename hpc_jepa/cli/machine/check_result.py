@@ -1,22 +1,22 @@
-"""The answer to one question about a machine."""
+"""Result of one check of ``hpc-jepa doctor``."""
 
 from dataclasses import dataclass
 from typing import Literal
 
 CheckStatus = Literal["ok", "note", "missing"]
-"""note: it works, but something is to be known; missing: something a user may need is not there."""
+"""note: works, with a limitation; missing: something a user may need is absent."""
 
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What was found, and what to do about it."""
+    """Name and status of a check, details, and advice unless ``ok``."""
 
     check: str
-    verdict: CheckStatus
-    found: str
+    status: CheckStatus
+    detail: str
     advice: str = ""
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, without its details."""
+    """First line of an error message."""
     return str(error).strip().split("\n")[0]

@@ -1,4 +1,4 @@
-"""The speed of a file system."""
+"""Speed of a file system."""
 
 import os
 import shutil
@@ -9,25 +9,24 @@ from pathlib import Path
 from hpc_jepa.cli.machine.check_result import CheckResult
 from hpc_jepa.errors import InputError
 
-TRIAL = 64 * 2**20
-"""Bytes written and read."""
+TEST_BYTES = 64 * 2**20
 
 SLOW = 100.0
-"""MB/s; a fast GPU reads several hundred clips of some 200 kB a second."""
+"""MB/s; one fast GPU consumes several hundred clips of about 200 kB per second."""
 
 
-def refuse_unwritable(folder: Path) -> None:
-    """Raise InputError where no file can be written."""
+def require_writable_folder(folder: Path) -> None:
+    """Raise InputError if no file can be written there."""
     try:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
-        raise InputError(f"--folder {folder}: {error.strerror}; name a folder where files can be written") from error
+        raise InputError(f"--folder {folder}: {error.strerror}; choose a writable folder") from error
 
 
 def file_system(folder: Path) -> CheckResult:
-    """MB/s of writing a file to disk and of reading it back, past the page cache where the system agrees to drop it."""
+    """Write and read speed in MB/s, with the page cache dropped where the system allows it."""
     free = shutil.disk_usage(folder).free
-    if free < 2 * TRIAL:
+    if free < 2 * TEST_BYTES:
         return CheckResult("file system", "missing", f"{folder.resolve()}: {free / 2**20:.0f} MiB free", "make room")
     with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
         written, read = _speeds(file.fileno())
@@ -41,14 +40,14 @@ def _speeds(file: int) -> tuple[float, float]:
     """MB/s of writing and of reading."""
     block = os.urandom(2**20)
     started = time.perf_counter()
-    for _ in range(TRIAL // len(block)):
+    for _ in range(TEST_BYTES // len(block)):
         os.write(file, block)
     os.fsync(file)
     written = time.perf_counter()
-    os.posix_fadvise(file, 0, TRIAL, os.POSIX_FADV_DONTNEED)
+    os.posix_fadvise(file, 0, TEST_BYTES, os.POSIX_FADV_DONTNEED)
     os.lseek(file, 0, os.SEEK_SET)
-    begun = time.perf_counter()
+    read_started = time.perf_counter()
     while os.read(file, len(block)):
         pass
     finished = time.perf_counter()
-    return TRIAL / 1e6 / (written - started), TRIAL / 1e6 / (finished - begun)
+    return TEST_BYTES / 1e6 / (written - started), TEST_BYTES / 1e6 / (finished - read_started)

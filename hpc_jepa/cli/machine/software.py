@@ -1,4 +1,4 @@
-"""The interpreter, the packages, and the commands of Slurm."""
+"""Python, packages, and Slurm commands."""
 
 import platform
 import shutil
@@ -14,33 +14,31 @@ SLURM = ("sbatch", "squeue", "scancel", "scontrol", "sacct", "srun")
 
 
 def python() -> CheckResult:
-    """Which interpreter runs this."""
+    """Version and path of the interpreter."""
     return CheckResult("Python", "ok", f"{platform.python_version()}, {sys.executable}")
 
 
 def packages() -> list[CheckResult]:
-    """Whether the packages this one needs are there, in versions it works with."""
-    needed = [Requirement(line) for line in requires("hpc_jepa") or ()]
-    wrong = [line for line in map(_unmet, (need for need in needed if need.marker is None)) if line]
+    """Whether all required packages are installed in a supported version."""
+    requirements = [Requirement(line) for line in requires("hpc_jepa") or ()]
+    wrong = [line for line in map(_unmet, (x for x in requirements if x.marker is None)) if line]
     versions = ", ".join(f"{name} {version(name)}" for name in SHOWN if _version(name))
     if wrong:
-        return [
-            CheckResult("packages", "missing", "; ".join(wrong), "install them with the versions of constraints.txt")
-        ]
+        return [CheckResult("packages", "missing", "; ".join(wrong), "install the versions listed in constraints.txt")]
     return [CheckResult("packages", "ok", versions)]
 
 
 def slurm() -> CheckResult:
-    """Which Slurm commands are on the PATH."""
-    absent = [command for command in SLURM if not shutil.which(command)]
-    if not absent:
+    """Slurm commands on the PATH."""
+    missing = [command for command in SLURM if not shutil.which(command)]
+    if not missing:
         return CheckResult("Slurm", "ok", ", ".join(SLURM))
-    if len(absent) == len(SLURM):
+    if len(missing) == len(SLURM):
         return CheckResult(
-            "Slurm", "note", "not on the PATH", "studies run on this machine; clusters: use a login node"
+            "Slurm", "note", "not on the PATH", "studies run on this machine; to use a cluster, log in to it"
         )
     return CheckResult(
-        "Slurm", "missing", f"no {', '.join(absent)} on the PATH", "load the Slurm module of the cluster"
+        "Slurm", "missing", f"no {', '.join(missing)} on the PATH", "load the Slurm module of the cluster"
     )
 
 
@@ -51,8 +49,10 @@ def _version(name: str) -> str | None:
         return None
 
 
-def _unmet(need: Requirement) -> str | None:
-    found = _version(need.name)
+def _unmet(requirement: Requirement) -> str | None:
+    found = _version(requirement.name)
     if found is None:
-        return f"no {need.name}"
-    return None if need.specifier.contains(found, prereleases=True) else f"{need.name} {found}, not {need.specifier}"
+        return f"no {requirement.name}"
+    if requirement.specifier.contains(found, prereleases=True):
+        return None
+    return f"{requirement.name} {found}, not {requirement.specifier}"

@@ -1,4 +1,4 @@
-"""Encoders and decoders of video, and DALI."""
+"""Video codecs and DALI."""
 
 import io
 
@@ -15,41 +15,41 @@ CODECS = (("H.264", "libx264", "mp4"), ("HEVC", "libx265", "mp4"), ("VP9", "libv
 
 QUIET = {"libx265": {"x265-params": "log-level=none"}}
 
-FAITHFUL = 8.0
-"""Mean absolute difference, of 255, up to which decoded frames are those that were encoded."""
+MAX_DIFFERENCE = 8.0
+"""Mean absolute difference (of 255) up to which decoded frames count as equal to the encoded ones."""
 
 
 def dali() -> list[CheckResult]:
-    """Whether DALI turns frames into clips on the CPU, and H.264 into clips on the GPU."""
+    """Run one clip through DALI on the CPU and, if there is one, decode H.264 on the GPU."""
     try:
         import nvidia.dali as package
 
         from hpc_jepa.data.dali_pipeline import ClipPipeline  # noqa: F401
     except (ImportError, OSError) as error:
-        return [CheckResult("DALI", "missing", first_line(error), "install nvidia-dali-cuda130 as in constraints.txt")]
+        return [CheckResult("DALI", "missing", first_line(error), "install nvidia-dali-cuda130 (constraints.txt)")]
     import torch
 
     found = [_clip(f"DALI {package.__version__} on the CPU", device=None)]
     if torch.cuda.is_available():
         return [*found, _clip("DALI on the GPU", device=0)]
-    return [*found, CheckResult("DALI on the GPU", "note", "not tried without a GPU", "PyAV decodes instead")]
+    return [*found, CheckResult("DALI on the GPU", "note", "not tested: no GPU", "PyAV decodes on the CPU")]
 
 
 def codec(name: str, encoder: str, container: str) -> CheckResult:
-    """Encode some frames with PyAV and decode them again."""
+    """Encode and decode a few frames with PyAV."""
     frames = _frames()
     try:
         decoded = decode_frames(_encode(frames, encoder, container), range(len(frames)))
     except (av.FFmpegError, av.codec.codec.UnknownCodecError, UndecodableError) as error:
-        return CheckResult(name, "missing", first_line(error), "install av from its wheel, which carries all codecs")
+        return CheckResult(name, "missing", first_line(error), "install av from its wheel, which includes all codecs")
     difference = float(np.abs(decoded.astype(np.float32) - frames).mean())
-    if difference > FAITHFUL:
-        return CheckResult(name, "missing", f"decodes to other pixels ({difference:.0f} of 255 off)", "install av anew")
+    if difference > MAX_DIFFERENCE:
+        return CheckResult(name, "missing", f"decoded pixels differ by {difference:.0f} of 255", "reinstall av")
     return CheckResult(name, "ok", f"PyAV encodes ({encoder}) and decodes")
 
 
 def _clip(check: str, device: int | None) -> CheckResult:
-    """Put one clip through the graph that training uses: decoded on the GPU ``device``, else decoded before it."""
+    """Run one clip through the training graph, decoded on GPU ``device`` or, if None, before the graph."""
     from hpc_jepa.config.data import AugmentationConfig, ClipConfig
     from hpc_jepa.data.crop import View
     from hpc_jepa.data.dali_pipeline import ClipPipeline
@@ -65,12 +65,12 @@ def _clip(check: str, device: int | None) -> CheckResult:
         )
         pixels = pipeline.run([video], [view], [np.arange(count)])
     except RuntimeError as error:
-        return CheckResult(check, "missing", first_line(error), "compare DALI's supported drivers and codecs")
+        return CheckResult(check, "missing", first_line(error), "compare the drivers and codecs that DALI supports")
     return CheckResult(check, "ok", f"{'crops' if device is None else 'decodes H.264'}, to {list(pixels.shape)}")
 
 
 def _frames() -> NDArray[np.uint8]:
-    """A grey slope that moves: [8, 64, 64, 3]."""
+    """A moving grey ramp: [8, 64, 64, 3]."""
     row = np.linspace(30, 220, 64)
     frames = np.stack([np.tile(np.roll(row, 2 * time), (64, 1)) for time in range(8)])
     return np.repeat(frames[..., None], 3, axis=-1).astype(np.uint8)

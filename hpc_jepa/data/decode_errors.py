@@ -6,11 +6,10 @@ from pathlib import Path
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.errors import DataError
 from hpc_jepa.io.jsonl import append_jsonl, keep_records
+from hpc_jepa.runs.run_dir import RunDir
 
 MIN_CLIPS_FOR_RATE = 1000
 """The rate is computed over at least this many clips of a process, so that an early error does not stop a run."""
-
-LOG_NAME = "dropped-{rank}.jsonl"
 
 
 class DecodeErrorRecord(Strict):
@@ -24,17 +23,12 @@ class DecodeErrorRecord(Strict):
     reason: str
 
 
-def decode_error_log(folder: Path, rank: int) -> Path:
-    """Path of the decode-error log of one process of a run."""
-    return folder / LOG_NAME.format(rank=rank)
-
-
-def truncate_decode_errors(folder: Path, first: int) -> None:
+def truncate_decode_errors(run: RunDir, first: int) -> None:
     """Remove the records of steps from ``first`` on, which will run again, and torn last lines, for all processes.
 
     Raises DataError for a damaged log.
     """
-    for path in sorted(folder.glob(LOG_NAME.format(rank="*"))):
+    for path in sorted(run.log_dir.glob(run.decode_errors_file("*").name)):
         keep_records(path, DecodeErrorRecord, lambda record: record.step < first, f"remove {path}")
 
 

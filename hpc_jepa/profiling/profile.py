@@ -68,7 +68,7 @@ def _watched(run: TrainingRun) -> Generator[AbstractContextManager[object]]:
     _drain()
     unwatched = (time.perf_counter() - started) / (WARMUP_STEPS - 1)
 
-    flops, place = run.metrics.flops, run.folder / "profile"
+    flops, place = run.metrics.flops, run.run_dir.profile_dir
     with _recorded(run) as timed:
         yield from repeat(record_function(STEP), TIMED_STEPS)
     watched = ProfiledSteps(run.config, run.first + WARMUP_STEPS, unwatched, (run.metrics.flops - flops) / TIMED_STEPS)

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
+LOGS = "log"
 
 
 class StudyDir:
@@ -55,7 +56,7 @@ class RunDir:
         self.metrics_file = self.path / "metrics.jsonl"
         self.lease_file = self.path / "lease.json"
         self.lock_file = self.path / ".lock"
-        self.log_dir = self.path / "log"
+        self.log_dir = self.path / LOGS
         self.starts_file = self.log_dir / "starts.jsonl"
         self.events_dir = self.path / "events"
         self.profile_dir = self.path / "profile"
@@ -153,6 +154,11 @@ class RunDir:
         probes = [("probe", path) for path in sorted(self.record_dir().glob("*.json"))]
         others = [(path.parent.name, path) for path in sorted(self.record_dir().glob("*/*.json"))]
         return pd.DataFrame([row for task, path in probes + others for row in read_summary(path).rows(task)])
+
+
+def task_log_file(folder: Path, kind: str, rank: int = 0) -> Path:
+    """Output of a study's job in the folder of its run, or of the study; other ranks have files of their own."""
+    return folder / LOGS / (f"{kind}-rank-{rank}.log" if rank else f"{kind}.log")
 
 
 def open_run(path: Path | str) -> RunDir:

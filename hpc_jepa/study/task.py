@@ -12,6 +12,7 @@ from types import FrameType
 from typing import BinaryIO, Literal
 
 from hpc_jepa.errors import EXIT_INTERRUPTED
+from hpc_jepa.runs.run_dir import task_log_file
 from hpc_jepa.study.grid import StudyCell
 from hpc_jepa.training.walltime import WallTime
 
@@ -35,7 +36,7 @@ class StudyTask:
     def log(self) -> Path:
         """One file per kind of task; every other process of a Slurm job has its own."""
         rank = int(os.environ.get("SLURM_PROCID", "0"))
-        return self.folder / "log" / (f"{self.kind}-rank-{rank}.log" if rank else f"{self.kind}.log")
+        return task_log_file(self.folder, self.kind, rank)
 
 
 def training_task(cell: StudyCell) -> StudyTask:

@@ -3,14 +3,13 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from deepspeed.runtime.engine import DeepSpeedEngine
 
 from hpc_jepa.checkpoint.writer import CheckpointWriter
 from hpc_jepa.config.run import RunConfig
-from hpc_jepa.data.decode_errors import decode_error_log, truncate_decode_errors
+from hpc_jepa.data.decode_errors import truncate_decode_errors
 from hpc_jepa.data.loader import ClipLoader
 from hpc_jepa.distributed import GlooGroup, barrier, broadcast_int, is_main, rank, world_size
 from hpc_jepa.io.malloc import keep_freed_memory
@@ -42,7 +41,7 @@ class TrainingRun:
     """
 
     config: RunConfig
-    folder: Path
+    run_dir: RunDir
     first: int
     engine: DeepSpeedEngine
     objectives: ObjectiveSet
@@ -86,17 +85,16 @@ def build_run(config: RunConfig, device: torch.device, on_log: OnLog) -> Iterato
     ):
         batches.prepare(broadcast_int(RunDir(config.folder).last_step()))
         startup_timer.done("first batch")
-        folder = config.folder
-        run = RunDir(folder)
+        run = RunDir(config.folder)
         with acquire_run_dir(config) as check_lease, record_failure(run, config.schedule.steps), report_lost_peers():
             first = resume_from_checkpoint(engine, config, loader.data_hashes)
             if is_main():
                 record_start(run, first)
-            _open_decode_error_log(loader, folder / "log", first)
+            _open_decode_error_log(loader, run, first)
             startup_timer.done("checkpoint")
             ema = config.targets == "ema"
             with (
-                CheckpointWriter(folder, config.checkpoint, check_lease) as saver,
+                CheckpointWriter(run.path, config.checkpoint, check_lease) as saver,
                 MetricsLogger(
                     run,
                     config.monitor,
@@ -108,7 +106,7 @@ def build_run(config: RunConfig, device: torch.device, on_log: OnLog) -> Iterato
             ):
                 yield TrainingRun(
                     config=config,
-                    folder=folder,
+                    run_dir=run,
                     first=first,
                     engine=engine,
                     objectives=train_module.objectives,
@@ -139,12 +137,12 @@ def build_loader(config: RunConfig, device: torch.device) -> ClipLoader:
     )
 
 
-def _open_decode_error_log(loader: ClipLoader, log: Path, first: int) -> None:
+def _open_decode_error_log(loader: ClipLoader, run: RunDir, first: int) -> None:
     """Let undecodable clips go to ``log/dropped-<rank>.jsonl``, which steps that are run again do not fill twice."""
     if is_main():
-        truncate_decode_errors(log, first)
+        truncate_decode_errors(run, first)
     barrier()
-    loader.log_decode_errors_to(decode_error_log(log, rank()))
+    loader.log_decode_errors_to(run.decode_errors_file(rank()))
 
 
 def build_masker(config: RunConfig, host: GlooGroup) -> Masker:

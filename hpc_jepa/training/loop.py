@@ -9,7 +9,6 @@ from hpc_jepa.errors import HpcJepaError
 from hpc_jepa.models.flops import step_flops
 from hpc_jepa.objectives.composition import weighted_sum
 from hpc_jepa.profiling.profile import profile_steps
-from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.runs.state import RunState, write_state
 from hpc_jepa.training.build import TrainingRun, build_run
 from hpc_jepa.training.checkpoint_state import checkpoint_info, shards_to_save
@@ -119,4 +118,4 @@ def write_run_state(
         run.check_lease()
         steps, errors = run.config.schedule.steps, run.batches.dropped
         content = RunState(state=state, step=step, steps=steps, decode_errors=errors, stopped_by=stopped_by)
-        write_state(RunDir(run.folder).state_file, content)
+        write_state(run.run_dir.state_file, content)

@@ -2,7 +2,8 @@
 
 import json
 
-from hpc_jepa.data.decode_errors import DecodeErrorLog, DecodeErrorRecord, decode_error_log, truncate_decode_errors
+from hpc_jepa.data.decode_errors import DecodeErrorLog, DecodeErrorRecord, truncate_decode_errors
+from hpc_jepa.runs.run_dir import RunDir
 
 
 def error(step, position=0):
@@ -18,7 +19,7 @@ def steps_in(path):
 def test_errors_before_the_log_is_open_are_written_when_it_opens(tmp_path):
     log = DecodeErrorLog(("a",), 1.0)
     log.record(8, [error(0), error(0, 3)])
-    path = decode_error_log(tmp_path / "log", 0)
+    path = RunDir(tmp_path).decode_errors_file(0)
     assert not path.parent.exists()
     log.open(path)
     log.record(8, [])
@@ -30,13 +31,13 @@ def test_errors_before_the_log_is_open_are_written_when_it_opens(tmp_path):
 def test_steps_that_will_run_again_are_removed_for_all_processes(tmp_path):
     for rank, steps in enumerate([(0, 3, 5, 6), (1, 4), (7, 9)]):
         log = DecodeErrorLog(("a",), 1.0)
-        log.open(decode_error_log(tmp_path, rank))
+        log.open(RunDir(tmp_path).decode_errors_file(rank))
         for step in steps:
             log.record(8, [error(step)])
-    with decode_error_log(tmp_path, 0).open("a") as file:
+    with RunDir(tmp_path).decode_errors_file(0).open("a") as file:
         file.write('{"step": 2, "posi')  # cut short by a kill
-    truncate_decode_errors(tmp_path, 5)
-    assert [steps_in(decode_error_log(tmp_path, rank)) for rank in range(3)] == [[0, 3], [1, 4], []]
-    truncate_decode_errors(tmp_path, 5)
-    assert steps_in(decode_error_log(tmp_path, 0)) == [0, 3]
-    truncate_decode_errors(tmp_path / "nothing", 0)
+    truncate_decode_errors(RunDir(tmp_path), 5)
+    assert [steps_in(RunDir(tmp_path).decode_errors_file(rank)) for rank in range(3)] == [[0, 3], [1, 4], []]
+    truncate_decode_errors(RunDir(tmp_path), 5)
+    assert steps_in(RunDir(tmp_path).decode_errors_file(0)) == [0, 3]
+    truncate_decode_errors(RunDir(tmp_path / "nothing"), 0)

@@ -1,4 +1,4 @@
-"""Cells that the study should hold but does not."""
+"""Gaps of a study: cells that never started, unfinished runs, missing evaluations."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -8,34 +8,29 @@ from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.errors import InputError
 from hpc_jepa.report.results import RANDOM, Panel, ResultRow, panel_of
 from hpc_jepa.report.run_report import RunReport, run_label
-from hpc_jepa.runs.run_dir import StudyDir
 from hpc_jepa.study.grid import expand_study
 
 
 def find_gaps(runs: Sequence[RunReport], rows: Sequence[ResultRow]) -> list[str]:
-    """One line per gap: cells of a study that never started, unfinished runs, runs without some evaluation that others
-    have, regimes without a random encoder.
+    """One line per gap: cells that never started, unfinished runs, evaluations that only other runs have, regimes
+    without an evaluated random encoder.
     """
     return [*_never_started(runs), *_unfinished(runs), *_unevaluated(runs, rows), *_without_random(rows)]
 
 
 def _never_started(runs: Sequence[RunReport]) -> list[str]:
-    """Cells that ``study.yaml`` lists and no folder holds; of studies that were named, not of single runs."""
-    begun = {run.folder.resolve() for run in runs}
-    lines = []
-    for folder in dict.fromkeys(run.study_folder for run in runs if run.whole_study):
-        path = StudyDir(folder).config_file
-        if path.is_file():
-            lines += _absent(path, begun)
-    return lines
+    """Cells of ``study.yaml`` without a run folder; only for a report on the whole study."""
+    started = {run.dir.path.resolve() for run in runs}
+    files = dict.fromkeys(run.dir.study.config_file for run in runs if run.whole_study)
+    return [line for path in files if path.is_file() for line in _absent(path, started)]
 
 
-def _absent(path: Path, begun: set[Path]) -> list[str]:
+def _absent(path: Path, started: set[Path]) -> list[str]:
     try:
         cells = expand_study(loading.read_config(StudyConfig, [path]), path.parent.parent)
     except InputError as error:
-        return [f"{path.parent.name}: the grid cannot be told, because {error}"]
-    absent = [cell.config for cell in cells if cell.config.folder.resolve() not in begun]
+        return [f"{path.parent.name}: its grid cannot be expanded ({error})"]
+    absent = [cell.config for cell in cells if cell.config.folder.resolve() not in started]
     return [f"{run_label(config)} ({config.regime}): never started" for config in absent]
 
 
@@ -43,7 +38,7 @@ def _unfinished(runs: Iterable[RunReport]) -> list[str]:
     lines = []
     for run in runs:
         if run.state is None:
-            lines.append(f"{run.label}: never started (no state.json)")
+            lines.append(f"{run.label}: never started")
         elif run.state.state != "done":
             lines.append(f"{run.label}: {run.state.summary}")
     return lines

@@ -132,15 +132,15 @@ def _title(panel: Panel) -> str:
 
 
 def _losses(runs: Sequence[RunReport]) -> list[PagePlot]:
-    if not any(run.steps for run in runs):
+    if not any(run.metrics for run in runs):
         return []
-    terms = sorted({name for run in runs for step in run.steps for name in step.terms})
+    terms = sorted({name for run in runs for record in run.metrics for name in record.terms})
     total = _curve(runs, "Total loss", lambda step: step.loss)
     return [total, *(_curve(runs, name.replace("_", " "), _term(name)) for name in terms)]
 
 
 def _health(runs: Sequence[RunReport]) -> list[PagePlot]:
-    if not any(step.health for run in runs for step in run.steps):
+    if not any(record.health for run in runs for record in run.metrics):
         return []
     return [
         _curve(runs, "Target standard deviation", lambda step: step.health.target_std if step.health else None),

@@ -80,7 +80,7 @@ def step_curves(runs: Sequence[RunReport], read: StepMetric) -> str:
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         for run in runs:
-            points = [(step.step, value) for step in run.steps if (value := read(step)) is not None]
+            points = [(step.step, value) for step in run.metrics if (value := read(step)) is not None]
             if points:
                 style = STYLES[seeds.index(run.config.seed) % len(STYLES)]
                 axes.plot(*zip(*points, strict=True), color=SERIES[colours[variant_label(run)]], linestyle=style)

@@ -26,7 +26,7 @@ def record_origins(runs: Iterable[RunReport]) -> list[RecordOrigin]:
     return [
         RecordOrigin(
             run=run.label,
-            folder=str(run.folder),
+            folder=str(run.dir),
             benchmark=f"{record.benchmark}, {record.protocol} ({record.protocol_fingerprint})",
             weights=", ".join(dict.fromkeys(result.weights for result in record.results)),
             step=f"{record.run.step:,} of {record.run.steps:,}",

@@ -1,15 +1,22 @@
-"""Run folders as a report sees them: configuration, state, logged metrics and evaluation records."""
+"""Contents of run folders for a report: configuration, state, logged metrics and evaluation records."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from hpc_jepa.config import loading
+from hpc_jepa.config.loading import read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.errors import InputError
-from hpc_jepa.evaluation import record
-from hpc_jepa.evaluation.record import BaseRecord, FewShotRecord, ProbeRecord, Record, RobustnessRecord, TextRecord
+from hpc_jepa.evaluation.record import (
+    BaseRecord,
+    FewShotRecord,
+    ProbeRecord,
+    Record,
+    RobustnessRecord,
+    TextRecord,
+    read_record,
+)
 from hpc_jepa.runs.metrics_log import MetricsRecord
 from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.runs.state import RunState
@@ -17,15 +24,15 @@ from hpc_jepa.runs.state import RunState
 
 @dataclass(frozen=True)
 class RunReport:
-    """One run of a study. ``state`` is None where none was written; ``records`` are those of its probes.
+    """One run. ``state`` is None if it never started; ``records`` are those of its probes.
 
-    ``whole_study`` says that its study was named, not this run alone.
+    ``whole_study``: the report is about the whole study, not about this run alone.
     """
 
-    folder: Path
+    dir: RunDir
     config: RunConfig
     state: RunState | None
-    steps: tuple[MetricsRecord, ...]
+    metrics: Sequence[MetricsRecord]
     records: dict[Path, ProbeRecord]
     few_shot: dict[Path, FewShotRecord] = field(default_factory=dict)
     robustness: dict[Path, RobustnessRecord] = field(default_factory=dict)
@@ -34,62 +41,56 @@ class RunReport:
 
     @property
     def all_records(self) -> Iterator[tuple[Path, BaseRecord]]:
-        """Of every task."""
+        """Records of all tasks."""
         for records in (self.records, self.few_shot, self.robustness, self.text):
             yield from records.items()
 
     @property
-    def study_folder(self) -> Path:
-        """RUNS/<study>, above <regime>/<variant>/seed-<n>."""
-        return RunDir(self.folder).study.path
-
-    @property
     def label(self) -> str:
-        """Variant, semantics and seed, for people."""
+        """Variant, semantics and seed."""
         return run_label(self.config)
 
 
 def find_runs(places: Sequence[Path]) -> list[RunReport]:
-    """All runs in the given study or run folders, in that order, each once.
+    """All runs in study or run folders, in that order, each once.
 
-    Raises InputError where a folder holds no run, DataError naming the file where a record or log is damaged.
+    Raises InputError if a folder holds no run, DataError naming a damaged record or log.
     """
     folders: dict[Path, bool] = {}
     for place in places:
-        found = [run.path for run in RunDir.below(place)]
-        if not found:
-            raise InputError(f"{place}: holds no run; name a study or run folder that 'hpc-jepa train' wrote")
-        for folder in found:
-            below_study = place.resolve() not in (folder.resolve(), *folder.resolve().parents[:2])
-            folders[folder] = folders.get(folder, False) or below_study
-    return [replace(_read(folder), whole_study=whole) for folder, whole in folders.items()]
+        runs = RunDir.below(place)
+        if not runs:
+            raise InputError(f"{place}: no run in it; name a study or run folder that 'hpc-jepa train' wrote")
+        for run in runs:
+            below_study = place.resolve() not in (run.path.resolve(), *run.path.resolve().parents[:2])
+            folders[run.path] = folders.get(run.path, False) or below_study
+    return [_read(RunDir(path), whole_study) for path, whole_study in folders.items()]
 
 
 def run_label(config: RunConfig) -> str:
-    """Variant, semantics and seed, for people."""
+    """Variant, semantics and seed."""
     return f"{config.variant} ({config.semantics.preset}), seed {config.seed}"
 
 
 def study_descriptions(runs: Sequence[RunReport]) -> list[str]:
-    """What each study says about itself in ``RUNS/<study>/study.yaml``, where it was run as a study."""
-    files = dict.fromkeys(RunDir(run.folder).study.config_file for run in runs)
-    said = [loading.read_config(StudyConfig, [path]).about for path in files if path.is_file()]
-    return [about for about in said if about]
+    """``about`` of each study that has a ``study.yaml``."""
+    files = dict.fromkeys(run.dir.study.config_file for run in runs)
+    return [about for path in files if path.is_file() and (about := read_config(StudyConfig, [path]).about)]
 
 
-def _read(folder: Path) -> RunReport:
-    run = RunDir(folder)
+def _read(run: RunDir, whole_study: bool) -> RunReport:
     return RunReport(
-        folder=folder,
+        dir=run,
         config=run.config,
         state=run.state,
-        steps=tuple(run.logged_metrics()),
+        metrics=run.logged_metrics(),
         records=_records(ProbeRecord, run.record_dir()),
         few_shot=_records(FewShotRecord, run.record_dir("few_shot")),
         robustness=_records(RobustnessRecord, run.record_dir("robustness")),
         text=_records(TextRecord, run.record_dir("text")),
+        whole_study=whole_study,
     )
 
 
 def _records(kind: type[Record], folder: Path) -> dict[Path, Record]:
-    return {path: record.read_record(kind, path) for path in sorted(folder.glob("*.json"))}
+    return {path: read_record(kind, path) for path in sorted(folder.glob("*.json"))}

@@ -69,7 +69,7 @@ def write_report(
     if published is not None:
         paper = read_published(published)
         content = _with_published(content, paper, audit_claims(listed, paper, as_printed=True))
-    folder = out or runs[0].study_folder / "report"
+    folder = out or runs[0].dir.study.path / "report"
     report = Report(folder, content)
     _write(report)
     return report

@@ -77,19 +77,19 @@ def test_a_damaged_record_stops_the_report_and_is_named(study):
     assert not (study / "report").exists()
 
 
-def test_a_damaged_log_is_named_with_its_line_but_half_a_last_line_is_not_damage(study):
+def test_a_damaged_log_line_is_named_and_a_torn_last_line_is_skipped(study):
     path = study / "quickstart/baseline/seed-0/metrics.jsonl"
     whole = path.read_text()
     path.write_text(whole + '{"step": 500, "lo')
     write_report([study])
     path.write_text('{"step": 0}\n' + whole)
-    with pytest.raises(DataError, match=r"metrics.jsonl:1: damaged"):
+    with pytest.raises(DataError, match=r"metrics\.jsonl:1: "):
         write_report([study])
 
 
-def test_nothing_to_report_is_said(tmp_path, write):
-    with pytest.raises(InputError, match="holds no run"):
+def test_folders_without_runs_or_records_are_refused(tmp_path, write):
+    with pytest.raises(InputError, match="train"):
         write_report([tmp_path])
     write.run("baseline")
-    with pytest.raises(InputError, match="no run was evaluated yet"):
+    with pytest.raises(InputError, match="evaluate"):
         write_report([write.root])

@@ -20,6 +20,7 @@ COLOURS = {
     "running": "cyan",
     "evaluating": "cyan",
     "failed": "red",
+    "damaged": "red",
     "refused": "red",
     "stalled": "red",
 }

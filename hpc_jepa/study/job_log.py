@@ -5,7 +5,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import TypeAdapter, ValidationError
+
 from hpc_jepa.config.strict import Strict
+from hpc_jepa.errors import DataError
 from hpc_jepa.io.atomic import write_atomically
 from hpc_jepa.io.jsonl import read_jsonl
 from hpc_jepa.runs.run_dir import StudyDir
@@ -50,9 +53,13 @@ class JobLog:
         write_atomically(self.path, before + "".join(f"{job.model_dump_json()}\n" for job in jobs).encode())
 
     def refused(self) -> dict[str, str]:
-        """Run folders that the last submission refused, with the reason."""
-        refused: dict[str, str] = json.loads(self._refused.read_bytes()) if self._refused.exists() else {}
-        return refused
+        """Run folders that the last submission refused, with the reason. Raises DataError if the file is damaged."""
+        if not self._refused.exists():
+            return {}
+        try:
+            return TypeAdapter(dict[str, str]).validate_json(self._refused.read_bytes())
+        except ValidationError as error:
+            raise DataError(f"{self._refused}: damaged; delete it, 'study submit' writes a new one") from error
 
     def set_refused(self, reasons: Mapping[Path, str]) -> None:
         """Replace the refused cells of an earlier submission."""

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
-from hpc_jepa.errors import HpcJepaError
+from hpc_jepa.errors import DataError, HpcJepaError
 from hpc_jepa.runs.evaluations import read_summary
 from hpc_jepa.runs.lease import is_expired, read_holder
 from hpc_jepa.runs.metrics_log import last_metrics
@@ -27,6 +27,7 @@ CellState = Literal[
     "trained",
     "evaluating",
     "done",
+    "damaged",
 ]
 UNFINISHED: tuple[CellState, ...] = ("refused", "interrupted", "stalled", "failed", "trained")
 """States of a submitted cell that need a new submission; no job of the cell is waiting or running."""
@@ -74,9 +75,21 @@ def study_status(cells: Sequence[StudyCell], study: StudyDir) -> StudyStatus:
         queue = fetch_job_queue(job_log)
     except HpcJepaError as error:
         queue, warning = JobQueue(job_log.latest(), {}), f"{error}; status from run files only"
-    refused = job_log.refused()
-    statuses = [cell_status(cell, queue.jobs(cell), refused.get(str(cell.folder))) for cell in cells]
+    refused: dict[str, str] = {}
+    try:
+        refused = job_log.refused()
+    except DataError as error:
+        warning = f"{warning}\n{error}".lstrip()
+    statuses = [_status_or_damage(cell, queue.jobs(cell), refused.get(str(cell.folder))) for cell in cells]
     return StudyStatus(cells, statuses, warning)
+
+
+def _status_or_damage(cell: StudyCell, jobs: CellJobs, refused: str | None) -> CellStatus:
+    """A damaged file of one run must not hide the status of the others."""
+    try:
+        return cell_status(cell, jobs, refused)
+    except DataError as error:
+        return CellStatus("damaged", 0, str(error))
 
 
 def cell_status(cell: StudyCell, jobs: CellJobs = NO_JOBS, refused: str | None = None) -> CellStatus:

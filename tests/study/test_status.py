@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from dataclasses import replace
 
 import pytest
 import yaml
@@ -16,7 +17,7 @@ from hpc_jepa.runs.state import RunState, write_state
 from hpc_jepa.study.grid import expand_study
 from hpc_jepa.study.job_log import CellJobs, JobLog, JobQueue, SubmittedJob
 from hpc_jepa.study.slurm_cli import JobState
-from hpc_jepa.study.status import cell_status
+from hpc_jepa.study.status import cell_status, study_status
 from hpc_jepa.study.submit import missing_work
 
 RUNNING, WAITING, FAILED = (
@@ -136,3 +137,55 @@ def test_a_job_log_keeps_its_jobs_and_names_a_damaged_line(cell, tmp_path):
         file.write("{]\n")
     with pytest.raises(DataError, match=r"jobs\.jsonl:3: "):
         job_log.jobs()
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [
+        ("state_file", "{}"),
+        ("state_file", "\0\0"),
+        ("starts_file", "{x}\n"),
+        ("starts_file", "{}\n"),
+        ("metrics_file", "{x}\n"),
+        ("metrics_file", '{"step":3,"lo{"step":4}\n'),
+        ("metrics_file", '{"step": 3}\n'),
+        ("metrics_file", "\0\0\n"),
+    ],
+)
+def test_damaged_file_of_one_run_is_named_and_the_other_cells_are_shown(cell, file, content, tmp_path):
+    path = getattr(cell.run, file)
+    path.write_text(content)
+    other = replace(cell, config=cell.config.model_copy(update={"seed": 99}))
+    study = study_status([cell, other], StudyDir(tmp_path))
+    damaged, shown = study.statuses
+    assert damaged.state == "damaged" and str(path) in damaged.note
+    assert shown.state == "not started"
+    assert study.unfinished == []
+
+
+@pytest.mark.parametrize("content", ["{}", "[]", '{"results": 1}'])
+def test_damaged_record_is_named(cell, content, tmp_path):
+    set_state(cell, "done", 10)
+    evaluated(cell)
+    (path,) = cell.run.record_dir().iterdir()
+    path.write_text(content)
+    (status,) = study_status([cell], StudyDir(tmp_path)).statuses
+    assert status.state == "damaged" and str(path) in status.note
+
+
+@pytest.mark.parametrize(
+    "content", ['{"step": 3, "loss": 1.0, "clips_per_second": 0.0}\n', '{"step": 3, "loss": NaN}\n']
+)
+def test_run_without_a_speed_has_no_time_left(cell, content):
+    set_state(cell, "running", 0)
+    cell.run.metrics_file.write_text(content + '{"step": 4, "lo')
+    status = cell_status(cell, CellJobs(train=RUNNING))
+    assert (status.state, status.step, status.seconds_left) == ("running", 4, None)
+
+
+def test_damaged_list_of_refused_cells_is_a_warning(cell, tmp_path):
+    study = StudyDir(tmp_path)
+    study.refused_file.write_text("[]")
+    status = study_status([cell], study)
+    assert str(study.refused_file) in status.warning
+    assert [one.state for one in status.statuses] == ["not started"]

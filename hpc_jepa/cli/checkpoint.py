@@ -106,9 +106,9 @@ def checkpoint_inspect(
         raise InputError(f"--part {part}: {checkpoint.path}: no tensor name starts with this prefix")
     heads = parameter_counts(stats, "objectives.auxiliary.")
     if as_json:
-        manifest = checkpoint.manifest.model_dump(mode="json", exclude={"files", "shapes", "checksum"})
+        origin = checkpoint.manifest.model_dump(mode="json", exclude={"files", "shapes", "checksum"})
         tensors = [{"name": x.name, "shape": x.shape, "dtype": x.dtype, **_norm_and_nans(x)} for x in stats]
-        typer.echo(json.dumps({"path": str(checkpoint.path), **manifest, "heads": heads, "tensors": tensors}, indent=1))
+        typer.echo(json.dumps({"path": str(checkpoint.path), **origin, "heads": heads, "tensors": tensors}, indent=1))
         return
     manifest, console = checkpoint.manifest, stdout_console()
     processes = plural(manifest.world_size, "process", "processes")

@@ -1,5 +1,6 @@
 """Configuration of a frozen evaluation: shards, clips, probes and further tasks."""
 
+from functools import cache
 from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
@@ -8,8 +9,10 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from hpc_jepa.config.data import IMAGENET_MEAN, IMAGENET_STD
 from hpc_jepa.config.fingerprint import fingerprint, fingerprint_v1
+from hpc_jepa.config.loading import read_config
 from hpc_jepa.config.renamed_keys import warn_once
 from hpc_jepa.config.strict import RootConfig, Strict
+from hpc_jepa.io.resources import list_resources
 
 ENCODER_PATTERN = r"^(target|student|random_init|timm:[^@]+(@.+)?|vjepa2:.+)$"
 
@@ -223,12 +226,12 @@ class ProtocolConfig(Strict):
         """
         return fingerprint(self._settings(task, exclude_defaults=True))
 
-    def has_fingerprint(self, recorded: str, task: OptionalTask | None = None) -> bool:
-        """Whether ``recorded``, of this release or of 0.1, is the fingerprint of this protocol."""
+    def known_fingerprints(self, task: OptionalTask | None = None) -> set[str]:
+        """The fingerprint of this protocol, and the one that release 0.1 gave it."""
         changed, settings = self._settings(task, exclude_defaults=True), self._settings(task)
         for probe in settings["probes"].values():
             probe["kind"] = "neighbours" if probe["kind"] == "knn" else probe["kind"]
-        return recorded in (fingerprint(changed), fingerprint_v1(settings, self.ADDED_KEYS, changed))
+        return {fingerprint(changed), *fingerprint_v1(settings, self.ADDED_KEYS, changed)}
 
     def _settings(self, task: OptionalTask | None, exclude_defaults: bool = False) -> dict[str, Any]:
         others = {name for name in get_args(OptionalTask) if name != task}
@@ -244,3 +247,14 @@ class BenchmarkConfig(RootConfig):
     classes: int = Field(gt=1)
     build: str = Field("", description="the command that builds its shards")
     protocols: dict[ProtocolName, ProtocolConfig] = Field(min_length=1)
+
+
+@cache
+def current_fingerprint(recorded: str, benchmark: str, protocol: ProtocolName, task: OptionalTask | None = None) -> str:
+    """The fingerprint of this release, if an older one gave ``recorded`` to the same settings; else ``recorded``.
+
+    The settings are those of the benchmark of that name in ``configs/benchmark/``.
+    """
+    path = list_resources("configs/benchmark").get(benchmark)
+    config = read_config(BenchmarkConfig, [path]).protocols.get(protocol) if path else None
+    return config.fingerprint(task) if config and recorded in config.known_fingerprints(task) else recorded

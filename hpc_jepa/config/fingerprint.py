@@ -19,28 +19,24 @@ def fingerprint(changed: dict[str, Any]) -> str:
     return f"{VERSION}-{_digest(changed)}"
 
 
-def fingerprint_v1(settings: dict[str, Any], added: Sequence[str], changed: dict[str, Any]) -> str | None:
-    """Fingerprint that release 0.1 gave to all ``settings``, keyed as they were then.
+def fingerprint_v1(settings: dict[str, Any], added: Sequence[str], changed: dict[str, Any]) -> list[str]:
+    """Fingerprint that release 0.1 gave to all ``settings``, which have the keys of 0.1; none if it could not be.
 
-    added: dotted keys that 0.1 did not have. None if one of them is among the ``changed``.
+    added: dotted keys that 0.1 did not have. If one of them is among the ``changed`` settings, there is none.
     """
-    if any(_pop(json.loads(json.dumps(changed)), key) for key in added):
-        return None
-    settings = json.loads(json.dumps(settings))
+    if any(_without(changed, key.split(".")) != changed for key in added):
+        return []
     for key in added:
-        _pop(settings, key)
-    return _digest(settings)
+        settings = _without(settings, key.split("."))
+    return [_digest(settings)]
 
 
-def _pop(settings: dict[str, Any], key: str) -> bool:
-    """Remove a dotted key; whether it was there."""
-    *parents, last = key.split(".")
-    for parent in parents:
-        settings = settings.get(parent) or {}
-    return settings.pop(last, _ABSENT) is not _ABSENT
-
-
-_ABSENT = object()
+def _without(settings: dict[str, Any], path: Sequence[str]) -> dict[str, Any]:
+    """A copy without the key at ``path``."""
+    first, *rest = path
+    if rest and isinstance(settings.get(first), dict):
+        return {**settings, first: _without(settings[first], rest)}
+    return {key: value for key, value in settings.items() if rest or key != first}
 
 
 def _digest(settings: dict[str, Any]) -> str:

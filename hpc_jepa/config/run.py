@@ -134,11 +134,10 @@ class RunConfig(RootConfig):
         """Hash of the settings that decide the outcome and differ from the defaults."""
         return fingerprint(self._changed_settings())
 
-    def has_fingerprint(self, recorded: str) -> bool:
-        """Whether ``recorded``, of this release or of 0.1, is the fingerprint of this configuration."""
-        if recorded == self.fingerprint():
-            return True
-        return recorded == fingerprint_v1(old_keys(self.outcome_settings()), self.ADDED_KEYS, self._changed_settings())
+    def known_fingerprints(self) -> set[str]:
+        """The fingerprint of this configuration, and the one that release 0.1 gave it."""
+        changed = self._changed_settings()
+        return {fingerprint(changed), *fingerprint_v1(old_keys(self.outcome_settings()), self.ADDED_KEYS, changed)}
 
     def _changed_settings(self) -> dict[str, Any]:
         changed = self.model_dump(mode="json", exclude=IRRELEVANT_KEYS, exclude_defaults=True)

@@ -51,7 +51,7 @@ def evaluate(
     path = record.record_path(folder, benchmark.name, protocol, task)
     metadata = context.metadata(task)
     old = None if force or not path.is_file() else record.read_record(spec.kind, path)
-    if old is not None and not _is_current(old, metadata):
+    if old is not None and not _is_current(old, metadata, context, task):
         old = None
     known = {result.weights for result in old.results} if old else set()
     missing = [name for name in dict.fromkeys(weights) if name not in known]
@@ -66,6 +66,10 @@ def evaluate(
     return record.write_record(spec.kind, path, metadata, {**kept, **outcome.predictions})
 
 
-def _is_current(old: AnyRecord, metadata: dict[str, Any]) -> bool:
-    """Whether the record is about this checkpoint, protocol and data."""
-    return all(getattr(old, key) == metadata[key] for key in ("run", "protocol_fingerprint", "data"))
+def _is_current(old: AnyRecord, metadata: dict[str, Any], context: EvaluationContext, task: Task) -> bool:
+    """Whether the record is of this checkpoint, protocol and data; fingerprints of older releases are accepted."""
+    run = old.run
+    if run.fingerprint in context.run.config.known_fingerprints():
+        run = run.model_copy(update={"fingerprint": metadata["run"].fingerprint})
+    known = context.config.known_fingerprints(None if task == "probe" else task)
+    return run == metadata["run"] and old.data == metadata["data"] and old.protocol_fingerprint in known

@@ -8,13 +8,13 @@ RUN/eval/<task>/<benchmark>.<protocol>.json    few_shot, robustness, text
 import hashlib
 import io
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from hpc_jepa.config.benchmark import Pooling, ProtocolName, Task, Weights
+from hpc_jepa.config.benchmark import OptionalTask, Pooling, ProtocolName, Task, Weights, current_fingerprint
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.errors import DataError
 from hpc_jepa.evaluation.stats.paired import Correct
@@ -148,6 +148,13 @@ class BaseRecord(Strict):
     encoders: dict[str, str] = Field({}, description="SHA-256 of the weights of encoders from elsewhere")
     predictions: str = Field(description="SHA-256 of the file of predictions")
 
+    task: ClassVar[OptionalTask | None] = None
+
+    @property
+    def comparable_fingerprint(self) -> str:
+        """Fingerprint of the protocol, that of this release if the record has the one of an older release."""
+        return current_fingerprint(self.protocol_fingerprint, self.benchmark, self.protocol, self.task)
+
 
 class ProbeRecord(BaseRecord):
     """Everything a table needs to know, and all that is needed to recompute it."""
@@ -163,17 +170,23 @@ class ProbeRecord(BaseRecord):
 class FewShotRecord(BaseRecord):
     """Accuracies with few labels."""
 
+    task = "few_shot"
+
     results: tuple[FewShotResult, ...] = Field(min_length=1)
 
 
 class RobustnessRecord(BaseRecord):
     """Accuracies on damaged clips."""
 
+    task = "robustness"
+
     results: tuple[RobustnessResult, ...] = Field(min_length=1)
 
 
 class TextRecord(BaseRecord):
     """Retrieval and classification by words."""
+
+    task = "text"
 
     results: tuple[TextResult, ...] = Field(min_length=1)
 

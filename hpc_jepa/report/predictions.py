@@ -26,7 +26,7 @@ def check_comparable(runs: Iterable[RunReport]) -> None:
                 "test split": found.data["test"],
                 "training split of the probe": found.data["train"],
                 "number of classes": found.classes,
-                "settings of the protocol": found.protocol_fingerprint,
+                "settings of the protocol": found.comparable_fingerprint,
             }
             key = (found.benchmark, found.protocol, type(found).__name__)
             other, known = first.setdefault(key, (str(path), facts))

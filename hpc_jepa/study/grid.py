@@ -23,9 +23,9 @@ class CellEvaluation:
     weights: tuple[Weights, ...]
 
     @cached_property
-    def fingerprint(self) -> str:
-        """Fingerprint of the protocol, as in the record."""
-        return self.benchmark.protocols[self.protocol].fingerprint()
+    def fingerprints(self) -> set[str]:
+        """Fingerprints of the protocol, one of which the record must have."""
+        return self.benchmark.protocols[self.protocol].known_fingerprints()
 
     @property
     def arguments(self) -> tuple[str, ...]:

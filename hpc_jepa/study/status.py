@@ -177,5 +177,5 @@ def _has_record(cell: StudyCell, evaluation: CellEvaluation) -> bool:
     return (
         {result.weights for result in record.results}.issuperset(evaluation.weights)
         and record.run.step == cell.config.schedule.steps
-        and record.protocol_fingerprint == evaluation.fingerprint
+        and record.protocol_fingerprint in evaluation.fingerprints
     )

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from pydantic import Field
 
-from hpc_jepa.config.benchmark import ProtocolConfig
+from hpc_jepa.config.benchmark import BenchmarkConfig, ProtocolConfig, current_fingerprint
+from hpc_jepa.config.loading import find_config, read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.training import OptimizerConfig
 
@@ -54,11 +55,11 @@ def test_a_new_optional_key_does_not_change_the_fingerprint_of_a_protocol(name, 
 @pytest.mark.parametrize("name", RECORDED["runs"])
 def test_fingerprints_of_release_0_1_match_runs(name, config_type):
     config = config_type.model_validate(RECORDED["runs"][name]["values"])
-    assert config.has_fingerprint(RECORDED["runs"][name]["fingerprint"])
-    assert config.has_fingerprint(config.fingerprint())
+    assert RECORDED["runs"][name]["fingerprint"] in config.known_fingerprints()
+    assert config.fingerprint() in config.known_fingerprints()
     other = config.model_copy(update={"seed": 7})
-    assert not other.has_fingerprint(RECORDED["runs"][name]["fingerprint"])
-    assert not other.has_fingerprint(config.fingerprint())
+    assert RECORDED["runs"][name]["fingerprint"] not in other.known_fingerprints()
+    assert config.fingerprint() not in other.known_fingerprints()
 
 
 @pytest.mark.parametrize("config_type", [ProtocolConfig, LaterProtocol])
@@ -66,13 +67,24 @@ def test_fingerprints_of_release_0_1_match_runs(name, config_type):
 def test_fingerprints_of_release_0_1_match_protocols(name, config_type):
     recorded = RECORDED["protocols"][name]
     config = config_type.model_validate(recorded["values"])
-    assert config.has_fingerprint(recorded["probe"]) and config.has_fingerprint(recorded["few_shot"], "few_shot")
-    assert not config.model_copy(update={"probe_seeds": (9,)}).has_fingerprint(recorded["probe"])
+    assert recorded["probe"] in config.known_fingerprints()
+    assert recorded["few_shot"] in config.known_fingerprints("few_shot")
+    assert recorded["probe"] not in config.model_copy(update={"probe_seeds": (9,)}).known_fingerprints()
 
 
 def test_a_new_key_in_use_has_no_fingerprint_of_release_0_1():
     config = LaterRun.model_validate(MINIMAL | {"optimizer": {"amsgrad": True}})
-    assert not config.has_fingerprint(RECORDED["runs"]["minimal"]["fingerprint"])
+    assert RECORDED["runs"]["minimal"]["fingerprint"] not in config.known_fingerprints()
+
+
+@pytest.mark.parametrize("task", [None, "robustness"])
+def test_records_of_both_releases_are_comparable(task):
+    (name, config), *_ = read_config(BenchmarkConfig, [find_config("ucf101", "benchmark")]).protocols.items()
+    now = config.fingerprint(task)
+    assert len(config.known_fingerprints(task)) == 2
+    assert {current_fingerprint(known, "ucf101", name, task) for known in config.known_fingerprints(task)} == {now}
+    assert current_fingerprint("0123456789abcdef", "ucf101", name, task) == "0123456789abcdef"
+    assert current_fingerprint(now, "unknown", name, task) == now
 
 
 @pytest.mark.parametrize(

@@ -80,6 +80,20 @@ def test_evaluating_again_computes_nothing_and_adds_only_what_is_missing(run_fol
     assert sorted(again.results, key=lambda r: r.key) == sorted(both.results, key=lambda r: r.key)
 
 
+def test_a_record_with_the_fingerprints_of_release_0_1_is_current(run_folder, benchmark):
+    first = evaluate(run_folder, benchmark, "careful", ["target"])
+    config = loading.read_config(RunConfig, [run_folder / "config.yaml"])
+    path = record.record_path(run_folder, benchmark.name, "careful")
+    content = json.loads(path.read_text())
+    content["run"]["fingerprint"] = min(config.known_fingerprints() - {config.fingerprint()})
+    protocol = benchmark.protocols["careful"]
+    content["protocol_fingerprint"] = min(protocol.known_fingerprints() - {protocol.fingerprint()})
+    path.write_text(json.dumps(content))
+    written = path.stat().st_mtime_ns
+    assert evaluate(run_folder, benchmark, "careful", ["target"]).results == first.results
+    assert path.stat().st_mtime_ns == written, "evaluated again"
+
+
 def test_a_newer_checkpoint_or_another_protocol_is_evaluated_anew(run_folder, benchmark, save):
     evaluate(run_folder, benchmark, "careful", ["target"])
     save(loading.read_config(RunConfig, [run_folder / "config.yaml"]), step=30)

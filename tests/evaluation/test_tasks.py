@@ -258,7 +258,7 @@ def test_settings_are_chosen_on_held_out_clips_and_all_are_recorded(run_folder, 
         "neighbours": {"kind": "knn", "k": [1, 3]},
         "logistic": {"kind": "logistic", "l2": [1e-3, 1e-1]},
     }
-    with pytest.raises(ValueError, match="probe linear has 4 settings to choose from: set validation"):
+    with pytest.raises(ValueError, match=r"linear.*validation"):
         BenchmarkConfig.model_validate(values)
     protocol["validation"] = 1 / 3
     found = evaluate(run_folder, BenchmarkConfig.model_validate(values), "careful", ["target"])

@@ -81,7 +81,7 @@ def corruption_errors(
 
     Raises DataError where the two were not measured on the same clips and corruptions.
     """
-    for key in ("benchmark", "protocol", "protocol_fingerprint"):
+    for key in ("benchmark", "protocol", "comparable_fingerprint"):
         if getattr(record, key) != getattr(baseline, key):
             raise DataError(f"robustness of {key} {getattr(record, key)} and {getattr(baseline, key)} does not compare")
     if record.data["test"] != baseline.data["test"]:

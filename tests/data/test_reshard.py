@@ -91,7 +91,7 @@ def test_indexes_are_those_of_wds2idx_whoever_wrote_the_tar(webms, tmp_path):
         with IndexCreator(str(tar), str(tmp_path / "theirs"), verbose=False) as creator:
             creator.create_index()
         assert tar.with_suffix(".idx").read_text() == (tmp_path / "theirs").read_text(), tar.name
-    with pytest.raises(InputError, match=r"no \*\.tar files here"):
+    with pytest.raises(InputError, match=r"data\.v2: .*\.tar"):
         call("index", tmp_path / "data.v2")
 
 
@@ -101,7 +101,9 @@ def test_reshard_changes_the_size_of_tars_and_not_one_byte_of_a_sample(webms, tm
     assert videos(tmp_path / "train") == videos(webms)
     assert read_manifest(tmp_path / "train").classes == ("cats", "dogs")
     call("verify", tmp_path / "train", "--decode")
-    assert "complete already" in call("reshard", webms, "--out", tmp_path, "--samples-per-shard", "4")
+    written = (tmp_path / "train" / "000000.tar").stat().st_ino
+    call("reshard", webms, "--out", tmp_path, "--samples-per-shard", "4")
+    assert (tmp_path / "train" / "000000.tar").stat().st_ino == written
 
 
 def test_reshard_filters(webms, tmp_path):
@@ -112,9 +114,9 @@ def test_reshard_filters(webms, tmp_path):
     (tmp_path / "keys").write_text("cats-1\ndogs-6\n")
     call("reshard", webms, "--out", tmp_path / "two", "--keys", tmp_path / "keys", "--workers", "1")
     assert list(videos(tmp_path / "two" / "train")) == ["cats-1", "dogs-6"]
-    with pytest.raises(InputError, match=r"--class birds: .* has no such class"):
+    with pytest.raises(InputError, match="--class birds: "):
         call("reshard", webms, "--out", tmp_path / "none", "--class", "birds")
-    with pytest.raises(InputError, match="not one of 8 samples passes"):
+    with pytest.raises(InputError, match=r"webms.*: .* 8 "):
         call("reshard", webms, "--out", tmp_path / "none", "--codec", "av1")
 
 
@@ -126,7 +128,7 @@ def test_verify_decodes_some_or_all_samples(webms, tmp_path):
     tar = tmp_path / "train" / "000000.tar"
     video = shards.read(1).data
     tar.write_bytes(tar.read_bytes().replace(video, video[:200] + bytes(len(video) - 200)))
-    with pytest.raises(DataError, match="checksum differs from the manifest"):
+    with pytest.raises(DataError, match=r"000000\.tar: "):
         call("verify", tmp_path / "train", "--decode")
     manifest = tmp_path / "train" / "manifest.json"
     whole = json.loads(manifest.read_text())

@@ -1,6 +1,6 @@
-"""The unit of work of a build: a range of samples becomes one tar, or several where they do not fit into one.
+"""A build task: a range of samples becomes one tar, or several if they exceed the size limit.
 
-What it writes is a function of the source, the recipe and its samples alone.
+The output is a function of the source, the recipe and the samples of the task alone.
 """
 
 import zlib
@@ -20,7 +20,7 @@ from hpc_jepa.errors import UndecodableError
 
 
 class BuildTask(NamedTuple):
-    """``samples`` of a source, in the order they are stored; ``fatal``: reasons why some must not be touched again."""
+    """``samples`` of a source in storage order; ``fatal``: samples to skip, which crashed a worker, and why."""
 
     number: int
     samples: Sequence[int]
@@ -36,7 +36,7 @@ class DroppedSample(Strict):
 
 
 class VideoChecksum(Strict):
-    """What a sample's video is recognised by: equal videos have equal sizes and checksums, others hardly ever."""
+    """Size and CRC-32 of a sample's video, which select candidates for duplicates."""
 
     key: str
     size: int
@@ -44,7 +44,7 @@ class VideoChecksum(Strict):
 
 
 class BuildTaskResult(Strict):
-    """What is reported about a unit: one line of the journal."""
+    """Result of a build task: one line of the journal."""
 
     number: int
     samples: int
@@ -63,81 +63,79 @@ class BuildTaskResult(Strict):
         return sum(shard.size for shard in self.shards)
 
 
-def run_build_task(
-    source: DataSource, unit: BuildTask, folder: Path, recipe: Recipe, begin: Callable[[int], object]
-) -> BuildTaskResult:
-    """Read, check and store the samples of a unit; ``begin`` is told the number of each before it is touched."""
-    dropped: list[DroppedSample] = []
-    facts: list[_Facts] = []
-    shards: list[ShardFile] = []
-    readable = _readable(source, unit, recipe, begin, dropped)
-    for part, samples in groupby(_numbered(readable, recipe.shard_size), key=itemgetter(0)):
-        with ShardWriter(folder / _name(unit.number, part)) as writer:
-            for _, key, stored in samples:
-                writer.add(key, {"json": stored.json, stored.extension: stored.video})
-                facts.append(_facts(key, stored))
-        shards.append(writer.shard)
-    return _report(unit, shards, facts, dropped)
-
-
-class _Facts(NamedTuple):
-    """What the report needs to know of a stored sample."""
+class _Stored(NamedTuple):
+    """What the result needs of a sample after its bytes are written."""
 
     frames: int
     seconds: float
     codec: str
-    how: str
-    content: VideoChecksum
+    method: str
+    checksum: VideoChecksum
 
 
-def _readable(
-    source: DataSource, unit: BuildTask, recipe: Recipe, begin: Callable[[int], object], dropped: list[DroppedSample]
+def run_build_task(
+    source: DataSource, task: BuildTask, folder: Path, recipe: Recipe, on_sample: Callable[[int], object]
+) -> BuildTaskResult:
+    """Read, check and store the samples of a task; ``on_sample`` is called with each sample before it is read."""
+    dropped: list[DroppedSample] = []
+    stored: list[_Stored] = []
+    shards: list[ShardFile] = []
+    entries = _read_entries(source, task, recipe, on_sample, dropped)
+    for part, samples in groupby(_split_by_size(entries, recipe.shard_size), key=itemgetter(0)):
+        with ShardWriter(folder / _tar_name(task.number, part)) as writer:
+            for _, key, entry in samples:
+                writer.add(key, {"json": entry.json, entry.extension: entry.video})
+                stored.append(_summarise(key, entry))
+        shards.append(writer.shard)
+    lengths = [sample.frames for sample in stored]
+    return BuildTaskResult(
+        number=task.number,
+        samples=len(task.samples),
+        shards=tuple(shards),
+        shortest=min(lengths, default=0),
+        longest=max(lengths, default=0),
+        seconds=sum(sample.seconds for sample in stored),
+        codecs=Counter(sample.codec for sample in stored),
+        stored=Counter(sample.method for sample in stored),
+        contents=tuple(sample.checksum for sample in stored),
+        dropped=tuple(dropped),
+    )
+
+
+def _read_entries(
+    source: DataSource,
+    task: BuildTask,
+    recipe: Recipe,
+    on_sample: Callable[[int], object],
+    dropped: list[DroppedSample],
 ) -> Iterator[tuple[str, TarEntry]]:
-    """Key and stored form of every sample that can be read; the others are added to ``dropped``."""
-    for index in unit.samples:
+    """Key and tar entry of every readable sample; the others are appended to ``dropped``."""
+    for index in task.samples:
         origin = source.origin(index)
-        begin(index)
+        on_sample(index)
         try:
-            if index in unit.fatal:
-                raise UndecodableError(unit.fatal[index])
+            if index in task.fatal:
+                raise UndecodableError(task.fatal[index])
             yield origin.key, to_tar_entry(source.load(index), origin.file, source.classes, recipe)
         except UndecodableError as error:
             dropped.append(DroppedSample(key=origin.key, file=origin.file, reason=str(error)))
 
 
-def _numbered(samples: Iterable[tuple[str, TarEntry]], limit: int | None) -> Iterator[tuple[int, str, TarEntry]]:
-    """Samples with the number of the tar they go to: a new one where they would exceed ``limit`` bytes together."""
+def _split_by_size(samples: Iterable[tuple[str, TarEntry]], limit: int | None) -> Iterator[tuple[int, str, TarEntry]]:
+    """Samples with the number of their tar: a new tar starts where one would exceed ``limit`` bytes."""
     part = size = 0
-    for key, stored in samples:
-        room = len(stored.json) + len(stored.video)
-        if limit is not None and size and size + room > limit:
+    for key, entry in samples:
+        entry_size = len(entry.json) + len(entry.video)
+        if limit is not None and size and size + entry_size > limit:
             part, size = part + 1, 0
-        size += room
-        yield part, key, stored
+        size += entry_size
+        yield part, key, entry
 
 
-def _name(number: int, part: int) -> str:
+def _tar_name(number: int, part: int) -> str:
     return f"{number:06d}-{part}.tar" if part else f"{number:06d}.tar"
 
 
-def _facts(key: str, stored: TarEntry) -> _Facts:
-    content = VideoChecksum(key=key, size=len(stored.video), crc32=zlib.crc32(stored.video))
-    return _Facts(stored.info.frames, stored.info.seconds, stored.info.codec, stored.how, content)
-
-
-def _report(
-    unit: BuildTask, shards: list[ShardFile], facts: list[_Facts], dropped: list[DroppedSample]
-) -> BuildTaskResult:
-    lengths = [fact.frames for fact in facts]
-    return BuildTaskResult(
-        number=unit.number,
-        samples=len(unit.samples),
-        shards=tuple(shards),
-        shortest=min(lengths, default=0),
-        longest=max(lengths, default=0),
-        seconds=sum(fact.seconds for fact in facts),
-        codecs=Counter(fact.codec for fact in facts),
-        stored=Counter(fact.how for fact in facts),
-        contents=tuple(fact.content for fact in facts),
-        dropped=tuple(dropped),
-    )
+def _summarise(key: str, entry: TarEntry) -> _Stored:
+    checksum = VideoChecksum(key=key, size=len(entry.video), crc32=zlib.crc32(entry.video))
+    return _Stored(entry.info.frames, entry.info.seconds, entry.info.codec, entry.method, checksum)

@@ -1,4 +1,4 @@
-"""Videos that are in a data set more than once: where one of them is in train and the other in test, results lie."""
+"""Duplicate videos of a data set. Duplicates across splits are leakage: test results are then too good."""
 
 from collections.abc import Iterator, Sequence
 from itertools import groupby
@@ -13,59 +13,59 @@ from hpc_jepa.data.shards.shard_folder import ShardFolder
 
 
 class SampleRef(Strict):
-    """A sample: split and key."""
+    """Split and key of a sample."""
 
     split: str
     key: str
 
 
 class Duplicate(Strict):
-    """Samples whose videos are the same, byte for byte."""
+    """Samples whose videos are byte-identical."""
 
     samples: tuple[SampleRef, ...]
 
     @property
     def leaks(self) -> bool:
         """Whether the samples are in different splits."""
-        return len({place.split for place in self.samples}) > 1
+        return len({sample.split for sample in self.samples}) > 1
 
 
 class _Candidate(NamedTuple):
-    """A sample as its folder counts it; ``mark``: size and checksum."""
+    """A sample by folder and index; ``fingerprint``: size and CRC-32."""
 
-    mark: tuple[int, int]
+    fingerprint: tuple[int, int]
     folder: int
     row: int
-    place: SampleRef
+    sample: SampleRef
 
 
 def find_duplicates(folders: Sequence[Path]) -> list[Duplicate]:
-    """Duplicates within and across shard folders of one data set. Reads only videos of equal size and checksum."""
+    """Duplicates within and across the shard folders of a data set. Reads only videos of equal size and checksum."""
     shards = [ShardFolder(folder) for folder in folders]
-    candidates = sorted(_candidates(folders))
-    found = []
-    for _, group in groupby(candidates, key=attrgetter("mark")):
-        alike = list(group)
-        if len(alike) > 1:
-            found += list(_equal(shards, alike))
+    duplicates = []
+    for _, group in groupby(sorted(_candidates(folders)), key=attrgetter("fingerprint")):
+        candidates = list(group)
+        if len(candidates) > 1:
+            duplicates += list(_compare(shards, candidates))
     for folder in shards:
         folder.close()
-    return found
+    return duplicates
 
 
 def _candidates(folders: Sequence[Path]) -> Iterator[_Candidate]:
     for number, folder in enumerate(folders):
         lines = (folder / CONTENTS).read_text(encoding="utf-8").splitlines()
-        for row, content in enumerate(map(VideoChecksum.model_validate_json, lines)):
-            yield _Candidate((content.size, content.crc32), number, row, SampleRef(split=folder.name, key=content.key))
+        for row, checksum in enumerate(map(VideoChecksum.model_validate_json, lines)):
+            sample = SampleRef(split=folder.name, key=checksum.key)
+            yield _Candidate((checksum.size, checksum.crc32), number, row, sample)
 
 
-def _equal(shards: Sequence[ShardFolder], alike: list[_Candidate]) -> Iterator[Duplicate]:
-    """Those of ``alike`` that are the same indeed; a checksum of 32 bits does not prove it."""
-    by_video: dict[bytes, list[SampleRef]] = {}
-    for candidate in alike:
+def _compare(shards: Sequence[ShardFolder], candidates: list[_Candidate]) -> Iterator[Duplicate]:
+    """The candidates that are byte-identical: an equal CRC-32 does not prove it."""
+    samples: dict[bytes, list[SampleRef]] = {}
+    for candidate in candidates:
         video = shards[candidate.folder].read(candidate.row).data
-        by_video.setdefault(video, []).append(candidate.place)
-    for places in by_video.values():
-        if len(places) > 1:
-            yield Duplicate(samples=tuple(places))
+        samples.setdefault(video, []).append(candidate.sample)
+    for equal in samples.values():
+        if len(equal) > 1:
+            yield Duplicate(samples=tuple(equal))

@@ -1,4 +1,4 @@
-"""The index beside a tar, in the format of DALI's wds2idx: where each member of each sample lies.
+"""The index of a tar in the format of DALI's wds2idx: offset and size of each member of each sample.
 
 ``v1.2 N`` and one line per sample: ``extension offset size name`` for each of its members.
 """
@@ -16,7 +16,7 @@ BLOCK = tarfile.BLOCKSIZE
 
 
 class Member(NamedTuple):
-    """One file of a sample: ``size`` bytes from ``offset`` on; its name is ``<key>.<extension>``."""
+    """One file of a sample, ``size`` bytes from ``offset`` on; its name is ``<key>.<extension>``."""
 
     extension: str
     offset: int
@@ -25,7 +25,7 @@ class Member(NamedTuple):
 
     @property
     def key(self) -> str:
-        """Name of the sample: everything before the first dot of the file's name."""
+        """Name of the sample: the file name up to the first dot."""
         return split_member_name(self.name)[0]
 
 
@@ -33,7 +33,7 @@ IndexedSample = tuple[Member, ...]
 
 
 def index_path(tar: Path) -> Path:
-    """Where the index of a tar lies."""
+    """Path of the index of a tar."""
     return tar.with_suffix(".idx")
 
 
@@ -44,7 +44,7 @@ def format_index(samples: Iterable[IndexedSample]) -> str:
 
 
 def read_index(path: Path) -> list[IndexedSample]:
-    """Samples of an index file. Raises DataError naming file and line where it is damaged."""
+    """Samples of an index file. Raises DataError with file and line if it is damaged."""
     lines = _read_text(path).splitlines()
     header = lines[0].split() if lines else []
     if len(header) != 2 or header[0] != VERSION or header[1] != str(len(lines) - 1):
@@ -53,22 +53,22 @@ def read_index(path: Path) -> list[IndexedSample]:
 
 
 def scan_tar(path: Path) -> list[IndexedSample]:
-    """Samples of a tar, found by reading its headers. Raises DataError for a tar that is damaged or ends early."""
+    """Samples of a tar, from its headers. Raises DataError if the tar is damaged or truncated."""
     members = list(_tar_members(path))
     if not members:
-        raise DataError(f"{path}: holds no files; build the shards again")
+        raise DataError(f"{path}: contains no samples; build the shards again")
     return [tuple(group) for _, group in groupby(members, key=lambda member: member.key)]
 
 
 def split_member_name(name: str) -> tuple[str, str]:
-    """Key and extension; folders belong to the key, whatever dots they have."""
+    """Key and extension of a tar member; folders, dots included, belong to the key."""
     folders, slash, file = name.rpartition("/")
     stem, _, extension = file.partition(".")
     return f"{folders}{slash}{stem}", extension
 
 
 def _tar_members(path: Path) -> Iterator[Member]:
-    """Files that belong to samples: readers of such tars pass over hidden ones and those without extension."""
+    """Members that belong to samples; like other readers, skip hidden files and those without extension."""
     size = path.stat().st_size
     try:
         with tarfile.open(path) as tar:
@@ -87,11 +87,11 @@ def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8")
     except FileNotFoundError:
-        raise DataError(f"{path}: no such index; {_remedy(path)}") from None
+        raise DataError(f"{path}: missing index; {_remedy(path)}") from None
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except UnicodeDecodeError as error:
-        raise DataError(f"{path}: damaged index, not text; {_remedy(path)}") from error
+        raise DataError(f"{path}: damaged index, not UTF-8; {_remedy(path)}") from error
 
 
 def _parse(path: Path, number: int, line: str) -> IndexedSample:

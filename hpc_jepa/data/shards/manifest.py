@@ -1,4 +1,4 @@
-"""The manifest of a shard folder. It is written last: a folder without one is not a shard folder."""
+"""The manifest of a shard folder. It is written last: a folder without one is incomplete."""
 
 import hashlib
 from pathlib import Path
@@ -17,10 +17,7 @@ IMAGE_CODECS = ("jpeg", "png")
 
 
 class SampleInfo(Strict):
-    """The ``<key>.json`` beside each video: what a reader needs before decoding it, and what is known about it.
-
-    Fields that are unknown are left out of the file.
-    """
+    """Metadata of a sample, stored as ``<key>.json`` before its video. Unknown fields are omitted."""
 
     frames: int = Field(gt=0)
     fps: float = Field(description="average over the video; 0 for an image")
@@ -29,31 +26,31 @@ class SampleInfo(Strict):
     codec: str = Field(description="as FFmpeg names it; jpeg or png for an image")
     label: int | None = None
     class_name: str | None = None
-    text: str | None = Field(None, description="what is to be seen, in words: a caption, or else the class name")
-    template: str | None = Field(None, description="the caption with [something] for what placeholders fill in")
+    text: str | None = Field(None, description="caption, or else the class name")
+    template: str | None = Field(None, description="the caption with [something] for each placeholder")
     placeholders: tuple[str, ...] | None = None
-    file: str | None = Field(None, description="where the sample comes from, below the folder of videos")
-    start: float | None = Field(None, description="seconds into the file at which the sample begins, if it was cut")
+    file: str | None = Field(None, description="original file, relative to the folder of videos")
+    start: float | None = Field(None, description="seconds into the file at which a cut sample starts")
     end: float | None = None
-    stored: str | None = Field(None, description="copied, stripped (of sound) or transcoded")
+    stored: str | None = Field(None, description="copied, stripped (other streams removed), transcoded or encoded")
 
     @property
     def is_image(self) -> bool:
-        """Whether this is a picture, not a video of one frame."""
+        """Whether this is a still image, not a video of one frame."""
         return self.codec in IMAGE_CODECS
 
     @property
     def seconds(self) -> float:
-        """How long the video lasts; 0 for an image."""
+        """Duration of the video; 0 for an image."""
         return self.frames / self.fps if self.fps else 0.0
 
     def to_json(self) -> bytes:
-        """The content of the file."""
+        """Serialise, without unknown fields."""
         return self.model_dump_json(exclude_none=True).encode()
 
 
 class ShardFile(Strict):
-    """One tar: samples inside, bytes, and checksum."""
+    """One tar: number of samples, bytes, and checksum."""
 
     name: str
     samples: int
@@ -62,7 +59,7 @@ class ShardFile(Strict):
 
 
 class Recipe(Strict):
-    """What the content of a shard folder is a function of: equal recipes give equal bytes."""
+    """All settings that determine a shard folder: the same recipe and input give the same bytes."""
 
     dataset: str
     split: str
@@ -70,26 +67,26 @@ class Recipe(Strict):
     encoding: Encoding
     samples_per_shard: int = Field(gt=0)
     shard_size: int | None = Field(None, gt=0, description="bytes at which a tar ends early")
-    shuffle_seed: int | None = Field(None, ge=0, description="samples lie in a drawn order; null: as they are listed")
+    shuffle_seed: int | None = Field(None, ge=0, description="shuffles the samples; null: in the order of the source")
     mode: Literal["copy", "transcode"] = "copy"
     check: Literal["decode", "probe"] = "decode"
 
 
 class ShardManifest(Strict):
-    """What a shard folder holds, how it was made, and the checksums of it."""
+    """Contents of a shard folder, the recipe, and the checksum of every tar."""
 
     format: int = Field(FORMAT, ge=FORMAT, le=FORMAT)
     recipe: Recipe
     classes: tuple[str, ...]
     samples: int
-    dropped: int = Field(description="samples left out; the ledger says which and why")
+    dropped: int = Field(description="samples left out, listed in ledger.jsonl")
     shortest: int = Field(description="frames of the shortest video")
     longest: int
     shards: tuple[ShardFile, ...] = Field(min_length=1)
     software: dict[str, str]
-    seconds: float = Field(0.0, description="of all videos together")
+    seconds: float = Field(0.0, description="total duration of all videos")
     codecs: dict[str, int] = Field({}, description="samples by codec")
-    stored: dict[str, int] = Field({}, description="samples by how they came to be stored, with the reason")
+    stored: dict[str, int] = Field({}, description="samples by how they were stored, with the reason")
 
     @property
     def size(self) -> int:
@@ -98,33 +95,33 @@ class ShardManifest(Strict):
 
 
 def read_manifest(folder: Path) -> ShardManifest:
-    """The manifest of a shard folder. Raises DataError where there is none or it is damaged."""
+    """Read the manifest of a shard folder. Raises DataError if it is missing or damaged."""
     path = folder / MANIFEST_NAME
     try:
         return ShardManifest.model_validate_json(path.read_bytes())
     except (FileNotFoundError, NotADirectoryError) as error:
-        found = f"not a shard folder, {MANIFEST_NAME} is missing" if folder.is_dir() else "no such folder"
+        problem = f"not a shard folder, {MANIFEST_NAME} is missing" if folder.is_dir() else "no such folder"
         raise DataError(
-            f"{folder}: {found}; build it with: hpc-jepa shards build DATASET --out {folder.parent}"
+            f"{folder}: {problem}; build it with: hpc-jepa shards build DATASET --out {folder.parent}"
         ) from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except ValidationError as error:
-        fault = error.errors()[0]
-        place = ".".join(str(part) for part in fault["loc"]) or "file"
-        raise DataError(f"{path}: damaged manifest ({place}: {fault['msg']}); build the shards again") from error
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "file"
+        raise DataError(f"{path}: damaged manifest ({key}: {first['msg']}); build the shards again") from error
 
 
 def manifest_hash(folder: Path) -> str:
-    """Identity of the data: the manifest holds the checksum of every tar."""
+    """Hash that identifies the data: the manifest contains the checksum of every tar."""
     return hashlib.sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest()
 
 
 def recipe_difference(old: Recipe, new: Recipe) -> str:
-    """What two recipes do not agree on, in words."""
+    """The settings in which two recipes differ, for an error message."""
     before, now = _flat(old), _flat(new)
     keys = [key for key in before | now if before.get(key) != now.get(key)]
-    return ", ".join(f"{key} {before.get(key)} there, {now.get(key)} asked for" for key in keys)
+    return ", ".join(f"{key} is {before.get(key)}, not {now.get(key)}" for key in keys)
 
 
 def _flat(recipe: Recipe) -> dict[str, object]:

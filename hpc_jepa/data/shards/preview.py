@@ -1,4 +1,4 @@
-"""A contact sheet: what is inside a shard folder, at a glance."""
+"""A contact sheet of a shard folder."""
 
 from collections.abc import Sequence
 
@@ -18,44 +18,38 @@ KEY_FRAME, OTHER_FRAME = "crimson", "lightgray"
 
 
 def contact_sheet(shards: ShardFolder, picks: Sequence[int], frames: int, height: int = 96) -> Image.Image:
-    """One row per sample: its name and label, ``frames`` frames evenly spread over the video, and a line of all frames
-    on which key frames stand out.
+    """One row per sample: name and label, ``frames`` evenly spaced frames, and a timeline that marks the key frames.
 
-    ``height``: pixels of a thumbnail. Raises DataError for what is damaged.
+    ``height``: thumbnail height in pixels. Raises DataError with the key of a damaged sample.
     """
-    return _stacked([_named_row(shards, index, frames, height) for index in picks])
-
-
-def _named_row(shards: ShardFolder, index: int, frames: int, height: int) -> Image.Image:
-    """The row of a sample. Raises DataError naming the sample where it is damaged."""
-    try:
-        return _row(shards, index, frames, height)
-    except UndecodableError as error:
-        remedy = f"run: hpc-jepa shards verify {shards.path}"
-        raise DataError(f"{shards.tar(index)}: {shards.key(index)}: {error}; {remedy}") from error
+    return _stack([_row(shards, index, frames, height) for index in picks])
 
 
 def _row(shards: ShardFolder, index: int, frames: int, height: int) -> Image.Image:
-    video, info = shards.read(index)
-    pictures = decode_frames(video, np.linspace(0, info.frames - 1, frames).astype(np.int64))
+    try:
+        video, info = shards.read(index)
+        thumbnails = decode_frames(video, np.linspace(0, info.frames - 1, frames).astype(np.int64))
+        keys = [0] if info.is_image else keyframe_indices(video)
+    except UndecodableError as error:
+        remedy = f"run: hpc-jepa shards verify {shards.path}"
+        raise DataError(f"{shards.tar(index)}: {shards.key(index)}: {error}; {remedy}") from error
     width = round(info.width * height / info.height)
     row = Image.new("RGB", (frames * (width + GAP), CAPTION + height + TIMELINE + GAP), "white")
     ImageDraw.Draw(row).text((0, 0), _caption(shards.key(index), info), fill="black")
-    for column, picture in enumerate(pictures):
-        row.paste(Image.fromarray(picture).resize((width, height)), (column * (width + GAP), CAPTION))
-    keys = [0] if info.is_image else keyframe_indices(video)
+    for column, thumbnail in enumerate(thumbnails):
+        row.paste(Image.fromarray(thumbnail).resize((width, height)), (column * (width + GAP), CAPTION))
     row.paste(_timeline(info.frames, keys, row.width - GAP), (0, CAPTION + height + GAP))
     return row
 
 
 def _caption(key: str, info: SampleInfo) -> str:
-    what = "" if info.label is None else f"  label {info.label} {info.text or ''}"
+    label = "" if info.label is None else f"  label {info.label} {info.text or ''}"
     rate = "" if info.is_image else f"{info.frames} frames  {info.fps:.4g} fps  "
-    return f"{key}{what}  {rate}{info.width}x{info.height}  {info.codec}"
+    return f"{key}{label}  {rate}{info.width}x{info.height}  {info.codec}"
 
 
 def _timeline(frames: int, keys: Sequence[int], width: int) -> Image.Image:
-    """From the first frame to the last, a mark for each key frame."""
+    """A line from the first to the last frame with a mark at each key frame."""
     line = Image.new("RGB", (width, TIMELINE - GAP), OTHER_FRAME)
     draw = ImageDraw.Draw(line)
     for key in keys:
@@ -64,7 +58,7 @@ def _timeline(frames: int, keys: Sequence[int], width: int) -> Image.Image:
     return line
 
 
-def _stacked(rows: list[Image.Image]) -> Image.Image:
+def _stack(rows: list[Image.Image]) -> Image.Image:
     sheet = Image.new("RGB", (max(row.width for row in rows), sum(row.height for row in rows)), "white")
     top = 0
     for row in rows:

@@ -1,4 +1,4 @@
-"""Shards made of other shards: the same samples, or some of them, in tars of another size. Nothing is encoded anew."""
+"""Resharding: all or some samples of a shard folder in tars of another size, without re-encoding."""
 
 import hashlib
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from hpc_jepa.errors import InputError, UndecodableError
 
 
 class SampleFilter(Strict):
-    """Which samples to keep: those that pass every test that is set."""
+    """Selects the samples that meet all conditions that are set."""
 
     classes: tuple[str, ...] = ()
     codecs: tuple[str, ...] = ()
@@ -22,7 +22,7 @@ class SampleFilter(Strict):
     keys: frozenset[str] = frozenset()
 
     def matches(self, key: str, info: SampleInfo) -> bool:
-        """Whether a sample passes."""
+        """Whether a sample is selected."""
         return (
             (not self.classes or info.class_name in self.classes)
             and (not self.codecs or info.codec in self.codecs)
@@ -33,7 +33,7 @@ class SampleFilter(Strict):
 
 @dataclass(frozen=True)
 class ReshardSource:
-    """Some samples of a shard folder, as a source; ``manifest_hash`` stands for all that is in the folder."""
+    """Some samples of a shard folder as a data source; ``manifest_hash`` identifies the folder's contents."""
 
     folder: Path
     samples: tuple[int, ...]
@@ -41,13 +41,13 @@ class ReshardSource:
     split: str
     classes: tuple[str, ...]
     manifest_hash: str
-    kept: SampleFilter
+    selection: SampleFilter
 
     @property
     def settings(self) -> Mapping[str, SettingValue]:
-        """Where the samples come from, and which they are."""
-        kept = self.kept.model_dump() | {"keys": sorted(self.kept.keys)}
-        return {"repacked": self.manifest_hash[:16], "kept": hashlib.sha256(repr(kept).encode()).hexdigest()[:16]}
+        """Hashes of the original manifest and of the selection."""
+        selection = self.selection.model_dump() | {"keys": sorted(self.selection.keys)}
+        return {"repacked": self.manifest_hash[:16], "kept": hashlib.sha256(repr(selection).encode()).hexdigest()[:16]}
 
     @cached_property
     def _shards(self) -> ShardFolder:
@@ -57,38 +57,38 @@ class ReshardSource:
         return len(self.samples)
 
     def origin(self, index: int) -> SampleOrigin:
-        """Keys stay."""
+        """The key is unchanged."""
         sample = self.samples[index]
         return SampleOrigin(self._shards.key(sample), str(self._shards.tar(sample)))
 
     def load(self, index: int) -> Sample:
-        """Description and video, as they are."""
+        """Metadata and video, unchanged."""
         sample = self.samples[index]
         data, info = self._shards.read(sample)
         return Sample(PackedSample(info.to_json(), data, self._shards.extension(sample)))
 
     def __getstate__(self) -> dict[str, object]:
-        """Workers open the folder themselves."""
+        """Omit the open folder: workers open it themselves."""
         return {name: value for name, value in self.__dict__.items() if name != "_shards"}
 
 
-def reshard_source(folder: Path, kept: SampleFilter) -> ReshardSource:
-    """The samples of ``folder`` that pass. Raises InputError when none does or a class is unknown."""
+def reshard_source(folder: Path, selection: SampleFilter) -> ReshardSource:
+    """The selected samples of ``folder``. Raises InputError if none is selected or a class is unknown."""
     manifest = read_manifest(folder)
-    if unknown := [name for name in kept.classes if name not in manifest.classes]:
+    if unknown := [name for name in selection.classes if name not in manifest.classes]:
         raise InputError(f"--class {unknown[0]}: {folder} has no such class")
     shards = ShardFolder(folder)
-    samples = tuple(index for index in range(len(shards)) if _passes(shards, index, kept))
+    samples = tuple(index for index in range(len(shards)) if _is_selected(shards, index, selection))
     if not samples:
-        raise InputError(f"{folder}: not one of {len(shards)} samples passes the filter")
+        raise InputError(f"{folder}: the filter selects none of {len(shards)} samples")
     recipe = manifest.recipe
-    return ReshardSource(folder, samples, recipe.dataset, recipe.split, manifest.classes, shards.hash, kept)
+    return ReshardSource(folder, samples, recipe.dataset, recipe.split, manifest.classes, shards.hash, selection)
 
 
-def _passes(shards: ShardFolder, index: int, kept: SampleFilter) -> bool:
-    if kept == SampleFilter():
+def _is_selected(shards: ShardFolder, index: int, selection: SampleFilter) -> bool:
+    if selection == SampleFilter():
         return True
     try:
-        return kept.matches(shards.key(index), shards.info(index))
+        return selection.matches(shards.key(index), shards.info(index))
     except UndecodableError:
-        return True  # the builder writes it to the ledger
+        return True  # the builder adds it to the ledger

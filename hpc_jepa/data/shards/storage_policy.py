@@ -1,8 +1,8 @@
-"""How a sample comes to be stored: as it is, without its sound, or compressed anew.
+"""Storage policy: whether a sample is stored unchanged, without its sound, or transcoded.
 
-A file is stored as it is when every reader can take it: H.264, HEVC, VP8, VP9, AV1, MPEG-4 or MJPEG in MP4, WebM,
-Matroska or AVI, 8-bit 4:2:0, upright, with presentation times, whole. Streams besides the pictures are left out without
-touching these. Whatever else decodes is compressed anew, and so is everything in mode ``transcode``.
+A file is stored unchanged if every supported reader can decode it: H.264, HEVC, VP8, VP9, AV1, MPEG-4 or MJPEG in MP4,
+WebM, Matroska or AVI, 8-bit 4:2:0, not rotated, with presentation times, not cut. Other streams are removed without
+re-encoding the video. Everything else that decodes is transcoded, and so is every file in mode ``transcode``.
 """
 
 import io
@@ -27,17 +27,17 @@ JPEG_QUALITY = 95
 
 
 class TarEntry(NamedTuple):
-    """Two members of a tar: the description as JSON, and the video under its extension. how: with the reason."""
+    """A sample as stored: metadata, the same as JSON, and the video with its extension. method: with the reason."""
 
     info: SampleInfo
     json: bytes
     extension: str
     video: bytes
-    how: str
+    method: str
 
 
 class _Video(NamedTuple):
-    """A file and what is in it."""
+    """A video or image file and its properties."""
 
     data: bytes
     extension: str
@@ -46,17 +46,17 @@ class _Video(NamedTuple):
     fps: float
     width: int
     height: int
-    how: str
+    method: str
 
 
 def to_tar_entry(sample: Sample, file: str, classes: tuple[str, ...], recipe: Recipe) -> TarEntry:
-    """What goes into the tar. Raises UndecodableError for what cannot be read."""
+    """Convert a sample to its stored form. Raises UndecodableError if it cannot be read."""
     media = sample.media
     if isinstance(media, PackedSample):
         info = SampleInfo.model_validate_json(media.info)
         return TarEntry(info, media.info, media.extension, media.data, info.stored or "copied")
-    video = _generated(media, recipe.encoding) if isinstance(media, RawFrames) else _filed(media, recipe)
-    cut = media if isinstance(media, EncodedFile) else None
+    video = _encode_frames(media, recipe.encoding) if isinstance(media, RawFrames) else _store_file(media, recipe)
+    interval = (media.start, media.end) if isinstance(media, EncodedFile) else (None, None)
     info = SampleInfo(
         frames=video.frames,
         fps=video.fps,
@@ -69,88 +69,88 @@ def to_tar_entry(sample: Sample, file: str, classes: tuple[str, ...], recipe: Re
         template=sample.template,
         placeholders=sample.placeholders,
         file=file,
-        start=cut.start if cut else None,
-        end=cut.end if cut else None,
-        stored=video.how.partition(":")[0],
+        start=interval[0],
+        end=interval[1],
+        stored=video.method.partition(":")[0],
     )
-    return TarEntry(info, info.to_json(), video.extension, video.data, video.how)
+    return TarEntry(info, info.to_json(), video.extension, video.data, video.method)
 
 
-def _generated(frames: RawFrames, encoding: Encoding) -> _Video:
+def _encode_frames(frames: RawFrames, encoding: Encoding) -> _Video:
     data = encode(frames.pixels, frames.fps, encoding)
-    facts = inspect_video(data)
-    return _Video(data, encoding.extension, facts.codec, facts.frames, facts.fps, facts.width, facts.height, "encoded")
+    count, fps, width, height, codec = inspect_video(data)
+    return _Video(data, encoding.extension, codec, count, fps, width, height, "encoded")
 
 
-def _filed(file: EncodedFile, recipe: Recipe) -> _Video:
+def _store_file(file: EncodedFile, recipe: Recipe) -> _Video:
     if is_image(file.data):
-        return _picture(file.data, recipe)
-    facts = probe_container(file.data)
-    if facts.width * facts.height > MAX_FRAME_PIXELS:
-        raise UndecodableError(f"claims frames of {facts.width}x{facts.height}")
-    reason = transcode_reason(facts, file, recipe)
+        return _store_image(file.data, recipe)
+    info = probe_container(file.data)
+    if info.width * info.height > MAX_FRAME_PIXELS:
+        raise UndecodableError(f"has a header with frames of {info.width}x{info.height}")
+    reason = transcode_reason(info, file, recipe)
     if reason:
-        return _transcoded(file, recipe.encoding, reason)
-    return _copied(file.data, facts, recipe)
+        return _transcode(file, recipe.encoding, reason)
+    return _copy(file.data, info, recipe)
 
 
-def transcode_reason(facts: ContainerInfo, file: EncodedFile, recipe: Recipe) -> str | None:
-    """Why a file cannot be stored as it is, in a word or two; None if it can."""
+def transcode_reason(info: ContainerInfo, file: EncodedFile, recipe: Recipe) -> str | None:
+    """Why a file cannot be stored unchanged, in a few words; None if it can."""
     rules = {
-        "as asked for": recipe.mode == "transcode",
+        "requested": recipe.mode == "transcode",
         "cut": file.start is not None or file.end is not None,
-        f"codec {facts.codec}": facts.codec not in CODECS,
-        f"container {facts.container}": _extension(facts) is None,
-        f"pixels {facts.pixel_format}": facts.pixel_format not in PIXEL_FORMATS,
-        "rotated": facts.rotated,
-        "no presentation times": not facts.timed,
+        f"codec {info.codec}": info.codec not in CODECS,
+        f"container {info.container}": _extension(info) is None,
+        f"pixels {info.pixel_format}": info.pixel_format not in PIXEL_FORMATS,
+        "rotated": info.rotated,
+        "no presentation times": not info.timed,
     }
     return next((reason for reason, applies in rules.items() if applies), None)
 
 
-def _extension(facts: ContainerInfo) -> str | None:
-    """What files of this kind should be called, whatever this one is called."""
-    if "matroska" in facts.container:
-        return "webm" if facts.codec in OPEN_CODECS else "mkv"
-    return next((kind for kind in ("mp4", "avi") if kind in facts.container), None)
+def _extension(info: ContainerInfo) -> str | None:
+    """The extension for this container, whatever the name of the file."""
+    if "matroska" in info.container:
+        return "webm" if info.codec in OPEN_CODECS else "mkv"
+    return next((kind for kind in ("mp4", "avi") if kind in info.container), None)
 
 
-def _copied(data: bytes, facts: ContainerInfo, recipe: Recipe) -> _Video:
-    extension = _extension(facts)
+def _copy(data: bytes, info: ContainerInfo, recipe: Recipe) -> _Video:
+    extension = _extension(info)
     assert extension is not None
-    how = "copied"
-    if facts.other_streams:
-        data, how = keep_video_stream(data, extension), "stripped"
-    frames, fps, width, height = facts.packets, float(facts.rate), facts.width, facts.height
+    method = "copied"
+    if info.other_streams:
+        data, method = keep_video_stream(data, extension), "stripped"
+    frames, fps, width, height = info.packets, float(info.rate), info.width, info.height
     if recipe.check == "decode":
         frames, fps, width, height, _ = inspect_video(data)
-    return _Video(data, extension, facts.codec, frames, fps, width, height, how)
+    return _Video(data, extension, info.codec, frames, fps, width, height, method)
 
 
-def _transcoded(file: EncodedFile, encoding: Encoding, reason: str) -> _Video:
+def _transcode(file: EncodedFile, encoding: Encoding, reason: str) -> _Video:
     data, frames, fps, width, height = transcode(file.data, encoding, file.start, file.end)
     return _Video(data, encoding.extension, encoding.decoder, frames, fps, width, height, f"transcoded: {reason}")
 
 
-def _picture(data: bytes, recipe: Recipe) -> _Video:
-    """An image that is stored as it is if it is a plain JPEG or PNG, and as a JPEG if not."""
+def _store_image(data: bytes, recipe: Recipe) -> _Video:
+    """A plain JPEG or PNG is stored unchanged, any other image as a JPEG."""
     with open_image(data) as image:
         if image.width * image.height > MAX_FRAME_PIXELS:
-            raise UndecodableError(f"claims {image.width}x{image.height} pixels")
+            raise UndecodableError(f"has a header with {image.width}x{image.height} pixels")
         plain = image.format in ("JPEG", "PNG") and image.mode in IMAGE_MODES
         if recipe.mode == "copy" and plain:
             if recipe.check == "decode":
                 image.load()
-            form = str(image.format).lower()
-            return _Video(data, "jpg" if form == "jpeg" else form, form, 1, 0.0, *image.size, "copied")
-        picture = _shrunk(image.convert("RGB"), recipe.encoding.short_side if recipe.mode == "transcode" else None)
+            codec = str(image.format).lower()
+            return _Video(data, "jpg" if codec == "jpeg" else codec, codec, 1, 0.0, *image.size, "copied")
+        rgb = _downscale(image.convert("RGB"), recipe.encoding.short_side if recipe.mode == "transcode" else None)
     file = io.BytesIO()
-    picture.save(file, "JPEG", quality=JPEG_QUALITY)
-    reason = "as asked for" if recipe.mode == "transcode" else f"pixels {image.mode}"
-    return _Video(file.getvalue(), "jpg", "jpeg", 1, 0.0, *picture.size, f"transcoded: {reason}")
+    rgb.save(file, "JPEG", quality=JPEG_QUALITY)
+    reason = "requested" if recipe.mode == "transcode" else f"pixels {image.mode}"
+    return _Video(file.getvalue(), "jpg", "jpeg", 1, 0.0, *rgb.size, f"transcoded: {reason}")
 
 
-def _shrunk(image: Image.Image, short_side: int | None) -> Image.Image:
+def _downscale(image: Image.Image, short_side: int | None) -> Image.Image:
     scale = 1.0 if short_side is None else min(1.0, short_side / min(image.size))
     if scale == 1.0:
         return image

@@ -1,4 +1,4 @@
-"""One tar and its index, written so that equal samples give equal bytes."""
+"""Writes one tar and its index; equal samples give equal bytes."""
 
 import hashlib
 import os
@@ -13,11 +13,11 @@ from hpc_jepa.data.shards.manifest import ShardFile
 from hpc_jepa.io.atomic import write_atomically
 
 END = bytes(2 * BLOCK)
-"""Two empty blocks end a tar; ``tar`` itself fills up to 20, which readers do not need but some expect."""
+"""End-of-archive marker; the writer pads it to a full record of 20 blocks, as ``tar`` does."""
 
 
 class ShardWriter:
-    """Adds samples to a USTAR tar; headers carry no time, owner or group. The tar appears under its name when complete.
+    """Writes samples to a USTAR tar without times or owners. The tar is renamed to ``path`` when it is complete.
 
     with ShardWriter(path) as writer:
         writer.add("clip-000001", {"json": ..., "mp4": ...})
@@ -38,7 +38,7 @@ class ShardWriter:
         return self
 
     def add(self, key: str, members: Mapping[str, bytes]) -> None:
-        """Append one sample; ``members`` by extension, in the order they are read."""
+        """Append one sample; ``members`` by extension, in reading order."""
         self._samples.append(tuple(self._append(key, extension, data) for extension, data in members.items()))
 
     def __exit__(

@@ -1,4 +1,4 @@
-"""A video decoded, cut, scaled and compressed anew, frame by frame; or freed of everything but its pictures."""
+"""Transcoding: decode, cut, scale and re-encode a video; or keep its video stream only."""
 
 import io
 from collections.abc import Iterator
@@ -20,11 +20,11 @@ from hpc_jepa.errors import UndecodableError
 
 MAX_FPS = 1000
 DEFAULT_FPS = Fraction(25)
-"""Frames per second of a video that does not say, or claims more than ``FASTEST``."""
+"""Assumed frames per second if the file has no rate, or one above MAX_FPS."""
 
 
 class Transcoded(NamedTuple):
-    """A new file and its frames, their rate and size."""
+    """The new file, and its number of frames, frame rate and frame size."""
 
     data: bytes
     frames: int
@@ -34,10 +34,10 @@ class Transcoded(NamedTuple):
 
 
 def transcode(video: bytes, encoding: Encoding, start: float | None = None, end: float | None = None) -> Transcoded:
-    """Every frame from ``start`` to before ``end`` (seconds), upright, the short side at most ``encoding.short_side``.
+    """Re-encode the frames with ``start`` <= time < ``end`` (seconds), upright, scaled to ``encoding.short_side``.
 
-    Frames keep their number and order; their times become those of the average rate. Sides become even. Raises
-    UndecodableError unless all frames come out whole.
+    No frame is dropped or repeated; times follow the average rate. Nothing is enlarged, sides become even. Raises
+    UndecodableError if a frame is damaged.
     """
     with open_video(video) as (container, stream):
         rate = stream.average_rate or stream.guessed_rate or DEFAULT_FPS
@@ -46,33 +46,33 @@ def transcode(video: bytes, encoding: Encoding, start: float | None = None, end:
         frames = _frames(container, stream) if start is None and end is None else _cut(container, stream, start, end)
         first = next(frames, None)
         if first is None:
-            raise UndecodableError(_nothing(container, start, end))
+            raise UndecodableError(_no_frames_message(container, start, end))
         width, height = _scaled_size(first, encoding.short_side)
         colour = Colour(first.color_range, first.colorspace, first.color_primaries, first.color_trc)
-        pictures = _scaled(chain([first], frames), width, height, encoding.pixel_format)
-        data, count = encode_frames(pictures, width, height, rate, encoding, colour)
+        scaled = _scale(chain([first], frames), width, height, encoding.pixel_format)
+        data, count = encode_frames(scaled, width, height, rate, encoding, colour)
         return Transcoded(data, count, float(rate.limit_denominator(1001)), width, height)
 
 
 def keep_video_stream(video: bytes, extension: str) -> bytes:
-    """The same compressed frames in a file that holds nothing else: no sound, no cover, no subtitles."""
+    """Remux the video stream only, without sound, cover pictures and subtitles; frames are not re-encoded."""
     file = io.BytesIO()
     with open_video(video) as (container, stream):
-        form = "matroska" if extension == "mkv" else extension
-        with av.open(file, "w", format=form, options={"fflags": "bitexact"}) as output:
-            kept = output.add_stream_from_template(stream)
+        muxer = "matroska" if extension == "mkv" else extension
+        with av.open(file, "w", format=muxer, options={"fflags": "bitexact"}) as output:
+            output_stream = output.add_stream_from_template(stream)
             for packet in container.demux(stream):
                 if packet.size:
-                    packet.stream = kept
+                    packet.stream = output_stream
                     output.mux(packet)
     return file.getvalue()
 
 
 def _frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    """All frames. Raises UndecodableError if there are fewer than the file holds, or damaged ones."""
+    """All frames. Raises UndecodableError if a frame is missing or damaged."""
     packets = frames = 0
     for packet in container.demux(stream):
-        packets += packet.size > _placeholder(stream)
+        packets += packet.size > _empty_packet_size(stream)
         for frame in stream.codec_context.decode(packet if packet.size else None):
             frames += 1
             yield require_intact(frame)
@@ -80,47 +80,47 @@ def _frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFra
         raise UndecodableError(f"only {frames} of {packets} frames decode")
 
 
-def _placeholder(stream: VideoStream) -> int:
-    """Bytes of a packet that holds no frame: MPEG-4 in AVI may pack two frames into one and an empty one after it."""
+def _empty_packet_size(stream: VideoStream) -> int:
+    """Bytes of a packet without a frame: MPEG-4 in AVI may pack two frames into one packet and then an empty one."""
     return 8 if stream.codec_context.name == "mpeg4" else 0
 
 
 def _cut(
     container: InputContainer, stream: VideoStream, start: float | None, end: float | None
 ) -> Iterator[VideoFrame]:
-    """Frames with start <= time < end, decoded from the key frame before."""
+    """Frames with start <= time < end, decoded from the preceding key frame."""
     first, last = start or 0.0, float("inf") if end is None else end
     origin = float(stream.start_time * stream.time_base) if stream.start_time and stream.time_base else 0.0
     if first and stream.time_base:
         container.seek(int((first + origin) / stream.time_base), stream=stream)
     for frame in container.decode(stream):
         if frame.time is None:
-            raise UndecodableError("cannot be cut, its frames have no times")
+            raise UndecodableError("cannot be cut, its frames have no presentation times")
         if frame.time - origin >= last:
             return
         if frame.time - origin >= first:
             yield require_intact(frame)
 
 
-def _nothing(container: InputContainer, start: float | None, end: float | None) -> str:
+def _no_frames_message(container: InputContainer, start: float | None, end: float | None) -> str:
     if start is None and end is None:
-        return "holds no frames"
-    lasts = "" if container.duration is None else f"; it lasts {container.duration / av.time_base:.1f} s"
-    return f"no frames from {start or 0:g} s to {'its end' if end is None else f'{end:g} s'}{lasts}"
+        return "has no frames"
+    duration = "" if container.duration is None else f"; it lasts {container.duration / av.time_base:.1f} s"
+    return f"no frames from {start or 0:g} s to {'its end' if end is None else f'{end:g} s'}{duration}"
 
 
 def _scaled_size(frame: VideoFrame, short_side: int) -> tuple[int, int]:
-    """Width and height as shown, even, nothing enlarged."""
+    """Upright width and height, even, at most the original size."""
     if frame.width * frame.height > MAX_FRAME_PIXELS:
-        raise UndecodableError(f"{frame.width}x{frame.height} is more than a video has")
+        raise UndecodableError(f"has frames of {frame.width}x{frame.height}, more than {MAX_FRAME_PIXELS} pixels")
     shown = (frame.height, frame.width) if frame.rotation % 180 else (frame.width, frame.height)
     scale = min(1.0, short_side / min(shown))
     width, height = (max(2, 2 * round(side * scale / 2)) for side in shown)
     return width, height
 
 
-def _scaled(frames: Iterator[VideoFrame], width: int, height: int, pixel_format: str) -> Iterator[VideoFrame]:
-    """Averages areas, so that shrinking does not alias; a frame that fits already stays as it is."""
+def _scale(frames: Iterator[VideoFrame], width: int, height: int, pixel_format: str) -> Iterator[VideoFrame]:
+    """Area interpolation avoids aliasing; a frame of the right size is unchanged."""
     reformatter = VideoReformatter()
     for frame in frames:
         yield reformatter.reformat(
@@ -129,7 +129,7 @@ def _scaled(frames: Iterator[VideoFrame], width: int, height: int, pixel_format:
 
 
 def _upright(frame: VideoFrame) -> VideoFrame:
-    """Turned as the file says it is to be shown; cameras that were held sideways write such files."""
+    """Rotate the frame as its metadata states; cameras held sideways write such files."""
     turns = round(frame.rotation / 90) % 4
     if not turns:
         return frame

@@ -1,7 +1,7 @@
-"""Processes that build units of work, and what happens when one of them dies.
+"""The worker pool of a build, which survives crashes and hangs of single samples.
 
-A worker says which sample it is about to touch. So a file that crashes a decoder, or keeps it busy for ever, costs that
-file and not the build: the unit is begun anew without it.
+A worker reports each sample before it reads it. If a file crashes a decoder or makes it hang, the worker is replaced
+and its task restarts without that sample.
 """
 
 import multiprocessing
@@ -22,135 +22,134 @@ from hpc_jepa.data.sources.source import DataSource
 from hpc_jepa.errors import HpcJepaError
 
 SAMPLE_TIMEOUT = 3600
-"""Seconds a single sample may take."""
+"""Seconds for one sample; a worker that takes longer is killed."""
 
 Advance = Callable[[int], object]
 
 
 class BuildContext(NamedTuple):
-    """What every unit of a build has in common."""
+    """Inputs shared by all tasks of a build."""
 
     source: DataSource
     folder: Path
     recipe: Recipe
 
-    def build(self, unit: BuildTask, begin: Callable[[int], object]) -> BuildTaskResult:
-        """One unit."""
-        return run_build_task(self.source, unit, self.folder, self.recipe, begin)
+    def run(self, task: BuildTask, on_sample: Callable[[int], object]) -> BuildTaskResult:
+        """Run one task in this process."""
+        return run_build_task(self.source, task, self.folder, self.recipe, on_sample)
 
 
 def run_build_tasks(
-    job: BuildContext, units: Iterable[BuildTask], workers: int, advance: Advance
+    context: BuildContext, tasks: Iterable[BuildTask], workers: int, advance: Advance
 ) -> Iterator[BuildTaskResult]:
-    """Build units in ``workers`` processes, in this one if there are 0; yields them as they are done.
+    """Run tasks in ``workers`` processes, or in this one if it is 0; yields results as they arrive.
 
-    ``advance`` is told of every sample that is begun. Raises whatever error for people a worker met, and OSError.
+    ``advance(n)`` adds n to the number of samples started. Raises HpcJepaError and OSError of the workers.
     """
     if workers:
-        yield from _WorkerPool(job, deque(units), workers, advance).work()
+        yield from _WorkerPool(context, deque(tasks), workers, advance).run()
         return
-    for unit in units:
-        yield job.build(unit, lambda index: advance(1))
+    for task in tasks:
+        yield context.run(task, lambda index: advance(1))
 
 
 class _Worker:
-    """A process, the unit it is at, and the sample."""
+    """A worker process, its current task and sample."""
 
-    def __init__(self, job: BuildContext) -> None:
-        # Forked from a server without threads, which imports the program only once for all of them.
+    def __init__(self, build: BuildContext) -> None:
+        # The fork server has no threads and imports the package once for all workers.
         context = multiprocessing.get_context("forkserver")
-        self.pipe, theirs = context.Pipe()
-        self.process: ForkServerProcess = context.Process(target=_work, args=(theirs, job), daemon=True)
+        self.pipe, child_pipe = context.Pipe()
+        self.process: ForkServerProcess = context.Process(target=_worker_main, args=(child_pipe, build), daemon=True)
         self.process.start()
-        theirs.close()
-        self.unit: BuildTask | None = None
+        child_pipe.close()
+        self.task: BuildTask | None = None
         self.sample: int | None = None
-        self.begun = 0
+        self.started = 0
 
-    def give(self, unit: BuildTask) -> None:
-        """Begin a unit."""
-        self.unit, self.sample, self.begun = unit, None, 0
-        with suppress(BrokenPipeError):  # a worker that has died is noticed where its answer is awaited
-            self.pipe.send(unit)
+    def assign(self, task: BuildTask) -> None:
+        """Send a task."""
+        self.task, self.sample, self.started = task, None, 0
+        with suppress(BrokenPipeError):  # a dead worker is handled when its pipe is read
+            self.pipe.send(task)
 
 
 class _WorkerPool:
-    """Keeps every worker busy until all units are built."""
+    """Keeps every worker busy until all tasks are done."""
 
-    def __init__(self, job: BuildContext, units: deque[BuildTask], workers: int, advance: Advance) -> None:
-        self._job = job
-        self._units = units
+    def __init__(self, context: BuildContext, tasks: deque[BuildTask], workers: int, advance: Advance) -> None:
+        self._context = context
+        self._tasks = tasks
         self._advance = advance
-        self._count = min(workers, len(units))
+        self._count = min(workers, len(tasks))
         self._killed: set[int] = set()
+        self._workers: dict[Connection, _Worker] = {}
 
-    def work(self) -> Iterator[BuildTaskResult]:
-        """Built units, in the order they get done."""
-        workers: dict[Connection, _Worker] = {}
+    def run(self) -> Iterator[BuildTaskResult]:
+        """Results in the order of completion."""
         try:
             for _ in range(self._count):
-                self._start(workers)
-            while workers:
-                for pipe in wait(list(workers)):
+                self._start_worker()
+            while self._workers:
+                for pipe in wait(list(self._workers)):
                     assert isinstance(pipe, Connection)
-                    built = self._hear(workers, pipe)
-                    if built is not None:
-                        yield built
+                    result = self._receive(self._workers[pipe])
+                    if result is not None:
+                        yield result
         finally:
-            _dismiss(workers.values())
+            _terminate(self._workers.values())
 
-    def _start(self, workers: dict[Connection, _Worker]) -> None:
-        if self._units:
-            worker = _Worker(self._job)
-            workers[worker.pipe] = worker
-            worker.give(self._units.popleft())
+    def _start_worker(self) -> None:
+        if self._tasks:
+            worker = _Worker(self._context)
+            self._workers[worker.pipe] = worker
+            worker.assign(self._tasks.popleft())
 
-    def _hear(self, workers: dict[Connection, _Worker], pipe: Connection) -> BuildTaskResult | None:
-        """What a worker has to say: a sample it begins, a unit it has built, an error, or nothing any more."""
-        worker = workers[pipe]
+    def _receive(self, worker: _Worker) -> BuildTaskResult | None:
+        """Handle one message: a sample was started, a result, an error, or the end of the process."""
         try:
-            message = pipe.recv()
+            message = worker.pipe.recv()
         except (EOFError, ConnectionResetError):
-            del workers[pipe]
-            self._replace(worker)
-            self._start(workers)
+            del self._workers[worker.pipe]
+            self._requeue_task(worker)
+            self._start_worker()
             return None
         if isinstance(message, int):
             worker.sample = message
-            worker.begun += 1
+            worker.started += 1
             self._advance(1)
             return None
         if isinstance(message, Exception):
             raise message
         assert isinstance(message, BuildTaskResult)
-        self._next(workers, worker)
+        self._assign_next(worker)
         return message
 
-    def _next(self, workers: dict[Connection, _Worker], worker: _Worker) -> None:
-        if self._units:
-            worker.give(self._units.popleft())
+    def _assign_next(self, worker: _Worker) -> None:
+        if self._tasks:
+            worker.assign(self._tasks.popleft())
         else:
-            del workers[worker.pipe]
-            _dismiss([worker])
+            del self._workers[worker.pipe]
+            _terminate([worker])
 
-    def _replace(self, worker: _Worker) -> None:
-        """Put the unit of a dead worker back, without the sample it died of."""
+    def _requeue_task(self, worker: _Worker) -> None:
+        """Put the task of a dead worker back, without the sample that killed it."""
         worker.process.join()
         code = worker.process.exitcode or 0
-        if worker.unit is None or worker.sample is None:
-            raise HpcJepaError(f"a worker process ended with exit code {code}; what it printed says why")
-        self._advance(-worker.begun)
-        fatal = dict(worker.unit.fatal)
-        # Killed from outside, perhaps for memory others took: it gets a second chance.
+        if worker.task is None or worker.sample is None:
+            raise HpcJepaError(f"a worker process ended with exit code {code}; its output above has the reason")
+        self._advance(-worker.started)
+        fatal = dict(worker.task.fatal)
+        # Killed from outside, perhaps because other processes used up the memory: retry the sample once.
         if -code in (signal.SIGKILL, signal.SIGTERM) and worker.sample not in self._killed:
             self._killed.add(worker.sample)
         else:
-            fatal[worker.sample] = _cause(code)
-        self._units.appendleft(worker.unit._replace(fatal=fatal))
+            fatal[worker.sample] = _exit_reason(code)
+        self._tasks.appendleft(worker.task._replace(fatal=fatal))
 
 
-def _cause(code: int) -> str:
-    """What an exit code says about the sample."""
+def _exit_reason(code: int) -> str:
+    """The reason for dropping a sample, from the exit code of its worker."""
     if code >= 0:
         return f"crashes its process (exit code {code})"
     if -code == signal.SIGALRM:
@@ -160,7 +159,7 @@ def _cause(code: int) -> str:
     return f"crashes its process ({signal.Signals(-code).name})"
 
 
-def _dismiss(workers: Iterable[_Worker]) -> None:
+def _terminate(workers: Iterable[_Worker]) -> None:
     workers = list(workers)
     for worker in workers:
         worker.process.terminate()
@@ -169,37 +168,37 @@ def _dismiss(workers: Iterable[_Worker]) -> None:
         worker.pipe.close()
 
 
-def _work(pipe: Connection, job: BuildContext) -> None:
-    """What a worker does: units, until it is dismissed."""
+def _worker_main(pipe: Connection, context: BuildContext) -> None:
+    """Run tasks until the process is terminated."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_leave_with_parent, daemon=True).start()
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
     while True:
-        unit = pipe.recv()
+        task = pipe.recv()
         try:
-            with _watched(pipe) as begin:
-                built = job.build(unit, begin)
-            pipe.send(built)
+            with _sample_alarm(pipe) as on_sample:
+                result = context.run(task, on_sample)
+            pipe.send(result)
         except (HpcJepaError, OSError) as error:
             pipe.send(error)
 
 
 @contextmanager
-def _watched(pipe: Connection) -> Iterator[Callable[[int], None]]:
-    """Tell of each sample and set the alarm, which ends the process: nothing else ends a decoder's endless loop."""
+def _sample_alarm(pipe: Connection) -> Iterator[Callable[[int], None]]:
+    """Report each sample and arm an alarm that kills the process: nothing else ends an endless loop in a decoder."""
 
-    def begin(index: int) -> None:
+    def on_sample(index: int) -> None:
         pipe.send(index)
         signal.alarm(SAMPLE_TIMEOUT)
 
     try:
-        yield begin
+        yield on_sample
     finally:
         signal.alarm(0)
 
 
-def _leave_with_parent() -> None:
-    """Somebody must notice when the parent is killed while a worker is busy."""
+def _exit_with_parent() -> None:
+    """End a busy worker whose parent was killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
         parent.join()

@@ -2,12 +2,15 @@
 
 import json
 import math
+import re
+from pathlib import Path
 
 import pytest
 
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.runs import RunDir, open_run
+from hpc_jepa.runs.state import RunState, write_state
 
 
 def record(**results):
@@ -39,6 +42,19 @@ def test_paths_of_study_and_checkpoints(run, tmp_path):
     assert RunDir.of_checkpoint(run.checkpoint_dir(4)).path == run.path.resolve()
     assert RunDir.of_checkpoint(run.path) is None
     assert [found.path for found in RunDir.below(tmp_path / "runs")] == [run.path]
+
+
+def test_example_of_the_documentation_runs(logged, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs/run_directory.md").read_text()
+    (example,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    write_state(logged.state_file, RunState(state="done", step=11, steps=11))
+    path = logged.record_file("motion8", "standard")
+    path.parent.mkdir()
+    path.write_text(json.dumps(record(probe="linear")))
+    found = {}
+    exec(re.sub(r'"runs/.*?"', repr(str(logged.path)), example), found)
+    assert list(found["loss"]) == [1.5, 1.0]
+    assert list(found["target"]["probe"]) == ["linear"]
 
 
 def test_metrics_frame_has_a_row_per_step_and_the_names_of_tensorboard(logged):

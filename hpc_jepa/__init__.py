@@ -5,12 +5,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from hpc_jepa.checkpoint.frozen import load_encoder
+    from hpc_jepa.config.run import load_config
+    from hpc_jepa.objectives import build_objective
     from hpc_jepa.runs.run_dir import open_run
+    from hpc_jepa.types import Latents, TokenGrid, TokenMasks
 
 __version__ = "0.2.0"
-__all__ = ["load_encoder", "open_run"]
+__all__ = ["Latents", "TokenGrid", "TokenMasks", "build_objective", "load_config", "load_encoder", "open_run"]
 
-_MODULES = {"load_encoder": "hpc_jepa.checkpoint.frozen", "open_run": "hpc_jepa.runs.run_dir"}
+_MODULES = {
+    "Latents": "hpc_jepa.types",
+    "TokenGrid": "hpc_jepa.types",
+    "TokenMasks": "hpc_jepa.types",
+    "build_objective": "hpc_jepa.objectives",
+    "load_config": "hpc_jepa.config.run",
+    "load_encoder": "hpc_jepa.checkpoint.frozen",
+    "open_run": "hpc_jepa.runs.run_dir",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -28,7 +28,7 @@ from hpc_jepa.config.loading import find_config, read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.masking.mask_sampler import MaskSampler
 from hpc_jepa.runs.run_dir import RunDir
-from hpc_jepa.types import ClipBatch, TokenGrid
+from hpc_jepa.types import ClipBatch
 
 
 def measure(config: RunConfig, home: Path, steps: int) -> dict[str, Any]:
@@ -83,14 +83,13 @@ def measure(config: RunConfig, home: Path, steps: int) -> dict[str, Any]:
 
 def _batch(config: RunConfig, device: torch.device) -> tuple[Any, ...]:
     """Random clips, and masks for them."""
-    encoder, clip, count = config.model.encoder, config.data.clip, config.engine.batch_size
-    side = clip.size // encoder.patch
+    clip, count = config.data.clip, config.engine.batch_size
     pixels = torch.randn(count, 3, clip.frames, clip.size, clip.size, device=device)
     nothing = torch.zeros(count, dtype=torch.int64, device=device)
     sampler = MaskSampler(
         config.masking,
         config.semantics,
-        TokenGrid(clip.frames // encoder.tubelet, side, side),
+        config.grid,
         seed=0,
         batch_size=count,
     )

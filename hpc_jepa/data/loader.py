@@ -19,7 +19,8 @@ from hpc_jepa.data.decode_errors import DecodeErrorLog, DecodeErrorRecord
 from hpc_jepa.data.prefetch import Prefetcher
 from hpc_jepa.data.shards.shard_folder import ShardFolder, StoredVideo
 from hpc_jepa.data.storage import ScratchCache
-from hpc_jepa.errors import DataError, InputError, UndecodableError
+from hpc_jepa.distributed import local_rows
+from hpc_jepa.errors import DataError, UndecodableError
 from hpc_jepa.types import ClipBatch
 
 MAX_REPLACEMENTS = 10
@@ -68,8 +69,7 @@ class ClipLoader:
         same_randomness: bool = False,
         decoder: Decoder | None = None,
     ) -> None:
-        if batch_size % world_size:
-            raise InputError(f"engine.batch_size {batch_size} cannot be divided among {world_size} processes")
+        rows = local_rows(batch_size, rank, world_size)
         self._config = config
         self._device = device
         self.source_names = tuple(config.sources)
@@ -86,8 +86,8 @@ class ClipLoader:
             config.shard_order,
             config.images == "batches",
         )
-        share = batch_size // world_size
-        self._rows = range(rank * share, (rank + 1) * share)
+        self._rows = range(rows.start, rows.stop)
+        share = len(self._rows)
         self._decode_errors = DecodeErrorLog(self.source_names, config.undecodable_rate)
         self._draws = lru_cache(maxsize=config.reading.prefetch_steps + 2)(self._sampler.samples)
         ahead = config.reading.prefetch_steps * share

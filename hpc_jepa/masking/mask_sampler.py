@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hpc_jepa.config.masking import MaskGroupConfig, MaskingConfig
 from hpc_jepa.config.semantics import Semantics
-from hpc_jepa.errors import InputError
+from hpc_jepa.distributed import local_rows
 from hpc_jepa.io.random_streams import RandomStream, uniforms
 from hpc_jepa.kernels.token_lists import smallest_counts, token_lists, tube_order
 from hpc_jepa.kernels.visible_tokens import visible_tokens
@@ -41,10 +41,6 @@ class MaskSampler:
         world_size: int = 1,
         gather: Callable[[Tensor], Tensor] = lambda rows: rows,
     ) -> None:
-        if batch_size % world_size:
-            raise InputError(
-                f"engine.batch_size: {batch_size} clips cannot be shared by {world_size} processes equally"
-            )
         self.config = config
         self.semantics = semantics
         self.grid = grid
@@ -52,8 +48,7 @@ class MaskSampler:
         self.batch_size = batch_size
         self.world_size = world_size
         self.gather = gather
-        clips = batch_size // world_size
-        self.local_clips = slice(rank * clips, (rank + 1) * clips)
+        self.local_clips = local_rows(batch_size, rank, world_size)
 
     def __call__(self, step: int, clips: ClipBatch) -> tuple[TokenMasks, ...]:
         """Masks of this process's clips, one per group, on the device of their pixels."""

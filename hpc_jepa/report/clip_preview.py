@@ -42,11 +42,9 @@ def preview_strips(config: RunConfig) -> list[PreviewStrip]:
     Raises DataError where the training shards are gone.
     """
     clips = _first_batch(config)
-    encoder = config.model.encoder
-    side = config.data.clip.size // encoder.patch
-    grid = TokenGrid(config.data.clip.frames // encoder.tubelet, side, side)
+    grid = config.grid
     masks = MaskSampler(config.masking, config.semantics, grid, seed=config.seed, batch_size=config.engine.batch_size)
-    frames = _frames(clips.pixels[0], encoder.tubelet, config.data.augmentation)
+    frames = _frames(clips.pixels[0], config.model.encoder.tubelet, config.data.augmentation)
     return [PreviewStrip("The clip, one frame per tubelet", _png(frames)), *_masked(frames, masks(0, clips), grid)]
 
 

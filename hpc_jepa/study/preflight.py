@@ -7,6 +7,7 @@ from pathlib import Path
 from hpc_jepa.config.cluster import ClusterConfig
 from hpc_jepa.data.shards.manifest import read_manifest
 from hpc_jepa.data.storage import parse_location
+from hpc_jepa.distributed import local_rows
 from hpc_jepa.errors import HpcJepaError, InputError
 from hpc_jepa.objectives.registry import validate_objectives
 from hpc_jepa.runs.acquire import refuse_other_config
@@ -42,20 +43,11 @@ def _cell_error(cell: StudyCell, cluster: ClusterConfig | None) -> str | None:
         validate_objectives(cell.config)
         refuse_other_config(cell.config)
         if cluster is not None:
-            _check_batch_size(cell, cluster)
+            local_rows(cell.config.engine.batch_size, 0, cluster.train.processes)
             _check_memory(cell, cluster)
     except HpcJepaError as error:
         return str(error)
     return None
-
-
-def _check_batch_size(cell: StudyCell, cluster: ClusterConfig) -> None:
-    batch, processes = cell.config.engine.batch_size, cluster.train.processes
-    if batch % processes:
-        raise InputError(
-            f"engine.batch_size: {batch} clips cannot be shared by {processes} processes "
-            f"(train.nodes x one for each GPU of the profile); change one of them"
-        )
 
 
 def _check_memory(cell: StudyCell, cluster: ClusterConfig) -> None:

@@ -30,7 +30,6 @@ from hpc_jepa.training.nonfinite import NonFiniteGuard
 from hpc_jepa.training.startup_timer import StartupTimer
 from hpc_jepa.training.train_module import build_train_module
 from hpc_jepa.training.watchdog import Watchdog
-from hpc_jepa.types import TokenGrid
 
 
 @dataclass(frozen=True)
@@ -147,8 +146,6 @@ def _open_decode_error_log(loader: ClipLoader, run: RunDir, first: int) -> None:
 
 def build_masker(config: RunConfig, host: GlooGroup) -> Masker:
     """The masks of this process's clips."""
-    encoder, clip = config.model.encoder, config.data.clip
-    side = clip.size // encoder.patch
     videos, images = (
         MaskSampler(
             config.masking,
@@ -160,6 +157,6 @@ def build_masker(config: RunConfig, host: GlooGroup) -> Masker:
             world_size=world_size(),
             gather=host.gather,
         )
-        for grid in (TokenGrid(clip.frames // encoder.tubelet, side, side), TokenGrid(1, side, side))
+        for grid in (config.grid, config.image_grid)
     )
     return MasksByModality(videos, images)

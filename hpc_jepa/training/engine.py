@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
 from hpc_jepa.config.run import RunConfig
-from hpc_jepa.distributed import world_size
+from hpc_jepa.distributed import local_rows, rank, world_size
 from hpc_jepa.errors import InputError
 from hpc_jepa.models.block import Block
 from hpc_jepa.training.schedules import ScheduleValues
@@ -32,9 +32,8 @@ def build_engine(train_module: nn.Module, config: RunConfig) -> DeepSpeedEngine:
     Mixed precision is the model's own autocast, so weights, gradients and optimizer state stay float32 here.
     Raises InputError if the batch does not divide among the ranks, or if ``engine.compile`` finds no compiler.
     """
-    batch, processes, stage = config.engine.batch_size, world_size(), config.engine.zero_stage
-    if batch % processes:
-        raise InputError(f"engine.batch_size: {batch} clips do not divide among {processes} processes; use a multiple")
+    batch, stage = config.engine.batch_size, config.engine.zero_stage
+    rows = local_rows(batch, rank(), world_size())
     if config.engine.compile:
         compile_blocks(train_module)
     trainable = sum(p.numel() for p in train_module.parameters() if p.requires_grad)
@@ -47,7 +46,7 @@ def build_engine(train_module: nn.Module, config: RunConfig) -> DeepSpeedEngine:
     )
     settings: dict[str, Any] = {
         "train_batch_size": batch,
-        "train_micro_batch_size_per_gpu": batch // processes,
+        "train_micro_batch_size_per_gpu": rows.stop - rows.start,
         "gradient_clipping": config.optimizer.grad_clip,
         "zero_optimization": {
             "stage": stage,

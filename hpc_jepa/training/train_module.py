@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.models.video_jepa import VideoJEPA
 from hpc_jepa.objectives import ObjectiveSet, build_objective
-from hpc_jepa.types import TokenGrid, TokenMasks
+from hpc_jepa.types import TokenMasks
 
 
 class TrainModule(nn.Module):
@@ -32,13 +32,11 @@ def build_train_module(config: RunConfig) -> TrainModule:
     """
     torch.manual_seed(config.seed)
     model = VideoJEPA(config.model, config.engine.precision, config.targets, config.data.images == "batches")
-    encoder, clip = config.model.encoder, config.data.clip
-    side = clip.size // encoder.patch
     objectives = build_objective(
         config.objectives,
-        width=encoder.width,
-        levels=len(encoder.levels),
-        grid=TokenGrid(clip.frames // encoder.tubelet, side, side),
+        width=config.model.encoder.width,
+        levels=len(config.model.encoder.levels),
+        grid=config.grid,
         semantics=config.semantics,
         steps=config.schedule.steps,
         context_weight=config.schedule.context_weight,

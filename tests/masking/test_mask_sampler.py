@@ -200,7 +200,7 @@ def test_steps_and_groups_and_clips_differ(make_sampler, make_clips):
 
 
 def test_processes_must_share_the_batch(make_sampler):
-    with pytest.raises(InputError, match=r"^engine\.batch_size: 32 clips cannot be shared by 5 processes"):
+    with pytest.raises(InputError, match=r"^engine\.batch_size: .*\b32\b.*\b5\b"):
         make_sampler(SMALL, 32, world_size=5)
 
 

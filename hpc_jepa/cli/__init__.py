@@ -5,23 +5,26 @@ import sys
 from types import FrameType
 
 from hpc_jepa.errors import EXIT_INTERRUPTED
+from hpc_jepa.training.shutdown import STOP_SIGNALS, install_stop_handler
 
 
 def main() -> None:
-    """Entry point of the console script: a signal stops a command as Ctrl-C does, from its first moment on."""
+    """Entry point of the console script. Stop signals act like Ctrl-C from the start, before heavy imports.
+
+    While it trains, ``hpc-jepa train`` replaces these handlers: it saves first.
+    """
     try:
-        signal.signal(signal.SIGTERM, _interrupt)
-        if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # nohup
-            signal.signal(signal.SIGHUP, _interrupt)
+        install_stop_handler(_interrupt)
         from hpc_jepa.cli.app import app
 
         app()
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
     finally:
-        # What is left to do is to leave; a traceback out of that would frighten for nothing.
-        signal.signal(signal.SIGINT, signal.SIG_DFL)
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+        # The command has ended: another signal should not print a traceback during interpreter shutdown.
+        for number in STOP_SIGNALS:
+            if signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, signal.SIG_DFL)
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

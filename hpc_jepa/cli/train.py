@@ -12,7 +12,6 @@ from hpc_jepa.config.loading import read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.errors import EXIT_INTERRUPTED
 from hpc_jepa.runs.run_dir import RunDir
-from hpc_jepa.training.slurm_step import set_ranks_from_slurm
 
 if TYPE_CHECKING:
     from hpc_jepa.runs.metrics_log import MetricsRecord
@@ -67,7 +66,6 @@ def train_command(
 
     Runs as one process, or under torchrun, deepspeed or srun as one process per GPU, which share the batch.
     """
-    set_ranks_from_slurm()
     config = read_config(RunConfig, *split_overrides(arguments))
 
     if profile:
@@ -76,14 +74,10 @@ def train_command(
     from hpc_jepa.distributed import set_ds_accelerator
 
     set_ds_accelerator()
-    from hpc_jepa.objectives.registry import validate_objectives
     from hpc_jepa.profiling.profile import check_profile_steps
-    from hpc_jepa.runs.acquire import refuse_other_config
     from hpc_jepa.training.loop import train
 
-    validate_objectives(config)
-    refuse_other_config(config)
-    shown = os.environ.get("RANK", "0") == "0"
+    shown = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
     log = logging.getLogger("hpc_jepa")
     log.setLevel(logging.INFO)
     log.handlers = [ConsoleHandler(logging.INFO if shown else logging.WARNING)]

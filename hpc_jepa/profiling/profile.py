@@ -71,7 +71,9 @@ def _watched(run: TrainingRun) -> Generator[AbstractContextManager[object]]:
     flops, place = run.metrics.flops, run.run_dir.profile_dir
     with _recorded(run) as timed:
         yield from repeat(record_function(STEP), TIMED_STEPS)
-    watched = ProfiledSteps(run.config, run.first + WARMUP_STEPS, unwatched, (run.metrics.flops - flops) / TIMED_STEPS)
+    watched = ProfiledSteps(
+        run.config, run.first_step + WARMUP_STEPS, unwatched, (run.metrics.flops - flops) / TIMED_STEPS
+    )
     with _recorded(run, stacks=True) as asked:
         yield record_function(STEP)
 
@@ -95,7 +97,7 @@ def _named_phases(run: TrainingRun) -> Iterator[None]:
     """Give the phases of a step their names in the trace."""
     model, ema = run.engine.module.model, run.ema
     phases: list[tuple[str, object, str]] = [
-        ("data wait", run.batches, "take"),
+        ("data wait", run.batches, "get"),
         ("target", model.target, "forward"),
         ("student", model.student, "forward"),
         ("predictor", model.predictor, "forward"),

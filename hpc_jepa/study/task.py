@@ -14,7 +14,7 @@ from typing import BinaryIO, Literal
 from hpc_jepa.errors import EXIT_INTERRUPTED
 from hpc_jepa.runs.run_dir import task_log_file
 from hpc_jepa.study.grid import StudyCell
-from hpc_jepa.training.walltime import WallTime
+from hpc_jepa.training.shutdown import WallTime
 
 TaskKind = Literal["train", "evaluate", "report"]
 Command = tuple[str, ...]

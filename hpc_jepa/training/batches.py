@@ -1,8 +1,7 @@
-"""The next batch is made while the current one is trained on."""
+"""Prefetch batches: clips and their masks for the next step, while the current step trains."""
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from types import TracebackType
 from typing import NamedTuple
 
@@ -10,18 +9,19 @@ import torch
 from torch import Tensor
 
 from hpc_jepa.data.loader import ClipLoader
+from hpc_jepa.data.prefetch import Prefetcher
 from hpc_jepa.masking.modality import Masker
 from hpc_jepa.types import ClipBatch, TokenMasks
 
 
 class TrainBatch(NamedTuple):
-    """Clips of one step and their masks, one entry per mask group."""
+    """This rank's clips of one step and their masks, one entry per mask group."""
 
     clips: ClipBatch
     masks: tuple[TokenMasks, ...]
 
     def cuda_tensors(self) -> Iterator[Tensor]:
-        """All tensors that lie on a GPU."""
+        """All tensors on a GPU."""
         for part in (self.clips, *self.masks):
             yield from (tensor for tensor in vars(part).values() if tensor.is_cuda)
 
@@ -29,18 +29,15 @@ class TrainBatch(NamedTuple):
 class BatchPrefetcher:
     """Reads, decodes, augments and masks one step ahead in a background thread.
 
-    Batches are functions of the step alone, so running ahead changes nothing but the waiting time. On a GPU the thread
-    has a stream of its own: it copies, decodes and masks beside the step, and what it asks the device, the step does
-    not wait for.
+    On a GPU the thread uses a CUDA stream of its own, so its copies and kernels overlap with the step, and its host
+    syncs do not block the training thread. ``steps``: number of steps of the run.
     """
 
-    def __init__(self, loader: ClipLoader, masker: Masker, last: int, device: torch.device) -> None:
+    def __init__(self, loader: ClipLoader, masker: Masker, steps: int, device: torch.device) -> None:
         self._loader = loader
         self._masker = masker
-        self._last = last
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="feed")
-        self._coming: dict[int, Future[TrainBatch]] = {}
+        self._prefetcher = Prefetcher(self._make, ahead=1, end=steps, name="batch-prefetch")
         self.wait_seconds = 0.0
 
     def __enter__(self) -> "BatchPrefetcher":
@@ -49,33 +46,26 @@ class BatchPrefetcher:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._worker.shutdown(wait=True, cancel_futures=True)
+        self._prefetcher.close()
         self._loader.close()
 
     def prepare(self, step: int) -> None:
-        """Make the batch of ``step`` now and keep it, to learn at once what stands in the way of a batch."""
-        if step < self._last:
-            self._coming[step] = self._worker.submit(self._make, step)
-            self._coming[step].result()
+        """Make the batch of ``step`` now, so that errors in data or masks are raised before training starts."""
+        self._prefetcher.prepare(step)
 
-    def take(self, step: int) -> TrainBatch:
-        """The batch of ``step``; adds the seconds spent waiting for it to ``waited``."""
-        for ahead in (step, step + 1):
-            if ahead < self._last and ahead not in self._coming:
-                self._coming[ahead] = self._worker.submit(self._make, ahead)
+    def get(self, step: int) -> TrainBatch:
+        """The batch of ``step``; adds the time spent waiting for it to ``wait_seconds``."""
         started = time.perf_counter()
-        batch = self._coming.pop(step).result()
+        batch = self._prefetcher.get(step)
         self.wait_seconds += time.perf_counter() - started
         if self._stream is not None:
-            for (
-                tensor
-            ) in batch.cuda_tensors():  # their memory is not to be used again before the step is through with it
+            for tensor in batch.cuda_tensors():  # keep their memory until the training stream has used it
                 tensor.record_stream(torch.cuda.current_stream())
         return batch
 
     @property
-    def dropped(self) -> dict[str, int]:
-        """Clips per source that did not decode and were replaced, on this process."""
+    def decode_errors(self) -> dict[str, int]:
+        """Clips of this rank that failed to decode and were replaced, by source."""
         return self._loader.dropped
 
     def _make(self, step: int) -> TrainBatch:
@@ -83,5 +73,5 @@ class BatchPrefetcher:
             clips = self._loader.batch(step)
             batch = TrainBatch(clips, self._masker(step, clips))
         if self._stream is not None:
-            self._stream.synchronize()  # whoever takes it finds it ready; this thread has nothing else to do
+            self._stream.synchronize()  # the batch is ready when it is handed over
         return batch

@@ -1,4 +1,4 @@
-"""Put a run together from its configuration: data, masks, networks, engine, monitors."""
+"""Build a run from its configuration: data, masks, networks, engine, metrics, checkpoint writer."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,7 +16,7 @@ from hpc_jepa.io.malloc import keep_freed_memory
 from hpc_jepa.masking.mask_sampler import MaskSampler
 from hpc_jepa.masking.modality import Masker, MasksByModality
 from hpc_jepa.objectives import ObjectiveSet
-from hpc_jepa.runs.acquire import LeaseCheck, acquire_run_dir, record_failure, refuse_other_config
+from hpc_jepa.runs.acquire import LeaseCheck, acquire_run_dir, record_failure
 from hpc_jepa.runs.restarts import record_start
 from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.training.batches import BatchPrefetcher
@@ -25,26 +25,25 @@ from hpc_jepa.training.divergence import DivergenceMonitor
 from hpc_jepa.training.ema import TargetEMA
 from hpc_jepa.training.engine import build_engine
 from hpc_jepa.training.launch import report_lost_peers
-from hpc_jepa.training.metrics import MetricsLogger, OnLog
+from hpc_jepa.training.metrics import MetricsLogger, OnLog, StartupTimer
 from hpc_jepa.training.nonfinite import NonFiniteGuard
-from hpc_jepa.training.startup_timer import StartupTimer
 from hpc_jepa.training.train_module import build_train_module
 from hpc_jepa.training.watchdog import Watchdog
 
 
 @dataclass(frozen=True)
 class TrainingRun:
-    """Everything the loop touches. ``first`` is the step to begin with: 0, or the step of the checkpoint.
+    """Everything the loop uses.
 
-    ``allowed`` raises when a newer copy of the run has taken its place.
+    first_step: 0, or the step of the checkpoint that was loaded.
+    check_lease: raises LeaseLostError if a newer process has taken over the run.
     """
 
     config: RunConfig
     run_dir: RunDir
-    first: int
+    first_step: int
     engine: DeepSpeedEngine
     objectives: ObjectiveSet
-    levels: int
     ema: TargetEMA | None
     batches: BatchPrefetcher
     guard: NonFiniteGuard
@@ -52,79 +51,77 @@ class TrainingRun:
     writer: CheckpointWriter
     watchdog: Watchdog
     startup_timer: StartupTimer
-    host: GlooGroup
+    gloo: GlooGroup
     data_hashes: dict[str, str]
     check_lease: LeaseCheck
 
 
 @contextmanager
 def build_run(config: RunConfig, device: torch.device, on_log: OnLog) -> Iterator[TrainingRun]:
-    """Build the run, or continue it, and close its files and threads at the end.
+    """Build or resume a run; leaving the context closes its files and threads.
 
-    The folder is made only when everything else stands and a first batch is there, so that a refused run leaves nothing
-    behind. Raises InputError, DataError or CheckpointError where the configuration, the shards or the checkpoint do not
-    fit.
+    The run folder is created last, once a first batch exists: a run that cannot start leaves nothing behind.
+    Raises InputError, DataError or CheckpointError if the configuration, the shards or the checkpoint do not match.
     """
     startup_timer = StartupTimer()
-    startup_timer.done("imports")
-    refuse_other_config(config)
+    startup_timer.phase_done("imports")
     if device.type == "cpu":
         keep_freed_memory()
     train_module = build_train_module(config)
-    startup_timer.done("networks")
+    startup_timer.phase_done("networks")
     guard = NonFiniteGuard(train_module.model.student.modality.video, device)
     engine = build_engine(train_module, config)
-    startup_timer.done("engine")
+    startup_timer.phase_done("engine")
     loader = build_loader(config, device)
-    # Threads have process groups of their own: two threads on one group would mix up their exchanges.
-    host, feed_host = GlooGroup(), GlooGroup()
+    # One process group per thread: collectives of two threads on one group would be mixed up.
+    gloo, mask_gloo = GlooGroup(), GlooGroup()
+    run = RunDir(config.folder)
     with (
         Watchdog(config.guard.stall_seconds) as watchdog,
-        BatchPrefetcher(loader, build_masker(config, feed_host), config.schedule.steps, device) as batches,
+        BatchPrefetcher(loader, build_masker(config, mask_gloo), config.schedule.steps, device) as batches,
     ):
-        batches.prepare(broadcast_int(RunDir(config.folder).last_step()))
-        startup_timer.done("first batch")
-        run = RunDir(config.folder)
+        batches.prepare(broadcast_int(run.last_step()))
+        startup_timer.phase_done("first batch")
         with acquire_run_dir(config) as check_lease, record_failure(run, config.schedule.steps), report_lost_peers():
-            first = resume_from_checkpoint(engine, config, loader.data_hashes)
+            first_step = resume_from_checkpoint(engine, config, loader.data_hashes)
             if is_main():
-                record_start(run, first)
-            _open_decode_error_log(loader, run, first)
-            startup_timer.done("checkpoint")
-            ema = config.targets == "ema"
+                record_start(run, first_step)
+            _open_decode_error_log(loader, run, first_step)
+            startup_timer.phase_done("checkpoint")
+            divergence, batch_size = DivergenceMonitor(config.guard), config.engine.batch_size
             with (
-                CheckpointWriter(run.path, config.checkpoint, check_lease) as saver,
+                CheckpointWriter(run.path, config.checkpoint, check_lease) as writer,
                 MetricsLogger(
                     run,
                     config.monitor,
-                    divergence=DivergenceMonitor(config.guard),
-                    batch_size=config.engine.batch_size,
-                    first=first,
+                    divergence=divergence,
+                    batch_size=batch_size,
+                    first_step=first_step,
                     on_log=on_log,
                 ) as metrics,
             ):
+                model = train_module.model
                 yield TrainingRun(
                     config=config,
                     run_dir=run,
-                    first=first,
+                    first_step=first_step,
                     engine=engine,
                     objectives=train_module.objectives,
-                    levels=len(config.model.encoder.levels),
-                    ema=TargetEMA(train_module.model.student, train_module.model.target) if ema else None,
+                    ema=TargetEMA(model.student, model.target) if config.targets == "ema" else None,
                     batches=batches,
                     guard=guard,
                     metrics=metrics,
-                    writer=saver,
+                    writer=writer,
                     watchdog=watchdog,
                     startup_timer=startup_timer,
-                    host=host,
+                    gloo=gloo,
                     data_hashes=loader.data_hashes,
                     check_lease=check_lease,
                 )
 
 
 def build_loader(config: RunConfig, device: torch.device) -> ClipLoader:
-    """The clips of this process."""
+    """Loader of this rank's clips."""
     return ClipLoader(
         config.data,
         seed=config.seed,
@@ -136,16 +133,16 @@ def build_loader(config: RunConfig, device: torch.device) -> ClipLoader:
     )
 
 
-def _open_decode_error_log(loader: ClipLoader, run: RunDir, first: int) -> None:
-    """Let undecodable clips go to ``log/dropped-<rank>.jsonl``, which steps that are run again do not fill twice."""
+def _open_decode_error_log(loader: ClipLoader, run: RunDir, first_step: int) -> None:
+    """Log decode errors per rank, without the records of steps that will be repeated."""
     if is_main():
-        truncate_decode_errors(run, first)
+        truncate_decode_errors(run, first_step)
     barrier()
     loader.log_decode_errors_to(run.decode_errors_file(rank()))
 
 
-def build_masker(config: RunConfig, host: GlooGroup) -> Masker:
-    """The masks of this process's clips."""
+def build_masker(config: RunConfig, gloo: GlooGroup) -> Masker:
+    """Sampler of the masks of this rank's clips."""
     videos, images = (
         MaskSampler(
             config.masking,
@@ -155,7 +152,7 @@ def build_masker(config: RunConfig, host: GlooGroup) -> Masker:
             batch_size=config.engine.batch_size,
             rank=rank(),
             world_size=world_size(),
-            gather=host.gather,
+            gather=gloo.gather,
         )
         for grid in (config.grid, config.image_grid)
     )

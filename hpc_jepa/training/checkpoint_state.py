@@ -1,7 +1,6 @@
-"""What decides the rest of a run, into a checkpoint and back: on any number of processes, at any ZeRO stage."""
+"""Save and restore the training state, on any number of ranks and at any ZeRO stage."""
 
 import time
-from collections.abc import Iterator
 
 import deepspeed
 import torch
@@ -33,7 +32,7 @@ UPDATES = "updates"
 def checkpoint_info(
     config: RunConfig, step: int, data_hashes: dict[str, str], metrics: dict[str, float]
 ) -> CheckpointInfo:
-    """What the checkpoint of ``step`` says about itself."""
+    """Metadata of the checkpoint after ``step`` steps."""
     return CheckpointInfo(
         step=step,
         time=time.time(),
@@ -53,59 +52,52 @@ def checkpoint_info(
 
 
 def shards_to_save(engine: DeepSpeedEngine) -> list[TensorShard]:
-    """What this process saves: views of its state, as it is until the next step, and its random state."""
-    own = [part.to_save for part in local_shards(engine) if part.saved_slice.start < part.saved_slice.stop]
-    done = optimizer_updates(engine)
-    if done is not None and is_main():
-        own.append(TensorShard(UPDATES, (), 0, done.view(1)))
+    """The shards that this rank saves: views of its state, valid until the next step, and its random state."""
+    own = [shard.to_save for shard in local_shards(engine) if shard.saved_slice.start < shard.saved_slice.stop]
+    updates = optimizer_updates(engine)
+    if updates is not None and is_main():
+        own.append(TensorShard(UPDATES, (), 0, updates.view(1)))
     return own + [TensorShard(name, tuple(state.shape), 0, state) for name, state in _random_states().items()]
 
 
 def resume_from_checkpoint(engine: DeepSpeedEngine, config: RunConfig, data_hashes: dict[str, str]) -> int:
-    """Continue from the newest undamaged checkpoint; the number of steps done, 0 for a new run. Collective.
+    """Load the latest valid checkpoint; returns the number of steps done, 0 for a new run. Collective.
 
-    Raises CheckpointError when all are damaged, or when it was saved on other data or with other settings than
-    ``checkpoint.accept`` allows.
+    Raises CheckpointError if all checkpoints are damaged, or if the data or settings differ from those at the save in
+    more than ``checkpoint.accept`` allows.
     """
     if is_main():
         remove_partial(config.folder)
-    sound = latest_valid(config.folder) if is_main() else None
-    step = broadcast_int(sound.step if sound else -1)
+    latest = latest_valid(config.folder) if is_main() else None
+    step = broadcast_int(latest.step if latest else -1)
     if step < 0:
         return 0
     checkpoint = open_checkpoint(RunDir(config.folder).checkpoint_dir(step))
-    _check_fits(checkpoint, config, data_hashes)
+    _check_settings(checkpoint, config, data_hashes)
     restore(engine, checkpoint)
     return step
 
 
 @torch.no_grad()
 def restore(engine: DeepSpeedEngine, checkpoint: Checkpoint) -> None:
-    """Make weights, target, optimizer and random state what they were. Nothing is exchanged between processes.
+    """Load weights, target, optimizer and random state. Each rank reads its own shards; no communication.
 
-    Raises CheckpointError when names or shapes of the weights are not those of the run.
+    Raises CheckpointError if names or shapes of the weights differ from those of the model.
     """
     stored = TensorReader(checkpoint)
-    _check_names(engine.module, checkpoint, stored)
+    _check_parameters(engine.module, checkpoint, stored)
     if UPDATES in stored:
         with_state = {name.removeprefix("exp_avg.") for name in stored if name.startswith("exp_avg.")}
         init_optimizer_state(engine, stored[UPDATES], with_state)
-    for part in local_shards(engine):
-        if part.name in stored:  # moments of a parameter that never had a gradient begin at zero
-            part.view.copy_(stored.read_slice(part.name, part.start, part.start + len(part.view)))
+    for shard in local_shards(engine):
+        if shard.name in stored:  # no moments are stored for a parameter that never had a gradient
+            shard.view.copy_(stored.read_slice(shard.name, shard.start, shard.start + len(shard.view)))
     if checkpoint.manifest.world_size == world_size():
         _set_random_states(stored)
 
 
-def unsharded(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
-    """Names and full float32 values of all parameters, one gathered at a time; on the CPU. Collective at stage 3."""
-    for name, parameter in module.named_parameters():
-        with deepspeed.zero.GatheredParameters([parameter], enabled=hasattr(parameter, "ds_id")):
-            yield name, parameter.detach().float().cpu().clone()
-
-
 def _random_states() -> dict[str, Tensor]:
-    """Masks, crops and order depend on the step alone; what a layer may draw itself depends on these."""
+    """Generators that layers may use. Masks, crops and sample order depend on the step alone."""
     states = {f"random.cpu.{rank()}": torch.get_rng_state()}
     if torch.cuda.is_available():
         states[f"random.cuda.{rank()}"] = torch.cuda.get_rng_state()
@@ -118,7 +110,7 @@ def _set_random_states(stored: TensorReader) -> None:
         torch.cuda.set_rng_state(stored[f"random.cuda.{rank()}"])
 
 
-def _check_fits(checkpoint: Checkpoint, config: RunConfig, data_hashes: dict[str, str]) -> None:
+def _check_settings(checkpoint: Checkpoint, config: RunConfig, data_hashes: dict[str, str]) -> None:
     changed = unaccepted_changes(saved_config(checkpoint), config)
     if changed:
         raise CheckpointError(f"{checkpoint.path}: saved with other settings ({changed}); choose another study=")
@@ -126,14 +118,17 @@ def _check_fits(checkpoint: Checkpoint, config: RunConfig, data_hashes: dict[str
         same = checkpoint.manifest.data_hashes.get(source) == digest
         if not same and not config.checkpoint.accepts(f"data.sources.{source}"):
             raise CheckpointError(
-                f"{checkpoint.path}: source '{source}' was rebuilt with other content since it was saved; "
-                f"if that is meant: checkpoint.accept=[data.sources.{source}]"
+                f"{checkpoint.path}: the shards of source '{source}' have changed since it was saved; "
+                f"to continue anyway, set checkpoint.accept=[data.sources.{source}]"
             )
 
 
-def _check_names(module: nn.Module, checkpoint: Checkpoint, stored: TensorReader) -> None:
-    """Frozen weights too: loaders of optimizer state have been seen to forget the target silently."""
-    for inside, parameter in module.named_parameters():
-        name, shape = checkpoint_name(inside), tuple(getattr(parameter, "ds_shape", parameter.shape))
+def _check_parameters(module: nn.Module, checkpoint: Checkpoint, stored: TensorReader) -> None:
+    """Check frozen parameters too: a loader of optimizer state alone would silently skip the target."""
+    for module_name, parameter in module.named_parameters():
+        name, shape = checkpoint_name(module_name), tuple(getattr(parameter, "ds_shape", parameter.shape))
         if name not in stored or stored.shape(name) != shape:
-            raise CheckpointError(f"{checkpoint.path}: holds no {name} of shape {shape}; the model is another one")
+            raise CheckpointError(
+                f"{checkpoint.path}: missing tensor {name} with shape {shape}: saved from a different model; "
+                "use its model settings, or choose another study="
+            )

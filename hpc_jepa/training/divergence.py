@@ -1,8 +1,12 @@
-"""Judge the logged figures: is the loss running away, is the representation collapsing, are steps being lost?"""
+"""Detect divergence in the logged metrics: loss spikes, representation collapse, too many skipped steps."""
 
 import logging
 from collections import deque
 from statistics import median
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
 
 from hpc_jepa.config.training import Action, GuardConfig
 from hpc_jepa.distributed import is_main
@@ -13,18 +17,46 @@ from hpc_jepa.training.nonfinite import SkippedSteps
 LOG = logging.getLogger(__name__)
 
 
+class TargetHealth(NamedTuple):
+    """Collapse metrics of the target features, as scalars on the device.
+
+    target_std: standard deviation over tokens, averaged over channels.
+    effective_rank: exponential of the spectral entropy; 1 if all tokens are on a line, the width if they are isotropic.
+    """
+
+    target_std: Tensor
+    effective_rank: Tensor
+
+
+@torch.no_grad()
+def target_health(target: Tensor, levels: int, tokens: int) -> TargetHealth:
+    """Collapse metrics of the last level of ``target`` [B, N, levels * D], on about ``tokens`` evenly spaced tokens.
+
+    The effective rank is ``exp(-sum p log p)`` with p the normalised singular values of the centred sample (Roy and
+    Vetterli 2007). No host sync.
+    """
+    last = target.flatten(0, 1)[:, -(target.shape[-1] // levels) :]
+    sample = last[:: max(last.shape[0] // tokens, 1)][:tokens].double()  # squares of small values underflow in fp32
+    centred = sample - sample.mean(0)
+    covariance = centred.T @ centred
+    # eigvalsh raises on non-finite input; target_std is non-finite then, which the logger reports with the step.
+    singular = torch.linalg.eigvalsh(covariance.nan_to_num()).clamp(min=0).sqrt()
+    share = singular / singular.sum().clamp(min=torch.finfo(singular.dtype).tiny)
+    return TargetHealth(centred.square().mean(0).sqrt().mean(), torch.exp(torch.special.entr(share).sum()))
+
+
 class DivergenceMonitor:
-    """Looks at every logged line; all processes see the same figures, and so come to the same decision."""
+    """Checks every logged step. All ranks see the same metrics, so they take the same action."""
 
     def __init__(self, config: GuardConfig) -> None:
         self._config = config
         self._losses: deque[float] = deque(maxlen=config.spike_window)
 
     def check(self, record: MetricsRecord, skipped: SkippedSteps) -> None:
-        """Warn of, or raise HpcJepaError for, what is wrong with the figures of a step."""
+        """Log a warning or raise HpcJepaError, as configured under ``guard``."""
         if skipped.steps:
             self._report_skipped(record.step, skipped)
-            return  # the loss of such a line may be no number
+            return  # the loss may be non-finite
         if spike := self._spike(record.loss):
             _act(self._config.loss_spike, f"step {record.step}: {spike}")
         if collapse := self._collapse(record):
@@ -33,27 +65,27 @@ class DivergenceMonitor:
     def _report_skipped(self, step: int, skipped: SkippedSteps) -> None:
         limit = self._config.max_consecutive_skips
         action: Action = "stop" if skipped.consecutive >= limit else "warn"
-        advice = f"; {limit} in a row are too many: lower schedule.lr or use fp32" if action == "stop" else ""
-        _act(action, f"steps up to {step}: {skipped}{advice}")
+        remedy = f" ({limit} in a row is the limit); lower schedule.lr or use fp32" if action == "stop" else ""
+        _act(action, f"steps up to {step}: {skipped}{remedy}")
 
     def _spike(self, loss: float) -> str:
         usual = median(self._losses) if len(self._losses) == self._losses.maxlen else None
         self._losses.append(loss)
         if usual is None or loss <= self._config.spike_factor * abs(usual):
             return ""
-        return f"loss {loss:.4g} where {usual:.4g} is usual; a lower schedule.lr may help"
+        return f"loss spike: {loss:.4g}, recent median {usual:.4g}; lower schedule.lr if this repeats"
 
     def _collapse(self, record: MetricsRecord) -> str:
         if record.health is None:
             return ""
-        spread, directions = record.health.target_std, record.health.effective_rank
-        if spread >= self._config.collapse_std and directions >= self._config.collapse_rank:
+        std, effective_rank = record.health.target_std, record.health.effective_rank
+        if std >= self._config.collapse_std and effective_rank >= self._config.collapse_rank:
             return ""
-        return f"the target collapses (spread {spread:.2g}, effective rank {directions:.3g})"
+        return f"target collapse: standard deviation {std:.2g}, effective rank {effective_rank:.3g}"
 
 
 def _act(action: Action, message: str) -> None:
     if action == "stop":
-        raise HpcJepaError(f"{message}; stopped, the newest checkpoint is from before")
+        raise HpcJepaError(f"{message}; stopped, the latest checkpoint is older than the problem")
     if action == "warn" and is_main():
         LOG.warning("%s", message)

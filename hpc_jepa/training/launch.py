@@ -1,34 +1,37 @@
-"""Join the process group that the launcher (torchrun, deepspeed, srun, or nobody) prepared."""
+"""Join the process group that the launcher prepared: torchrun, deepspeed, srun, or no launcher at all."""
 
 import atexit
 import os
+import re
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 
-import deepspeed
 import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
 from hpc_jepa.distributed import local_device
 from hpc_jepa.errors import HpcJepaError, InputError
-from hpc_jepa.training.slurm_step import set_ranks_from_slurm
 
 RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-RENDEZVOUS_TIMEOUT = timedelta(minutes=5)
-"""How long processes wait for each other at the start: nodes of one job start at different moments."""
 LAUNCHER_VARIABLES = (*RANK_VARIABLES, "MASTER_ADDR", "MASTER_PORT")
+RENDEZVOUS_TIMEOUT = timedelta(minutes=5)
+"""Wait this long for all ranks at start-up: the nodes of a job start at different times."""
+SLURM_PORTS = range(20_000, 32_000)
+"""Below the ephemeral ports that systems give to outgoing connections."""
+FIRST_HOST = re.compile(r"(?P<before>[^\[,]+)(?:\[(?P<first>\d+)[^\]]*\](?P<after>[^\[,]*))?")
+"""The first host of a Slurm node list such as ``node[017-020,031],login``."""
 
 
 def join_process_group() -> torch.device:
-    """Start the process group of this process, once; the device of this process.
+    """Initialise the process group once per process; returns the device of this rank.
 
-    Without a launcher the group has one member. With an incomplete one this is an error, never a silent group of one:
-    N processes that each train alone into one folder would look like a success. The group lasts as long as the process:
-    DeepSpeed keeps references to it and cannot start on a second one.
-    Raises InputError when only some of the launcher's variables are set, or to something that cannot be.
+    Without a launcher the world size is 1. The group lasts as long as the process, because DeepSpeed keeps references
+    to it and cannot start on a second one.
+    Raises InputError if the launcher's variables are incomplete or invalid, rather than train N independent copies
+    that look like a success; HpcJepaError if the rendezvous times out.
     """
     set_ranks_from_slurm()
     device = local_device()
@@ -40,64 +43,103 @@ def join_process_group() -> torch.device:
 
 @contextmanager
 def report_lost_peers() -> Iterator[None]:
-    """Say in one line that a collective failed because another process is gone: what ended that one is the cause."""
+    """Turn a failed collective into a one-line HpcJepaError: another rank has exited, and its log has the cause."""
     try:
         yield
     except RuntimeError as error:
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             raise HpcJepaError(
-                f"rank {dist.get_rank()}: another process of this run has ended; its own last line says why, "
-                "the same command goes on from the newest checkpoint"
+                f"rank {dist.get_rank()}: another rank of this run has exited; see the last line of its log, then "
+                "repeat the command to resume from the latest checkpoint"
             ) from error
         raise
 
 
 def _init_backend(backend: str, device: torch.device) -> None:
+    import deepspeed  # takes seconds; evaluation imports this module without it
+
     if device.type == "cuda":
         torch.cuda.set_device(device)
-    # DeepSpeed would compile a shared-memory reduction at its first start on a CPU; gloo needs no compiler.
+    # On a CPU, DeepSpeed would compile a shared-memory all-reduce at first start; gloo needs no compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if is_single_process():
-        os.environ["LOCAL_RANK"] = "0"  # DeepSpeed reads it from here alone
+        os.environ["LOCAL_RANK"] = "0"  # DeepSpeed reads the local rank from the environment only
         dist.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
     else:
         check_launcher_variables()
         _rendezvous(backend)
-    # DeepSpeed calls collectives by names that torch renames; nothing a user could do about it.
+    # DeepSpeed calls collectives by deprecated names; users cannot act on the warning.
     warnings.filterwarnings("ignore", message=".*deprecated.*", category=FutureWarning, module="torch.distributed")
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
 
 def _rendezvous(backend: str) -> None:
-    """Wait for all processes of the run. Raises HpcJepaError where some do not come."""
+    """Wait for all ranks of the run. Raises HpcJepaError after RENDEZVOUS_TIMEOUT."""
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     try:
         store, *_ = next(rendezvous("env://", rank, world_size, timeout=RENDEZVOUS_TIMEOUT))
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
     except dist.DistError as error:
-        place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         reason = str(error).partition("\n")[0]
         raise HpcJepaError(
-            f"rank {rank} of {world_size}: not all processes met at {place} "
-            f"within {RENDEZVOUS_TIMEOUT.seconds} s ({reason}); "
-            "the logs of the other ranks say why, or the network between the nodes is in the way"
+            f"rank {rank} of {world_size}: rendezvous at {address} timed out after {RENDEZVOUS_TIMEOUT.seconds} s "
+            f"({reason}); check the logs of the other ranks, and the network between the nodes"
         ) from error
 
 
 def is_single_process() -> bool:
-    """Whether no launcher started this process. LOCAL_RANK=0 alone may be inherited from one that trained alone."""
+    """Whether no launcher started this process. LOCAL_RANK=0 alone may be inherited from a single-process run."""
     return not {"RANK", "WORLD_SIZE"} & os.environ.keys() and os.environ.get("LOCAL_RANK", "0") == "0"
 
 
 def check_launcher_variables() -> None:
-    """Raise InputError unless what a launcher sets is there and fits: torch would wait for ranks that cannot come."""
+    """Raise InputError unless the launcher's variables are complete and valid; torch would wait for missing ranks."""
     missing = [name for name in LAUNCHER_VARIABLES if name not in os.environ]
     if missing:
         present = next(name for name in RANK_VARIABLES if name in os.environ)
         raise InputError(f"{present} is set but {', '.join(missing)} is not: start with torchrun, or unset {present}")
-    wrong = [name for name in (*RANK_VARIABLES, "MASTER_PORT") if not os.environ[name].isdecimal()]
-    if wrong:
-        raise InputError(f"{wrong[0]}={os.environ[wrong[0]]}: not a number; start with torchrun, or unset it")
+    invalid = [name for name in (*RANK_VARIABLES, "MASTER_PORT") if not os.environ[name].isdecimal()]
+    if invalid:
+        raise InputError(f"{invalid[0]}={os.environ[invalid[0]]}: not a number; start with torchrun, or unset it")
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     if rank >= world_size:
-        raise InputError(f"RANK={rank}: ranks of WORLD_SIZE={world_size} processes end at {world_size - 1}")
+        raise InputError(f"RANK={rank}: must be less than WORLD_SIZE={world_size}; start with torchrun, or unset both")
+
+
+def set_ranks_from_slurm() -> None:
+    """Set torch's launcher variables from Slurm's if srun started this process as one of several.
+
+    Variables of another launcher take precedence. Raises InputError in a multi-task job that was started without srun:
+    it would train as one process and look like a success.
+    """
+    if os.environ.keys() & {"RANK", "WORLD_SIZE"}:
+        return
+    if "SLURM_STEP_ID" in os.environ:
+        if int(os.environ["SLURM_STEP_NUM_TASKS"]) > 1:
+            os.environ |= _slurm_ranks(os.environ)
+    elif int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_JOB_ID" in os.environ:
+        raise InputError(
+            f"this Slurm job has {os.environ['SLURM_NTASKS']} tasks but was started as one process; "
+            "start the command with srun, or request --ntasks=1"
+        )
+
+
+def _slurm_ranks(step: Mapping[str, str]) -> dict[str, str]:
+    """From the variables of a job step. A restart uses another port: an older copy of the job may still listen."""
+    number = 7 * int(step["SLURM_JOB_ID"]) + int(step.get("SLURM_RESTART_COUNT", "0"))
+    return {
+        "RANK": step["SLURM_PROCID"],
+        "WORLD_SIZE": step["SLURM_STEP_NUM_TASKS"],
+        "LOCAL_RANK": step["SLURM_LOCALID"],
+        "MASTER_ADDR": first_host(step["SLURM_STEP_NODELIST"]),
+        "MASTER_PORT": str(SLURM_PORTS[number % len(SLURM_PORTS)]),
+    }
+
+
+def first_host(node_list: str) -> str:
+    """The first host name of a compressed Slurm node list."""
+    match = FIRST_HOST.match(node_list)
+    if match is None:
+        raise InputError(f"SLURM_STEP_NODELIST={node_list}: not a Slurm node list")
+    return match["before"] + (match["first"] or "") + (match["after"] or "")

@@ -1,49 +1,52 @@
-"""The training loop: fetch, schedules by index, forward, backward, step, average, record, save."""
+"""The training loop: batch, forward, backward, optimizer step, EMA, metrics, checkpoint."""
 
 import logging
 from typing import Literal
+
+import torch
 
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import is_main
 from hpc_jepa.errors import HpcJepaError
 from hpc_jepa.models.flops import step_flops
 from hpc_jepa.objectives.composition import weighted_sum
+from hpc_jepa.objectives.registry import validate_objectives
 from hpc_jepa.profiling.profile import profile_steps
+from hpc_jepa.runs.acquire import refuse_other_config
 from hpc_jepa.runs.state import RunState, write_state
 from hpc_jepa.training.build import TrainingRun, build_run
 from hpc_jepa.training.checkpoint_state import checkpoint_info, shards_to_save
+from hpc_jepa.training.divergence import target_health
 from hpc_jepa.training.engine import optimizer_step, set_schedule_values
-from hpc_jepa.training.health import target_health
 from hpc_jepa.training.launch import join_process_group
 from hpc_jepa.training.metrics import OnLog
 from hpc_jepa.training.schedules import schedule_values_at
-from hpc_jepa.training.shutdown import StopSignal
-from hpc_jepa.training.walltime import WallTime
+from hpc_jepa.training.shutdown import StopSignal, WallTime
 
 LOG = logging.getLogger(__name__)
 TrainOutcome = Literal["done", "interrupted"]
 
 
 def train(config: RunConfig, on_log: OnLog, profile: bool = False) -> TrainOutcome:
-    """Pretrain until the last step or a signal; the same call continues where an earlier one stopped.
+    """Pretrain until the last step, a stop signal or the end of the job; the same call resumes an interrupted run.
 
-    ``observe`` is given every line of ``metrics.jsonl`` as it is written. With ``profile`` rank 0 also writes where the
-    first steps spend their time.
-    Raises InputError, DataError or CheckpointError where the run cannot start, HpcJepaError where the loss is not
-    finite.
+    ``on_log`` is called with each record of ``metrics.jsonl``. With ``profile`` rank 0 profiles the first steps.
+    Raises InputError, DataError or CheckpointError if the run cannot start, HpcJepaError if the loss is non-finite.
     """
+    validate_objectives(config)
+    refuse_other_config(config)
     device = join_process_group()
-    time_left = WallTime.from_environment()
-    with StopSignal() as stop, build_run(config, device, on_log) as run, profile_steps(run, profile) as watched:
-        write_run_state(run, "running", run.first)
-        for step in range(run.first, config.schedule.steps):
+    wall_time = WallTime.from_environment()
+    with StopSignal() as stop, build_run(config, device, on_log) as run, profile_steps(run, profile) as profile_step:
+        write_run_state(run, "running", run.first_step)
+        for step in range(run.first_step, config.schedule.steps):
             run.check_lease()
-            with watched(step), time_left.timed():
+            with profile_step(step), wall_time.timed():
                 train_step(run, step)
-            run.watchdog.alive()
+            run.watchdog.reset()
             done = step + 1
-            late = not time_left.fits_another(then=run.writer.longest_save)
-            stopping = stop.on_any_rank(run.host, also=run.writer.failed or late)
+            out_of_time = not wall_time.fits_another(then=run.writer.longest_save)
+            stopping = _on_any_rank(run, stop.signal is not None or run.writer.failed or out_of_time)
             if stopping or done % config.checkpoint.every == 0 or done == config.schedule.steps:
                 save_checkpoint(run, done)
                 write_run_state(run, "running", done)
@@ -51,7 +54,7 @@ def train(config: RunConfig, on_log: OnLog, profile: bool = False) -> TrainOutco
                 run.writer.wait()
                 write_run_state(run, "interrupted", done, stopped_by=stop.signal.name if stop.signal else "wall time")
                 return "interrupted"
-        if run.first == config.schedule.steps == 0:
+        if run.first_step == config.schedule.steps == 0:
             save_checkpoint(run, 0)
         run.writer.wait()
         write_run_state(run, "done", config.schedule.steps)
@@ -59,13 +62,12 @@ def train(config: RunConfig, on_log: OnLog, profile: bool = False) -> TrainOutco
 
 
 def train_step(run: TrainingRun, step: int) -> None:
-    """One step. Nothing here asks the device a question; figures leave it when the recorder writes them.
+    """One training step, without a host-device sync: logged metrics are copied asynchronously and written later.
 
-    DeepSpeed itself asks, at the end of a step, whether the norm of the gradient is finite: at stage 3, and at stages 1
-    and 2 to clip it.
+    DeepSpeed itself syncs once per step to check the gradient norm: at stage 3, and at stages 1 and 2 when it clips.
     """
     config, metrics = run.config, run.metrics
-    clips, masks = run.batches.take(step)
+    clips, masks = run.batches.get(step)
     schedule_values = schedule_values_at(step, config.schedule)
     coefficients = run.objectives.weights(step)
     set_schedule_values(run.engine, schedule_values)
@@ -74,48 +76,51 @@ def train_step(run: TrainingRun, step: int) -> None:
     loss = weighted_sum(terms, coefficients)
     run.engine.backward(loss)
     nonfinite = run.guard.nonfinite(loss)
-    norm = optimizer_step(run.engine, nonfinite)
-    run.guard.count(nonfinite | ~norm.isfinite())
+    norm = optimizer_step(run.engine, skip=nonfinite)
+    run.guard.count_step(skipped=nonfinite | ~norm.isfinite())
     if run.ema is not None:
         run.ema.update(schedule_values.ema)
 
-    metrics.count(step_flops(config.model, clips.pixels.shape, masks))
+    metrics.count_step(step_flops(config.model, clips.pixels.shape, masks))
     if metrics.should_log(step):
-        looked_at = (
-            target_health(target, run.levels, config.monitor.health_tokens) if metrics.should_log_health(step) else None
-        )
-        figures = {"loss": loss, "gradient_norm": norm, **terms}
-        metrics.record(
-            step, figures, coefficients, schedule_values, looked_at, run.guard.take(), run.batches.wait_seconds
-        )
-    if step == run.first:
-        run.startup_timer.done("first step")
+        levels, tokens = len(config.model.encoder.levels), config.monitor.health_tokens
+        health = target_health(target, levels, tokens) if metrics.should_log_health(step) else None
+        scalars = {"loss": loss, "gradient_norm": norm, **terms}
+        skipped, waited = run.guard.pop_counts(), run.batches.wait_seconds
+        metrics.log(step, scalars, coefficients, schedule_values, health, skipped, waited)
+    if step == run.first_step:
+        run.startup_timer.phase_done("first step")
         run.startup_timer.log()
 
 
 def save_checkpoint(run: TrainingRun, done: int) -> None:
-    """Begin to commit everything that decides the rest of the run, after ``done`` steps.
+    """Start writing a checkpoint after ``done`` steps.
 
-    Not while steps are being skipped: what went wrong before them would take the place of the last good checkpoint.
-    Raises HpcJepaError where that is how the run ends.
+    Not while steps are being skipped: the checkpoint would replace the last good one. Raises HpcJepaError if the run
+    ends that way.
     """
     run.metrics.flush_to_disk()
     if skipped := run.guard.consecutive():
-        trouble = f"step {done}: {skipped} skipped, loss or gradient is not finite; lower schedule.lr or use fp32"
+        message = f"step {done}: last {skipped} skipped, non-finite loss or gradient; lower schedule.lr or use fp32"
         if done == run.config.schedule.steps:
-            raise HpcJepaError(trouble)
-        LOG.warning("%s; not saved this time", trouble)
+            raise HpcJepaError(message)
+        LOG.warning("%s; no checkpoint written", message)
         return
-    state = checkpoint_info(run.config, done, run.data_hashes, run.metrics.figures)
-    run.writer.start(state, shards_to_save(run.engine))
+    info = checkpoint_info(run.config, done, run.data_hashes, run.metrics.last)
+    run.writer.start(info, shards_to_save(run.engine))
 
 
 def write_run_state(
     run: TrainingRun, state: Literal["running", "interrupted", "done"], step: int, stopped_by: str | None = None
 ) -> None:
-    """Let the state file say where the run stands."""
+    """Write ``state.json`` on rank 0."""
     if is_main():
         run.check_lease()
-        steps, errors = run.config.schedule.steps, run.batches.dropped
+        steps, errors = run.config.schedule.steps, run.batches.decode_errors
         content = RunState(state=state, step=step, steps=steps, decode_errors=errors, stopped_by=stopped_by)
         write_state(run.run_dir.state_file, content)
+
+
+def _on_any_rank(run: TrainingRun, condition: bool) -> bool:
+    """Whether the condition holds on any rank, so that all ranks stop after the same step. Collective."""
+    return bool(run.gloo.gather(torch.tensor([condition])).any())

@@ -1,5 +1,6 @@
-"""What a run writes about itself: ``metrics.jsonl``, TensorBoard events, and a line for the terminal."""
+"""Log the metrics of a run: ``metrics.jsonl``, TensorBoard events, a callback for the terminal; start-up times."""
 
+import logging
 import math
 import resource
 import time
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, NamedTuple
 
+import psutil
 import torch
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
@@ -18,18 +20,19 @@ from hpc_jepa.io.jsonl import JsonlWriter
 from hpc_jepa.profiling.mfu import flops_rates
 from hpc_jepa.runs.metrics_log import MetricsRecord, discard_metrics_from
 from hpc_jepa.runs.run_dir import RunDir
-from hpc_jepa.training.divergence import DivergenceMonitor
-from hpc_jepa.training.health import TargetHealth
-from hpc_jepa.training.nonfinite import SkippedSteps, skipped_from_counts
+from hpc_jepa.training.divergence import DivergenceMonitor, TargetHealth
+from hpc_jepa.training.nonfinite import SkippedSteps
 from hpc_jepa.training.schedules import ScheduleValues
 
+LOG = logging.getLogger(__name__)
 OnLog = Callable[[MetricsRecord], None]
+"""Called on every rank with each record that is logged."""
 
 
 class MetricsLogger:
-    """Collects the figures of each logged step on the device and writes them one step later, when they have arrived.
+    """Copies the metrics of a logged step to the host asynchronously and writes them at the next logged step.
 
-    As a context it closes its files; what is pending is written unless the block fails.
+    Leaving the context writes the pending record, unless an exception was raised, and closes the files.
     """
 
     def __init__(
@@ -39,23 +42,23 @@ class MetricsLogger:
         *,
         divergence: DivergenceMonitor,
         batch_size: int,
-        first: int,
+        first_step: int,
         on_log: OnLog,
     ) -> None:
         self._config = config
         self._divergence = divergence
         self._batch_size = batch_size
         self._on_log = on_log
-        self._file = _open_log(run, first) if is_main() else None
+        self._file = _open_log(run, first_step) if is_main() else None
         self._events = (
-            SummaryWriter(str(run.events_dir), purge_step=first) if is_main() and config.tensorboard else None
+            SummaryWriter(str(run.events_dir), purge_step=first_step) if is_main() and config.tensorboard else None
         )
-        self._pending: _Pending | None = None
-        self.figures: dict[str, float] = {}
-        """The last written figures, by their names in TensorBoard."""
+        self._pending: _PendingRecord | None = None
+        self.last: dict[str, float] = {}
+        """Finite metrics of the last written record, by their TensorBoard names."""
         self.flops = 0
-        """Floating-point operations of all steps of this process."""
-        self._since, self._clips, self._flops, self._waited = time.perf_counter(), 0, 0, 0.0
+        """Floating-point operations of this rank since the start."""
+        self._window_start, self._window_clips, self._window_flops, self._window_wait = time.perf_counter(), 0, 0, 0.0
 
     def __enter__(self) -> "MetricsLogger":
         return self
@@ -75,73 +78,73 @@ class MetricsLogger:
         return step % self._config.log_every == 0
 
     def should_log_health(self, step: int) -> bool:
-        """Whether the logged line of ``step`` includes the health of the target."""
+        """Whether the record of ``step`` includes the collapse metrics."""
         return step % self._config.health_every == 0
 
-    def count(self, flops: int) -> None:
-        """Another step is done, with so many floating-point operations in this process."""
-        self._clips += self._batch_size
+    def count_step(self, flops: int) -> None:
+        """Count one step with ``flops`` floating-point operations on this rank."""
+        self._window_clips += self._batch_size
         self.flops += flops
 
-    def record(
+    def log(
         self,
         step: int,
-        figures: dict[str, Tensor],
+        metrics: dict[str, Tensor],
         coefficients: dict[str, float],
         schedule_values: ScheduleValues,
         health: TargetHealth | None,
         skipped: Tensor,
-        waited: float,
+        data_wait_seconds: float,
     ) -> None:
-        """Take the figures of a logged step (collective: they are averaged over processes)."""
+        """Log a step. ``metrics`` (scalars) are averaged over ranks. Collective."""
         self.flush()
         if health is not None:
-            figures = figures | {f"health.{name}": value for name, value in health._asdict().items()}
-        stacked = torch.stack([value.detach().float() for value in figures.values()])
+            metrics = metrics | {f"health.{name}": value for name, value in health._asdict().items()}
+        stacked = torch.stack([value.detach().float() for value in metrics.values()])
         averaged = torch.cat([sum_over_processes(stacked) / world_size(), skipped]).to("cpu", non_blocking=True)
         now = time.perf_counter()
-        line = {
+        seconds = now - self._window_start
+        values = {
             "step": step,
             "time": time.time(),
             "coefficients": coefficients,
             **schedule_values._asdict(),
-            "clips_per_second": self._clips / (now - self._since),
-            **flops_rates(self.flops - self._flops, now - self._since),
-            "data_wait_share": min((waited - self._waited) / (now - self._since), 1.0),
-            "memory_bytes": _memory(),
+            "clips_per_second": self._window_clips / seconds,
+            **flops_rates(self.flops - self._window_flops, seconds),
+            "data_wait_share": min((data_wait_seconds - self._window_wait) / seconds, 1.0),
+            "memory_bytes": _peak_memory(),
         }
-        self._since, self._clips, self._flops, self._waited = now, 0, self.flops, waited
-        self._pending = _Pending(line, list(figures), averaged)
+        self._window_start, self._window_clips = now, 0
+        self._window_flops, self._window_wait = self.flops, data_wait_seconds
+        self._pending = _PendingRecord(values, list(metrics), averaged)
 
     def flush(self) -> None:
-        """Write the pending line.
+        """Write the pending record.
 
-        Raises HpcJepaError, on all processes alike, when a figure is not a finite number though the step was done, and
-        where an alarm stops the run.
+        Raises HpcJepaError, on all ranks alike, if a metric is non-finite although its step was not skipped, or if the
+        divergence monitor stops the run.
         """
         if self._pending is None:
             return
         pending, self._pending = self._pending, None
         if torch.cuda.is_available():
             torch.cuda.current_stream().synchronize()
-        figures, skipped = pending.arrived()
-        broken = [name for name, value in figures.items() if not math.isfinite(value)]
-        step = pending.line["step"]
-        if broken and not skipped.steps:
-            raise HpcJepaError(f"step {step}: {', '.join(broken)} is not finite; lower schedule.lr or use fp32")
-        record = _record(pending.line | {"skipped_steps": skipped.steps}, figures)
+        record, skipped = pending.resolve()
+        nonfinite = [name for name, value in record.scalars().items() if not math.isfinite(value)]
+        if nonfinite and not skipped.steps:
+            raise HpcJepaError(f"step {record.step}: {', '.join(nonfinite)} non-finite; lower schedule.lr or use fp32")
         self._write(record)
         self._divergence.check(record, skipped)
 
     def flush_to_disk(self) -> None:
-        """Write what is pending and wait until the disk has it: a checkpoint must not be ahead of its figures."""
+        """Write the pending record and fsync: a checkpoint must not be ahead of its metrics."""
         self.flush()
         if self._file is not None:
             self._file.fsync()
 
     def _write(self, record: MetricsRecord) -> None:
         scalars = record.scalars()
-        self.figures = {name: value for name, value in scalars.items() if math.isfinite(value)}
+        self.last = {name: value for name, value in scalars.items() if math.isfinite(value)}
         if self._file is not None:
             self._file.write(record.model_dump(exclude_none=True))
         if self._events is not None:
@@ -150,36 +153,55 @@ class MetricsLogger:
         self._on_log(record)
 
 
-class _Pending(NamedTuple):
-    """A line that waits for its figures: those of ``names``, and the counts of the guard, in one transfer."""
+class _PendingRecord(NamedTuple):
+    """A record whose metrics, and the counts of skipped steps behind them, are being copied to the host."""
 
-    line: dict[str, Any]
+    values: dict[str, Any]
     names: list[str]
     transfer: Tensor
 
-    def arrived(self) -> tuple[dict[str, float], SkippedSteps]:
-        """Figures by name, and the steps that were skipped."""
-        values = self.transfer.tolist()
-        return dict(zip(self.names, values, strict=False)), skipped_from_counts(values[len(self.names) :])
+    def resolve(self) -> tuple[MetricsRecord, SkippedSteps]:
+        """The record, and the skipped steps since the one before. Call it after the copy has completed."""
+        numbers = self.transfer.tolist()
+        metrics = dict(zip(self.names, numbers, strict=False))
+        skipped = SkippedSteps.from_counts(numbers[len(self.names) :])
+        health = {name.removeprefix("health."): metrics.pop(name) for name in self.names if name.startswith("health.")}
+        loss, gradient_norm = metrics.pop("loss"), metrics.pop("gradient_norm")
+        record = MetricsRecord.model_validate(
+            self.values
+            | {"loss": loss, "gradient_norm": gradient_norm, "terms": metrics, "health": health or None}
+            | {"skipped_steps": skipped.steps}
+        )
+        return record, skipped
 
 
-def _record(line: dict[str, Any], figures: dict[str, float]) -> MetricsRecord:
-    """Terms and health in groups of their own."""
-    special = ("loss", "gradient_norm")
-    health = {name.removeprefix("health."): value for name, value in figures.items() if name.startswith("health.")}
-    terms = {name: v for name, v in figures.items() if name not in special and not name.startswith("health.")}
-    head = {name: figures[name] for name in special}
-    return MetricsRecord.model_validate({**line, **head, "terms": terms, "health": health or None})
+class StartupTimer:
+    """Seconds of each start-up phase since the process was created, up to the first step."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, float] = {}
+        self._last = psutil.Process().create_time()
+
+    def phase_done(self, phase: str) -> None:
+        """End ``phase``, which began when the previous one ended."""
+        now = time.time()
+        self._seconds[phase] = now - self._last
+        self._last = now
+
+    def log(self) -> None:
+        """Log all phases on one line."""
+        phases = ", ".join(f"{phase} {seconds:.1f}" for phase, seconds in self._seconds.items())
+        LOG.info("first step after %.1f s: %s", sum(self._seconds.values()), phases)
 
 
-def _open_log(run: RunDir, first: int) -> JsonlWriter:
-    """``metrics.jsonl`` without the steps that will be run again."""
-    discard_metrics_from(run.metrics_file, first)
+def _open_log(run: RunDir, first_step: int) -> JsonlWriter:
+    """``metrics.jsonl`` without the steps that will be repeated."""
+    discard_metrics_from(run.metrics_file, first_step)
     return JsonlWriter(run.metrics_file)
 
 
-def _memory() -> int:
-    """Peak bytes: of the device where there is one, else of this process."""
+def _peak_memory() -> int:
+    """Peak bytes allocated on the GPU, or the peak resident set size of the process without one."""
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated()
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

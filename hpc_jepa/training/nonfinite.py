@@ -1,4 +1,4 @@
-"""Steps whose loss or gradient is not a finite number change nothing, and are counted; nothing asks the device."""
+"""Skip optimizer steps with a non-finite loss or gradient, counting them on the device without a host sync."""
 
 from collections import Counter
 from dataclasses import dataclass
@@ -12,67 +12,69 @@ from hpc_jepa.distributed import rank, world_size
 
 @dataclass(frozen=True)
 class SkippedSteps:
-    """Steps without a finite loss or gradient since the last look: how many, the longest row, and who saw them."""
+    """Skipped steps since the last log: how many, the longest consecutive run, and the ranks that had the values.
+
+    ``ranks`` is empty if every rank's values were finite and only their sum over ranks was not.
+    """
 
     steps: int
     consecutive: int
     ranks: Counter[int]
 
+    @classmethod
+    def from_counts(cls, counts: list[float]) -> "SkippedSteps":
+        """From the counts of :meth:`NonFiniteGuard.pop_counts`, copied to the host."""
+        steps, consecutive, *by_rank = (round(count) for count in counts)
+        return cls(steps, consecutive, Counter({number: count for number, count in enumerate(by_rank) if count}))
+
     def __str__(self) -> str:
-        """For people."""
-        seen = ", ".join(f"rank {number} ({count})" for number, count in sorted(self.ranks.items()))
-        return f"{self.steps} skipped, loss or gradient not finite on {seen or 'no rank alone, only in their sum'}"
+        ranks = ", ".join(f"rank {number} ({count})" for number, count in sorted(self.ranks.items()))
+        return f"{self.steps} skipped, non-finite loss or gradient on {ranks or 'no single rank, only in the sum'}"
 
 
 class NonFiniteGuard:
-    """Looks at every step's loss and gradient, on the device, and keeps count there.
+    """Checks the loss and gradient of every step on the device.
 
-    ``witness`` is a small parameter behind everything else in the backward pass: a gradient that is not finite anywhere
-    above has passed into its gradient, seen here before it is averaged over processes.
+    ``canary``: a small parameter at the end of the backward pass. A non-finite gradient anywhere above propagates into
+    its gradient, where it is detected before gradients are averaged over ranks.
     """
 
     def __init__(self, canary: nn.Parameter, device: torch.device) -> None:
-        self._gradient_is_broken = torch.zeros((), dtype=torch.bool, device=device)
-        self._seen = torch.zeros(world_size(), device=device)
-        self._now = torch.zeros(world_size(), device=device)
-        self._row = torch.zeros((), device=device)
+        self._canary_nonfinite = torch.zeros((), dtype=torch.bool, device=device)
+        self._by_rank = torch.zeros(world_size(), device=device)
+        self._this_step = torch.zeros(world_size(), device=device)
+        self._consecutive = torch.zeros((), device=device)
         self._longest = torch.zeros((), device=device)
         self._skipped = torch.zeros((), device=device)
-        canary.register_hook(self._look)  # type: ignore[no-untyped-call]
+        canary.register_hook(self._check_canary)  # type: ignore[no-untyped-call]
 
     def nonfinite(self, loss: Tensor) -> Tensor:
-        """Whether any process has a loss or gradient that is not finite; call after the backward pass. Collective."""
-        mine = ~loss.detach().isfinite() | self._gradient_is_broken
-        self._gradient_is_broken.zero_()
-        self._now = torch.zeros_like(self._seen)
-        self._now[rank()] = mine
+        """Whether any rank has a non-finite loss or gradient; call it after the backward pass. Collective."""
+        local = ~loss.detach().isfinite() | self._canary_nonfinite
+        self._canary_nonfinite.zero_()
+        self._this_step = torch.zeros_like(self._by_rank)
+        self._this_step[rank()] = local
         if world_size() > 1:
-            dist.all_reduce(self._now)
-        return self._now.any()
+            dist.all_reduce(self._this_step)
+        return self._this_step.any()
 
-    def count(self, skipped: Tensor) -> None:
-        """Another step; ``skipped`` says whether it changed nothing."""
-        self._seen += self._now
-        self._row = torch.where(skipped, self._row + 1, 0)
-        self._longest = torch.maximum(self._longest, self._row)
+    def count_step(self, skipped: Tensor) -> None:
+        """Count one step; ``skipped``: whether its update was skipped."""
+        self._by_rank += self._this_step
+        self._consecutive = torch.where(skipped, self._consecutive + 1, 0)
+        self._longest = torch.maximum(self._longest, self._consecutive)
         self._skipped += skipped
 
     def consecutive(self) -> int:
-        """Steps skipped up to now without one that was done. Asks the device: for between steps, not within."""
-        return int(self._row)
+        """Steps skipped in a row up to now. A host sync: call it between steps."""
+        return int(self._consecutive)
 
-    def take(self) -> Tensor:
-        """Counts since the last call [2 + world], on the device: see ``told``."""
-        counts = torch.cat([self._skipped[None], self._longest[None], self._seen])
+    def pop_counts(self) -> Tensor:
+        """Counts since the last call [2 + world size], on the device: for :meth:`SkippedSteps.from_counts`."""
+        counts = torch.cat([self._skipped[None], self._longest[None], self._by_rank])
         self._skipped, self._longest = torch.zeros_like(self._skipped), torch.zeros_like(self._longest)
-        self._seen = torch.zeros_like(self._seen)
+        self._by_rank = torch.zeros_like(self._by_rank)
         return counts
 
-    def _look(self, gradient: Tensor) -> None:
-        self._gradient_is_broken |= ~gradient.isfinite().all()
-
-
-def skipped_from_counts(counts: list[float]) -> SkippedSteps:
-    """Counts that have arrived on the host."""
-    steps, row, *seen = (round(count) for count in counts)
-    return SkippedSteps(steps, row, Counter({number: count for number, count in enumerate(seen) if count}))
+    def _check_canary(self, gradient: Tensor) -> None:
+        self._canary_nonfinite |= ~gradient.isfinite().all()

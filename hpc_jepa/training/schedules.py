@@ -1,4 +1,4 @@
-"""Every schedule as a pure function of the step: a resumed run needs no scheduler state."""
+"""Learning-rate, weight-decay and EMA schedules as pure functions of the step: resuming needs no scheduler state."""
 
 import math
 from typing import NamedTuple
@@ -7,7 +7,7 @@ from hpc_jepa.config.training import ScheduleConfig
 
 
 class ScheduleValues(NamedTuple):
-    """What the schedules say at one step."""
+    """Scheduled hyperparameters of one step. ``ema``: momentum of the target encoder."""
 
     learning_rate: float
     weight_decay: float
@@ -15,7 +15,7 @@ class ScheduleValues(NamedTuple):
 
 
 def schedule_values_at(step: int, schedule: ScheduleConfig) -> ScheduleValues:
-    """Learning rate, weight decay and EMA momentum of ``step``, counted from 0."""
+    """Learning rate, weight decay (half cosine) and EMA momentum (linear) of ``step``, counted from 0."""
     progress = step / schedule.steps if schedule.steps else 0.0
     return ScheduleValues(
         learning_rate=learning_rate_at(step, schedule),

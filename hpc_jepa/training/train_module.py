@@ -1,4 +1,4 @@
-"""What the engine wraps: the three networks and the heads of the objectives, as one module."""
+"""The module that DeepSpeed wraps: student, target and predictor, and the heads of the objectives."""
 
 import torch
 from torch import Tensor, nn
@@ -10,7 +10,7 @@ from hpc_jepa.types import TokenMasks
 
 
 class TrainModule(nn.Module):
-    """Clips and masks in, loss terms out."""
+    """Maps clips and masks to loss terms."""
 
     def __init__(self, model: VideoJEPA, objectives: ObjectiveSet) -> None:
         super().__init__()
@@ -18,17 +18,17 @@ class TrainModule(nn.Module):
         self.objectives = objectives
 
     def forward(self, pixels: Tensor, masks: tuple[TokenMasks, ...], step: int) -> tuple[dict[str, Tensor], Tensor]:
-        """Unweighted terms by name, and the target features [B, N, D] for the health monitor."""
-        # ZeRO-3 gathers parameters in hooks around module calls that pass tensors. These two pass latents and own no
-        # parameter themselves, so they are called without hooks; the modules inside them are called with hooks.
+        """Unweighted loss terms by name, and the target features [B, N, D] without gradient."""
+        # Call forward() without hooks: ZeRO-3's parameter-gathering hooks handle tensors only, and these two modules
+        # exchange Latents. They own no parameters; the modules inside them are called with hooks.
         latents = self.model.forward(pixels, masks, step)
         return self.objectives.forward(latents), latents.target.detach()
 
 
 def build_train_module(config: RunConfig) -> TrainModule:
-    """Networks and heads with the initial weights of ``config.seed``: the same on every process.
+    """Initialise networks and heads from ``config.seed``, identically on every rank.
 
-    Networks are drawn before heads, so that runs that differ in objectives alone start from the same encoder.
+    Networks come before heads, so runs that differ only in their objectives start from the same encoder.
     """
     torch.manual_seed(config.seed)
     model = VideoJEPA(config.model, config.engine.precision, config.targets, config.data.images == "batches")

@@ -1,9 +1,6 @@
-"""What endangers a run: numbers that are none, a loss that runs away, a collapse, a step that never ends."""
+"""Loss spikes, collapse and too many skipped steps are reported, and stop the run if configured."""
 
-import subprocess
-import sys
 from collections import Counter
-from pathlib import Path
 
 import pytest
 import torch
@@ -11,90 +8,60 @@ import torch
 from hpc_jepa.config.training import GuardConfig
 from hpc_jepa.errors import HpcJepaError
 from hpc_jepa.runs.metrics_log import MetricsRecord
-from hpc_jepa.training.divergence import DivergenceMonitor
+from hpc_jepa.training.divergence import DivergenceMonitor, target_health
 from hpc_jepa.training.nonfinite import SkippedSteps
 
-WORKERS = Path(__file__).parent / "workers"
 NONE = SkippedSteps(0, 0, Counter())
 
 
-@pytest.fixture(scope="module")
-def broken_steps(launch, tmp_path_factory):
-    """What happened in two processes when one of them met a number that is none, at every ZeRO stage."""
-    output = tmp_path_factory.mktemp("guards") / "result.pt"
-    launch(WORKERS / "broken_steps.py", output, processes=2)
-    return torch.load(output)
+def record(step, loss=1.0, **health):
+    healthy = {"target_std": 1.0, "effective_rank": 9.0}
+    return MetricsRecord(step=step, loss=loss, health=healthy | health if health else None)
 
 
-@pytest.mark.parametrize(("what", "seen"), [("loss", 1.0), ("gradient", 1.0), ("unseen", 0.0)])
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_a_broken_step_changes_nothing_and_names_the_process_that_saw_it(stage, what, seen, broken_steps):
-    result = broken_steps[stage, what]
-    assert result["weights_after_broken"] == "unchanged"
-    assert result["weights_after_next"] == "changed"
-    assert result["updates"] == 3.0, "two sound steps before, one after"
-    assert result["counts"] == [1.0, 1.0, 0.0, seen], "one step, one in a row, rank 1 or only the norm of the sum"
-    assert result["counts_after"] == [0.0, 0.0, 0.0, 0.0]
-
-
-def line(step, loss=1.0, **health):
-    whole = {"target_std": 1.0, "effective_rank": 9.0} | health
-    return MetricsRecord(step=step, loss=loss, health=whole if health else None)
-
-
-def test_skipped_steps_are_reported_and_too_many_in_a_row_stop_the_run(caplog):
-    divergence = DivergenceMonitor(GuardConfig(max_consecutive_skips=3))
-    divergence.check(line(10, float("nan")), SkippedSteps(4, 2, Counter({1: 4, 5: 1})))
-    assert "steps up to 10: 4 skipped, loss or gradient not finite on rank 1 (4), rank 5 (1)" in caplog.text
-    with pytest.raises(HpcJepaError, match=r"rank 1 \(3\); 3 in a row are too many: lower schedule\.lr .*stopped"):
-        divergence.check(line(20, float("nan")), SkippedSteps(3, 3, Counter({1: 3})))
+def test_skipped_steps_are_reported_by_rank_and_too_many_in_a_row_stop_the_run(caplog):
+    monitor = DivergenceMonitor(GuardConfig(max_consecutive_skips=3))
+    monitor.check(record(10, float("nan")), SkippedSteps(4, 2, Counter({1: 4, 5: 1})))
+    assert all(part in caplog.text for part in ("10", "rank 1 (4)", "rank 5 (1)"))
+    with pytest.raises(HpcJepaError, match=r"rank 1 \(3\).*schedule\.lr"):
+        monitor.check(record(20, float("nan")), SkippedSteps(3, 3, Counter({1: 3})))
 
 
 @pytest.mark.parametrize("action", ["off", "warn", "stop"])
-def test_a_loss_that_runs_away_is_noticed_against_the_usual_one(action, caplog):
-    divergence = DivergenceMonitor(GuardConfig(loss_spike=action, spike_factor=3.0, spike_window=5))
-    for step, loss in enumerate([9.0, 1.0, 1.1, 0.9, 1.0, 2.9]):  # the first falls, and 2.9 is below three times 1.0
-        divergence.check(line(step, loss), NONE)
+def test_a_loss_spike_is_measured_against_the_median(action, caplog):
+    monitor = DivergenceMonitor(GuardConfig(loss_spike=action, spike_factor=3.0, spike_window=5))
+    for step, loss in enumerate([9.0, 1.0, 1.1, 0.9, 1.0, 2.9]):  # 2.9 is below three times the median of 1.0
+        monitor.check(record(step, loss), NONE)
     assert caplog.text == ""
     if action == "stop":
-        with pytest.raises(HpcJepaError, match=r"step 6: loss 3\.2 where 1 is usual"):
-            divergence.check(line(6, 3.2), NONE)
+        with pytest.raises(HpcJepaError, match=r"step 6: .*3\.2"):
+            monitor.check(record(6, 3.2), NONE)
     else:
-        divergence.check(line(6, 3.2), NONE)
-        assert ("step 6: loss 3.2 where 1 is usual" in caplog.text) == (action == "warn")
+        monitor.check(record(6, 3.2), NONE)
+        assert ("step 6: " in caplog.text) == (action == "warn")
 
 
 @pytest.mark.parametrize("health", [{"target_std": 1e-5}, {"effective_rank": 1.1}])
-def test_a_collapse_is_noticed(health, caplog):
-    DivergenceMonitor(GuardConfig()).check(line(7, **health), NONE)
-    assert "step 7: the target collapses" in caplog.text
-    with pytest.raises(HpcJepaError, match="the target collapses"):
-        DivergenceMonitor(GuardConfig(collapse="stop")).check(line(7, **health), NONE)
+def test_a_collapse_is_reported_or_stops_the_run(health, caplog):
+    DivergenceMonitor(GuardConfig()).check(record(7, **health), NONE)
+    assert "step 7: target collapse" in caplog.text
+    with pytest.raises(HpcJepaError, match="step 7"):
+        DivergenceMonitor(GuardConfig(collapse="stop")).check(record(7, **health), NONE)
 
 
-def test_healthy_figures_are_passed_over(caplog):
-    divergence = DivergenceMonitor(GuardConfig(loss_spike="stop", collapse="stop"))
+def test_healthy_metrics_raise_no_alarm(caplog):
+    monitor = DivergenceMonitor(GuardConfig(loss_spike="stop", collapse="stop"))
     for step in range(50):
-        divergence.check(line(step, 2.0 - step / 50, target_std=0.5), NONE)
+        monitor.check(record(step, 2.0 - step / 50, target_std=0.5), NONE)
     assert caplog.text == ""
 
 
-def test_when_a_collective_is_stuck_every_process_prints_its_stacks_and_ends(launch):
-    finished = launch(WORKERS / "stuck.py", processes=2, check=False)
-    assert finished.returncode != 0
-    for rank in (0, 1):
-        assert f"rank {rank}: nothing was done for 2 s; the stacks of its threads:" in finished.stderr
-    # Stacks are written piece by piece, at the same time: names stay whole, lines may not.
-    assert "all_reduce" in finished.stderr, "rank 0 waits for the sum"
-    assert "oversleep" in finished.stderr, "rank 1 is why"
-
-
-def test_a_watchdog_that_hears_something_in_time_stays_quiet():
-    program = (
-        "import time; from hpc_jepa.training.watchdog import Watchdog\n"
-        "with Watchdog(1.0) as watchdog:\n"
-        "    for _ in range(8): time.sleep(0.25); watchdog.alive()\n"
-        "time.sleep(1.5)"
-    )
-    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False)
-    assert (finished.returncode, finished.stderr) == (0, "")
+def test_effective_rank_counts_the_directions_of_the_target():
+    directions = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(0)))[0][:5]
+    coordinates = torch.eye(5).repeat(40, 1) * 3
+    target = (coordinates @ directions)[None]
+    measured = target_health(target - target.mean(1, keepdim=True), levels=1, tokens=1000)
+    # Centring five unit vectors leaves four directions of equal weight.
+    assert measured.effective_rank.item() == pytest.approx(4.0, abs=1e-4)
+    collapsed = target_health(torch.ones(2, 50, 16), levels=1, tokens=100)
+    assert collapsed.target_std.item() == 0.0

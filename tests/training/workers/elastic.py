@@ -1,7 +1,7 @@
-"""Save a tiny run at every ZeRO stage, or go on from what others saved; rank 0 leaves what was seen in a file.
+"""Save a tiny run at every ZeRO stage, or resume from all saved ones; rank 0 saves the results.
 
 usage: elastic.py save FOLDER
-       elastic.py load FOLDER OUTPUT     goes on, at every stage, from every checkpoint in FOLDER
+       elastic.py load FOLDER OUTPUT     resumes every checkpoint in FOLDER at every stage
 """
 
 import sys
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import torch
+from gathered import full_parameters
 
 from hpc_jepa.checkpoint import layout, reader
 from hpc_jepa.checkpoint.writer import CheckpointWriter
@@ -18,7 +19,7 @@ from hpc_jepa.distributed import GlooGroup, is_main, rank, world_size
 from hpc_jepa.masking.mask_sampler import MaskSampler
 from hpc_jepa.objectives.composition import weighted_sum
 from hpc_jepa.runs.run_dir import RunDir
-from hpc_jepa.training.checkpoint_state import checkpoint_info, restore, shards_to_save, unsharded
+from hpc_jepa.training.checkpoint_state import checkpoint_info, restore, shards_to_save
 from hpc_jepa.training.ema import TargetEMA
 from hpc_jepa.training.engine import build_engine, optimizer_step, set_schedule_values
 from hpc_jepa.training.launch import join_process_group
@@ -66,7 +67,7 @@ class Tiny:
         )
 
     def train(self, first, last):
-        """Losses of the whole batch, one a step."""
+        """Loss of the global batch at each step."""
         losses = []
         for step in range(first, last):
             generator = torch.Generator().manual_seed(step)
@@ -108,15 +109,15 @@ def save(folder):
         with saving(run) as saver:
             tiny.save(saver, SAVED_AT)
             losses = tiny.train(SAVED_AT, SAVED_AT + MORE)
-            tiny.save(saver, SAVED_AT + MORE)  # what went on without a break, to compare with
+            tiny.save(saver, SAVED_AT + MORE)  # the uninterrupted reference
         if is_main():
             torch.save(losses, run / "losses.pt")
 
 
 def load(folder, output):
-    """One engine a stage takes one state after the other: whatever is not restored keeps a wrong value.
+    """Each engine loads all checkpoints in turn, so that anything not restored keeps a wrong value.
 
-    Stage 3 comes last, since DeepSpeed replaces the linear layers of the whole process there.
+    Stage 3 comes last: DeepSpeed patches the linear layers of the whole process there.
     """
     results = {}
     for stage in STAGES:
@@ -133,7 +134,7 @@ def resumed(tiny, run, again):
     checkpoint = layout.open_checkpoint(RunDir(run).checkpoint_dir(SAVED_AT))
     stored = reader.open_tensors(checkpoint.path)
     restore(tiny.engine, checkpoint)
-    same = all(torch.equal(stored[checkpoint_name(name)], value) for name, value in unsharded(tiny.engine.module))
+    same = all(torch.equal(stored[checkpoint_name(name)], value) for name, value in full_parameters(tiny.engine.module))
     with saving(again / run.name) as saver:
         tiny.save(saver, SAVED_AT)
         losses = tiny.train(SAVED_AT, SAVED_AT + MORE)

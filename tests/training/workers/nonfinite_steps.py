@@ -1,29 +1,29 @@
-"""Two sound steps, one in which rank 1 meets a number that is none, and one sound step; at every ZeRO stage.
+"""Four steps at every ZeRO stage; in the third one rank 1 has a non-finite value.
 
-The number is in the loss, in the gradient of all weights, or in that of one weight that the guard's witness cannot see.
+It is in the loss, in the gradient of all weights, or in that of one weight that the guard's canary cannot see.
 
-usage: broken_steps.py OUTPUT
+usage: nonfinite_steps.py OUTPUT
 """
 
 import sys
 from itertools import product
 
 import torch
+from gathered import full_parameters
 from torch import nn
 
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import is_main, rank
-from hpc_jepa.training.checkpoint_state import unsharded
 from hpc_jepa.training.engine import build_engine, optimizer_step
 from hpc_jepa.training.launch import join_process_group
 from hpc_jepa.training.nonfinite import NonFiniteGuard
 from hpc_jepa.training.zero_state import optimizer_updates
 
-BROKEN = 2
+NONFINITE_STEP = 2
 
 
 class Poison(torch.autograd.Function):
-    """The identity, with a gradient that is no number."""
+    """The identity, with a NaN gradient."""
 
     @staticmethod
     def forward(ctx, x):
@@ -34,8 +34,8 @@ class Poison(torch.autograd.Function):
         return gradient * float("nan")
 
 
-class Two(nn.Module):
-    """A witness behind a layer."""
+class TwoLayers(nn.Module):
+    """The bias of the first layer is the canary."""
 
     def __init__(self):
         super().__init__()
@@ -58,42 +58,40 @@ def config_at(stage):
     )
 
 
-def train_at(stage, what):
+def train_at(stage, where):
     torch.manual_seed(0)
-    model = Two()
+    model = TwoLayers()
     guard = NonFiniteGuard(model.first.bias, torch.device("cpu"))
     engine = build_engine(model, config_at(stage))
-    result, before = {}, None
+    result, before = {"changed": []}, dict(full_parameters(engine.module))
     for step in range(4):
         x = torch.randn(2, 4)
-        nonfinite = step == BROKEN and rank() == 1
-        loss = engine(x, nonfinite and what == "gradient")
-        unseen = (
-            model.second.weight.register_hook(lambda g: g * float("nan")) if nonfinite and what == "unseen" else None
-        )
-        if nonfinite and what == "loss":
-            loss = loss + float("inf")  # its gradient is as it was
+        nonfinite = step == NONFINITE_STEP and rank() == 1
+        loss = engine(x, nonfinite and where == "gradient")
+        if nonfinite and where == "loss":
+            loss = loss + float("inf")  # its gradient stays finite
+        hook = None
+        if nonfinite and where == "past canary":
+            hook = model.second.weight.register_hook(lambda gradient: gradient * float("nan"))
         engine.backward(loss)
-        if unseen is not None:
-            unseen.remove()
+        if hook is not None:
+            hook.remove()
         skip = guard.nonfinite(loss)
         norm = optimizer_step(engine, skip)
-        guard.count(skip | ~norm.isfinite())
-        after = dict(unsharded(engine.module))
-        same = before is not None and all(torch.equal(before[name], after[name]) for name in after)
-        if step == BROKEN:
-            result["weights_after_broken"] = "unchanged" if same else "changed"
-            result["counts"] = guard.take().tolist()
+        guard.count_step(skip | ~norm.isfinite())
+        after = dict(full_parameters(engine.module))
+        result["changed"].append(not all(torch.equal(before[name], after[name]) for name in after))
         before = after
-    result["weights_after_next"] = "unchanged" if same else "changed"
+        if step == NONFINITE_STEP:
+            result["counts"] = guard.pop_counts().tolist()
     result["updates"] = optimizer_updates(engine).item()
-    result["counts_after"] = guard.take().tolist()
+    result["counts_after"] = guard.pop_counts().tolist()
     return result
 
 
 if __name__ == "__main__":
     join_process_group()
-    cases = product((0, 1, 2, 3), ("loss", "gradient", "unseen"))
-    results = {(stage, what): train_at(stage, what) for stage, what in cases}
+    cases = product((0, 1, 2, 3), ("loss", "gradient", "past canary"))
+    results = {(stage, where): train_at(stage, where) for stage, where in cases}
     if is_main():
         torch.save(results, sys.argv[1])

@@ -1,19 +1,19 @@
-"""Train a tiny model for some steps at every ZeRO stage; rank 0 leaves losses, weights and the EMA's fate in a file.
+"""Train a tiny model at every ZeRO stage; rank 0 saves losses, norms, host syncs and whether the EMA was exact.
 
-usage: stages.py OUTPUT STEPS
+usage: zero_stages.py OUTPUT STEPS
 """
 
 import sys
 from pathlib import Path
 
 import torch
+from gathered import full_parameters
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import is_main, rank, world_size
 from hpc_jepa.masking.mask_sampler import MaskSampler
 from hpc_jepa.objectives.composition import weighted_sum
-from hpc_jepa.training.checkpoint_state import unsharded
 from hpc_jepa.training.ema import TargetEMA
 from hpc_jepa.training.engine import build_engine, optimizer_step, set_schedule_values
 from hpc_jepa.training.launch import join_process_group
@@ -35,7 +35,7 @@ HOST_SYNC_OPERATORS = {
 
 
 class HostSyncCounter(TorchDispatchMode):
-    """Counts operations whose result the host must wait for; on a GPU it waits for a filling value of its own too."""
+    """Counts operations whose result the host must wait for; masked_fill_ with a tensor value syncs on a GPU."""
 
     count = 0
 
@@ -70,7 +70,7 @@ def config_at(stage, steps, overlap):
 
 
 def clips_of(step):
-    """The rows of this process of a batch that depends on the step alone."""
+    """This rank's rows of a batch that depends on the step alone."""
     generator = torch.Generator().manual_seed(step)
     pixels = torch.randn(BATCH, 3, 8, 48, 48, generator=generator).chunk(world_size())[rank()]
     nothing = torch.zeros(len(pixels), dtype=torch.int64)
@@ -78,7 +78,7 @@ def clips_of(step):
 
 
 def weights_of(module):
-    return {name: value.clone() for name, value in unsharded(module)}
+    return {name: value.clone() for name, value in full_parameters(module)}
 
 
 def train_at(stage, steps, overlap=False):
@@ -97,18 +97,18 @@ def train_at(stage, steps, overlap=False):
     ema = TargetEMA(model.student, model.target)
     expected = weights_of(model.target)
     guard = NonFiniteGuard(model.student.modality.video, torch.device("cpu"))
-    losses, norms, equal, questions = [], [], [], []
+    losses, norms, equal, host_syncs = [], [], [], []
     for step in range(steps):
         clips, schedule_values = clips_of(step), schedule_values_at(step, config.schedule)
         masks = masker(step, clips)
-        with HostSyncCounter() as asked:
+        with HostSyncCounter() as counter:
             set_schedule_values(engine, schedule_values)
             terms, _ = engine(clips.pixels, masks, step)
             loss = weighted_sum(terms, engine.module.objectives.weights(step))
             engine.backward(loss)
             norm = optimizer_step(engine, guard.nonfinite(loss))
             ema.update(schedule_values.ema)
-        questions.append(asked.count)
+        host_syncs.append(counter.count)
         norms.append(norm.item())
 
         for name, student in weights_of(model.student).items():
@@ -119,7 +119,7 @@ def train_at(stage, steps, overlap=False):
             torch.distributed.all_reduce(total)
         losses.append(total.item() / world_size())
     student = weights_of(model.student)
-    return {"losses": losses, "norms": norms, "ema_equal": equal, "student": student, "questions": questions}
+    return {"losses": losses, "norms": norms, "ema_equal": equal, "student": student, "host_syncs": host_syncs}
 
 
 if __name__ == "__main__":
@@ -128,6 +128,6 @@ if __name__ == "__main__":
     results = {"overlapping": {stage: train_at(stage, steps, overlap=True)["losses"] for stage in (1, 2)}}
     results |= {stage: train_at(stage, steps) for stage in (0, 1, 2)}
     results["overlapping"][3] = train_at(3, steps, overlap=True)["losses"]
-    results[3] = train_at(3, steps)  # stage 3 changes torch's linear maps for good, so it comes last
+    results[3] = train_at(3, steps)  # last: stage 3 patches torch.nn.functional.linear permanently
     if is_main():
         torch.save(results, output)

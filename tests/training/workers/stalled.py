@@ -1,4 +1,4 @@
-"""Rank 1 never comes to a collective in which rank 0 waits for it."""
+"""Rank 1 never enters the collective in which rank 0 waits for it."""
 
 import time
 

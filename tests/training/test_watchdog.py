@@ -1,0 +1,43 @@
+"""A stalled rank prints its stacks and exits, even if a call holds the GIL."""
+
+import ctypes.util
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+WORKER = Path(__file__).parent / "workers" / "stalled.py"
+
+
+def test_every_rank_of_a_stalled_collective_prints_its_stacks_and_exits(launch):
+    finished = launch(WORKER, processes=2, check=False)
+    assert finished.returncode != 0
+    # Both ranks write at the same time: names stay whole, lines may not.
+    assert "all_reduce" in finished.stderr, "rank 0 waits for the sum"
+    assert "oversleep" in finished.stderr, "rank 1 is the cause"
+
+
+@pytest.mark.parametrize("library", ["CDLL", "PyDLL"], ids=["without the GIL", "holding the GIL"])
+def test_it_fires_while_a_foreign_call_blocks(library):
+    program = (
+        f"import ctypes; from hpc_jepa.training.watchdog import Watchdog\n"
+        f"with Watchdog(1.0): ctypes.{library}({ctypes.util.find_library('c')!r}).sleep(60)"
+    )
+    started = time.monotonic()
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert finished.returncode == 1
+    assert "<module>" in finished.stderr
+    assert time.monotonic() - started < 50
+
+
+def test_it_does_not_fire_while_it_is_reset_or_after_the_block():
+    program = (
+        "import time; from hpc_jepa.training.watchdog import Watchdog\n"
+        "with Watchdog(2.0) as watchdog:\n"
+        "    for _ in range(8): time.sleep(0.5); watchdog.reset()\n"
+        "time.sleep(2.5)"
+    )
+    finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
+    assert (finished.returncode, finished.stderr) == (0, "")

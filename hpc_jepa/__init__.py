@@ -4,7 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from hpc_jepa.checkpoint.frozen import load_encoder
+    from hpc_jepa.checkpoint.pretrained import load_encoder
     from hpc_jepa.config.run import load_config
     from hpc_jepa.objectives import build_objective
     from hpc_jepa.runs.run_dir import open_run
@@ -19,7 +19,7 @@ _MODULES = {
     "TokenMasks": "hpc_jepa.types",
     "build_objective": "hpc_jepa.objectives",
     "load_config": "hpc_jepa.config.run",
-    "load_encoder": "hpc_jepa.checkpoint.frozen",
+    "load_encoder": "hpc_jepa.checkpoint.pretrained",
     "open_run": "hpc_jepa.runs.run_dir",
 }
 

@@ -49,17 +49,17 @@ def measure(config: RunConfig, home: Path, steps: int) -> dict[str, Any]:
 
         step()  # makes the optimizer's state
         usual = statistics.median(timed_step() for _ in range(steps))
-        with CheckpointWriter(home, config.checkpoint) as saver:
-            saver.start(
+        with CheckpointWriter(home, config.checkpoint) as writer:
+            writer.save(
                 checkpoint_info(config, 1, {}, {}), shards_to_save(engine)
             )  # takes the memory that later saves use again
-            saver.wait()
-            call = milliseconds(lambda: saver.start(checkpoint_info(config, 2, {}, {}), shards_to_save(engine)), device)
+            writer.wait()
+            call = milliseconds(lambda: writer.save(checkpoint_info(config, 2, {}, {}), shards_to_save(engine)), device)
             beside = [timed_step() for _ in range(steps)]
-            rest = milliseconds(saver.wait, device)
-    with CheckpointWriter(home, config.checkpoint) as saver:
-        waited = milliseconds(lambda: saver.start(checkpoint_info(config, 3, {}, {}), shards_to_save(engine)), device)
-        waited += milliseconds(saver.wait, device)
+            rest = milliseconds(writer.wait, device)
+    with CheckpointWriter(home, config.checkpoint) as writer:
+        waited = milliseconds(lambda: writer.save(checkpoint_info(config, 3, {}, {}), shards_to_save(engine)), device)
+        waited += milliseconds(writer.wait, device)
     state = {piece.key: piece.values for piece in shards_to_save(engine)}
     plain = milliseconds(lambda: torch.save(state, home / "plain.pt"), device)
     checkpoint = layout.open_checkpoint(RunDir(home).checkpoint_dir(3))

@@ -1,11 +1,13 @@
-"""What is in checkpoints, and whether it is what was saved."""
+"""Contents, validity and differences of checkpoints."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from torch import Tensor
 
 from hpc_jepa.checkpoint import layout
 from hpc_jepa.checkpoint.layout import WEIGHT_PREFIXES, Checkpoint, CheckpointManifest
@@ -16,9 +18,9 @@ from hpc_jepa.runs.run_dir import RunDir
 
 @dataclass(frozen=True)
 class CheckpointEntry:
-    """A folder beside others of the same run; ``manifest`` is None where it is missing or damaged.
+    """A folder in ``checkpoints/``; ``manifest`` is None if it is missing or damaged.
 
-    fault: why it is no checkpoint to go on from, as far as names and sizes of its files tell; empty if none is seen.
+    error: why the run cannot resume from it, judged by names and sizes of its files; empty if none was found.
     """
 
     path: Path
@@ -28,7 +30,7 @@ class CheckpointEntry:
 
 @dataclass(frozen=True)
 class TensorStats:
-    """A tensor: Euclidean norm of its finite elements, and how many are none."""
+    """A tensor: Euclidean norm of its finite elements, numbers of NaN and infinite elements."""
 
     name: str
     shape: tuple[int, ...]
@@ -39,30 +41,44 @@ class TensorStats:
 
     @property
     def count(self) -> int:
-        """How many elements it has."""
+        """Number of elements."""
         return torch.Size(self.shape).numel()
 
 
+@dataclass(frozen=True)
+class TensorDiff:
+    """A tensor that differs between checkpoints A and B.
+
+    only: "A" or "B" if the other has no tensor of this name and shape, else empty. differing: number of different
+    elements; largest: largest absolute difference; relative: norm of the difference over the norm in A.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    only: str = ""
+    differing: int = 0
+    largest: float = 0.0
+    relative: float = 0.0
+
+
 def list_checkpoints(run: Path) -> list[CheckpointEntry]:
-    """Every checkpoint of a run, oldest first, then those set aside as damaged. Contents of files are not read."""
-    aside = sorted(RunDir(run).checkpoints_dir.glob("damaged-*"))
-    return [_entry(path) for path in RunDir(run).checkpoint_dirs()] + [
-        CheckpointEntry(path, None, "set aside as damaged") for path in aside
-    ]
+    """Checkpoints of a run, oldest first, then the quarantined ones. File contents are not read."""
+    quarantined = sorted(RunDir(run).checkpoints_dir.glob("damaged-*"))
+    entries = [_entry(path) for path in RunDir(run).checkpoint_dirs()]
+    return entries + [CheckpointEntry(path, None, "quarantined as damaged") for path in quarantined]
 
 
 def verify_checkpoint(path: Path) -> list[str]:
-    """All that is wrong with the checkpoint in a folder, a line per fault: manifest, checksums, completeness."""
-    found = layout.verify_dir(path)
-    return found or list(_incomplete(layout.open_checkpoint(path)))
+    """All errors of the checkpoint in a folder, one line each: manifest, checksums, missing shards."""
+    return layout.verify_dir(path) or list(_incomplete_tensors(layout.open_checkpoint(path)))
 
 
 def tensor_stats(checkpoint: Checkpoint, prefixes: tuple[str, ...] = WEIGHT_PREFIXES) -> Iterator[TensorStats]:
-    """Tensors whose names begin with one of ``prefixes``, read one at a time. Raises CheckpointError."""
-    stored = TensorReader(checkpoint)
-    for name in stored:
+    """Statistics of the tensors whose names start with one of ``prefixes``. Raises CheckpointError."""
+    tensors = TensorReader(checkpoint)
+    for name in tensors:
         if name.startswith(prefixes):
-            x = stored[name]
+            x = tensors[name]
             finite = x.double().nan_to_num(0, 0, 0)
             yield TensorStats(
                 name,
@@ -74,13 +90,35 @@ def tensor_stats(checkpoint: Checkpoint, prefixes: tuple[str, ...] = WEIGHT_PREF
             )
 
 
-def parameter_counts(facts: list[TensorStats], within: str = "") -> dict[str, int]:
-    """How many elements each part has: what stands in a name before the next dot after ``within``."""
+def parameter_counts(stats: list[TensorStats], prefix: str = "") -> dict[str, int]:
+    """Number of elements by the part of the name between ``prefix`` and the next dot."""
     counts: Counter[str] = Counter()
-    for tensor in facts:
-        if tensor.name.startswith(within):
-            counts[tensor.name.removeprefix(within).split(".")[0]] += tensor.count
+    for tensor in stats:
+        if tensor.name.startswith(prefix):
+            counts[tensor.name.removeprefix(prefix).split(".")[0]] += tensor.count
     return dict(counts)
+
+
+def diff_tensors(a: Checkpoint, b: Checkpoint, prefixes: tuple[str, ...] = WEIGHT_PREFIXES) -> Iterator[TensorDiff]:
+    """Tensors with these prefixes that differ in any bit, in the order of A, then those that only B has."""
+    readers = TensorReader(a), TensorReader(b)
+    shapes_a, shapes_b = ({name: x.shape(name) for name in x if name.startswith(prefixes)} for x in readers)
+    for name, shape in shapes_a.items():
+        if shapes_b.get(name) != shape:
+            yield TensorDiff(name, shape, only="A")
+        elif not torch.equal(readers[0][name], readers[1][name]):
+            yield _diff(name, readers[0][name].double(), readers[1][name].double())
+    yield from (TensorDiff(name, shape, "B") for name, shape in shapes_b.items() if shapes_a.get(name) != shape)
+
+
+def diff_settings(a: Checkpoint, b: Checkpoint) -> dict[str, tuple[Any, Any]]:
+    """Settings by dotted key, data hashes and versions with different values (in A, in B); None if absent."""
+    flat_a, flat_b = (
+        dict(_flatten({**x.manifest.config, "data_hashes": x.manifest.data_hashes, "versions": x.manifest.versions}))
+        for x in (a, b)
+    )
+    pairs = {key: (flat_a.get(key), flat_b.get(key)) for key in flat_a | flat_b}
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
 def _entry(path: Path) -> CheckpointEntry:
@@ -91,16 +129,31 @@ def _entry(path: Path) -> CheckpointEntry:
     for name, recorded in manifest.files.items():
         size = (path / name).stat().st_size if (path / name).is_file() else None
         if size != recorded.size:
-            short = "missing" if size is None else f"has {size} of {recorded.size} bytes"
-            return CheckpointEntry(path, manifest, f"{name} {short}")
+            reason = "missing" if size is None else f"has {size} of {recorded.size} bytes"
+            return CheckpointEntry(path, manifest, f"{name} {reason}")
     return CheckpointEntry(path, manifest, "")
 
 
-def _incomplete(checkpoint: Checkpoint) -> Iterator[str]:
-    """Files may all be sound and still not hold every element that the manifest promises."""
-    stored = TensorReader(checkpoint)
-    for name in stored:
+def _incomplete_tensors(checkpoint: Checkpoint) -> Iterator[str]:
+    """Errors of tensors with missing elements: valid files can still lack shards that the manifest lists."""
+    tensors = TensorReader(checkpoint)
+    for name in tensors:
         try:
-            stored[name]
+            tensors[name]
         except CheckpointError as error:
             yield str(error)
+
+
+def _diff(name: str, a: Tensor, b: Tensor) -> TensorDiff:
+    """Elements that are NaN in both count as equal."""
+    gap = torch.where(a.isnan() & b.isnan() | (a == b), 0.0, (a - b).abs())
+    relative = (gap.norm() / a.norm()).item() if a.norm() > 0 else float("inf")
+    return TensorDiff(name, tuple(a.shape), "", int(gap.ne(0).sum()), gap.max().item(), relative)
+
+
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in settings.items():
+        if isinstance(value, dict):
+            yield from _flatten(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value

@@ -1,21 +1,21 @@
-"""Checkpoints are committed, not written.
+"""Checkpoints on disk and the commit protocol.
 
     RUN/checkpoints/
-        .step-00000500.partial/         being written; never read, cleared away by the next save
+        .step-00000500.partial/         being written; never read, removed by the next save
         step-00000500/
-            weights-0000.safetensors    rank 0's pieces of student.*, target.*, predictor.*, objectives.*
-            training-0000.safetensors   rank 0's pieces of exp_avg.*, exp_avg_sq.*, updates, random.*
-            weights-0001.safetensors    ... and a pair of every other process
-            manifest.json               written last: what was saved, size and SHA-256 of every file and itself
+            weights-0000.safetensors    rank 0's shards of student.*, target.*, predictor.*, objectives.*
+            training-0000.safetensors   rank 0's shards of exp_avg.*, exp_avg_sq.*, updates, random.*
+            weights-0001.safetensors    ... and two files of every other rank
+            manifest.json               written last: metadata, size and SHA-256 of every file, SHA-256 of itself
         latest -> step-00000500
-        damaged-00001000/               set aside when a run went on from the one before
+        damaged-00001000/               quarantined when the run resumed from the checkpoint before it
 
-A piece ``NAME@START`` holds the elements from START of the flattened tensor NAME, whose shape the manifest knows. Names
-and not processes say what is what, so any number of processes at any ZeRO stage can read what any other wrote.
+A shard ``NAME@START`` holds the elements from START of the flattened tensor NAME; the manifest has its shape. Shards
+are found by name, not by rank, so any world size at any ZeRO stage can read a checkpoint of any other.
 
-A folder without a valid manifest does not exist. The renames that make one appear and disappear are atomic, so a
-process that dies at any instant leaves either the old checkpoints or the old ones and the new one: what is damaged was
-damaged later, by something else, and is never passed over without a word.
+A folder without a valid manifest is not a checkpoint. Checkpoints appear and disappear by atomic renames, so a process
+that is killed at any time leaves either the old checkpoints or these and the new one. A damaged checkpoint was damaged
+later, by something else, and is always reported.
 """
 
 import hashlib
@@ -28,26 +28,27 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hpc_jepa.checkpoint.format_2 import upgrade_manifest
 from hpc_jepa.checkpoint.rank_file import FileDigest
-from hpc_jepa.errors import CheckpointError
+from hpc_jepa.config.run import RunConfig
+from hpc_jepa.errors import CheckpointError, InputError
 from hpc_jepa.io.atomic import fsync, write_atomically
 from hpc_jepa.runs.run_dir import RunDir
 
 FORMAT = 3
 MANIFEST = "manifest.json"
 WEIGHT_PREFIXES = ("student", "target", "predictor", "objectives")
-"""First words of the names that are weights; all others continue a training."""
+"""First parts of the names of weights; all other tensors are optimizer and random state."""
 CHECKSUM_PLACEHOLDER = "0" * 64
-RESUME_HINT = "'hpc-jepa train' with the same configuration goes on from the checkpoint before"
+RESUME_HINT = "'hpc-jepa train' with the same configuration resumes from the checkpoint before"
 
 LOG = logging.getLogger(__name__)
 
 
 class CheckpointInfo(BaseModel):
-    """What a checkpoint is of. ``config`` is the whole configuration, ``metrics`` the last logged ones."""
+    """Metadata: ``config`` is the whole configuration, ``metrics`` the last logged ones, ``data_hashes`` by source."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -63,7 +64,7 @@ class CheckpointInfo(BaseModel):
 
 
 class CheckpointManifest(CheckpointInfo):
-    """Facts, shapes of the whole tensors, and what every file must be."""
+    """Metadata, shapes of the full tensors, and size and checksum of every file."""
 
     format: int
     shapes: dict[str, tuple[int, ...]]
@@ -71,7 +72,7 @@ class CheckpointManifest(CheckpointInfo):
     checksum: str = CHECKSUM_PLACEHOLDER
 
     def to_bytes(self) -> bytes:
-        """The text of the file, with the SHA-256 of itself as it is while the place of the checksum holds zeros."""
+        """Content of the file, with its own SHA-256, which is computed with zeros in place of the checksum."""
         text = json.dumps(self.model_dump(mode="json"), indent=1)
         return text.replace(CHECKSUM_PLACEHOLDER, _checksum(text)).encode()
 
@@ -85,85 +86,130 @@ class Checkpoint:
 
     @property
     def step(self) -> int:
-        """Steps done when it was saved."""
+        """Training steps completed."""
         return self.manifest.step
 
+    @property
+    def config(self) -> RunConfig:
+        """Configuration of the run. Raises CheckpointError if this version cannot read it."""
+        try:
+            return RunConfig.model_validate(self.manifest.config)
+        except ValidationError as error:
+            raise config_error(self, error) from error
 
-def latest(run: Path) -> Checkpoint | None:
-    """The newest checkpoint, None where there is none; its files are not looked at.
 
-    Raises CheckpointError where its manifest is missing or damaged.
+def config_error(checkpoint: Checkpoint, error: ValidationError) -> CheckpointError:
+    """The error for a saved configuration that fails validation; it names the first invalid key."""
+    first = error.errors()[0]
+    reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    return CheckpointError(f"{checkpoint.path}: this version cannot read its configuration ({reason})")
+
+
+def is_checkpoint_dir(path: Path) -> bool:
+    """Whether ``path`` is the folder of one checkpoint, or ``latest``, rather than a run."""
+    return (path / MANIFEST).is_file() or RunDir.of_checkpoint(path) is not None
+
+
+def resolve_checkpoint(path: Path) -> Checkpoint:
+    """The checkpoint in a folder, or the latest of a run.
+
+    Raises InputError if the path is neither, CheckpointError if the manifest is missing or damaged.
     """
-    found = RunDir(run).checkpoint_dirs()
-    return open_checkpoint(found[-1]) if found else None
+    if path.is_dir() and is_checkpoint_dir(path):
+        return open_checkpoint(path.resolve())
+    checkpoint = latest(resolve_run_dir(path).path)
+    if checkpoint is None:
+        raise CheckpointError(f"{path}/checkpoints: no checkpoint yet; train the run first")
+    return checkpoint
+
+
+def resolve_run_dir(path: Path) -> RunDir:
+    """The run at ``path``, or of the checkpoint at ``path``. Raises InputError if it is neither."""
+    if not path.is_dir():
+        raise InputError(f"{path}: no such folder")
+    run = RunDir.of_checkpoint(path) or RunDir(path)
+    if not run.checkpoints_dir.is_dir():
+        raise InputError(
+            f"{path}: neither a run nor a checkpoint; name RUNS/<study>/<regime>/<variant>/seed-<n>, or one of its "
+            "checkpoints/step-*"
+        )
+    return run
 
 
 def open_checkpoint(path: Path) -> Checkpoint:
-    """The checkpoint in a folder. Raises CheckpointError where its manifest is missing or damaged."""
+    """The checkpoint in a folder. Raises CheckpointError if its manifest is missing or damaged."""
     checkpoint = _read(path)
     if checkpoint is None:
         raise CheckpointError(f"{path / MANIFEST}: missing or damaged; {RESUME_HINT}")
     return checkpoint
 
 
-def latest_valid(run: Path) -> Checkpoint | None:
-    """The newest checkpoint whose files are what was saved, None where nothing was. For the one process that writes.
+def latest(run: Path) -> Checkpoint | None:
+    """The latest checkpoint without checking its files; None if there is none.
 
-    Newer ones that are damaged are set aside and named in the log, so that the run can go on from the one before;
-    ``latest`` is made to point at the one returned. Raises CheckpointError where all are damaged: to begin anew would
-    lose the run without a word.
+    Raises CheckpointError if its manifest is missing or damaged.
     """
-    faults: dict[Path, str] = {}
+    paths = RunDir(run).checkpoint_dirs()
+    return open_checkpoint(paths[-1]) if paths else None
+
+
+def latest_valid(run: Path) -> Checkpoint | None:
+    """The latest checkpoint whose files have the recorded checksums; None if there is no checkpoint at all.
+
+    Call on one process: newer, damaged checkpoints are quarantined with a warning, and ``latest`` points to the result.
+    Raises CheckpointError if all are damaged; starting over would silently lose the run.
+    """
+    damaged: dict[Path, str] = {}
     for path in reversed(RunDir(run).checkpoint_dirs()):
-        found = verify_dir(path)
-        if not found:
+        errors = verify_dir(path)
+        if not errors:
             _point_latest_at(path)
-            _quarantine(faults)
+            _quarantine(damaged)
             return open_checkpoint(path)
-        faults[path] = found[0]
-    if faults:
+        damaged[path] = errors[0]
+    if damaged:
         raise CheckpointError(
-            f"{next(iter(faults.values()))}; no other checkpoint to go on from; remove {run} to begin anew"
+            f"{next(iter(damaged.values()))}; no other checkpoint to resume from; remove {run} to start over"
         )
     return None
 
 
 def verify_dir(path: Path) -> list[str]:
-    """What is wrong with the checkpoint in a folder, its manifest included, a line per file; empty if nothing is."""
+    """Errors of the checkpoint in a folder, one line per file including the manifest; empty if it is valid."""
     checkpoint = _read(path)
     return verify_files(checkpoint) if checkpoint else [f"{path / MANIFEST}: missing or damaged"]
 
 
-def verify_files(checkpoint: Checkpoint, kind: str = "") -> list[str]:
-    """What is wrong with the files of a checkpoint whose names begin with ``kind``, a line per file."""
-    names = [name for name in checkpoint.manifest.files if name.startswith(kind)]
+def verify_files(checkpoint: Checkpoint, prefix: str = "") -> list[str]:
+    """Errors of the files whose names start with ``prefix``, one line per file: missing, other size or checksum."""
+    names = [name for name in checkpoint.manifest.files if name.startswith(prefix)]
     with ThreadPoolExecutor() as pool:
-        return [fault for fault in pool.map(partial(_file_error, checkpoint), names) if fault]
+        return [error for error in pool.map(partial(_file_error, checkpoint), names) if error]
 
 
 def partial_dir(run: Path, step: int) -> Path:
-    """The temporary folder that the checkpoint of ``step`` is written into."""
+    """The temporary folder in which the checkpoint of ``step`` is written."""
     return _hidden(RunDir(run).checkpoint_dir(step), "partial")
 
 
 def create_partial(run: Path, step: int) -> None:
-    """Make the temporary folder, and clear away what earlier processes left. Raises OSError."""
+    """Create the temporary folder and remove those of earlier processes. Raises OSError."""
     remove_partial(run)
     partial_dir(run, step).mkdir(parents=True)
 
 
 def remove_partial(run: Path) -> None:
-    """Remove what was being written or removed when an earlier process died."""
+    """Remove folders that killed processes were writing or removing."""
     for stale in RunDir(run).checkpoints_dir.glob(".step-*"):
         shutil.rmtree(stale)
 
 
 def commit_checkpoint(
-    run: Path, facts: CheckpointInfo, shapes: dict[str, tuple[int, ...]], files: dict[str, FileDigest]
+    run: Path, info: CheckpointInfo, shapes: dict[str, tuple[int, ...]], files: dict[str, FileDigest]
 ) -> None:
-    """Make a checkpoint of the temporary folder, whose ``files`` are on the disk. Raises HpcJepaError and OSError."""
-    written, final = partial_dir(run, facts.step), RunDir(run).checkpoint_dir(facts.step)
-    manifest = CheckpointManifest(**dict(facts), format=FORMAT, shapes=shapes, files=files)
+    """Turn the temporary folder, with its ``files`` on disk, into a checkpoint. Raises HpcJepaError and OSError."""
+    written, final = partial_dir(run, info.step), RunDir(run).checkpoint_dir(info.step)
+    manifest = CheckpointManifest(**dict(info), format=FORMAT, shapes=shapes, files=files)
     write_atomically(written / MANIFEST, manifest.to_bytes())
     fsync(written)
     if final.exists():
@@ -174,55 +220,53 @@ def commit_checkpoint(
 
 
 def discard_partial(run: Path, step: int) -> None:
-    """Leave no trace of a save that failed."""
+    """Remove all traces of a failed save."""
     shutil.rmtree(partial_dir(run, step), ignore_errors=True)
 
 
 def remove_checkpoint(path: Path) -> None:
-    """First from sight, so that nobody takes half a checkpoint for a damaged one. Raises OSError."""
+    """Rename it to a hidden name first, so that a half-removed checkpoint is not seen as damaged. Raises OSError."""
     shutil.rmtree(path.rename(_hidden(path, "removed")))
 
 
-def _hidden(path: Path, why: str) -> Path:
-    return path.with_name(f".{path.name}.{why}")
+def _hidden(path: Path, suffix: str) -> Path:
+    return path.with_name(f".{path.name}.{suffix}")
 
 
 def _point_latest_at(final: Path) -> None:
-    link = RunDir(final.parent.parent).latest_link
+    link = final.parent / "latest"
     if link.is_symlink() and link.readlink() == Path(final.name):
         return
-    fresh = link.with_name(".latest")
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(final.name)
-    fresh.rename(link)
+    new = link.with_name(".latest")
+    new.unlink(missing_ok=True)
+    new.symlink_to(final.name)
+    new.rename(link)
     fsync(final.parent)
 
 
-def _quarantine(faults: dict[Path, str]) -> None:
-    for path, fault in faults.items():
-        aside = path.with_name(path.name.replace("step", "damaged"))
-        if aside.exists():
-            shutil.rmtree(aside)
-        path.rename(aside)
-        LOG.warning("%s; set aside as %s, going on from the checkpoint before", fault, aside.name)
+def _quarantine(damaged: dict[Path, str]) -> None:
+    for path, error in damaged.items():
+        quarantined = path.with_name(path.name.replace("step", "damaged"))
+        if quarantined.exists():
+            shutil.rmtree(quarantined)
+        path.rename(quarantined)
+        LOG.warning("%s; quarantined as %s, resuming from the checkpoint before", error, quarantined.name)
 
 
 def _read(path: Path) -> Checkpoint | None:
-    """The checkpoint at ``path``, None where its manifest is missing or damaged."""
+    """The checkpoint at ``path``, None if its manifest is missing or damaged."""
     try:
         text = (path / MANIFEST).read_text(encoding="utf-8")
         content = json.loads(text)
-        sealed = content["checksum"] == _checksum(text.replace(content["checksum"], CHECKSUM_PLACEHOLDER))
-        if not sealed or path.name != RunDir(path.parent.parent).checkpoint_dir(content["step"]).name:
+        intact = content["checksum"] == _checksum(text.replace(content["checksum"], CHECKSUM_PLACEHOLDER))
+        if not intact or path.name != RunDir(path).checkpoint_dir(content["step"]).name:
             return None
         if content["format"] > FORMAT:
-            raise CheckpointError(
-                f"{path}: format {content['format']} is newer than this program reads ({FORMAT}); update it"
-            )
+            raise CheckpointError(f"{path}: format {content['format']} is newer than {FORMAT}; update hpc_jepa")
         if content["format"] < FORMAT:
             content = upgrade_manifest(content)
         return Checkpoint(path, CheckpointManifest.model_validate(content))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # a damaged text can say anything
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # damaged JSON can contain anything
         return None
 
 

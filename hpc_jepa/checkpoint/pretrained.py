@@ -1,4 +1,4 @@
-"""Encoders in files of their own, without a run: what we exported, and released V-JEPA 2 and 2.1 weights."""
+"""``load_encoder``: frozen encoders of runs, checkpoints, exports, and released V-JEPA 2 and 2.1 weights."""
 
 import json
 import pickle
@@ -12,28 +12,28 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from hpc_jepa.checkpoint.card import ModelCard
-from hpc_jepa.checkpoint.encoders import EncoderName, encoder_from_state
-from hpc_jepa.checkpoint.export import CARD_KEY
+from hpc_jepa.checkpoint.export import CARD_KEY, ModelCard
 from hpc_jepa.checkpoint.format_2 import upgrade_name
-from hpc_jepa.checkpoint.places import is_checkpoint_dir
+from hpc_jepa.checkpoint.layout import is_checkpoint_dir, resolve_checkpoint
+from hpc_jepa.checkpoint.reader import EncoderName, encoder_from_state, encoder_settings, read_encoder
 from hpc_jepa.config.data import IMAGENET_MEAN, IMAGENET_STD
 from hpc_jepa.errors import CheckpointError, InputError
 from hpc_jepa.models.encoder import Encoder
+from hpc_jepa.models.feature_extractor import FeatureExtractor
 from hpc_jepa.models.released import EncoderWeights, from_original, from_transformers
 
 ENCODER_KEYS: dict[EncoderName, tuple[str, ...]] = {
     "target": ("ema_encoder", "target_encoder"),
     "student": ("encoder",),
 }
-"""What released ``.pt`` files call their encoders, the newer name first."""
+"""Keys of the encoders in released ``.pt`` files, the newer one first."""
 
-FETCH_AGAIN = "fetch or export it again"
+FETCH_AGAIN = "download or export it again"
 
 
 @dataclass(frozen=True)
 class PretrainedEncoder:
-    """An encoder from a file, and how its pixels are normalised; the card where we exported it."""
+    """An encoder from a file with the normalisation of its pixels; ``card`` is None if hpc_jepa did not export it."""
 
     path: Path
     weights: EncoderWeights
@@ -41,7 +41,7 @@ class PretrainedEncoder:
 
     @property
     def mean(self) -> tuple[float, float, float]:
-        """Of the three channels; released encoders saw ImageNet's."""
+        """Of the three channels; released encoders use ImageNet's."""
         return self.card.mean if self.card else IMAGENET_MEAN
 
     @property
@@ -50,51 +50,82 @@ class PretrainedEncoder:
         return self.card.std if self.card else IMAGENET_STD
 
     def encoder(self) -> Encoder:
-        """Frozen, in evaluation mode. Raises CheckpointError where tensors are missing, too many or of other shapes."""
+        """Frozen, in evaluation mode. Raises CheckpointError if tensors are missing, unknown or of other shapes."""
         try:
             return encoder_from_state(self.weights.config, self.weights.state)
         except RuntimeError as error:
-            fault = str(error).splitlines()[-1].strip()
-            raise CheckpointError(f"{self.path}: no whole V-JEPA encoder ({fault}); {FETCH_AGAIN}") from error
+            reason = str(error).splitlines()[-1].strip()
+            raise CheckpointError(f"{self.path}: incomplete V-JEPA encoder ({reason}); {FETCH_AGAIN}") from error
+
+
+def load_encoder(path: str | Path, weights: EncoderName = "target", heads: int | None = None) -> FeatureExtractor:
+    """A frozen encoder in evaluation mode, fp32 on the CPU: clips [B, 3, F, H, W] -> features [B, N, D].
+
+    path: a run folder (its latest checkpoint), a checkpoint folder, an export of ``hpc-jepa checkpoint export``, or
+    released V-JEPA 2 and 2.1 weights: the original ``.pt``, or the folder of a VJEPA2Model.
+    weights: of a run, checkpoint or ``.pt``: the EMA ``target`` or the ``student``. In a run without EMA the target is
+    untrained, so ``target`` loads the student too, except under published semantics.
+    heads: attention heads of weights whose width was never released.
+
+    Clips are uint8, or floats from 0 to 1; the encoder normalises them. Tokens are ordered by time, row, column; D is
+    ``encoder.width``. These are the features that frozen evaluation uses.
+
+    >>> import torch, hpc_jepa
+    >>> encoder = hpc_jepa.load_encoder("runs/quickstart/quickstart/baseline/seed-0")
+    >>> video = torch.randint(256, (1, 3, 8, 64, 64), dtype=torch.uint8)
+    >>> encoder(video).shape  # 8 frames in tubelets of 2, 64x64 pixels in patches of 8
+    torch.Size([1, 256, 128])
+    >>> encoder.width, encoder.patch, encoder.tubelet
+    (128, 8, 2)
+
+    Raises InputError if the path is none of these, CheckpointError if the files are damaged.
+    """
+    path = Path(path)
+    if is_weights_path(path):
+        file = read_pretrained(path, weights, heads)
+        return FeatureExtractor(file.encoder(), file.mean, file.std)
+    checkpoint = resolve_checkpoint(path)
+    settings = encoder_settings(checkpoint)
+    return FeatureExtractor(read_encoder(checkpoint, weights), settings.mean, settings.std)
 
 
 def is_weights_path(path: Path) -> bool:
-    """Whether ``path`` is a file of weights, or a folder of them that is no checkpoint."""
+    """Whether ``path`` is a file with weights, or a folder of such files that is not a checkpoint."""
     return path.is_file() or (any(path.glob("*.safetensors")) and not is_checkpoint_dir(path))
 
 
 def read_pretrained(path: Path, weights: EncoderName = "target", heads: int | None = None) -> PretrainedEncoder:
     """The encoder in a ``.pt`` or ``.safetensors`` file, or in a folder of the latter.
 
-    Raises InputError where there is none or ``heads`` must be given, CheckpointError where it is damaged.
+    Raises InputError if there is none or ``heads`` is required, CheckpointError if the file is damaged.
     """
     if not is_weights_path(path):
-        raise InputError(f"{path}: neither a file of weights nor a folder with *.safetensors")
+        raise InputError(f"{path}: neither a file with weights nor a folder with *.safetensors")
     state: dict[str, Tensor] = {}
     card = None
     if path.is_file() and path.suffix != ".safetensors":
-        state = _part(_unpickled(path), weights, path)
+        state = _select_encoder(_read_pickle(path), weights, path)
     else:
         for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
-            tensors, card = _safetensors(file)
+            tensors, card = _read_safetensors(file)
             state |= tensors
     try:
-        return PretrainedEncoder(path, _understood(state, card, path, heads), card)
+        return PretrainedEncoder(path, _convert(state, card, path, heads), card)
     except KeyError as error:
-        raise CheckpointError(f"{path}: no V-JEPA encoder: it has no {error.args[0]}") from error
+        raise CheckpointError(f"{path}: not a V-JEPA encoder: no {error.args[0]}") from error
 
 
-def _understood(state: dict[str, Tensor], card: ModelCard | None, path: Path, heads: int | None) -> EncoderWeights:
+def _convert(state: dict[str, Tensor], card: ModelCard | None, path: Path, heads: int | None) -> EncoderWeights:
     if card is not None and card.format == "safetensors":
         return EncoderWeights(card.encoder, {upgrade_name(name): tensor for name, tensor in state.items()})
     if any(name.removeprefix("vjepa2.").startswith("encoder.layer.") for name in state):
-        return from_transformers(state, _config(path if path.is_dir() else path.parent))
+        return from_transformers(state, _read_config(path if path.is_dir() else path.parent))
     if card is not None:
         return from_original(state, card.encoder.heads, card.encoder.rotary)
     return from_original(state, heads)
 
 
-def _config(folder: Path) -> Mapping[str, Any]:
+def _read_config(folder: Path) -> Mapping[str, Any]:
     try:
         content: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -102,36 +133,35 @@ def _config(folder: Path) -> Mapping[str, Any]:
     return content
 
 
-def _safetensors(file: Path) -> tuple[dict[str, Tensor], ModelCard | None]:
-    """Tensors and, of what we exported, the card."""
+def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], ModelCard | None]:
+    """Tensors, and the model card if hpc_jepa exported the file."""
     try:
         with safe_open(file, framework="pt") as stored:
-            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - the file is no mapping
+            tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping
             metadata = stored.metadata() or {}
         return tensors, ModelCard.model_validate_json(metadata[CARD_KEY]) if CARD_KEY in metadata else None
     except (SafetensorError, OSError, ValidationError) as error:
         raise CheckpointError(f"{file}: cannot be read ({error}); {FETCH_AGAIN}") from error
 
 
-def _unpickled(path: Path) -> dict[str, Any]:
-    """A file of ``torch.save``, without running any code in it."""
+def _read_pickle(path: Path) -> dict[str, Any]:
+    """Content of a ``torch.save`` file, loaded without executing code."""
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, ValueError, OSError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        raise CheckpointError(
-            f"{path}: cannot be read as weights ({str(error).splitlines()[0]}); {FETCH_AGAIN}"
-        ) from error
+        reason = str(error).splitlines()[0]
+        raise CheckpointError(f"{path}: cannot be read as weights ({reason}); {FETCH_AGAIN}") from error
     if not isinstance(content, dict):
-        raise CheckpointError(f"{path}: holds no encoders by name; name a checkpoint of V-JEPA 2")
+        raise CheckpointError(f"{path}: not a dictionary of encoders; name a V-JEPA 2 checkpoint")
     return content
 
 
-def _part(content: dict[str, Any], weights: EncoderName, path: Path) -> dict[str, Tensor]:
-    """The encoder among what a file holds; a file may also be one encoder and nothing else."""
+def _select_encoder(content: dict[str, Any], weights: EncoderName, path: Path) -> dict[str, Tensor]:
+    """The state dict of one encoder; the file may also be a single state dict."""
     if all(isinstance(value, Tensor) for value in content.values()):
         return content
-    for name in ENCODER_KEYS[weights]:
-        if name in content:
-            part: dict[str, Tensor] = content[name]
-            return part
-    raise CheckpointError(f"{path}: holds no {' or '.join(ENCODER_KEYS[weights])}, only {', '.join(content)}")
+    for key in ENCODER_KEYS[weights]:
+        if key in content:
+            state: dict[str, Tensor] = content[key]
+            return state
+    raise CheckpointError(f"{path}: no {' or '.join(ENCODER_KEYS[weights])}, only {', '.join(content)}")

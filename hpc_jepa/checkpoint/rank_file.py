@@ -1,8 +1,7 @@
-"""One process's share of a checkpoint: flat pieces of named tensors in a safetensors file, hashed as it is written.
+"""The files of one rank: shards of named tensors in the safetensors format, hashed while they are written.
 
-The layout is that of the safetensors library, which reads these files. It is written here because the library's own
-writer copies every tensor once more, keeps the interpreter from running meanwhile, and leaves the checksum to a second
-reading; this one streams, so that a save disturbs the training beside it as little as possible.
+The safetensors library reads these files. Its writer is not used because it copies every tensor, holds the GIL and
+needs a second pass for the checksum; this one streams, so that a save slows training as little as possible.
 """
 
 import hashlib
@@ -21,7 +20,7 @@ ALIGNMENT = 8
 
 
 class FileDigest(BaseModel):
-    """Bytes and checksum of a file."""
+    """Size in bytes and SHA-256 of a file."""
 
     size: int
     sha256: str
@@ -29,7 +28,7 @@ class FileDigest(BaseModel):
 
 @dataclass(frozen=True)
 class TensorShard:
-    """``values`` [n]: the elements from ``start`` of the flattened tensor ``name``, whose whole is ``shape``."""
+    """``values`` [n]: elements ``start`` to ``start + n`` of the flattened tensor ``name`` of shape ``shape``."""
 
     name: str
     shape: tuple[int, ...]
@@ -38,18 +37,18 @@ class TensorShard:
 
     @property
     def key(self) -> str:
-        """The name of the piece in its file."""
+        """Name of the shard in its file."""
         return f"{self.name}@{self.start}"
 
 
 def parse_key(key: str) -> tuple[str, int]:
-    """Name of the tensor and first element of the piece that a file calls ``key``."""
+    """Tensor name and first element of the shard with this key."""
     name, _, start = key.rpartition("@")
     return name, int(start)
 
 
 def write_rank_file(path: Path, shards: Sequence[TensorShard]) -> FileDigest:
-    """Write pieces in the memory of the host, and wait until the disk has them. Raises OSError."""
+    """Write shards in host memory and flush them to the disk. Raises OSError."""
     digest = hashlib.sha256()
     size = 0
     with path.open("wb") as file:
@@ -63,7 +62,7 @@ def write_rank_file(path: Path, shards: Sequence[TensorShard]) -> FileDigest:
 
 
 def _blocks(shards: Sequence[TensorShard]) -> Iterator[memoryview]:
-    """Length of the header, header, and the bytes of every piece."""
+    """Length of the header with the header, then the bytes of every shard."""
     entries, offset = {}, 0
     for shard in shards:
         end = offset + shard.values.nbytes

@@ -1,11 +1,11 @@
-"""Which checkpoints stay."""
+"""Retention policy: which checkpoints are kept."""
 
 import logging
 from collections.abc import Sequence
 from pathlib import Path
 
 from hpc_jepa.checkpoint import layout
-from hpc_jepa.checkpoint.layout import CheckpointManifest
+from hpc_jepa.checkpoint.layout import Checkpoint, CheckpointManifest
 from hpc_jepa.config.training import CheckpointConfig
 from hpc_jepa.errors import CheckpointError
 from hpc_jepa.runs.run_dir import RunDir
@@ -14,7 +14,7 @@ LOG = logging.getLogger(__name__)
 
 
 def retained(manifests: Sequence[CheckpointManifest], policy: CheckpointConfig) -> set[int]:
-    """Steps of the checkpoints that stay, of sound ones given from the oldest to the newest."""
+    """Steps that the policy keeps of valid checkpoints, given oldest first."""
     steps = {manifest.step for manifest in manifests[-policy.keep :]}
     if policy.keep_every:
         steps |= {manifest.step for manifest in manifests if manifest.step % policy.keep_every == 0}
@@ -26,29 +26,27 @@ def retained(manifests: Sequence[CheckpointManifest], policy: CheckpointConfig) 
 
 
 def prune_checkpoints(run: Path, policy: CheckpointConfig, known_valid: int | None = None) -> list[Path]:
-    """Remove what the policy does not keep, and return it; what cannot be removed is said and left to the next time.
+    """Remove the expired checkpoints and return them; failures are logged and retried at the next save.
 
-    The newest checkpoint whose files are undamaged always stays: ``assured`` is its step where that is known already.
-    Damaged checkpoints are no reason to remove others; they stay too, for people to look at.
+    The latest valid checkpoint is always kept: ``known_valid`` is its step if the caller has verified it. Damaged
+    checkpoints are kept for inspection and do not count as newer ones.
     """
-    return [path for path in expired(run, policy, known_valid) if _removed(path)]
+    return [path for path in expired(run, policy, known_valid) if _remove(path)]
 
 
 def expired(run: Path, policy: CheckpointConfig, known_valid: int | None = None) -> list[Path]:
-    """What ``prune`` would remove, oldest first."""
-    readable = [checkpoint for path in RunDir(run).checkpoint_dirs() if (checkpoint := _opened(path))]
+    """The checkpoints that ``prune_checkpoints`` would remove, oldest first."""
+    checkpoints = [checkpoint for path in RunDir(run).checkpoint_dirs() if (checkpoint := _open(path))]
     if known_valid is None:
-        sound = (checkpoint for checkpoint in reversed(readable) if not layout.verify_files(checkpoint))
-        known_valid = next((checkpoint.step for checkpoint in sound), None)
-    trusted = [
-        checkpoint.manifest for checkpoint in readable if known_valid is not None and checkpoint.step <= known_valid
-    ]
-    staying = retained(trusted, policy)
-    return [RunDir(run).checkpoint_dir(manifest.step) for manifest in trusted if manifest.step not in staying]
+        valid = (checkpoint.step for checkpoint in reversed(checkpoints) if not layout.verify_files(checkpoint))
+        known_valid = next(valid, -1)
+    candidates = [checkpoint.manifest for checkpoint in checkpoints if checkpoint.step <= known_valid]
+    kept = retained(candidates, policy)
+    return [RunDir(run).checkpoint_dir(manifest.step) for manifest in candidates if manifest.step not in kept]
 
 
 def _spaced(manifests: Sequence[CheckpointManifest], seconds: float) -> set[int]:
-    """The oldest, and of the others each that was saved so long after the one taken before."""
+    """The oldest, then each that was saved at least ``seconds`` after the previous one taken."""
     steps: set[int] = set()
     last = float("-inf")
     for manifest in manifests:
@@ -64,17 +62,17 @@ def _best(manifests: Sequence[CheckpointManifest], policy: CheckpointConfig) -> 
     return {manifest.step for manifest in ranked[: policy.keep_best]}
 
 
-def _opened(path: Path) -> layout.Checkpoint | None:
+def _open(path: Path) -> Checkpoint | None:
     try:
         return layout.open_checkpoint(path)
     except CheckpointError:
         return None
 
 
-def _removed(path: Path) -> bool:
+def _remove(path: Path) -> bool:
     try:
         layout.remove_checkpoint(path)
     except OSError as error:
-        LOG.warning("%s: cannot be removed (%s); it stays until the next save", path, error.strerror)
+        LOG.warning("%s: cannot be removed (%s); retrying at the next save", path, error.strerror)
         return False
     return True

@@ -1,7 +1,7 @@
-"""Saves in the background: the state is copied between two steps, and written while training goes on.
+"""Asynchronous checkpoint saves: the state is copied between two steps and written in a background thread.
 
-A thread is enough: it copies, hashes and writes without holding the interpreter, and unlike a process it needs neither
-shared memory nor a second copy. Processes agree over a process group of their own, so nothing waits in the main one.
+A thread suffices: copying, hashing and writing release the GIL, and unlike a process it needs neither shared memory nor
+a second copy. Ranks coordinate over their own gloo group, so a save never blocks the main process group.
 """
 
 import logging
@@ -9,9 +9,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
-from itertools import chain
 from math import isfinite
 from pathlib import Path
 from types import TracebackType
@@ -20,37 +18,31 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from hpc_jepa.checkpoint import layout, rank_file, retention
+from hpc_jepa.checkpoint import layout, retention
 from hpc_jepa.checkpoint.layout import WEIGHT_PREFIXES, CheckpointInfo
-from hpc_jepa.checkpoint.rank_file import FileDigest, TensorShard
+from hpc_jepa.checkpoint.rank_file import FileDigest, TensorShard, write_rank_file
 from hpc_jepa.config.training import CheckpointConfig
 from hpc_jepa.distributed import GlooGroup, is_main, rank
 from hpc_jepa.errors import HpcJepaError
 
 DISK_HEADROOM = 1.05
-"""Free space asked for, in sizes of the checkpoint: manifests and folders need some too."""
+"""Free space required, as a multiple of the size of the tensors: manifest and folders need some too."""
 
 Result = TypeVar("Result")
+Files = dict[str, FileDigest]
+Shapes = dict[str, tuple[int, ...]]
 LOG = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
-class _RankFiles:
-    """What one process wrote."""
-
-    files: dict[str, FileDigest]
-    shapes: dict[str, tuple[int, ...]]
-
-
 def no_check() -> None:
-    """Every process may change the folder."""
+    """Lease check of a writer that needs no lease."""
 
 
 class CheckpointWriter:
-    """Commits checkpoints of a run, one at a time; all processes must start the same ones in the same order.
+    """Saves checkpoints of a run, one at a time. All ranks must save the same steps in the same order.
 
-    As a context it waits for the last save before it ends. ``allowed`` raises HpcJepaError on a process that must not
-    change the folder any more; ``longest`` is the longest save so far, in seconds.
+    As a context manager it waits for the last save on exit. ``check_lease`` raises HpcJepaError on a process that may
+    no longer write in the folder; ``longest_save`` is the duration of the longest save so far, in seconds.
     """
 
     def __init__(self, run: Path, config: CheckpointConfig, check_lease: Callable[[], None] = no_check) -> None:
@@ -58,10 +50,10 @@ class CheckpointWriter:
         self._config = config
         self._check_lease = check_lease
         self.longest_save = 0.0
-        self._host = GlooGroup()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="saver")
+        self._gloo = GlooGroup()
+        self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint-writer")
         self._pending: Future[None] | None = None
-        self._copies: dict[str, Tensor] = {}
+        self._buffers: dict[str, Tensor] = {}
 
     def __enter__(self) -> "CheckpointWriter":
         return self
@@ -75,120 +67,118 @@ class CheckpointWriter:
 
     @property
     def failed(self) -> bool:
-        """Whether the last save has failed by now, and ``wait`` would raise."""
+        """Whether the last save has failed; ``wait`` then raises."""
         return self._pending is not None and self._pending.done() and self._pending.exception() is not None
 
-    def start(self, facts: CheckpointInfo, shards: Sequence[TensorShard]) -> None:
-        """Copy the pieces as they are now, and write them in the background. Collective.
+    def save(self, info: CheckpointInfo, shards: Sequence[TensorShard]) -> None:
+        """Copy the shards and write the copies in the background. Collective.
 
-        Waits for the save before; raises its HpcJepaError where that failed, and then does not start.
+        Waits for the previous save first; raises its HpcJepaError if that failed, without starting this one.
         """
         self.wait()
-        copies = self._copied(shards)
-        arrived = torch.cuda.Event() if torch.cuda.is_available() else None  # type: ignore[no-untyped-call]
-        if arrived is not None:
-            arrived.record()
-        self._pending = self._worker.submit(self._save, facts, copies, arrived)
+        copies = self._copy(shards)
+        copied = torch.cuda.Event() if torch.cuda.is_available() else None  # type: ignore[no-untyped-call]
+        if copied is not None:
+            copied.record()
+        self._pending = self._worker.submit(self._save, info, copies, copied)
 
     def wait(self) -> None:
-        """Until the last save is committed. Raises HpcJepaError, with the cause, where it failed."""
+        """Wait until the last save is committed. Raises HpcJepaError with the cause if it failed."""
         pending, self._pending = self._pending, None
         if pending is not None:
             pending.result()
 
     @torch.no_grad()
-    def _copied(self, shards: Sequence[TensorShard]) -> list[TensorShard]:
-        """In memory of the host that is kept for the next time; pinned where a device copies into it."""
-        for piece in shards:
-            if piece.key not in self._copies:
-                self._copies[piece.key] = torch.empty(
-                    piece.values.shape, dtype=piece.values.dtype, pin_memory=torch.cuda.is_available()
+    def _copy(self, shards: Sequence[TensorShard]) -> list[TensorShard]:
+        """Copy into host buffers that are kept for the next save; pinned if the shards are on a GPU."""
+        for shard in shards:
+            if shard.key not in self._buffers:
+                self._buffers[shard.key] = torch.empty(
+                    shard.values.shape, dtype=shard.values.dtype, pin_memory=torch.cuda.is_available()
                 )
-        copies = [self._copies[piece.key] for piece in shards]
-        torch._foreach_copy_(copies, [piece.values for piece in shards], non_blocking=True)
-        return [TensorShard(p.name, p.shape, p.start, copy) for p, copy in zip(shards, copies, strict=True)]
+        copies = [self._buffers[shard.key] for shard in shards]
+        torch._foreach_copy_(copies, [shard.values for shard in shards], non_blocking=True)
+        return [TensorShard(x.name, x.shape, x.start, copy) for x, copy in zip(shards, copies, strict=True)]
 
-    def _save(self, facts: CheckpointInfo, shards: list[TensorShard], arrived: torch.cuda.Event | None) -> None:
+    def _save(self, info: CheckpointInfo, shards: list[TensorShard], copied: torch.cuda.Event | None) -> None:
         started = time.monotonic()
-        if arrived is not None:
-            arrived.synchronize()
+        if copied is not None:
+            copied.synchronize()
         try:
-            self._commit(facts, shards)
+            self._write_and_commit(info, shards)
             self.longest_save = max(self.longest_save, time.monotonic() - started)
         except HpcJepaError as error:
             self._check_lease()
             if is_main():
-                layout.discard_partial(self._run, facts.step)
+                layout.discard_partial(self._run, info.step)
             if self._config.failed_save == "stop":
                 raise
             if is_main():
                 LOG.warning("%s", error)
 
-    def _commit(self, facts: CheckpointInfo, shards: list[TensorShard]) -> None:
-        together = partial(self._together, facts.step)
-        sizes = together(partial(_checked_size, shards))
-        together(partial(self._prepare, facts.step, sum(sizes)))
-        shares = together(partial(self._write, facts.step, shards))
-        together(partial(self._finish, facts, shares))
+    def _write_and_commit(self, info: CheckpointInfo, shards: list[TensorShard]) -> None:
+        on_all_ranks = partial(self._on_all_ranks, info.step)
+        sizes = on_all_ranks(partial(_finite_size, shards))
+        on_all_ranks(partial(self._prepare, info.step, sum(sizes)))
+        written = on_all_ranks(partial(self._write, info.step, shards))
+        on_all_ranks(partial(self._commit, info, written))
 
-    def _together(self, step: int, action: Callable[[], Result]) -> list[Result]:
-        """What every process got from its action. Raises HpcJepaError, on all of them, where one failed."""
+    def _on_all_ranks(self, step: int, action: Callable[[], Result]) -> list[Result]:
+        """Results of the action by rank. Raises HpcJepaError on all ranks if the action failed on any."""
         result: Result | None = None
-        fault = ""
+        message = ""
         try:
             result = action()
         except (HpcJepaError, OSError) as error:
-            fault = f"rank {rank()}: {error}"
-        outcomes: list[tuple[Result, str]] = self._host.gather_objects((result, fault))
-        faults = [fault for _, fault in outcomes if fault]
-        if faults:
+            message = f"rank {rank()}: {error}"
+        outcomes: list[tuple[Result, str]] = self._gloo.gather_objects((result, message))
+        errors = [error for _, error in outcomes if error]
+        if errors:
             raise HpcJepaError(
-                f"{self._run}: the checkpoint of step {step} cannot be written ({'; '.join(faults)}); earlier ones "
-                "are as they were: remove the cause, then give the same command again"
+                f"{self._run}: the checkpoint of step {step} cannot be written ({'; '.join(errors)}); earlier "
+                "checkpoints are intact: remove the cause, then repeat the command"
             )
         return [result for result, _ in outcomes]
 
     def _prepare(self, step: int, size: int) -> None:
-        """On rank 0: is there room, and where to write."""
+        """On rank 0: check the free space and create the temporary folder."""
         self._check_lease()
         if not is_main():
             return
         free = shutil.disk_usage(self._run).free
         if free < DISK_HEADROOM * size:
-            raise HpcJepaError(f"{size / 1e9:.3g} GB are needed and {free / 1e9:.3g} GB free; nothing was written")
+            raise HpcJepaError(f"{size / 1e9:.3g} GB needed, {free / 1e9:.3g} GB free; nothing was written")
         layout.create_partial(self._run, step)
 
-    def _write(self, step: int, shards: list[TensorShard]) -> _RankFiles:
-        """Every process its own files."""
+    def _write(self, step: int, shards: list[TensorShard]) -> tuple[Files, Shapes]:
+        """Write this rank's two files."""
         kinds: dict[str, list[TensorShard]] = {"weights": [], "training": []}
-        for piece in shards:
-            kinds["weights" if piece.name.startswith(WEIGHT_PREFIXES) else "training"].append(piece)
+        for shard in shards:
+            kinds["weights" if shard.name.startswith(WEIGHT_PREFIXES) else "training"].append(shard)
+        files = {f"{kind}-{rank():04d}.safetensors": own for kind, own in kinds.items()}
         folder = layout.partial_dir(self._run, step)
-        files = {f"{kind}-{rank():04d}.safetensors": share for kind, share in kinds.items()}
-        return _RankFiles(
-            {name: rank_file.write_rank_file(folder / name, share) for name, share in files.items()},
-            {piece.name: piece.shape for piece in shards},
-        )
+        digests = {name: write_rank_file(folder / name, own) for name, own in files.items()}
+        return digests, {shard.name: shard.shape for shard in shards}
 
-    def _finish(self, facts: CheckpointInfo, shares: list[_RankFiles]) -> None:
-        """On rank 0: make it a checkpoint, and let older ones go."""
+    def _commit(self, info: CheckpointInfo, written: list[tuple[Files, Shapes]]) -> None:
+        """On rank 0: commit the checkpoint and remove the ones that the retention policy does not keep."""
         self._check_lease()
         if not is_main():
             return
-        files = dict(chain.from_iterable(share.files.items() for share in shares))
-        shapes = dict(chain.from_iterable(share.shapes.items() for share in shares))
-        layout.commit_checkpoint(self._run, facts, shapes, files)
-        retention.prune_checkpoints(self._run, self._config, known_valid=facts.step)
+        files = {name: digest for of_rank, _ in written for name, digest in of_rank.items()}
+        shapes = {name: shape for _, of_rank in written for name, shape in of_rank.items()}
+        layout.commit_checkpoint(self._run, info, shapes, files)
+        retention.prune_checkpoints(self._run, self._config, known_valid=info.step)
 
 
-def _checked_size(shards: Sequence[TensorShard]) -> int:
-    """Bytes of the pieces. Raises HpcJepaError where a weight or its statistics are no numbers any more."""
-    for piece in shards:
-        if piece.values.is_floating_point() and not _is_finite(piece.values):
-            raise HpcJepaError(f"{piece.name} is not finite; lower schedule.lr or use fp32")
-    return sum(piece.values.nbytes for piece in shards)
+def _finite_size(shards: Sequence[TensorShard]) -> int:
+    """Bytes of the shards. Raises HpcJepaError if a floating-point shard has a non-finite element."""
+    for shard in shards:
+        if shard.values.is_floating_point() and not _is_finite(shard.values):
+            raise HpcJepaError(f"{shard.name} is not finite; lower schedule.lr or use fp32")
+    return sum(shard.values.nbytes for shard in shards)
 
 
 def _is_finite(values: Tensor) -> bool:
-    """A sum says so in one pass; only one that is too large for float32 has to be taken again."""
+    """One pass: a sum is finite if all elements are, unless it overflows float32; then sum in float64."""
     return isfinite(values.sum()) or isfinite(values.sum(dtype=torch.float64))

@@ -18,8 +18,7 @@ from hpc_jepa.errors import CheckpointError, InputError
 from hpc_jepa.runs.run_dir import RunDir
 
 if TYPE_CHECKING:
-    from hpc_jepa.checkpoint.difference import TensorDiff
-    from hpc_jepa.checkpoint.inspect import CheckpointEntry, TensorStats
+    from hpc_jepa.checkpoint.inspect import CheckpointEntry, TensorDiff, TensorStats
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -72,9 +71,9 @@ IMPORT_EXAMPLES = """Examples:
 def checkpoint_list(run: RunFolder, as_json: AsJson = False) -> None:
     """List the checkpoints of a run: step, age, size, topology, and whether file names and sizes match the manifest."""
     from hpc_jepa.checkpoint.inspect import list_checkpoints
-    from hpc_jepa.checkpoint.places import resolve_run_dir
+    from hpc_jepa.checkpoint.layout import resolve_run_dir
 
-    entries = list_checkpoints(resolve_run_dir(run))
+    entries = list_checkpoints(resolve_run_dir(run).path)
     if as_json:
         typer.echo(json.dumps([_summary(entry) for entry in entries], indent=1))
         return
@@ -97,8 +96,7 @@ def checkpoint_inspect(
 ) -> None:
     """Show a checkpoint: origin, head parameters of each term, and norm and NaN counts of each tensor."""
     from hpc_jepa.checkpoint.inspect import parameter_counts, tensor_stats
-    from hpc_jepa.checkpoint.layout import WEIGHT_PREFIXES
-    from hpc_jepa.checkpoint.places import resolve_checkpoint
+    from hpc_jepa.checkpoint.layout import WEIGHT_PREFIXES, resolve_checkpoint
 
     checkpoint = resolve_checkpoint(path)
     stats = list(tensor_stats(checkpoint, (part,) if part or all_tensors else WEIGHT_PREFIXES))
@@ -128,10 +126,10 @@ def checkpoint_verify(path: CheckpointPath, as_json: AsJson = False) -> None:
     Exits with code 4 if anything is damaged.
     """
     from hpc_jepa.checkpoint.inspect import verify_checkpoint
-    from hpc_jepa.checkpoint.places import is_checkpoint_dir, resolve_run_dir
+    from hpc_jepa.checkpoint.layout import is_checkpoint_dir, resolve_run_dir
 
     run = resolve_run_dir(path)
-    folders = [path.resolve()] if is_checkpoint_dir(path) else RunDir(run).checkpoint_dirs()
+    folders = [path.resolve()] if is_checkpoint_dir(path) else run.checkpoint_dirs()
     if not folders:
         raise CheckpointError(f"{path}/checkpoints: no checkpoint yet; train the run first")
     errors: dict[str, list[str]] = {}
@@ -191,12 +189,12 @@ def checkpoint_prune(
     Never removes the newest valid one. Refused while the run is training.
     """
     from hpc_jepa.checkpoint import retention
-    from hpc_jepa.checkpoint.places import resolve_run_dir
+    from hpc_jepa.checkpoint.layout import resolve_run_dir
     from hpc_jepa.io.atomic import exclusive_lock
 
     options = {"keep": keep, "keep_every": keep_every, "keep_hours": keep_hours, "keep_best": keep_best}
     given = {name: value for name, value in {**options, "best_by": best_by}.items() if value is not None}
-    policy = RunDir(resolve_run_dir(run)).config.checkpoint.model_copy(update=given)
+    policy = resolve_run_dir(run).config.checkpoint.model_copy(update=given)
     if dry_run:
         removed = retention.expired(run, policy)
     else:
@@ -219,9 +217,8 @@ def checkpoint_diff(
     """Compare two checkpoints: settings, data and tensors, with the size of each difference."""
     from dataclasses import asdict
 
-    from hpc_jepa.checkpoint.difference import diff_settings, diff_tensors
-    from hpc_jepa.checkpoint.layout import WEIGHT_PREFIXES
-    from hpc_jepa.checkpoint.places import resolve_checkpoint
+    from hpc_jepa.checkpoint.inspect import diff_settings, diff_tensors
+    from hpc_jepa.checkpoint.layout import WEIGHT_PREFIXES, resolve_checkpoint
 
     pair = resolve_checkpoint(a), resolve_checkpoint(b)
     settings = diff_settings(*pair)
@@ -252,7 +249,7 @@ def checkpoint_export(
 ) -> None:
     """Export the encoder with a model card, for hpc_jepa.load_encoder, transformers (VJEPA2Model) or timm-like code."""
     from hpc_jepa.checkpoint.export import export_encoder
-    from hpc_jepa.checkpoint.places import resolve_checkpoint
+    from hpc_jepa.checkpoint.layout import resolve_checkpoint
 
     card = export_encoder(resolve_checkpoint(path), to, weights, out)
     untrained = f" (the {card.read_from}: without EMA the target is not trained)"

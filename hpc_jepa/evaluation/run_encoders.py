@@ -7,8 +7,8 @@ from pathlib import Path
 import torch
 
 from hpc_jepa.checkpoint import layout
-from hpc_jepa.checkpoint.encoders import read_encoder
 from hpc_jepa.checkpoint.layout import Checkpoint
+from hpc_jepa.checkpoint.reader import read_encoder
 from hpc_jepa.config.benchmark import Weights
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.errors import CheckpointError
@@ -43,7 +43,7 @@ def load_run_encoders(run: TrainedRun, names: Iterable[Weights], device: torch.d
 def _load_encoder(run: TrainedRun, name: Weights) -> Encoder:
     if name == "random_init":
         return _initial_encoder(run.config)
-    return read_encoder(run.checkpoint, "student" if name == "student" else "target", run.config)
+    return read_encoder(run.checkpoint, "student" if name == "student" else "target")
 
 
 def _initial_encoder(config: RunConfig) -> Encoder:

@@ -8,14 +8,7 @@ from deepspeed.runtime.engine import DeepSpeedEngine
 from torch import Tensor, nn
 
 import hpc_jepa
-from hpc_jepa.checkpoint.encoders import saved_config
-from hpc_jepa.checkpoint.layout import (
-    Checkpoint,
-    CheckpointInfo,
-    latest_valid,
-    open_checkpoint,
-    remove_partial,
-)
+from hpc_jepa.checkpoint.layout import Checkpoint, CheckpointInfo, latest_valid, open_checkpoint, remove_partial
 from hpc_jepa.checkpoint.rank_file import TensorShard
 from hpc_jepa.checkpoint.reader import TensorReader
 from hpc_jepa.config.run import RunConfig
@@ -111,7 +104,7 @@ def _set_random_states(stored: TensorReader) -> None:
 
 
 def _check_settings(checkpoint: Checkpoint, config: RunConfig, data_hashes: dict[str, str]) -> None:
-    changed = unaccepted_changes(saved_config(checkpoint), config)
+    changed = unaccepted_changes(checkpoint.config, config)
     if changed:
         raise CheckpointError(f"{checkpoint.path}: saved with other settings ({changed}); choose another study=")
     for source, digest in data_hashes.items():

@@ -107,7 +107,7 @@ def save_checkpoint(run: TrainingRun, done: int) -> None:
         LOG.warning("%s; no checkpoint written", message)
         return
     info = checkpoint_info(run.config, done, run.data_hashes, run.metrics.last)
-    run.writer.start(info, shards_to_save(run.engine))
+    run.writer.save(info, shards_to_save(run.engine))
 
 
 def write_run_state(

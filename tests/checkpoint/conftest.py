@@ -6,7 +6,7 @@ import time
 import pytest
 import torch
 
-from hpc_jepa.checkpoint.layout import CheckpointInfo
+from hpc_jepa.checkpoint.layout import CHECKSUM_PLACEHOLDER, CheckpointInfo, latest
 from hpc_jepa.checkpoint.rank_file import TensorShard
 from hpc_jepa.checkpoint.writer import CheckpointWriter
 from hpc_jepa.config.loading import dump_config
@@ -33,8 +33,8 @@ def save():
     """``save(run, step, facts..., **policy)`` commits a checkpoint whose weights say the step."""
 
     def run(folder, step, facts=None, **policy):
-        with CheckpointWriter(folder, CheckpointConfig(**policy)) as saver:
-            saver.start(facts_of(step, **(facts or {})), pieces_of(step))
+        with CheckpointWriter(folder, CheckpointConfig(**policy)) as writer:
+            writer.save(facts_of(step, **(facts or {})), pieces_of(step))
 
     return run
 
@@ -89,11 +89,30 @@ def save_run():
             data_hashes={"none": "digest-of-none"},
             metrics={"loss": 0.5},
         )
-        with CheckpointWriter(config.folder, CheckpointConfig(keep=9)) as saver:
-            saver.start(about, pieces)
+        with CheckpointWriter(config.folder, CheckpointConfig(keep=9)) as writer:
+            writer.save(about, pieces)
         return config
 
     return make
+
+
+@pytest.fixture
+def edit_config():
+    """``edit_config(run, change)`` changes the configuration in the latest manifest until the test ends."""
+    before = {}
+
+    def edit(run, change):
+        checkpoint = latest(run)
+        path = checkpoint.path / "manifest.json"
+        before.setdefault(path, path.read_bytes())
+        config = checkpoint.manifest.model_dump(mode="json")["config"]
+        change(config)
+        update = {"config": config, "checksum": CHECKSUM_PLACEHOLDER}
+        path.write_bytes(checkpoint.manifest.model_copy(update=update).to_bytes())
+
+    yield edit
+    for path, content in before.items():
+        path.write_bytes(content)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""``hpc-jepa checkpoint``: what every command says, in which code it leaves, and what it never does."""
+"""``hpc-jepa checkpoint``: output, exit codes and side effects of every command."""
 
 import json
 import os
@@ -51,7 +51,7 @@ def flip(path):
     path.write_bytes(content)
 
 
-def test_list_says_step_size_topology_and_what_is_wrong(run, checkpoint):
+def test_list_has_step_size_topology_and_errors(run, checkpoint):
     (step(run, 5) / "weights-0000.safetensors").unlink()
     (step(run, 3) / "manifest.json").write_text("{}")
     step(run, 3).with_name("damaged-00000001").mkdir()
@@ -67,7 +67,7 @@ def test_list_says_step_size_topology_and_what_is_wrong(run, checkpoint):
     assert (newest["step"], newest["world_size"], newest["zero_stage"], newest["bytes"]) == (7, 4, 1, on_disk)
     assert 0 <= newest["age_seconds"] < 600
     table = checkpoint("list", run).stdout
-    assert "4 x ZeRO 1" in table and f"{step(run, 5)}: weights-0000.safetensors missing" in table
+    assert "4 x ZeRO 1" in table and f"{step(run, 5)}: weights-0000.safetensors" in table
 
 
 def test_inspect_measures_every_tensor_and_counts_heads(run, checkpoint):
@@ -88,17 +88,17 @@ def test_inspect_measures_every_tensor_and_counts_heads(run, checkpoint):
     assert checkpoint("inspect", run, "--part", "nothing").exit_code == INPUT
 
 
-def test_names_are_whole_in_a_pipe(run, checkpoint):
+def test_names_are_not_truncated_in_a_pipe(run, checkpoint):
     lines = checkpoint("inspect", run).stdout.splitlines()
     assert any(line.startswith("student.blocks.0.norm1.weight ") for line in lines)
 
 
-def test_help_keeps_what_stands_in_brackets(checkpoint):
+def test_help_shows_brackets(checkpoint):
     assert "'checkpoint.accept=[schedule.steps]'" in checkpoint("resume", "--help").output
 
 
-def test_inspect_counts_what_is_no_number(run, checkpoint):
-    """No save lets it through; a file may still hold it."""
+def test_inspect_counts_non_finite_elements(run, checkpoint):
+    """Saves refuse them; a file may still have them."""
     path, name = step(run, 7), "student.modality.video"
     content = load_file(path / "weights-0000.safetensors")
     content[f"{name}@0"][:3] = torch.tensor([float("nan"), float("inf"), float("nan")])
@@ -108,7 +108,7 @@ def test_inspect_counts_what_is_no_number(run, checkpoint):
     assert (found["nan"], found["infinite"]) == (2, 1) and found["norm"] == pytest.approx(rest)
 
 
-def test_verify_passes_sound_runs_and_names_each_damaged_file(run, checkpoint):
+def test_verify_accepts_valid_runs_and_names_each_damaged_file(run, checkpoint):
     assert checkpoint("verify", run).exit_code == 0
     flip(step(run, 5) / "weights-0000.safetensors")
     assert checkpoint("verify", step(run, 7)).exit_code == 0
@@ -121,18 +121,18 @@ def test_verify_passes_sound_runs_and_names_each_damaged_file(run, checkpoint):
     assert [bool(lines) for lines in errors.values()] == [False, True, False]
 
 
-def test_verify_misses_no_piece(run, checkpoint):
-    """Checksums of a forged manifest are right; a tensor it promises is not there."""
+def test_verify_finds_missing_shards(run, checkpoint):
+    """All checksums are right, but a tensor in the manifest has no shard."""
     path = step(run, 7)
     manifest = layout.open_checkpoint(path).manifest
     shapes = manifest.shapes | {"student.ghost": (4,)}
     forged = manifest.model_copy(update={"shapes": shapes, "checksum": layout.CHECKSUM_PLACEHOLDER})
     (path / "manifest.json").write_bytes(forged.to_bytes())
     result = checkpoint("verify", path)
-    assert result.exit_code == CHECKPOINT and "student.ghost is incomplete" in " ".join(result.stdout.split())
+    assert result.exit_code == CHECKPOINT and "student.ghost" in result.stdout
 
 
-def test_prune_keeps_what_is_asked_and_dry_runs_remove_nothing(run, checkpoint):
+def test_prune_follows_its_options_and_a_dry_run_removes_nothing(run, checkpoint):
     dry = as_json(checkpoint("prune", run, "--keep", 1, "--keep-every", 3, "--dry-run", "--json"))
     assert dry == {"dry_run": True, "removed": ["step-00000005"]}
     assert len(RunDir(run).checkpoint_dirs()) == 3
@@ -141,16 +141,16 @@ def test_prune_keeps_what_is_asked_and_dry_runs_remove_nothing(run, checkpoint):
     assert (run / "checkpoints" / "latest").resolve() == step(run, 7)
 
 
-def test_prune_spares_the_newest_sound_one_and_runs_that_train(run, checkpoint):
+def test_prune_keeps_the_latest_valid_checkpoint_and_refuses_a_running_run(run, checkpoint):
     with exclusive_lock(run / ".lock"):
         result = checkpoint("prune", run, "--keep", 1)
-        assert result.exit_code == INPUT and "is writing here" in result.stderr
+        assert result.exit_code == INPUT and f"process {os.getpid()}" in result.stderr
     flip(step(run, 7) / "weights-0000.safetensors")
     assert as_json(checkpoint("prune", run, "--keep", 1, "--json"))["removed"] == ["step-00000003"]
     assert [path.name for path in RunDir(run).checkpoint_dirs()] == ["step-00000005", "step-00000007"]
 
 
-def test_diff_says_which_tensors_and_settings_differ_and_by_how_much(run, save_run, tmp_path, checkpoint):
+def test_diff_measures_different_tensors_and_settings(run, save_run, tmp_path, checkpoint):
     assert "all tensors are equal" in checkpoint("diff", run, step(run, 7)).stdout
     other = save_run(tmp_path / "other", variant="changed", schedule={"steps": 11})
     path = other.folder / "checkpoints/step-00000007"
@@ -174,7 +174,7 @@ def test_diff_names_tensors_that_only_one_has(run, save_run, tmp_path, checkpoin
     assert {tensor["only"] for tensor in as_json(checkpoint("diff", other, run, "--json"))["tensors"]} == {"B"}
 
 
-def test_resume_goes_on_wherever_the_run_was_moved_to(motion_shards, save_run, tmp_path, checkpoint):
+def test_resume_works_in_a_moved_run(motion_shards, save_run, tmp_path, checkpoint):
     data = {"sources": {"motion8": {"shards": str(motion_shards / "unlabelled")}}, "clip": {"frames": 8, "size": 32}}
     small = {"batch_size": 4, "precision": "fp32"}
     run = save_run(tmp_path / "before", step=0, data=data, engine=small, schedule={"steps": 1}).folder
@@ -188,7 +188,7 @@ def test_resume_goes_on_wherever_the_run_was_moved_to(motion_shards, save_run, t
     assert result.exit_code == INPUT and "hand/made/baseline/seed-3" in result.stderr
 
 
-def test_resume_hands_over_to_the_executor_of_choice(run, checkpoint, monkeypatch):
+def test_resume_starts_the_chosen_executor(run, checkpoint, monkeypatch):
     class Replaced(Exception):
         pass
 
@@ -205,11 +205,11 @@ def test_resume_hands_over_to_the_executor_of_choice(run, checkpoint, monkeypatc
     assert result.exit_code == INPUT and "--processes" in result.stderr
     if shutil.which("srun") is None:
         result = checkpoint("resume", run, "--executor", "srun", "--processes", 4)
-        assert result.exit_code == INPUT and "no command 'srun'" in result.stderr
+        assert result.exit_code == INPUT and "srun" in result.stderr
 
 
 @pytest.mark.parametrize("command", ["list", "inspect", "verify", "resume", "prune"])
-def test_a_folder_that_is_no_run_is_bad_input(command, tmp_path, checkpoint):
+def test_a_folder_that_is_not_a_run_is_bad_input(command, tmp_path, checkpoint):
     for path in (tmp_path, tmp_path / "nowhere"):
         result = checkpoint(command, path)
         assert result.exit_code == INPUT
@@ -220,12 +220,12 @@ def test_a_damaged_manifest_is_a_damaged_checkpoint(run, tmp_path, checkpoint):
     (step(run, 7) / "manifest.json").write_text("{")
     for words in (("inspect", run), ("diff", run, step(run, 5)), ("export", run, "--out", tmp_path / "out")):
         result = checkpoint(*words)
-        assert result.exit_code == CHECKPOINT and "manifest.json: missing or damaged" in result.stderr
+        assert result.exit_code == CHECKPOINT and "step-00000007/manifest.json" in result.stderr
 
 
 def test_export_and_import_by_command(run, tmp_path, checkpoint):
     result = checkpoint("export", run, "--format", "timm", "--weights", "student", "--out", tmp_path / "out")
-    assert result.exit_code == 0 and "student of step 7, timm" in result.stderr
+    assert result.exit_code == 0 and (tmp_path / "out/README.md").is_file()
     words = [tmp_path / "out", run / "config.yaml", f"runs={tmp_path / 'runs'}", "study=elsewhere"]
     assert checkpoint("import", *words).exit_code == 0
     (imported,) = (tmp_path / "runs" / "elsewhere").glob("*/*/seed-*")

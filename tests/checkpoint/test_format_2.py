@@ -1,4 +1,4 @@
-"""A checkpoint that two processes at ZeRO stage 2 once saved in format 2 is read for ever."""
+"""A checkpoint saved by release 0.1 (format 2, two processes, ZeRO stage 2) can always be read."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ FROZEN = Path(__file__).parents[1] / "golden" / "checkpoint_format_2"
 CHECKPOINT = FROZEN / "checkpoints" / "step-00000004"
 
 
-def test_its_facts_and_every_tensor_are_what_they_were():
+def test_its_metadata_and_tensors_are_unchanged():
     manifest = layout.open_checkpoint(CHECKPOINT).manifest
     assert (manifest.format, manifest.step, manifest.world_size, manifest.zero_stage) == (2, 4, 2, 2)
     assert inspect.verify_checkpoint(CHECKPOINT) == []
@@ -32,12 +32,22 @@ def test_its_facts_and_every_tensor_are_what_they_were():
 
 def test_its_encoder_gives_the_recorded_features():
     arrays = np.load(FROZEN / "expected.npz")
-    tokens = hpc_jepa.load_encoder(FROZEN)(torch.from_numpy(arrays["clip"]))
+    tokens = hpc_jepa.load_encoder(FROZEN)(torch.from_numpy(arrays["clip"]), normalise=False)
     torch.testing.assert_close(tokens, torch.from_numpy(arrays["tokens"]), rtol=0, atol=1e-5)
 
 
-def test_its_run_goes_on(motion_shards, tmp_path):
-    """On other shards than it was trained with, which must be said."""
+def test_objective_heads_have_the_same_names(save_run, tmp_path):
+    """``format_2`` renames encoder and predictor alone."""
+    run = save_run(tmp_path, objectives=["ld", "ac", "hamiltonian"]).folder
+    heads = {name.removesuffix(".weight") for name in layout.latest(run).manifest.shapes if "objectives" in name}
+    modules = {"ld.head": (0, 2), "ac.head": (0, 2), "hamiltonian.energy": (0, 2, 4)}
+    expected = {f"objectives.auxiliary.{head}.{layer}" for head, layers in modules.items() for layer in layers}
+    assert {name for name in heads if not name.endswith(".bias")} == expected
+    assert all(upgrade_name(name) == name for name in heads)
+
+
+def test_its_run_can_be_resumed(motion_shards, tmp_path):
+    """With other shards than before, which must be accepted explicitly."""
     where = [
         f"runs={tmp_path}",
         f"data.sources.motion8.shards={motion_shards / 'unlabelled'}",

@@ -1,4 +1,4 @@
-"""A process that saves checkpoints is killed at random moments: what is committed is whole, and nothing is lost."""
+"""A process is killed at random times while it saves: every committed checkpoint is complete and none is lost."""
 
 import os
 import random
@@ -34,24 +34,24 @@ def kill_while_saving(tmp_path):
         parent.stdin.close()
 
 
-def test_a_kill_at_any_moment_leaves_only_whole_checkpoints(kill_while_saving, tmp_path, caplog, save):
+def test_a_kill_at_any_time_leaves_only_complete_checkpoints(kill_while_saving, tmp_path, caplog, save):
     moments = random.Random(8)
     last = kills = 0
-    while kills < KILLS or last < SAVES:  # on a slow disk most die before their first
+    while kills < KILLS or last < SAVES:  # on a slow disk most are killed before their first commit
         kills += 1
         kill_while_saving(last, moments.uniform(0.0, 0.03))
         latest = tmp_path / "checkpoints" / "latest"
         if latest.is_symlink():
             assert layout.verify_dir(latest.resolve()) == [], "latest is damaged"
-        sound = layout.latest_valid(tmp_path)
-        step = sound.step if sound else 0
+        valid = layout.latest_valid(tmp_path)
+        step = valid.step if valid else 0
         assert step >= last, "a committed checkpoint was lost"
         visible = list((tmp_path / "checkpoints").glob("step-*"))
-        if sound:
-            assert sound.path == max(visible) == latest.resolve()
-            assert (reader.open_tensors(sound.path)["student.w"] == step).all()
+        if valid:
+            assert valid.path == max(visible) == latest.resolve()
+            assert (reader.open_tensors(valid.path)["student.w"] == step).all()
         last = step
-    assert caplog.text == "", "a kill was taken for damage"
+    assert caplog.text == "", "a kill was reported as damage"
     save(tmp_path, last + 1, keep=2)
     assert {path.name for path in (tmp_path / "checkpoints").iterdir()} == {
         "latest",

@@ -1,4 +1,4 @@
-"""Released V-JEPA 2 and 2.1 weights compute here what they compute where they come from."""
+"""Released V-JEPA 2 and 2.1 weights give the features of their original implementation."""
 
 from pathlib import Path
 
@@ -33,35 +33,36 @@ VERSION_2_1 = {
 
 @pytest.fixture
 def expected():
-    """A clip [2, 3, 4, 16, 16] and what VJEPA2Model of transformers 5.23 made of it [2, 32, 32]."""
+    """A normalised clip [2, 3, 4, 16, 16] and its features [2, 32, 32] by VJEPA2Model of transformers 5.23."""
     arrays = np.load(RELEASED / "expected.npz")
     return torch.from_numpy(arrays["clip"]), torch.from_numpy(arrays["tokens"])
 
 
 @pytest.mark.parametrize("source", ["transformers", "transformers/model.safetensors", "vjepa2.pt"])
-def test_frozen_files_of_both_layouts_give_the_recorded_features(source, expected):
+def test_files_of_both_layouts_give_the_recorded_features(source, expected):
     clip, tokens = expected
     encoder = hpc_jepa.load_encoder(RELEASED / source, heads=2)
-    torch.testing.assert_close(encoder(clip), tokens, rtol=0, atol=1e-5)
+    torch.testing.assert_close(encoder(clip, normalise=False), tokens, rtol=0, atol=1e-5)
     assert not encoder.training and not any(p.requires_grad for p in encoder.parameters())
 
 
-def test_the_student_of_an_original_file_is_another_encoder(expected):
+def test_an_original_file_has_two_different_encoders(expected):
     clip, tokens = expected
     student = hpc_jepa.load_encoder(RELEASED / "vjepa2.pt", weights="student", heads=2)
-    assert (student(clip) - tokens).abs().max() > 1e-3
+    assert (student(clip, normalise=False) - tokens).abs().max() > 1e-3
 
 
-def test_an_image_is_seen_as_a_tubelet_of_equal_frames(expected):
+def test_an_image_equals_a_tubelet_of_equal_frames(expected):
     clip, _ = expected
     encoder = hpc_jepa.load_encoder(RELEASED / "transformers")
     frame = clip[:, :, :1]
-    torch.testing.assert_close(encoder(frame), encoder(frame.repeat(1, 1, 2, 1, 1)), rtol=0, atol=1e-5)
+    image, video = encoder(frame, normalise=False), encoder(frame.repeat(1, 1, 2, 1, 1), normalise=False)
+    torch.testing.assert_close(image, video, rtol=0, atol=1e-5)
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("size", [(4, 16, 16), (6, 24, 24), (2, 12, 12)])
-def test_any_clip_gives_what_the_class_of_transformers_gives(size, transformers):
+def test_every_clip_size_gives_the_features_of_transformers(size, transformers):
     architecture = {"hidden_size": 48, "num_attention_heads": 2, "num_hidden_layers": 3, "mlp_ratio": 2.5}
     config = transformers.VJEPA2Config(patch_size=4, crop_size=size[-1], pred_num_hidden_layers=0, **architecture)
     torch.manual_seed(1)
@@ -77,7 +78,7 @@ def test_any_clip_gives_what_the_class_of_transformers_gives(size, transformers)
 
 
 def test_version_2_1_gives_the_recorded_features(tmp_path):
-    """The recorded arrays come from a published model; here they get the names of its release."""
+    """The recorded arrays of a published model, under the names of its release."""
     arrays = np.load(GOLDEN / "model.npz")
     state = {}
     for name in (name for name in arrays.files if name.startswith("encoder.")):
@@ -90,10 +91,10 @@ def test_version_2_1_gives_the_recorded_features(tmp_path):
     assert encoder.encoder.config.levels == (3, 6, 9, 12)
     clip = torch.from_numpy(arrays["input.clip"].astype(np.float32))
     recorded = torch.from_numpy(arrays["output.encoder.evaluation"].astype(np.float32))
-    torch.testing.assert_close(encoder(clip), recorded, rtol=0, atol=1e-5)
+    torch.testing.assert_close(encoder(clip, normalise=False), recorded, rtol=0, atol=1e-5)
 
 
-def test_an_imported_run_is_evaluated_like_any_other(tmp_path, expected):
+def test_an_imported_run_can_be_evaluated(tmp_path, expected):
     config_file = tmp_path / "run.yaml"
     config_file.write_text(
         "regime: made\ndata: {sources: {none: {shards: none}}, clip: {frames: 4, size: 16}}\n"
@@ -105,32 +106,32 @@ def test_an_imported_run_is_evaluated_like_any_other(tmp_path, expected):
     clip, tokens = expected
     for encoder in load_run_encoders(open_trained_run(folder), ["target", "student"], torch.device("cpu")).values():
         torch.testing.assert_close(encoder.forward_features(clip), tokens, rtol=0, atol=1e-5)
-    with pytest.raises(InputError, match="holds a run already"):
+    with pytest.raises(InputError, match=str(folder)):
         import_weights(files, config)
 
 
-def test_what_cannot_be_read_is_named_in_one_line(tmp_path):
-    with pytest.raises(InputError, match="number of attention heads"):
+def test_unreadable_weights_are_named(tmp_path):
+    with pytest.raises(InputError, match="heads"):
         hpc_jepa.load_encoder(RELEASED / "vjepa2.pt")
     (tmp_path / "broken.pt").write_bytes((RELEASED / "vjepa2.pt").read_bytes()[:5000])
-    with pytest.raises(CheckpointError, match=r"broken\.pt: cannot be read as weights"):
+    with pytest.raises(CheckpointError, match=r"broken\.pt: "):
         hpc_jepa.load_encoder(tmp_path / "broken.pt", heads=2)
     torch.save({"predictor": {}, "epoch": 1}, tmp_path / "other.pt")
-    with pytest.raises(CheckpointError, match="holds no ema_encoder or target_encoder, only predictor, epoch"):
+    with pytest.raises(CheckpointError, match=r"ema_encoder.*target_encoder.*predictor.*epoch"):
         hpc_jepa.load_encoder(tmp_path / "other.pt")
     torch.save({"layer.weight": torch.ones(2)}, tmp_path / "linear.pt")
-    with pytest.raises(CheckpointError, match=r"linear\.pt: no V-JEPA encoder: it has no patch_embed"):
+    with pytest.raises(CheckpointError, match=r"linear\.pt: .*patch_embed"):
         hpc_jepa.load_encoder(tmp_path / "linear.pt")
     content = torch.load(RELEASED / "vjepa2.pt")
     del content["target_encoder"]["module.backbone.blocks.1.attn.proj.bias"]
     torch.save(content, tmp_path / "short.pt")
-    with pytest.raises(CheckpointError, match=r"short\.pt: no whole V-JEPA encoder"):
+    with pytest.raises(CheckpointError, match=r"short\.pt: .*blocks\.1\.attn\.proj\.bias"):
         hpc_jepa.load_encoder(tmp_path / "short.pt", heads=2)
-    with pytest.raises(InputError, match="no such folder"):
+    with pytest.raises(InputError, match="nowhere"):
         hpc_jepa.load_encoder(tmp_path / "nowhere")
 
 
-def test_an_imported_run_can_be_trained_on(motion_shards, tmp_path):
+def test_training_can_continue_from_imported_weights(motion_shards, tmp_path):
     config_file = tmp_path / "run.yaml"
     config_file.write_text(
         f"regime: made\nruns: {tmp_path / 'runs'}\nengine: {{batch_size: 4, precision: fp32}}\n"

@@ -109,8 +109,8 @@ def save_checkpoint(config: RunConfig, step: int) -> None:
         for parameter in part.parameters():
             parameter.data += 0.02 * number * torch.randn_like(parameter)
     weights = [TensorShard(name, tuple(w.shape), 0, w.flatten()) for name, w in model.state_dict().items()]
-    with CheckpointWriter(config.folder, CheckpointConfig(keep=1)) as saver:
-        saver.start(checkpoint_info(config, step, {}, {}), weights)
+    with CheckpointWriter(config.folder, CheckpointConfig(keep=1)) as writer:
+        writer.save(checkpoint_info(config, step, {}, {}), weights)
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ def kind_of(name: str) -> str:
 
 
 @pytest.mark.parametrize("regime", ["mixed", "ucf101", "synth"])
-def test_parameter_counts_are_those_of_every_regime(counts, networks, regime):
+def test_parameter_counts_are_the_published_ones(counts, networks, regime):
     published = counts["by_regime"][regime]
     with torch.device("meta"):
         predictor = Predictor(PredictorConfig(mask_tokens=published["mask_tokens"]), EncoderConfig())

@@ -16,7 +16,7 @@ from hpc_jepa.config.training import CheckpointConfig
 
 
 def save_from(run, step):
-    with CheckpointWriter(run, CheckpointConfig(keep=2)) as saver:
+    with CheckpointWriter(run, CheckpointConfig(keep=2)) as writer:
         while True:
             step += 1
             facts = CheckpointInfo(
@@ -31,7 +31,7 @@ def save_from(run, step):
                 metrics={},
             )
             weights = torch.full((5000,), float(step))
-            saver.start(
+            writer.save(
                 facts, [TensorShard("student.w", (50, 100), 0, weights), TensorShard("exp_avg.w", (5000,), 0, weights)]
             )
 

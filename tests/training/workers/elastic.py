@@ -87,9 +87,9 @@ class Tiny:
             losses.append(total.item() / world_size())
         return losses
 
-    def save(self, saver, step):
-        saver.start(checkpoint_info(self.config, step, {}, {}), shards_to_save(self.engine))
-        saver.wait()
+    def save(self, writer, step):
+        writer.save(checkpoint_info(self.config, step, {}, {}), shards_to_save(self.engine))
+        writer.wait()
 
 
 @contextmanager
@@ -97,8 +97,8 @@ def saving(run):
     if is_main():
         run.mkdir(parents=True)
     torch.distributed.barrier()
-    with CheckpointWriter(run, CheckpointConfig()) as saver:
-        yield saver
+    with CheckpointWriter(run, CheckpointConfig()) as writer:
+        yield writer
 
 
 def save(folder):
@@ -106,10 +106,10 @@ def save(folder):
         run = folder / f"world-{world_size()}-stage-{stage}"
         tiny = Tiny(stage)
         tiny.train(0, SAVED_AT)
-        with saving(run) as saver:
-            tiny.save(saver, SAVED_AT)
+        with saving(run) as writer:
+            tiny.save(writer, SAVED_AT)
             losses = tiny.train(SAVED_AT, SAVED_AT + MORE)
-            tiny.save(saver, SAVED_AT + MORE)  # the uninterrupted reference
+            tiny.save(writer, SAVED_AT + MORE)  # the uninterrupted reference
         if is_main():
             torch.save(losses, run / "losses.pt")
 
@@ -135,11 +135,11 @@ def resumed(tiny, run, again):
     stored = reader.open_tensors(checkpoint.path)
     restore(tiny.engine, checkpoint)
     same = all(torch.equal(stored[checkpoint_name(name)], value) for name, value in full_parameters(tiny.engine.module))
-    with saving(again / run.name) as saver:
-        tiny.save(saver, SAVED_AT)
+    with saving(again / run.name) as writer:
+        tiny.save(writer, SAVED_AT)
         losses = tiny.train(SAVED_AT, SAVED_AT + MORE)
         if checkpoint.manifest.world_size == world_size():
-            tiny.save(saver, SAVED_AT + MORE)
+            tiny.save(writer, SAVED_AT + MORE)
     return {"weights_equal": same, "losses": losses, "again": str(again / run.name)}
 
 

@@ -1,4 +1,4 @@
-"""``hpc-jepa shards``: build, check and look at shard folders."""
+"""``hpc-jepa shards``: build, verify and inspect shard folders."""
 
 import json
 import os
@@ -20,133 +20,133 @@ from hpc_jepa.data.shards.verify import find_decode_errors, find_shard_errors, r
 from hpc_jepa.data.sources.layouts import PUBLISHED_COUNTS
 from hpc_jepa.errors import DataError, InputError
 
-app = typer.Typer(no_args_is_help=True, help="Build, check and look at shard folders.")
+app = typer.Typer(no_args_is_help=True, help="Build, verify and inspect shard folders.")
 app.add_typer(
     shards_build.app,
     name="build",
-    help="Turn a data set into shards, OUT/<split>/. Stopped, it goes on when started again; done, it changes nothing.",
+    help="Build shards of a data set: OUT/<split>/. Repeat the command to resume; a complete build is left alone.",
 )
 
 SHOWN_CLASSES = 8
 
-Folder = Annotated[Path, typer.Argument(help="A shard folder: SHARDS/<data set>/<split>.")]
-Folders = Annotated[Path, typer.Argument(help="A shard folder, or the folder of a data set with one for each split.")]
+Folder = Annotated[Path, typer.Argument(help="Shard folder: SHARDS/<data set>/<split>.")]
+Folders = Annotated[Path, typer.Argument(help="Shard folder, or data set folder with one per split.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads; one per core.")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads.  [one per core]")]
 
 
-@app.command(epilog="Example: hpc-jepa shards verify --sample 100 shards/ucf101/train")
-def verify(
+@app.command("verify", epilog="Example: hpc-jepa shards verify --sample 100 shards/ucf101/train")
+def shards_verify(
     folder: Folder,
-    decode: Annotated[bool, typer.Option("--decode", help="Decode every sample as well.")] = False,
-    sample: Annotated[int, typer.Option(min=0, help="Decode this many samples, drawn at random.")] = 0,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+    decode: Annotated[bool, typer.Option("--decode", help="Also decode every sample.")] = False,
+    sample: Annotated[int, typer.Option(min=0, help="Also decode N random samples.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random samples.")] = 0,
     threads: Threads = None,
     as_json: AsJson = False,
 ) -> None:
-    """Compare a shard folder with its manifest: sizes, checksums, indexes, and what samples decode to."""
+    """Check a shard folder against its manifest: sizes, checksums, indexes and, if requested, decoded samples."""
     manifest = read_manifest(folder)
     cores = threads or len(os.sched_getaffinity(0))
     with progress_bar(f"verify {folder}", len(manifest.shards)) as advance:
-        faults = find_shard_errors(folder, cores, advance)
-    picks = random_samples(folder, manifest.samples if decode else sample, seed)
-    if picks and not faults:
-        with progress_bar(f"decode {folder}", len(picks)) as advance:
-            faults = find_decode_errors(folder, picks, cores, advance)
+        errors = find_shard_errors(folder, cores, advance)
+    indices = random_samples(folder, manifest.samples if decode else sample, seed)
+    if indices and not errors:
+        with progress_bar(f"decode {folder}", len(indices)) as advance:
+            errors = find_decode_errors(folder, indices, cores, advance)
     if as_json:
-        typer.echo(json.dumps({"folder": str(folder), "decoded": len(picks), "faults": faults}, indent=1))
-    if faults:
-        more = f" (and {len(faults) - 1} more)" if len(faults) > 1 else ""
-        raise DataError(f"{faults[0]}{more}; copy or build {folder} again")
-    decoded = f", {len(picks)} decoded" if picks else ""
+        typer.echo(json.dumps({"folder": str(folder), "decoded": len(indices), "errors": errors}, indent=1))
+    if errors:
+        more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
+        raise DataError(f"{errors[0]}{more}; copy {folder} again or rebuild it")
+    decoded = f", {len(indices)} decoded" if indices else ""
     shards = plural(len(manifest.shards), "shard", "shards")
-    CONSOLE.print(f"{folder}: {manifest.samples} samples in {shards}{decoded}, no faults")
+    CONSOLE.print(f"{folder}: {manifest.samples} samples in {shards}{decoded}, no errors")
 
 
-@app.command(epilog="Example: hpc-jepa shards info shards/ucf101 --expect published")
-def info(
+@app.command("info", epilog="Example: hpc-jepa shards info shards/ucf101 --expect published")
+def shards_info(
     folder: Folders,
     expect: Annotated[
-        Literal["published"] | None, typer.Option(help="Fail unless the counts are those of the publications.")
+        Literal["published"] | None, typer.Option(help="Fail if sample counts differ from the publications.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what shard folders hold and how they were made."""
+    """Show the contents of shard folders and how they were built."""
     manifests = _manifests(folder)
     if as_json:
         contents = [manifest.model_dump(mode="json") for manifest in manifests.values()]
         typer.echo(json.dumps(contents[0] if (folder / MANIFEST_NAME).is_file() else contents, indent=1))
     else:
-        for place, manifest in manifests.items():
-            Console().print(_table(place, manifest))
+        for folder, manifest in manifests.items():
+            Console().print(_table(folder, manifest))
     if expect:
-        for place, manifest in manifests.items():
-            CONSOLE.print(_as_published(place, manifest))
+        for folder, manifest in manifests.items():
+            CONSOLE.print(_compare_with_published(folder, manifest))
 
 
-@app.command(epilog="Example: hpc-jepa shards index downloads/some-data-set")
-def index(
-    place: Annotated[Path, typer.Argument(help="A tar, or a folder of tars, whoever wrote them.")],
+@app.command("index", epilog="Example: hpc-jepa shards index downloads/some-data-set")
+def shards_index(
+    path: Annotated[Path, typer.Argument(help="A tar, or a folder of tars, from any source.")],
 ) -> None:
-    """Write the index of every tar anew (the format of DALI's wds2idx)."""
-    CONSOLE.print(f"{place}: {write_indexes(place)} indexes written")
+    """Write index files for tars, in the format of DALI's wds2idx."""
+    CONSOLE.print(f"{path}: {write_indexes(path)} indexes written")
 
 
-@app.command(epilog="Example: hpc-jepa shards preview shards/motion8-small/train --out motion8.png")
-def preview(
+@app.command("preview", epilog="Example: hpc-jepa shards preview shards/motion8-small/train --out motion8.png")
+def shards_preview(
     folder: Folder,
     out: Annotated[Path, typer.Option(help="PNG file to write.")] = Path("preview.png"),
     samples: Annotated[int, typer.Option(min=1, help="Rows.")] = 12,
     frames: Annotated[int, typer.Option(min=1, help="Frames per row.")] = 8,
-    seed: Annotated[int, typer.Option(min=0, help="Of the draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the random samples.")] = 0,
 ) -> None:
-    """Draw a contact sheet of random clips: labels, frames, and a timeline with the key frames in red."""
+    """Write a contact sheet of random clips: labels, frames, and a timeline with key frames in red."""
     if out.suffix.lower() != ".png":
-        raise InputError(f"--out {out}: a contact sheet is a PNG file; let the name end in .png")
+        raise InputError(f"--out {out}: not a .png file name")
     contact_sheet(ShardFolder(folder), random_samples(folder, samples, seed), frames).save(out)
     CONSOLE.print(f"{out}: written")
 
 
-@app.command(epilog="Example: hpc-jepa shards reshard shards/ucf101/train --out shards/ucf101-long --min-frames 64")
-def reshard(
+@app.command("reshard", epilog="Example: hpc-jepa shards reshard shards/ucf101/train --out shards/long --min-frames 64")
+def shards_reshard(
     folder: Folder,
     out: shards_build.Out,
-    classes: Annotated[list[str] | None, typer.Option("--class", help="Keep this class; may be repeated.")] = None,
-    codecs: Annotated[list[str] | None, typer.Option("--codec", help="Keep this codec; may be repeated.")] = None,
-    min_frames: Annotated[int, typer.Option(min=0, help="Keep videos of so many frames or more.")] = 0,
-    keys: Annotated[Path | None, typer.Option(help="Keep the samples this file names, one key a line.")] = None,
+    classes: Annotated[list[str] | None, typer.Option("--class", help="Keep this class; repeatable.")] = None,
+    codecs: Annotated[list[str] | None, typer.Option("--codec", help="Keep this codec; repeatable.")] = None,
+    min_frames: Annotated[int, typer.Option(min=0, help="Keep videos with at least N frames.")] = 0,
+    keys: Annotated[Path | None, typer.Option(help="File with the keys of samples to keep, one per line.")] = None,
     samples_per_shard: shards_build.PerShard = 500,
-    shard_size: Annotated[int, typer.Option(min=1, help="MiB at which a tar ends early.")] = 1024,
+    shard_size: Annotated[int, typer.Option(min=1, help="Maximum size of a tar in MiB.")] = 1024,
     workers: shards_build.Workers = None,
 ) -> None:
-    """Write the same samples, or some of them, as shards of another size; nothing is encoded anew."""
+    """Write the samples, or some of them, into shards of another size. Nothing is re-encoded."""
     named = frozenset(keys.read_text(encoding="utf-8").split()) if keys else frozenset()
     kept = SampleFilter(classes=tuple(classes or ()), codecs=tuple(codecs or ()), shortest=min_frames, keys=named)
     source = reshard_source(folder, kept)
     original = read_manifest(folder).recipe
     size = {"samples_per_shard": samples_per_shard, "shard_size": shard_size * shards_build.MIB, "shuffle_seed": None}
     recipe = original.model_copy(update={"settings": dict(source.settings), **size})
-    shards_build.build_all([source], [recipe], out, workers)
+    shards_build.build_sources([source], [recipe], out, workers)
 
 
 def _manifests(folder: Path) -> dict[Path, ShardManifest]:
-    """The manifest of a shard folder, or those of all splits below it."""
+    """Manifest by folder: of one shard folder, or of all splits below ``folder``."""
     splits = sorted(path.parent for path in folder.glob(f"*/{MANIFEST_NAME}"))
-    places = [folder] if (folder / MANIFEST_NAME).is_file() or not splits else splits
-    return {place: read_manifest(place) for place in places}
+    folders = [folder] if (folder / MANIFEST_NAME).is_file() or not splits else splits
+    return {path: read_manifest(path) for path in folders}
 
 
-def _as_published(place: Path, manifest: ShardManifest) -> str:
-    """A line that says so. Raises DataError where the counts differ, InputError where there is nothing to compare."""
+def _compare_with_published(folder: Path, manifest: ShardManifest) -> str:
+    """A confirmation. Raises DataError if the counts differ, InputError if no count is published."""
     dataset, split = manifest.recipe.dataset, manifest.recipe.split
     expected = PUBLISHED_COUNTS.get(dataset, {}).get(split)
     if expected is None:
         known = ", ".join(f"{name} {part}" for name, parts in PUBLISHED_COUNTS.items() for part in parts)
-        raise InputError(f"{place}: no published count of {dataset} {split}; known are {known}")
+        raise InputError(f"{folder}: no published count for {dataset} {split}; known: {known}")
     if manifest.samples != expected:
-        dropped = f", {manifest.dropped} were left out (ledger.jsonl says why)" if manifest.dropped else ""
-        raise DataError(f"{place}: {manifest.samples} samples, {expected} are published{dropped}")
-    return f"{place}: {expected:,} samples, as published"
+        dropped = f"; {manifest.dropped} were skipped (ledger.jsonl says why)" if manifest.dropped else ""
+        raise DataError(f"{folder}: {manifest.samples} samples, published are {expected}{dropped}")
+    return f"{folder}: {expected:,} samples, as published"
 
 
 def _table(folder: Path, manifest: ShardManifest) -> Table:

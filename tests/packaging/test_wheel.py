@@ -72,7 +72,7 @@ def test_the_quickstart_is_planned(run_python):
     for arguments in SHARDS:
         run_python("-m", "hpc_jepa", "shards", "build", *arguments.split())
     plan = json.loads(run_python("-m", "hpc_jepa", "study", "plan", "quickstart", "--json"))
-    assert len(plan["cells"]) == 3 and all(cell["fault"] is None for cell in plan["cells"])
+    assert len(plan["cells"]) == 3 and all(cell["error"] is None for cell in plan["cells"])
 
 
 def test_slurm_files_are_in_the_package(run_python):

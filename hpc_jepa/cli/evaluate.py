@@ -60,7 +60,7 @@ def evaluate_command(
     Under torchrun or srun all processes extract features; rank 0 trains the probes.
     """
     from hpc_jepa.evaluation.evaluator import evaluate as evaluate_run
-    from hpc_jepa.evaluation.processes import process_group
+    from hpc_jepa.evaluation.evaluator import process_group
 
     config = loading.read_config(BenchmarkConfig, [loading.find_config(benchmark, "benchmark")], overrides or [])
     names = _validated(weights or ["target", "student"])

@@ -21,7 +21,6 @@ Weights = Annotated[str, Field(pattern=ENCODER_PATTERN)]
 ``timm:<model>@<file>`` with local weights, ``vjepa2:<folder>`` as saved by transformers.
 """
 
-OptionalTask = Literal["few_shot", "robustness", "text"]
 Task = Literal["probe", "few_shot", "robustness", "text"]
 ProtocolName = Literal["published", "careful"]
 Pooling = Literal["tokens", "tubelets", "mean"]
@@ -220,21 +219,21 @@ class ProtocolConfig(Strict):
             raise ValueError(f"robustness.probes: unknown probe {sorted(unknown)[0]}; known: {', '.join(self.probes)}")
         return self
 
-    def fingerprint(self, task: OptionalTask | None = None) -> str:
+    def fingerprint(self, task: Task = "probe") -> str:
         """Hash of the settings that decide the outcome of the probes, or of a further task, and differ from the
         defaults.
         """
         return fingerprint(self._settings(task, exclude_defaults=True))
 
-    def known_fingerprints(self, task: OptionalTask | None = None) -> set[str]:
+    def known_fingerprints(self, task: Task = "probe") -> set[str]:
         """The fingerprint of this protocol, and the one that release 0.1 gave it."""
         changed, settings = self._settings(task, exclude_defaults=True), self._settings(task)
         for probe in settings["probes"].values():
             probe["kind"] = "neighbours" if probe["kind"] == "knn" else probe["kind"]
         return {fingerprint(changed), *fingerprint_v1(settings, self.ADDED_KEYS, changed)}
 
-    def _settings(self, task: OptionalTask | None, exclude_defaults: bool = False) -> dict[str, Any]:
-        others = {name for name in get_args(OptionalTask) if name != task}
+    def _settings(self, task: Task, exclude_defaults: bool = False) -> dict[str, Any]:
+        others = {name for name in get_args(Task) if name != task}
         exclude = {"batch_size", "feature_limit", *others}
         return self.model_dump(mode="json", exclude=exclude, exclude_defaults=exclude_defaults)
 
@@ -250,7 +249,7 @@ class BenchmarkConfig(RootConfig):
 
 
 @cache
-def current_fingerprint(recorded: str, benchmark: str, protocol: ProtocolName, task: OptionalTask | None = None) -> str:
+def current_fingerprint(recorded: str, benchmark: str, protocol: ProtocolName, task: Task = "probe") -> str:
     """The fingerprint of this release, if an older one gave ``recorded`` to the same settings; else ``recorded``.
 
     The settings are those of the benchmark of that name in ``configs/benchmark/``.

@@ -1,1 +1,1 @@
-"""Frozen evaluation: what can a simple probe read from the features of an encoder?"""
+"""Frozen evaluation: probes, few-shot, robustness and text alignment on the features of a frozen encoder."""

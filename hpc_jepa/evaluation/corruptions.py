@@ -1,6 +1,6 @@
-"""Thirteen ways to damage a clip, five severities each, the same for a sample whoever asks.
+"""Corruptions of evaluation clips: one function and one entry of CORRUPTIONS each, deterministic per sample.
 
-Pixel severities follow ImageNet-C (Hendrycks & Dietterich 2019) where it has them: noise, blur, brightness, JPEG.
+Severities of noise, blur, brightness and JPEG follow ImageNet-C (Hendrycks & Dietterich 2019).
 """
 
 import io
@@ -20,20 +20,19 @@ from hpc_jepa.data.encode import H264, encode
 from hpc_jepa.io.random_streams import RandomStream, uniforms
 
 UniformDraw = Callable[[tuple[int, ...]], NDArray[np.float64]]
-"""Uniform numbers in [0, 1) of a shape, those of one sample and one kind of damage."""
+"""Shape -> uniform numbers in [0, 1), seeded by sample and corruption."""
 
 BLUR_REFERENCE_SIDE = 224
-"""Short side in pixels for which the widths of blur are given; they scale with the clip."""
+"""Short side in pixels for which blur widths are given; they scale with the clip."""
 
 
 @dataclass(frozen=True)
 class CorruptionSpec:
-    """One kind of damage.
+    """A corruption: the levels of severities 1, 2, ..., and exactly one of three functions.
 
-    levels: what severities 1, 2, ... mean.
-    moments: frames [F] read instead of those given, of a video of that many frames, at a level.
-    order: which frames [F] of the clip are shown instead, at a level.
-    pixels: bytes [F, H, W, C] and a level -> bytes.
+    frame_indices: (indices [F], frames of the video, level) -> indices [F] to decode instead.
+    frame_order: (F, level, draw) -> indices [F] into the frames of the clip to show instead.
+    pixels: (bytes [F, H, W, C], level, draw) -> corrupted bytes.
     """
 
     levels: tuple[float, ...]
@@ -44,109 +43,109 @@ class CorruptionSpec:
 
 @dataclass(frozen=True)
 class ClipCorruption:
-    """A kind of damage at one level; see ``data.evaluation.Corruption``."""
+    """A corruption at one level; implements ``data.evaluation_clips.Corruption``."""
 
     name: str
     level: float
     seed: int = 0
 
     def frame_indices(self, indices: NDArray[np.int64], frames: int) -> NDArray[np.int64]:
-        """Frames of the video that are read instead."""
+        """Frames of the video to decode instead of ``indices``."""
         change = CORRUPTIONS[self.name].frame_indices
         return indices if change is None else change(indices, frames, self.level)
 
     def __call__(self, pixels: Tensor, sample: int) -> Tensor:
-        """Clip [C, F, H, W], values 0 to 255 -> the damaged clip."""
-        kind, draw = CORRUPTIONS[self.name], self._draw(sample)
-        if kind.frame_order is not None:
-            return pixels[:, torch.from_numpy(kind.frame_order(pixels.shape[1], self.level, draw))]
-        if kind.pixels is not None:
+        """Clip [C, F, H, W], values 0 to 255 -> the corrupted clip."""
+        spec, draw = CORRUPTIONS[self.name], self._draw(sample)
+        if spec.frame_order is not None:
+            return pixels[:, torch.from_numpy(spec.frame_order(pixels.shape[1], self.level, draw))]
+        if spec.pixels is not None:
             frames = pixels.permute(1, 2, 3, 0).round().clamp(0, 255).byte().numpy()
-            damaged = kind.pixels(frames, self.level, draw)
-            return torch.from_numpy(damaged).permute(3, 0, 1, 2).float()
+            corrupted = spec.pixels(frames, self.level, draw)
+            return torch.from_numpy(corrupted).permute(3, 0, 1, 2).float()
         return pixels
 
     def _draw(self, sample: int) -> UniformDraw:
-        """The same numbers at every severity, so that one clip gets worse and not another one bad."""
+        """The same numbers at every severity, so that severities of one clip differ only in strength."""
         part = list(CORRUPTIONS).index(self.name)
         return lambda shape: uniforms(self.seed, RandomStream.CORRUPTION, sample, shape, part)
 
 
 def _hold_last_frame(kept: NDArray[np.bool_]) -> NDArray[np.int64]:
-    """Each frame that is lost shows the last one before it that is kept; before the first, the first."""
+    """Index of the last kept frame at or before each frame; of the first kept frame before it."""
     latest = np.where(kept, np.arange(len(kept)), -1)
     held = np.maximum.accumulate(latest)
     return np.where(held < 0, int(np.argmax(kept)), held).astype(np.int64)
 
 
-def _lost_count(frames: int, share: float) -> int:
-    """How many of the frames are lost; one at least is kept."""
-    return min(round(frames * share), frames - 1)
+def _dropped_count(frames: int, fraction: float) -> int:
+    """Number of frames to drop, at most all but one."""
+    return min(round(frames * fraction), frames - 1)
 
 
-def drop_random(frames: int, share: float, draw: UniformDraw) -> NDArray[np.int64]:
-    """Frames are lost here and there."""
+def drop_random(frames: int, fraction: float, draw: UniformDraw) -> NDArray[np.int64]:
+    """Drop frames at random."""
     order: NDArray[np.int64] = draw((frames,)).argsort().argsort()
-    return _hold_last_frame(order >= _lost_count(frames, share))
+    return _hold_last_frame(order >= _dropped_count(frames, fraction))
 
 
-def drop_block(frames: int, share: float, draw: UniformDraw) -> NDArray[np.int64]:
-    """Frames in a row are lost."""
-    lost = _lost_count(frames, share)
-    start = int(draw((1,))[0] * (frames - lost + 1))
-    place = np.arange(frames)
-    return _hold_last_frame((place < start) | (place >= start + lost))
+def drop_block(frames: int, fraction: float, draw: UniformDraw) -> NDArray[np.int64]:
+    """Drop consecutive frames."""
+    dropped = _dropped_count(frames, fraction)
+    start = int(draw((1,))[0] * (frames - dropped + 1))
+    index = np.arange(frames)
+    return _hold_last_frame((index < start) | (index >= start + dropped))
 
 
-def drop_last(frames: int, share: float, draw: UniformDraw) -> NDArray[np.int64]:
-    """The clip ends early, its last frame stays."""
-    return np.minimum(np.arange(frames), frames - _lost_count(frames, share) - 1)
+def drop_last(frames: int, fraction: float, draw: UniformDraw) -> NDArray[np.int64]:
+    """Drop the last frames and hold the one before them."""
+    return np.minimum(np.arange(frames), frames - _dropped_count(frames, fraction) - 1)
 
 
-def shuffle(frames: int, share: float, draw: UniformDraw) -> NDArray[np.int64]:
-    """A share of the frames, two at least, changes places at random."""
-    places = np.sort(draw((frames,)).argsort()[: max(round(frames * share), 2)])
+def shuffle(frames: int, fraction: float, draw: UniformDraw) -> NDArray[np.int64]:
+    """Permute a fraction of the frames, at least two."""
+    positions = np.sort(draw((frames,)).argsort()[: max(round(frames * fraction), 2)])
     order = np.arange(frames)
-    order[places] = places[draw((2 * frames,))[frames : frames + len(places)].argsort()]
+    order[positions] = positions[draw((2 * frames,))[frames : frames + len(positions)].argsort()]
     return order
 
 
 def reverse(frames: int, level: float, draw: UniformDraw) -> NDArray[np.int64]:
-    """The clip backwards."""
+    """Play the clip backwards."""
     return np.arange(frames)[::-1].copy()
 
 
 def change_stride(indices: NDArray[np.int64], frames: int, factor: float) -> NDArray[np.int64]:
-    """Steps between frames are ``factor`` times as long, around the middle; past the ends the outer frames are held."""
+    """Multiply the stride between frames by ``factor`` around the middle; hold the first and last frame."""
     middle = (indices[0] + indices[-1]) / 2
     moved = middle + (indices - middle) * factor
     return np.asarray(moved.clip(0, frames - 1), dtype=np.int64)
 
 
 def add_noise(frames: NDArray[np.uint8], sigma: float, draw: UniformDraw) -> NDArray[np.uint8]:
-    """Gaussian noise, independent for every pixel, channel and frame; ``sigma`` in units of the full range."""
-    # 2^-54 moves a zero, which the draw may contain, to where the normal quantile is finite.
+    """Gaussian noise, independent per pixel, channel and frame; ``sigma`` as a fraction of the full range."""
+    # The draw may contain 0, where the normal quantile is infinite; 2^-54 avoids it.
     return _to_bytes(frames + 255 * sigma * ndtri(draw(frames.shape) + 2.0**-54))
 
 
 def blur(frames: NDArray[np.uint8], sigma: float, draw: UniformDraw) -> NDArray[np.uint8]:
-    """Gaussian blur; ``sigma`` in pixels of a clip whose short side is 224."""
+    """Gaussian blur; ``sigma`` in pixels of a clip whose short side is BLUR_REFERENCE_SIDE."""
     width = sigma * min(frames.shape[1:3]) / BLUR_REFERENCE_SIDE
     return _to_bytes(gaussian_filter(frames.astype(np.float32), (0, width, width, 0)))
 
 
 def brighten(frames: NDArray[np.uint8], amount: float, draw: UniformDraw) -> NDArray[np.uint8]:
-    """Every pixel brighter by a part of the full range."""
+    """Add a fraction of the full range to every pixel."""
     return _to_bytes(frames + 255 * amount)
 
 
 def compress_jpeg(frames: NDArray[np.uint8], quality: float, draw: UniformDraw) -> NDArray[np.uint8]:
-    """Every frame through JPEG."""
+    """Encode and decode every frame as JPEG."""
     return np.stack([_jpeg_round_trip(frame, int(quality)) for frame in frames])
 
 
 def compress_h264(frames: NDArray[np.uint8], crf: float, draw: UniformDraw) -> NDArray[np.uint8]:
-    """The clip through H.264; a last odd row or column is repeated on the way."""
+    """Encode and decode the clip as H.264; odd sides are padded to even ones meanwhile."""
     count, height, width = frames.shape[:3]
     even = np.pad(frames, ((0, 0), (0, height % 2), (0, width % 2), (0, 0)), mode="edge")
     video = encode(even, 10.0, H264.model_copy(update={"crf": int(crf)}))
@@ -154,9 +153,9 @@ def compress_h264(frames: NDArray[np.uint8], crf: float, draw: UniformDraw) -> N
     return np.ascontiguousarray(decoded[:, :height, :width])
 
 
-def occlude(frames: NDArray[np.uint8], share: float, draw: UniformDraw) -> NDArray[np.uint8]:
-    """A grey rectangle of the form of the frame, over ``share`` of its area, at one place in all frames."""
-    sides = [round(side * share**0.5) for side in frames.shape[1:3]]
+def occlude(frames: NDArray[np.uint8], fraction: float, draw: UniformDraw) -> NDArray[np.uint8]:
+    """Cover ``fraction`` of the area with a grey rectangle of the frame's aspect ratio, at one position."""
+    sides = [round(side * fraction**0.5) for side in frames.shape[1:3]]
     top, left = (
         int(u * (side - hidden + 1)) for u, side, hidden in zip(draw((2,)), frames.shape[1:3], sides, strict=True)
     )
@@ -193,4 +192,4 @@ CORRUPTIONS = {
     "h264": CorruptionSpec((30, 35, 40, 45, 51), pixels=compress_h264),
     "occlusion": CorruptionSpec((0.1, 0.2, 0.3, 0.4, 0.5), pixels=occlude),
 }
-"""By name; the order decides the draws, so new ones go to the end."""
+"""By name. The position seeds the random numbers, so append new entries."""

@@ -1,27 +1,44 @@
-"""Evaluate a run on a benchmark: one task, the named weights, one record."""
+"""Evaluate a run on a benchmark: one task, the chosen weights, one record."""
 
-from collections.abc import Callable, Sequence
+import os
+import platform
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch.distributed as dist
+
 from hpc_jepa.config.benchmark import BenchmarkConfig, ProtocolName, Task, Weights
+from hpc_jepa.data.shards.manifest import MANIFEST_NAME, manifest_hash, read_manifest
 from hpc_jepa.distributed import is_main
+from hpc_jepa.errors import DataError
 from hpc_jepa.evaluation import record
 from hpc_jepa.evaluation.context import EvaluationContext
-from hpc_jepa.evaluation.outcome import TaskResult
 from hpc_jepa.evaluation.progress import Progress, no_progress
-from hpc_jepa.evaluation.record import AnyRecord, FewShotRecord, ProbeRecord, RobustnessRecord, TextRecord
-from hpc_jepa.evaluation.run_encoders import open_trained_run
+from hpc_jepa.evaluation.record import (
+    AnyRecord,
+    FewShotRecord,
+    ProbeRecord,
+    RobustnessRecord,
+    RunIdentity,
+    TaskResult,
+    TextRecord,
+)
 from hpc_jepa.evaluation.tasks import few_shot, probe, robustness, text
+from hpc_jepa.io.revision import code_revision
+
+SOFTWARE_PACKAGES = ("hpc_jepa", "torch", "scikit-learn", "statsmodels", "scipy", "numpy")
 
 
 @dataclass(frozen=True)
 class TaskSpec:
-    """How a task is done, and the kind of record it leaves."""
+    """The function that runs a task, and the type of its record."""
 
-    measure: Callable[[EvaluationContext, Sequence[Weights]], TaskResult | None]
-    kind: type[AnyRecord]
+    run: Callable[[EvaluationContext, Sequence[Weights]], TaskResult | None]
+    record_type: type[AnyRecord]
 
 
 TASKS: dict[Task, TaskSpec] = {
@@ -42,34 +59,93 @@ def evaluate(
     force: bool = False,
     progress: Progress = no_progress,
 ) -> AnyRecord | None:
-    """Evaluate the newest checkpoint of a run and write the record; None on all processes but the first.
+    """Evaluate the latest checkpoint of a run and write the record; None on all processes but the first.
 
-    Weights that the record already holds for this checkpoint, protocol and data are not evaluated again, unless
-    ``force``. Raises InputError, DataError or CheckpointError in one line.
+    Weights that the record already contains for this checkpoint, protocol and data are skipped, unless ``force``.
+    Raises InputError, DataError or CheckpointError with a one-line message.
     """
-    context, spec = EvaluationContext(open_trained_run(folder), benchmark, protocol, progress), TASKS[task]
-    path = record.record_path(folder, benchmark.name, protocol, task)
-    metadata = context.metadata(task)
-    old = None if force or not path.is_file() else record.read_record(spec.kind, path)
+    context, spec = EvaluationContext.open(folder, benchmark, protocol, progress), TASKS[task]
+    path = context.run.record_file(benchmark.name, protocol, task)
+    metadata = _metadata(context, task)
+    old = None if force or not path.is_file() else record.read_record(spec.record_type, path)
     if old is not None and not _is_current(old, metadata, context, task):
         old = None
-    known = {result.weights for result in old.results} if old else set()
-    missing = [name for name in dict.fromkeys(weights) if name not in known]
+    evaluated = {result.weights for result in old.results} if old else set()
+    missing = [name for name in dict.fromkeys(weights) if name not in evaluated]
     if old is not None and not missing:
         return old if is_main() else None
-    outcome = spec.measure(context, missing)
-    if outcome is None:
+    result = spec.run(context, missing)
+    if result is None:
         return None
     kept = record.read_predictions(path, old) if old else {}
-    metadata["results"] = [*(old.results if old else ()), *outcome.results]
-    metadata["encoders"] = {**(old.encoders if old else {}), **outcome.encoders}
-    return record.write_record(spec.kind, path, metadata, {**kept, **outcome.predictions})
+    metadata["results"] = [*(old.results if old else ()), *result.results]
+    metadata["encoders"] = {**(old.encoders if old else {}), **result.encoders}
+    return record.write_record(spec.record_type, path, metadata, {**kept, **result.predictions})
+
+
+@contextmanager
+def process_group() -> Iterator[None]:
+    """A gloo process group for the duration of the block if a launcher set RANK or WORLD_SIZE; none otherwise.
+
+    Gloo suffices: processes exchange only file names and labels. Raises InputError if the launcher's variables are
+    incomplete.
+    """
+    if not {"RANK", "WORLD_SIZE"} & os.environ.keys():
+        yield
+        return
+    from hpc_jepa.training.launch import check_launcher_variables  # imports DeepSpeed; one process does not need it
+
+    check_launcher_variables()
+    dist.init_process_group("gloo")
+    try:
+        yield
+    finally:
+        dist.destroy_process_group()
+
+
+def _metadata(context: EvaluationContext, task: Task) -> dict[str, Any]:
+    """All fields of a record but its results, external encoders and predictions."""
+    run, benchmark, config = context.run.config, context.benchmark, context.config
+    identity = RunIdentity(
+        study=run.study,
+        regime=run.regime,
+        variant=run.variant,
+        seed=run.seed,
+        semantics=run.semantics.preset,
+        overridden=run.semantics.overridden(),
+        fingerprint=run.fingerprint(),
+        step=context.checkpoint.step,
+        steps=run.schedule.steps,
+    )
+    return {
+        "run": identity,
+        "benchmark": benchmark.name,
+        "title": benchmark.title,
+        "classes": benchmark.classes,
+        "protocol": context.protocol,
+        "protocol_fingerprint": config.fingerprint(task),
+        "data": {"train": _data_hash(config.train, benchmark), "test": _data_hash(config.test, benchmark)},
+        "software": {
+            "commit": code_revision(),
+            "python": platform.python_version(),
+            **{name: version(name) for name in SOFTWARE_PACKAGES},
+        },
+    }
+
+
+def _data_hash(shards: Path, benchmark: BenchmarkConfig) -> str:
+    if benchmark.build and not (shards / MANIFEST_NAME).is_file():
+        raise DataError(f"{shards}: shards of {benchmark.title} not found; build them with: {benchmark.build}")
+    read_manifest(shards)
+    return manifest_hash(shards)
 
 
 def _is_current(old: AnyRecord, metadata: dict[str, Any], context: EvaluationContext, task: Task) -> bool:
-    """Whether the record is of this checkpoint, protocol and data; fingerprints of older releases are accepted."""
-    run = old.run
-    if run.fingerprint in context.run.config.known_fingerprints():
-        run = run.model_copy(update={"fingerprint": metadata["run"].fingerprint})
-    known = context.config.known_fingerprints(None if task == "probe" else task)
-    return run == metadata["run"] and old.data == metadata["data"] and old.protocol_fingerprint in known
+    """Whether a record is of this checkpoint, protocol and data; fingerprints of older releases are accepted."""
+    run: RunIdentity = metadata["run"]
+    return (
+        old.run.model_copy(update={"fingerprint": run.fingerprint}) == run
+        and old.run.fingerprint in context.run.config.known_fingerprints()
+        and old.protocol_fingerprint in context.config.known_fingerprints(task)
+        and old.data == metadata["data"]
+    )

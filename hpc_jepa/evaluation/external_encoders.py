@@ -1,4 +1,4 @@
-"""Encoders from elsewhere, as further rows beside those of a run: timm models frame by frame, and V-JEPA 2 folders."""
+"""External encoders to compare a run with: timm models applied per frame, and V-JEPA 2 models of transformers."""
 
 import hashlib
 from pathlib import Path
@@ -18,21 +18,21 @@ INSTALL = "run: pip install 'hpc_jepa[encoders]'"
 
 
 class ExternalEncoder(NamedTuple):
-    """An encoder, and the SHA-256 of its weights."""
+    """An encoder and the SHA-256 of its weights."""
 
     encoder: TokenEncoder
     sha256: str
 
 
 def is_external(name: str) -> bool:
-    """Whether a name stands for an encoder that no run made."""
+    """Whether a weights name refers to an encoder that is not part of the run."""
     return ":" in name
 
 
 def load_external_encoder(name: str, clip: EvaluationClipConfig, seed: int, device: torch.device) -> ExternalEncoder:
-    """The encoder called ``timm:<model>``, ``timm:<model>@<file>`` or ``vjepa2:<folder>``.
+    """The encoder named ``timm:<model>``, ``timm:<model>@<file>`` or ``vjepa2:<folder>``.
 
-    Random weights are drawn from ``seed``. Raises InputError for an unknown model, or weights that do not fit.
+    Random weights are drawn from ``seed``. Raises InputError for an unknown model or weights that do not fit it.
     """
     kind, _, model_name = name.partition(":")
     register_torchvision_operators()
@@ -44,16 +44,16 @@ def load_external_encoder(name: str, clip: EvaluationClipConfig, seed: int, devi
 
 
 class _Renormalise(nn.Module):
-    """Turns the mean and spread that pixels were normalised with into those the model was trained with."""
+    """Converts pixels normalised with the clip's mean and std to the mean and std the model was trained with."""
 
     scale: Tensor
     shift: Tensor
 
     def __init__(self, clip: EvaluationClipConfig, mean: Any, std: Any) -> None:
         super().__init__()
-        ours, theirs = torch.tensor([clip.mean, clip.std]), torch.tensor([mean, std])
-        self.register_buffer("scale", (ours[1] / theirs[1]).view(3, 1, 1, 1))
-        self.register_buffer("shift", ((ours[0] - theirs[0]) / theirs[1]).view(3, 1, 1, 1))
+        clips, model = torch.tensor([clip.mean, clip.std]), torch.tensor([mean, std])
+        self.register_buffer("scale", (clips[1] / model[1]).view(3, 1, 1, 1))
+        self.register_buffer("shift", ((clips[0] - model[0]) / model[1]).view(3, 1, 1, 1))
 
     def forward(self, pixels: Tensor) -> Tensor:
         """[B, 3, F, Hp, Wp] -> the same shape."""
@@ -61,30 +61,32 @@ class _Renormalise(nn.Module):
 
 
 class _TimmPerFrame(nn.Module):
-    """A timm model on every frame by itself, at the size it was made for; its last feature map, one tubelet a frame."""
+    """The last feature map of a timm model, applied to each frame at the model's input size; one tubelet per frame."""
 
     def __init__(self, model_name: str, clip: EvaluationClipConfig) -> None:
         super().__init__()
         try:
             import timm
         except ImportError as error:
-            raise InputError(f"timm:{model_name}: needs the package timm; {INSTALL}") from error
+            raise InputError(f"timm:{model_name}: the package timm is not installed; {INSTALL}") from error
         model, _, file = model_name.partition("@")
         if not timm.is_model(model):
-            known = ", ".join(timm.list_models(f"*{model[:6]}*")[:5]) or "timm.list_models() names them"
-            raise InputError(f"timm:{model}: no such model; near it: {known}")
+            known = ", ".join(timm.list_models(f"*{model[:6]}*")[:5]) or "see timm.list_models()"
+            raise InputError(f"timm:{model}: unknown timm model; similar names: {known}")
         if file and not Path(file).is_file():
-            raise InputError(f"timm:{model_name}: no such file of weights: {file}")
+            raise InputError(f"timm:{model_name}: weights file not found: {file}")
         try:
             self.model = timm.create_model(model, pretrained=False, checkpoint_path=file)
         except (RuntimeError, KeyError, ValueError) as error:
-            raise InputError(f"timm:{model_name}: the weights do not fit: {str(error).splitlines()[0]}") from error
+            raise InputError(
+                f"timm:{model_name}: weights do not fit the model: {str(error).splitlines()[0]}"
+            ) from error
         metadata = self.model.pretrained_cfg
         self.size = metadata["input_size"][1:]
         self.renormalise = _Renormalise(clip, metadata["mean"], metadata["std"])
 
     def tubelets(self, frames: int) -> int:
-        """One per frame."""
+        """One tubelet per frame."""
         return frames
 
     def forward(self, pixels: Tensor) -> Tensor:
@@ -96,33 +98,33 @@ class _TimmPerFrame(nn.Module):
         return rearrange(tokens, "(b f) n d -> b (f n) d", b=len(pixels))
 
     def _tokens(self, features: Tensor) -> Tensor:
-        """A feature map or a sequence that may begin with class and register tokens -> [B, N, D]."""
+        """A feature map, or a sequence that may start with class and register tokens -> [B, N, D]."""
         if features.ndim == 4:
-            last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
-            return rearrange(features, "b h w d -> b (h w) d" if last else "b d h w -> b (h w) d")
+            channels_last = getattr(self.model, "output_fmt", "NCHW") == "NHWC"
+            return rearrange(features, "b h w d -> b (h w) d" if channels_last else "b d h w -> b (h w) d")
         if features.ndim == 2:
             return features.unsqueeze(1)
         return features[:, getattr(self.model, "num_prefix_tokens", 0) :]
 
 
 class _VJEPA2(nn.Module):
-    """The encoder of a V-JEPA 2 model saved by transformers."""
+    """Encoder of a VJEPA2Model folder."""
 
     def __init__(self, folder: Path, clip: EvaluationClipConfig) -> None:
         super().__init__()
         try:
             from transformers import VJEPA2Model
         except ImportError as error:
-            raise InputError(f"vjepa2:{folder}: needs the package transformers; {INSTALL}") from error
+            raise InputError(f"vjepa2:{folder}: the package transformers is not installed; {INSTALL}") from error
         if not (folder / "config.json").is_file():
-            raise InputError(f"vjepa2:{folder}: no config.json there; name a folder that transformers saved")
+            raise InputError(f"vjepa2:{folder}: config.json not found; use a folder written by save_pretrained")
         try:
             self.model = VJEPA2Model.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, RuntimeError) as error:
-            raise InputError(f"vjepa2:{folder}: cannot be loaded: {str(error).splitlines()[0]}") from error
+            raise InputError(f"vjepa2:{folder}: loading failed: {str(error).splitlines()[0]}") from error
 
     def tubelets(self, frames: int) -> int:
-        """As many frames to a tubelet as the model was made with."""
+        """Frames divided by the tubelet size of the model."""
         return max(frames // int(self.model.config.tubelet_size), 1)
 
     def forward(self, pixels: Tensor) -> Tensor:

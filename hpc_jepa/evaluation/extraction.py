@@ -1,4 +1,4 @@
-"""Features of every encoder from one decode pass, shared by all processes, in files of a limited size.
+"""Extract the features of all encoders in one decode pass, shared by all processes, into files of limited size.
 
 FOLDER/<split>/<number of the encoder>.<pooling>/<rank>-<number>.rows
 """
@@ -24,28 +24,30 @@ from hpc_jepa.io.malloc import release_freed_memory
 Encode = Callable[[Tensor], Tensor]
 """Pixels [B, C, F, Hp, Wp] -> tokens [B, N, D], tubelet by tubelet."""
 
+ClipPass = Iterable[tuple[Tensor, Tensor, Tensor]]
+"""Batches of one clip per sample: pixels [B, C, F, Hp, Wp], labels [B], samples [B]."""
+
 DTYPES: dict[Precision, torch.dtype] = {"fp16": torch.float16, "fp32": torch.float32}
 MAX_FILE_BYTES = 1 << 26
-"""Bytes after which another file begins."""
 
 
 @dataclass(frozen=True)
 class TokenEncoder:
-    """An encoder and how many tubelets it makes of a clip."""
+    """A frozen encoder function and the number of tubelets it makes of a clip."""
 
     encode: Encode
     tubelets: int
 
 
 ExtractedFeatures = dict[tuple[str, Pooling], FrozenFeatures]
-"""Features by name of the encoder and pooling."""
+"""Features by encoder name and pooling."""
 
 
 @dataclass(frozen=True)
 class FeatureExtraction:
-    """Where features go, and in which form.
+    """Output folder, poolings and precisions of an extraction.
 
-    limit: bytes that all features may take on the disk, checked as soon as the first batch has shown their shape.
+    limit: maximum bytes of all features on disk, checked after the first batch has shown their shape.
     """
 
     folder: Path
@@ -58,16 +60,15 @@ class FeatureExtraction:
     def run(
         self,
         encoders: Mapping[str, TokenEncoder],
-        passes: Sequence[Iterable[tuple[Tensor, Tensor, Tensor]]],
+        passes: Sequence[ClipPass],
         rows: int,
         group: GlooGroup,
         advance: Advance,
     ) -> ExtractedFeatures:
-        """Features of all processes, ordered by clip of a sample, then by sample.
+        """Features of all processes, ordered by clip number, then by sample. All processes must call it.
 
-        Each of ``passes`` is one clip of this process's samples: (pixels [B, C, F, Hp, Wp], labels [B], samples [B]).
-        ``rows`` counts the clips of all processes; ``advance`` is called once per batch. All processes must call it.
-        Raises InputError where the features would take more than the limit.
+        passes: one iterable per clip of a sample, over the samples of this process. rows: clips of all processes.
+        advance: called once per batch. Raises InputError if the features would exceed ``limit``.
         """
         with ExitStack() as stack:
             writers = {
@@ -75,16 +76,14 @@ class FeatureExtraction:
                 for number, name in enumerate(encoders)
                 for pooling in self.poolings
             }
-            facts = [
+            rows_by_pass = [
                 self._write(encoders, number, clips, writers, rows, advance) for number, clips in enumerate(passes)
             ]
-        mine = np.concatenate(facts, axis=1)
-        everyone = group.gather_objects((mine, {key: writer.facts for key, writer in writers.items()}))
-        rows_of_all = np.concatenate([rows for rows, _ in everyone], axis=1)
+        local = np.concatenate(rows_by_pass, axis=1), {key: writer.files for key, writer in writers.items()}
+        gathered = group.gather_objects(local)
+        all_rows = np.concatenate([rows for rows, _ in gathered], axis=1)
         return {
-            key: _merge_ranks(
-                rows_of_all, [files[key] for _, files in everyone], encoders[key[0]].tubelets, len(passes)
-            )
+            key: _merge_ranks(all_rows, [files[key] for _, files in gathered], encoders[key[0]].tubelets, len(passes))
             for key in writers
         }
 
@@ -92,12 +91,12 @@ class FeatureExtraction:
         self,
         encoders: Mapping[str, TokenEncoder],
         number: int,
-        clips: Iterable[tuple[Tensor, Tensor, Tensor]],
+        clips: ClipPass,
         writers: Mapping[tuple[str, Pooling], "_RowWriter"],
         rows: int,
         advance: Advance,
     ) -> NDArray[np.int64]:
-        """[3, n]: number of the clip, label and sample of each row written."""
+        """[3, n]: clip number, label and sample of each row written."""
         labels, samples = [], []
         for pixels, batch_labels, batch_samples in clips:
             labels.append(batch_labels)
@@ -111,8 +110,8 @@ class FeatureExtraction:
             advance()
         if not labels:
             return np.empty((3, 0), np.int64)
-        known = torch.cat(labels)
-        return torch.stack([torch.full_like(known, number), known, torch.cat(samples)]).numpy()
+        all_labels = torch.cat(labels)
+        return torch.stack([torch.full_like(all_labels, number), all_labels, torch.cat(samples)]).numpy()
 
     def _to_stored(self, tokens: Tensor, pooling: Pooling, tubelets: int) -> NDArray[np.floating]:
         precision = DTYPES[self.token_precision if pooling == "tokens" else self.pooled_precision]
@@ -120,41 +119,42 @@ class FeatureExtraction:
         return stored
 
     def _check_disk_limit(self, writers: Iterable["_RowWriter"], rows: int) -> None:
-        need = rows * sum(writer.row_size for writer in writers)
-        if need > self.limit:
+        needed = rows * sum(writer.row_size for writer in writers)
+        if needed > self.limit:
             raise InputError(
-                f"features of {rows} clips need {need / 2**30:.1f} GiB, features.disk allows {self.limit / 2**30:.1f}; "
-                "raise it, evaluate fewer weights at a time, or choose probes that read means"
+                f"features of {rows} clips need {needed / 2**30:.1f} GiB on disk, feature_limit is "
+                f"{self.limit / 2**30:.1f}; raise feature_limit, evaluate fewer weights at a time, or use probes with "
+                "pooling mean or tubelets"
             )
 
 
 @dataclass(frozen=True)
 class _WrittenFiles:
-    """What one process wrote: files with their rows, and the form of a row."""
+    """Files of one process with their row counts, row shape and dtype (None: no rows)."""
 
-    written: tuple[tuple[Path, int], ...]
+    counts: tuple[tuple[Path, int], ...]
     shape: tuple[int, ...]
     dtype: np.dtype[np.floating] | None
 
 
 def _merge_ranks(rows: NDArray[np.int64], parts: Sequence[_WrittenFiles], tubelets: int, clips: int) -> FrozenFeatures:
     """The files of all processes as one table, by clip, then by sample. rows: [3, n] as written, rank after rank."""
-    form = next(part for part in parts if part.dtype is not None)
-    assert form.dtype is not None
-    files = [file for part in parts for file in part.written]
+    layout = next(part for part in parts if part.dtype is not None)
+    assert layout.dtype is not None
+    files = [file for part in parts for file in part.counts]
     starts = np.cumsum([0, *(count for _, count in files)])[:-1]
     order = np.lexsort((rows[2], rows[0]))
-    table = MappedFiles(tuple(path for path, _ in files), starts, order, form.shape, form.dtype)
+    table = MappedFiles(tuple(path for path, _ in files), starts, order, layout.shape, layout.dtype)
     return FrozenFeatures(table, rows[1, order], rows[2, order], tubelets, clips)
 
 
 @dataclass
 class _RowWriter:
-    """Rows into files of at most SHARD bytes (or one batch)."""
+    """Writes rows to files of at most MAX_FILE_BYTES (or one batch)."""
 
     folder: Path
     rank: int
-    written: list[tuple[Path, int]] = field(default_factory=list)
+    counts: list[tuple[Path, int]] = field(default_factory=list)
     shape: tuple[int, ...] = ()
     dtype: np.dtype[np.floating] | None = None
     _file: BinaryIO | None = None
@@ -173,24 +173,24 @@ class _RowWriter:
         return int(np.prod(self.shape)) * (self.dtype.itemsize if self.dtype else 0)
 
     @property
-    def facts(self) -> _WrittenFiles:
-        """What other processes need to know to read it."""
-        return _WrittenFiles(tuple(self.written), self.shape, self.dtype)
+    def files(self) -> _WrittenFiles:
+        """Metadata that other processes need to read the files."""
+        return _WrittenFiles(tuple(self.counts), self.shape, self.dtype)
 
     def write(self, rows: NDArray[np.floating]) -> None:
         """Append rows [B, N, D]."""
         self.shape, self.dtype = rows.shape[1:], rows.dtype
-        if self._file is None or self.written[-1][1] * self.row_size + rows.nbytes > MAX_FILE_BYTES:
-            self._next()
+        if self._file is None or self.counts[-1][1] * self.row_size + rows.nbytes > MAX_FILE_BYTES:
+            self._open_next()
         assert self._file is not None
         rows.tofile(self._file)
-        path, count = self.written[-1]
-        self.written[-1] = (path, count + len(rows))
+        path, count = self.counts[-1]
+        self.counts[-1] = (path, count + len(rows))
 
-    def _next(self) -> None:
+    def _open_next(self) -> None:
         if self._file is not None:
             self._file.close()
-        path = self.folder / f"{self.rank}-{len(self.written):05d}.rows"
-        self.written.append((path, 0))
+        path = self.folder / f"{self.rank}-{len(self.counts):05d}.rows"
+        self.counts.append((path, 0))
         release_freed_memory()
         self._file = path.open("wb")

@@ -1,4 +1,4 @@
-"""Frozen features of one split: rows on the disk, of which only what is being looked at is in memory."""
+"""Frozen features of one split: rows on disk, read in chunks, so that memory does not grow with the data set."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -16,14 +16,14 @@ from hpc_jepa.errors import InputError
 from hpc_jepa.io.malloc import release_freed_memory
 
 CHUNK_BYTES = 1 << 25
-"""Bytes of features in fp32 that are looked at at once, where the order of clips does not matter."""
+"""Size of a chunk of features in fp32, where the order of clips does not matter."""
 
 MAX_MATRIX_BYTES = 1 << 31
-"""Bytes of pooled features that may be in memory as one matrix."""
+"""Largest matrix of pooled features that is loaded into memory as a whole."""
 
 
 class FeatureTable(Protocol):
-    """Rows [n, N, D] of floats that need not be in memory."""
+    """Rows [n, N, D] of floats, in memory or on disk."""
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -34,9 +34,9 @@ class FeatureTable(Protocol):
 
 @dataclass(frozen=True)
 class MappedFiles:
-    """Rows in files of equal shape. A file is mapped while rows are copied out of it, and no longer.
+    """Rows in files of equal row shape. A file is memory-mapped only while rows are copied from it.
 
-    place: [n] where each row lies, counted through all files.
+    positions: [n] position of each row, counted through all files.
     """
 
     files: tuple[Path, ...]
@@ -52,19 +52,19 @@ class MappedFiles:
 
     def __getitem__(self, rows: Any) -> NDArray[np.floating]:
         """A copy of some rows [B, N, D]; ``rows`` is a slice or an array of row numbers."""
-        places = self.positions[rows]
-        found = np.empty((len(places), *self.row), self.dtype)
-        files = np.searchsorted(self.starts, places, side="right") - 1
+        positions = self.positions[rows]
+        copied = np.empty((len(positions), *self.row), self.dtype)
+        files = np.searchsorted(self.starts, positions, side="right") - 1
         for number in np.unique(files):
             mapped = np.memmap(self.files[number], self.dtype, "r").reshape(-1, *self.row)
-            here = np.flatnonzero(files == number)
-            found[here] = mapped[places[here] - self.starts[number]]
-        return found
+            in_file = np.flatnonzero(files == number)
+            copied[in_file] = mapped[positions[in_file] - self.starts[number]]
+        return copied
 
 
 @dataclass(frozen=True)
 class RowSubset:
-    """Some rows of another table."""
+    """Selected rows of another table."""
 
     table: FeatureTable
     rows: NDArray[np.int64]
@@ -75,19 +75,19 @@ class RowSubset:
         return (len(self.rows), *self.table.shape[1:])
 
     def __getitem__(self, rows: Any) -> NDArray[np.floating]:
-        """Rows of the pick."""
+        """Rows of the subset."""
         return self.table[self.rows[rows]]
 
 
 @dataclass(frozen=True)
 class FrozenFeatures:
-    """What one encoder made of one split, pooled in one way.
+    """Features of one split from one encoder, with one pooling.
 
-    tokens: [n, N, D] fp16 or fp32, tubelet by tubelet; N = 1 for the mean of all, N = T for that of each tubelet.
+    tokens: [n, N, D] fp16 or fp32, tubelet by tubelet; N = 1 for the mean of all, N = T for one mean per tubelet.
     labels: [n] int64 classes.
-    samples: [n] int64 index of each clip within its data set.
+    samples: [n] int64 index of each clip's sample within its data set.
     tubelets: T, so that N = T * H * W for unpooled tokens.
-    clips: of each sample; row i + v * (n / clips) is clip v of the sample of row i.
+    clips: number per sample; row i + v * (n / clips) is clip v of the sample of row i.
     """
 
     tokens: FeatureTable
@@ -105,53 +105,54 @@ class FrozenFeatures:
         return int(self.tokens.shape[-1])
 
     def batch(self, rows: NDArray[np.int64], device: torch.device) -> Tensor:
-        """Tokens of the given clips [B, N, D], fp32."""
+        """Tokens of the given rows [B, N, D], fp32."""
         return torch.from_numpy(self.tokens[rows]).to(device).float()
 
     def flat(self) -> NDArray[np.float32]:
-        """All of it as one matrix [n, N * D]. Raises InputError where that is too much for the memory."""
+        """All features as one matrix [n, N * D]. Raises InputError if it is larger than MAX_MATRIX_BYTES."""
         size = 4 * int(np.prod(self.tokens.shape))
         if size > MAX_MATRIX_BYTES:
             raise InputError(
-                f"{len(self)} clips of pooled features are {size / 2**30:.1f} GiB as one matrix, more than "
-                f"{MAX_MATRIX_BYTES / 2**30:.0f}; probes of kind linear read them batch by batch"
+                f"pooled features of {len(self)} clips need a matrix of {size / 2**30:.1f} GiB, the limit is "
+                f"{MAX_MATRIX_BYTES / 2**30:.0f} GiB; use a probe of kind linear, which reads them in batches"
             )
         return self.tokens[:].astype(np.float32).reshape(len(self), -1)
 
     def chunks(self) -> Iterator[NDArray[np.int64]]:
-        """Row numbers in order, as many at a time as make up a chunk of memory in fp32."""
+        """Row numbers in order, in chunks of at most CHUNK_BYTES of features."""
         size = max(1, CHUNK_BYTES // (4 * int(np.prod(self.tokens.shape[1:]))))
         for start in range(0, len(self), size):
             yield np.arange(start, min(start + size, len(self)))
             release_freed_memory()
 
     def subset(self, samples: NDArray[np.int64]) -> Self:
-        """The samples of the given rows (of the first clip), with all their clips."""
+        """The samples at the given rows of the first clip, with all their clips."""
         per_clip = len(self) // self.clips
-        rows = np.concatenate([samples + clip * per_clip for clip in range(self.clips)])
-        return replace(self, tokens=RowSubset(self.tokens, rows), labels=self.labels[rows], samples=self.samples[rows])
+        return self._select(np.concatenate([samples + clip * per_clip for clip in range(self.clips)]), self.clips)
 
     def first_clips(self) -> Self:
         """The first clip of every sample."""
-        rows = np.arange(len(self) // self.clips)
-        picked = RowSubset(self.tokens, rows)
-        return replace(self, tokens=picked, labels=self.labels[rows], samples=self.samples[rows], clips=1)
+        return self._select(np.arange(len(self) // self.clips), clips=1)
 
     def per_sample(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
         """[n] values of clips -> those of the first clip of each sample."""
         return values[: len(self) // self.clips]
 
+    def _select(self, rows: NDArray[np.int64], clips: int) -> Self:
+        tokens = RowSubset(self.tokens, rows)
+        return replace(self, tokens=tokens, labels=self.labels[rows], samples=self.samples[rows], clips=clips)
+
 
 @dataclass(frozen=True)
 class Standardiser:
-    """(x - mean) * scale per channel, mean and scale [D]."""
+    """(x - mean) * scale per channel, with mean and scale [D]."""
 
     mean: Tensor
     scale: Tensor
 
     @classmethod
     def of(cls, features: FrozenFeatures) -> Self:
-        """Mean 0, variance 1 over all tokens of all clips; constant channels are only shifted."""
+        """Mean 0 and variance 1 over all tokens of all clips; constant channels are only shifted."""
         total, squares = np.zeros(features.width), np.zeros(features.width)
         for rows in features.chunks():
             tokens = features.tokens[rows].astype(np.float64)
@@ -165,15 +166,15 @@ class Standardiser:
 
     @classmethod
     def identity(cls, width: int) -> Self:
-        """Features as they are."""
+        """Leaves features unchanged."""
         return cls(torch.zeros(width), torch.ones(width))
 
     def to(self, device: torch.device) -> "Standardiser":
-        """The same on another device."""
+        """A copy on another device."""
         return Standardiser(self.mean.to(device), self.scale.to(device))
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        """[..., D] -> [..., D], in place: a batch is large and belongs to its reader."""
+        """[..., D] -> [..., D], in place, because batches are large and not used again."""
         return tokens.sub_(self.mean).mul_(self.scale)
 
 

@@ -1,16 +1,16 @@
-"""How long work reports that it goes on, without knowing who listens."""
+"""Progress callbacks, so that evaluation code does not depend on how progress is displayed."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 
 Advance = Callable[[], None]
-"""One more unit of work is done."""
+"""Called after each unit of work."""
 
 Progress = Callable[[str, int], AbstractContextManager[Advance]]
-"""``with progress(title, total) as advance:`` around a piece of work of ``total`` units."""
+"""``with progress(title, total) as advance:`` around ``total`` units of work."""
 
 
 @contextmanager
 def no_progress(title: str, total: int) -> Iterator[Advance]:
-    """Nobody listens."""
+    """Display nothing."""
     yield lambda: None

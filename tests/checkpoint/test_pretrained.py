@@ -9,14 +9,15 @@ import torch
 import hpc_jepa
 from hpc_jepa.checkpoint import reader
 from hpc_jepa.checkpoint.format_2 import upgrade_name
-from hpc_jepa.checkpoint.layout import latest
+from hpc_jepa.checkpoint.layout import latest, resolve_checkpoint
 from hpc_jepa.checkpoint.pretrained import read_pretrained
 from hpc_jepa.config.loading import read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.errors import CheckpointError, InputError
-from hpc_jepa.evaluation.run_encoders import load_run_encoders, open_trained_run
+from hpc_jepa.evaluation.run_encoders import load_run_encoders
 from hpc_jepa.models.encoder import Encoder
 from hpc_jepa.models.released import from_transformers
+from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.training.import_weights import import_config, import_weights
 from hpc_jepa.training.loop import train
 
@@ -104,7 +105,9 @@ def test_an_imported_run_can_be_evaluated(tmp_path, expected):
     config = import_config(files, [str(config_file)], [f"runs={tmp_path / 'runs'}", "variant=vjepa2"])
     folder = import_weights(files, config)
     clip, tokens = expected
-    for encoder in load_run_encoders(open_trained_run(folder), ["target", "student"], torch.device("cpu")).values():
+    run = RunDir(folder)
+    loaded = load_run_encoders(run.config, resolve_checkpoint(run.path), ["target", "student"], torch.device("cpu"))
+    for encoder in loaded.values():
         torch.testing.assert_close(encoder.forward_features(clip), tokens, rtol=0, atol=1e-5)
     with pytest.raises(InputError, match=str(folder)):
         import_weights(files, config)

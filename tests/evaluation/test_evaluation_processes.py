@@ -10,6 +10,7 @@ from hpc_jepa.config.benchmark import BenchmarkConfig
 from hpc_jepa.evaluation import record
 from hpc_jepa.evaluation.evaluator import evaluate
 from hpc_jepa.evaluation.record import FewShotRecord, RobustnessRecord
+from hpc_jepa.runs.run_dir import RunDir
 
 WORKER = Path(__file__).parent / "workers" / "evaluate.py"
 
@@ -30,9 +31,9 @@ def test_three_processes_leave_the_record_of_one(run_folder, benchmark, launch, 
     kinds = {"probe": record.ProbeRecord, "few_shot": FewShotRecord, "robustness": RobustnessRecord}
     for task, kind in kinds.items():
         alone = evaluate(run_folder, wanted, "careful", ["target", "random_init"], task=task)
-        path = record.record_path(shared, "tiny8", "careful", task)
+        path = RunDir(shared).record_file("tiny8", "careful", task)
         together = record.read_record(kind, path)
-        ours = record.read_predictions(record.record_path(run_folder, "tiny8", "careful", task), alone)
+        ours = record.read_predictions(RunDir(run_folder).record_file("tiny8", "careful", task), alone)
         theirs = record.read_predictions(path, together)
         assert ours.keys() == theirs.keys()
         for key in ours:

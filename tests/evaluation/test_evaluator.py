@@ -5,15 +5,18 @@ import pytest
 import torch
 
 from hpc_jepa.checkpoint import reader
+from hpc_jepa.checkpoint.layout import resolve_checkpoint
 from hpc_jepa.config import loading
 from hpc_jepa.config.benchmark import BenchmarkConfig
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.errors import CheckpointError, DataError, InputError
 from hpc_jepa.evaluation import record
 from hpc_jepa.evaluation.evaluator import evaluate
-from hpc_jepa.evaluation.run_encoders import load_run_encoders, open_trained_run
+from hpc_jepa.evaluation.record import ProbeRecord
+from hpc_jepa.evaluation.run_encoders import load_run_encoders
 from hpc_jepa.evaluation.stats.paired import accuracy
 from hpc_jepa.models.video_jepa import VideoJEPA
+from hpc_jepa.runs.run_dir import RunDir
 
 
 def changed(benchmark, **protocol):
@@ -22,12 +25,13 @@ def changed(benchmark, **protocol):
 
 
 def test_weights_are_those_of_the_checkpoint_and_of_the_start(run_folder):
-    run = open_trained_run(run_folder)
-    found = load_run_encoders(run, ["target", "student", "random_init"], torch.device("cpu"))
+    run = RunDir(run_folder)
+    checkpoint = resolve_checkpoint(run.path)
+    found = load_run_encoders(run.config, checkpoint, ["target", "student", "random_init"], torch.device("cpu"))
     torch.manual_seed(3)
     start = VideoJEPA(run.config.model, run.config.engine.precision).student.state_dict()
     for name, expected in {
-        **{n: reader.read_part(run.checkpoint, n) for n in ("target", "student")},
+        **{n: reader.read_part(checkpoint, n) for n in ("target", "student")},
         "random_init": start,
     }.items():
         state = found[name].state_dict()
@@ -40,14 +44,15 @@ def test_drawing_the_random_encoder_leaves_global_randomness_alone(run_folder):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
-    load_run_encoders(open_trained_run(run_folder), ["random_init"], torch.device("cpu"))
+    run = RunDir(run_folder)
+    load_run_encoders(run.config, resolve_checkpoint(run.path), ["random_init"], torch.device("cpu"))
     assert torch.equal(torch.rand(3), expected)
 
 
 def test_a_record_holds_every_result_and_the_predictions_behind_it(run_folder, benchmark):
     written = evaluate(run_folder, benchmark, "careful", ["target", "student", "random_init"])
-    path = record.record_path(run_folder, "tiny8", "careful")
-    assert record.read_probe_record(path) == written
+    path = RunDir(run_folder).record_file("tiny8", "careful")
+    assert record.read_record(ProbeRecord, path) == written
     assert [(r.weights, r.probe) for r in written.results] == [
         (weights, probe) for weights in ("target", "student", "random_init") for probe in ("linear", "attentive")
     ]
@@ -83,7 +88,7 @@ def test_evaluating_again_computes_nothing_and_adds_only_what_is_missing(run_fol
 def test_a_record_with_the_fingerprints_of_release_0_1_is_current(run_folder, benchmark):
     first = evaluate(run_folder, benchmark, "careful", ["target"])
     config = loading.read_config(RunConfig, [run_folder / "config.yaml"])
-    path = record.record_path(run_folder, benchmark.name, "careful")
+    path = RunDir(run_folder).record_file(benchmark.name, "careful")
     content = json.loads(path.read_text())
     content["run"]["fingerprint"] = min(config.known_fingerprints() - {config.fingerprint()})
     protocol = benchmark.protocols["careful"]
@@ -109,7 +114,7 @@ def test_a_folder_without_run_or_checkpoint_is_refused(tmp_path, run_folder, ben
     with pytest.raises(InputError, match=r"config\.yaml"):
         evaluate(tmp_path, benchmark, "careful", ["target"])
     (run_folder / "checkpoints/step-00000020/manifest.json").unlink()
-    with pytest.raises(CheckpointError, match=r"manifest\.json: missing or damaged"):
+    with pytest.raises(CheckpointError, match=r"manifest\.json"):
         evaluate(run_folder, benchmark, "careful", ["target"])
 
 
@@ -120,42 +125,42 @@ def test_missing_shards_are_named_with_the_command_that_builds_them(run_folder, 
 
 
 def test_another_number_of_classes_is_refused(run_folder, benchmark, shards):
-    with pytest.raises(DataError, match=r"labels are 0-7 \(8\), but tiny8 has classes 0-9 \(10\)"):
+    with pytest.raises(DataError, match=r"0-7 \(8\).*0-9 \(10\)"):
         evaluate(run_folder, benchmark.model_copy(update={"classes": 10}), "careful", ["target"])
-    with pytest.raises(DataError, match=r"unlabelled: its labels are -1--1 \(1\)"):
+    with pytest.raises(DataError, match=r"unlabelled.*-1--1 \(1\)"):
         evaluate(run_folder, changed(benchmark, test=shards / "unlabelled"), "careful", ["target"])
 
 
 def test_an_unknown_protocol_or_benchmark_is_refused(run_folder, benchmark):
-    with pytest.raises(InputError, match="tiny8 has no protocol 'published'; it has careful"):
+    with pytest.raises(InputError, match=r"tiny8.*published.*careful"):
         evaluate(run_folder, benchmark, "published", ["target"])
-    with pytest.raises(InputError, match="did you mean 'motion8'"):
+    with pytest.raises(InputError, match="motion8"):
         loading.find_config("motion9", "benchmark")
 
 
 def test_a_damaged_record_is_named(run_folder, benchmark):
     evaluate(run_folder, benchmark, "careful", ["target"])
-    path = record.record_path(run_folder, "tiny8", "careful")
+    path = RunDir(run_folder).record_file("tiny8", "careful")
     content = path.read_text()
     path.write_text(content[:-40])
-    with pytest.raises(DataError, match=r"tiny8.careful.json: damaged record .*--force"):
+    with pytest.raises(DataError, match=r"tiny8.careful.json.*--force"):
         evaluate(run_folder, benchmark, "careful", ["target"])
     values = json.loads(content)
     values["results"][0]["value"] = 1.5
     path.write_text(json.dumps(values))
     with pytest.raises(DataError, match=r"results\.0\.value"):
-        record.read_probe_record(path)
+        record.read_record(ProbeRecord, path)
     assert evaluate(run_folder, benchmark, "careful", ["target"], force=True)
 
 
 def test_predictions_of_another_record_are_refused(run_folder, benchmark):
     written = evaluate(run_folder, benchmark, "careful", ["target"])
-    path = record.record_path(run_folder, "tiny8", "careful")
+    path = RunDir(run_folder).record_file("tiny8", "careful")
     path.with_suffix(".npz").write_bytes(b"other")
-    with pytest.raises(DataError, match=r"npz: not the predictions that tiny8.careful.json"):
+    with pytest.raises(DataError, match=r"npz.*tiny8.careful.json"):
         record.read_predictions(path, written)
     path.with_suffix(".npz").unlink()
-    with pytest.raises(DataError, match="missing"):
+    with pytest.raises(DataError, match=r"tiny8.careful.npz"):
         record.read_predictions(path, written)
 
 
@@ -172,6 +177,6 @@ def test_clips_that_cannot_be_cut_into_tokens_are_refused(run_folder, benchmark,
     values = benchmark.model_dump()
     values["protocols"]["careful"]["clip"] |= setting
     unfit = BenchmarkConfig.model_validate(values)
-    with pytest.raises(InputError, match=rf"careful\.clip: {clip} .* cannot be cut into tokens of 2x8x8"):
+    with pytest.raises(InputError, match=rf"careful\.clip.*{clip}.*2x8x8"):
         evaluate(run_folder, unfit, "careful", ["target"])
     assert not (run_folder / "eval").exists()

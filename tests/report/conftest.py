@@ -9,8 +9,9 @@ import pytest
 from hpc_jepa.config import loading
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.evaluation import record
-from hpc_jepa.evaluation.record import FewShotRecord, RobustnessRecord
+from hpc_jepa.evaluation.record import FewShotRecord, ProbeRecord, RobustnessRecord
 from hpc_jepa.evaluation.stats.paired import accuracy
+from hpc_jepa.runs.run_dir import RunDir
 
 CLIPS, CLASSES = 1000, 8
 POOLING = {"linear": "mean", "attentive": "tokens"}
@@ -71,9 +72,9 @@ class StudyWriter:
                         "per_seed": tuple(right.mean(axis=1).tolist()),
                     }
                 )
-        path = record.record_path(run, benchmark, "careful")
+        path = RunDir(run).record_file(benchmark, "careful")
         whole = {**self._facts(config, benchmark), **facts, "results": tuple(results)}
-        record.write_probe_record(path, whole, predictions)
+        record.write_record(ProbeRecord, path, whole, predictions)
         return path
 
     def few_shot(self, run: Path, curve: dict[int, float]) -> Path:
@@ -95,7 +96,7 @@ class StudyWriter:
             }
             for shots, value in curve.items()
         ]
-        path = record.record_path(run, "motion8", "careful", "few_shot")
+        path = RunDir(run).record_file("motion8", "careful", "few_shot")
         facts = {**self._facts(config), "results": tuple(results)}
         record.write_record(FewShotRecord, path, facts, {"labels": self.labels})
         return path
@@ -119,7 +120,7 @@ class StudyWriter:
             }
             for severity, value in enumerate((clean, *damaged))
         ]
-        path = record.record_path(run, "motion8", "careful", "robustness")
+        path = RunDir(run).record_file("motion8", "careful", "robustness")
         facts = {**self._facts(config), "results": tuple(results)}
         record.write_record(RobustnessRecord, path, facts, {"labels": self.labels})
         return path

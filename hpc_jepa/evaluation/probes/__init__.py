@@ -1,1 +1,1 @@
-"""Probes: small models that read classes out of frozen features, many settings of one kind side by side."""
+"""Probes: small classifiers on frozen features, many hyperparameters and seeds trained side by side."""

@@ -1,1 +1,1 @@
-"""Intervals and comparisons: paired clips, unpaired counts, and several pretraining seeds."""
+"""Confidence intervals and tests for accuracies: paired, unpaired, and over pretraining seeds."""

@@ -1,8 +1,8 @@
-"""Accuracy over several pretraining seeds, and its difference between two variants: two levels of chance at once.
+"""Hierarchical bootstrap over pretraining seeds and test clips: mean accuracy, and its difference between variants.
 
-Which clips are tested and which seeds were trained are both draws. The bootstrap here draws both. Clips are resampled
-jointly for all seeds, since all judge the same clips. Seeds are too few to be resampled (three have ten distinct
-samples), so their mean is drawn from its t distribution, with the spread that the clips do not explain already.
+Test clips and pretraining seeds are both random samples. Clips are resampled jointly for all seeds, because all seeds
+are tested on the same clips. Seeds are too few to resample (three seeds have ten distinct samples), so their mean is
+drawn from its t distribution, with the standard deviation that the clips do not already explain.
 """
 
 from collections.abc import Sequence
@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 from hpc_jepa.evaluation.stats.paired import RESAMPLES, bootstrap_means, percentile_interval
 
 Scores = NDArray[np.float64]
-"""[S, n]: how right pretraining seed s is on test clip i, as a share of its probe seeds."""
+"""[S, n]: fraction of the probe seeds of pretraining seed s that classify test clip i correctly."""
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A mean over seeds and clips with its 95 % interval, and the p-value of the hypothesis that it is zero."""
+    """Mean over seeds and clips with its 95 % interval, and the p-value against zero."""
 
     value: float
     low: float
@@ -28,31 +28,31 @@ class Estimate:
 
 
 def estimate_mean(scores: Scores, seed: int = 0) -> Estimate:
-    """Mean of ``scores`` [S, n], S >= 1. With one seed the spread between seeds is unknown and left out.
+    """Mean of ``scores`` [S, n], S >= 1. With one seed the variation between seeds is unknown and not included.
 
-    The spread between the seeds' means is taken whole, errors on the clips included: with three seeds too little is
-    known to take any of it away, so the interval is rather too wide than too narrow.
+    The standard deviation between seed means is not corrected for errors on the clips: three seeds are too few to
+    estimate that part, so the interval is conservative.
     """
     seeds = scores.shape[0]
-    spread = float(scores.mean(axis=1).std(ddof=1)) if seeds > 1 else 0.0
-    return _estimate(scores.mean(axis=0), [(spread, seeds)], seed)
+    std = float(scores.mean(axis=1).std(ddof=1)) if seeds > 1 else 0.0
+    return _estimate(scores.mean(axis=0), [(std, seeds)], seed)
 
 
 def estimate_difference(first: Scores, second: Scores, seed: int = 0) -> Estimate:
     """Mean of ``first`` [S, n] minus mean of ``second`` [R, n], on the same clips in the same order.
 
-    The seeds of both sides vary for themselves, even where they have the same numbers: two or three pairs are too few
-    to learn from them how much a common start makes runs alike.
+    Seeds of the two sides are treated as independent even if they have the same numbers: two or three pairs are too few
+    to estimate the correlation that a shared initialisation causes.
     """
     sides = [(seed_std(scores), scores.shape[0]) for scores in (first, second)]
     return _estimate(first.mean(axis=0) - second.mean(axis=0), sides, seed)
 
 
 def seed_std(scores: Scores) -> float:
-    """Standard deviation between seeds beyond what finitely many clips explain; 0 where nothing is left.
+    """Standard deviation between seeds that the finite number of clips does not explain, at least 0.
 
-    The moment estimator of two-way random effects: the variance of the seeds' means less that of the interaction of
-    seed and clip (Searle, Casella & McCulloch 1992, section 4.3). One seed says nothing of it: 0.
+    Moment estimator of two-way random effects: variance of the seed means minus that of the seed-clip interaction
+    (Searle, Casella & McCulloch 1992, section 4.3). 0 for a single seed.
     """
     seeds, clips = scores.shape
     if seeds == 1:
@@ -63,16 +63,16 @@ def seed_std(scores: Scores) -> float:
 
 
 def _estimate(gain: NDArray[np.float64], sides: Sequence[tuple[float, int]], seed: int) -> Estimate:
-    """``gain`` [n] over clips; ``sides``: spread between seeds and their number."""
+    """Mean of ``gain`` [n] over clips; ``sides``: standard deviation between seeds and number of seeds."""
     rng = np.random.default_rng(seed)
     replicates = bootstrap_means(gain, RESAMPLES, rng)
-    for spread, seeds in sides:
-        if spread > 0:
-            replicates = replicates + spread / np.sqrt(seeds) * rng.standard_t(seeds - 1, RESAMPLES)
+    for std, seeds in sides:
+        if std > 0:
+            replicates = replicates + std / np.sqrt(seeds) * rng.standard_t(seeds - 1, RESAMPLES)
     return Estimate(float(gain.mean()), *percentile_interval(replicates), _p_value(replicates))
 
 
 def _p_value(replicates: NDArray[np.float64]) -> float:
-    """Two-sided: the level at which the percentile interval begins to hold zero."""
+    """Two-sided: the level at which the percentile interval begins to include zero."""
     below, above = np.sum(replicates <= 0), np.sum(replicates >= 0)
     return float(min(1.0, 2 * (1 + min(below, above)) / (1 + replicates.size)))

@@ -1,4 +1,4 @@
-"""Intervals of an accuracy, and the difference between two encoders on the same clips."""
+"""Accuracy with its confidence interval, and the paired difference of two encoders on the same clips."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ RESAMPLES = 9999
 
 @dataclass(frozen=True)
 class Accuracy:
-    """A share of correctly classified clips and its 95 % interval, all in [0, 1]."""
+    """Fraction of correctly classified clips with its 95 % confidence interval, all in [0, 1]."""
 
     value: float
     low: float
@@ -25,7 +25,7 @@ class Accuracy:
 
 @dataclass(frozen=True)
 class PairedComparison:
-    """Accuracy of the first minus accuracy of the second, in [-1, 1], with its 95 % interval and a p-value."""
+    """Accuracy of the first minus accuracy of the second, in [-1, 1], with its 95 % confidence interval and p-value."""
 
     difference: float
     low: float
@@ -34,15 +34,15 @@ class PairedComparison:
 
     @property
     def significant(self) -> bool:
-        """The interval excludes zero."""
+        """Whether the interval excludes zero."""
         return self.low > 0 or self.high < 0
 
 
 def accuracy(correct: Correct) -> Accuracy:
     """Mean accuracy over probe seeds with the Wilson (1927) interval at that mean.
 
-    The interval takes n = number of test clips, whatever the number of seeds: seeds judge the same clips, so they do
-    not add independent observations. It covers the choice of test clips, not that of pretraining seeds.
+    The interval uses n = number of test clips for any number of seeds: all seeds are tested on the same clips, so they
+    add no independent observations. It covers the sampling of test clips, not that of pretraining seeds.
     """
     n = correct.shape[1]
     value = float(correct.mean())
@@ -51,10 +51,10 @@ def accuracy(correct: Correct) -> Accuracy:
 
 
 def compare_paired(first: Correct, second: Correct, seed: int = 0) -> PairedComparison:
-    """Paired comparison on the same clips, in the same order.
+    """Compare two encoders on the same clips, in the same order.
 
-    The interval is the percentile bootstrap over clips of the difference, averaged over seeds. The p-value is that of
-    the exact McNemar (1947) test; with several seeds a clip counts as correct when most of them are.
+    The interval is the percentile bootstrap over clips of the difference averaged over seeds. The p-value is from the
+    exact McNemar (1947) test; with several seeds a clip counts as correct if the majority of them is correct.
     """
     gain = first.mean(axis=0) - second.mean(axis=0)
     interval = percentile_interval(bootstrap_means(gain, RESAMPLES, np.random.default_rng(seed)))
@@ -64,8 +64,8 @@ def compare_paired(first: Correct, second: Correct, seed: int = 0) -> PairedComp
 def bootstrap_means(gain: NDArray[np.float64], resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
     """Means [resamples] of bootstrap samples of ``gain`` [n].
 
-    Clips of equal gain are interchangeable, so how often each distinct gain is drawn is multinomial: the distribution
-    of drawing n clips with replacement, at the cost of a handful of numbers.
+    Clips of equal gain are interchangeable, so the counts of the distinct gains are multinomial. This has the same
+    distribution as drawing n clips with replacement, but draws only a handful of numbers.
     """
     values, counts = np.unique(gain, return_counts=True)
     drawn = rng.multinomial(gain.size, counts / gain.size, size=resamples)
@@ -73,7 +73,7 @@ def bootstrap_means(gain: NDArray[np.float64], resamples: int, rng: np.random.Ge
 
 
 def percentile_interval(replicates: NDArray[np.float64]) -> tuple[float, float]:
-    """Percentile interval that holds 95 % of ``replicates``."""
+    """Interval between the 2.5 % and 97.5 % quantiles of ``replicates``."""
     low, high = np.quantile(replicates, [(1 - CONFIDENCE_LEVEL) / 2, (1 + CONFIDENCE_LEVEL) / 2])
     return float(low), float(high)
 

@@ -1,4 +1,4 @@
-"""Accuracies of which only counts are known, corrections for many tests, and what a test set can show at all."""
+"""Compare accuracies known only as counts, correct for multiple tests, and compute minimum detectable gains."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,26 +19,26 @@ POWER = 0.8
 
 @dataclass(frozen=True)
 class CorrectCount:
-    """``right`` of ``n`` test clips."""
+    """``right`` of ``n`` test clips were classified correctly."""
 
     right: int
     n: int
 
     @property
     def share(self) -> float:
-        """In [0, 1]."""
+        """Fraction correct, in [0, 1]."""
         return self.right / self.n
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's (1927) 95 % interval of the share."""
+        """Wilson (1927) 95 % interval of the fraction."""
         low, high = proportion_confint(self.right, self.n, alpha=1 - CONFIDENCE_LEVEL, method="wilson")
         return float(low), float(high)
 
 
 @dataclass(frozen=True)
 class UnpairedComparison:
-    """Share of the first minus share of the second, in [-1, 1], with its 95 % interval and a p-value."""
+    """Accuracy of the first minus accuracy of the second, in [-1, 1], with its 95 % interval and p-value."""
 
     difference: float
     low: float
@@ -49,7 +49,7 @@ class UnpairedComparison:
 def compare_unpaired(first: CorrectCount, second: CorrectCount) -> UnpairedComparison:
     """Two unpaired proportions: Newcombe's (1998) interval and the score test of Miettinen & Nurminen (1985).
 
-    Where both judged the same clips the truth is paired and the interval usually narrower, but counts cannot tell.
+    If both were measured on the same clips, a paired interval would usually be narrower; it needs per-clip predictions.
     """
     counts = (first.right, first.n, second.right, second.n)
     low, high = confint_proportions_2indep(*counts, compare="diff", method="newcomb", alpha=1 - CONFIDENCE_LEVEL)
@@ -57,15 +57,15 @@ def compare_unpaired(first: CorrectCount, second: CorrectCount) -> UnpairedCompa
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for the whole family (Holm 1979), in the order given."""
+    """P-values adjusted for the whole family (Holm 1979), in the given order."""
     return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
 
 
 def minimum_detectable_gain(share: float, n: int, tests: int = 1) -> float:
-    """Smallest gain over ``share`` that two unpaired runs on ``n`` clips show with 80 % power at level 5 % / ``tests``.
+    """Smallest gain over accuracy ``share`` that two unpaired runs on ``n`` clips detect with 80 % power at 5 %.
 
-    ``tests`` > 1 is the Bonferroni level, which the smallest p-value of a Holm family must pass. Returns a share in
-    (0, 1); NaN where even the step to 100 % would be missed too often.
+    ``tests`` > 1 divides the level by their number (Bonferroni), which the smallest p-value of a Holm family must pass.
+    Returns a gain in (0, 1), or NaN if even a step to 100 % would have less power.
     """
     share = min(max(share, 0.5 / n), 1 - 0.5 / n)
 
@@ -78,6 +78,6 @@ def minimum_detectable_gain(share: float, n: int, tests: int = 1) -> float:
 
 def _score_p(first: CorrectCount, second: CorrectCount) -> float:
     if first.right + second.right in (0, first.n + second.n):
-        return 1.0  # nothing was ever wrong, or right, on either side
+        return 1.0  # all correct or all wrong on both sides: the score test is undefined
     counts = (first.right, first.n, second.right, second.n)
     return float(test_proportions_2indep(*counts, compare="diff", method="score").pvalue)

@@ -1,1 +1,1 @@
-"""Evaluation tasks: probes, few-shot, robustness and text alignment."""
+"""Evaluation tasks: each returns the results and predictions that become one record."""

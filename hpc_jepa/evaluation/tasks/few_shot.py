@@ -1,10 +1,11 @@
-"""How well do a few labels do? Random draws of k labels for every class, and N-way k-shot episodes.
+"""Few-shot evaluation: logistic regression on k labels per class, and N-way k-shot episodes.
 
-Draws and episodes are functions of their number alone, so every run is judged with the same ones, and the k labels of a
-draw are among those of the same draw with more.
+Draws and episodes are seeded by their index, so all runs see the same ones; the k-shot labels of a draw are a subset of
+its (k+1)-shot labels.
 """
 
 from collections.abc import Sequence
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,21 +13,19 @@ from scipy import stats
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from hpc_jepa.config.benchmark import FewShotConfig, Weights
+from hpc_jepa.config.benchmark import FewShotConfig, Pooling, Weights
 from hpc_jepa.distributed import is_main
 from hpc_jepa.errors import DataError
 from hpc_jepa.evaluation.context import EvaluationContext
 from hpc_jepa.evaluation.frozen_features import FrozenFeatures
-from hpc_jepa.evaluation.outcome import TaskResult
 from hpc_jepa.evaluation.progress import Advance
-from hpc_jepa.evaluation.record import FewShotResult, Predictions
+from hpc_jepa.evaluation.record import FewShotResult, Predictions, TaskResult
+from hpc_jepa.evaluation.stats.paired import CONFIDENCE_LEVEL
 from hpc_jepa.io.random_streams import RandomStream, uniforms
-
-LEVEL = 0.95
 
 
 def evaluate_few_shot(context: EvaluationContext, names: Sequence[Weights]) -> TaskResult | None:
-    """Curves over the number of labels, and episodes, for every encoder; None on all processes but the first."""
+    """Accuracy by number of labels, and of episodes, for every encoder; None on all processes but the first."""
     config = context.config.few_shot
     encoders, hashes = context.encoders(names)
     results: list[FewShotResult] = []
@@ -37,31 +36,30 @@ def evaluate_few_shot(context: EvaluationContext, names: Sequence[Weights]) -> T
         if not is_main():
             return None
         for name in names:
-            known, unseen = (
-                LabelledFeatures.of(train[name, config.pooling]),
-                LabelledFeatures.of(test[name, config.pooling]),
-            )
-            with context.progress(f"few shots, {name}", len(config.shots) * config.draws) as advance:
-                found = {k: predict_draws(known, unseen, k, config, advance) for k in config.shots}
-            for shots, named in found.items():
-                result = _draw_result(name, named == unseen.labels, shots, context.benchmark.classes, config)
-                results.append(result)
-                predictions[result.key] = named
+            train_features = LabelledFeatures.of(train[name, config.pooling])
+            test_features = LabelledFeatures.of(test[name, config.pooling])
+            predictions |= {"labels": test_features.labels, "samples": test_features.samples}
+            with context.progress(f"few-shot draws, {name}", len(config.shots) * config.draws) as advance:
+                classes = {k: predict_draws(train_features, test_features, k, config, advance) for k in config.shots}
+            for shots, predicted in classes.items():
+                scores = (predicted == test_features.labels).mean(axis=1)
+                ways, n = context.benchmark.classes, predicted.shape[1]
+                results.append(_result(name, "draws", ways, shots, config.pooling, n, scores))
+                predictions[results[-1].key] = predicted
             ways = min(config.ways, context.benchmark.classes)
             for shots in config.episode_shots:
-                right = score_episodes(unseen, ways, shots, config)
-                result = _episode_result(name, right, ways, shots, config)
-                results.append(result)
-                predictions[result.key] = right
-            predictions |= {"labels": unseen.labels, "samples": unseen.samples}
+                right, n = score_episodes(test_features, ways, shots, config), ways * config.queries
+                results.append(_result(name, "episodes", ways, shots, config.pooling, n, right / n))
+                predictions[results[-1].key] = right
     return TaskResult(results, predictions, hashes)
 
 
-class LabelledFeatures:
+class LabelledFeatures(NamedTuple):
     """Pooled features of the first clip of each sample: x [n, N * D], labels [n], samples [n]."""
 
-    def __init__(self, x: NDArray[np.float32], labels: NDArray[np.int64], samples: NDArray[np.int64]) -> None:
-        self.x, self.labels, self.samples = x, labels, samples
+    x: NDArray[np.float32]
+    labels: NDArray[np.int64]
+    samples: NDArray[np.int64]
 
     @classmethod
     def of(cls, features: FrozenFeatures) -> "LabelledFeatures":
@@ -75,41 +73,41 @@ def predict_draws(
 ) -> NDArray[np.int64]:
     """[draws, n]: classes of the test clips by logistic regression on ``shots`` labels of every class.
 
-    Features are standardised with all training clips, whose labels that does not need. Raises DataError where a class
-    has fewer clips than that.
+    Features are standardised with all training clips, which needs no labels. Raises DataError if a class has fewer than
+    ``shots`` clips.
     """
     scaler = StandardScaler().fit(train.x)
-    unseen = scaler.transform(test.x)
-    named = np.empty((config.draws, len(test.labels)), np.int64)
+    queries = scaler.transform(test.x)
+    predicted = np.empty((config.draws, len(test.labels)), np.int64)
     for draw in range(config.draws):
         keys = uniforms(0, RandomStream.FEW_SHOT, draw, (len(train.labels),))
         rows = select_per_class(train.labels, keys, np.unique(train.labels), shots).ravel()
         regression = LogisticRegression(C=1 / (len(rows) * config.l2), max_iter=1000)
-        named[draw] = regression.fit(scaler.transform(train.x[rows]), train.labels[rows]).predict(unseen)
+        predicted[draw] = regression.fit(scaler.transform(train.x[rows]), train.labels[rows]).predict(queries)
         advance()
-    return named
+    return predicted
 
 
 def score_episodes(test: LabelledFeatures, ways: int, shots: int, config: FewShotConfig) -> NDArray[np.int64]:
-    """[episodes]: right answers among ``ways * config.queries``, each query given to the nearest class mean.
+    """[episodes]: correct answers among ``ways * config.queries``, each query assigned to the nearest class mean.
 
     Prototypical classification (Snell et al. 2017) by squared Euclidean distance of L2-normalised features to the
-    means of ``shots`` clips. Raises DataError where fewer than ``ways`` classes have enough test clips.
+    means of ``shots`` clips. Raises DataError if fewer than ``ways`` classes have enough test clips.
     """
     x = test.x / np.linalg.norm(test.x, axis=1, keepdims=True).clip(min=1e-12)
-    need = shots + config.queries
+    needed = shots + config.queries
     classes, counts = np.unique(test.labels, return_counts=True)
-    able = classes[counts >= need]
-    if len(able) < ways:
+    eligible = classes[counts >= needed]
+    if len(eligible) < ways:
         raise DataError(
-            f"episodes of {ways} classes need {need} test clips of each, only {len(able)} classes have them; "
+            f"few_shot: {ways}-way episodes need {needed} test clips per class, {len(eligible)} classes have them; "
             "lower few_shot.queries or few_shot.ways"
         )
     right = np.empty(config.episodes, np.int64)
     for episode in range(config.episodes):
-        chosen = able[uniforms(0, RandomStream.EPISODE, episode, (len(able),), part=1).argsort()[:ways]]
+        chosen = eligible[uniforms(0, RandomStream.EPISODE, episode, (len(eligible),), part=1).argsort()[:ways]]
         keys = uniforms(0, RandomStream.EPISODE, episode, (len(test.labels),))
-        clips = x[select_per_class(test.labels, keys, chosen, need)]
+        clips = x[select_per_class(test.labels, keys, chosen, needed)]
         means, queries = clips[:, :shots].mean(axis=1), clips[:, shots:]
         distances = np.square(queries[:, :, None] - means).sum(axis=-1)
         right[episode] = (distances.argmin(axis=-1) == np.arange(ways)[:, None]).sum()
@@ -119,63 +117,48 @@ def score_episodes(test: LabelledFeatures, ways: int, shots: int, config: FewSho
 def select_per_class(
     labels: NDArray[np.int64], keys: NDArray[np.float64], classes: NDArray[np.int64], count: int
 ) -> NDArray[np.int64]:
-    """[classes, count]: rows with the smallest keys of each class. Raises DataError where a class has fewer rows."""
+    """[classes, count]: rows with the smallest keys of each class. Raises DataError if a class has fewer rows."""
     order = np.lexsort((keys, labels))
     starts = np.searchsorted(labels[order], classes)
     ends = np.searchsorted(labels[order], classes, side="right")
-    scarce = np.flatnonzero(ends - starts < count)
-    if len(scarce):
-        row = scarce[0]
+    too_small = np.flatnonzero(ends - starts < count)
+    if len(too_small):
+        row = too_small[0]
         raise DataError(
-            f"class {classes[row]} has {ends[row] - starts[row]} clips, {count} are to be drawn; lower shots"
+            f"few_shot: class {classes[row]} has {ends[row] - starts[row]} clips, {count} are needed; lower the shots"
         )
     return np.asarray(order[starts[:, None] + np.arange(count)], dtype=np.int64)
 
 
-def _draw_result(
-    name: Weights, right: NDArray[np.bool_], shots: int, classes: int, config: FewShotConfig
+def _result(
+    name: Weights,
+    kind: Literal["draws", "episodes"],
+    ways: int,
+    shots: int,
+    pooling: Pooling,
+    n: int,
+    scores: NDArray[np.float64],
 ) -> FewShotResult:
-    per_draw = right.mean(axis=1)
-    value, low, high = _t_interval(per_draw)
+    value, low, high = _t_interval(scores)
     return FewShotResult(
         weights=name,
-        kind="draws",
-        ways=classes,
-        shots=shots,
-        pooling=config.pooling,
-        value=value,
-        low=low,
-        high=high,
-        count=len(per_draw),
-        n=right.shape[1],
-        per_draw=tuple(per_draw.tolist()),
-    )
-
-
-def _episode_result(
-    name: Weights, right: NDArray[np.int64], ways: int, shots: int, config: FewShotConfig
-) -> FewShotResult:
-    per_episode = right / (ways * config.queries)
-    value, low, high = _t_interval(per_episode)
-    return FewShotResult(
-        weights=name,
-        kind="episodes",
+        kind=kind,
         ways=ways,
         shots=shots,
-        pooling=config.pooling,
+        pooling=pooling,
         value=value,
         low=low,
         high=high,
-        count=len(per_episode),
-        n=ways * config.queries,
-        per_draw=tuple(per_episode.tolist()),
+        count=len(scores),
+        n=n,
+        per_draw=tuple(scores.tolist()),
     )
 
 
 def _t_interval(values: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Mean with its 95 % t interval, within [0, 1]."""
+    """Mean with its 95 % t interval, clipped to [0, 1]."""
     mean, error = float(values.mean()), float(stats.sem(values))
     if error == 0:
         return mean, mean, mean
-    low, high = stats.t.interval(LEVEL, len(values) - 1, loc=mean, scale=error)
+    low, high = stats.t.interval(CONFIDENCE_LEVEL, len(values) - 1, loc=mean, scale=error)
     return mean, max(float(low), 0.0), min(float(high), 1.0)

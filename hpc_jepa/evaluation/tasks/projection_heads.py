@@ -1,4 +1,4 @@
-"""Two projection heads that bring frozen clips and frozen captions together, S seeds side by side."""
+"""Contrastive projection heads for frozen clip features and frozen caption embeddings, S seeds side by side."""
 
 import math
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ QUERY_CHUNK = 256
 
 
 class ProjectionHeads(nn.Module):
-    """A linear map for clips and one for captions, into one space; weights [S, width, inputs]."""
+    """One linear map for clips and one for captions, into a shared space; weights [S, width, inputs]."""
 
     def __init__(self, video_width: int, text_width: int, width: int, seeds: Sequence[int]) -> None:
         super().__init__()
@@ -37,14 +37,14 @@ class ProjectionHeads(nn.Module):
         return normalize(einsum(self.text, sentences, "s w i, b i -> s b w"), dim=-1)
 
     def loss(self, features: Tensor, sentences: Tensor, captions: Tensor) -> Tensor:
-        """InfoNCE in both directions, summed over seeds; clips with the same caption [B] are each other's answers."""
+        """InfoNCE in both directions, summed over seeds. Clips with the same caption index [B] are positives."""
         similarity = einsum(self.videos(features), self.texts(sentences), "s v w, s t w -> s v t")
         scale = self.log_scale.clamp(max=-math.log(MIN_TEMPERATURE)).exp()
         logits = similarity * scale.view(-1, 1, 1)
-        same = (captions[:, None] == captions).float()
-        answers = (same / same.sum(dim=1, keepdim=True)).expand(len(logits), -1, -1).flatten(0, 1)
-        both = cross_entropy(logits.flatten(0, 1), answers), cross_entropy(logits.mT.flatten(0, 1), answers)
-        return (both[0] + both[1]) / 2 * len(logits)
+        positives = (captions[:, None] == captions).float()
+        targets = (positives / positives.sum(dim=1, keepdim=True)).expand(len(logits), -1, -1).flatten(0, 1)
+        losses = cross_entropy(logits.flatten(0, 1), targets), cross_entropy(logits.mT.flatten(0, 1), targets)
+        return (losses[0] + losses[1]) / 2 * len(logits)
 
 
 def fit_projection_heads(
@@ -56,9 +56,9 @@ def fit_projection_heads(
     seeds: Sequence[int],
     advance: Advance,
 ) -> ProjectionHeads:
-    """Heads trained on pooled features [n, N, D] and their captions.
+    """Train heads on pooled features [n, N, D] and their captions.
 
-    sentences: [U, E] vectors of the distinct captions. captions: [n] which of them belongs to each clip.
+    sentences: [U, E] embeddings of the distinct captions. captions: [n] caption index of each clip.
     """
     device = sentences.device
     inputs = features.tokens.shape[1] * features.width
@@ -67,8 +67,8 @@ def fit_projection_heads(
     rng = np.random.default_rng(0)
     for _ in range(config.updates):
         rows = rng.choice(len(features), min(config.batch_size, len(features)), replace=False)
-        which = captions[torch.from_numpy(rows).to(device)]
-        loss = heads.loss(standardiser(features.batch(rows, device)).flatten(1), sentences[which], which)
+        index = captions[torch.from_numpy(rows).to(device)]
+        loss = heads.loss(standardiser(features.batch(rows, device)).flatten(1), sentences[index], index)
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
@@ -77,18 +77,18 @@ def fit_projection_heads(
 
 
 def retrieval_ranks(queries: Tensor, candidates: Tensor, answers: Tensor) -> Tensor:
-    """[S, Q]: how many wrong candidates are at least as similar to a query as its best right one.
+    """[S, Q]: number of wrong candidates at least as similar to a query as its most similar correct one.
 
-    queries [S, Q, W] and candidates [S, C, W] are unit vectors; answers [Q, C] says which are right. A tie counts
-    against: vectors that are all the same find nothing.
+    queries [S, Q, W] and candidates [S, C, W] are unit vectors; answers [Q, C] marks the correct candidates. Ties count
+    against the query, so constant vectors retrieve nothing.
     """
-    found = []
+    ranks = []
     for start in range(0, queries.shape[1], QUERY_CHUNK):
         similarity = queries[:, start : start + QUERY_CHUNK] @ candidates.mT
         right = answers[start : start + QUERY_CHUNK]
         best = similarity.masked_fill(~right, -torch.inf).amax(dim=-1, keepdim=True)
-        found.append(((similarity >= best) & ~right).sum(dim=-1))
-    return torch.cat(found, dim=1)
+        ranks.append(((similarity >= best) & ~right).sum(dim=-1))
+    return torch.cat(ranks, dim=1)
 
 
 def _initial_weights(inputs: tuple[int, int], width: int, seed: int) -> tuple[Tensor, Tensor]:

@@ -168,9 +168,9 @@ def test_updates_count_batches_including_the_last_small_one(make_features, lengt
 
 def test_settings_that_cannot_be_are_refused():
     for length in ({"updates": None, "epochs": None}, {"updates": 10, "epochs": 1}):
-        with pytest.raises(ValueError, match="either updates or epochs"):
+        with pytest.raises(ValueError, match=r"updates.*epochs"):
             config(**length)
-    with pytest.raises(ValueError, match="a spatial_router probe reads tokens, not mean"):
+    with pytest.raises(ValueError, match=r"spatial_router.*tokens.*mean"):
         config("spatial_router", "mean")
     assert config(epochs=100, epochs_of={"fwm_ld": 50}).for_variant("fwm_ld").epochs == 50
     assert config(epochs=100, epochs_of={"fwm_ld": 50}).for_variant("baseline").epochs == 100

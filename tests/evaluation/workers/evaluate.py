@@ -5,8 +5,7 @@ from pathlib import Path
 
 from hpc_jepa.config import loading
 from hpc_jepa.config.benchmark import BenchmarkConfig
-from hpc_jepa.evaluation.evaluator import evaluate
-from hpc_jepa.evaluation.processes import process_group
+from hpc_jepa.evaluation.evaluator import evaluate, process_group
 
 benchmark = loading.read_config(BenchmarkConfig, [sys.argv[2]])
 with process_group():

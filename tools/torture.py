@@ -221,10 +221,10 @@ def _committed(config: Any) -> int:
 
 
 def _logged(config: Any) -> int:
-    from hpc_jepa.io.jsonl import read_lines
+    from hpc_jepa.io.jsonl import whole_lines
     from hpc_jepa.runs.run_dir import RunDir
 
-    return len(read_lines(RunDir(config.folder).metrics_file))
+    return len(whole_lines(RunDir(config.folder).metrics_file))
 
 
 def _compare(whole: Any, killed: Any) -> None:
@@ -245,10 +245,10 @@ def _compare(whole: Any, killed: Any) -> None:
 
 
 def _figures(config: Any) -> list[dict[str, Any]]:
-    from hpc_jepa.io.jsonl import read_lines
+    from hpc_jepa.io.jsonl import whole_lines
     from hpc_jepa.runs.run_dir import RunDir
 
-    lines = map(json.loads, read_lines(RunDir(config.folder).metrics_file))
+    lines = map(json.loads, whole_lines(RunDir(config.folder).metrics_file))
     return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
 
 

@@ -14,13 +14,14 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from hpc_jepa.config.benchmark import Pooling, ProtocolName, Task, Weights, current_fingerprint
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.errors import DataError
 from hpc_jepa.evaluation.stats.paired import Correct, accuracy
 from hpc_jepa.io.atomic import write_atomically
+from hpc_jepa.io.validation import parse_json
 
 Predictions = dict[str, NDArray[np.int64]]
 """``labels`` [n], ``samples`` [n], and the predictions of each result under its ``key``, usually classes [S, n]."""
@@ -221,12 +222,7 @@ def write_record(record_type: type[Record], path: Path, fields: dict[str, Any], 
 
 def read_record(record_type: type[Record], path: Path) -> Record:
     """A record of the given type. Raises DataError with the path if it is damaged."""
-    try:
-        return record_type.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "file"
-        raise DataError(f"{path}: damaged record ({key}: {first['msg']}); {_REEVALUATE}") from error
+    return parse_json(record_type, path.read_bytes(), path, _REEVALUATE)
 
 
 def read_predictions(path: Path, record: AnyRecord) -> Predictions:

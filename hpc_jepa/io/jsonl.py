@@ -9,14 +9,14 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel
 
-from hpc_jepa.errors import DataError, HpcJepaError
+from hpc_jepa.errors import HpcJepaError
 from hpc_jepa.io.atomic import write_atomically
+from hpc_jepa.io.validation import Model, parse_json
 
-Model = TypeVar("Model", bound=BaseModel)
 Line = BaseModel | Mapping[str, Any]
 
 TAIL_BYTES = 1 << 16
@@ -67,7 +67,7 @@ class JsonlWriter:
         return HpcJepaError(f"{self._path}: cannot be written ({error.strerror})")
 
 
-def read_lines(path: Path) -> list[bytes]:
+def whole_lines(path: Path) -> list[bytes]:
     """Whole lines in order, without a torn last one; empty if there is no file."""
     content = path.read_bytes() if path.exists() else b""
     return content[: content.rfind(b"\n") + 1].splitlines()
@@ -75,7 +75,9 @@ def read_lines(path: Path) -> list[bytes]:
 
 def read_jsonl(path: Path, model: type[Model], remedy: str) -> list[Model]:
     """All records. Raises DataError with file, line number and ``remedy`` for a line that ``model`` does not accept."""
-    return [_parse(model, line, f"{path}:{number}", remedy) for number, line in enumerate(read_lines(path), start=1)]
+    return [
+        parse_json(model, line, f"{path}:{number}", remedy) for number, line in enumerate(whole_lines(path), start=1)
+    ]
 
 
 def read_last(path: Path, model: type[Model], remedy: str) -> Model | None:
@@ -85,13 +87,13 @@ def read_last(path: Path, model: type[Model], remedy: str) -> Model | None:
     with path.open("rb") as file:
         file.seek(max(path.stat().st_size - TAIL_BYTES, 0))
         lines = file.read().split(b"\n")[:-1]
-    return _parse(model, lines[-1], f"{path}: last line", remedy) if lines else None
+    return parse_json(model, lines[-1], f"{path}: last line", remedy) if lines else None
 
 
 def keep_records(path: Path, model: type[Model], keep: Callable[[Model], bool], remedy: str) -> None:
     """Remove records that ``keep`` rejects, and a torn last line; the file is replaced atomically if it changes."""
     records = read_jsonl(path, model, remedy)
-    kept = [line for line, record in zip(read_lines(path), records, strict=True) if keep(record)]
+    kept = [line for line, record in zip(whole_lines(path), records, strict=True) if keep(record)]
     content = b"".join(line + b"\n" for line in kept)
     if path.exists() and content != path.read_bytes():
         write_atomically(path, content)
@@ -113,15 +115,6 @@ def write_jsonl(path: Path, lines: Iterable[Line]) -> None:
 def _encode(line: Line) -> bytes:
     text = line.model_dump_json() if isinstance(line, BaseModel) else json.dumps(line)
     return f"{text}\n".encode()
-
-
-def _parse(model: type[Model], line: bytes, place: str, remedy: str) -> Model:
-    try:
-        return model.model_validate_json(line)
-    except ValidationError as error:
-        fault = error.errors()[0]
-        key = ".".join(map(str, fault["loc"])) or "line"
-        raise DataError(f"{place}: damaged line ({key}: {fault['msg']}); {remedy}") from error
 
 
 def _remove_torn_line(path: Path) -> None:

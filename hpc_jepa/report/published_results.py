@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.evaluation.stats.unpaired import CorrectCount, compare_unpaired
+from hpc_jepa.io.validation import first_error
 from hpc_jepa.report.claims import ClaimCell
 from hpc_jepa.report.result_grid import Contrast, ResultCell, ResultGrid, adjust_p_values
 from hpc_jepa.report.verdicts import Interval
@@ -160,9 +161,7 @@ def _parse(row: dict[str, Any], place: str) -> _Line:
     try:
         return _Line.model_validate(row)
     except ValidationError as error:
-        fault = error.errors()[0]
-        where = ".".join(str(part) for part in fault["loc"])
-        raise DataError(f"{place}: damaged line ({where}: {fault['msg']}); copy the file again") from error
+        raise DataError(f"{place}: damaged line ({first_error(error)}); copy the file again") from error
 
 
 def _result(path: Path, cell: ClaimCell, values: Mapping[tuple[ClaimCell, str], tuple[float, str]]) -> PublishedResult:

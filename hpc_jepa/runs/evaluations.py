@@ -8,9 +8,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict
 
-from hpc_jepa.errors import DataError
+from hpc_jepa.io.validation import parse_json
 
 RUN_COLUMNS = ("study", "regime", "variant", "semantics", "seed", "step")
 
@@ -52,11 +52,4 @@ class RecordSummary(_Open):
 
 def read_summary(path: Path) -> RecordSummary:
     """The record in a file. Raises DataError if it is damaged."""
-    try:
-        return RecordSummary.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        fault = error.errors()[0]
-        key = ".".join(map(str, fault["loc"])) or "file"
-        raise DataError(
-            f"{path}: damaged record ({key}: {fault['msg']}); delete it, 'hpc-jepa study submit' evaluates again"
-        ) from error
+    return parse_json(RecordSummary, path.read_bytes(), path, "delete it, 'hpc-jepa study submit' evaluates again")

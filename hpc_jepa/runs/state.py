@@ -5,11 +5,11 @@ import time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AliasChoices, BeforeValidator, Field, NonNegativeInt, ValidationError
+from pydantic import AliasChoices, BeforeValidator, Field, NonNegativeInt
 
 from hpc_jepa.config.strict import Strict
-from hpc_jepa.errors import DataError
 from hpc_jepa.io.atomic import write_atomically
+from hpc_jepa.io.validation import parse_json
 
 RunStatus = Literal["running", "done", "interrupted", "failed"]
 
@@ -56,11 +56,4 @@ def read_state(path: Path) -> RunState | None:
     """The last written state, None if there is no file. Raises DataError if it is damaged."""
     if not path.exists():
         return None
-    try:
-        return RunState.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        fault = error.errors()[0]
-        key = ".".join(map(str, fault["loc"])) or "file"
-        raise DataError(
-            f"{path}: damaged ({key}: {fault['msg']}); delete it, 'hpc-jepa train' writes a new one"
-        ) from error
+    return parse_json(RunState, path.read_bytes(), path, "delete it, 'hpc-jepa train' writes a new one")

@@ -4,7 +4,7 @@ import pytest
 from pydantic import BaseModel
 
 from hpc_jepa.errors import DataError, HpcJepaError
-from hpc_jepa.io.jsonl import JsonlWriter, append_jsonl, keep_records, read_jsonl, read_last, read_lines, write_jsonl
+from hpc_jepa.io.jsonl import JsonlWriter, append_jsonl, keep_records, read_jsonl, read_last, whole_lines, write_jsonl
 
 
 class Step(BaseModel):
@@ -38,7 +38,7 @@ def test_file_of_one_torn_line_is_empty(tmp_path):
 
 def test_missing_file_has_no_records(tmp_path):
     path = tmp_path / "none.jsonl"
-    assert read_lines(path) == []
+    assert whole_lines(path) == []
     assert read_last(path, Step, "fix it") is None
     keep_records(path, Step, lambda record: False, "fix it")
     assert not path.exists()

@@ -10,6 +10,7 @@ from hpc_jepa.config.strict import Strict
 from hpc_jepa.data.shards.build_task import VideoChecksum
 from hpc_jepa.data.shards.partial_build import CONTENTS
 from hpc_jepa.data.shards.shard_folder import ShardFolder
+from hpc_jepa.io.jsonl import read_jsonl
 
 
 class SampleRef(Strict):
@@ -54,8 +55,7 @@ def find_duplicates(folders: Sequence[Path]) -> list[Duplicate]:
 
 def _candidates(folders: Sequence[Path]) -> Iterator[_Candidate]:
     for number, folder in enumerate(folders):
-        lines = (folder / CONTENTS).read_text(encoding="utf-8").splitlines()
-        for row, checksum in enumerate(map(VideoChecksum.model_validate_json, lines)):
+        for row, checksum in enumerate(read_jsonl(folder / CONTENTS, VideoChecksum, "build the shards again")):
             sample = SampleRef(split=folder.name, key=checksum.key)
             yield _Candidate((checksum.size, checksum.crc32), number, row, sample)
 

@@ -10,6 +10,7 @@ from hpc_jepa.config.strict import Strict
 from hpc_jepa.data.encode import Encoding
 from hpc_jepa.data.sources.source import SettingValue
 from hpc_jepa.errors import DataError
+from hpc_jepa.io.validation import first_error
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = 1
@@ -107,9 +108,7 @@ def read_manifest(folder: Path) -> ShardManifest:
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"]) or "file"
-        raise DataError(f"{path}: damaged manifest ({key}: {first['msg']}); build the shards again") from error
+        raise DataError(f"{path}: damaged manifest ({first_error(error)}); build the shards again") from error
 
 
 def manifest_hash(folder: Path) -> str:

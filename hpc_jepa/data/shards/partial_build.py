@@ -20,7 +20,7 @@ from hpc_jepa.data.shards.index import index_path
 from hpc_jepa.data.shards.manifest import MANIFEST_NAME, Recipe, ShardFile, ShardManifest, recipe_difference
 from hpc_jepa.errors import InputError
 from hpc_jepa.io.atomic import exclusive_lock, fsync, write_atomically
-from hpc_jepa.io.jsonl import append_jsonl, read_lines, write_jsonl
+from hpc_jepa.io.jsonl import append_jsonl, whole_lines, write_jsonl
 
 JOURNAL = "journal.jsonl"
 LEDGER = "ledger.jsonl"
@@ -73,7 +73,7 @@ class PartialBuild:
         fsync(self._folder.parent)
 
     def _read_journal(self, recipe: Recipe) -> None:
-        first, *lines = read_lines(self._journal) or [b""]
+        first, *lines = whole_lines(self._journal) or [b""]
         old = _parse(Recipe, first)
         if old is not None and old != recipe:
             raise InputError(

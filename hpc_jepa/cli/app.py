@@ -14,6 +14,7 @@ from hpc_jepa.cli import (
     checkpoint,
     doctor,
     evaluate,
+    init,
     objectives,
     report,
     shards,
@@ -79,6 +80,7 @@ app.command("train", epilog=train.EXAMPLES)(train.train_command)
 app.command("evaluate", epilog=evaluate.EXAMPLES)(evaluate.evaluate_command)
 app.command("report", epilog=report.EXAMPLES)(report.report_command)
 app.command("doctor", epilog=doctor.EXAMPLES)(doctor.doctor_command)
+app.command("init", epilog=init.EXAMPLES)(init.init_command)
 shards.app.command("bench", epilog=shards_bench.EXAMPLES)(shards_bench.shards_bench)
 app.add_typer(checkpoint.app, name="checkpoint", help="List, verify, resume, prune, compare and export checkpoints.")
 app.add_typer(shards.app, name="shards", help="Build, verify and inspect tar shards.")

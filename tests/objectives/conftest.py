@@ -1,5 +1,6 @@
 """Latents built from the recorded case: every tensor a leaf, so that gradients can be compared."""
 
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -7,6 +8,8 @@ import pytest
 import torch
 
 from hpc_jepa.types import Latents, TokenGrid, TokenMasks
+
+sys.path.insert(0, str(Path(__file__).parent))  # objective_steps
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "case1.npz"
 

@@ -15,8 +15,9 @@ all-reduce is both (Patarasu and Yuan 2009).
 from dataclasses import dataclass
 
 from hpc_jepa.config.run import RunConfig
+from hpc_jepa.models.flops import FORWARD_AND_BACKWARD
 from hpc_jepa.study.gpu_memory import FP32
-from hpc_jepa.study.sizes import FORWARD_AND_BACKWARD, model_size
+from hpc_jepa.study.sizes import model_size
 
 
 @dataclass(frozen=True)

@@ -28,7 +28,7 @@ def test_angles_follow_the_definition(grid, head_width):
     torch.testing.assert_close(rotations(grid, head_width, CPU), expected, rtol=0, atol=4e-6)
 
 
-def test_rotation_turns_adjacent_channel_pairs():
+def test_rotation_rotates_adjacent_channel_pairs():
     x = torch.randn(3, 8, dtype=torch.float64).float()
     angle = torch.rand(3, 4)
     turned = rotate(x, torch.stack((angle.cos(), angle.sin()), -1))
@@ -58,11 +58,11 @@ def test_angles_stay_exact_under_autocast():
     torch.testing.assert_close(table.angle().cos().double(), reference(grid, 64).cos(), rtol=0, atol=4e-6)
 
 
-def test_a_side_of_one_token_stands_at_the_origin():
+def test_a_side_of_one_token_is_at_the_origin():
     assert torch.isfinite(rotations(TokenGrid(2, 1, 1), 16, CPU).abs()).all()
 
 
 @pytest.mark.parametrize("config", [EncoderConfig, PredictorConfig])
 def test_heads_of_odd_width_are_refused(config):
-    with pytest.raises(ValueError, match=r"twice heads \(4\) must divide width \(36\)"):
+    with pytest.raises(ValueError, match=r"\(36\).*\(4\)"):
         config(width=36, heads=4)

@@ -35,6 +35,7 @@ from hpc_jepa.checkpoint.rank_file import FileDigest
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.errors import CheckpointError, InputError
 from hpc_jepa.io.atomic import fsync, write_atomically
+from hpc_jepa.io.validation import first_error
 from hpc_jepa.runs.run_dir import RunDir
 
 FORMAT = 3
@@ -100,9 +101,7 @@ class Checkpoint:
 
 def config_error(checkpoint: Checkpoint, error: ValidationError) -> CheckpointError:
     """The error for a saved configuration that fails validation; it names the first invalid key."""
-    first = error.errors()[0]
-    reason = f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
-    return CheckpointError(f"{checkpoint.path}: this version cannot read its configuration ({reason})")
+    return CheckpointError(f"{checkpoint.path}: this version cannot read its configuration ({first_error(error)})")
 
 
 def is_checkpoint_dir(path: Path) -> bool:

@@ -1,1 +1,1 @@
-"""Checkpoints that are committed, not written."""
+"""Checkpoints: atomic commits, verification, retention, export, and pretrained encoders."""

@@ -1,1 +1,1 @@
-"""Encoder, predictor, and the three-network Video-JEPA."""
+"""Networks: encoder, predictor and the three-network Video-JEPA; FLOPs; released weights."""

@@ -1,9 +1,9 @@
-"""Where tokens come from: patches of a clip, the modality vector, and the vector that stands for hidden tokens.
+"""Token embeddings: patch projection, modality embedding and mask tokens.
 
-Each is a module of its own because sharded parameters (ZeRO-3) are only whole inside their module's forward pass.
-What the published model allocates but never uses is kept, so that its weights load, and frozen, so that no optimizer
-decays it. Where images make batches of their own, what belongs to images is trained; then whatever a batch does not use
-takes part with weight zero, so that every parameter has a gradient in every step and processes agree which have one.
+Each is a module of its own because ZeRO-3 gathers parameters only for the forward pass of their module. Parameters
+that the published model allocates but never uses are kept, so that its weights load, and frozen, so that weight decay
+does not change them. With image batches the image embeddings are trained too. Unused embeddings are then added with
+weight 0, so that every parameter has a gradient on every rank in every step (ZeRO requires that).
 """
 
 import torch
@@ -14,9 +14,9 @@ MODALITY_STD = 1e-6
 
 
 class PatchProjection(nn.Conv3d):
-    """A convolution whose stride is its kernel, computed as what it is: one linear map per patch.
+    """A 3-D convolution whose stride equals its kernel, computed as a linear layer on patches.
 
-    So only the patches of wanted tokens are multiplied, by a matrix product rather than a convolution kernel.
+    Only the patches of the selected tokens are projected, by a matrix product instead of a convolution.
     """
 
     def __init__(self, width: int, tubelet: int, patch: int) -> None:
@@ -29,7 +29,7 @@ class PatchProjection(nn.Conv3d):
 
 
 class PatchEmbedding(nn.Module):
-    """Tubelet-patches of a video, or patches of an image, as tokens."""
+    """Tokens from the tubelet-patches of a video, or the patches of an image."""
 
     def __init__(self, width: int, tubelet: int, patch: int) -> None:
         super().__init__()
@@ -38,15 +38,15 @@ class PatchEmbedding(nn.Module):
 
     def forward(self, patches: Tensor, image: bool = False) -> Tensor:
         """Patches [B, M, 3 * tubelet * patch * patch], of images [B, M, 3 * patch * patch] -> [B, M, width]."""
-        used, idle = (self.image, self.video) if image else (self.video, self.image)
+        used, unused = (self.image, self.video) if image else (self.video, self.image)
         tokens: Tensor = used(patches)
         if self.image.weight.requires_grad:
-            tokens = tokens + 0 * idle(patches.new_zeros(idle.weight[0].numel()))
+            tokens = tokens + 0 * unused(patches.new_zeros(unused.weight[0].numel()))
         return tokens
 
 
 class ModalityEmbedding(nn.Module):
-    """A learned vector that says "video" or "image", added to every token."""
+    """A learned embedding of "video" or "image", added to every token."""
 
     def __init__(self, width: int) -> None:
         super().__init__()
@@ -55,12 +55,12 @@ class ModalityEmbedding(nn.Module):
 
     def forward(self, x: Tensor, image: bool = False) -> Tensor:
         """[B, N, width] -> [B, N, width], of the same dtype."""
-        used, idle = (self.image, self.video) if image else (self.video, self.image)
-        return x + (used + 0 * idle if self.image.requires_grad else used).to(x.dtype)
+        used, unused = (self.image, self.video) if image else (self.video, self.image)
+        return x + (used + 0 * unused if self.image.requires_grad else used).to(x.dtype)
 
 
 class MaskTokens(nn.Module):
-    """Learned vectors that stand for hidden tokens; only the first is used, by all mask groups (B20)."""
+    """Learned embeddings of masked tokens; only the first is used, by all mask groups (B20)."""
 
     def __init__(self, width: int, count: int) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The video vision transformer: student and EMA target."""
+"""The video vision transformer of student and EMA target."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from hpc_jepa.types import TokenGrid
 
 
 class Encoder(nn.Module):
-    """Pixels to token features, read out after several blocks, each level through its own LayerNorm."""
+    """Pixels to token features of several levels: outputs of chosen blocks, each with its own LayerNorm."""
 
     def __init__(self, config: EncoderConfig, activation_checkpointing: bool = False) -> None:
         super().__init__()
@@ -27,21 +27,22 @@ class Encoder(nn.Module):
         init_weights(self, blocks)
 
     def forward(self, pixels: Tensor, tokens: Tensor | None = None, groups: Sequence[int] | None = None) -> Tensor:
-        """Training latent [B, N, D] of clips [B, 3, F, Hp, Wp]; fp32, all levels side by side, shallow first.
+        """Training latent [B, N, D] of clips [B, 3, F, Hp, Wp] in fp32: all levels concatenated, shallow first.
 
-        With ``tokens`` [B, K] the blocks see those tokens alone, at their own positions: [B, K, D]. They may be several
-        ``groups`` of tokens, K together, that do not see each other: one pass instead of one for each.
+        tokens: [B, K], encode only these tokens, at their positions: [B, K, D].
+        groups: numbers of tokens that add up to K; tokens attend only within their group, so that one pass encodes the
+        contexts of several mask groups.
         """
         levels = self._levels(pixels, tokens, groups)
         return torch.cat([norm(x.float()) for norm, x in zip(self.norms, levels, strict=True)], dim=-1)
 
     def forward_features(self, pixels: Tensor) -> Tensor:
-        """Features [B, N, width] of the last level alone, as frozen evaluation reads them; fp32."""
+        """Features [B, N, width] of the last level in fp32, as used in frozen evaluation."""
         last = self._levels(pixels)[-1]
         return self.norms[-1](last.float())  # type: ignore[no-any-return]
 
     def grid(self, pixels: Tensor) -> TokenGrid:
-        """Token grid of clips [B, 3, F, Hp, Wp]; a clip shorter than a tubelet is an image."""
+        """Token grid of clips [B, 3, F, Hp, Wp]; clips shorter than a tubelet are images."""
         frames, height, width = pixels.shape[2:]
         time, image = max(1, frames // self.config.tubelet), frames < self.config.tubelet
         return TokenGrid(time, height // self.config.patch, width // self.config.patch, image)
@@ -49,7 +50,7 @@ class Encoder(nn.Module):
     def _levels(
         self, pixels: Tensor, tokens: Tensor | None = None, groups: Sequence[int] | None = None
     ) -> list[Tensor]:
-        """Residual stream after each block of ``config.levels``, before its norm."""
+        """Residual stream after each block in ``config.levels``, before its norm."""
         grid, tubelet, patch = self.grid(pixels), min(self.config.tubelet, pixels.shape[2]), self.config.patch
         rotation = rotations(grid, self.config.width // self.config.heads, pixels.device, self.config.rotary)
         if tokens is None:

@@ -13,7 +13,7 @@ from hpc_jepa.types import TokenGrid, TokenMasks
 
 
 class Predictor(nn.Module):
-    """Context features and mask tokens through a few blocks, then one linear head for each kind of token."""
+    """Maps context features and mask tokens through a few blocks and one linear head per kind of token."""
 
     def __init__(self, config: PredictorConfig, encoder: EncoderConfig, activation_checkpointing: bool = False) -> None:
         super().__init__()
@@ -33,14 +33,14 @@ class Predictor(nn.Module):
     ) -> tuple[tuple[Tensor, Tensor], ...]:
         """Context features [B, K, D] of each group -> predictions at target [B, Q, D] and at context tokens [B, K, D].
 
-        All groups go through the blocks together and do not see each other. Tokens of a group stand as they come,
-        context before targets: attention knows them by their rotation, not their order.
+        One pass for all groups; tokens attend only within their group. Tokens are ordered context before target, not by
+        position: attention takes positions from the rotations.
         """
         tokens = [tokens for group in masks for tokens in (group.context, group.target)]
         sizes = [part.shape[1] for part in tokens]
         groups = [context + target for context, target in zip(sizes[::2], sizes[1::2], strict=True)]
-        entering = [self._tokens(*group) for group in zip(context_features, masks, strict=True)]
-        x = self.modality(torch.cat([part for group in entering for part in group], dim=1), grid.image)
+        inputs = [self._tokens(*group) for group in zip(context_features, masks, strict=True)]
+        x = self.modality(torch.cat([part for group in inputs for part in group], dim=1), grid.image)
         rotation = torch.view_as_real(rotations(grid, self.head_width, x.device)[torch.cat(tokens, 1)].unsqueeze(1))
         for block in self.blocks:
             x = block(x, rotation, groups)
@@ -51,6 +51,6 @@ class Predictor(nn.Module):
         )
 
     def _tokens(self, context_features: Tensor, masks: TokenMasks) -> tuple[Tensor, Tensor]:
-        """What stands for context [B, K, width] and target tokens [B, Q, width] of a group."""
+        """Input embeddings of the context [B, K, width] and target tokens [B, Q, width] of a group."""
         context = self.embed(context_features)
         return context, self.mask_tokens(masks.target).to(context.dtype)

@@ -1,9 +1,9 @@
 """Rotary position embedding along time, rows and columns (RoPE: Su et al. 2021; three axes: V-JEPA 2).
 
-A pair of adjacent channels is one complex number, and a position turns it by position * frequency. So it is since
-V-JEPA 2.1, which also stretches rows and columns onto one reference grid. V-JEPA 2 counts rows and columns as they are,
-and pairs channels with frequencies in another order: the two channels of a pair get different ones, so that what it
-applies is no rotation. Its weights were trained that way and need it (``vjepa2``).
+A pair of adjacent channels is one complex number, rotated by the angle position * frequency. This is the form of
+V-JEPA 2.1, which also stretches rows and columns onto one reference grid. V-JEPA 2 uses unstretched rows and columns
+and assigns frequencies to channels in another order: the two channels of a pair get different frequencies, so its
+transform is not a rotation. Weights trained with it need it (``vjepa2``).
 """
 
 from functools import lru_cache
@@ -17,22 +17,22 @@ from hpc_jepa.types import TokenGrid
 
 BASE = 10_000.0
 REFERENCE_SIDE = 16
-"""Rows and columns are stretched onto a grid of this side, so that one model serves several resolutions."""
+"""Rows and columns are stretched onto a grid with this side, so that one model handles several resolutions."""
 
 
-@torch.inference_mode(False)  # a table first made while evaluating must still serve training
+@torch.inference_mode(False)  # a table cached during evaluation must also work in training
 @lru_cache(maxsize=16)
 def rotations(grid: TokenGrid, head_width: int, device: torch.device, rotary: Rotary = "vjepa2.1") -> Tensor:
-    """Unit complex numbers [N, head_width / 2] that turn the channel pairs of every token.
+    """Unit complex numbers [N, head_width / 2] that rotate the channel pairs of every token.
 
-    Each axis owns ``2 * (head_width // 3 // 2)`` channels (order: time, row, column); the rest stay as they are.
-    ``vjepa2``: [N, head_width], one number for every channel. Always fp32: in bf16 the angles would be off by up to
-    0.03 on a 14x14 grid.
+    Each axis (time, row, column) has ``2 * (head_width // 3 // 2)`` channels; the remaining channels are not rotated.
+    ``vjepa2``: [N, head_width], one number per channel. Always fp32: in bf16 the angles on a 14x14 grid would be wrong
+    by up to 0.03.
     """
     pairs = head_width // 3 // 2
     frequencies = BASE ** (-torch.arange(pairs, device=device) / pairs)
     if rotary == "vjepa2":
-        frequencies = frequencies.repeat(2)  # channel c gets frequency c modulo pairs, whatever pair it is in
+        frequencies = frequencies.repeat(2)  # channel c gets frequency c modulo pairs
     axes = torch.meshgrid(
         torch.arange(grid.time, device=device, dtype=torch.float32),
         _positions(grid.height, device, rotary),
@@ -46,11 +46,11 @@ def rotations(grid: TokenGrid, head_width: int, device: torch.device, rotary: Ro
 
 
 def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Turn the channel pairs of ``x`` [..., N, head_width] by ``rotation`` [..., N, head_width / 2, 2]; returns fp32.
+    """Rotate the channel pairs of ``x`` [..., N, head_width] by ``rotation`` [..., N, head_width / 2, 2]; returns fp32.
 
-    A rotation is its cosine and its sine. With one for every channel [..., N, head_width, 2], a channel is what its own
-    makes of its pair. Compilers make one pass of real arithmetic and know no complex one; without a compiler one
-    complex product is one pass.
+    The last axis of ``rotation`` is cosine and sine. With one rotation per channel [..., N, head_width, 2] (``vjepa2``)
+    each channel is that component of its pair under its own rotation. torch.compile fuses real arithmetic into one pass
+    but does not support complex numbers; without it a complex product is one pass.
     """
     pairs = rearrange(x.float(), "... (pair part) -> ... pair part", part=2)
     if rotation.shape[-2] == x.shape[-1]:

@@ -1,4 +1,4 @@
-"""The three networks of a Video-JEPA: student, predictor, and the EMA target they learn to predict."""
+"""The three networks of a Video-JEPA: student and target encoders, and the predictor."""
 
 import copy
 from typing import Literal
@@ -13,11 +13,11 @@ from hpc_jepa.types import Latents, TokenMasks
 
 
 class VideoJEPA(nn.Module):
-    """Makes the latents of one batch. The target starts as an exact copy of the student and receives no gradient.
+    """Computes the latents of one batch. The target starts as an exact copy of the student and has no gradient.
 
-    targets: who sees the full clip: the ``ema`` target; or, in runs without EMA, the student itself, whose targets
-    carry a gradient (``student``) or do not (``student_detached``).
-    image_batches: train what belongs to images too, on batches of [B, 3, 1, Hp, Wp].
+    targets: the encoder of the full clip: the ``ema`` target, or in runs without EMA the student itself, with
+    (``student``) or without a gradient (``student_detached``).
+    image_batches: train the image embeddings too, for batches of [B, 3, 1, Hp, Wp].
     """
 
     def __init__(
@@ -33,24 +33,24 @@ class VideoJEPA(nn.Module):
         self.targets = targets
         self.student = Encoder(config.encoder, config.activation_checkpointing)
         self.predictor = Predictor(config.predictor, config.encoder, config.activation_checkpointing)
-        for part in (self.student.patch_embedding, self.student.modality, self.predictor.modality):
-            part.image.requires_grad_(image_batches)
+        for module in (self.student.patch_embedding, self.student.modality, self.predictor.modality):
+            module.image.requires_grad_(image_batches)
         self.target = copy.deepcopy(self.student).requires_grad_(False)
 
     def forward(self, pixels: Tensor, masks: tuple[TokenMasks, ...], step: int = 0) -> Latents:
         """Clips [B, 3, F, Hp, Wp] and the masks of each group -> Latents of ``step``.
 
-        One target pass over the full clip, one student pass over the contexts of all groups and one predictor pass; no
-        group sees another. With precision "bf16" matrix products run under autocast; student and target features leave
-        their norms in fp32.
+        One target pass over the full clip, one student pass over the contexts of all groups and one predictor pass;
+        tokens attend only within their group. With precision "bf16" matrix products run under autocast; student and
+        target features are fp32.
         """
         mixed = self.precision == "bf16"
         grid = self.student.grid(pixels)
-        seen = pixels.bfloat16() if mixed else pixels
+        inputs = pixels.bfloat16() if mixed else pixels
         with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=mixed):
-            target = self._target_features(seen)
+            target = self._target_features(inputs)
             sizes = [group.context.shape[1] for group in masks]
-            contexts = self.student(seen, torch.cat([group.context for group in masks], dim=1), sizes)
+            contexts = self.student(inputs, torch.cat([group.context for group in masks], dim=1), sizes)
             student = contexts.split(sizes, dim=1)
             predictions = self.predictor(student, masks, grid)
         return Latents(
@@ -66,7 +66,7 @@ class VideoJEPA(nn.Module):
         )
 
     def _target_features(self, pixels: Tensor) -> Tensor:
-        """Features [B, N, D] of the full clip, before each level is layer-normalised once more."""
+        """Features [B, N, D] of the full clip, before the extra layer norm of each level."""
         encoder = self.target if self.targets == "ema" else self.student
         with torch.set_grad_enabled(self.targets == "student" and torch.is_grad_enabled()):
             return encoder(pixels)  # type: ignore[no-any-return]

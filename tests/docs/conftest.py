@@ -48,7 +48,11 @@ def follow(tmp_path):
             copy.mkdir(exist_ok=True)
             shutil.copy(source, copy)
     environment = {**os.environ, "PYTHONPATH": str(copy), "OMP_NUM_THREADS": "1"}
-    programs = {"hpc-jepa": [sys.executable, "-m", "hpc_jepa"], "pytest": [sys.executable, "-m", "pytest"]}
+    programs = {
+        "hpc-jepa": [sys.executable, "-m", "hpc_jepa"],
+        "pytest": [sys.executable, "-m", "pytest"],
+        "python": [sys.executable],
+    }
 
     def run(line):
         program, *arguments = shlex.split(line, comments=True)

@@ -1,7 +1,7 @@
 """Contents, validity and differences of checkpoints."""
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from hpc_jepa.checkpoint import layout
 from hpc_jepa.checkpoint.layout import WEIGHT_PREFIXES, Checkpoint, CheckpointManifest
 from hpc_jepa.checkpoint.reader import TensorReader
 from hpc_jepa.errors import CheckpointError
+from hpc_jepa.io.flatten import flatten
 from hpc_jepa.runs.run_dir import RunDir
 
 
@@ -114,7 +115,7 @@ def diff_tensors(a: Checkpoint, b: Checkpoint, prefixes: tuple[str, ...] = WEIGH
 def diff_settings(a: Checkpoint, b: Checkpoint) -> dict[str, tuple[Any, Any]]:
     """Settings by dotted key, data hashes and versions with different values (in A, in B); None if absent."""
     flat_a, flat_b = (
-        dict(_flatten({**x.manifest.config, "data_hashes": x.manifest.data_hashes, "versions": x.manifest.versions}))
+        flatten({**x.manifest.config, "data_hashes": x.manifest.data_hashes, "versions": x.manifest.versions})
         for x in (a, b)
     )
     pairs = {key: (flat_a.get(key), flat_b.get(key)) for key in flat_a | flat_b}
@@ -149,11 +150,3 @@ def _diff(name: str, a: Tensor, b: Tensor) -> TensorDiff:
     gap = torch.where(a.isnan() & b.isnan() | (a == b), 0.0, (a - b).abs())
     relative = (gap.norm() / a.norm()).item() if a.norm() > 0 else float("inf")
     return TensorDiff(name, tuple(a.shape), "", int(gap.ne(0).sum()), gap.max().item(), relative)
-
-
-def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for key, value in settings.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value

@@ -2,13 +2,13 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from typing import Any
 
 from hpc_jepa.config.loading import dump_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import is_main
 from hpc_jepa.errors import HpcJepaError, InputError
 from hpc_jepa.io.atomic import write_atomically
+from hpc_jepa.io.flatten import flatten
 from hpc_jepa.runs.lease import LeaseLostError, hold_lease
 from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.runs.state import RunState, write_state
@@ -35,7 +35,7 @@ def refuse_other_config(config: RunConfig) -> None:
 
 def unaccepted_changes(old: RunConfig, new: RunConfig) -> str:
     """The first settings that differ and that ``checkpoint.accept`` does not name, as text; empty if there are none."""
-    before, after = _flatten(old.outcome_settings()), _flatten(new.outcome_settings())
+    before, after = flatten(old.outcome_settings()), flatten(new.outcome_settings())
     changed = sorted(key for key in before.keys() | after.keys() if before.get(key) != after.get(key))
     refused = [key for key in changed if not new.checkpoint.accepts(key)]
     shown = [f"{key} {before.get(key)} -> {after.get(key)}" for key in refused[:3]]
@@ -85,15 +85,3 @@ def _no_check() -> None:
 
 def _message(error: BaseException) -> str:
     return str(error) if isinstance(error, HpcJepaError) else f"{type(error).__name__}: {error}"
-
-
-def _flatten(settings: dict[str, Any]) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    stack: list[tuple[str, Any]] = [("", settings)]
-    while stack:
-        prefix, value = stack.pop()
-        if isinstance(value, dict):
-            stack += [(f"{prefix}.{key}" if prefix else key, inner) for key, inner in value.items()]
-        else:
-            flat[prefix] = value
-    return flat

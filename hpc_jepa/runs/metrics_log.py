@@ -1,11 +1,10 @@
 """``metrics.jsonl``: one record per logged step, and the only reader of it."""
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
+from hpc_jepa.io.flatten import flatten
 from hpc_jepa.io.jsonl import keep_records, read_jsonl, read_last
 
 _REMEDY = "delete the line to continue without it"
@@ -45,7 +44,7 @@ class MetricsRecord(BaseModel):
 
     def scalars(self) -> dict[str, float]:
         """All metrics by their TensorBoard names (``loss``, ``terms/ld``, ...), without step and time."""
-        return dict(_flatten(self.model_dump(exclude={"step", "time"}, exclude_none=True)))
+        return flatten(self.model_dump(exclude={"step", "time"}, exclude_none=True), "/")
 
 
 def read_metrics(path: Path) -> list[MetricsRecord]:
@@ -65,11 +64,3 @@ def last_metrics(path: Path) -> MetricsRecord | None:
 def discard_metrics_from(path: Path, step: int) -> None:
     """Remove records of ``step`` and later steps, which a resumed run will log again."""
     keep_records(path, MetricsRecord, lambda record: record.step < step, _REMEDY)
-
-
-def _flatten(record: dict[str, Any]) -> Iterator[tuple[str, float]]:
-    for name, value in record.items():
-        if isinstance(value, dict):
-            yield from ((f"{name}/{inner}", number) for inner, number in value.items())
-        else:
-            yield name, value

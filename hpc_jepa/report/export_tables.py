@@ -1,17 +1,19 @@
-"""Tables for other documents: the grids and the verdicts as Markdown, LaTeX and CSV."""
+"""Tables of a report for the terminal, as CSV, Markdown and LaTeX."""
 
-import csv
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, fields
+from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
+import pandas as pd
 from rich.box import SIMPLE_HEAVY
 from rich.table import Table
+from rich.text import Text
 
 from hpc_jepa.report.audit import Audit, audit_lines, format_published
-from hpc_jepa.report.result_grid import Contrast, ResultCell, ResultGrid
+from hpc_jepa.report.result_grid import ResultCell, ResultGrid
+from hpc_jepa.report.results import RANDOM, ResultRow
+from hpc_jepa.report.run_report import RunReport
 from hpc_jepa.report.verdicts import ClaimResult
 
 MISSING = "missing"
@@ -30,55 +32,159 @@ LATEX = str.maketrans(
 
 @dataclass(frozen=True)
 class TextTable:
-    """A table of words: title, header, rows, and a note below."""
+    """A table of formatted cells, with a title and a note. Cells are ``value [interval] rest``."""
 
     title: str
-    header: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
     note: str
+    frame: pd.DataFrame
+
+
+@dataclass(frozen=True)
+class EncoderKey:
+    """A row of a result table. Random encoders come first, then trained ones by variant."""
+
+    variant: str
+    semantics: str
+    seed: int
+    weights: str
+
+    @property
+    def order(self) -> tuple[object, ...]:
+        """Sort key."""
+        return (self.weights != RANDOM, self.variant, self.semantics, self.seed, self.weights != "target")
+
+    @property
+    def label(self) -> str:
+        """Name, and on a second line its weights and seed."""
+        if self.weights == RANDOM:
+            return f"{self.variant}\nuntrained, seed {self.seed}"
+        return f"{self.variant} ({self.semantics})\n{self.weights} weights, seed {self.seed}"
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """Results of one regime, benchmark and protocol by encoder and probe. Missing ones are not in ``cells``."""
+
+    study: str
+    regime: str
+    benchmark: str
+    protocol: str
+    probes: tuple[str, ...]
+    encoders: tuple[EncoderKey, ...]
+    cells: dict[tuple[EncoderKey, str], ResultRow]
+
+    @property
+    def title(self) -> str:
+        """Study, benchmark, protocol and regime."""
+        return f"{self.study}: {self.benchmark}, {self.protocol} protocol, regime {self.regime}"
+
+    @property
+    def clips(self) -> int:
+        """Number of test clips."""
+        return next(iter(self.cells.values())).n
+
+    def cell(self, encoder: EncoderKey, probe: str) -> ResultRow | None:
+        """The result, None if it is missing."""
+        return self.cells.get((encoder, probe))
+
+    def text(self) -> TextTable:
+        """The table as text."""
+        frame = pd.DataFrame(
+            [
+                [encoder.label, *(_result(self.cell(encoder, probe)) for probe in self.probes)]
+                for encoder in self.encoders
+            ],
+            columns=["encoder", *(probe.replace("_", " ") for probe in self.probes)],
+        )
+        return TextTable(self.title, f"accuracy in %, 95 % interval below, {self.clips:,} test clips", frame)
+
+
+def result_tables(runs: Iterable[RunReport], rows: Sequence[ResultRow]) -> list[ResultTable]:
+    """One table per study, regime, benchmark and protocol, with a row for every run of the regime."""
+    keys = dict.fromkeys((row.study, row.regime, row.benchmark, row.protocol) for row in rows)
+    configs = [run.config for run in runs]
+    tables = []
+    for key in keys:
+        group = [row for row in rows if (row.study, row.regime, row.benchmark, row.protocol) == key]
+        cells = {(EncoderKey(row.variant, row.semantics, row.seed, row.weights), row.probe): row for row in group}
+        expected = {
+            EncoderKey(config.variant, config.semantics.preset, config.seed, weights)
+            for config in configs
+            for weights in {row.weights for row in group if row.is_trained}
+            if (config.study, config.regime) == key[:2]
+        }
+        encoders = sorted({encoder for encoder, _ in cells} | expected, key=lambda encoder: encoder.order)
+        tables.append(ResultTable(*key, tuple(dict.fromkeys(row.probe for row in group)), tuple(encoders), cells))
+    return tables
 
 
 def text_tables(grids: Sequence[ResultGrid], audits: Sequence[Audit]) -> list[TextTable]:
-    """Every grid, then the claims on all sources side by side."""
-    return [*map(_grid_sheet, grids), *([_claim_sheet(audits)] if audits else [])]
+    """All grids, then the claims with all sources side by side."""
+    return [*map(_grid_table, grids), *([_claim_table(audits)] if audits else [])]
 
 
-def render_tables(found: Sequence[TextTable], template: str) -> str:
-    """The sheets through ``tables.md.jinja`` or ``tables.tex.jinja``."""
-    environment = Environment(
-        loader=PackageLoader("hpc_jepa.report", "."),
-        autoescape=False,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-    )
-    environment.filters["latex"] = lambda text: text.translate(LATEX)
-    environment.filters["markdown"] = lambda text: text.replace("|", "\\|")
-    return environment.get_template(template).render(sheets=found)
+def terminal_table(table: TextTable) -> Table:
+    """For the terminal and ``results.txt``: intervals on a second line, so that the table fits into 80 columns."""
+    shown = Table(*table.frame, title=f"{table.title}\n{table.note}", title_justify="left", box=SIMPLE_HEAVY)
+    for row in table.frame.itertuples(index=False):
+        shown.add_row(*map(_two_lines, row))
+    return shown
 
 
-def as_text(sheet: TextTable) -> Table:
-    """For the terminal and ``results.txt``: the interval in a line of its own, so that it fits where 80 columns do."""
-    text = Table(*sheet.header, title=f"{sheet.title}\n{sheet.note}", title_justify="left", box=SIMPLE_HEAVY)
-    for row in sheet.rows:
-        text.add_row(*(re.sub(r"^(\S+) (\[.*\])(.*)$", r"\1\3\n\2", cell) for cell in row))
-    return text
+def to_markdown(tables: Sequence[TextTable]) -> str:
+    """All tables in one Markdown document."""
+    parts = []
+    for table in tables:
+        rows = [list(table.frame), ["---"] * len(table.frame.columns), *table.frame.to_numpy().tolist()]
+        lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
+        parts.append("\n".join((f"## {table.title}\n", *lines, f"\n{table.note}\n")))
+    return "\n".join(parts)
 
 
-def write_grids(path: Path, grids: Sequence[ResultGrid]) -> None:
-    """One line per cell; a missing cell has the value ``missing`` and nothing else."""
+def to_latex(tables: Sequence[TextTable]) -> str:
+    """All tables as LaTeX ``longtable`` environments."""
+    parts = ["% needs \\usepackage{booktabs} and \\usepackage{longtable}\n"]
+    for table in tables:
+        others = len(table.frame.columns) - 1
+        latex = (
+            table.frame.rename(columns=_escape_latex)
+            .map(_escape_latex)
+            .to_latex(
+                index=False,
+                escape=False,
+                longtable=True,
+                column_format="@{}l" + f"p{{{0.8 / others:.3f}\\linewidth}}" * others + "@{}",
+                caption=_escape_latex(f"{table.title}. {table.note}"),
+            )
+        )
+        parts.append(f"\\begingroup\\small\n{latex}\\endgroup\n")
+    return "\n".join(parts)
+
+
+def results_frame(rows: Sequence[ResultRow]) -> pd.DataFrame:
+    """One line per result, percent with two decimals."""
+    return pd.DataFrame(map(asdict, rows), columns=[field.name for field in fields(ResultRow)]).round(2)
+
+
+def grid_frame(grids: Sequence[ResultGrid]) -> pd.DataFrame:
+    """One line per cell. A missing cell has the value ``missing`` and is empty otherwise."""
     lines = [_grid_line(grid, row, column) for grid in grids for row in grid.rows for column in grid.columns]
-    _write_csv(path, GRID_COLUMNS, lines)
+    return pd.DataFrame(lines, columns=list(GRID_COLUMNS), dtype=object)
 
 
-def write_claims(path: Path, audit: Audit) -> None:
-    """One line per claim; bounds in the unit of ``computed``, empty where there is none."""
-    _write_csv(path, CLAIM_COLUMNS, (_claim_line(audit, judgement) for judgement in audit.results))
+def claims_frame(audit: Audit) -> pd.DataFrame:
+    """One line per claim, with bounds in the unit of ``computed``."""
+    lines = []
+    for result in audit.results:
+        claim, outcome = result.claim, result.outcome
+        bounds = (None if value is None else round(value, 2) for value in (outcome.low, outcome.high))
+        published = format_published(claim.published)
+        lines.append((claim.id, claim.statement, published, outcome.computed, *bounds, audit.verdict(result)))
+    return pd.DataFrame(lines, columns=list(CLAIM_COLUMNS), dtype=object)
 
 
 def note(grid: ResultGrid) -> str:
-    """What the differences mean, and how small a one the grid can show."""
+    """How differences were tested, and the minimum detectable gain."""
     parts = []
     if grid.tests():
         parts.append(
@@ -96,79 +202,71 @@ def note(grid: ResultGrid) -> str:
     return " ".join(parts)
 
 
-def bound(value: float) -> str:
+def format_bound(value: float) -> str:
     """One end of an interval: a count, or points."""
     return str(value) if isinstance(value, int) else f"{value:.2f}"
 
 
-def _grid_sheet(grid: ResultGrid) -> TextTable:
-    rows = tuple((row, *(_words(grid.cell(row, column)) for column in grid.columns)) for row in grid.rows)
-    return TextTable(
-        grid.title, ("variant", *grid.columns), rows, f"95 % intervals in brackets, * beyond chance. {note(grid)}"
-    )
+def _grid_table(grid: ResultGrid) -> TextTable:
+    rows = [[row, *(_grid_cell(grid.cell(row, column)) for column in grid.columns)] for row in grid.rows]
+    frame = pd.DataFrame(rows, columns=["variant", *grid.columns])
+    return TextTable(grid.title, f"95 % intervals in brackets, * significant. {note(grid)}", frame)
 
 
-def _words(cell: ResultCell | None) -> str:
-    if cell is None:
-        return MISSING
-    mark = "†" if cell.untrained else ""
-    difference = _signed(cell.contrast) if cell.contrast else ""
-    return f"{cell.value:.2f}{mark} [{cell.low:.2f}, {cell.high:.2f}] {difference}".rstrip()
-
-
-def _signed(contrast: Contrast) -> str:
-    return f"{contrast.points:+.2f}{'*' if contrast.significant else ''}"
-
-
-def _claim_sheet(audits: Sequence[Audit]) -> TextTable:
-    header = ("id", "statement", "published", *(name for audit in audits for name in (audit.source, "verdict")))
+def _claim_table(audits: Sequence[Audit]) -> TextTable:
+    columns = ["id", "statement", "published", *(name for audit in audits for name in (audit.source, "verdict"))]
     rows = []
     for line in audit_lines(audits):
-        cells: list[str] = []
-        for audit, judgement in zip(audits, line.results, strict=True):
-            cells += [_evidence(judgement), audit.verdict(judgement)]
-        rows.append((line.claim.id, line.claim.statement, format_published(line.claim.published), *cells))
-    return TextTable("Claims", header, tuple(rows), " ".join(audit.sentence for audit in audits))
+        row = [line.claim.id, line.claim.statement, format_published(line.claim.published)]
+        for audit, result in zip(audits, line.results, strict=True):
+            row += [_claim_cell(result), audit.verdict(result)]
+        rows.append(row)
+    return TextTable("Claims", " ".join(audit.sentence for audit in audits), pd.DataFrame(rows, columns=columns))
 
 
-def _evidence(judgement: ClaimResult) -> str:
-    found = judgement.outcome
-    if judgement.missing:
-        return MISSING
-    if found.low is None or found.high is None:
-        return found.computed
-    return f"{found.computed} [{bound(found.low)}, {bound(found.high)}]"
+def _result(row: ResultRow | None) -> str:
+    return MISSING if row is None else f"{row.value:.1f} [{row.low:.1f}, {row.high:.1f}]"
 
 
-def _claim_line(audit: Audit, judgement: ClaimResult) -> tuple[object, ...]:
-    claim, found = judgement.claim, judgement.outcome
-    bounds = ("" if bound is None else round(bound, 2) for bound in (found.low, found.high))
-    return (
-        claim.id,
-        claim.statement,
-        format_published(claim.published),
-        found.computed,
-        *bounds,
-        audit.verdict(judgement),
-    )
-
-
-def _grid_line(grid: ResultGrid, row: str, column: str) -> tuple[object, ...]:
-    cell = grid.cell(row, column)
-    where = (grid.source, grid.regime, row, column)
+def _grid_cell(cell: ResultCell | None) -> str:
     if cell is None:
-        return (*where, MISSING, *[""] * (len(GRID_COLUMNS) - len(where) - 1))
-    accuracy = (round(cell.value, 2), round(cell.low, 2), round(cell.high, 2), cell.n, cell.seeds, cell.untrained)
-    if cell.contrast is None:
-        return (*where, *accuracy, *[""] * 8)
-    found = cell.contrast
-    points = (round(found.points, 2), round(found.low, 2), round(found.high, 2))
-    p_values = (f"{found.p_value:.3g}", f"{found.adjusted:.3g}")
-    return (*where, *accuracy, found.reference, *points, *p_values, found.significant, found.test)
+        return MISSING
+    text = f"{cell.value:.2f}{'†' if cell.untrained else ''} [{cell.low:.2f}, {cell.high:.2f}]"
+    return f"{text} {cell.contrast.points:+.2f}{'*' if cell.contrast.significant else ''}" if cell.contrast else text
 
 
-def _write_csv(path: Path, columns: Sequence[str], lines: Iterable[Sequence[object]]) -> None:
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(columns)
-        writer.writerows(lines)
+def _claim_cell(result: ClaimResult) -> str:
+    outcome = result.outcome
+    if result.missing:
+        return MISSING
+    if outcome.low is None or outcome.high is None:
+        return outcome.computed
+    return f"{outcome.computed} [{format_bound(outcome.low)}, {format_bound(outcome.high)}]"
+
+
+def _grid_line(grid: ResultGrid, row: str, column: str) -> tuple[Any, ...]:
+    line: tuple[Any, ...] = (grid.source, grid.regime, row, column)
+    cell = grid.cell(row, column)
+    if cell is None:
+        line = (*line, MISSING)
+    else:
+        line = (*line, *_rounded(cell.value, cell.low, cell.high), cell.n, cell.seeds, cell.untrained)
+        if (contrast := cell.contrast) is not None:
+            points = _rounded(contrast.points, contrast.low, contrast.high)
+            p_values = (f"{contrast.p_value:.3g}", f"{contrast.adjusted:.3g}")
+            line = (*line, contrast.reference, *points, *p_values, contrast.significant, contrast.test)
+    return (*line, *[None] * (len(GRID_COLUMNS) - len(line)))
+
+
+def _rounded(*values: float) -> tuple[float, ...]:
+    return tuple(round(value, 2) for value in values)
+
+
+def _two_lines(cell: str) -> Text:
+    """The interval of a cell, or what follows a line break, in fainter print on a second line."""
+    first, _, second = re.sub(r"^(\S+) (\[.*\])(.*)$", r"\1\3\n\2", cell).partition("\n")
+    return Text.assemble(first, (f"\n{second}", "dim")) if second else Text(first, "dim" if first == MISSING else "")
+
+
+def _escape_latex(text: str) -> str:
+    return text.translate(LATEX)

@@ -1,4 +1,4 @@
-"""What the results say, in sentences that follow from the numbers alone, whatever they are."""
+"""Findings of a report as sentences, generated from the numbers alone."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,12 +7,12 @@ from hpc_jepa.evaluation.stats.paired import Correct, PairedComparison, compare_
 from hpc_jepa.report.results import Panel, ResultRow, group_by_panel, panel_of
 
 SOLVED = 75.0
-"""Percent at which random features are said to solve a benchmark."""
+"""Accuracy in percent from which random features count as solving a benchmark."""
 
 
 @dataclass(frozen=True)
 class SemanticsComparison:
-    """Corrected minus published semantics of one variant on the same test clips, in percentage points."""
+    """Accuracy under corrected minus published semantics of one variant, paired on the same test clips."""
 
     corrected: ResultRow
     published: ResultRow
@@ -20,28 +20,28 @@ class SemanticsComparison:
 
     @property
     def sentence(self) -> str:
-        """Direction, size and certainty of the difference."""
+        """Direction, size and significance of the difference."""
         row, change = self.corrected, 100 * self.points.difference
         interval = f"[{100 * self.points.low:+.1f}, {100 * self.points.high:+.1f}]"
         return (
             f"{row.variant}, {row.weights} weights, seed {row.seed}, {row.probe} probe: corrected semantics "
-            f"{self._verdict} published semantics ({row.value:.1f} against {self.published.value:.1f} %; paired "
+            f"{self._verdict} published semantics ({row.value:.1f} % vs {self.published.value:.1f} %; paired "
             f"difference {change:+.1f} points {interval}, McNemar p {_p(self.points.p_value)})."
         )
 
     @property
     def _verdict(self) -> str:
         if not self.points.significant:
-            return "cannot be told apart from"
-        return "reads out better than" if self.points.difference > 0 else "reads out worse than"
+            return "is not significantly different from"
+        return "is more accurate than" if self.points.difference > 0 else "is less accurate than"
 
 
 def write_headlines(
     rows: Sequence[ResultRow], attentive: set[Panel], comparisons: Sequence[SemanticsComparison]
 ) -> list[str]:
-    """The sentences at the top: pretraining against random per probe, the semantics, what the benchmark can tell.
+    """Pretrained against random encoders per panel, published against corrected semantics, and caveats.
 
-    ``attentive`` are the panels whose probe reads all tokens.
+    ``attentive``: panels whose probe attends to all tokens.
     """
     grouped = group_by_panel(rows)
     sentences = [against_random(key, group) for key, group in grouped.items()]
@@ -54,30 +54,32 @@ def write_headlines(
 
 
 def against_random(key: Panel, rows: Sequence[ResultRow]) -> str:
-    """Does a pretrained encoder beat random weights with 95 % intervals that do not overlap?"""
+    """How many pretrained encoders beat random weights, and the best of them."""
     where = f"{_probe(key)} ({key.benchmark}, {key.protocol}, {key.regime})"
     trained = [row for row in rows if row.is_trained]
     pairs = [(row, random_reference(row, rows)) for row in trained]
     known = [(row, random) for row, random in pairs if random is not None]
     if not known:
-        return f"{where}: no comparison with random_init, because it was not evaluated."
+        return f"{where}: no comparison with random_init, which was not evaluated."
     above = [(row, random) for row, random in known if row.low > random.high]
     below = [(row, random) for row, random in known if row.high < random.low]
-    count = f"{len(above)} of {len(known)} pretrained encoders beat random_init with 95 % intervals that do not overlap"
-    worse = f", {len(below)} fall below it likewise" if below else ""
+    worse = f" and {len(below)} fall below it" if below else ""
     row, random = max(above or known, key=lambda pair: pair[0].value)
-    return f"{where}: {count}{worse}. Best: {row.encoder}, {row.measured} against {random.measured}."
+    return (
+        f"{where}: {len(above)} of {len(known)} pretrained encoders beat random_init{worse}, with non-overlapping 95 % "
+        f"intervals. Best: {row.encoder}, {row.formatted} vs {random.formatted}."
+    )
 
 
 def random_reference(row: ResultRow, rows: Iterable[ResultRow]) -> ResultRow | None:
-    """The random encoder a row is held against: of its own seed, else the best of its panel."""
+    """The random encoder to compare a row with: that of its seed, else the best of its panel."""
     randoms = [other for other in rows if other.is_random and panel_of(other) == panel_of(row)]
     same_seed = [other for other in randoms if other.seed == row.seed]
     return max(same_seed or randoms, key=lambda other: other.value, default=None)
 
 
 def compare_semantics(correct: Mapping[ResultRow, Correct]) -> list[SemanticsComparison]:
-    """Paired comparison of every corrected row with its published twin."""
+    """Paired comparison of corrected with published semantics, for every row that has both."""
     published = {_twin(row): row for row in correct if row.semantics == "published"}
     pairs = [
         (row, published[_twin(row)]) for row in correct if row.semantics == "corrected" and _twin(row) in published
@@ -90,7 +92,7 @@ def _twin(row: ResultRow) -> tuple[object, ...]:
 
 
 def _main(comparisons: Sequence[SemanticsComparison]) -> SemanticsComparison | None:
-    """The comparison for the headline: target weights under a linear probe where there are such."""
+    """The comparison for the headline: preferably target weights and a linear probe."""
     return min(
         comparisons,
         key=lambda c: (c.corrected.weights != "target", not c.corrected.probe.startswith("linear")),
@@ -103,8 +105,8 @@ def _lone_seed(rows: Sequence[ResultRow]) -> list[str]:
     if len({row.name for row in trained}) < 2 or len({row.seed for row in trained}) > 1:
         return []
     return [
-        "One pretraining seed per variant: the intervals cover the choice of test clips, not the spread between seeds, "
-        "so differences are those of single runs, no evidence about the objectives."
+        "One pretraining seed per variant: the intervals cover the sampling of test clips, not the variation between "
+        "seeds. Differences are between single runs and no evidence about the objectives."
     ]
 
 
@@ -115,8 +117,8 @@ def _is_solved(rows: Iterable[ResultRow]) -> bool:
 def _solved(key: Panel, rows: Iterable[ResultRow]) -> str:
     best = max((row for row in rows if row.is_random), key=lambda row: row.value)
     return (
-        f"An {_probe(key).lower()} reads {best.measured} from random weights ({key.benchmark}, {key.protocol}): it "
-        "can solve the benchmark without pretraining, so objectives are to be compared under linear probes."
+        f"An {_probe(key).lower()} reaches {best.formatted} on random weights ({key.benchmark}, {key.protocol}): it "
+        "solves the benchmark without pretraining, so compare objectives with linear probes."
     )
 
 

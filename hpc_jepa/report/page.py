@@ -11,7 +11,7 @@ from hpc_jepa.report import curves, grid_plots, plots
 from hpc_jepa.report.audit import audit_lines
 from hpc_jepa.report.clip_preview import PreviewStrip, preview_strips
 from hpc_jepa.report.curves import Chart
-from hpc_jepa.report.export_tables import bound, note
+from hpc_jepa.report.export_tables import format_bound, note
 from hpc_jepa.report.plots import StepMetric
 from hpc_jepa.report.report_data import ReportData
 from hpc_jepa.report.result_grid import ResultGrid
@@ -49,7 +49,7 @@ class ChartSection:
     robustness: Sequence[RobustnessRow] = ()
 
 
-def render_page(content: ReportData) -> str:
+def render_page(data: ReportData) -> str:
     """The page as HTML text."""
     environment = Environment(
         loader=PackageLoader("hpc_jepa.report", "."),
@@ -58,28 +58,28 @@ def render_page(content: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    colours = plots.variant_colours(content.runs)
-    audits = [audit for audit in content.audits if audit.decided]
+    colours = plots.variant_colours(data.runs)
+    audits = [audit for audit in data.audits if audit.decided]
     lines = audit_lines(audits)
     return environment.get_template("page.html").render(
-        content=content,
-        title=", ".join(sorted({run.config.study for run in content.runs})) or "The published numbers",
+        data=data,
+        title=", ".join(sorted({run.config.study for run in data.runs})) or "The published numbers",
         note=note,
-        bound=bound,
-        forests=_forests(content.grids),
-        trade_offs=_trade_offs(content.grids),
+        bound=format_bound,
+        forests=_forests(data.grids),
+        trade_offs=_trade_offs(data.grids),
         audits=audits,
         claims=[line for line in lines if line.known],
         unknown_claims=[line.claim.id for line in lines if not line.known],
         colours=colours,
         accuracies=[
             PagePlot(_title(panel), Markup(plots.accuracy_plot(rows, colours)))
-            for panel, rows in group_by_panel(content.rows).items()
+            for panel, rows in group_by_panel(data.rows).items()
         ],
-        curves=_curves(content, colours),
-        losses=_losses(content.runs),
-        health=_health(content.runs),
-        frames=_frames(content.runs) if content.runs else None,
+        curves=_curves(data, colours),
+        losses=_losses(data.runs),
+        health=_health(data.runs),
+        frames=_frames(data.runs) if data.runs else None,
     )
 
 
@@ -103,25 +103,25 @@ def _trade_offs(grids: Sequence[ResultGrid]) -> list[PagePlot]:
     return found
 
 
-def _curves(content: ReportData, colours: dict[str, int]) -> list[ChartSection]:
+def _curves(data: ReportData, colours: dict[str, int]) -> list[ChartSection]:
     """Sections for what was measured beside probes; none where nothing was."""
 
     def drawn(charts: Sequence[Chart]) -> list[PagePlot]:
         return [PagePlot(chart.title, Markup(curves.draw_chart(chart, colours))) for chart in charts]
 
     sections = [
-        ChartSection("Few labels", f"Mean over draws of labels. {BANDS}", drawn(curves.few_shot_charts(content.runs))),
+        ChartSection("Few labels", f"Mean over draws of labels. {BANDS}", drawn(curves.few_shot_charts(data.runs))),
         ChartSection(
             "Robustness",
             "Severity 0 is the clean test set. Mean corruption error: errors on damaged clips relative to the "
             f"baseline’s, 1 is as good, less is better. Consistency: clips that keep their class. {BANDS}",
-            drawn(curves.robustness_charts(content.runs)),
-            content.robustness,
+            drawn(curves.robustness_charts(data.runs)),
+            data.robustness,
         ),
         ChartSection(
             "Text",
             f"Two heads trained on captions over frozen encoders. {BANDS}",
-            drawn(curves.text_charts(content.runs)),
+            drawn(curves.text_charts(data.runs)),
         ),
     ]
     return [section for section in sections if section.plots]

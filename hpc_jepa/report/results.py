@@ -1,8 +1,7 @@
 """Results of all runs as rows of one table."""
 
-import csv
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 from hpc_jepa.evaluation.record import ProbeRecord, ProbeResult
@@ -11,15 +10,15 @@ from hpc_jepa.report.run_report import RunReport
 RANDOM = "random_init"
 
 TRAINED = ("target", "student")
-"""Weights that a run trains; all others are the same whichever variant recorded them."""
+"""Weights that a run trains. All others do not depend on the variant."""
 
 
 @dataclass(frozen=True)
 class ResultRow:
-    """One cell of the study. ``value``, ``low``, ``high`` in percent.
+    """One result. ``value``, ``low`` and ``high`` are in percent.
 
-    Encoders that no run of the study trained carry their weights as variant, semantics ``none`` and 0 steps: the
-    ``random_init`` of each seed, and encoders from elsewhere.
+    Encoders that no run trained (``random_init`` of each seed, external encoders) have their weights as variant,
+    semantics ``none`` and 0 steps.
     """
 
     study: str
@@ -40,17 +39,17 @@ class ResultRow:
 
     @property
     def is_random(self) -> bool:
-        """The encoder was never trained."""
+        """Whether the encoder is untrained."""
         return self.weights == RANDOM
 
     @property
     def is_trained(self) -> bool:
-        """A run of the study trained the encoder."""
+        """Whether a run of the study trained the encoder."""
         return self.weights in TRAINED
 
     @property
     def encoder(self) -> str:
-        """Which encoder, for people."""
+        """Name, weights and seed of the encoder."""
         if self.is_trained:
             return f"{self.name}, {self.weights}, seed {self.seed}"
         return f"{RANDOM}, seed {self.seed}" if self.is_random else self.variant
@@ -61,14 +60,14 @@ class ResultRow:
         return f"{self.variant} ({self.semantics})" if self.is_trained else self.variant
 
     @property
-    def measured(self) -> str:
-        """Accuracy with its interval, for people."""
+    def formatted(self) -> str:
+        """Accuracy with its interval, as text."""
         return f"{self.value:.1f} % [{self.low:.1f}, {self.high:.1f}]"
 
 
 @dataclass(frozen=True, order=True)
 class Panel:
-    """Results that may be compared: same regime, benchmark, protocol and probe."""
+    """Comparable results: same regime, benchmark, protocol and probe."""
 
     regime: str
     benchmark: str
@@ -78,7 +77,7 @@ class Panel:
 
 @dataclass(frozen=True)
 class ResultSource:
-    """A result and where it was recorded."""
+    """A result with its record and the file of it."""
 
     path: Path
     record: ProbeRecord
@@ -86,10 +85,10 @@ class ResultSource:
 
 
 def collect_results(runs: Iterable[RunReport]) -> dict[ResultRow, ResultSource]:
-    """Rows of all records. A random encoder appears once per study, regime and seed, whichever run recorded it; an
-    encoder from elsewhere once per study and regime.
+    """Rows of all records. A random encoder appears once per study, regime and seed, an external encoder once per study
+    and regime, whichever run recorded it.
     """
-    found: dict[ResultRow, ResultSource] = {}
+    results: dict[ResultRow, ResultSource] = {}
     seen: set[tuple[object, ...]] = set()
     for source in _recorded(runs):
         row = _row(source)
@@ -97,32 +96,21 @@ def collect_results(runs: Iterable[RunReport]) -> dict[ResultRow, ResultSource]:
         key = (row.study, row.regime, row.variant, row.semantics, seed, row.weights, panel_of(row))
         if key not in seen:
             seen.add(key)
-            found[row] = source
-    return found
+            results[row] = source
+    return results
 
 
 def panel_of(row: ResultRow) -> Panel:
-    """Where a row belongs."""
+    """The panel of a row."""
     return Panel(row.regime, row.benchmark, row.protocol, row.probe)
 
 
 def group_by_panel(rows: Iterable[ResultRow]) -> dict[Panel, list[ResultRow]]:
-    """Rows by panel, panels in order of first appearance; random encoders first, then by variant."""
+    """Rows by panel in order of first appearance; in a panel random encoders first, then by variant."""
     grouped: dict[Panel, list[ResultRow]] = {}
     for row in rows:
         grouped.setdefault(panel_of(row), []).append(row)
     return {key: sorted(group, key=_order) for key, group in grouped.items()}
-
-
-def write_csv(path: Path, rows: Sequence[ResultRow]) -> None:
-    """One line per row, percent with at most two decimals."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(field.name for field in fields(ResultRow))
-        rounded = (
-            replace(row, value=round(row.value, 2), low=round(row.low, 2), high=round(row.high, 2)) for row in rows
-        )
-        writer.writerows(astuple(row) for row in rounded)
 
 
 def _recorded(runs: Iterable[RunReport]) -> Iterator[ResultSource]:

@@ -1,9 +1,9 @@
-"""Write a report: tables as CSV, Markdown, LaTeX and text, verdicts, and the page."""
+"""Write a report: tables as CSV, Markdown, LaTeX and text, verdicts on claims, and the HTML page."""
 
 import io
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,74 +15,58 @@ from hpc_jepa.report.audit import Audit, audit_claims
 from hpc_jepa.report.claims import PUBLISHED_CLAIMS, read_claims
 from hpc_jepa.report.page import render_page
 from hpc_jepa.report.predictions import check_comparable
-from hpc_jepa.report.published_results import PublishedStudy, read_published
-from hpc_jepa.report.report_data import ReportData, collect_published_data, collect_run_data
-from hpc_jepa.report.results import write_csv
+from hpc_jepa.report.published_results import read_published
+from hpc_jepa.report.report_data import ReportData, collect_run_data, with_audits, with_published
 from hpc_jepa.report.run_report import find_runs
 from hpc_jepa.report.study_evidence import collect_evidence
-from hpc_jepa.report.table import as_text
+from hpc_jepa.report.verdicts import ClaimResult
 
 TEXT_WIDTH = 120
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was found, and the folder it was written to."""
+    """The content of a report, and the folder it was written to."""
 
     folder: Path
-    content: ReportData
-
-    @property
-    def headlines(self) -> Sequence[str]:
-        """What the numbers say."""
-        return self.content.headlines
-
-    @property
-    def missing(self) -> Sequence[str]:
-        """What they cannot say, because it is not there."""
-        return self.content.missing
+    data: ReportData
 
 
 def write_report(
     places: Sequence[Path], out: Path | None = None, *, claims: Path | None = None, published: Path | None = None
 ) -> Report:
-    """Report all runs under ``places``, and the results in the CSV ``published`` where one is given.
+    """Report all runs in ``places``, and the results in the CSV file ``published`` if there is one.
 
     Writes ``index.html``, ``results.txt``, ``grid.csv``, ``claims.csv``, ``tables.md``, ``tables.tex`` and
-    ``report.json`` to ``out``, and with runs ``results.csv``; by default ``out`` is the folder ``report`` of the first
-    study. Raises InputError where there is nothing to report or records cannot be compared, DataError naming the file
-    where one is damaged; then nothing is written.
+    ``report.json`` to ``out``, and with runs ``results.csv``; the default of ``out`` is the folder ``report`` of the
+    first study. Raises InputError if there is nothing to report or records are not comparable, DataError naming a
+    damaged file; then nothing is written.
     """
     runs = find_runs(places)
     check_comparable(runs)
     if out is None and not runs:
-        raise InputError("a report without runs belongs to no study: say with --out where to write it")
-    listed = read_claims(claims or PUBLISHED_CLAIMS)
-    content = ReportData()
+        raise InputError("a report without runs belongs to no study; name an output folder with --out")
+    claim_list = read_claims(claims or PUBLISHED_CLAIMS)
+    data = ReportData()
     if runs:
-        content = collect_run_data(runs, places)
-        found = tuple(
-            audit_claims(listed, evidence, as_printed=False) for evidence in collect_evidence(runs, content.correct)
-        )
-        said = (one.sentence for one in found if one.decided)
-        content = replace(content, audits=found, headlines=(*content.headlines, *said))
+        data = collect_run_data(runs, places)
+        evidence = collect_evidence(runs, data.correct)
+        data = with_audits(data, [audit_claims(claim_list, source, as_printed=False) for source in evidence])
     if published is not None:
-        paper = read_published(published)
-        content = _with_published(content, paper, audit_claims(listed, paper, as_printed=True))
-    folder = out or runs[0].dir.study.path / "report"
-    report = Report(folder, content)
-    _write(report)
+        study = read_published(published)
+        data = with_published(data, study, audit_claims(claim_list, study, as_printed=True))
+    report = Report(out or runs[0].dir.study.path / "report", data)
+    _write_files(report)
     return report
 
 
 def print_report(report: Report, console: Console) -> None:
-    """Tables, what they say, and what is missing."""
-    content = report.content
-    for table in content.tables:
-        console.print(as_text(table), soft_wrap=True)
-    for grid in export_tables.text_tables(content.grids, ()):
-        console.print(export_tables.as_text(grid), soft_wrap=True)
-    for title, lines in (("Findings", content.headlines), ("Missing", content.missing)):
+    """Print tables, findings and gaps."""
+    data = report.data
+    tables = [*(table.text() for table in data.tables), *export_tables.text_tables(data.grids, ())]
+    for table in tables:
+        console.print(export_tables.terminal_table(table), soft_wrap=True)
+    for title, lines in (("Findings", data.headlines), ("Missing", data.gaps)):
         if lines:
             console.print(f"\n{title}", style="bold")
             for line in lines:
@@ -90,19 +74,19 @@ def print_report(report: Report, console: Console) -> None:
 
 
 def report_text(report: Report) -> str:
-    """The same without colours."""
+    """The printed report without colours."""
     buffer = io.StringIO()
     print_report(report, Console(file=buffer, width=TEXT_WIDTH, color_system=None))
     return buffer.getvalue()
 
 
 def report_json(report: Report) -> str:
-    """Everything a program may want: grids, verdicts, findings and gaps; what is missing is null."""
-    content = report.content
-    facts: dict[str, Any] = {
+    """Grids, verdicts, findings and gaps as JSON; missing cells are null."""
+    data = report.data
+    content: dict[str, Any] = {
         "folder": str(report.folder),
-        "findings": list(content.headlines),
-        "missing": list(content.missing),
+        "findings": list(data.headlines),
+        "missing": list(data.gaps),
         "grids": [
             {
                 "source": grid.source,
@@ -114,66 +98,44 @@ def report_json(report: Report) -> str:
                     for row in grid.rows
                 },
             }
-            for grid in content.grids
+            for grid in data.grids
         ],
-        "claims": {
-            one.source: [_claim_json(one, number) for number in range(len(one.results))] for one in content.audits
-        },
+        "claims": {audit.source: [_claim_json(audit, result) for result in audit.results] for audit in data.audits},
     }
-    return json.dumps(facts, indent=1, allow_nan=False) + "\n"
+    return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
-def _with_published(content: ReportData, paper: PublishedStudy, judged: Audit) -> ReportData:
-    """The published numbers come first, in front of what the runs say."""
-    own = collect_published_data(paper, judged)
-    return replace(
-        content,
-        headlines=(*own.headlines, *content.headlines),
-        grids=(*own.grids, *content.grids),
-        audits=(judged, *content.audits),
-        limits=own.limits,
-        probes=own.probes,
-    )
-
-
-def _write(report: Report) -> None:
-    content, folder = report.content, report.folder
-    page, text = render_page(content), report_text(report)
-    sheets = export_tables.text_tables(content.grids, content.audits)
+def _write_files(report: Report) -> None:
+    data, folder = report.data, report.folder
+    tables = export_tables.text_tables(data.grids, data.audits)
+    frames = {"grid": export_tables.grid_frame(data.grids), "claims": export_tables.claims_frame(_main(data.audits))}
+    if data.runs:
+        frames["results"] = export_tables.results_frame(data.rows)
+    if len(data.audits) > 1:
+        frames |= {f"claims.{_slug(audit.source)}": export_tables.claims_frame(audit) for audit in data.audits}
+    texts = {
+        "tables.md": export_tables.to_markdown(tables),
+        "tables.tex": export_tables.to_latex(tables),
+        "report.json": report_json(report),
+        "results.txt": report_text(report),
+        "index.html": render_page(data),
+    }
     folder.mkdir(parents=True, exist_ok=True)
-    if content.runs:
-        write_csv(folder / "results.csv", content.rows)
-    export_tables.write_grids(folder / "grid.csv", content.grids)
-    export_tables.write_claims(folder / "claims.csv", _main(content.audits))
-    for one in content.audits if len(content.audits) > 1 else ():
-        export_tables.write_claims(folder / f"claims.{_slug(one.source)}.csv", one)
-    (folder / "tables.md").write_text(export_tables.render_tables(sheets, "tables.md.jinja"), encoding="utf-8")
-    (folder / "tables.tex").write_text(export_tables.render_tables(sheets, "tables.tex.jinja"), encoding="utf-8")
-    (folder / "report.json").write_text(report_json(report), encoding="utf-8")
-    (folder / "results.txt").write_text(text, encoding="utf-8")
-    (folder / "index.html").write_text(page, encoding="utf-8")
+    for name, frame in frames.items():
+        frame.to_csv(folder / f"{name}.csv", index=False)
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
 
 
 def _main(audits: Sequence[Audit]) -> Audit:
-    """What ``claims.csv`` is about: the runs where they hold any cell of a claim, else the published numbers."""
-    runs = [one for one in audits if not one.as_printed]
-    return next((one for one in runs if one.decided), audits[0])
+    """The audit in ``claims.csv``: that of the runs if they have all cells of any claim, else the published one."""
+    return next((audit for audit in audits if not audit.as_printed and audit.decided), audits[0])
 
 
 def _slug(source: str) -> str:
     return source.replace(", ", ".").replace(" ", "_")
 
 
-def _claim_json(one: Audit, number: int) -> dict[str, Any]:
-    judgement = one.results[number]
-    found = judgement.outcome
-    return {
-        "id": judgement.claim.id,
-        "computed": found.computed,
-        "low": found.low,
-        "high": found.high,
-        "verdict": one.verdict(judgement),
-        "as_printed": found.as_printed,
-        "with_uncertainty": found.with_uncertainty,
-        "missing": list(judgement.missing),
-    }
+def _claim_json(audit: Audit, result: ClaimResult) -> dict[str, Any]:
+    outcome = asdict(result.outcome)
+    return {"id": result.claim.id, "verdict": audit.verdict(result), **outcome, "missing": list(result.missing)}

@@ -20,7 +20,7 @@ VOID = {"meta", "img", "br", "hr", "link", "input"}
 
 
 class Outline(HTMLParser):
-    """Open tags, and every address the page would load."""
+    """Open tags, and all addresses that the page loads."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -52,38 +52,30 @@ def page(study) -> str:
     return (write_report([study]).folder / "index.html").read_text()
 
 
-def test_the_page_is_whole_and_loads_nothing_from_elsewhere(page):
+def test_the_page_is_well_formed_and_self_contained(page):
     found = outline(page)
     assert found.open == []
     assert all(address.startswith(("#", "data:")) for address in found.addresses)
     assert "@import" not in page and not re.search(r"url\((?!#)", page)
 
 
-def test_every_headline_number_and_fingerprint_is_on_it(page, study):
+def test_the_page_has_all_headlines_and_fingerprints(page, study):
     report = write_report([study])
-    for sentence in report.headlines:
+    for sentence in report.data.headlines:
         assert sentence.replace("<", "&lt;") in page
     for run in study.rglob("config.yaml"):
         assert loading.read_config(RunConfig, [run]).fingerprint() in page
     assert "mask_truncation: tubes" in page
 
 
-def test_it_draws_accuracy_per_probe_each_loss_term_and_health(page):
+def test_the_page_has_plots_of_accuracy_loss_terms_and_target_health(page):
     plots = re.findall(r'<figure class="plot">\s*<figcaption>(.*?)</figcaption>', page)
-    assert plots == [
-        "motion8, careful, linear: demo, regime quickstart",
-        "Linear probe: motion8, careful, quickstart",
-        "Attentive probe: motion8, careful, quickstart",
-        "Total loss",
-        "context",
-        "ld",
-        "prediction",
-        "Target standard deviation",
-        "Effective rank",
-    ]
+    assert len(plots) == 9
+    assert {"Total loss", "context", "ld", "prediction", "Target standard deviation", "Effective rank"} < set(plots)
+    assert sum("Linear probe" in title for title in plots) == sum("Attentive probe" in title for title in plots) == 1
 
 
-def test_plots_take_their_colours_from_the_page(page):
+def test_plots_use_the_colours_of_the_page(page):
     assert "var(--series-0)" in page and "var(--ink)" in page
     assert not re.search(r"#0a0b0\d|#010203|#040506", page)
 
@@ -95,12 +87,12 @@ def test_the_same_records_give_the_same_page(study):
     assert (folder / "index.html").read_bytes() == first
 
 
-def test_missing_shards_are_said_instead_of_frames(page):
-    assert "The frames cannot be shown:" in page and "no-shards" in page
+def test_without_shards_the_page_has_the_error_instead_of_frames(page):
+    assert "no-shards" in page
     assert outline(page).count.get("img") is None
 
 
-def test_frames_show_the_clip_and_every_token_of_each_mask_group(tmp_path):
+def test_the_preview_shows_the_clip_and_all_tokens_of_each_mask_group(tmp_path):
     source = Motion8("unlabelled", 0, 8, size=32, frames=8)
     build_shards(source, tmp_path / "shards", make_recipe(source, 8), 0, lambda done: None)
     config = RunConfig.model_validate(
@@ -138,7 +130,7 @@ def picture(address: str) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(content)))
 
 
-def test_what_the_study_says_of_itself_comes_first(study):
+def test_the_description_of_the_study_comes_first(study):
     config = StudyConfig(study="demo", about="Does it help & why?", regimes=("quickstart",), variants=("baseline",))
     create_study_dir(config, study.parent)
     page = (write_report([study]).folder / "index.html").read_text(encoding="utf-8")

@@ -60,7 +60,7 @@ def verdicts(path, tmp_path):
     return {row["id"]: row["verdict"] for row in rows(folder / "claims.csv")}
 
 
-def test_every_difference_of_the_tables_is_that_of_the_printed_values(folder, printed):
+def test_differences_are_those_of_the_printed_values(folder, printed):
     seen = 0
     for row in rows(folder / "grid.csv"):
         value = printed.get((row["regime"], row["variant"], row["benchmark"]))
@@ -76,19 +76,19 @@ def test_every_difference_of_the_tables_is_that_of_the_printed_values(folder, pr
     assert seen == 72
 
 
-def test_each_of_the_35_claims_has_the_verdict_and_the_figure_that_its_author_found(folder):
+def test_all_35_claims_have_the_verdict_and_number_of_the_reanalysis(folder):
     expected = yaml.safe_load(PUBLISHED_CLAIMS.read_text())["claims"]
     found = rows(folder / "claims.csv")
     assert list(found[0]) == ["id", "statement", "published", "computed", "low", "high", "verdict"]
     assert len(found) == 35 and [row["id"] for row in found] == [claim["id"] for claim in expected]
     for row, claim in zip(found, expected, strict=True):
         assert row["verdict"] == ("supported" if claim["supported"] else "contradicted"), row
-        for figure in figures(claim["computed"]):
-            assert figure in row["computed"], row
+        for number in numbers(claim["computed"]):
+            assert number in row["computed"], row
 
 
-def figures(computed) -> list[str]:
-    """What must be found in the words of a finding."""
+def numbers(computed) -> list[str]:
+    """Numbers that a computed value must contain."""
     if isinstance(computed, list):
         return computed
     if not isinstance(computed, dict):
@@ -102,7 +102,7 @@ def figures(computed) -> list[str]:
     return [f"{variant} {value:.2f}" for variant, value in computed.items()]
 
 
-def test_planted_changes_turn_the_verdicts_they_touch_and_no_other(planted, tmp_path):
+def test_planted_changes_flip_exactly_the_verdicts_that_use_them(planted, tmp_path):
     before = verdicts(PUBLISHED_RESULTS, tmp_path)
     changes = {
         ("ucf101", "motion_guided", "diving48"): "8.88",  # raises by 0.50
@@ -120,7 +120,7 @@ def test_planted_changes_turn_the_verdicts_they_touch_and_no_other(planted, tmp_
     assert after["kin_d48_all6"] == "supported" and after["mix_best_d48"] == "contradicted"
 
 
-def test_a_dropped_cell_is_undecided_and_shown_as_missing(planted, tmp_path):
+def test_a_dropped_cell_is_missing_and_its_claims_undecided(planted, tmp_path):
     path = planted({("mixed", "fwm_hw_ld", "imagenet100"): None})
     found = verdicts(path, tmp_path)
     assert {claim for claim, verdict in found.items() if verdict == "undecided"} == {
@@ -140,7 +140,7 @@ def test_uncertainty_leaves_small_differences_undecided():
     assert found["mix_fhl_in100"] == found["ucf_mg_ssv2"] == "supported"
 
 
-def test_more_test_clips_decide_what_few_leave_open(tmp_path):
+def test_more_test_clips_decide_claims_that_fewer_leave_undecided(tmp_path):
     lines = rows(PUBLISHED_RESULTS)
     for row in lines:
         row["value"] = str(100 * int(row["value"])) if row["metric"] == "n_val" else row["value"]
@@ -151,7 +151,7 @@ def test_more_test_clips_decide_what_few_leave_open(tmp_path):
     assert found["ucf_mg_d48"] == found["mix_best_d48"] == "supported"
 
 
-def test_differences_are_coloured_only_where_holm_leaves_them_significant(folder):
+def test_only_differences_significant_after_holm_are_coloured(folder):
     page = (folder / "index.html").read_text()
     significant = [row for row in rows(folder / "grid.csv") if row["significant"] == "True"]
     assert all(float(row["p_holm"]) < 0.05 for row in significant)
@@ -160,19 +160,13 @@ def test_differences_are_coloured_only_where_holm_leaves_them_significant(folder
     assert "score test of two unpaired proportions" in page and "Minimum detectable gain" in page
 
 
-def test_the_page_says_what_the_published_numbers_cannot_tell(folder):
+def test_the_page_lists_the_limitations_of_the_published_numbers(folder):
     page = (folder / "index.html").read_text()
-    for words in (
-        "one pretraining run and one unseeded probe",
-        "(B1)",
-        "(B21)",
-        "(B22)",
-        "Another seed of the baseline",
-    ):
-        assert words in page
+    for part in ("(B1)", "(B21)", "(B22)", "3.60 points"):
+        assert part in page
 
 
-def test_own_claims_are_judged_and_a_faulty_file_is_named_with_its_key(tmp_path):
+def test_own_claims_are_evaluated_and_an_invalid_file_is_named(tmp_path):
     claim = {"id": "own", "statement": "LTC is worst", "predicate": {"type": "argmin", "regime": "mixed"}}
     claim["predicate"] |= {"benchmark": "imagenet100", "variants": ["ltc", "ld", "hw"], "expected": "ltc"}
     path = tmp_path / "own.yaml"
@@ -181,30 +175,30 @@ def test_own_claims_are_judged_and_a_faulty_file_is_named_with_its_key(tmp_path)
     assert (row["computed"], row["verdict"]) == ("ltc (11.34)", "supported")
     claim["predicate"]["expected"] = "fac"
     path.write_text(yaml.safe_dump({"claims": [claim]}))
-    with pytest.raises(InputError, match=r"own\.yaml.*expected 'fac' is not among the variants"):
+    with pytest.raises(InputError, match=r"own\.yaml.*'fac'"):
         read_claims(path)
 
 
 @pytest.mark.parametrize(
-    "line, words",
+    "line, place",
     [
-        ("x,ac,mixed,diving48,top1_percent,8.38,", "a second time"),
-        ("x,new,mixed,diving48,top1_percent,8.38,", "no whole n_val"),
-        ("x,new,mixed,diving48,top1_percent,many,", r":266: damaged line \(value"),
-        ("x,new,mixed,diving48,top1_percent,108.38,", "between 0 and 100"),
-        ("x,new,mixed", "damaged line"),
+        ("x,ac,mixed,diving48,top1_percent,8.38,", ":266: "),
+        ("x,new,mixed,diving48,top1_percent,8.38,", "n_val"),
+        ("x,new,mixed,diving48,top1_percent,many,", r":266: .*value"),
+        ("x,new,mixed,diving48,top1_percent,108.38,", "108.38"),
+        ("x,new,mixed", ":266: "),
     ],
 )
-def test_a_damaged_file_of_results_is_named_with_its_fault(tmp_path, line, words):
+def test_an_invalid_results_file_is_refused_with_its_line(tmp_path, line, place):
     path = tmp_path / "damaged.csv"
     path.write_text(PUBLISHED_RESULTS.read_text().rstrip("\n") + f"\n{line}\n")
-    with pytest.raises(DataError, match=words):
+    with pytest.raises(DataError, match=place):
         read_published(path)
-    with pytest.raises(InputError, match="no such file"):
+    with pytest.raises(InputError, match=r"none\.csv"):
         read_published(tmp_path / "none.csv")
 
 
-def test_the_command_works_without_any_run_and_prints_json(tmp_path):
+def test_the_command_works_without_runs_and_prints_json(tmp_path):
     result = CliRunner().invoke(app, ["report", "--published", "--out", str(tmp_path / "out"), "--json"])
     assert result.exit_code == 0, result.output
     facts = json.loads(result.stdout)
@@ -216,14 +210,14 @@ def test_the_command_works_without_any_run_and_prints_json(tmp_path):
     }
 
 
-def test_without_runs_and_published_numbers_or_a_place_to_write_there_is_nothing_to_do():
+def test_a_report_without_input_or_output_folder_is_refused():
     assert CliRunner().invoke(app, ["report"]).exit_code == 2
     with pytest.raises(InputError, match="--out"):
         write_report([], published=PUBLISHED_RESULTS)
 
 
-def test_latex_is_escaped_and_has_a_cell_for_every_column(folder):
+def test_latex_is_escaped_and_each_row_has_all_columns(folder):
     text = (folder / "tables.tex").read_text()
-    body = [line for line in text.splitlines() if line.endswith(r" \\")]
+    body = [line for line in text.splitlines() if line.endswith(r" \\") and not line.startswith("\\")]
     assert r"fwm\_hw\_ld & 30.78 [29.52, 32.07] +5.92* & 11.60" in text
     assert all(line.count(" & ") in (3, 4) for line in body)

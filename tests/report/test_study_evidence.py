@@ -1,4 +1,4 @@
-"""Runs as evidence: grids, claims and curves of a study with several seeds, and records that must not be compared."""
+"""Runs as evidence: grids, claims and curves of a study with several seeds, and records that are not comparable."""
 
 import csv
 import json
@@ -42,7 +42,7 @@ def test_seeds_are_replicates_and_a_missing_cell_is_missing(grid):
     assert found["delta"]["value"] == "missing" and found["delta"]["difference"] == ""
 
 
-def test_claims_are_judged_on_the_runs_and_on_the_published_numbers_side_by_side(grid):
+def test_claims_are_evaluated_on_runs_and_published_numbers_side_by_side(grid):
     folder = write_report([grid], published=PUBLISHED_RESULTS).folder
     ours = {row["id"]: row for row in rows(folder / "claims.csv")}
     assert list(next(iter(ours.values()))) == ["id", "statement", "published", "computed", "low", "high", "verdict"]
@@ -55,7 +55,7 @@ def test_claims_are_judged_on_the_runs_and_on_the_published_numbers_side_by_side
     assert "demo, corrected semantics" in page and "fwm_hw_ld (mixed, imagenet100)" in page
 
 
-def test_both_semantics_stand_side_by_side(write):
+def test_both_semantics_are_audited_separately(write):
     for semantics in ("published", "corrected"):
         for salt, (variant, share) in enumerate({"baseline": 0.25, "fwm": 0.27}.items()):
             run = write.run(variant, semantics, regime="mixed")
@@ -68,12 +68,12 @@ def test_both_semantics_stand_side_by_side(write):
         assert fwm["verdict"] == "undecided" and fwm["low"] < 0 < 1.88 < fwm["high"]
 
 
-def test_a_claim_about_seeds_takes_them_literally(grid):
+def test_a_claim_about_seeds_uses_exactly_those_seeds(grid):
     found = {row["id"]: row for row in rows(write_report([grid]).folder / "claims.csv")}
     assert float(found["re_seed_in100"]["computed"]) == pytest.approx(-0.2, abs=0.11)  # 252 against 250 of 1,000 clips
 
 
-def test_one_seed_is_compared_by_mcnemar_and_holm_counts_the_family(study):
+def test_single_seeds_are_compared_by_mcnemar_with_holm_over_the_family(study):
     found = {row["variant"]: row for row in rows(write_report([study]).folder / "grid.csv")}
     family = ["random_init", "fwm_hw_ld", "fwm_hw_ld (published)"]
     right = {}
@@ -96,46 +96,46 @@ def test_one_seed_is_compared_by_mcnemar_and_holm_counts_the_family(study):
 
 
 @pytest.mark.parametrize(
-    "facts, words",
+    "changes, message",
     [
-        ({"data": {"train": "a" * 64, "test": "c" * 64}}, "another test split of motion8"),
-        ({"data": {"train": "d" * 64, "test": "b" * 64}}, "another training split of the probe"),
-        ({"protocol_fingerprint": "f" * 16}, "another settings of the protocol"),
-        ({"classes": 9}, "another number of classes"),
+        ({"data": {"train": "a" * 64, "test": "c" * 64}}, "test split"),
+        ({"data": {"train": "d" * 64, "test": "b" * 64}}, "training split"),
+        ({"protocol_fingerprint": "f" * 16}, "protocol"),
+        ({"classes": 9}, "classes"),
     ],
 )
-def test_records_of_another_split_or_protocol_are_refused_and_both_are_named(write, facts, words):
+def test_records_of_different_splits_or_protocols_are_refused_naming_both(write, changes, message):
     first = write.evaluated(write.run("baseline"), {"target": {"linear": 0.3}})
-    second = write.evaluated(write.run("ld"), {"target": {"linear": 0.4}}, **facts)
-    with pytest.raises(InputError, match=words) as caught:
+    second = write.evaluated(write.run("ld"), {"target": {"linear": 0.4}}, **changes)
+    with pytest.raises(InputError, match=message) as caught:
         write_report([write.root / "demo"])
     assert str(first) in str(caught.value) and str(second) in str(caught.value)
     assert not (write.root / "demo/report").exists()
 
 
-def test_other_samples_under_the_same_name_are_refused_too(write):
+def test_records_with_different_test_samples_are_refused(write):
     write.evaluated(write.run("baseline"), {"target": {"linear": 0.3}})
     write.labels = write.labels[::-1].copy()
     write.evaluated(write.run("ld"), {"target": {"linear": 0.3}})
-    with pytest.raises(InputError, match="their test samples differ"):
+    with pytest.raises(InputError, match="test samples"):
         write_report([write.root / "demo"])
 
 
-def test_fewer_classes_than_the_labels_name_is_a_mismatch(write):
+def test_labels_beyond_the_number_of_classes_are_refused(write):
     write.evaluated(write.run("baseline"), {"target": {"linear": 0.3}}, classes=5)
-    with pytest.raises(DataError, match=r"motion8.careful.json: class-count mismatch: it says 5 classes.*class 7"):
+    with pytest.raises(DataError, match=r"motion8\.careful\.json: .*5 classes.*class 7"):
         write_report([write.root / "demo"])
 
 
-def test_a_record_that_its_predictions_do_not_bear_out_is_damaged(write):
+def test_a_record_that_contradicts_its_predictions_is_damaged(write):
     path = write.evaluated(write.run("baseline"), {"target": {"linear": 0.3}})
     whole = path.read_text()
     path.write_text(re.sub(r'"value": 0.3\b', '"value": 0.9', whole))
-    with pytest.raises(DataError, match=r"recorded as 0.9000 of 1000 clips, but its predictions give 0.3000"):
+    with pytest.raises(DataError, match=r"0\.9000.*0\.3000"):
         write_report([write.root / "demo"])
     path.write_text(whole)
     path.with_suffix(".npz").write_bytes(b"not an archive")
-    with pytest.raises(DataError, match=r"motion8.careful.npz: not the predictions"):
+    with pytest.raises(DataError, match=r"motion8\.careful\.npz"):
         write_report([write.root / "demo"])
 
 
@@ -144,15 +144,16 @@ def test_cells_of_the_study_that_never_started_are_missing(write):
     create_study_dir(config, write.root)
     run = write.run("baseline")
     write.evaluated(run, {"random_init": {"linear": 0.2}, "target": {"linear": 0.3}})
-    assert write_report([write.root / "demo"]).missing == [
-        "baseline (corrected), seed 1 (quickstart): never started",
-        "ld (corrected), seed 0 (quickstart): never started",
-        "ld (corrected), seed 1 (quickstart): never started",
+    gaps = write_report([write.root / "demo"]).data.gaps
+    assert [line.split(" (quickstart)")[0] for line in gaps] == [
+        "baseline (corrected), seed 1",
+        "ld (corrected), seed 0",
+        "ld (corrected), seed 1",
     ]
-    assert write_report([run]).missing == []  # one run was asked for
+    assert write_report([run]).data.gaps == []  # a report on one run alone
 
 
-def test_encoders_from_elsewhere_are_further_rows_and_appear_once(write):
+def test_external_encoders_are_rows_of_their_own_and_appear_once(write):
     for variant in ("baseline", "ld"):
         write.evaluated(write.run(variant), {"target": {"linear": 0.3}, "timm:vit_tiny": {"linear": 0.5}})
     folder = write_report([write.root / "demo"]).folder
@@ -161,7 +162,7 @@ def test_encoders_from_elsewhere_are_further_rows_and_appear_once(write):
     assert [row["variant"] for row in rows(folder / "grid.csv")] == ["baseline", "ld", "timm:vit_tiny"]
 
 
-def test_few_labels_and_damage_are_drawn_and_the_corruption_error_is_relative_to_the_baseline(write):
+def test_few_shot_and_robustness_curves_and_corruption_error_relative_to_the_baseline(write):
     for variant, loss in (("baseline", 0.4), ("ld", 0.2)):
         run = write.run(variant)
         write.evaluated(run, {"target": {"linear": 0.9}})
@@ -171,9 +172,9 @@ def test_few_labels_and_damage_are_drawn_and_the_corruption_error_is_relative_to
     page = (report.folder / "index.html").read_text()
     assert "<figcaption>motion8, careful, quickstart</figcaption>" in page
     assert "<figcaption>noise: motion8, careful, quickstart, linear probe</figcaption>" in page
-    errors = {line.encoder.split(" ")[0]: line.error for line in report.content.robustness}
+    errors = {line.encoder.split(" ")[0]: line.error for line in report.data.robustness}
     assert errors == pytest.approx({"baseline": 1.0, "ld": (0.2 + 0.3) / (0.3 + 0.5)})
-    assert [line.consistency for line in report.content.robustness] == pytest.approx([85, 85])
+    assert [line.consistency for line in report.data.robustness] == pytest.approx([85, 85])
 
 
 def test_few_shot_records_of_another_test_split_are_refused(write):
@@ -185,17 +186,17 @@ def test_few_shot_records_of_another_test_split_are_refused(write):
     facts["data"]["test"] = "e" * 64
     path.write_text(json.dumps(facts))
     assert record.read_record(record.FewShotRecord, path).data["test"] == "e" * 64
-    with pytest.raises(InputError, match=r"few_shot/motion8\.careful\.json cannot be compared: another test split"):
+    with pytest.raises(InputError, match=r"few_shot/motion8\.careful\.json.*test split"):
         write_report([write.root / "demo"])
 
 
-def test_claims_are_left_out_where_the_runs_hold_no_cell_that_they_speak_of(study):
+def test_the_page_has_no_claims_table_if_runs_have_no_cell_of_any_claim(study):
     page = (write_report([study]).folder / "index.html").read_text()
-    assert "None of the published claims speaks of a cell" in page
+    assert '<table class="claims">' not in page and "claims.csv" in page
 
 
-def test_what_the_runs_say_about_claims_is_counted_and_the_rest_named(grid):
+def test_claims_on_runs_are_counted_and_unknown_ones_named(grid):
     report = write_report([grid])
-    assert report.headlines[-1].startswith("35 claims on demo, corrected semantics, with their uncertainty:")
+    assert report.data.headlines[-1].startswith("35 claims on demo, corrected semantics")
     page = (report.folder / "index.html").read_text()
-    assert "further claims speak of cells that are missing: ucf_mg_d48" in page
+    assert "ucf_mg_d48" in page

@@ -233,7 +233,7 @@ def _hidden(path: Path, suffix: str) -> Path:
 
 
 def _point_latest_at(final: Path) -> None:
-    link = final.parent / "latest"
+    link = RunDir(final.parent.parent).latest_link
     if link.is_symlink() and link.readlink() == Path(final.name):
         return
     new = link.with_name(".latest")

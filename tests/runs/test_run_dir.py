@@ -1,5 +1,6 @@
 """``open_run``: configuration, state, metrics and records of a run folder."""
 
+import ast
 import json
 import math
 import re
@@ -113,3 +114,26 @@ def test_damaged_record_is_named(run, content):
     run.record_file("motion8", "standard").write_text(content)
     with pytest.raises(DataError, match=r"motion8\.standard\.json: "):
         run.records()
+
+
+def _spelled(tree):
+    """Path parts, and string constants that name a file of a run; docstrings aside."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Div) and isinstance(node.right, ast.Constant):
+            yield node.right.value
+        if isinstance(node, ast.Constant) and node.value in FILES:
+            yield node.value
+
+
+FILES = {"config.yaml", "state.json", "metrics.jsonl", "lease.json", "starts.jsonl", "study.yaml", "jobs.jsonl"}
+FOLDERS = {"checkpoints", "eval", "events", "log", "profile", "latest", ".submission", "refused.json"}
+
+
+@pytest.mark.parametrize("root", ["hpc_jepa", "tools"])
+def test_only_the_run_directory_spells_its_file_names(root):
+    paths = [path for path in (Path(__file__).parents[2] / root).rglob("*.py") if path.parent.name != "runs"]
+    assert len(paths) > 10
+    offenders = {
+        (path.name, name) for path in paths for name in _spelled(ast.parse(path.read_text())) if name in FILES | FOLDERS
+    }
+    assert offenders == set()

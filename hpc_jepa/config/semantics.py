@@ -4,7 +4,7 @@
 of differences in ``docs/semantics.md``.
 """
 
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, get_args
 
 from pydantic import Field, model_validator
 
@@ -12,41 +12,25 @@ from hpc_jepa.config.strict import Strict
 
 Preset = Literal["published", "corrected"]
 
-PRESETS: dict[str, dict[str, Any]] = {
-    "published": {
-        "ld_hw_gradient": False,
-        "channel_partition": "halves",
-        "student_norm": "none",
-        "context_ramp": "iterations",
-        "mask_truncation": "raster",
-        "motion_pool": "trilinear",
-        "motion_norm": "tubelet",
-        "auxiliary_precision": "autocast",
-        "batch_statistics": "process",
-        "static_clips_in_temporal_terms": True,
-        "evaluated_weights": "target",
-        "kinematic_features": "target",
-        "online_target_gradient": True,
-        "sigreg_scale": "samples",
-        "process_randomness": "same",
-    },
-    "corrected": {
-        "ld_hw_gradient": True,
-        "channel_partition": "per_level",
-        "student_norm": "level",
-        "context_ramp": "fractions",
-        "mask_truncation": "raster",
-        "motion_pool": "area",
-        "motion_norm": "clip",
-        "auxiliary_precision": "fp32",
-        "batch_statistics": "global",
-        "static_clips_in_temporal_terms": True,
-        "evaluated_weights": "trained",
-        "kinematic_features": "student",
-        "online_target_gradient": False,
-        "sigreg_scale": "one",
-        "process_randomness": "independent",
-    },
+SWITCHES: dict[str, tuple[Any, Any]] = {  # published, corrected
+    "ld_hw_gradient": (False, True),
+    "channel_partition": ("halves", "per_level"),
+    "student_norm": ("none", "level"),
+    "context_ramp": ("iterations", "fractions"),
+    "mask_truncation": ("raster", "raster"),
+    "motion_pool": ("trilinear", "area"),
+    "motion_norm": ("tubelet", "clip"),
+    "auxiliary_precision": ("autocast", "fp32"),
+    "batch_statistics": ("process", "global"),
+    "static_clips_in_temporal_terms": (True, True),
+    "evaluated_weights": ("target", "trained"),
+    "kinematic_features": ("target", "student"),
+    "online_target_gradient": (True, False),
+    "sigreg_scale": ("samples", "one"),
+    "process_randomness": ("same", "independent"),
+}
+PRESETS = {
+    preset: {name: values[index] for name, values in SWITCHES.items()} for index, preset in enumerate(get_args(Preset))
 }
 
 

@@ -1,1 +1,1 @@
-"""Which tokens the student sees and which it predicts."""
+"""Mask sampling: the tokens that the student sees, and the tokens to predict."""

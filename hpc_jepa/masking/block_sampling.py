@@ -1,4 +1,4 @@
-"""Blocks: how large they are in a step, and where they lie."""
+"""Size and position of mask blocks."""
 
 import math
 
@@ -11,10 +11,10 @@ from hpc_jepa.types import BlockSize, TokenGrid
 
 
 def block_size(group: MaskGroupConfig, grid: TokenGrid, step: int) -> BlockSize:
-    """Size of every block of the group in this step, for all clips and all processes.
+    """Size of every block of a mask group in a step, for all clips and processes.
 
-    Volume and aspect ratio follow V-JEPA's multi-block masking: a generator seeded with the step draws one uniform
-    number each for time, area and aspect; with fixed scales only the aspect varies.
+    Follows V-JEPA's multi-block masking: a generator seeded with the step draws one uniform number each for time, area
+    and aspect ratio. The scales are fixed here, so only the aspect ratio varies.
     """
     generator = torch.Generator().manual_seed(step)
     _, _, aspect_draw = torch.rand(3, generator=generator).tolist()
@@ -28,17 +28,17 @@ def block_size(group: MaskGroupConfig, grid: TokenGrid, step: int) -> BlockSize:
 
 
 def uniform_origins(draws: Tensor, size: BlockSize, grid: TokenGrid) -> Tensor:
-    """Uniform draws in [0, 1) -> int64 raster numbers of block origins, of the same shape."""
+    """Uniform draws in [0, 1) -> raster indices of block origins, int64 of the same shape."""
     return (draws * math.prod(grid.origin_counts(size))).long()
 
 
 def visible_tubelets(group: MaskGroupConfig, grid: TokenGrid) -> int:
-    """Leading tubelets that the context may use."""
+    """Number of leading tubelets that the context may use."""
     return max(1, int(grid.time * group.temporal_keep))
 
 
 def empty_context_error(size: BlockSize, grid: TokenGrid, group: MaskGroupConfig) -> InputError:
-    """What to say when even one block hides everything the context may use."""
+    """The error for a single block that hides everything the context may use."""
     return InputError(
         f"masking.groups: one block of {size[0]}x{size[1]}x{size[2]} tokens hides the whole context of a "
         f"{grid.time}x{grid.height}x{grid.width} grid; lower spatial_scale ({group.spatial_scale}) or raise "

@@ -1,4 +1,4 @@
-"""The masks of a step: a function of seed, step and, where motion guides them, of the clips."""
+"""Sample the masks of a step: a function of seed and step and, with motion guidance, of the clips."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -17,16 +17,16 @@ from hpc_jepa.masking.motion_guidance import guided_origins, motion_map
 from hpc_jepa.types import BlockSize, ClipBatch, TokenGrid, TokenMasks, Truncation
 
 PLACEMENT_ATTEMPTS = 4
-"""Placements drawn per clip and step, in case blocks hide everything."""
+"""Block placements drawn per clip and step; later ones are used if the first hides everything."""
 
 
 class MaskSampler:
-    """Draws the blocks of the whole global batch in every process and keeps the masks of its own clips.
+    """Samples the blocks of the global batch on every process and returns the masks of the process's own clips.
 
-    batch_size: clips of all processes; rank ``r`` holds rows r*batch_size/world_size onwards.
-    gather: rows of this process -> rows of all processes in rank order. Used for motion maps and static flags only.
+    batch_size: clips of all processes; rank ``r`` has rows r*batch_size/world_size onwards.
+    gather: rows of this process -> rows of all processes in rank order; for motion maps and static flags only.
 
-    Raises InputError if the processes do not divide the batch.
+    Raises InputError if the batch cannot be divided equally among the processes.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class MaskSampler:
         self.local_clips = local_rows(batch_size, rank, world_size)
 
     def __call__(self, step: int, clips: ClipBatch) -> tuple[TokenMasks, ...]:
-        """Masks of this process's clips, one per group, on the device of their pixels."""
+        """Masks of this process's clips, one per mask group, on the device of their pixels."""
         motion = self._motion(clips)
         paired = self._clips_with_pairs(clips)
         repeats = self.world_size if self.semantics.process_randomness == "same" else 1
@@ -62,13 +62,13 @@ class MaskSampler:
         return tuple(masks)
 
     def _motion(self, clips: ClipBatch) -> Tensor | None:
-        """Motion maps [B, T, H, W] of the global batch, if they guide the blocks."""
+        """Motion maps [B, T, H, W] of the global batch, or None without motion guidance."""
         if self.config.motion is None:
             return None
         return self.gather(motion_map(clips.pixels, self.grid, self.semantics.motion_pool, self.semantics.motion_norm))
 
     def _clips_with_pairs(self, clips: ClipBatch) -> Tensor:
-        """Which clips [B] of the global batch take part in temporal terms."""
+        """True for the clips [B] of the global batch that temporal terms include."""
         if self.semantics.static_clips_in_temporal_terms:
             return torch.ones(self.batch_size, dtype=torch.bool, device=clips.pixels.device)
         return self.gather(~clips.static).to(clips.pixels.device)
@@ -89,19 +89,17 @@ class MaskSampler:
         )
 
     def _origins(self, group: MaskGroupConfig, draws: "_RandomDraws", size: BlockSize, motion: Tensor | None) -> Tensor:
-        """Raster numbers of block origins [B, attempts, blocks] for the global batch."""
+        """Raster indices of block origins [B, attempts, blocks] for the global batch."""
         places = draws.uniforms(RandomStream.MASK_ORIGIN, PLACEMENT_ATTEMPTS, group.blocks)
-        anywhere = uniform_origins(places, size, self.grid)
+        uniform = uniform_origins(places, size, self.grid)
         if self.config.motion is None or motion is None:
-            return anywhere
-        at_random = (
-            draws.uniforms(RandomStream.MOTION_CHOICE, PLACEMENT_ATTEMPTS, group.blocks)
-            < self.config.motion.random_rate
-        )
-        return anywhere.where(at_random, guided_origins(places, motion, size, self.config.motion.strength))
+            return uniform
+        choice = draws.uniforms(RandomStream.MOTION_CHOICE, PLACEMENT_ATTEMPTS, group.blocks)
+        guided = guided_origins(places, motion, size, self.config.motion.strength)
+        return uniform.where(choice < self.config.motion.random_rate, guided)
 
     def _truncation(self, group: MaskGroupConfig, draws: "_RandomDraws", size: BlockSize, counts: Tensor) -> Truncation:
-        """One length for the lists of all clips that share it; its value is all that is ever read from the device.
+        """The common length of the token lists. Reading it is the only host-device sync of the sampler.
 
         Raises InputError if a clip has no visible token.
         """
@@ -110,11 +108,11 @@ class MaskSampler:
         smallest = [(context, target) for context, target in limits.tolist()]
         if min(smallest)[0] == 0:
             raise empty_context_error(size, self.grid, group)
-        mine = smallest[self.local_clips.start * parts // self.batch_size]
-        return Truncation(limits, mine, self._truncation_order(draws), group.full_complement)
+        lengths = smallest[self.local_clips.start * parts // self.batch_size]
+        return Truncation(limits, lengths, self._truncation_order(draws), group.full_complement)
 
     def _truncation_order(self, draws: "_RandomDraws") -> Tensor | None:
-        """The order [B, N] in which tokens are kept: as they stand, by random tubes, or at random (B9)."""
+        """The order [B, N] in which tokens are kept: raster (None), random tubes, or random (B9)."""
         if self.semantics.mask_truncation == "raster":
             return None
         if self.semantics.mask_truncation == "tubes":
@@ -129,9 +127,9 @@ class MaskSampler:
 
 @dataclass(frozen=True)
 class _RandomDraws:
-    """Random numbers of one mask group in one step, a row for every clip of the global batch.
+    """Random numbers of one mask group in one step, one row per clip of the global batch.
 
-    repeats: processes that draw the same numbers for their clips (B17).
+    repeats: number of processes that draw equal numbers for their clips (B17).
     """
 
     seed: int

@@ -1,4 +1,4 @@
-"""Masks of batches of videos and of batches of images, which differ in their token grid."""
+"""Masks of video batches and of image batches, which have different token grids."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -6,12 +6,12 @@ from dataclasses import dataclass
 from hpc_jepa.types import ClipBatch, TokenMasks
 
 Masker = Callable[[int, ClipBatch], tuple[TokenMasks, ...]]
-"""A step and its clips -> their masks, one per group."""
+"""A step and its clips -> their masks, one per mask group."""
 
 
 @dataclass(frozen=True)
 class MasksByModality:
-    """Each kind of batch has a sampler of its own. All processes see the same kind in a step."""
+    """One mask sampler per modality. All processes have the same modality in a step."""
 
     videos: Masker
     images: Masker

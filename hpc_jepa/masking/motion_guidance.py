@@ -1,4 +1,4 @@
-"""Motion guidance: blocks prefer to lie where the clip moves, so that motion is predicted rather than seen."""
+"""Motion guidance: blocks are placed on moving regions, so that motion must be predicted."""
 
 from typing import Literal
 
@@ -11,7 +11,7 @@ from hpc_jepa.kernels.motion import average_motion, block_scores
 from hpc_jepa.types import BlockSize, TokenGrid
 
 MIN_MOTION = 1e-6
-"""Smallest motion that counts; a clip without any is treated uniformly."""
+"""Lower bound of motion; blocks of a clip without motion are placed uniformly."""
 
 
 def motion_map(
@@ -19,11 +19,11 @@ def motion_map(
 ) -> Tensor:
     """Motion of every token: clips [B, C, F, Hp, Wp] -> [B, T, H, W], zero for a clip of one frame.
 
-    Absolute frame difference, averaged over channels (the first frame repeats the second's), brought to the token grid
-    by averaging each tubelet-patch (``area``) or by interpolation without antialiasing (``trilinear``, B10), divided by
-    the maximum of the clip (``clip``) or, tubelet t of all clips, by the maximum of clip t (``tubelet``, B24).
+    The absolute frame difference, averaged over channels, with the second frame's value for the first frame. pool: mean
+    of each tubelet-patch (``area``), or interpolation without antialiasing (``trilinear``, B10). norm: divide by the
+    maximum of the clip (``clip``), or divide tubelet t of all clips by the maximum of clip t (``tubelet``, B24).
 
-    Raises InputError if ``tubelet`` meets another number of clips than tubelets.
+    Raises InputError for norm ``tubelet`` if the number of clips is not the number of tubelets.
     """
     if pixels.shape[2] < 2:
         return pixels.new_zeros(len(pixels), grid.time, grid.height, grid.width)
@@ -40,7 +40,7 @@ def motion_map(
 
 
 def _interpolated(pixels: Tensor, grid: TokenGrid) -> Tensor:
-    """Frame differences [B, T, H, W] by linear interpolation; on a CPU a few clips at a time, to stay in the cache."""
+    """Frame differences [B, T, H, W] by linear interpolation; on a CPU in cache-sized parts of a few clips."""
     parts = torch.split(pixels, 4 if pixels.device.type == "cpu" else len(pixels))
     change = torch.cat([_centre_pixels(part, grid).diff(dim=4).abs_().mean((1, 2, 3)) for part in parts])
     change = torch.cat([change[:, :1], change], dim=1).unsqueeze(1)
@@ -51,7 +51,8 @@ def _interpolated(pixels: Tensor, grid: TokenGrid) -> Tensor:
 def _centre_pixels(pixels: Tensor, grid: TokenGrid) -> Tensor:
     """Clips [B, C, F, Hp, Wp] -> [B, 2, 2, C, F, H, W], the two by two pixels around the centre of every patch.
 
-    Linear interpolation averages these four where patches have even sides. Else all count: [B, 1, 1, C, F, Hp, Wp].
+    Linear interpolation reads only these four if the sides of patches are even. Otherwise it needs all pixels:
+    [B, 1, 1, C, F, Hp, Wp].
     """
     rows, columns = pixels.shape[3] // grid.height, pixels.shape[4] // grid.width
     if rows % 2 or columns % 2:
@@ -64,8 +65,8 @@ def _centre_pixels(pixels: Tensor, grid: TokenGrid) -> Tensor:
 def guided_origins(draws: Tensor, motion: Tensor, size: BlockSize, strength: float) -> Tensor:
     """Block origins with probability proportional to max(mean motion inside the block, 1e-6)^strength.
 
-    ``draws`` [B, ...] uniform in [0, 1) are put through the inverse cumulative distribution of each clip's motion map
-    [B, T, H, W]. Returns int64 raster numbers of origins, shaped like ``draws``; with strength 0 the uniform ones.
+    draws: [B, ...] uniform in [0, 1), mapped through the inverse cumulative distribution of each clip. motion:
+    [B, T, H, W]. Returns raster indices of origins, int64 shaped like ``draws``; with strength 0 the uniform origins.
     """
     scores = block_scores(motion, size)
     cumulative = scores.clamp(min=MIN_MOTION).pow(strength).cumsum(1)

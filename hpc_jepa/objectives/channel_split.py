@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import torch
 from einops import rearrange
 from torch import Tensor
 
@@ -13,13 +14,6 @@ class Parts(NamedTuple):
 
     appearance: Tensor
     dynamics: Tensor
-
-
-class Widths(NamedTuple):
-    """Channels of the two parts."""
-
-    appearance: int
-    dynamics: int
 
 
 def split_channels(features: Tensor, ratio: float, ctx: ObjectiveContext) -> Parts:
@@ -39,13 +33,10 @@ def split_channels(features: Tensor, ratio: float, ctx: ObjectiveContext) -> Par
     return Parts(by_level[..., :cut].flatten(-2), by_level[..., cut:].flatten(-2))
 
 
-def split_widths(ratio: float, ctx: ObjectiveContext) -> Widths:
-    """Channels of the parts that ``split_channels`` returns."""
-    partition = ctx.semantics.channel_partition
-    whole = ctx.latent_width if partition == "halves" else ctx.width
-    repeats = ctx.levels if partition == "per_level" else 1
-    cut = _cut(whole, ratio)
-    return Widths(cut * repeats, (whole - cut) * repeats)
+def split_widths(ratio: float, ctx: ObjectiveContext) -> tuple[int, int]:
+    """Channels of the two parts."""
+    appearance, dynamics = split_channels(torch.empty(ctx.latent_width, device="meta"), ratio, ctx)
+    return len(appearance), len(dynamics)
 
 
 def _cut(channels: int, ratio: float) -> int:

@@ -72,7 +72,7 @@ class DynamicsSlice:
         factorised = ctx.other_objectives.get("fwm")
         self._ctx = ctx
         self._ratio = factorised.appearance_ratio if isinstance(factorised, FactorisedOptions) else None
-        self.width = ctx.latent_width if self._ratio is None else split_widths(self._ratio, ctx).dynamics
+        self.width = ctx.latent_width if self._ratio is None else split_widths(self._ratio, ctx)[1]
 
     def __call__(self, features: Tensor) -> Tensor:
         """Features [.., D] -> [.., width]."""

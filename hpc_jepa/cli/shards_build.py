@@ -46,8 +46,9 @@ Annotations = Annotated[Path | None, typer.Option(help="Folder with the annotati
 def build_motion8(
     out: Out,
     protocol: Annotated[
-        Literal["careful", "published"], typer.Option(help="published: 160/40 clips, 160 pixels, 32 frames, exactly.")
-    ] = "careful",
+        Literal["standard", "published", "careful"],
+        typer.Option(help="published: 160/40 clips, 160 pixels, 32 frames, exactly; careful: old name of standard."),
+    ] = "standard",
     size: Annotated[int | None, typer.Option(help="Size in pixels; the scene scales with it.  [160]")] = None,
     frames: Annotated[int | None, typer.Option(help="Frames per clip, at 8 per second.  [32]")] = None,
     train: Annotated[int | None, typer.Option(min=0, help="Labelled clips for training.  [2000]")] = None,
@@ -57,6 +58,9 @@ def build_motion8(
     workers: Workers = None,
 ) -> None:
     """Render the 8-direction motion benchmark."""
+    if protocol == "careful":
+        CONSOLE.print("--protocol careful is now called standard")
+        protocol = "standard"
     options = {"size": size, "frames": frames, "train": train, "test": test}
     given = {name: value for name, value in options.items() if value is not None}
     if protocol == "published" and given:

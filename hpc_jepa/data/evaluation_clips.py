@@ -64,11 +64,6 @@ class EvaluationClips:
         self._check_video_length()
         self.labels = torch.tensor([self._label(index) for index in self.indices.tolist()])
 
-    @property
-    def classes(self) -> tuple[str, ...]:
-        """Class names by label."""
-        return self._shards.manifest.classes
-
     def __len__(self) -> int:
         """Number of samples this process reads."""
         return len(self.indices)

@@ -97,11 +97,6 @@ class ClipLoader:
         self.stage_seconds = {"read": 0.0, "decode": 0.0, "augment": 0.0}
 
     @property
-    def sizes(self) -> tuple[int, ...]:
-        """Samples of each source."""
-        return tuple(len(folder) for folder in self._folders)
-
-    @property
     def dropped(self) -> dict[str, int]:
         """Clips per source that did not decode and were replaced, on this process since it started."""
         return dict(self._decode_errors.counts)

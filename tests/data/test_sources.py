@@ -296,14 +296,14 @@ def test_a_table_of_anything(build, tmp_path):
 @pytest.mark.parametrize(
     ("table", "message"),
     [
-        ("file,label\n,x\na.mp4,y\n", "file '' is not the name of a file"),
-        ("file,split\na.mp4,../../elsewhere\n", "split '../../elsewhere' is to be a folder; use letters"),
-        ("file,split\na.mp4,.\n", r"split '\.' is to be a folder"),
-        ("file,label\na.mp4,99999999999\n", "label 99999999999 has more than 6 digits; count classes from 0"),
-        ("file,start\na.mp4,nan\n", "start 'nan' is not a number of seconds"),
-        ("file,end\na.mp4,1e300\n", "end '1e300' is not a number of seconds"),
-        ("file,start\na.mp4,-5\n", r"start -5 of a\.mp4 lies before the video"),
-        (f"file,text\na.mp4,{'x' * 200_000}\n", r"annotations:2: damaged table \(field larger than"),
+        ("file,label\n,x\na.mp4,y\n", r"annotations: file ''"),
+        ("file,split\na.mp4,../../elsewhere\n", r"annotations: split '\.\./\.\./elsewhere'"),
+        ("file,split\na.mp4,.\n", r"annotations: split '\.'"),
+        ("file,label\na.mp4,99999999999\n", "annotations: label 99999999999 "),
+        ("file,start\na.mp4,nan\n", "annotations: start 'nan'"),
+        ("file,end\na.mp4,1e300\n", "annotations: end '1e300'"),
+        ("file,start\na.mp4,-5\n", r"annotations: start -5 of a\.mp4"),
+        (f"file,text\na.mp4,{'x' * 200_000}\n", r"annotations:2: "),
     ],
 )
 def test_a_table_that_cannot_be_meant_is_refused_before_anything_is_written(build, tmp_path, table, message):
@@ -332,7 +332,7 @@ def test_links_that_lead_back_are_not_followed_and_others_are(build, tmp_path):
 
 def test_a_name_that_is_not_utf8_is_refused_by_name(build, tmp_path):
     put(tmp_path / "videos" / os.fsdecode(b"cl\xff") / "a.mp4", mp4())
-    with pytest.raises(InputError, match=r"videos: the name of 'cl\\xff/a\.mp4' is not UTF-8; rename it"):
+    with pytest.raises(InputError, match=r"videos: .*'cl\\xff/a\.mp4'"):
         build("folder")
 
 
@@ -340,7 +340,7 @@ def test_annotations_that_name_nothing_are_refused(build, tmp_path):
     ucf101(tmp_path)
     for name in ("trainlist01.txt", "testlist01.txt"):
         put(tmp_path / "annotations" / "ucfTrainTestlist" / name, "")
-    with pytest.raises(InputError, match="the annotations of ucf101 name no files; check --annotations"):
+    with pytest.raises(InputError, match=r"ucf101 .*--annotations"):
         build("ucf101")
 
 
@@ -350,19 +350,19 @@ def test_missing_files_are_counted_listed_and_limited(build, tmp_path):
     splits = build("ucf101", "--allowed-drops", "0.05")
     assert (len(splits["train"]), splits["train"].manifest.dropped) == (3, 1)
     ledger = json.loads((splits["train"].path / "ledger.jsonl").read_text())
-    assert (ledger["key"], ledger["reason"]) == ("v_Archery_g09_c01", "annotated, but there is no such file")
-    with pytest.raises(InputError, match=r"1 of 6 annotated files are not there, more than --allowed-drops 0; .*g09"):
+    assert ledger["key"] == "v_Archery_g09_c01"
+    with pytest.raises(InputError, match=r"1 of 6 .*--allowed-drops 0; .*g09"):
         build("ucf101", "--allowed-drops", "0", "--out", tmp_path / "other")
 
 
 @pytest.mark.parametrize(
     ("layout", "asked", "message"),
     [
-        ("ucf101", "diving48", r"Diving48_vocab\.json expected here, found ucfTrainTestlist; check --annotations"),
-        ("something-something-v2", "ucf101", r"classInd\.txt expected here, found labels\.json, test\.json"),
-        ("hacs", "kinetics400", r"no column 'time_start'; expected .*, found classname"),
-        ("diving48", "imagenet100", r"Labels\.json or .*txt expected here, found Diving48_V2_test\.json"),
-        ("kinetics400", "hacs", r"HACS_clips_v1\.1\.1\.csv or HACS_clips\*\.csv expected here, found train\.csv"),
+        ("ucf101", "diving48", r"Diving48_vocab\.json.* ucfTrainTestlist.*--annotations"),
+        ("something-something-v2", "ucf101", r"classInd\.txt.* labels\.json, test\.json"),
+        ("hacs", "kinetics400", r"HACS_clips.*csv:1: .*'time_start'.* classname"),
+        ("diving48", "imagenet100", r"Labels\.json or .*txt.* Diving48_V2_test\.json"),
+        ("kinetics400", "hacs", r"HACS_clips_v1\.1\.1\.csv or HACS_clips\*\.csv.* train\.csv"),
     ],
 )
 def test_another_data_set_than_asked_for_says_what_was_found_and_expected(build, tmp_path, layout, asked, message):
@@ -375,20 +375,18 @@ def test_another_data_set_than_asked_for_says_what_was_found_and_expected(build,
 def test_videos_of_another_data_set_say_what_was_found_and_expected(build, tmp_path):
     ucf101(tmp_path)
     something(tmp_path / "other")
-    with pytest.raises(
-        InputError, match=r"none of 6 annotated files is here; ucf101 has files Class/.* 6 \.webm, such"
-    ):
+    with pytest.raises(InputError, match=r"none of 6 .*ucf101 .*Class/.* 6 \.webm"):
         build("ucf101", "--videos", tmp_path / "other" / "videos")
-    with pytest.raises(InputError, match=r"nowhere: cannot be listed \(No such file or directory\); check --videos"):
+    with pytest.raises(InputError, match=r"nowhere: .*No such file or directory.*--videos"):
         build("ucf101", "--videos", tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
     ("file", "text", "message"),
     [
-        ("classInd.txt", "0 A\n", "lines like '1 ApplyEyeMakeup', numbered from 1, expected"),
-        ("trainlist01.txt", "Nope/v_Nope_g01_c01.avi 1\n", r"trainlist01\.txt:1: class 'Nope' is not in classInd"),
-        ("classInd.txt", b"\xff\xfe\x00", "not a text file"),
+        ("classInd.txt", "0 A\n", r"classInd\.txt: "),
+        ("trainlist01.txt", "Nope/v_Nope_g01_c01.avi 1\n", r"trainlist01\.txt:1: .*'Nope'"),
+        ("classInd.txt", b"\xff\xfe\x00", r"classInd\.txt: "),
     ],
 )
 def test_damaged_annotations_name_file_and_line(build, tmp_path, file, text, message):
@@ -401,10 +399,10 @@ def test_damaged_annotations_name_file_and_line(build, tmp_path, file, text, mes
 def test_a_broken_json_annotation_names_the_line(build, tmp_path):
     something(tmp_path)
     put(tmp_path / "annotations" / "train.json", '[{"id": "1",\n "label" oops}]')
-    with pytest.raises(InputError, match=r"train\.json:2: not JSON"):
+    with pytest.raises(InputError, match=r"train\.json:2: "):
         build("something-something-v2")
     put(tmp_path / "annotations" / "train.json", '[{"id": "1", "label": "x", "placeholders": []}]')
-    with pytest.raises(InputError, match=r"train\.json: record 0 has no 'template'"):
+    with pytest.raises(InputError, match=r"train\.json: record 0 .*'template'"):
         build("something-something-v2")
 
 
@@ -414,7 +412,7 @@ def test_files_without_permission_go_to_the_ledger(build, tmp_path):
     (tmp_path / "videos" / "Archery" / "v_Archery_g09_c01.avi").chmod(0)
     splits = build("ucf101")
     ledger = json.loads((splits["train"].path / "ledger.jsonl").read_text())
-    assert ledger["reason"] == "cannot be read (Permission denied)"
+    assert "Permission denied" in ledger["reason"]
 
 
 def test_equal_videos_in_train_and_test_are_reported(build, tmp_path):
@@ -436,7 +434,7 @@ def test_published_counts_are_checked(build, tmp_path):
     diving48(tmp_path)
     build("diving48")
     test = tmp_path / "out" / "test"
-    with pytest.raises(DataError, match="2 samples, 1970 are published"):
+    with pytest.raises(DataError, match="test: 2 .*1970"):
         info_command(test, "--expect", "published")
     manifest = json.loads((test / "manifest.json").read_text()) | {"samples": 1970}
     (test / "manifest.json").write_text(json.dumps(manifest))

@@ -1,1 +1,1 @@
-"""Data sets that shards are made of, one file per layout."""
+"""Data sources, one module per data set or file layout."""

@@ -1,4 +1,4 @@
-"""What a layout says about a data set of files: every sample with its file, label and text, before a file is opened."""
+"""Data sets of annotated files: listing of the samples, and the data source of one split."""
 
 import hashlib
 import json
@@ -14,9 +14,9 @@ from hpc_jepa.errors import InputError, UndecodableError
 
 
 class AnnotatedSample(NamedTuple):
-    """One annotated sample. file: below the folder of videos; None where it is not there.
+    """One annotated sample. file: relative to the folder of videos; None if it does not exist.
 
-    text: a caption; class names need not be repeated. start, end: seconds, where only this part of the file is meant.
+    text: a caption, if other than the class name. start, end: seconds; None for the whole file.
     """
 
     key: str
@@ -32,7 +32,7 @@ class AnnotatedSample(NamedTuple):
 
 @dataclass(frozen=True)
 class DatasetListing:
-    """All splits of a data set. files: the tree the entries were looked up in; layout: what it should look like."""
+    """All samples of a data set. files: the searched tree; layout: the expected file names, for error messages."""
 
     dataset: str
     entries: tuple[AnnotatedSample, ...]
@@ -42,26 +42,26 @@ class DatasetListing:
 
     @property
     def unannotated(self) -> list[str]:
-        """Files no entry speaks of."""
+        """Files without an annotation."""
         named = {entry.file for entry in self.entries}
         return [file for file in self.files.names if file not in named]
 
     @property
     def missing(self) -> list[str]:
-        """Keys of entries whose file is not there."""
+        """Keys of samples whose file does not exist."""
         return [entry.key for entry in self.entries if entry.file is None]
 
     def sources(self, splits: Sequence[str] = ()) -> list["FileSource"]:
-        """One source for each split, or for those asked for.
+        """One source per split, of all splits or the given ones.
 
-        Raises InputError where not one annotated file is there, saying what was found and what was expected.
+        Raises InputError if no annotated file exists, or for an unknown split.
         """
         if not self.entries:
-            raise InputError(f"{self.files.root}: the annotations of {self.dataset} name no files; check --annotations")
+            raise InputError(f"{self.files.root}: the annotations of {self.dataset} list no files; check --annotations")
         if len(self.missing) == len(self.entries):
             raise InputError(
-                f"{self.files.root}: none of {len(self.entries)} annotated files is here; {self.dataset} has files "
-                f"{self.layout}, such as the one of {self.entries[0].key}; found {self.files.summary}"
+                f"{self.files.root}: none of {len(self.entries)} annotated files found; {self.dataset} has files "
+                f"{self.layout}, for example for {self.entries[0].key}; found {self.files.summary}"
             )
         by_split: dict[str, list[AnnotatedSample]] = {}
         for entry in self.entries:
@@ -69,7 +69,7 @@ class DatasetListing:
         if unknown := [split for split in splits if split not in by_split]:
             raise InputError(f"--split {unknown[0]}: {self.dataset} has {', '.join(by_split)}")
         return [
-            FileSource(self.dataset, split, self.files.root, tuple(_named(entries)), self.classes)
+            FileSource(self.dataset, split, self.files.root, tuple(_with_unique_keys(entries)), self.classes)
             for split, entries in by_split.items()
             if not splits or split in splits
         ]
@@ -87,7 +87,7 @@ class FileSource:
 
     @property
     def settings(self) -> Mapping[str, SettingValue]:
-        """The annotations; videos are expected not to change."""
+        """Hash of the annotations; the files are assumed not to change."""
         text = json.dumps([self.classes, self.entries])
         return {"annotations": hashlib.sha256(text.encode()).hexdigest()[:16]}
 
@@ -95,7 +95,7 @@ class FileSource:
         return len(self.entries)
 
     def origin(self, index: int) -> SampleOrigin:
-        """The key and the file below the folder of videos."""
+        """The key, and the file relative to the folder of videos."""
         entry = self.entries[index]
         return SampleOrigin(entry.key, entry.file or "")
 
@@ -103,7 +103,7 @@ class FileSource:
         """Read one file."""
         entry = self.entries[index]
         if entry.file is None:
-            raise UndecodableError("annotated, but there is no such file")
+            raise UndecodableError("annotated, but the file does not exist")
         try:
             data = (self.root / entry.file).read_bytes()
         except OSError as error:
@@ -113,8 +113,8 @@ class FileSource:
         return Sample(media, entry.label, text, entry.template, entry.placeholders)
 
 
-def _named(entries: Iterable[AnnotatedSample]) -> Iterator[AnnotatedSample]:
-    """Entries, each once, with keys of their own: different ones that share a key get a number."""
+def _with_unique_keys(entries: Iterable[AnnotatedSample]) -> Iterator[AnnotatedSample]:
+    """Distinct entries; a number is appended to keys that repeat."""
     taken: set[str] = set()
     for entry in dict.fromkeys(entries):
         names = chain([entry.key], (f"{entry.key}-{number}" for number in count(2)))

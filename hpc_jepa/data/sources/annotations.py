@@ -1,4 +1,4 @@
-"""Annotation files, found by name below a folder and read with errors that say what was expected."""
+"""Annotation files: finding and parsing them, with errors that name the file, the line and the expected format."""
 
 import csv
 import io
@@ -19,40 +19,39 @@ SPLITS = {
     "test": "test",
     "testing": "test",
 }
-"""What data sets call their splits, and what the folders of shards are called."""
+"""Names of splits in data sets, and the names of the shard folders."""
 
 MAX_SECONDS = 1e9
-"""Seconds; more, or no finite number, is a mistake that no video can be searched for."""
+"""Larger and non-finite times are rejected as mistakes."""
 
 
 def find_annotation(folder: Path, *patterns: str) -> Path:
-    """The file of the first pattern that has one, in ``folder`` or one level below; ``folder`` itself may be the file.
-
-    Raises InputError saying what was expected and what was found.
-    """
-    for pattern in patterns:
-        if matches := _matches(folder, pattern):
-            return matches[0]
-    found = _described(folder)
-    raise InputError(f"{folder}: {' or '.join(patterns)} expected here, found {found}; check --annotations")
+    """The first file that matches, by order of ``patterns``. Raises InputError like ``find_annotations``."""
+    return find_annotations(folder, *patterns)[0]
 
 
 def find_annotations(folder: Path, *patterns: str) -> list[Path]:
-    """The files of every pattern, each once. Raises InputError like ``find`` where there are none."""
-    files = {path: None for pattern in patterns for path in _matches(folder, pattern)}
-    return list(files) or [find_annotation(folder, *patterns)]
+    """Files that match a pattern, in ``folder`` or one level below; ``folder`` may itself be the file.
+
+    Raises InputError with the expected and the existing names if there are none.
+    """
+    files = dict.fromkeys(path for pattern in patterns for path in _matches(folder, pattern))
+    if not files:
+        names = " or ".join(patterns)
+        raise InputError(f"{folder}: expected {names}, found {_contents(folder)}; check --annotations")
+    return list(files)
 
 
 def read_lines(path: Path) -> list[list[str]]:
-    """The words of every line that has any."""
-    return [words for line in _text(path).splitlines() if (words := line.split())]
+    """The words of every non-empty line."""
+    return [words for line in _read_text(path).splitlines() if (words := line.split())]
 
 
 def read_json_records(path: Path, *keys: str) -> list[dict[str, Any]]:
-    """A list of records that have ``keys``. Raises InputError naming the record that has not."""
+    """A list of objects that all have ``keys``. Raises InputError with the number of the first invalid one."""
     records = read_json(path)
     if not isinstance(records, list):
-        raise InputError(f"{path}: a list of records expected, found a {type(records).__name__}")
+        raise InputError(f"{path}: expected a list of objects, found {type(records).__name__}")
     for number, record in enumerate(records):
         missing = [key for key in keys if not isinstance(record, dict) or key not in record]
         if missing:
@@ -61,24 +60,24 @@ def read_json_records(path: Path, *keys: str) -> list[dict[str, Any]]:
 
 
 def read_json(path: Path) -> Any:
-    """Whatever a JSON file holds. Raises InputError naming the line at which it is damaged."""
+    """The content of a JSON file. Raises InputError with the line of a syntax error."""
     try:
-        return json.loads(_text(path))
+        return json.loads(_read_text(path))
     except json.JSONDecodeError as error:
-        raise InputError(f"{path}:{error.lineno}: not JSON ({error.msg})") from error
+        raise InputError(f"{path}:{error.lineno}: invalid JSON ({error.msg})") from error
 
 
 def read_csv(path: Path, *columns: str) -> Iterator[dict[str, str]]:
-    """Rows of a csv file by column name. Raises InputError when one of ``columns`` is missing."""
-    reader = csv.DictReader(io.StringIO(_text(path)))
+    """Rows of a CSV file by column name. Raises InputError if one of ``columns`` is missing or a row is malformed."""
+    reader = csv.DictReader(io.StringIO(_read_text(path)))
     try:
         yield from _rows(path, reader, columns)
     except csv.Error as error:
-        raise InputError(f"{path}:{reader.reader.line_num}: damaged table ({error})") from error
+        raise InputError(f"{path}:{reader.reader.line_num}: malformed CSV ({error})") from error
 
 
 def parse_seconds(path: Path, row: dict[str, str], column: str) -> float:
-    """A time of a table. Raises InputError where it is no number."""
+    """A time in a CSV row. Raises InputError if it is not a finite number."""
     try:
         time = float(row[column])
     except ValueError:
@@ -89,7 +88,7 @@ def parse_seconds(path: Path, row: dict[str, str], column: str) -> float:
 
 
 def standard_split_name(path: Path, name: str) -> str:
-    """The common name of a split. Raises InputError for one that is unknown."""
+    """The standard name of a split: train, validation or test. Raises InputError if the name is unknown."""
     if name.strip().lower() not in SPLITS:
         raise InputError(f"{path}: unknown split '{name}'; expected one of {', '.join(SPLITS)}")
     return SPLITS[name.strip().lower()]
@@ -101,7 +100,7 @@ def _rows(path: Path, reader: "csv.DictReader[str]", columns: tuple[str, ...]) -
         raise InputError(f"{path}:1: no column '{missing[0]}'; expected {', '.join(columns)}, found {', '.join(names)}")
     for row in reader:
         if None in row.values() or None in row:
-            raise InputError(f"{path}:{reader.line_num}: {len(names)} columns expected")
+            raise InputError(f"{path}:{reader.line_num}: expected {len(names)} columns")
         yield row
 
 
@@ -111,7 +110,7 @@ def _matches(folder: Path, pattern: str) -> list[Path]:
     return sorted(folder.glob(pattern)) or sorted(folder.glob(f"*/{pattern}"))
 
 
-def _described(folder: Path) -> str:
+def _contents(folder: Path) -> str:
     if not folder.is_dir():
         return "no such folder"
     names = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
@@ -119,10 +118,10 @@ def _described(folder: Path) -> str:
     return ", ".join(names[:4]) + more if names else "nothing"
 
 
-def _text(path: Path) -> str:
+def _read_text(path: Path) -> str:
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror}); check --annotations") from error
     except UnicodeDecodeError as error:
-        raise InputError(f"{path}: not a text file; check --annotations") from error
+        raise InputError(f"{path}: not a UTF-8 text file; check --annotations") from error

@@ -1,4 +1,4 @@
-"""Anybody's own data: a csv file with a column ``file``, and if need be label, text, start, end, split and key."""
+"""Your own data in a CSV file with a column ``file`` and optional label, text, start, end, split and key."""
 
 from pathlib import Path, PurePosixPath
 
@@ -7,23 +7,23 @@ from hpc_jepa.data.sources.annotations import find_annotation, parse_seconds, re
 from hpc_jepa.data.sources.file_tree import FileTree, safe_key
 from hpc_jepa.errors import InputError
 
-LAYOUT = "where the column 'file' says, a path below the folder of videos"
+LAYOUT = "as in column 'file', relative to the folder of videos"
 COLUMNS = ("file", "label", "text", "start", "end", "split", "key")
 MAX_LABEL_DIGITS = 6
-"""Of a label that is a number: there are as many classes as the largest one says."""
+"""Limit for numeric labels, because the largest one sets the number of classes."""
 
 
 def list_csv_table(videos: Path, annotations: Path) -> DatasetListing:
-    """Labels are class names, numbered in alphabetical order, or numbers already.
+    """Labels are class names, numbered in alphabetical order, or numbers. The default split is ``train``.
 
-    The split is ``train`` unless told; times are in seconds.
+    Times are in seconds.
     """
     path = find_annotation(annotations, "*.csv")
     rows = list(read_csv(path, "file"))
     if not rows:
         raise InputError(f"{path}: no rows")
     if unknown := [column for column in rows[0] if column not in COLUMNS]:
-        raise InputError(f"{path}:1: unknown column '{unknown[0]}'; known are {', '.join(COLUMNS)}")
+        raise InputError(f"{path}:1: unknown column '{unknown[0]}'; expected {', '.join(COLUMNS)}")
     files = FileTree(videos)
     names = {row["label"] for row in rows if row.get("label")}
     numbered = all(name.isascii() and name.isdigit() for name in names)
@@ -38,13 +38,13 @@ def list_csv_table(videos: Path, annotations: Path) -> DatasetListing:
 def _entry(path: Path, row: dict[str, str], labels: dict[str, int], files: FileTree) -> AnnotatedSample:
     file = row["file"]
     if not PurePosixPath(file).name:
-        raise InputError(f"{path}: file '{file}' is not the name of a file")
+        raise InputError(f"{path}: file '{file}' is not a file name")
     split = row.get("split") or "train"
     if safe_key(split) != split:
-        raise InputError(f"{path}: split '{split}' is to be a folder; use letters, digits, - and _ alone")
+        raise InputError(f"{path}: split '{split}' is not a valid folder name; use letters, digits, - and _")
     start, end = (parse_seconds(path, row, column) if row.get(column) else None for column in ("start", "end"))
     if start is not None and start < 0:
-        raise InputError(f"{path}: start {start:g} of {file} lies before the video")
+        raise InputError(f"{path}: start {start:g} of {file} is negative")
     times = "".join(f"_{time:g}" for time in (start, end) if time is not None)
     return AnnotatedSample(
         key=safe_key(row.get("key") or f"{PurePosixPath(file).with_suffix('')}{times}"),

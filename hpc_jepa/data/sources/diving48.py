@@ -1,4 +1,4 @@
-"""Diving-48 V2: <vid_name>.mp4, one dive each, and the sequence of figures in it."""
+"""Diving-48 V2: <vid_name>.mp4, one dive each; the class is its sequence of figures."""
 
 from pathlib import Path
 
@@ -11,9 +11,9 @@ LAYOUT = "<vid_name>.mp4"
 
 
 def list_diving48(videos: Path, annotations: Path) -> DatasetListing:
-    """Diving48_V2_train.json and Diving48_V2_test.json; names of classes from Diving48_vocab.json.
+    """Samples from Diving48_V2_train.json and Diving48_V2_test.json, class names from Diving48_vocab.json.
 
-    Files hold the dive alone: frames are annotated from 0 on, so they are stored whole.
+    Each file is one dive (``start_frame`` is 0), so it is stored whole.
     """
     classes = tuple(" ".join(figures) for figures in read_json(find_annotation(annotations, "Diving48_vocab.json")))
     files = FileTree(videos)
@@ -23,8 +23,8 @@ def list_diving48(videos: Path, annotations: Path) -> DatasetListing:
         for record in read_json_records(path, "vid_name", "label", "start_frame", "end_frame"):
             name, label = record["vid_name"], record["label"]
             if record["start_frame"] != 0:
-                raise InputError(f"{path}: {name} begins at frame {record['start_frame']}; V2 has dives cut already")
+                raise InputError(f"{path}: {name} has start_frame {record['start_frame']}; expected 0, as in V2")
             if not 0 <= label < len(classes):
-                raise InputError(f"{path}: {name} has label {label}, Diving48_vocab.json {len(classes)} classes")
+                raise InputError(f"{path}: {name} has label {label}, Diving48_vocab.json has {len(classes)} classes")
             entries.append(AnnotatedSample(safe_key(name), files.find(name), split, label))
     return DatasetListing("diving48", tuple(entries), classes, files, LAYOUT)

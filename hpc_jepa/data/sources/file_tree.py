@@ -1,5 +1,6 @@
-"""The files below a folder, found by listing each folder once: on a parallel file system, asking about every single
-file takes longer than reading the names of all of them.
+"""The videos and images below a folder, found by listing each folder once.
+
+On a parallel file system one ``stat`` per file would take longer than listing all folders.
 """
 
 import os
@@ -28,11 +29,11 @@ VIDEO_SUFFIXES = (
 )
 IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
 MAX_KEY_LENGTH = 90
-"""Characters; a name in a tar has 100, the extension included."""
+"""Characters; a USTAR name has at most 100, the extension included."""
 
 
 class FileTree:
-    """Videos and images below ``root``. Raises InputError for a folder that is missing or cannot be listed."""
+    """Videos and images below ``root``. Raises InputError if a folder is missing or cannot be listed."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -53,46 +54,46 @@ class FileTree:
         return name in self._known
 
     def find(self, stem: str, near: str = "") -> str | None:
-        """The file of that name without its suffix, in whatever folder; of several the one whose path has ``near``."""
+        """A file by its stem, in any folder; if there are several, preferably one in a folder named ``near``."""
         found = self._by_stem.get(stem, [])
         return next((name for name in found if near and near in PurePosixPath(name).parts), next(iter(found), None))
 
     def stems(self) -> list[str]:
-        """Names without folder and suffix."""
+        """File names without folder and suffix."""
         return list(self._by_stem)
 
     @property
     def summary(self) -> str:
-        """What there is, for an error message."""
+        """Counts by suffix and an example, for error messages."""
         if not self.names:
             return "no videos or images"
         kinds = Counter(PurePosixPath(name).suffix.lower() for name in self.names)
         counts = ", ".join(f"{count} {suffix}" for suffix, count in kinds.most_common(3))
-        return f"{counts}, such as {self.names[0]}"
+        return f"{counts}, for example {self.names[0]}"
 
 
 def safe_key(name: str) -> str:
-    """A name that is one word without dots, as readers of tars need it."""
+    """A valid sample key: readers of tars end the key at the first dot."""
     return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:MAX_KEY_LENGTH]
 
 
 def _files_below(root: Path) -> Iterator[str]:
-    for folder, folders, files in os.walk(root, onerror=_complain, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and not _leads_back(folder, name))
+    for folder, folders, files in os.walk(root, onerror=_raise_listing_error, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith(".") and not _is_link_loop(folder, name))
         below = os.path.relpath(folder, root)
         for name in files:
             if not name.startswith(".") and name.lower().endswith(VIDEO_SUFFIXES + IMAGE_SUFFIXES):
-                yield _in_utf8(root, name if below == "." else f"{below}/{name}")
+                yield _check_utf8(root, name if below == "." else f"{below}/{name}")
 
 
-def _leads_back(folder: str, name: str) -> bool:
-    """Whether a link leads to a folder that it is in itself, so that going there would never end."""
+def _is_link_loop(folder: str, name: str) -> bool:
+    """Whether a link points to one of its own parent folders."""
     path = Path(folder, name)
     return path.is_symlink() and any(parent.resolve().is_relative_to(path.resolve()) for parent in path.parents)
 
 
-def _in_utf8(root: Path, name: str) -> str:
-    """The name, which goes into JSON. Raises InputError where that cannot hold it."""
+def _check_utf8(root: Path, name: str) -> str:
+    """The same name, which must fit into JSON. Raises InputError if it is not UTF-8."""
     try:
         name.encode()
     except UnicodeEncodeError as error:
@@ -101,5 +102,5 @@ def _in_utf8(root: Path, name: str) -> str:
     return name
 
 
-def _complain(error: OSError) -> None:
+def _raise_listing_error(error: OSError) -> None:
     raise InputError(f"{error.filename}: cannot be listed ({error.strerror}); check --videos") from error

@@ -1,4 +1,4 @@
-"""HACS Clips: two-second intervals of videos, with the action in them (label 1) or without it (-1, left out)."""
+"""HACS Clips: two-second intervals of videos with the action (label 1); those without it (-1) are left out."""
 
 import re
 from pathlib import Path
@@ -7,14 +7,14 @@ from hpc_jepa.data.sources.annotated_files import AnnotatedSample, DatasetListin
 from hpc_jepa.data.sources.annotations import find_annotation, parse_seconds, read_csv, standard_split_name
 from hpc_jepa.data.sources.file_tree import FileTree, safe_key
 
-LAYOUT = "<class>/v_<youtube_id>_<start>_<end>.mp4, or v_<youtube_id>.mp4 not yet cut, in any folders"
+LAYOUT = "<class>/v_<youtube_id>_<start>_<end>.mp4, or v_<youtube_id>.mp4 uncut, in any folder"
 CUT = re.compile(r"(v_.{11})_([0-9.]+)_([0-9.]+)")
 
 Interval = tuple[str, float, float]
 
 
 def list_hacs(videos: Path, annotations: Path) -> DatasetListing:
-    """HACS_clips_v1.1.1.csv: classname, youtube_id, subset, start, end, label."""
+    """Samples from HACS_clips_v1.1.1.csv: classname, youtube_id, subset, start, end, label."""
     files = FileTree(videos)
     cut = _cut_clips(files)
     path = find_annotation(annotations, "HACS_clips_v1.1.1.csv", "HACS_clips*.csv")
@@ -27,7 +27,7 @@ def list_hacs(videos: Path, annotations: Path) -> DatasetListing:
 
 
 def _cut_clips(files: FileTree) -> dict[Interval, str]:
-    """Names of clips by video and interval, however their times are written."""
+    """File stems of cut clips by video and interval, however their times are formatted."""
     matches = (CUT.fullmatch(stem) for stem in files.stems())
     return {(match[1], float(match[2]), float(match[3])): match[0] for match in matches if match}
 

@@ -1,4 +1,4 @@
-"""ImageNet-100: train/<wnid>/*.JPEG and val/<wnid>/*.JPEG of ImageNet-1k, and the list of the 100 classes."""
+"""ImageNet-100: train/<wnid>/*.JPEG and val/<wnid>/*.JPEG of ImageNet-1k, and a list of the 100 classes."""
 
 from pathlib import Path, PurePosixPath
 
@@ -11,10 +11,9 @@ LAYOUT = "train/<wnid>/<wnid>_<number>.JPEG and val/<wnid>/*.JPEG"
 
 
 def list_imagenet100(videos: Path, annotations: Path) -> DatasetListing:
-    """Images of the classes in the list: a text file, one wnid a line, or Labels.json, wnid to words.
+    """Images of the listed classes: a text file with one wnid per line, or Labels.json, wnid to name.
 
-    Labels count the wnids in alphabetical order, as folders are. The training images may lie in several folders
-    (train.X1, train.X2, ...).
+    Labels number the wnids in alphabetical order. Training images may be split over folders train.X1, train.X2, ...
     """
     names = _names(find_annotation(annotations, "Labels.json", "*100*.txt", "*.txt"))
     wnids = sorted(names)
@@ -36,10 +35,10 @@ def list_imagenet100(videos: Path, annotations: Path) -> DatasetListing:
 
 
 def _names(path: Path) -> dict[str, str]:
-    """Class names by wnid; where the list has none, the wnid is the name."""
+    """Class names by wnid; the wnid itself if the list has no name."""
     if path.suffix == ".json":
         names = read_json(path)
         if not isinstance(names, dict) or not names:
-            raise InputError(f'{path}: wnids with names expected, {{"n01440764": "tench", ...}}')
+            raise InputError(f'{path}: expected wnids with names, {{"n01440764": "tench", ...}}')
         return {wnid: str(name) for wnid, name in names.items()}
     return {words[0]: " ".join(words[1:]) or words[0] for words in read_lines(path)}

@@ -1,6 +1,6 @@
-"""KathaBench: a shape moves by one of eight laws, before backgrounds and through disturbances that say nothing of it.
+"""KathaBench: a shape moves by one of eight laws of motion; background, shape, colour and size are independent of it.
 
-A clip is a function of its number, which is its seed: seeds drawn at random would meet, and show test clips to probes.
+A clip is a function of its number, which is its seed: random seeds would collide and leak test clips into training.
 """
 
 from collections.abc import Callable, Mapping
@@ -27,7 +27,7 @@ Path2D = NDArray[np.float64]
 
 
 class Look(NamedTuple):
-    """What a clip looks like. size: [F] half the side, or the radius, of the shape in pixels; colour: [F, 3]."""
+    """Appearance of a clip. size: [F] half the side, or the radius, of the shape in pixels; colour: [F, 3]."""
 
     background: Literal["solid", "gradient", "noise"]
     shape: Literal["disc", "square", "triangle"]
@@ -52,12 +52,12 @@ def parabolic(random: Random, start: NDArray[np.float64], velocity: NDArray[np.f
 
 
 def bounce(random: Random, start: NDArray[np.float64], velocity: NDArray[np.float64], size: float) -> Path2D:
-    """Velocity turns where the shape is closer to a border than its size."""
-    place, speed, path = start.copy(), velocity.copy(), []
+    """The velocity is reversed where the shape touches a border."""
+    centre, speed, path = start.copy(), velocity.copy(), []
     for _ in range(FRAMES):
-        place = place + speed
-        speed = np.where((place < size) | (place > SIDE - size), -speed, speed)
-        path.append(place)
+        centre = centre + speed
+        speed = np.where((centre < size) | (centre > SIDE - size), -speed, speed)
+        path.append(centre)
     return np.stack(path)
 
 
@@ -70,7 +70,7 @@ def orbital(random: Random, start: NDArray[np.float64], velocity: NDArray[np.flo
 
 
 def harmonic(random: Random, start: NDArray[np.float64], velocity: NDArray[np.float64], size: float) -> Path2D:
-    """To and fro along x."""
+    """Oscillation along x."""
     amplitude, frequency, phase = random.uniform(20, 60), random.uniform(0.2, 0.8), random.uniform(0, 2 * np.pi)
     x = start[0] + amplitude * np.sin(frequency * np.arange(FRAMES) + phase)
     return np.stack([x, np.full(FRAMES, start[1])], axis=1)
@@ -83,17 +83,17 @@ def brownian(random: Random, start: NDArray[np.float64], velocity: NDArray[np.fl
 
 
 def two_bodies(random: Random, start: NDArray[np.float64], velocity: NDArray[np.float64], size: float) -> Path2D:
-    """Two objects that attract each other with 50 / d^2; centres [F, 4], those of the second behind the first's."""
-    places = np.stack([start, random.uniform(0.2, 0.8, 2) * SIDE])
+    """Two objects that attract each other with 50 / d^2; centres [F, 4], first object first."""
+    centres = np.stack([start, random.uniform(0.2, 0.8, 2) * SIDE])
     speeds = np.stack([velocity, -velocity])
     path = []
     for _ in range(FRAMES):
-        towards = places[1] - places[0]
-        distance = max(float(np.linalg.norm(towards)), 1.0)
-        pull = 50 / distance**2 * towards / distance
+        offset = centres[1] - centres[0]
+        distance = max(float(np.linalg.norm(offset)), 1.0)
+        pull = 50 / distance**2 * offset / distance
         speeds = speeds + np.stack([pull, -pull])
-        places = places + speeds
-        path.append(places.ravel())
+        centres = centres + speeds
+        path.append(centres.ravel())
     return np.stack(path)
 
 
@@ -136,14 +136,14 @@ class Katha:
 
     @property
     def settings(self) -> Mapping[str, SettingValue]:
-        """Everything the pixels depend on."""
+        """All settings that determine the pixels."""
         return {"first": self.first, "count": self.count}
 
     def __len__(self) -> int:
         return self.count
 
     def origin(self, index: int) -> SampleOrigin:
-        """Clips are named by their number in the benchmark."""
+        """The key is the number of the clip in the benchmark."""
         return SampleOrigin(f"{self.split}-{self.first + index:06d}", f"katha clip {self.first + index}")
 
     def load(self, index: int) -> Sample:
@@ -154,16 +154,16 @@ class Katha:
 
 
 def katha_splits(clips: int = CLIPS) -> list[DataSource]:
-    """Training, validation and test clips, 70 / 10 / 20. Raises InputError where some split would be empty."""
+    """Training, validation and test clips, 70 / 10 / 20. Raises InputError if a split would be empty."""
     if clips < 10:
-        raise InputError(f"clips {clips}: katha is split 70 / 10 / 20, so it needs 10 clips at least")
-    found: list[DataSource] = []
+        raise InputError(f"clips {clips}: katha is split 70 / 10 / 20 and needs at least 10 clips")
+    sources: list[DataSource] = []
     first = 0
     for split, share in SHARES.items():
         count = round(clips * share) if split != "test" else clips - first
-        found.append(Katha(split, first, count))
+        sources.append(Katha(split, first, count))
         first += count
-    return found
+    return sources
 
 
 def render_katha(number: int) -> NDArray[np.uint8]:
@@ -179,7 +179,7 @@ def render_katha(number: int) -> NDArray[np.uint8]:
 
 
 def draw_look(random: Random) -> Look:
-    """Background, shape, colour that may shift by 10 a frame, size that may swing."""
+    """Background, shape, a colour that may shift by 10 per frame, a size that may oscillate."""
     background: Literal["solid", "gradient", "noise"] = ("solid", "gradient", "noise")[random.integers(3)]
     shape: Literal["disc", "square", "triangle"] = ("disc", "square", "triangle")[random.integers(3)]
     colour, shifts, swings = random.integers(0, 256, 3), random.random() < 0.5, random.random() < 0.5
@@ -190,7 +190,7 @@ def draw_look(random: Random) -> Look:
 
 
 def draw_path(random: Random, label: int, look: Look) -> Path2D:
-    """Centres of all objects [F, 2 * objects]; within the frame but for bouncing ones, which turn by themselves."""
+    """Centres of all objects [F, 2 * objects], clipped to the frame except for bouncing ones."""
     start, velocity = random.uniform(0.2, 0.8, 2) * SIDE, random.uniform(-10, 10, 2)
     law = tuple(LAWS.values())[label]
     path = law(random, start, velocity, float(look.size[0]))
@@ -198,7 +198,7 @@ def draw_path(random: Random, label: int, look: Look) -> Path2D:
 
 
 def draw_background(random: Random, kind: str) -> NDArray[np.uint8]:
-    """[F, 224, 224, 3]: a new colour every frame, a grey gradient that moves down, or pixel noise."""
+    """[F, 224, 224, 3]: a new colour per frame, a grey gradient that moves down, or pixel noise."""
     if kind == "solid":
         return np.broadcast_to(random.integers(0, 256, (FRAMES, 1, 1, 3), dtype=np.uint8), (FRAMES, SIDE, SIDE, 3))
     if kind == "noise":
@@ -209,7 +209,7 @@ def draw_background(random: Random, kind: str) -> NDArray[np.uint8]:
 
 
 def covered(shape: str, centres: Path2D, size: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """[F, 224, 224]: pixels inside a disc, a square, or a triangle that points up."""
+    """[F, 224, 224]: mask of a disc, a square, or a triangle that points up."""
     axis = np.arange(SIDE)
     across, down = (axis - centre[:, None] for centre in centres.T)
     across, down, reach = across[:, None, :], down[:, :, None], size[:, None, None]

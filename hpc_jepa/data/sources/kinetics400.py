@@ -1,4 +1,4 @@
-"""Kinetics-400: intervals of videos, as csv files list them, cut already or still in the whole video."""
+"""Kinetics-400: intervals of videos listed in CSV files; the videos are cut or uncut."""
 
 from pathlib import Path
 
@@ -6,11 +6,11 @@ from hpc_jepa.data.sources.annotated_files import AnnotatedSample, DatasetListin
 from hpc_jepa.data.sources.annotations import find_annotations, parse_seconds, read_csv, standard_split_name
 from hpc_jepa.data.sources.file_tree import FileTree, safe_key
 
-LAYOUT = "<class>/<youtube_id>_<start, 6 digits>_<end, 6 digits>.mp4, or <youtube_id>.mp4 not yet cut, in any folders"
+LAYOUT = "<class>/<youtube_id>_<start, 6 digits>_<end, 6 digits>.mp4, or <youtube_id>.mp4 uncut, in any folder"
 
 
 def list_kinetics400(videos: Path, annotations: Path) -> DatasetListing:
-    """All csv files with columns label, youtube_id, time_start, time_end, split; the test split may lack labels."""
+    """Samples from all CSV files: label (optional), youtube_id, time_start, time_end, split."""
     files = FileTree(videos)
     rows = []
     for path in find_annotations(annotations, "*.csv"):

@@ -1,4 +1,4 @@
-"""The layouts that files can have, and how many samples the data sets are published with."""
+"""File layouts by name, and the published sample counts of the data sets."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -28,7 +28,7 @@ LAYOUTS: dict[str, tuple[str, Callable[[Path, Path], DatasetListing]]] = {
     ),
     "csv": ("Your own files in a table", csv_table.list_csv_table),
 }
-"""Title and reader of each layout, by the name on the command line."""
+"""Title and listing function (videos, annotations) of each layout, by its name on the command line."""
 
 PUBLISHED_COUNTS = {
     "ucf101": {"train": 9_537, "test": 3_783},
@@ -36,4 +36,4 @@ PUBLISHED_COUNTS = {
     "imagenet100": {"train": 126_689, "validation": 5_000},
     "diving48": {"train": 15_027, "test": 1_970},
 }
-"""Samples by split, UCF-101 as in its first split. Kinetics and HACS shrink as videos disappear: no number is right."""
+"""Samples by split; UCF-101 for its first split. Kinetics and HACS have no fixed count, because videos disappear."""

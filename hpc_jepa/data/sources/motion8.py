@@ -1,7 +1,7 @@
-"""The 8-direction motion benchmark: a disc moves over grey noise, the label is the direction it moves in.
+"""The 8-direction motion benchmark: a disc moves over grey noise, and the label is its direction.
 
-A clip is a function of its seed. Scenes are drawn on the published canvas of 160 pixels and 32 frames whatever the size
-asked for, and scaled afterwards, so that clip i shows the same scene at every size.
+A clip is a function of its seed. Scenes are drawn on the published canvas of 160 pixels and 32 frames and then scaled,
+so that clip i shows the same scene at every size.
 """
 
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ MAX_FRAMES = 32
 FPS = 8.0
 FIRST_SEED = 42
 FRESH_SEED = 1_000_000_000
-"""Seeds of unlabelled clips past the 42nd start here, or they would show the very scenes of labelled ones."""
+"""Offset for the seeds of unlabelled clips from the 42nd on, which would otherwise repeat labelled scenes."""
 
 DIRECTIONS = {
     "N": (0, -4),
@@ -38,13 +38,13 @@ DIRECTIONS = {
 
 PROTOCOLS = {
     "published": {"train": 160, "test": 40, "size": CANVAS, "frames": MAX_FRAMES},
-    "careful": {"train": 2000, "test": 1000, "size": CANVAS, "frames": MAX_FRAMES},
+    "standard": {"train": 2000, "test": 1000, "size": CANVAS, "frames": MAX_FRAMES},
 }
-"""``published``: a test set of 40 clips, where one clip is 2.5 points; ``careful``: the same generator, enlarged."""
+"""``published``: a test set of 40 clips, 2.5 points each; ``standard``: the same generator, more clips."""
 
 
 class Scene(NamedTuple):
-    """What is drawn for a clip, in canvas pixels. noise: [32, 160, 160, 1]; colours: [3]; start, velocity: (x, y)."""
+    """The scene of a clip, in canvas pixels. noise: [32, 160, 160, 1]; colours: [3]; start, velocity: (x, y)."""
 
     background: NDArray[np.uint8]
     noise: NDArray[np.uint8]
@@ -73,14 +73,14 @@ class Motion8:
 
     @property
     def settings(self) -> Mapping[str, SettingValue]:
-        """Everything the pixels depend on."""
+        """All settings that determine the pixels."""
         return {"first": self.first, "count": self.count, "size": self.size, "frames": self.frames}
 
     def __len__(self) -> int:
         return self.count
 
     def origin(self, index: int) -> SampleOrigin:
-        """Clips are named by their number in the benchmark."""
+        """The key is the number of the clip in the benchmark."""
         number = self.first + index
         return SampleOrigin(f"{self.split}-{number:06d}", f"motion8 clip {number}")
 
@@ -96,21 +96,21 @@ class Motion8:
 
 
 def motion8_splits(train: int, test: int, unlabelled: int, size: int, frames: int) -> list[DataSource]:
-    """Training clips, the test clips that follow them, and clips for pretraining; empty splits are left out.
+    """Training clips, the test clips after them, and unlabelled clips for pretraining; empty splits are left out.
 
-    Raises InputError for a size or length that cannot be rendered.
+    Raises InputError for an unsupported size or number of frames.
     """
     if not 16 <= size <= CANVAS or size % 2:
-        raise InputError(f"size {size}: motion8 is rendered at even sizes from 16 to {CANVAS} pixels")
+        raise InputError(f"size {size}: motion8 supports even sizes from 16 to {CANVAS} pixels")
     if not 1 <= frames <= MAX_FRAMES:
-        raise InputError(f"frames {frames}: a motion8 clip has 1 to {MAX_FRAMES} frames")
+        raise InputError(f"frames {frames}: motion8 supports 1 to {MAX_FRAMES} frames")
     parts = (
         Motion8("train", 0, train, size, frames),
         Motion8("test", train, test, size, frames),
         Motion8("unlabelled", 0, unlabelled, size, frames),
     )
     if not train + test + unlabelled:
-        raise InputError("motion8 with 0 clips in every split: nothing to build")
+        raise InputError("motion8: 0 clips in every split, nothing to build")
     return [part for part in parts if part.count > 0]
 
 
@@ -127,10 +127,10 @@ def unlabelled_scene(number: int) -> Scene:
 
 
 def _draw(seed: int) -> tuple[Scene, np.random.Generator]:
-    """A scene at rest, drawn in the benchmark's order, and the generator as it stands then."""
+    """A scene without motion, drawn in the benchmark's order, and the generator in its state afterwards."""
     random = np.random.default_rng(seed)
-    # The type decides which random bits are used: colours are 8-bit draws, the rest is NumPy's default. Only so do the
-    # published numbers come out, 64 of 200 clips at the border and 6 off course. 32-bit noise equals the default's.
+    # The dtype decides which random bits are used: colours are 8-bit draws, the rest uses NumPy's default. This
+    # reproduces the published numbers, 64 of 200 clips at the border and 6 off course. 32-bit noise equals the default.
     background = random.integers(0, 80, 3, dtype=np.uint8)
     noise = random.integers(0, 30, (MAX_FRAMES, CANVAS, CANVAS, 1), dtype=np.int32).astype(np.uint8)
     colour = random.integers(120, 256, 3, dtype=np.uint8)
@@ -140,7 +140,7 @@ def _draw(seed: int) -> tuple[Scene, np.random.Generator]:
 
 
 def render_motion8(scene: Scene, size: int, frames: int) -> NDArray[np.uint8]:
-    """Frames [frames, size, size, 3]: noise over the background, and the disc, which stops at the border."""
+    """Frames [frames, size, size, 3]: background, noise, and a disc that stops at the border."""
     scale = size / CANVAS
     radius = scene.radius * scale
     time = np.arange(frames)
@@ -152,7 +152,7 @@ def render_motion8(scene: Scene, size: int, frames: int) -> NDArray[np.uint8]:
     across, down = (offset**2 for offset in offsets)
     inside = across[:, None, :] + down[:, :, None] <= radius**2
     noise = scene.noise[:frames, :size, :size, 0]
-    # One channel after the other: inner loops over three colours would cost four times as much.
+    # One channel at a time: an inner loop over three colours takes four times as long.
     pixels = np.empty((frames, size, size, 3), np.uint8)
     for channel, (ground, colour) in enumerate(zip(scene.background, scene.colour, strict=True)):
         pixels[..., channel] = np.where(inside, colour, ground + noise)

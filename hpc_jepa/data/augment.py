@@ -1,6 +1,7 @@
 """Augmentation of a batch: crop, flip, resize and normalise videos and images side by side."""
 
 from collections.abc import Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -28,12 +29,11 @@ class Augmenter:
         decoder: Decoder | None = None,
     ) -> None:
         mmap_large_blocks()
-        self._clip = clip
-        self._augmentation = augmentation
-        self._batch_size = batch_size
-        self._threads = threads
+        self._size = clip.size
         self._device = device
-        self._decoder: Decoder | None = "mixed" if device.type == "cuda" else decoder
+        gpu = (device.index or 0) if device.type == "cuda" else None
+        self._decoder: Decoder | None = decoder if gpu is None else "mixed"
+        self._make_pipeline = partial(ClipPipeline, clip, augmentation, batch_size, threads, gpu, self._decoder)
         self._pipelines: dict[Media, ClipPipeline] = {}
 
     @property
@@ -46,7 +46,7 @@ class Augmenter:
 
         Raises RuntimeError if DALI cannot decode; the pipelines are then rebuilt for the next batch.
         """
-        pixels = torch.empty(len(clips), 3, frames, self._clip.size, self._clip.size, device=self._device)
+        pixels = torch.empty(len(clips), 3, frames, self._size, self._size, device=self._device)
         groups: dict[tuple[Media, int], list[int]] = {}
         for row, clip in enumerate(clips):
             groups.setdefault((clip.plan.media, len(clip.plan.frames)), []).append(row)
@@ -70,13 +70,5 @@ class Augmenter:
         """Decoded images and videos share one pipeline; encoded ones need one each."""
         kind = media if self.takes_encoded else "video"
         if kind not in self._pipelines:
-            self._pipelines[kind] = ClipPipeline(
-                self._clip,
-                self._augmentation,
-                self._batch_size,
-                self._threads,
-                (self._device.index or 0) if self._device.type == "cuda" else None,
-                self._decoder,
-                kind,
-            )
+            self._pipelines[kind] = self._make_pipeline(kind)
         return self._pipelines[kind]

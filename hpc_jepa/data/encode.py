@@ -9,7 +9,6 @@ import av
 import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import VideoReformatter
-from av.video.stream import VideoStream
 from numpy.typing import NDArray
 from pydantic import Field
 
@@ -62,17 +61,10 @@ class Colour(NamedTuple):
 def encode(frames: NDArray[np.uint8], fps: float, encoding: Encoding = H264) -> bytes:
     """Encode RGB frames [F, H, W, 3]. H and W must be even, because chroma is subsampled."""
     reformatter = VideoReformatter()
-    converted = (
-        reformatter.reformat(
-            VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24"),
-            format=encoding.pixel_format,
-            threads=1,
-        )
-        for pixels in frames
-    )
+    rgb = (VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24") for pixels in frames)
+    converted = (reformatter.reformat(frame, format=encoding.pixel_format, threads=1) for frame in rgb)
     height, width = frames.shape[1:3]
-    data, _ = encode_frames(converted, width, height, Fraction(fps), encoding)
-    return data
+    return encode_frames(converted, width, height, Fraction(fps), encoding)[0]
 
 
 def encode_frames(
@@ -90,9 +82,14 @@ def encode_frames(
     file = io.BytesIO()
     count = 0
     rate = rate.limit_denominator(MAX_RATE_DENOMINATOR)
-    with av.open(file, "w", format=encoding.extension, options=_container_options(encoding)) as container:
-        stream = container.add_stream(encoding.codec, rate=rate, options=_OPTIONS[encoding.codec](encoding))
-        _configure(stream, width, height, encoding, colour)
+    muxing = {"fflags": "bitexact"} if encoding.extension == "webm" else {}  # or Matroska gets a random segment UID
+    with av.open(file, "w", format=encoding.extension, options=muxing) as container:
+        stream = container.add_stream(encoding.codec, rate=rate, options=_options(encoding))
+        stream.width, stream.height, stream.pix_fmt = width, height, encoding.pixel_format
+        context = stream.codec_context
+        context.thread_count = 1
+        if colour is not None:
+            context.color_range, context.colorspace, context.color_primaries, context.color_trc = colour
         for count, frame in enumerate(frames, start=1):
             frame.pts, frame.time_base = count - 1, 1 / rate
             frame.pict_type = 0
@@ -101,55 +98,16 @@ def encode_frames(
     return file.getvalue(), count
 
 
-def _configure(stream: VideoStream, width: int, height: int, encoding: Encoding, colour: Colour | None) -> None:
-    stream.width, stream.height = width, height
-    stream.pix_fmt = encoding.pixel_format
-    context = stream.codec_context
-    context.thread_count = 1
-    if colour is not None:
-        context.color_range, context.colorspace, context.color_primaries, context.color_trc = colour
-
-
-def _container_options(encoding: Encoding) -> dict[str, str]:
-    """Without bitexact the Matroska muxer writes a random segment UID."""
-    return {"fflags": "bitexact"} if encoding.extension == "webm" else {}
-
-
-def _x264(encoding: Encoding) -> dict[str, str]:
-    gop = f"keyint={encoding.gop}:min-keyint={encoding.gop}:scenecut=0:open-gop=0:bframes=0"
-    return {
-        "crf": str(encoding.crf),
-        "preset": encoding.preset,
-        "tune": encoding.tune,
-        # mbtree weighs macroblocks by later references, which short GOPs have few of, and its output is not
-        # reproducible.
-        "x264-params": f"{gop}:threads=1:lookahead-threads=1:mbtree=0",
-    }
-
-
-def _x265(encoding: Encoding) -> dict[str, str]:
-    gop = f"keyint={encoding.gop}:min-keyint={encoding.gop}:scenecut=0:open-gop=0:bframes=0"
-    return {
-        "crf": str(encoding.crf),
-        "preset": encoding.preset,
-        "tune": encoding.tune,
-        "x265-params": f"{gop}:pools=none:frame-threads=1:wpp=0:cutree=0:log-level=error",
-    }
-
-
-def _vp9(encoding: Encoding) -> dict[str, str]:
-    return {
-        "crf": str(encoding.crf),
-        "b": "0",
-        "g": str(encoding.gop),
-        "keyint_min": str(encoding.gop),
-        "deadline": "good",
-        "cpu-used": encoding.preset,
+def _options(encoding: Encoding) -> dict[str, str]:
+    """Encoder options."""
+    options = {"crf": str(encoding.crf)}
+    if encoding.codec == "libvpx-vp9":
         # Hidden alt-ref frames would break "one packet per frame" and cost decoding time.
-        "auto-alt-ref": "0",
-        "lag-in-frames": "0",
-        "row-mt": "0",
-    }
-
-
-_OPTIONS = {"libx264": _x264, "libx265": _x265, "libvpx-vp9": _vp9}
+        gop = {"g": str(encoding.gop), "keyint_min": str(encoding.gop), "auto-alt-ref": "0", "lag-in-frames": "0"}
+        return options | gop | {"b": "0", "deadline": "good", "cpu-used": encoding.preset, "row-mt": "0"}
+    gop_params = f"keyint={encoding.gop}:min-keyint={encoding.gop}:scenecut=0:open-gop=0:bframes=0"
+    options |= {"preset": encoding.preset, "tune": encoding.tune}
+    # mbtree/cutree weigh blocks by later references, which short GOPs have few of; their output is not reproducible.
+    if encoding.codec == "libx264":
+        return options | {"x264-params": f"{gop_params}:threads=1:lookahead-threads=1:mbtree=0"}
+    return options | {"x265-params": f"{gop_params}:pools=none:frame-threads=1:wpp=0:cutree=0:log-level=error"}

@@ -156,22 +156,6 @@ class ScratchCache:
             yield
 
 
-class CachedStorage:
-    """The tars of one folder, read through a scratch cache."""
-
-    def __init__(self, origin: ShardStorage, scratch: ScratchCache) -> None:
-        self._origin = origin
-        self._scratch = scratch
-
-    def read(self, tar: Path, offset: int, size: int) -> bytes:
-        """Read the copy if there is one."""
-        return self._scratch.read(tar, offset, size, self._origin)
-
-    def close(self) -> None:
-        """Close the originals only: the scratch cache serves other folders too."""
-        self._origin.close()
-
-
 class _OpenFile:
     """A file descriptor that is closed when its last reader releases it."""
 

@@ -148,7 +148,7 @@ ENDLESS_BUILD = """
 from pathlib import Path
 from hpc_jepa.data.shards.builder import build_shards, make_recipe
 from hpc_jepa.data.sources.motion8 import Motion8
-source = Motion8("train", 0, 100_000)
+source = Motion8("train", 0, 100_000, 32, 4)
 if __name__ == "__main__":
     build_shards(source, Path("train"), make_recipe(source, 20), 2, lambda samples: None)
 """

@@ -434,7 +434,7 @@ def test_published_counts_are_checked(build, tmp_path):
     diving48(tmp_path)
     build("diving48")
     test = tmp_path / "out" / "test"
-    with pytest.raises(DataError, match="test: 2 .*1970"):
+    with pytest.raises(DataError, match=r"test: 2 .*1970"):
         info_command(test, "--expect", "published")
     manifest = json.loads((test / "manifest.json").read_text()) | {"samples": 1970}
     (test / "manifest.json").write_text(json.dumps(manifest))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hpc_jepa.config.strict import Strict
-from hpc_jepa.data.shards.manifest import Recipe, ShardFile
+from hpc_jepa.data.shards.manifest import Recipe, SampleInfo, ShardFile
 from hpc_jepa.data.shards.storage_policy import TarEntry, to_tar_entry
 from hpc_jepa.data.shards.tar_writer import ShardWriter
 from hpc_jepa.data.sources.source import DataSource
@@ -63,41 +63,35 @@ class BuildTaskResult(Strict):
         return sum(shard.size for shard in self.shards)
 
 
-class _Stored(NamedTuple):
-    """What the result needs of a sample after its bytes are written."""
-
-    frames: int
-    seconds: float
-    codec: str
-    method: str
-    checksum: VideoChecksum
-
-
 def run_build_task(
     source: DataSource, task: BuildTask, folder: Path, recipe: Recipe, on_sample: Callable[[int], object]
 ) -> BuildTaskResult:
     """Read, check and store the samples of a task; ``on_sample`` is called with each sample before it is read."""
     dropped: list[DroppedSample] = []
-    stored: list[_Stored] = []
+    infos: list[SampleInfo] = []
+    methods: Counter[str] = Counter()
+    checksums: list[VideoChecksum] = []
     shards: list[ShardFile] = []
     entries = _read_entries(source, task, recipe, on_sample, dropped)
     for part, samples in groupby(_split_by_size(entries, recipe.shard_size), key=itemgetter(0)):
         with ShardWriter(folder / _tar_name(task.number, part)) as writer:
             for _, key, entry in samples:
                 writer.add(key, {"json": entry.json, entry.extension: entry.video})
-                stored.append(_summarise(key, entry))
+                infos.append(entry.info)
+                methods[entry.method] += 1
+                checksums.append(VideoChecksum(key=key, size=len(entry.video), crc32=zlib.crc32(entry.video)))
         shards.append(writer.shard)
-    lengths = [sample.frames for sample in stored]
+    lengths = [info.frames for info in infos]
     return BuildTaskResult(
         number=task.number,
         samples=len(task.samples),
         shards=tuple(shards),
         shortest=min(lengths, default=0),
         longest=max(lengths, default=0),
-        seconds=sum(sample.seconds for sample in stored),
-        codecs=Counter(sample.codec for sample in stored),
-        stored=Counter(sample.method for sample in stored),
-        contents=tuple(sample.checksum for sample in stored),
+        seconds=sum(info.seconds for info in infos),
+        codecs=Counter(info.codec for info in infos),
+        stored=methods,
+        contents=tuple(checksums),
         dropped=tuple(dropped),
     )
 
@@ -134,8 +128,3 @@ def _split_by_size(samples: Iterable[tuple[str, TarEntry]], limit: int | None) -
 
 def _tar_name(number: int, part: int) -> str:
     return f"{number:06d}-{part}.tar" if part else f"{number:06d}.tar"
-
-
-def _summarise(key: str, entry: TarEntry) -> _Stored:
-    checksum = VideoChecksum(key=key, size=len(entry.video), crc32=zlib.crc32(entry.video))
-    return _Stored(entry.info.frames, entry.info.seconds, entry.info.codec, entry.method, checksum)

@@ -1,10 +1,7 @@
 """Duplicate videos of a data set. Duplicates across splits are leakage: test results are then too good."""
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby
-from operator import attrgetter
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
 
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.data.shards.build_task import VideoChecksum
@@ -31,41 +28,28 @@ class Duplicate(Strict):
         return len({sample.split for sample in self.samples}) > 1
 
 
-class _Candidate(NamedTuple):
-    """A sample by folder and index; ``fingerprint``: size and CRC-32."""
-
-    fingerprint: tuple[int, int]
-    folder: int
-    row: int
-    sample: SampleRef
-
-
 def find_duplicates(folders: Sequence[Path]) -> list[Duplicate]:
     """Duplicates within and across the shard folders of a data set. Reads only videos of equal size and checksum."""
-    shards = [ShardFolder(folder) for folder in folders]
+    shards = {folder.name: ShardFolder(folder) for folder in folders}
+    candidates: dict[tuple[int, int], list[tuple[SampleRef, int]]] = {}
+    for folder in folders:
+        for index, checksum in enumerate(read_jsonl(folder / CONTENTS, VideoChecksum, "build the shards again")):
+            sample = SampleRef(split=folder.name, key=checksum.key)
+            candidates.setdefault((checksum.size, checksum.crc32), []).append((sample, index))
     duplicates = []
-    for _, group in groupby(sorted(_candidates(folders)), key=attrgetter("fingerprint")):
-        candidates = list(group)
-        if len(candidates) > 1:
-            duplicates += list(_compare(shards, candidates))
-    for folder in shards:
-        folder.close()
+    for checksums in sorted(candidates):
+        if len(candidates[checksums]) > 1:
+            duplicates += list(_compare(shards, candidates[checksums]))
+    for opened in shards.values():
+        opened.close()
     return duplicates
 
 
-def _candidates(folders: Sequence[Path]) -> Iterator[_Candidate]:
-    for number, folder in enumerate(folders):
-        for row, checksum in enumerate(read_jsonl(folder / CONTENTS, VideoChecksum, "build the shards again")):
-            sample = SampleRef(split=folder.name, key=checksum.key)
-            yield _Candidate((checksum.size, checksum.crc32), number, row, sample)
-
-
-def _compare(shards: Sequence[ShardFolder], candidates: list[_Candidate]) -> Iterator[Duplicate]:
+def _compare(shards: Mapping[str, ShardFolder], candidates: list[tuple[SampleRef, int]]) -> Iterator[Duplicate]:
     """The candidates that are byte-identical: an equal CRC-32 does not prove it."""
     samples: dict[bytes, list[SampleRef]] = {}
-    for candidate in candidates:
-        video = shards[candidate.folder].read(candidate.row).data
-        samples.setdefault(video, []).append(candidate.sample)
+    for sample, index in candidates:
+        samples.setdefault(shards[sample.split].read(index).data, []).append(sample)
     for equal in samples.values():
         if len(equal) > 1:
             yield Duplicate(samples=tuple(equal))

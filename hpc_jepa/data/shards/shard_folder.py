@@ -8,7 +8,7 @@ from pydantic import ValidationError
 
 from hpc_jepa.data.shards.index import IndexedSample, index_path, read_index
 from hpc_jepa.data.shards.manifest import SampleInfo, ShardFile, manifest_hash, read_manifest
-from hpc_jepa.data.storage import CachedStorage, ScratchCache, ShardStorage, open_storage, parse_location
+from hpc_jepa.data.storage import ScratchCache, open_storage, parse_location
 from hpc_jepa.errors import DataError, UndecodableError
 
 
@@ -32,8 +32,8 @@ class ShardFolder:
         self.manifest = read_manifest(self.path)
         self.hash = manifest_hash(self.path)
         self._tars = [self.path / shard.name for shard in self.manifest.shards]
-        storage = open_storage(self.path)
-        self._storage: ShardStorage = CachedStorage(storage, scratch) if scratch else storage
+        self._storage = open_storage(self.path)
+        self._scratch = scratch
         self._keys: list[str] = []
         self._extensions: list[str] = []
         extents = [self._read_extents(shard) for shard in self.manifest.shards]
@@ -78,7 +78,10 @@ class ShardFolder:
     def _read(self, index: int, offset: int, size: int) -> bytes:
         path = self.tar(index)
         try:
-            data = self._storage.read(path, offset, size)
+            if self._scratch:
+                data = self._scratch.read(path, offset, size, self._storage)
+            else:
+                data = self._storage.read(path, offset, size)
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error.strerror or error}); copy or build it again") from error
         if len(data) != size:

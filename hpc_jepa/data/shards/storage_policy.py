@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from hpc_jepa.data.decode import inspect_video
+from hpc_jepa.data.decode import VideoInfo, inspect_video
 from hpc_jepa.data.encode import Encoding, encode
 from hpc_jepa.data.images import is_image, open_image
 from hpc_jepa.data.shards.container import MAX_FRAME_PIXELS, ContainerInfo, probe_container
@@ -37,15 +37,11 @@ class TarEntry(NamedTuple):
 
 
 class _Video(NamedTuple):
-    """A video or image file and its properties."""
+    """A video or image file."""
 
     data: bytes
     extension: str
-    codec: str
-    frames: int
-    fps: float
-    width: int
-    height: int
+    info: VideoInfo
     method: str
 
 
@@ -58,11 +54,7 @@ def to_tar_entry(sample: Sample, file: str, classes: tuple[str, ...], recipe: Re
     video = _encode_frames(media, recipe.encoding) if isinstance(media, RawFrames) else _store_file(media, recipe)
     interval = (media.start, media.end) if isinstance(media, EncodedFile) else (None, None)
     info = SampleInfo(
-        frames=video.frames,
-        fps=video.fps,
-        width=video.width,
-        height=video.height,
-        codec=video.codec,
+        **video.info._asdict(),
         label=sample.label,
         class_name=None if sample.label is None or not classes else classes[sample.label],
         text=sample.text,
@@ -78,8 +70,7 @@ def to_tar_entry(sample: Sample, file: str, classes: tuple[str, ...], recipe: Re
 
 def _encode_frames(frames: RawFrames, encoding: Encoding) -> _Video:
     data = encode(frames.pixels, frames.fps, encoding)
-    count, fps, width, height, codec = inspect_video(data)
-    return _Video(data, encoding.extension, codec, count, fps, width, height, "encoded")
+    return _Video(data, encoding.extension, inspect_video(data), "encoded")
 
 
 def _store_file(file: EncodedFile, recipe: Recipe) -> _Video:
@@ -121,15 +112,15 @@ def _copy(data: bytes, info: ContainerInfo, recipe: Recipe) -> _Video:
     method = "copied"
     if info.other_streams:
         data, method = keep_video_stream(data, extension), "stripped"
-    frames, fps, width, height = info.packets, float(info.rate), info.width, info.height
+    video = VideoInfo(info.packets, float(info.rate), info.width, info.height, info.codec)
     if recipe.check == "decode":
-        frames, fps, width, height, _ = inspect_video(data)
-    return _Video(data, extension, info.codec, frames, fps, width, height, method)
+        video = inspect_video(data)
+    return _Video(data, extension, video, method)
 
 
 def _transcode(file: EncodedFile, encoding: Encoding, reason: str) -> _Video:
-    data, frames, fps, width, height = transcode(file.data, encoding, file.start, file.end)
-    return _Video(data, encoding.extension, encoding.decoder, frames, fps, width, height, f"transcoded: {reason}")
+    data, info = transcode(file.data, encoding, file.start, file.end)
+    return _Video(data, encoding.extension, info, f"transcoded: {reason}")
 
 
 def _store_image(data: bytes, recipe: Recipe) -> _Video:
@@ -142,12 +133,12 @@ def _store_image(data: bytes, recipe: Recipe) -> _Video:
             if recipe.check == "decode":
                 image.load()
             codec = str(image.format).lower()
-            return _Video(data, "jpg" if codec == "jpeg" else codec, codec, 1, 0.0, *image.size, "copied")
+            return _Video(data, "jpg" if codec == "jpeg" else codec, VideoInfo(1, 0.0, *image.size, codec), "copied")
         rgb = _downscale(image.convert("RGB"), recipe.encoding.short_side if recipe.mode == "transcode" else None)
     file = io.BytesIO()
     rgb.save(file, "JPEG", quality=JPEG_QUALITY)
     reason = "requested" if recipe.mode == "transcode" else f"pixels {image.mode}"
-    return _Video(file.getvalue(), "jpg", "jpeg", 1, 0.0, *rgb.size, f"transcoded: {reason}")
+    return _Video(file.getvalue(), "jpg", VideoInfo(1, 0.0, *rgb.size, "jpeg"), f"transcoded: {reason}")
 
 
 def _downscale(image: Image.Image, short_side: int | None) -> Image.Image:

@@ -4,7 +4,6 @@ import io
 from collections.abc import Iterator
 from fractions import Fraction
 from itertools import chain
-from typing import NamedTuple
 
 import av
 import numpy as np
@@ -13,8 +12,8 @@ from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
-from hpc_jepa.data.decode import open_video, require_intact
-from hpc_jepa.data.encode import Colour, Encoding, encode_frames
+from hpc_jepa.data.decode import VideoInfo, open_video, require_intact
+from hpc_jepa.data.encode import MAX_RATE_DENOMINATOR, Colour, Encoding, encode_frames
 from hpc_jepa.data.shards.container import MAX_FRAME_PIXELS
 from hpc_jepa.errors import UndecodableError
 
@@ -23,17 +22,9 @@ DEFAULT_FPS = Fraction(25)
 """Assumed frames per second if the file has no rate, or one above MAX_FPS."""
 
 
-class Transcoded(NamedTuple):
-    """The new file, and its number of frames, frame rate and frame size."""
-
-    data: bytes
-    frames: int
-    fps: float
-    width: int
-    height: int
-
-
-def transcode(video: bytes, encoding: Encoding, start: float | None = None, end: float | None = None) -> Transcoded:
+def transcode(
+    video: bytes, encoding: Encoding, start: float | None = None, end: float | None = None
+) -> tuple[bytes, VideoInfo]:
     """Re-encode the frames with ``start`` <= time < ``end`` (seconds), upright, scaled to ``encoding.short_side``.
 
     No frame is dropped or repeated; times follow the average rate. Nothing is enlarged, sides become even. Raises
@@ -51,7 +42,8 @@ def transcode(video: bytes, encoding: Encoding, start: float | None = None, end:
         colour = Colour(first.color_range, first.colorspace, first.color_primaries, first.color_trc)
         scaled = _scale(chain([first], frames), width, height, encoding.pixel_format)
         data, count = encode_frames(scaled, width, height, rate, encoding, colour)
-        return Transcoded(data, count, float(rate.limit_denominator(1001)), width, height)
+        fps = float(rate.limit_denominator(MAX_RATE_DENOMINATOR))
+        return data, VideoInfo(count, fps, width, height, encoding.decoder)
 
 
 def keep_video_stream(video: bytes, extension: str) -> bytes:

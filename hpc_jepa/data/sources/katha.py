@@ -3,23 +3,21 @@
 A clip is a function of its number, which is its seed: random seeds would collide and leak test clips into training.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_jepa.data.sources.source import DataSource, RawFrames, Sample, SampleOrigin, SettingValue
+from hpc_jepa.data.sources.source import DataSource, RawFrames, RenderedClips, Sample
 from hpc_jepa.errors import InputError
-
-Split = Literal["train", "validation", "test"]
 
 SIDE = 224
 FRAMES = 16
 FPS = 10.0
 CLIPS = 50_000
-SHARES: dict[Split, float] = {"train": 0.7, "validation": 0.1, "test": 0.2}
+SHARES: dict[str, float] = {"train": 0.7, "validation": 0.1, "test": 0.2}
 
 Random = np.random.Generator
 Path2D = NDArray[np.float64]
@@ -120,12 +118,8 @@ LAWS: dict[str, Law] = {
 
 
 @dataclass(frozen=True)
-class Katha:
+class Katha(RenderedClips):
     """Clips ``first`` to ``first + count - 1`` as one split."""
-
-    split: Split
-    first: int
-    count: int
 
     dataset = "katha"
 
@@ -133,18 +127,6 @@ class Katha:
     def classes(self) -> tuple[str, ...]:
         """The laws of motion."""
         return tuple(LAWS)
-
-    @property
-    def settings(self) -> Mapping[str, SettingValue]:
-        """All settings that determine the pixels."""
-        return {"first": self.first, "count": self.count}
-
-    def __len__(self) -> int:
-        return self.count
-
-    def origin(self, index: int) -> SampleOrigin:
-        """The key is the number of the clip in the benchmark."""
-        return SampleOrigin(f"{self.split}-{self.first + index:06d}", f"katha clip {self.first + index}")
 
     def load(self, index: int) -> Sample:
         """Render one clip."""

@@ -4,17 +4,14 @@ A clip is a function of its seed. Scenes are drawn on the published canvas of 16
 so that clip i shows the same scene at every size.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_jepa.data.sources.source import DataSource, RawFrames, Sample, SampleOrigin, SettingValue
+from hpc_jepa.data.sources.source import DataSource, RawFrames, RenderedClips, Sample
 from hpc_jepa.errors import InputError
-
-Split = Literal["train", "test", "unlabelled"]
 
 CANVAS = 160
 MAX_FRAMES = 32
@@ -55,12 +52,9 @@ class Scene(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Motion8:
+class Motion8(RenderedClips):
     """Clips ``first`` to ``first + count - 1`` as one split, ``size`` pixels wide and high."""
 
-    split: Split
-    first: int
-    count: int
     size: int = CANVAS
     frames: int = MAX_FRAMES
 
@@ -71,28 +65,15 @@ class Motion8:
         """The eight directions; none for unlabelled clips."""
         return () if self.split == "unlabelled" else tuple(DIRECTIONS)
 
-    @property
-    def settings(self) -> Mapping[str, SettingValue]:
-        """All settings that determine the pixels."""
-        return {"first": self.first, "count": self.count, "size": self.size, "frames": self.frames}
-
-    def __len__(self) -> int:
-        return self.count
-
-    def origin(self, index: int) -> SampleOrigin:
-        """The key is the number of the clip in the benchmark."""
-        number = self.first + index
-        return SampleOrigin(f"{self.split}-{number:06d}", f"motion8 clip {number}")
-
     def load(self, index: int) -> Sample:
         """Render one clip."""
         number = self.first + index
+        scene = unlabelled_scene(number) if self.split == "unlabelled" else labelled_scene(number)
+        frames = RawFrames(render_motion8(scene, self.size, self.frames), FPS)
         if self.split == "unlabelled":
-            return Sample(RawFrames(render_motion8(unlabelled_scene(number), self.size, self.frames), FPS))
+            return Sample(frames)
         label = number % len(DIRECTIONS)
-        return Sample(
-            RawFrames(render_motion8(labelled_scene(number), self.size, self.frames), FPS), label, self.classes[label]
-        )
+        return Sample(frames, label, self.classes[label])
 
 
 def motion8_splits(train: int, test: int, unlabelled: int, size: int, frames: int) -> list[DataSource]:

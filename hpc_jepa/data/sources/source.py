@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import ClassVar, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -84,3 +84,27 @@ class DataSource(Protocol):
 
     def load(self, index: int) -> Sample:
         """Read or render a sample."""
+
+
+@dataclass(frozen=True)
+class RenderedClips:
+    """Base of synthetic sources: clips ``first`` to ``first + count - 1`` of a benchmark as one split."""
+
+    split: str
+    first: int
+    count: int
+
+    dataset: ClassVar[str]
+
+    @property
+    def settings(self) -> Mapping[str, SettingValue]:
+        """All settings that determine the pixels."""
+        return {name: value for name, value in vars(self).items() if name != "split"}
+
+    def __len__(self) -> int:
+        return self.count
+
+    def origin(self, index: int) -> SampleOrigin:
+        """The key is the number of the clip in the benchmark."""
+        number = self.first + index
+        return SampleOrigin(f"{self.split}-{number:06d}", f"{self.dataset} clip {number}")

@@ -1,8 +1,9 @@
 """``hpc-jepa evaluate``: frozen evaluation of one run."""
 
 import re
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.console import Console
@@ -10,7 +11,7 @@ from rich.table import Table
 
 from hpc_jepa.cli.console import progress_bar
 from hpc_jepa.config import loading
-from hpc_jepa.config.benchmark import ENCODER_PATTERN, BenchmarkConfig, ProtocolName, Task
+from hpc_jepa.config.benchmark import ENCODER_PATTERN, BenchmarkConfig, ProtocolName, Task, current_protocol
 from hpc_jepa.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,12 +28,22 @@ EXAMPLES = """Examples:
   hpc-jepa evaluate RUN --benchmark motion8 --task few_shot
 
   hpc-jepa evaluate RUN --benchmark ssv2 --task robustness \\
-      protocols.careful.robustness.corruptions='\\[reversal, noise]' protocols.careful.robustness.clips=2000
+      protocols.standard.robustness.corruptions='\\[reversal, noise]' protocols.standard.robustness.clips=2000
 
   hpc-jepa evaluate RUN --benchmark ssv2 --task text
 
   torchrun --nproc-per-node 4 -m hpc_jepa evaluate RUN --benchmark kinetics400
 """
+
+
+def parse_protocol(name: str) -> Any:
+    """Today's name of a protocol. Raises BadParameter for an unknown one."""
+    if current_protocol(name) not in ("standard", "published"):
+        raise typer.BadParameter(f"'{name}' is not one of standard, published")
+    return current_protocol(name)
+
+
+ProtocolOption = partial(typer.Option, parser=parse_protocol, metavar="[standard|published]")
 
 
 def evaluate_command(
@@ -41,7 +52,9 @@ def evaluate_command(
     overrides: Annotated[
         list[str] | None, typer.Argument(help="key.sub=value overrides of the benchmark.", show_default=False)
     ] = None,
-    protocol: Annotated[ProtocolName, typer.Option(help="careful, or published to the letter.")] = "careful",
+    protocol: Annotated[
+        ProtocolName, ProtocolOption(help="standard: as recommended; published: as in the paper.")
+    ] = "standard",
     task: Annotated[
         Task, typer.Option(help="Probes with all labels, few-shot, corrupted clips, or text alignment.")
     ] = "probe",

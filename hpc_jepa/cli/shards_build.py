@@ -9,6 +9,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from hpc_jepa.cli.console import CONSOLE, Advance, plural, progress_bar
+from hpc_jepa.cli.evaluate import ProtocolOption
+from hpc_jepa.config.benchmark import ProtocolName
 from hpc_jepa.data.encode import ENCODINGS, Encoding
 from hpc_jepa.data.shards.build_task import BuildTaskResult
 from hpc_jepa.data.shards.builder import ALLOWED_DROPS, MIN_SAMPLES_FOR_RATE, build_shards, is_built, make_recipe
@@ -46,8 +48,7 @@ Annotations = Annotated[Path | None, typer.Option(help="Folder with the annotati
 def build_motion8(
     out: Out,
     protocol: Annotated[
-        Literal["standard", "published", "careful"],
-        typer.Option(help="published: 160/40 clips, 160 pixels, 32 frames, exactly; careful: old name of standard."),
+        ProtocolName, ProtocolOption(help="published: 160/40 clips, 160 pixels, 32 frames, exactly.")
     ] = "standard",
     size: Annotated[int | None, typer.Option(help="Size in pixels; the scene scales with it.  [160]")] = None,
     frames: Annotated[int | None, typer.Option(help="Frames per clip, at 8 per second.  [32]")] = None,
@@ -58,9 +59,6 @@ def build_motion8(
     workers: Workers = None,
 ) -> None:
     """Render the 8-direction motion benchmark."""
-    if protocol == "careful":
-        CONSOLE.print("--protocol careful is now called standard")
-        protocol = "standard"
     options = {"size": size, "frames": frames, "train": train, "test": test}
     given = {name: value for name, value in options.items() if value is not None}
     if protocol == "published" and given:

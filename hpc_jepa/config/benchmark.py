@@ -22,9 +22,19 @@ Weights = Annotated[str, Field(pattern=ENCODER_PATTERN)]
 """
 
 Task = Literal["probe", "few_shot", "robustness", "text"]
-ProtocolName = Literal["published", "careful"]
 Pooling = Literal["tokens", "tubelets", "mean"]
 Precision = Literal["fp16", "fp32"]
+
+
+def current_protocol(name: Any) -> Any:
+    """Today's name of a protocol: ``standard`` was called ``careful`` in release 0.1."""
+    if name != "careful":
+        return name
+    warn_once("protocols", "careful", "standard")
+    return "standard"
+
+
+ProtocolName = Annotated[Literal["published", "standard"], BeforeValidator(current_protocol)]
 
 
 def _as_tuple(value: Any) -> Any:
@@ -239,7 +249,7 @@ class ProtocolConfig(Strict):
 
 
 class BenchmarkConfig(RootConfig):
-    """A labelled data set and its protocols: ``published`` as in the paper, ``careful`` as recommended."""
+    """A labelled data set and its protocols: ``published`` as in the paper, ``standard`` as recommended."""
 
     name: str = Field(pattern=r"^[\w-]+$")
     title: str

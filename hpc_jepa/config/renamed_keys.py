@@ -19,6 +19,7 @@ RENAMED_KEYS = {
     "guard.skips_in_a_row": "max_consecutive_skips",
     "at_once": "max_concurrent_jobs",
     "warning": "signal_seconds",
+    "protocols.careful": "standard",
 }
 """Old dotted key -> new last part of it."""
 

@@ -4,6 +4,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator
 
+from hpc_jepa.config.benchmark import ProtocolName
 from hpc_jepa.config.semantics import Preset
 from hpc_jepa.config.strict import RootConfig, Strict
 
@@ -22,7 +23,7 @@ class EvaluationConfig(Strict):
     """A benchmark of ``configs/benchmark/`` and the weights to evaluate on it."""
 
     benchmark: str
-    protocols: tuple[Literal["published", "careful"], ...] = ("careful",)
+    protocols: tuple[ProtocolName, ...] = ("standard",)
     weights: tuple[Literal["target", "student", "random_init"], ...] = ("target", "student", "random_init")
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from hpc_jepa.checkpoint.layout import Checkpoint, resolve_checkpoint
-from hpc_jepa.config.benchmark import BenchmarkConfig, Pooling, ProtocolConfig, ProtocolName, Weights
+from hpc_jepa.config.benchmark import BenchmarkConfig, Pooling, ProtocolConfig, ProtocolName, Weights, current_protocol
 from hpc_jepa.data.evaluation_clips import Corruption, EvaluationClips
 from hpc_jepa.data.shards.manifest import read_manifest
 from hpc_jepa.distributed import GlooGroup, is_main, local_device, rank, world_size
@@ -53,6 +53,7 @@ class EvaluationContext:
         Raises InputError if the folder is not a run or the benchmark has no such protocol, CheckpointError if the run
         has no valid checkpoint.
         """
+        protocol = current_protocol(protocol)
         if protocol not in benchmark.protocols:
             known = ", ".join(benchmark.protocols)
             raise InputError(f"{benchmark.name}: unknown protocol '{protocol}'; choose from {known}")

@@ -65,7 +65,7 @@ def evaluate(
     Raises InputError, DataError or CheckpointError with a one-line message.
     """
     context, spec = EvaluationContext.open(folder, benchmark, protocol, progress), TASKS[task]
-    path = context.run.record_file(benchmark.name, protocol, task)
+    path = context.run.record_file(benchmark.name, context.protocol, task)
     metadata = _metadata(context, task)
     old = None if force or not path.is_file() else record.read_record(spec.record_type, path)
     if old is not None and not _is_current(old, metadata, context, task):

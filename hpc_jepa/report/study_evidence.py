@@ -24,7 +24,7 @@ HIERARCHICAL = "hierarchical bootstrap over seeds and clips"
 
 BASELINE = "baseline"
 SEMANTICS = ("corrected", "published")
-PROTOCOLS = ("published", "careful")
+PROTOCOLS = ("published", "standard")
 
 BENCHMARKS = {"synth_motion8": "motion8", "ucf101_full": "ucf101"}
 """Names that published results give to benchmarks, where they are not those of ``configs/benchmark/``."""

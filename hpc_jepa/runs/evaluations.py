@@ -6,10 +6,11 @@ for the records of a large study.
 
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict
 
+from hpc_jepa.config.benchmark import current_protocol
 from hpc_jepa.io.validation import parse_json
 
 RUN_COLUMNS = ("study", "regime", "variant", "semantics", "seed", "step")
@@ -35,7 +36,7 @@ class RecordSummary(_Open):
     """One evaluation record."""
 
     benchmark: str = ""
-    protocol: str = ""
+    protocol: Annotated[str, BeforeValidator(current_protocol)] = ""
     protocol_fingerprint: str
     run: EvaluatedRun
     results: tuple[ResultSummary, ...]

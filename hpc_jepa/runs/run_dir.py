@@ -123,7 +123,10 @@ class RunDir:
         return self.path / "eval" if task == "probe" else self.path / "eval" / task
 
     def record_file(self, benchmark: str, protocol: str, task: str = "probe") -> Path:
-        """Evaluation record; its predictions have the suffix ``.npz``."""
+        """Evaluation record; its predictions have the suffix ``.npz``. Records of release 0.1 keep their old names."""
+        old = self.record_dir(task) / f"{benchmark}.careful.json"
+        if protocol == "standard" and old.is_file():
+            return old
         return self.record_dir(task) / f"{benchmark}.{protocol}.json"
 
     def logged_metrics(self) -> list[MetricsRecord]:

@@ -1,7 +1,10 @@
 """Configuration files: the location of every error, renamed keys, and layers."""
 
+from typing import get_args
+
 import pytest
 
+from hpc_jepa.config.benchmark import ProtocolName
 from hpc_jepa.config.cluster import find_profile
 from hpc_jepa.config.loading import dump_config, read_config
 from hpc_jepa.config.renamed_keys import RENAMED_KEYS
@@ -98,7 +101,8 @@ def test_an_old_key_keeps_its_place_between_the_layers(write):
 def test_every_renamed_key_exists():
     profile = {key: new for key, new in RENAMED_KEYS.items() if "." not in key}
     assert set(profile.values()) <= set(type(find_profile("small").cluster).model_fields)
-    for key in RENAMED_KEYS.keys() - profile.keys():
+    assert RENAMED_KEYS["protocols.careful"] in get_args(get_args(ProtocolName)[0])
+    for key in RENAMED_KEYS.keys() - profile.keys() - {"protocols.careful"}:
         node = RunConfig
         *parents, _ = key.split(".")
         for parent in parents:

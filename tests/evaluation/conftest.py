@@ -74,7 +74,7 @@ def benchmark(shards) -> BenchmarkConfig:
         "probe_seeds": (0, 1),
         "batch_size": 10,
     }
-    values = {"name": "tiny8", "title": "Tiny", "classes": CLASSES, "protocols": {"careful": protocol}}
+    values = {"name": "tiny8", "title": "Tiny", "classes": CLASSES, "protocols": {"standard": protocol}}
     return BenchmarkConfig.model_validate(values)
 
 

@@ -17,7 +17,7 @@ WORKER = Path(__file__).parent / "workers" / "evaluate.py"
 
 def test_three_processes_leave_the_record_of_one(run_folder, benchmark, launch, tmp_path):
     values = benchmark.model_dump()
-    values["protocols"]["careful"] |= {
+    values["protocols"]["standard"] |= {
         "probes": {"linear": {"kind": "linear", "pooling": "mean", "updates": 20}},
         "few_shot": {"shots": [1], "draws": 2, "episodes": 3, "episode_shots": [1], "ways": 2, "queries": 1},
         "robustness": {"corruptions": ["reversal", "noise"]},
@@ -30,10 +30,10 @@ def test_three_processes_leave_the_record_of_one(run_folder, benchmark, launch, 
     launch(WORKER, shared, tmp_path / "tiny8.yaml", processes=3)
     kinds = {"probe": record.ProbeRecord, "few_shot": FewShotRecord, "robustness": RobustnessRecord}
     for task, kind in kinds.items():
-        alone = evaluate(run_folder, wanted, "careful", ["target", "random_init"], task=task)
-        path = RunDir(shared).record_file("tiny8", "careful", task)
+        alone = evaluate(run_folder, wanted, "standard", ["target", "random_init"], task=task)
+        path = RunDir(shared).record_file("tiny8", "standard", task)
         together = record.read_record(kind, path)
-        ours = record.read_predictions(RunDir(run_folder).record_file("tiny8", "careful", task), alone)
+        ours = record.read_predictions(RunDir(run_folder).record_file("tiny8", "standard", task), alone)
         theirs = record.read_predictions(path, together)
         assert ours.keys() == theirs.keys()
         for key in ours:

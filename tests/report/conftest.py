@@ -72,7 +72,7 @@ class StudyWriter:
                         "per_seed": tuple(right.mean(axis=1).tolist()),
                     }
                 )
-        path = RunDir(run).record_file(benchmark, "careful")
+        path = RunDir(run).record_file(benchmark, "standard")
         whole = {**self._facts(config, benchmark), **facts, "results": tuple(results)}
         record.write_record(ProbeRecord, path, whole, predictions)
         return path
@@ -96,7 +96,7 @@ class StudyWriter:
             }
             for shots, value in curve.items()
         ]
-        path = RunDir(run).record_file("motion8", "careful", "few_shot")
+        path = RunDir(run).record_file("motion8", "standard", "few_shot")
         facts = {**self._facts(config), "results": tuple(results)}
         record.write_record(FewShotRecord, path, facts, {"labels": self.labels})
         return path
@@ -120,7 +120,7 @@ class StudyWriter:
             }
             for severity, value in enumerate((clean, *damaged))
         ]
-        path = RunDir(run).record_file("motion8", "careful", "robustness")
+        path = RunDir(run).record_file("motion8", "standard", "robustness")
         facts = {**self._facts(config), "results": tuple(results)}
         record.write_record(RobustnessRecord, path, facts, {"labels": self.labels})
         return path
@@ -141,7 +141,7 @@ class StudyWriter:
             "benchmark": benchmark,
             "title": "Synthetic motion",
             "classes": CLASSES,
-            "protocol": "careful",
+            "protocol": "standard",
             "protocol_fingerprint": "0123456789abcdef",
             "data": {"train": "a" * 64, "test": "b" * 64},
             "software": {"torch": "2.13.0"},

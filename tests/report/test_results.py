@@ -72,9 +72,9 @@ def test_missing_cells_are_listed_and_never_shown_as_numbers(write):
 
 
 def test_a_damaged_record_is_named_and_nothing_is_written(study):
-    path = study / "quickstart/baseline/seed-0/eval/motion8.careful.json"
+    path = study / "quickstart/baseline/seed-0/eval/motion8.standard.json"
     path.write_text("{}")
-    with pytest.raises(DataError, match=r"baseline/seed-0/eval/motion8\.careful\.json") as caught:
+    with pytest.raises(DataError, match=r"baseline/seed-0/eval/motion8\.standard\.json") as caught:
         write_report([study])
     assert "\n" not in str(caught.value)
     assert not (study / "report").exists()

@@ -83,7 +83,7 @@ def test_single_seeds_are_compared_by_mcnemar_with_holm_over_the_family(study):
         ("fwm_hw_ld", "fwm_hw_ld", "target.linear"),
         ("fwm_hw_ld (published)", "fwm_hw_ld.published", "target.linear"),
     ):
-        with np.load(study / f"quickstart/{run}/seed-0/eval/motion8.careful.npz") as arrays:
+        with np.load(study / f"quickstart/{run}/seed-0/eval/motion8.standard.npz") as arrays:
             right[name] = (arrays[key] == arrays["labels"])[0]
     p_values = []
     for name in family:
@@ -123,7 +123,7 @@ def test_records_with_different_test_samples_are_refused(write):
 
 def test_labels_beyond_the_number_of_classes_are_refused(write):
     write.evaluated(write.run("baseline"), {"target": {"linear": 0.3}}, classes=5)
-    with pytest.raises(DataError, match=r"motion8\.careful\.json: .*5 classes.*class 7"):
+    with pytest.raises(DataError, match=r"motion8\.standard\.json: .*5 classes.*class 7"):
         write_report([write.root / "demo"])
 
 
@@ -135,7 +135,7 @@ def test_a_record_that_contradicts_its_predictions_is_damaged(write):
         write_report([write.root / "demo"])
     path.write_text(whole)
     path.with_suffix(".npz").write_bytes(b"not an archive")
-    with pytest.raises(DataError, match=r"motion8\.careful\.npz"):
+    with pytest.raises(DataError, match=r"motion8\.standard\.npz"):
         write_report([write.root / "demo"])
 
 
@@ -170,8 +170,8 @@ def test_few_shot_and_robustness_curves_and_corruption_error_relative_to_the_bas
         write.robustness(run, 0.9, (0.9 - loss / 2, 0.9 - loss))
     report = write_report([write.root / "demo"])
     page = (report.folder / "index.html").read_text()
-    assert "<figcaption>motion8, careful, quickstart</figcaption>" in page
-    assert "<figcaption>noise: motion8, careful, quickstart, linear probe</figcaption>" in page
+    assert "<figcaption>motion8, standard, quickstart</figcaption>" in page
+    assert "<figcaption>noise: motion8, standard, quickstart, linear probe</figcaption>" in page
     errors = {line.encoder.split(" ")[0]: line.error for line in report.data.robustness}
     assert errors == pytest.approx({"baseline": 1.0, "ld": (0.2 + 0.3) / (0.3 + 0.5)})
     assert [line.consistency for line in report.data.robustness] == pytest.approx([85, 85])
@@ -186,7 +186,7 @@ def test_few_shot_records_of_another_test_split_are_refused(write):
     facts["data"]["test"] = "e" * 64
     path.write_text(json.dumps(facts))
     assert record.read_record(record.FewShotRecord, path).data["test"] == "e" * 64
-    with pytest.raises(InputError, match=r"few_shot/motion8\.careful\.json.*test split"):
+    with pytest.raises(InputError, match=r"few_shot/motion8\.standard\.json.*test split"):
         write_report([write.root / "demo"])
 
 

@@ -24,7 +24,7 @@ def judged_grid(grid, motion_shards, tmp_path):
         "probe_seeds": [0],
         "batch_size": 8,
     }
-    benchmark = {"name": "motion8", "title": "Directions", "classes": 8, "protocols": {"careful": protocol}}
+    benchmark = {"name": "motion8", "title": "Directions", "classes": 8, "protocols": {"standard": protocol}}
     (tmp_path / "benchmark.yaml").write_text(yaml.safe_dump(benchmark))
     evaluation = {"benchmark": "benchmark.yaml", "weights": ["target"]}
     return lambda *variants, **more: grid(*variants, evaluations=[evaluation], **more)
@@ -61,7 +61,7 @@ def test_a_grid_is_trained_evaluated_and_reported_though_the_controller_dies(clu
     for regime in REGIMES:
         for variant in VARIANTS:
             folder = study.run(f"{regime}/{variant}").folder
-            record = json.loads((folder / "eval/motion8.careful.json").read_text())
+            record = json.loads((folder / "eval/motion8.standard.json").read_text())
             assert record["run"]["step"] == 4
     eventually((study.folder / "runs/demo/report/index.html").exists)
     jobs = (study.folder / "runs/demo/jobs.jsonl").read_text()

@@ -39,7 +39,7 @@ def write_study(motion_shards, tmp_path, monkeypatch):
             "title": "Directions",
             "classes": 8,
             "protocols": {
-                "careful": {
+                "standard": {
                     "train": str(motion_shards / "train"),
                     "test": str(motion_shards / "test"),
                     "clip": {"sampling": "leading", "frames": 8, "stride": 2, "size": 32},
@@ -88,7 +88,7 @@ def test_a_study_fills_its_folders_once(write_study, tmp_path):
     assert (tmp_path / "runs/demo/study.yaml").is_file()
     standing = json.loads(call("status", study, "--json").stdout)
     assert [(cell["state"], cell["step"]) for cell in standing] == [("done", 2)] * 2
-    assert "evaluated on motion8.careful" in call("status", study).stdout
+    assert "evaluated on motion8.standard" in call("status", study).stdout
 
     before = times(tmp_path / "runs/demo/tiny")
     assert call("submit", study).exit_code == 0
@@ -103,7 +103,7 @@ def test_a_failed_cell_is_named_with_its_log_and_does_not_stop_the_others(write_
     assert result.exit_code == 1
     assert "1 of 2 cells failed; runs/demo/tiny/broken/seed-0: error: nowhere" in result.stderr
     assert "runs/demo/tiny/broken/seed-0/log/train.log" in result.stderr
-    assert (tmp_path / "runs/demo/tiny/baseline/seed-0/eval/motion8.careful.json").is_file()
+    assert (tmp_path / "runs/demo/tiny/baseline/seed-0/eval/motion8.standard.json").is_file()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

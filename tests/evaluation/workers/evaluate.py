@@ -10,4 +10,4 @@ from hpc_jepa.evaluation.evaluator import evaluate, process_group
 benchmark = loading.read_config(BenchmarkConfig, [sys.argv[2]])
 with process_group():
     for task in ("probe", "few_shot", "robustness"):
-        evaluate(Path(sys.argv[1]), benchmark, "careful", ["target", "random_init"], task=task)
+        evaluate(Path(sys.argv[1]), benchmark, "standard", ["target", "random_init"], task=task)

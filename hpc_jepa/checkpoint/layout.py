@@ -218,11 +218,6 @@ def commit_checkpoint(
     _point_latest_at(final)
 
 
-def discard_partial(run: Path, step: int) -> None:
-    """Remove all traces of a failed save."""
-    shutil.rmtree(partial_dir(run, step), ignore_errors=True)
-
-
 def remove_checkpoint(path: Path) -> None:
     """Rename it to a hidden name first, so that a half-removed checkpoint is not seen as damaged. Raises OSError."""
     shutil.rmtree(path.rename(_hidden(path, "removed")))

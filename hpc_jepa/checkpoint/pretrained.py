@@ -33,21 +33,12 @@ FETCH_AGAIN = "download or export it again"
 
 @dataclass(frozen=True)
 class PretrainedEncoder:
-    """An encoder from a file with the normalisation of its pixels; ``card`` is None if hpc_jepa did not export it."""
+    """An encoder from a file with the normalisation of its pixels, ImageNet's unless hpc_jepa exported the file."""
 
     path: Path
     weights: EncoderWeights
-    card: ModelCard | None
-
-    @property
-    def mean(self) -> tuple[float, float, float]:
-        """Of the three channels; released encoders use ImageNet's."""
-        return self.card.mean if self.card else IMAGENET_MEAN
-
-    @property
-    def std(self) -> tuple[float, float, float]:
-        """Of the three channels."""
-        return self.card.std if self.card else IMAGENET_STD
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
 
     def encoder(self) -> Encoder:
         """Frozen, in evaluation mode. Raises CheckpointError if tensors are missing, unknown or of other shapes."""
@@ -94,7 +85,7 @@ def is_weights_path(path: Path) -> bool:
     return path.is_file() or (any(path.glob("*.safetensors")) and not is_checkpoint_dir(path))
 
 
-def read_pretrained(path: Path, weights: EncoderName = "target", heads: int | None = None) -> PretrainedEncoder:
+def read_pretrained(path: Path, name: EncoderName = "target", heads: int | None = None) -> PretrainedEncoder:
     """The encoder in a ``.pt`` or ``.safetensors`` file, or in a folder of the latter.
 
     Raises InputError if there is none or ``heads`` is required, CheckpointError if the file is damaged.
@@ -104,15 +95,16 @@ def read_pretrained(path: Path, weights: EncoderName = "target", heads: int | No
     state: dict[str, Tensor] = {}
     card = None
     if path.is_file() and path.suffix != ".safetensors":
-        state = _select_encoder(_read_pickle(path), weights, path)
+        state = _select_encoder(_read_pickle(path), name, path)
     else:
         for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
             tensors, card = _read_safetensors(file)
             state |= tensors
     try:
-        return PretrainedEncoder(path, _convert(state, card, path, heads), card)
+        weights = _convert(state, card, path, heads)
     except KeyError as error:
         raise CheckpointError(f"{path}: not a V-JEPA encoder: no {error.args[0]}") from error
+    return PretrainedEncoder(path, weights, card.mean, card.std) if card else PretrainedEncoder(path, weights)
 
 
 def _convert(state: dict[str, Tensor], card: ModelCard | None, path: Path, heads: int | None) -> EncoderWeights:

@@ -34,10 +34,6 @@ Shapes = dict[str, tuple[int, ...]]
 LOG = logging.getLogger(__name__)
 
 
-def no_check() -> None:
-    """Lease check of a writer that needs no lease."""
-
-
 class CheckpointWriter:
     """Saves checkpoints of a run, one at a time. All ranks must save the same steps in the same order.
 
@@ -45,7 +41,7 @@ class CheckpointWriter:
     no longer write in the folder; ``longest_save`` is the duration of the longest save so far, in seconds.
     """
 
-    def __init__(self, run: Path, config: CheckpointConfig, check_lease: Callable[[], None] = no_check) -> None:
+    def __init__(self, run: Path, config: CheckpointConfig, check_lease: Callable[[], None] = lambda: None) -> None:
         self._run = run
         self._config = config
         self._check_lease = check_lease
@@ -110,7 +106,7 @@ class CheckpointWriter:
         except HpcJepaError as error:
             self._check_lease()
             if is_main():
-                layout.discard_partial(self._run, info.step)
+                shutil.rmtree(layout.partial_dir(self._run, info.step), ignore_errors=True)
             if self._config.failed_save == "stop":
                 raise
             if is_main():

@@ -31,24 +31,17 @@ def clip_flops(
     checkpointing repeats. The objectives are negligible and left out.
     """
     encoder, predictor = config.encoder, config.predictor
-    flops = encoder_flops(encoder, tokens)
+    flops = _patch_embedding(encoder, tokens) + _blocks(encoder, tokens)
     for context, target in groups:
-        flops += FORWARD_AND_BACKWARD * encoder_flops(encoder, context)
-        flops -= _patch_embedding(encoder, context)  # pixels need no gradient
-        flops += FORWARD_AND_BACKWARD * predictor_flops(config, context, target)
+        flops += (FORWARD_AND_BACKWARD - 1) * _patch_embedding(encoder, context)  # pixels need no gradient
+        flops += FORWARD_AND_BACKWARD * (_blocks(encoder, context) + _predictor(encoder, predictor, context, target))
         if recompute:
             flops += _recomputed(encoder, context) + _recomputed(predictor, context + target)
     return flops
 
 
-def encoder_flops(config: EncoderConfig, tokens: float) -> float:
-    """One forward pass over ``tokens`` tokens of one clip."""
-    return _patch_embedding(config, tokens) + _blocks(config, tokens)
-
-
-def predictor_flops(config: ModelConfig, context: float, target: float) -> float:
-    """One forward pass over the context and target tokens of one clip."""
-    encoder, predictor = config.encoder, config.predictor
+def _predictor(encoder: EncoderConfig, predictor: PredictorConfig, context: float, target: float) -> float:
+    """Forward pass over the context and target tokens of one clip."""
     latent = encoder.latent_width
     projection = _linear(context, latent, encoder.width) + _linear(context, encoder.width, predictor.width)
     return projection + _blocks(predictor, context + target) + _linear(context + target, predictor.width, latent)

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import torch
 
-from hpc_jepa.checkpoint import layout, rank_file
 from hpc_jepa.checkpoint.pretrained import PretrainedEncoder
 from hpc_jepa.checkpoint.rank_file import TensorShard
+from hpc_jepa.checkpoint.writer import CheckpointWriter
 from hpc_jepa.config.loading import read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.errors import InputError
@@ -18,8 +18,6 @@ from hpc_jepa.runs.state import RunState, write_state
 from hpc_jepa.training.checkpoint_state import checkpoint_info
 from hpc_jepa.training.train_module import build_train_module
 from hpc_jepa.training.zero_state import checkpoint_name
-
-WEIGHTS_FILE = "weights-0000.safetensors"
 
 
 def import_config(files: PretrainedEncoder, layers: Sequence[str], overrides: Sequence[str]) -> RunConfig:
@@ -45,9 +43,8 @@ def import_weights(files: PretrainedEncoder, config: RunConfig) -> Path:
     named["random.cpu.0"] = torch.get_rng_state()
     shards = [TensorShard(name, tuple(x.shape), 0, x.flatten()) for name, x in named.items()]
     info = checkpoint_info(config, 0, {}, {}).model_copy(update={"world_size": 1})
-    with acquire_run_dir(config):
-        layout.create_partial(run.path, 0)
-        digest = rank_file.write_rank_file(layout.partial_dir(run.path, 0) / WEIGHTS_FILE, shards)
-        layout.commit_checkpoint(run.path, info, {shard.name: shard.shape for shard in shards}, {WEIGHTS_FILE: digest})
+    with acquire_run_dir(config) as check_lease:
+        with CheckpointWriter(run.path, config.checkpoint, check_lease) as writer:
+            writer.save(info, shards)
         write_state(run.state_file, RunState(state="done", step=0, steps=0))
     return run.path

@@ -113,7 +113,7 @@ def test_without_ema_the_student_is_exported_as_target(save_run, tmp_path):
     out = exported(run, "safetensors", "target", tmp_path / "out")
     torch.testing.assert_close(hpc_jepa.load_encoder(out)(CLIPS), hpc_jepa.load_encoder(run, "student")(CLIPS))
     card = model_card(resolve_checkpoint(run), "target", "safetensors")
-    assert (card.weights, card.read_from, card.ema) == ("target", "student", False)
+    assert (card.weights, card.read_from) == ("target", "student")
     assert "weights of the student" in (out / "README.md").read_text()
 
 

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from hpc_jepa.models.attention import Attention
+from hpc_jepa.models.block import Attention
 from hpc_jepa.models.rotary import rotate, rotations
 from hpc_jepa.types import TokenGrid
 

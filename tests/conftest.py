@@ -1,5 +1,6 @@
 """For every room: a small motion benchmark, built by the real builder, and real processes: torchrun and gloo."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,6 +8,7 @@ import sys
 import pytest
 import torch
 
+from hpc_jepa.config.run import RunConfig
 from hpc_jepa.data.shards.builder import build_shards, make_recipe
 from hpc_jepa.data.sources import motion8
 
@@ -40,3 +42,44 @@ def launch():
         return finished
 
     return run
+
+
+@pytest.fixture
+def configure(motion_shards, tmp_path):
+    """A small run in ``tmp_path``; keywords replace or add top-level settings."""
+
+    def make(**changes):
+        settings = {
+            "regime": "test",
+            "seed": 3,
+            "runs": str(tmp_path / "runs"),
+            "model": {
+                "encoder": {"width": 32, "depth": 2, "heads": 2, "patch": 8, "levels": [1, 2]},
+                "predictor": {"width": 16, "depth": 1, "heads": 2},
+            },
+            "data": {
+                "sources": {"motion8": {"shards": str(motion_shards / "unlabelled")}},
+                "clip": {"frames": 8, "stride": 2, "size": 32},
+            },
+            "objectives": ["fwm", "hw", {"ld": {"hidden": 8}}],
+            "masking": {"groups": [{"blocks": 2, "spatial_scale": 0.2}, {"blocks": 1, "spatial_scale": 0.5}]},
+            "schedule": {"steps": 12, "lr": 1e-3, "ema_start": 0.9, "ema_final": 0.99},
+            "engine": {"precision": "fp32", "batch_size": 4, "zero_stage": 1},
+            "checkpoint": {"every": 4, "keep": 2},
+            "monitor": {"log_every": 1, "health_every": 4},
+        }
+        return RunConfig.model_validate(settings | changes)
+
+    return make
+
+
+@pytest.fixture
+def metrics_of():
+    """``metrics_of(run_folder)``: all logged metrics except times and memory, step by step."""
+    machine = {"time", "clips_per_second", "tflops_per_second", "data_wait_share", "memory_bytes"}
+
+    def read(run):
+        lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+        return [{key: value for key, value in line.items() if key not in machine} for line in lines]
+
+    return read

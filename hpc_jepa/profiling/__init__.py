@@ -1,1 +1,1 @@
-"""Profile a few training steps and summarise them on one page."""
+"""Profiling of training steps (``hpc-jepa train --profile``) and model FLOP utilisation (MFU)."""

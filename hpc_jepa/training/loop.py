@@ -123,4 +123,4 @@ def write_run_state(
 
 def _on_any_rank(run: TrainingRun, condition: bool) -> bool:
     """Whether the condition holds on any rank, so that all ranks stop after the same step. Collective."""
-    return bool(run.gloo.gather(torch.tensor([condition])).any())
+    return any(run.gloo.gather(torch.tensor([condition])).tolist())

@@ -1,4 +1,4 @@
-"""What is wrong, where, and what to do: one line and an exit code for everything that can be put in wrongly."""
+"""Every invalid input ends with one line and an exit code. Tests check the code and the key, path or number in it."""
 
 import re
 import shutil
@@ -40,56 +40,69 @@ def call(*arguments):
     return CliRunner().invoke(app, [str(argument) for argument in arguments])
 
 
-def check(result, code, words):
+def check(result, code, *names):
+    """One line on stderr that holds every name: a key, a path, a number or a remedy."""
     assert not result.exception or isinstance(result.exception, SystemExit), result.exception
-    check_words(result.exit_code, result.stderr, code, words)
+    assert len(lines_of(result.stderr)) == 1, result.stderr
+    check_last_line(result.exit_code, result.stderr, code, *names)
 
 
-def check_words(exit_code, stderr, code, words, told_before=0):
-    """One line, after as many as a run that has begun has told."""
-    lines = [line for line in stderr.splitlines() if line.strip()]
-    assert (exit_code, len(lines)) == (code, 1 + told_before), stderr
-    assert lines[-1].startswith("error: ")
-    assert re.search(words, lines[-1]), lines[-1]
+def check_last_line(exit_code, stderr, code, *names):
+    """The same for the last line of a run that has logged others before."""
+    line = lines_of(stderr)[-1]
+    assert exit_code == code and line.startswith("error: "), stderr
+    assert all(re.search(name, line) for name in names), line
+
+
+def lines_of(text):
+    return [line for line in text.splitlines() if line.strip()]
 
 
 @pytest.mark.parametrize(
-    ("setting", "words"),
+    ("setting", "names"),
     [
-        ("engine.batch_sise=4", r"engine\.batch_sise: unknown key \(did you mean 'batch_size'\?\)"),
-        ("engine.zero_stage=7", r"engine\.zero_stage: Input should be 0, 1, 2 or 3"),
-        ("data.clip.frames=7", r"run\.yaml: .*data\.clip\.frames \(7\) must be a multiple"),
-        ("schedule.steps=-1", r"schedule\.steps: Input should be greater than or equal to 0"),
-        ("objectives=[fmw]", r"unknown objective 'fmw' \(did you mean 'fwm'\?\)"),
-        ("objectives=[fwm, fwm]", "twice"),
-        ("objectives=[{fwm: {static_wight: 1}}]", r"static_wight: unknown option \(did you mean 'static_weight'\?\)"),
-        ("objectives=[{fwm: {appearance_ratio: 1.5}}]", r"fwm\.appearance_ratio: Input should be less than 1"),
-        ("masking.groups=[{blocks: 1, spatial_scale: 1.0}]", "hides the whole context"),
-        ("runs=run.yaml", r"run\.yaml/.*cannot be made \(Not a directory\); choose another runs="),
-        ("=3", "an override has the form key.sub=value"),
+        ("engine.batch_sise=4", [r"engine\.batch_sise", "'batch_size'"]),
+        ("engine.zero_stage=7", [r"engine\.zero_stage", "0, 1, 2 or 3"]),
+        ("data.clip.frames=7", [r"run\.yaml", r"data\.clip\.frames \(7\)", r"model\.encoder\.tubelet \(2\)"]),
+        ("schedule.steps=-1", [r"schedule\.steps", "0"]),
+        ("objectives=[fmw]", ["'fmw'", "'fwm'"]),
+        ("objectives=[fwm, fwm]", ["objectives", "fwm"]),
+        ("objectives=[{fwm: {static_wight: 1}}]", [r"objectives\.fwm\.static_wight", "'static_weight'"]),
+        ("objectives=[{fwm: {appearance_ratio: 1.5}}]", [r"objectives\.fwm\.appearance_ratio", "1"]),
+        ("masking.groups=[{blocks: 1, spatial_scale: 1.0}]", [r"masking\.groups", "spatial_scale", "temporal_keep"]),
+        ("runs=run.yaml", [r"run\.yaml/", "Not a directory", "runs="]),
+        ("=3", ["=3", r"key\.sub=value"]),
     ],
 )
-def test_a_wrong_setting_is_named_and_nothing_is_written(here, setting, words):
-    check(call("train", "run.yaml", setting), INPUT, words)
+def test_an_invalid_setting_is_named_and_nothing_is_written(here, setting, names):
+    check(call("train", "run.yaml", setting), INPUT, *names)
     assert not (here / "runs").exists()
 
 
 @pytest.mark.parametrize(
-    ("content", "words"),
+    ("content", "location", "names"),
     [
-        (b"", r"run\.yaml: regime: required, but not set"),
-        (b"regime: [", r"run\.yaml:1: not valid YAML"),
-        (b"- regime", r"run\.yaml:1: a configuration is a mapping of keys, found list"),
-        (b"\xff\xfe\x00\x80", r"run\.yaml: not a text file"),
-        (b"regime: a\0b", r"run\.yaml: not a text file"),
-        (b"a: &a {b: *a}", r"run\.yaml: an alias"),
-        (b"extends: 3", r"run\.yaml:1: extends: one file name or a list"),
-        (b"regime: x\nshedule: {}", r"run\.yaml:2: shedule: unknown key \(did you mean 'schedule'\?\)"),
+        (b"", "run.yaml: ", ["regime"]),
+        (b"regime: [", "run.yaml:1: ", ["YAML"]),
+        (b"- regime", "run.yaml:1: ", ["list"]),
+        (b"\xff\xfe\x00\x80", "run.yaml: ", ["UTF-8"]),
+        (b"regime: a\0b", "run.yaml: ", ["UTF-8"]),
+        (b"a: &a {b: *a}", "run.yaml: ", ["alias"]),
+        (b"extends: 3", "run.yaml:1: ", ["extends"]),
+        (b"regime: x\nshedule: {}", "run.yaml:2: ", ["shedule", "'schedule'"]),
+        (b"regime: x\nobjectives:\n  - fwm: {static_wight: 1}", "run.yaml: ", ["data"]),
     ],
 )
-def test_a_file_that_is_no_configuration_is_named_with_its_line(here, content, words):
+def test_a_file_that_is_no_configuration_is_named_with_its_line(here, content, location, names):
     (here / "run.yaml").write_bytes(content)
-    check(call("train", "run.yaml"), INPUT, words)
+    check(call("train", "run.yaml"), INPUT, f"^error: {re.escape(location)}", *names)
+
+
+def test_a_misspelt_option_of_an_objective_is_named_with_its_line(here):
+    text = (here / "run.yaml").read_text()
+    (here / "run.yaml").write_text(f"{text}objectives:\n- ld\n- fwm:\n    static_wight: 1\n")
+    location = f"^error: run\\.yaml:{len(text.splitlines()) + 4}: "
+    check(call("train", "run.yaml"), INPUT, location, r"objectives\.fwm\.static_wight", "'static_weight'")
 
 
 def edit(name, change):
@@ -117,140 +130,126 @@ def spoil(shards, where):
         tar.write_bytes(content)
 
 
+def shrink_recorded_width(shards):
+    for tar in shards.glob("*.tar"):
+        edit(tar.name, lambda content: content.replace(b'"width":32', b'"width":96'))(shards)
+
+
+def repeat_first_sample(text):
+    return re.sub(rb"\n(.+)\n.+\n", rb"\n\1\n\1\n", text, count=1)
+
+
 @pytest.mark.parametrize(
-    ("damage", "words"),
+    ("damage", "names"),
     [
-        (shutil.rmtree, r"shards: no such folder; build it with: hpc-jepa shards build"),
-        (empty, r"shards: not a shard folder, manifest\.json is missing"),
-        (edit("manifest.json", lambda text: text[:99]), r"manifest\.json: damaged manifest"),
-        (
-            edit("000000.tar", lambda text: text[:5000]),
-            r"000000\.tar: 5000 bytes, the manifest says \d+; copy or build",
-        ),
-        (
-            edit("000000.idx", lambda text: b"\xff\xfe"),
-            r"000000\.idx: damaged index, not text; run: hpc-jepa shards ind",
-        ),
-        (edit("000000.idx", lambda text: text.replace(b"mp4 ", b"mp4 9" + 30 * b"9", 1)), "points outside the tar"),
+        (shutil.rmtree, ["shards: ", "hpc-jepa shards build"]),
+        (empty, ["shards: ", r"manifest\.json"]),
+        (edit("manifest.json", lambda text: text[:99]), [r"manifest\.json"]),
+        (edit("000000.tar", lambda text: text[:5000]), [r"000000\.tar", "5000"]),
+        (edit("000000.idx", lambda text: b"\xff\xfe"), [r"000000\.idx", "hpc-jepa shards index"]),
+        (edit("000000.idx", lambda text: text.replace(b"mp4 ", b"mp4 9" + 30 * b"9", 1)), [r"000000\.idx", r"\btar\b"]),
         (
             edit("000000.idx", lambda text: re.sub(rb"mp4 \d+ \d+", b"mp4 %d %d" % (2**62, 2**62), text)),
-            "points outside",
+            [r"000000\.idx", r"\btar\b"],
         ),
-        (
-            edit("000000.idx", lambda text: re.sub(rb"\n(.+)\n.+\n", rb"\n\1\n\1\n", text, count=1)),
-            r"000000\.idx: samples lie one in another; run: hpc-jepa shards index",
-        ),
-        (lambda shards: spoil(shards, lambda number: True), "10 samples in a row do not decode"),
-        (
-            lambda shards: [
-                edit(tar.name, lambda t: t.replace(b'"width":32', b'"width":96'))(shards)
-                for tar in shards.glob("*.tar")
-            ],
-            "is 32x32, not 96x32 as its description says",
-        ),
+        (edit("000000.idx", repeat_first_sample), [r"000000\.idx", "hpc-jepa shards index"]),
+        (lambda shards: spoil(shards, lambda number: True), [r"\b10\b", "decode"]),
+        (shrink_recorded_width, ["32x32", "96x32"]),
     ],
 )
-def test_damaged_shards_are_named_and_nothing_is_written(here, damage, words):
+def test_damaged_shards_are_named_and_nothing_is_written(here, damage, names):
     damage(here / "shards")
-    check(call("train", "run.yaml"), DATA, words)
+    check(call("train", "run.yaml"), DATA, *names)
     assert not (here / "runs").exists()
 
 
 def test_videos_shorter_than_a_clip_are_refused(here):
-    check(call("train", "run.yaml", "data.clip.frames=32"), DATA, "longest video has 16 frames, a clip needs 32")
+    check(call("train", "run.yaml", "data.clip.frames=32"), DATA, r"\b16\b", r"\b32\b")
 
 
-def test_a_clip_that_is_no_video_is_listed_and_the_run_goes_on_below_the_stated_rate(here):
+def test_an_undecodable_clip_is_logged_and_the_run_continues_below_the_limit(here):
     spoil(here / "shards", lambda number: number == 0)
     assert call("train", "run.yaml", "schedule.steps=4").exit_code == 0
-    ledger = (here / "runs/adhoc/test/baseline/seed-239/log/dropped-0.jsonl").read_text()
-    assert "does not decode" in ledger
+    (log,) = (here / "runs/adhoc/test/baseline/seed-239/log").glob("*-0.jsonl")
+    assert "decode" in log.read_text()
     failed = call("train", "run.yaml", "schedule.steps=4", "study=strict", "data.undecodable_rate=0")
-    words = r"\d samples did not decode.* data\.undecodable_rate = 0 allows"
-    check_words(failed.exit_code, failed.stderr, DATA, words, told_before=1)  # how long the start took
+    check_last_line(failed.exit_code, failed.stderr, DATA, r"data\.undecodable_rate.*\b0\b")
 
 
 def test_brackets_in_a_message_are_printed_as_they_are(here):
     result = call("train", "run.yaml", "data.sources.motion8.shards=x[bold]y[/nope]")
-    check(result, DATA, re.escape("x[bold]y[/nope]: no such folder"))
+    check(result, DATA, re.escape("x[bold]y[/nope]: "))
+
+
+LAUNCHER = {"RANK": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29511"}
 
 
 @pytest.mark.parametrize(
-    ("variables", "words"),
+    ("variables", "names"),
     [
-        ({"RANK": "0"}, "RANK is set but WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT is not"),
-        ({"WORLD_SIZE": "2"}, "WORLD_SIZE is set but RANK"),
-        ({"LOCAL_RANK": "1"}, "LOCAL_RANK is set but RANK"),
-        (
-            {"RANK": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29511"},
-            "RANK=2: ranks of WORLD_SIZE=2 processes end at 1",
-        ),
-        (
-            {"RANK": "x", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29511"},
-            "RANK=x: not a number",
-        ),
+        ({"RANK": "0"}, "RANK.* WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT"),
+        ({"WORLD_SIZE": "2"}, "WORLD_SIZE.* RANK"),
+        ({"LOCAL_RANK": "1"}, "LOCAL_RANK.* RANK"),
+        (LAUNCHER, "RANK=2.* WORLD_SIZE=2"),
+        (LAUNCHER | {"RANK": "x"}, "RANK=x"),
     ],
 )
-def test_half_a_launcher_is_no_launcher(variables, words, monkeypatch):
+def test_incomplete_launcher_variables_are_refused(variables, names, monkeypatch):
     from hpc_jepa.errors import InputError
     from hpc_jepa.training.launch import check_launcher_variables, is_single_process
 
-    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+    for name in LAUNCHER:
         monkeypatch.delenv(name, raising=False)
     assert is_single_process()
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert not is_single_process()
-    with pytest.raises(InputError, match=words):
+    with pytest.raises(InputError, match=names):
         check_launcher_variables()
 
 
-def test_a_reader_that_has_seen_enough_hears_no_error():
+def test_a_closed_pipe_causes_no_error_message():
     command = [sys.executable, "-m", "hpc_jepa", "objectives", "list"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         process.stdout.close()
         assert process.stderr.read() == b""
 
 
-def test_processes_that_cannot_share_the_batch_say_so(here):
+def test_a_batch_that_processes_cannot_share_is_refused(here):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", "-m", "hpc_jepa"]
     command = [*torchrun, "train", "run.yaml"]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert finished.returncode != 0
-    # The launcher ends the others with the first, so not all of them may get to say it.
+    # torchrun ends the other processes with the first, so not all of them may print the error.
     assert 1 <= finished.stderr.count("error: engine.batch_size: ") <= 3
     assert "exitcode  : 2" in finished.stderr
     assert not (here / "runs").exists()
 
 
 def test_a_profile_of_more_steps_than_there_are_is_refused(here):
-    check(call("train", "run.yaml", "--profile"), INPUT, "the run has 2 steps to go and a profile takes 10")
+    check(call("train", "run.yaml", "--profile"), INPUT, r"\b2 steps\b", r"\b10\b")
     assert not (here / "runs").exists()
 
 
-def test_a_loss_that_is_no_number_ends_the_run_and_is_not_saved(here):
+def test_a_non_finite_loss_ends_the_run_and_is_not_saved(here):
     settings = ["schedule.lr=1e30", "schedule.warmup=0", "schedule.steps=4"]
     command = [sys.executable, "-m", "hpc_jepa", "train", "run.yaml", *settings]
     finished = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
-    check_words(
-        finished.returncode,
-        finished.stderr,
-        OTHER,
-        r"step 4: 3 skipped, loss or gradient is not finite; lower schedule\.lr",
-        told_before=6,  # how long the start took, and each step that was skipped and not saved
-    )
+    check_last_line(finished.returncode, finished.stderr, OTHER, r"step 4: .*\b3\b", r"schedule\.lr")
+    assert not (here / "runs/adhoc/test/baseline/seed-239/checkpoints/step-00000004").exists()
 
 
 @pytest.fixture
 def trained(here):
-    """The folder of a run of two steps that is done."""
+    """The folder of a finished run of two steps."""
     assert call("train", "run.yaml").exit_code == 0
     return here / "runs/adhoc/test/baseline/seed-239"
 
 
 def test_another_configuration_does_not_enter_a_folder(trained):
     before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
-    check(call("train", "run.yaml", "schedule.steps=3"), INPUT, r"another configuration \(schedule\.steps 2 -> 3\)")
+    result = call("train", "run.yaml", "schedule.steps=3")
+    check_last_line(result.exit_code, result.stderr, INPUT, "seed-239: ", r"schedule\.steps 2 -> 3")
     assert {path: path.stat().st_mtime_ns for path in trained.rglob("*")} == before
 
 
@@ -258,7 +257,7 @@ def test_a_second_run_does_not_enter_a_folder_in_use(trained):
     from hpc_jepa.io.atomic import exclusive_lock
 
     with exclusive_lock(trained / ".lock"):
-        check(call("train", "run.yaml"), INPUT, r"seed-239: process \d+ on .* is writing here; wait for it, or stop it")
+        check(call("train", "run.yaml"), INPUT, r"seed-239: process \d+ on ")
     assert call("train", "run.yaml").exit_code == 0
 
 
@@ -285,16 +284,16 @@ def cut(path):
 
 
 @pytest.mark.parametrize(
-    ("name", "damage", "words"),
+    ("name", "damage"),
     [
-        ("weights-0000.safetensors", flip, "checksum differs"),
-        ("weights-0000.safetensors", cut, "99 bytes instead of"),
-        ("training-0000.safetensors", lambda path: path.unlink(), "missing"),
-        ("manifest.json", cut, "missing or damaged"),
-        ("manifest.json", lambda path: path.unlink(), "missing or damaged"),
+        ("weights-0000.safetensors", flip),
+        ("weights-0000.safetensors", cut),
+        ("training-0000.safetensors", lambda path: path.unlink()),
+        ("manifest.json", cut),
+        ("manifest.json", lambda path: path.unlink()),
     ],
 )
-def test_a_run_falls_back_aloud_from_a_damaged_checkpoint_and_ends_all_the_same(trained, caplog, name, damage, words):
+def test_a_run_continues_from_the_checkpoint_before_a_damaged_one_and_logs_it(trained, caplog, name, damage):
     newest, before = trained / "checkpoints/step-00000002", trained / "checkpoints/step-00000001"
     weights = (newest / "weights-0000.safetensors").read_bytes()
     damage(newest / name)
@@ -302,11 +301,9 @@ def test_a_run_falls_back_aloud_from_a_damaged_checkpoint_and_ends_all_the_same(
     if name != "training-0000.safetensors":
         assert evaluated.exit_code in (DATA, CHECKPOINT)  # the benchmark's own shards are not here
     assert call("train", "run.yaml").exit_code == 0
-    assert re.search(f"{words}.*; set aside as damaged-00000002", caplog.text)
+    assert re.search(f"{name}.*damaged-00000002", caplog.text)
     assert (newest / "weights-0000.safetensors").read_bytes() == weights
 
     damage(newest / name)
     flip(before / "weights-0000.safetensors")
-    check(
-        call("train", "run.yaml"), CHECKPOINT, rf"{words}.*; no other checkpoint to go on from; remove .* to begin anew"
-    )
+    check(call("train", "run.yaml"), CHECKPOINT, name, "remove")

@@ -36,7 +36,7 @@ def random_view(
 ) -> View:
     """Random resized crop and flips of a frame of ``height`` x ``width`` pixels.
 
-    ``crop`` [ATTEMPTS, 4] holds uniforms in [0, 1) for area, aspect (log-uniform), row and column of each attempt,
+    ``crop`` [CROP_ATTEMPTS, 4] has uniforms in [0, 1) for area, aspect (log-uniform), row and column of each attempt,
     ``flips`` [2] those for the horizontal and the vertical flip.
     """
     window = _random_window(height, width, augmentation, crop) or _central_window(height, width, augmentation.aspect)

@@ -73,7 +73,7 @@ def decode_frames(
         times = sorted(_time(packet) for packet in packets)
         if max(indices) >= len(times):
             raise UndecodableError(f"frame {max(indices)} requested, but the video has {len(times)} frames")
-        rows, columns = _cut(window, stream.height, stream.width)
+        rows, columns = _crop_ranges(window, stream.height, stream.width)
         positions: dict[int, list[int]] = {}
         for position, index in enumerate(indices):
             positions.setdefault(times[index], []).append(position)
@@ -84,27 +84,27 @@ def decode_frames(
         return frames
 
 
-def _cut(window: CropWindow | None, height: int, width: int) -> tuple[range, range]:
+def _crop_ranges(window: CropWindow | None, height: int, width: int) -> tuple[range, range]:
     """Rows and columns of the crop, within frames of the given size."""
     if window is None:
         return range(height), range(width)
     if (window.height, window.width) != (height, width):
-        raise UndecodableError(f"is {width}x{height}, not {window.width}x{window.height} as its metadata says")
+        raise UndecodableError(f"is {width}x{height}, but {window.width}x{window.height} in its metadata")
     return range(height)[window.rows], range(width)[window.columns]
 
 
 def _frames_at(
-    stream: VideoStream, packets: list[VideoPacket], wanted: Set[int]
+    stream: VideoStream, packets: list[VideoPacket], requested: Set[int]
 ) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Presentation time and RGB pixels of each wanted frame, once; the pixels are a view of the frame's memory."""
-    reformatter, missing = VideoReformatter(), set(wanted)
-    for frame in chain.from_iterable(_decode(stream, run, wanted) for run in _runs(packets, wanted)):
+    """Presentation time and RGB pixels of each requested frame, once; the pixels are a view of the frame's memory."""
+    reformatter, missing = VideoReformatter(), set(requested)
+    for frame in chain.from_iterable(_decode(stream, run, requested) for run in _runs(packets, requested)):
         # Leading frames of an open GOP come out again, without their references, when the next GOP is decoded.
         if frame.pts in missing:
             missing.remove(frame.pts)
             yield frame.pts, _rgb(frame, reformatter, stream)
     if missing:
-        raise UndecodableError(f"only {len(wanted) - len(missing)} of {len(wanted)} requested frames decode")
+        raise UndecodableError(f"only {len(requested) - len(missing)} of {len(requested)} requested frames decode")
 
 
 def _rgb(frame: VideoFrame, reformatter: VideoReformatter, stream: VideoStream) -> NDArray[np.uint8]:
@@ -121,7 +121,7 @@ def _repeat_image(
 ) -> NDArray[np.uint8]:
     if max(indices) > 0:
         raise UndecodableError(f"frame {max(indices)} requested, but an image has one frame")
-    rows, columns = _cut(window, *image.shape[:2])
+    rows, columns = _crop_ranges(window, *image.shape[:2])
     part = np.ascontiguousarray(image[rows.start : rows.stop, columns.start : columns.stop])
     return np.broadcast_to(part, (len(indices), *part.shape))
 
@@ -188,16 +188,16 @@ def _time(packet: VideoPacket) -> int:
     return packet.pts
 
 
-def _runs(packets: list[VideoPacket], wanted: Set[int]) -> list[list[VideoPacket]]:
-    """Runs of packets to decode: each from the key frame at or before a wanted frame up to that frame.
+def _runs(packets: list[VideoPacket], requested: Set[int]) -> list[list[VideoPacket]]:
+    """Runs of packets to decode: each from the key frame at or before a requested frame up to that frame.
 
-    Adjacent runs are joined; groups of pictures without a wanted frame are skipped.
+    Adjacent runs are joined; groups of pictures without a requested frame are skipped.
     """
     keys = [position for position, packet in enumerate(packets) if packet.is_keyframe]
     runs: list[range] = []
     for position, packet in enumerate(packets):
         time = _time(packet)
-        if time not in wanted:
+        if time not in requested:
             continue
         key = max((k for k in keys if k <= position and _time(packets[k]) <= time), default=0)
         if runs and key <= runs[-1].stop:
@@ -206,14 +206,14 @@ def _runs(packets: list[VideoPacket], wanted: Set[int]) -> list[list[VideoPacket
     return [packets[run.start : run.stop] for run in runs]
 
 
-def _decode(stream: VideoStream, packets: list[VideoPacket], wanted: Set[int] | None = None) -> Iterator[VideoFrame]:
+def _decode(stream: VideoStream, packets: list[VideoPacket], requested: Set[int] | None = None) -> Iterator[VideoFrame]:
     """Frames of packets that start at a key frame. Leading frames of an open GOP may be corrupt.
 
-    With ``wanted``, the decoder skips other frames that no frame references.
+    With ``requested``, the decoder skips other frames that no frame references.
     """
     decoder = stream.codec_context
     for packet in packets:
-        decoder.skip_frame = "DEFAULT" if wanted is None or packet.pts in wanted else "NONREF"
+        decoder.skip_frame = "DEFAULT" if requested is None or packet.pts in requested else "NONREF"
         yield from decoder.decode(packet)
     yield from decoder.decode(None)
     decoder.flush_buffers()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
 
@@ -85,18 +86,14 @@ class EvaluationClips:
             )
 
     def _label(self, index: int) -> int:
-        try:
+        with self._sample_named(index):
             label = self._shards.info(index).label
-        except UndecodableError as error:
-            raise self._data_error(index, error) from error
         return -1 if label is None else label
 
     def _pixels(self, index: int) -> Tensor:
         """[C, F, Hp, Wp] of one sample."""
-        try:
+        with self._sample_named(index):
             pixels = self._decode_centre(*self._shards.read(index))
-        except UndecodableError as error:
-            raise self._data_error(index, error) from error
         if self._corruption is not None:
             pixels = self._corruption(pixels.expand(-1, self._clip.frames, -1, -1), index)
         mean, std = (255 * torch.tensor(value).view(3, 1, 1, 1) for value in (self._clip.mean, self._clip.std))
@@ -112,9 +109,15 @@ class EvaluationClips:
         with open_image(data) as image:
             return _centre_crop_image(image.convert("RGB"), self._clip.size)
 
-    def _data_error(self, index: int, error: UndecodableError) -> DataError:
-        shards = self._shards
-        return DataError(f"{shards.tar(index)}: {shards.key(index)} {error}; copy or build {shards.path} again")
+    @contextmanager
+    def _sample_named(self, index: int) -> Iterator[None]:
+        """Turn UndecodableError into a DataError with tar and key."""
+        try:
+            yield
+        except UndecodableError as error:
+            shards = self._shards
+            message = f"{shards.tar(index)}: {shards.key(index)} {error}; copy or build {shards.path} again"
+            raise DataError(message) from error
 
 
 def _centre_crop(frames: NDArray[np.uint8], size: int | None) -> Tensor:

@@ -25,7 +25,7 @@ class Prefetcher(Generic[T]):
         self._pending: dict[int, Future[T]] = {}
 
     def get(self, item: int) -> T:
-        """Wait for an item. Raises what ``make`` raised."""
+        """Wait for an item. Exceptions of ``make`` propagate."""
         return self.futures(item, 1)[0].result()
 
     def futures(self, first: int, count: int) -> list[Future[T]]:
@@ -41,7 +41,7 @@ class Prefetcher(Generic[T]):
             self._pending[item].result()
 
     def close(self) -> None:
-        """Drop what is queued and wait for what is running."""
+        """Cancel queued items and wait for running ones."""
         self._threads.shutdown(wait=True, cancel_futures=True)
 
     def _submit(self, item: int) -> Future[T]:

@@ -73,22 +73,15 @@ def measure_throughput(
     )
     try:
         loader.batch(0)
-        before = dict(loader.stage_seconds)
+        loader.stage_seconds = dict.fromkeys(loader.stage_seconds, 0.0)
         started, cpu_started = time.perf_counter(), time.process_time()
         for step in range(1, batches + 1):
             loader.batch(step)
         seconds, cpu_seconds = time.perf_counter() - started, time.process_time() - cpu_started
-        stages = {name: total - before[name] for name, total in loader.stage_seconds.items()}
     finally:
         loader.close()
-    clips, total = batch_size * batches, sum(stages.values())
-    read, decode, augment = (stages[name] / total for name in ("read", "decode", "augment"))
-    separate = decoder == "PyAV"
-    return DecoderThroughput(
-        decoder,
-        clips_per_second=clips / seconds,
-        clips_per_cpu_second=clips / cpu_seconds,
-        read=read,
-        decode=decode if separate else None,
-        augment=augment if separate else decode + augment,
-    )
+    clips, total = batch_size * batches, sum(loader.stage_seconds.values())
+    read, decode, augment = (part / total for part in loader.stage_seconds.values())
+    if decoder != "PyAV":
+        return DecoderThroughput(decoder, clips / seconds, clips / cpu_seconds, read, None, decode + augment)
+    return DecoderThroughput(decoder, clips / seconds, clips / cpu_seconds, read, decode, augment)

@@ -4,14 +4,14 @@ import numpy as np
 import pytest
 
 from hpc_jepa.data.sources import katha
-from hpc_jepa.data.sources.katha import LAWS, SIDE, covered, draw_look, draw_path, katha_splits, render_katha
+from hpc_jepa.data.sources.katha import LAWS, SIDE, covered, draw_appearance, draw_path, katha_splits, render_katha
 from hpc_jepa.errors import InputError
 
 
 def path(number):
     random = np.random.default_rng(number)
-    look = draw_look(random)
-    return draw_path(random, number % 8, look), look
+    appearance = draw_appearance(random)
+    return draw_path(random, number % 8, appearance), appearance
 
 
 def test_a_clip_is_a_function_of_its_number():

@@ -95,15 +95,12 @@ def _read_text(path: Path) -> str:
 
 
 def _parse(path: Path, number: int, line: str) -> IndexedSample:
-    words = line.split()
+    words = line.split() or ["empty line"]
     try:
         parts = zip(words[::4], words[1::4], words[2::4], words[3::4], strict=True)
-        members = tuple(Member(extension, int(offset), int(size), name) for extension, offset, size, name in parts)
+        return tuple(Member(extension, int(offset), int(size), name) for extension, offset, size, name in parts)
     except ValueError as error:
         raise DataError(f"{path}:{number}: damaged index line; {_remedy(path)}") from error
-    if not members:
-        raise DataError(f"{path}:{number}: damaged index, empty line; {_remedy(path)}")
-    return members
 
 
 def _remedy(path: Path) -> str:

@@ -62,19 +62,16 @@ def keep_video_stream(video: bytes, extension: str) -> bytes:
 
 def _frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
     """All frames. Raises UndecodableError if a frame is missing or damaged."""
+    # MPEG-4 in AVI may pack two frames into one packet, followed by a packet of 8 bytes without a frame.
+    empty = 8 if stream.codec_context.name == "mpeg4" else 0
     packets = frames = 0
     for packet in container.demux(stream):
-        packets += packet.size > _empty_packet_size(stream)
+        packets += packet.size > empty
         for frame in stream.codec_context.decode(packet if packet.size else None):
             frames += 1
             yield require_intact(frame)
     if frames < packets:
         raise UndecodableError(f"only {frames} of {packets} frames decode")
-
-
-def _empty_packet_size(stream: VideoStream) -> int:
-    """Bytes of a packet without a frame: MPEG-4 in AVI may pack two frames into one packet and then an empty one."""
-    return 8 if stream.codec_context.name == "mpeg4" else 0
 
 
 def _cut(

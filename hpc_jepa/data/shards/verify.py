@@ -56,8 +56,8 @@ def write_indexes(path: Path) -> int:
 
 def _collect(results: Iterable[list[str]], advance: Callable[[], object]) -> list[str]:
     errors: list[str] = []
-    for found in results:
-        errors += found
+    for part in results:
+        errors += part
         advance()
     return errors
 
@@ -93,4 +93,4 @@ def _metadata_differences(shards: ShardFolder, index: int) -> Iterator[str]:
     decoded = inspect_video(video)
     for name in ("frames", "width", "height", "codec"):
         if getattr(decoded, name) != getattr(info, name):
-            yield f"has {name} {getattr(decoded, name)}, its metadata says {getattr(info, name)}"
+            yield f"has {name} {getattr(decoded, name)}, but {getattr(info, name)} in its metadata"

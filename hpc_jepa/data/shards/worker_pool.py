@@ -123,15 +123,12 @@ class _WorkerPool:
         if isinstance(message, Exception):
             raise message
         assert isinstance(message, BuildTaskResult)
-        self._assign_next(worker)
-        return message
-
-    def _assign_next(self, worker: _Worker) -> None:
         if self._tasks:
             worker.assign(self._tasks.popleft())
         else:
             del self._workers[worker.pipe]
             _terminate([worker])
+        return message
 
     def _requeue_task(self, worker: _Worker) -> None:
         """Put the task of a dead worker back, without the sample that killed it."""

@@ -12,22 +12,10 @@ from pathlib import Path, PurePosixPath
 
 from hpc_jepa.errors import InputError
 
-VIDEO_SUFFIXES = (
-    ".avi",
-    ".mp4",
-    ".m4v",
-    ".mov",
-    ".webm",
-    ".mkv",
-    ".mpg",
-    ".mpeg",
-    ".ts",
-    ".flv",
-    ".wmv",
-    ".3gp",
-    ".ogv",
+VIDEO_TYPES = (".avi", ".mp4", ".m4v", ".mov", ".webm", ".mkv", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv")
+    [".avi", ".mp4", ".m4v", ".mov", ".webm", ".mkv", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv"]
 )
-IMAGE_SUFFIXES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
+IMAGE_TYPES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
 MAX_KEY_LENGTH = 90
 """Characters; a USTAR name has at most 100, the extension included."""
 
@@ -55,8 +43,8 @@ class FileTree:
 
     def find(self, stem: str, near: str = "") -> str | None:
         """A file by its stem, in any folder; if there are several, preferably one in a folder named ``near``."""
-        found = self._by_stem.get(stem, [])
-        return next((name for name in found if near and near in PurePosixPath(name).parts), next(iter(found), None))
+        names = self._by_stem.get(stem, [])
+        return next((name for name in names if near and near in PurePosixPath(name).parts), next(iter(names), None))
 
     def stems(self) -> list[str]:
         """File names without folder and suffix."""
@@ -82,7 +70,7 @@ def _files_below(root: Path) -> Iterator[str]:
         folders[:] = sorted(name for name in folders if not name.startswith(".") and not _is_link_loop(folder, name))
         below = os.path.relpath(folder, root)
         for name in files:
-            if not name.startswith(".") and name.lower().endswith(VIDEO_SUFFIXES + IMAGE_SUFFIXES):
+            if not name.startswith(".") and name.lower().endswith(VIDEO_TYPES + IMAGE_TYPES):
                 yield _check_utf8(root, name if below == "." else f"{below}/{name}")
 
 

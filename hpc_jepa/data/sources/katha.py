@@ -24,7 +24,7 @@ Path2D = NDArray[np.float64]
 """Centres [F, 2] (x, y) in pixels, y downward."""
 
 
-class Look(NamedTuple):
+class Appearance(NamedTuple):
     """Appearance of a clip. size: [F] half the side, or the radius, of the shape in pixels; colour: [F, 3]."""
 
     background: Literal["solid", "gradient", "noise"]
@@ -151,16 +151,16 @@ def katha_splits(clips: int = CLIPS) -> list[DataSource]:
 def render_katha(number: int) -> NDArray[np.uint8]:
     """Frames [16, 224, 224, 3] of a clip."""
     random = np.random.default_rng(number)
-    look = draw_look(random)
-    centres = draw_path(random, number % len(LAWS), look)
-    frames = draw_background(random, look.background)
+    appearance = draw_appearance(random)
+    centres = draw_path(random, number % len(LAWS), appearance)
+    frames = draw_background(random, appearance.background)
     for bodies in np.split(centres, centres.shape[1] // 2, axis=1):
-        inside = covered(look.shape, bodies, look.size)
-        frames = np.where(inside[..., None], look.colour[:, None, None], frames)
+        inside = covered(appearance.shape, bodies, appearance.size)
+        frames = np.where(inside[..., None], appearance.colour[:, None, None], frames)
     return frames.astype(np.uint8)
 
 
-def draw_look(random: Random) -> Look:
+def draw_appearance(random: Random) -> Appearance:
     """Background, shape, a colour that may shift by 10 per frame, a size that may oscillate."""
     background: Literal["solid", "gradient", "noise"] = ("solid", "gradient", "noise")[random.integers(3)]
     shape: Literal["disc", "square", "triangle"] = ("disc", "square", "triangle")[random.integers(3)]
@@ -168,14 +168,14 @@ def draw_look(random: Random) -> Look:
     time = np.arange(FRAMES)
     colours = (colour + 10 * shifts * time[:, None]) % 255 if shifts else np.tile(colour, (FRAMES, 1))
     size = random.uniform(10, 30) * (1 + 0.5 * np.sin(0.5 * time) * swings)
-    return Look(background, shape, colours.astype(np.uint8), size)
+    return Appearance(background, shape, colours.astype(np.uint8), size)
 
 
-def draw_path(random: Random, label: int, look: Look) -> Path2D:
+def draw_path(random: Random, label: int, appearance: Appearance) -> Path2D:
     """Centres of all objects [F, 2 * objects], clipped to the frame except for bouncing ones."""
     start, velocity = random.uniform(0.2, 0.8, 2) * SIDE, random.uniform(-10, 10, 2)
     law = tuple(LAWS.values())[label]
-    path = law(random, start, velocity, float(look.size[0]))
+    path = law(random, start, velocity, float(appearance.size[0]))
     return path if law is bounce else path.clip(0, SIDE - 1)
 
 

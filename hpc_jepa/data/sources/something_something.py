@@ -8,7 +8,8 @@ from hpc_jepa.data.sources.file_tree import FileTree, safe_key
 from hpc_jepa.errors import InputError
 
 LAYOUT = "<id>.webm"
-PARTS = ("train", "validation", "test")
+SPLIT_NAMES = ("train", "validation", "test")
+LABEL_KEYS = ("label", "template", "placeholders")
 
 
 def list_something_something(videos: Path, annotations: Path) -> DatasetListing:
@@ -25,33 +26,22 @@ def list_something_something(videos: Path, annotations: Path) -> DatasetListing:
     numbers = {name: label for label, name in enumerate(classes)}
     files = FileTree(videos)
     entries: list[AnnotatedSample] = []
-    for part in find_annotations(
-        annotations, *(form.format(split) for split in PARTS for form in ("{}.json", "*-{}.json"))
-    ):
+    patterns = [f"{prefix}{split}.json" for split in SPLIT_NAMES for prefix in ("", "*-")]
+    for part in find_annotations(annotations, *patterns):
         entries += _entries(part, part.stem.rpartition("-")[2], numbers, files)
     return DatasetListing("something-something-v2", tuple(entries), classes, files, LAYOUT)
 
 
 def _entries(path: Path, split: str, numbers: dict[str, int], files: FileTree) -> list[AnnotatedSample]:
-    if split == "test":
-        records = read_json_records(path, "id")
-        return [
-            AnnotatedSample(safe_key(str(record["id"])), files.find(str(record["id"])), split) for record in records
-        ]
     entries = []
-    for record in read_json_records(path, "id", "label", "template", "placeholders"):
-        name = record["template"].replace("[", "").replace("]", "")
-        if name not in numbers:
-            raise InputError(f"{path}: id {record['id']}: template '{record['template']}' is not in labels.json")
-        entries.append(
-            AnnotatedSample(
-                key=safe_key(str(record["id"])),
-                file=files.find(str(record["id"])),
-                split=split,
-                label=numbers[name],
-                text=record["label"],
-                template=record["template"],
-                placeholders=tuple(record["placeholders"]),
-            )
-        )
+    for record in read_json_records(path, "id", *(LABEL_KEYS if split != "test" else ())):
+        entry = AnnotatedSample(safe_key(str(record["id"])), files.find(str(record["id"])), split)
+        if split != "test":
+            text, template, placeholders = (record[key] for key in LABEL_KEYS)
+            name = template.replace("[", "").replace("]", "")
+            if name not in numbers:
+                raise InputError(f"{path}: id {record['id']}: template '{template}' is not in labels.json")
+            label = {"label": numbers[name], "text": text, "template": template, "placeholders": tuple(placeholders)}
+            entry = entry._replace(**label)
+        entries.append(entry)
     return entries

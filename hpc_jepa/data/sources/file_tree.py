@@ -13,8 +13,6 @@ from pathlib import Path, PurePosixPath
 from hpc_jepa.errors import InputError
 
 VIDEO_TYPES = (".avi", ".mp4", ".m4v", ".mov", ".webm", ".mkv", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv")
-    [".avi", ".mp4", ".m4v", ".mov", ".webm", ".mkv", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv"]
-)
 IMAGE_TYPES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
 MAX_KEY_LENGTH = 90
 """Characters; a USTAR name has at most 100, the extension included."""

@@ -1,1 +1,1 @@
-"""The table, plots and page of a study, computed from its records alone."""
+"""Report of a study: tables, plots, audit of claims and HTML page, computed from evaluation records alone."""

@@ -1,4 +1,4 @@
-"""Claims as data: a statement, and the predicate on accuracies that makes it true or false."""
+"""Claims as data: each is a statement and a predicate on accuracies."""
 
 from collections.abc import Iterable, Sequence
 from itertools import combinations
@@ -14,7 +14,7 @@ PUBLISHED_CLAIMS = Path(__file__).parent / "published" / "published_claims.yaml"
 
 
 class ClaimCell(Strict):
-    """One accuracy of a study. A variant ``<name>_seed<N>`` is that variant trained from seed N."""
+    """One accuracy in a claim. The variant ``<name>_seed<N>`` is ``<name>`` trained from seed N."""
 
     regime: str
     variant: str
@@ -29,7 +29,7 @@ Pair = tuple[ClaimCell, ClaimCell]
 
 
 class DifferenceEquals(Strict):
-    """The difference is ``value`` points, give or take ``tolerance``."""
+    """The difference is ``value`` points within ``tolerance``."""
 
     type: Literal["difference_equals"]
     minuend: ClaimCell
@@ -38,11 +38,11 @@ class DifferenceEquals(Strict):
     tolerance: float = Field(ge=0)
 
     def pairs(self) -> list[Pair]:
-        """Differences it speaks of."""
+        """Differences in the predicate."""
         return [(self.minuend, self.subtrahend)]
 
     def cells(self) -> list[ClaimCell]:
-        """Accuracies it speaks of."""
+        """Accuracies in the predicate."""
         return [self.minuend, self.subtrahend]
 
 
@@ -54,11 +54,11 @@ class _OneColumn(Strict):
     variants: tuple[str, ...] = Field(min_length=1)
 
     def cell(self, variant: str) -> ClaimCell:
-        """The variant's accuracy."""
+        """The accuracy of a variant."""
         return ClaimCell(regime=self.regime, variant=variant, benchmark=self.benchmark)
 
     def cells(self) -> list[ClaimCell]:
-        """Accuracies it speaks of."""
+        """Accuracies in the predicate."""
         return [self.cell(variant) for variant in self.variants]
 
 
@@ -66,12 +66,12 @@ class _AgainstBaseline(_OneColumn):
     baseline: str
 
     def pairs(self) -> list[Pair]:
-        """Differences it speaks of."""
+        """Differences in the predicate."""
         return [(cell, self.cell(self.baseline)) for cell in self.cells()]
 
 
 class AllDifferencesInRange(_AgainstBaseline):
-    """Every difference lies between ``low`` and ``high``, give or take ``tolerance``."""
+    """Every difference is between ``low`` and ``high`` within ``tolerance``."""
 
     type: Literal["all_differences_in_range"]
     low: float
@@ -108,7 +108,7 @@ class Extreme(_OneColumn):
         return self
 
     def pairs(self) -> list[Pair]:
-        """The expected one against each other."""
+        """The expected variant minus each other one."""
         others = (cell for cell in self.cells() if cell.variant != self.expected)
         return [(self.cell(self.expected), other) for other in others]
 
@@ -121,11 +121,11 @@ class SpreadAtMost(Strict):
     maximum: float = Field(ge=0)
 
     def cells(self) -> list[ClaimCell]:
-        """Accuracies it speaks of."""
+        """Accuracies in the predicate."""
         return list(self.members)
 
     def pairs(self) -> list[Pair]:
-        """Every two of them."""
+        """All pairs of accuracies."""
         return list(combinations(self.members, 2))
 
 
@@ -137,7 +137,7 @@ class SetBelowThreshold(_OneColumn):
     expected: tuple[str, ...]
 
     def pairs(self) -> list[Pair]:
-        """It compares with a number, not with another run."""
+        """None: the predicate compares with a number."""
         return []
 
 
@@ -170,20 +170,20 @@ Predicate = Annotated[
 
 
 class Claim(Strict):
-    """A statement to be judged. ``computed`` and ``supported`` are what its author found on the published numbers."""
+    """A statement with its predicate. ``computed`` and ``supported``: from the reanalysis of the publication."""
 
     id: str
     statement: str
     predicate: Predicate
     source: Literal["paper", "derived", "reanalysis", "own"] = "own"
-    published: float | str | tuple[float, float] | None = Field(None, description="the figure in the publication")
+    published: float | str | tuple[float, float] | None = Field(None, description="the number in the publication")
     computed: Any = None
     supported: bool | None = None
     notes: str = ""
 
 
 class ClaimFile(Strict):
-    """A list of claims, and remarks about them."""
+    """A file of claims, with metadata."""
 
     meta: dict[str, Any] = Field(default_factory=dict)
     claims: tuple[Claim, ...] = Field(min_length=1)
@@ -192,7 +192,7 @@ class ClaimFile(Strict):
     def _distinct_ids(self) -> "ClaimFile":
         repeated = _repeated(claim.id for claim in self.claims)
         if repeated:
-            raise ValueError(f"id '{repeated[0]}' is given to several claims")
+            raise ValueError(f"id '{repeated[0]}' belongs to several claims; give each its own")
         return self
 
 

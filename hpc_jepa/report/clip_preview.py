@@ -1,4 +1,4 @@
-"""What the model sees: frames of a training clip with the masks of its first step drawn over them."""
+"""Preview of a training clip: its frames with the context and target masks of the first step."""
 
 import base64
 import io
@@ -17,7 +17,7 @@ from hpc_jepa.masking.mask_sampler import MaskSampler
 from hpc_jepa.types import ClipBatch, TokenGrid, TokenMasks
 
 FRAME_SIDE = 168
-"""Pixels of a drawn frame, about."""
+"""Approximate size of a drawn frame in pixels."""
 
 GAP = 8
 TARGET_COLOUR = np.array([230, 97, 0], dtype=np.float32)
@@ -30,16 +30,16 @@ Frames = NDArray[np.float32]
 
 @dataclass(frozen=True)
 class PreviewStrip:
-    """One row of frames as a PNG data address, and what it shows."""
+    """One row of frames as a PNG data URL, with a caption."""
 
     caption: str
     image: str
 
 
 def preview_strips(config: RunConfig) -> list[PreviewStrip]:
-    """The first clip of the run's first step: as it is, and under each mask group.
+    """The first clip of the run's first step, unmasked and with each mask group.
 
-    Raises DataError where the training shards are gone.
+    Raises DataError if the training shards are missing.
     """
     clips = _first_batch(config)
     grid = config.grid
@@ -59,7 +59,7 @@ def _first_batch(config: RunConfig) -> ClipBatch:
 
 
 def _frames(pixels: torch.Tensor, tubelet: int, augmentation: AugmentationConfig) -> Frames:
-    """Undo the normalisation of a clip [3, F, Hp, Wp]."""
+    """Frames of a normalised clip [3, F, Hp, Wp] in [0, 255]."""
     mean, std = (np.asarray(values, dtype=np.float32) for values in (augmentation.mean, augmentation.std))
     frames = pixels[:, ::tubelet].permute(1, 2, 3, 0).numpy()
     return np.asarray(np.clip((frames * std + mean) * 255, 0, 255), dtype=np.float32)
@@ -67,28 +67,28 @@ def _frames(pixels: torch.Tensor, tubelet: int, augmentation: AugmentationConfig
 
 def _masked(frames: Frames, masks: tuple[TokenMasks, ...], grid: TokenGrid) -> Iterator[PreviewStrip]:
     for number, group in enumerate(masks, start=1):
-        context, target = _cells(group.context[0], grid), _cells(group.target[0], grid)
-        drawn = np.where(_over(context, frames), frames, HIDDEN_LIGHT * frames)
-        drawn = np.where(_over(target, frames), (1 - TINT) * frames + TINT * TARGET_COLOUR, drawn)
+        context, target = _token_mask(group.context[0], grid), _token_mask(group.target[0], grid)
+        drawn = np.where(_per_pixel(context, frames), frames, HIDDEN_LIGHT * frames)
+        drawn = np.where(_per_pixel(target, frames), (1 - TINT) * frames + TINT * TARGET_COLOUR, drawn)
         caption = f"Mask group {number}: {context.sum()} context and {target.sum()} target tokens of {grid.tokens}"
         yield PreviewStrip(caption, _png(drawn))
 
 
-def _cells(tokens: torch.Tensor, grid: TokenGrid) -> NDArray[np.bool_]:
-    """[T, H, W]: which tokens are listed."""
-    cells = np.zeros(grid.tokens, dtype=np.bool_)
-    cells[tokens.numpy()] = True
-    return cells.reshape(grid.time, grid.height, grid.width)
+def _token_mask(tokens: torch.Tensor, grid: TokenGrid) -> NDArray[np.bool_]:
+    """Boolean mask [T, H, W] of a list of tokens."""
+    mask = np.zeros(grid.tokens, dtype=np.bool_)
+    mask[tokens.numpy()] = True
+    return mask.reshape(grid.time, grid.height, grid.width)
 
 
-def _over(cells: NDArray[np.bool_], frames: Frames) -> NDArray[np.bool_]:
-    """Each cell over the pixels it covers: [T, Hp, Wp, 1]."""
-    rows, columns = frames.shape[1] // cells.shape[1], frames.shape[2] // cells.shape[2]
-    return cells.repeat(rows, axis=1).repeat(columns, axis=2)[..., None]
+def _per_pixel(mask: NDArray[np.bool_], frames: Frames) -> NDArray[np.bool_]:
+    """The mask [T, H, W] per pixel: [T, Hp, Wp, 1]."""
+    rows, columns = frames.shape[1] // mask.shape[1], frames.shape[2] // mask.shape[2]
+    return mask.repeat(rows, axis=1).repeat(columns, axis=2)[..., None]
 
 
 def _png(frames: Frames) -> str:
-    """Frames side by side, enlarged without smoothing, as a data address."""
+    """Frames side by side, enlarged without smoothing, as a PNG data URL."""
     scale = max(1, round(FRAME_SIDE / frames.shape[1]))
     large = frames.astype(np.uint8).repeat(scale, axis=1).repeat(scale, axis=2)
     opaque = np.concatenate([large, np.full_like(large[..., :1], 255)], axis=-1)

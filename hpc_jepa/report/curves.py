@@ -1,4 +1,4 @@
-"""Curves over the number of labels, the severity of a corruption, or the share of lost frames."""
+"""Curves over labels per class (few-shot), severity (robustness), and frame dropout (text)."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ from hpc_jepa.report.run_report import RunReport
 
 @dataclass(frozen=True)
 class CurvePoint:
-    """One measured point. ``x`` in the unit of the curve, the rest in percent."""
+    """One point; ``value``, ``low`` and ``high`` in percent."""
 
     x: float
     value: float
@@ -23,36 +23,36 @@ class CurvePoint:
 
 @dataclass(frozen=True)
 class Curve:
-    """One encoder: ``name`` is its variant with semantics, or its weights where no run of the study trained it."""
+    """One encoder. ``name``: variant with semantics, or the weights if no run of the study trained it."""
 
     name: str
     seed: int
-    readings: tuple[CurvePoint, ...]
+    points: tuple[CurvePoint, ...]
 
 
 @dataclass(frozen=True)
 class Chart:
-    """Lines that may be compared: same regime, benchmark, protocol and way of measuring."""
+    """Comparable curves: same regime, benchmark, protocol and metric."""
 
     title: str
     x_label: str
     y_label: str
-    lines: tuple[Curve, ...]
+    curves: tuple[Curve, ...]
 
 
 @dataclass(frozen=True)
-class _Measurement:
-    """A result with its place: which chart, which line, where on it."""
+class _PlacedPoint:
+    """A point with its chart and curve."""
 
     chart: str
-    line: tuple[str, int]
-    reading: CurvePoint
+    curve: tuple[str, int]
+    point: CurvePoint
 
 
 def few_shot_charts(runs: Sequence[RunReport]) -> list[Chart]:
-    """Accuracy over labels per class, target weights and encoders that need no training."""
+    """Accuracy over labels per class, for target weights and untrained or external encoders."""
     found = [
-        _Measurement(_title(record), _line(record, result), _reading(result.shots, result))
+        _PlacedPoint(_title(record), _line(record, result), _point(result.shots, result))
         for run in runs
         for record in run.few_shot.values()
         for result in record.results
@@ -63,37 +63,37 @@ def few_shot_charts(runs: Sequence[RunReport]) -> list[Chart]:
 
 def robustness_charts(runs: Sequence[RunReport]) -> list[Chart]:
     """Accuracy over severity, one chart per corruption and probe; severity 0 is the clean test set."""
-    found = [item for run in runs for record in run.robustness.values() for item in _damage(record)]
+    found = [item for run in runs for record in run.robustness.values() for item in _corruption_points(record)]
     return _charts(found, "severity", "accuracy, %")
 
 
 def text_charts(runs: Sequence[RunReport]) -> list[Chart]:
-    """Retrieval and naming over the share of lost frames."""
+    """Retrieval and class-name accuracy over the share of dropped frames."""
     found = [
-        _Measurement(
+        _PlacedPoint(
             f"{result.direction.replace('_', ' ')}, {result.metric}: {_title(record)}",
             _line(record, result),
-            _reading(100 * result.dropout, result),
+            _point(100 * result.dropout, result),
         )
         for run in runs
         for record in run.text.values()
         for result in record.results
         if result.weights != "student"
     ]
-    return _charts(found, "frames lost, %", "%")
+    return _charts(found, "dropped frames, %", "%")
 
 
 def draw_chart(chart: Chart, colours: dict[str, int]) -> str:
-    """The chart as SVG: one colour per variant, one line style per seed; encoders without training in ink."""
-    seeds = sorted({line.seed for line in chart.lines})
+    """The chart as SVG: one colour per variant, one line style per seed; external encoders in the text colour."""
+    seeds = sorted({line.seed for line in chart.curves})
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
-        for line in chart.lines:
+        for line in chart.curves:
             colour = SERIES[colours[line.name]] if line.name in colours else INK
-            x = [reading.x for reading in line.readings]
-            values = [reading.value for reading in line.readings]
-            low, high = ([getattr(reading, bound) for reading in line.readings] for bound in ("low", "high"))
+            x = [point.x for point in line.points]
+            values = [point.value for point in line.points]
+            low, high = ([getattr(point, bound) for point in line.points] for bound in ("low", "high"))
             style = STYLES[seeds.index(line.seed) % len(STYLES)]
             axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
             axes.plot(x, values, color=colour, linestyle=style, marker="o", markersize=3)
@@ -104,8 +104,8 @@ def draw_chart(chart: Chart, colours: dict[str, int]) -> str:
     return render_svg(paint, height=2.6, width=4.2)
 
 
-def _damage(record: RobustnessRecord) -> Iterator[_Measurement]:
-    """Every damaged result, and for each the clean one that its line begins with."""
+def _corruption_points(record: RobustnessRecord) -> Iterator[_PlacedPoint]:
+    """Results on corrupted clips, each after the clean result as point of severity 0."""
     results = [result for result in record.results if result.weights != "student"]
     clean = {(result.weights, result.probe): result for result in results if result.severity == 0}
     for result in results:
@@ -113,20 +113,20 @@ def _damage(record: RobustnessRecord) -> Iterator[_Measurement]:
             continue
         corruption, probe = result.corruption.replace("_", " "), result.probe.replace("_", " ")
         title, line = f"{corruption}: {_title(record)}, {probe} probe", _line(record, result)
-        yield _Measurement(title, line, _reading(0, clean[result.weights, result.probe]))
-        yield _Measurement(title, line, _reading(result.severity, result))
+        yield _PlacedPoint(title, line, _point(0, clean[result.weights, result.probe]))
+        yield _PlacedPoint(title, line, _point(result.severity, result))
 
 
-def _charts(found: Iterable[_Measurement], x_label: str, y_label: str) -> list[Chart]:
+def _charts(placed: Iterable[_PlacedPoint], x_label: str, y_label: str) -> list[Chart]:
     charts: dict[str, dict[tuple[str, int], dict[float, CurvePoint]]] = {}
-    for item in found:
-        charts.setdefault(item.chart, {}).setdefault(item.line, {})[item.reading.x] = item.reading
+    for item in placed:
+        charts.setdefault(item.chart, {}).setdefault(item.curve, {})[item.point.x] = item.point
     return [Chart(title, x_label, y_label, tuple(_lines(lines))) for title, lines in charts.items()]
 
 
 def _lines(lines: dict[tuple[str, int], dict[float, CurvePoint]]) -> Iterator[Curve]:
-    for (name, seed), readings in lines.items():
-        yield Curve(name, seed, tuple(readings[x] for x in sorted(readings)))
+    for (name, seed), points in lines.items():
+        yield Curve(name, seed, tuple(points[x] for x in sorted(points)))
 
 
 def _line(record: BaseRecord, result: BaseResult) -> tuple[str, int]:
@@ -135,7 +135,7 @@ def _line(record: BaseRecord, result: BaseResult) -> tuple[str, int]:
     return result.weights, record.run.seed if result.weights == RANDOM else 0
 
 
-def _reading(x: float, result: BaseResult) -> CurvePoint:
+def _point(x: float, result: BaseResult) -> CurvePoint:
     return CurvePoint(float(x), 100 * result.value, 100 * result.low, 100 * result.high)
 
 

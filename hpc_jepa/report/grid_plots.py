@@ -1,4 +1,4 @@
-"""Plots of a grid: differences with their intervals, and what one benchmark costs on another."""
+"""Plots of a result grid: differences to the baseline (forest plot), and trade-offs between two benchmarks."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,11 +11,11 @@ from hpc_jepa.report.plots import CARD, FAINT, INK, SERIES, SOFT, render_svg
 from hpc_jepa.report.result_grid import Contrast, ResultCell, ResultGrid
 
 ABOVE, BELOW = SERIES[2], SERIES[1]
-"""Colours of differences beyond chance."""
+"""Colours of significant differences."""
 
 APPEARANCE = ("imagenet100", "ucf101", "ucf101_full", "kinetics400")
 LABEL_OFFSETS = tuple(((dx, dy), side) for dy in (4, -10, 15, -21) for dx, side in ((5, "left"), (-5, "right")))
-"""Where a name may stand beside its point, in typographic points."""
+"""Possible positions of a name beside its point, in typographic points."""
 
 MOTION = ("ssv2", "diving48", "motion8", "synth_motion8", "katha")
 
@@ -30,7 +30,7 @@ class TradeOffPoint:
 
 
 def forest_plot(grid: ResultGrid, column: str) -> str:
-    """Differences to the reference in points, in the order of their size, with 95 % intervals."""
+    """Differences to the reference in points, sorted, with 95 % intervals."""
     contrasts = sorted(grid.contrasts(column), key=lambda item: item[1].points)
 
     def draw(figure: Figure) -> None:
@@ -43,7 +43,7 @@ def forest_plot(grid: ResultGrid, column: str) -> str:
             axes.plot(contrast.points, place, "o", markersize=5, color=colour, markerfacecolor=fill)
         axes.set_yticks(range(len(contrasts)), [row for row, _ in contrasts])
         axes.set_ylim(-0.6, len(contrasts) - 0.4)
-        axes.set_xlabel(f"points against {grid.reference}")
+        axes.set_xlabel(f"points vs {grid.reference}")
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
 
@@ -51,42 +51,42 @@ def forest_plot(grid: ResultGrid, column: str) -> str:
 
 
 def trade_off_plot(points: Sequence[TradeOffPoint], across: str, up: str, reference: str) -> str:
-    """Two benchmarks against each other with both intervals; the front, and the reference, are named."""
+    """Accuracy on two benchmarks with both intervals; the Pareto front and the reference are labelled."""
     named = {point.name for point in pareto_front(points)} | {reference}
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
-        for point in sorted(points, key=lambda point: point.name in named):  # named ones on top
+        for point in sorted(points, key=lambda point: point.name in named):  # labelled points on top
             _cross(axes, point, INK if point.name == reference else SERIES[0] if point.name in named else SOFT)
         axes.set_xlabel(f"{across}, %")
         axes.set_ylabel(f"{up}, %")
         axes.margins(0.12)
-        figure.draw_without_rendering()  # settles the layout, which says how large a name is
-        _name(axes, [point for point in points if point.name in named])
+        figure.draw_without_rendering()  # the layout must be final to measure labels
+        _label(axes, [point for point in points if point.name in named])
 
     return render_svg(draw, height=3.4)
 
 
 def pareto_front(points: Sequence[TradeOffPoint]) -> list[TradeOffPoint]:
-    """Points that no other point beats on both benchmarks."""
+    """Points that no other point dominates."""
 
-    def beaten(point: TradeOffPoint) -> bool:
+    def dominated(point: TradeOffPoint) -> bool:
         here = (point.across.value, point.up.value)
         others = ((other.across.value, other.up.value) for other in points)
         return any(x >= here[0] and y >= here[1] and (x, y) != here for x, y in others)
 
-    return [point for point in points if not beaten(point)]
+    return [point for point in points if not dominated(point)]
 
 
 def appearance_motion_pairs(grid: ResultGrid) -> list[tuple[str, str]]:
-    """Columns of the grid that set appearance against motion."""
+    """Pairs of an appearance and a motion benchmark in the grid."""
     across = [column for column in grid.columns if _benchmark(column) in APPEARANCE]
     up = [column for column in grid.columns if _benchmark(column) in MOTION]
     return [(across[0], column) for column in up] if across else []
 
 
-def points(grid: ResultGrid, across: str, up: str) -> list[TradeOffPoint]:
-    """Rows that have both cells."""
+def trade_off_points(grid: ResultGrid, across: str, up: str) -> list[TradeOffPoint]:
+    """Rows with both cells."""
     found = ((row, grid.cell(row, across), grid.cell(row, up)) for row in grid.rows)
     return [TradeOffPoint(row, x, y) for row, x, y in found if x is not None and y is not None]
 
@@ -101,8 +101,8 @@ def _colour(contrast: Contrast) -> str:
     return ABOVE if contrast.points > 0 else BELOW
 
 
-def _name(axes: Axes, points: Sequence[TradeOffPoint]) -> None:
-    """Write each name beside its point, in the first of the places around it where it covers no other name."""
+def _label(axes: Axes, points: Sequence[TradeOffPoint]) -> None:
+    """Label each point at the first position where the label overlaps no other label."""
     taken: list[Bbox] = []
     for point in sorted(points, key=lambda point: point.up.value, reverse=True):
         where = (point.across.value, point.up.value)

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: style, plots and frames inside the file, nothing loaded from elsewhere."""
+"""The HTML page of a report, self-contained: style, plots and frames are in the file."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ from hpc_jepa.report.results import Panel, group_by_panel
 from hpc_jepa.report.robustness_table import RobustnessRow
 from hpc_jepa.report.run_report import RunReport
 
-BANDS = "Bands: 95 % intervals; ink: encoders that no run trained; line styles tell seeds apart."
+BANDS = "Bands: 95 % intervals. Black: encoders that no run trained. Line style: seed."
 
 
 @dataclass(frozen=True)
 class PagePlot:
-    """A drawing under its title."""
+    """A plot with its title."""
 
     title: str
     svg: Markup
@@ -32,16 +32,16 @@ class PagePlot:
 
 @dataclass(frozen=True)
 class ClipPreview:
-    """Strips of a run's first clip, or why there are none."""
+    """Frames of a run's first clip, or the reason why there are none."""
 
     run: str
     strips: Sequence[PreviewStrip]
-    absent: str = ""
+    error: str = ""
 
 
 @dataclass(frozen=True)
 class ChartSection:
-    """A section of charts; ``robustness`` are the lines of the table below them, where it is about that."""
+    """A section of charts; in the robustness section with the rows of its table."""
 
     title: str
     note: str
@@ -50,7 +50,7 @@ class ChartSection:
 
 
 def render_page(data: ReportData) -> str:
-    """The page as HTML text."""
+    """The page as HTML."""
     environment = Environment(
         loader=PackageLoader("hpc_jepa.report", "."),
         autoescape=True,
@@ -66,8 +66,8 @@ def render_page(data: ReportData) -> str:
         title=", ".join(sorted({run.config.study for run in data.runs})) or "The published numbers",
         note=note,
         bound=format_bound,
-        forests=_forests(data.grids),
-        trade_offs=_trade_offs(data.grids),
+        forests=_forest_plots(data.grids),
+        trade_offs=_trade_off_plots(data.grids),
         audits=audits,
         claims=[line for line in lines if line.known],
         unknown_claims=[line.claim.id for line in lines if not line.known],
@@ -77,13 +77,13 @@ def render_page(data: ReportData) -> str:
             for panel, rows in group_by_panel(data.rows).items()
         ],
         curves=_curves(data, colours),
-        losses=_losses(data.runs),
-        health=_health(data.runs),
-        frames=_frames(data.runs) if data.runs else None,
+        losses=_loss_plots(data.runs),
+        health=_health_plots(data.runs),
+        preview=_preview(data.runs) if data.runs else None,
     )
 
 
-def _forests(grids: Sequence[ResultGrid]) -> list[PagePlot]:
+def _forest_plots(grids: Sequence[ResultGrid]) -> list[PagePlot]:
     return [
         PagePlot(f"{column}: {grid.title}", Markup(grid_plots.forest_plot(grid, column)))
         for grid in grids
@@ -92,11 +92,11 @@ def _forests(grids: Sequence[ResultGrid]) -> list[PagePlot]:
     ]
 
 
-def _trade_offs(grids: Sequence[ResultGrid]) -> list[PagePlot]:
+def _trade_off_plots(grids: Sequence[ResultGrid]) -> list[PagePlot]:
     found = []
     for grid in grids:
         for across, up in grid_plots.appearance_motion_pairs(grid):
-            points = grid_plots.points(grid, across, up)
+            points = grid_plots.trade_off_points(grid, across, up)
             if len(points) > 1:
                 drawing = grid_plots.trade_off_plot(points, across, up, grid.reference)
                 found.append(PagePlot(f"{across} and {up}: {grid.title}", Markup(drawing)))
@@ -104,23 +104,25 @@ def _trade_offs(grids: Sequence[ResultGrid]) -> list[PagePlot]:
 
 
 def _curves(data: ReportData, colours: dict[str, int]) -> list[ChartSection]:
-    """Sections for what was measured beside probes; none where nothing was."""
+    """Sections of the tasks beside probes that have records."""
 
     def drawn(charts: Sequence[Chart]) -> list[PagePlot]:
         return [PagePlot(chart.title, Markup(curves.draw_chart(chart, colours))) for chart in charts]
 
     sections = [
-        ChartSection("Few labels", f"Mean over draws of labels. {BANDS}", drawn(curves.few_shot_charts(data.runs))),
+        ChartSection(
+            "Few-shot accuracy", f"Mean over draws of labels. {BANDS}", drawn(curves.few_shot_charts(data.runs))
+        ),
         ChartSection(
             "Robustness",
-            "Severity 0 is the clean test set. Mean corruption error: errors on damaged clips relative to the "
-            f"baseline’s, 1 is as good, less is better. Consistency: clips that keep their class. {BANDS}",
+            "Severity 0 is the clean test set. Mean corruption error: error on corrupted clips relative to the "
+            f"baseline (1 is equal, less is better). Consistency: share of clips with unchanged class. {BANDS}",
             drawn(curves.robustness_charts(data.runs)),
             data.robustness,
         ),
         ChartSection(
-            "Text",
-            f"Two heads trained on captions over frozen encoders. {BANDS}",
+            "Text alignment",
+            f"Two heads trained on captions, on frozen encoders. {BANDS}",
             drawn(curves.text_charts(data.runs)),
         ),
     ]
@@ -131,7 +133,7 @@ def _title(panel: Panel) -> str:
     return f"{panel.probe.replace('_', ' ').capitalize()} probe: {panel.benchmark}, {panel.protocol}, {panel.regime}"
 
 
-def _losses(runs: Sequence[RunReport]) -> list[PagePlot]:
+def _loss_plots(runs: Sequence[RunReport]) -> list[PagePlot]:
     if not any(run.metrics for run in runs):
         return []
     terms = sorted({name for run in runs for record in run.metrics for name in record.terms})
@@ -139,7 +141,7 @@ def _losses(runs: Sequence[RunReport]) -> list[PagePlot]:
     return [total, *(_curve(runs, name.replace("_", " "), _term(name)) for name in terms)]
 
 
-def _health(runs: Sequence[RunReport]) -> list[PagePlot]:
+def _health_plots(runs: Sequence[RunReport]) -> list[PagePlot]:
     if not any(record.health for run in runs for record in run.metrics):
         return []
     return [
@@ -156,10 +158,10 @@ def _curve(runs: Sequence[RunReport], title: str, read: StepMetric) -> PagePlot:
     return PagePlot(title, Markup(plots.step_curves(runs, read)))
 
 
-def _frames(runs: Sequence[RunReport]) -> ClipPreview:
-    """Frames of the first run."""
+def _preview(runs: Sequence[RunReport]) -> ClipPreview:
+    """Preview of the first run."""
     run = runs[0]
     try:
         return ClipPreview(run.label, preview_strips(run.config))
     except DataError as error:
-        return ClipPreview(run.label, (), absent=str(error))
+        return ClipPreview(run.label, (), error=str(error))

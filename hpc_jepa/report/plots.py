@@ -1,4 +1,4 @@
-"""Plots as SVG that takes its colours from the page, so that one drawing serves light, dark and print."""
+"""Plots as SVG with the colours of the page, so that one plot works in light mode, dark mode and print."""
 
 import io
 import re
@@ -13,14 +13,14 @@ from hpc_jepa.report.run_report import RunReport
 from hpc_jepa.runs.metrics_log import MetricsRecord
 
 StepMetric = Callable[[MetricsRecord], float | None]
-"""A quantity of a logged step, None where it was not measured."""
+"""A metric of a logged step, None if it was not logged."""
 
 WIDTH = 5.0
-"""Inches; small enough for its 9-point text to stay readable on a phone."""
+"""Inches. Small, so that 9-point text stays readable on a phone."""
 
 INK, FAINT, SOFT, CARD = "#010203", "#040506", "#070809", "#0c0d0e"
 SERIES = tuple(f"#0a0b{number:02x}" for number in range(8))
-"""Stand-ins that the SVG's colours are recognised by."""
+"""Placeholder colours, replaced in the SVG by variables of the page."""
 
 STYLES = ("-", "--", ":", "-.")
 
@@ -49,9 +49,9 @@ RC = {
 
 
 def accuracy_plot(rows: Sequence[ResultRow], colours: Mapping[str, int]) -> str:
-    """Accuracy with its 95 % interval for each encoder of one panel, random encoders as bands behind.
+    """Accuracy with its 95 % interval for each encoder of one panel, and random encoders as bands.
 
-    ``colours`` as ``colour_of`` gives them. Target weights are filled dots, student weights rings.
+    ``colours``: see ``variant_colours``. Target weights are filled dots, student weights rings.
     """
     trained = [row for row in rows if not row.is_random]
 
@@ -73,7 +73,7 @@ def accuracy_plot(rows: Sequence[ResultRow], colours: Mapping[str, int]) -> str:
 
 
 def step_curves(runs: Sequence[RunReport], read: StepMetric) -> str:
-    """One quantity over training steps, one line per run; one colour per variant, one line style per seed."""
+    """One metric over training steps, one line per run; one colour per variant, one line style per seed."""
     colours = variant_colours(runs)
     seeds = sorted({run.config.seed for run in runs})
 
@@ -91,13 +91,13 @@ def step_curves(runs: Sequence[RunReport], read: StepMetric) -> str:
 
 
 def variant_colours(runs: Sequence[RunReport]) -> dict[str, int]:
-    """Number of the colour of each variant."""
+    """Index of the colour of each variant."""
     names = sorted({variant_label(run) for run in runs})
     return {name: number % len(SERIES) for number, name in enumerate(names)}
 
 
 def variant_label(run: RunReport) -> str:
-    """Variant with its semantics, as rows name it."""
+    """Variant with its semantics, as in result rows."""
     return f"{run.config.variant} ({run.config.semantics.preset})"
 
 
@@ -108,7 +108,7 @@ def _whisker(axes: Axes, place: int, row: ResultRow, colour: str) -> None:
 
 
 def render_svg(draw: Callable[[Figure], None], height: float, width: float = WIDTH) -> str:
-    """A figure of that many inches, as an <svg> element for the page."""
+    """A figure, with size in inches, as an <svg> element of the page."""
     with rc_context(RC):  # type: ignore[arg-type]
         figure = Figure(figsize=(width, height), layout="constrained")
         draw(figure)
@@ -118,10 +118,10 @@ def render_svg(draw: Callable[[Figure], None], height: float, width: float = WID
 
 
 def _themed(drawing: str) -> str:
-    """The bare <svg> element, scaled and coloured by the page; names of groups would not be unique there."""
+    """The bare <svg> element with colour variables. Ids of groups are removed: they would repeat on the page."""
     drawing = re.sub('<g id="[^"]*"', "<g", drawing[drawing.index("<svg") :])
-    for stand_in, name in ((INK, "ink"), (FAINT, "line"), (SOFT, "soft"), (CARD, "card")):
-        drawing = drawing.replace(stand_in, f"var(--{name})")
+    for placeholder, name in ((INK, "ink"), (FAINT, "line"), (SOFT, "soft"), (CARD, "card")):
+        drawing = drawing.replace(placeholder, f"var(--{name})")
     for number, colour in enumerate(SERIES):
         drawing = drawing.replace(colour, f"var(--series-{number})")
     return drawing

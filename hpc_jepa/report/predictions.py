@@ -1,4 +1,4 @@
-"""Predictions behind the results: read once, checked against their record, and comparable or refused."""
+"""Predictions of the results, checked against their records and against each other."""
 
 from collections.abc import Iterable, Mapping
 
@@ -15,68 +15,67 @@ ROUNDING = 1e-9
 
 
 def check_comparable(runs: Iterable[RunReport]) -> None:
-    """All records of one benchmark, protocol and task must judge by the same protocol on the same data.
+    """Check that all records of one benchmark, protocol and task have the same data and protocol settings.
 
-    Raises InputError naming both files where two do not.
+    Raises InputError naming two files that differ.
     """
     first: dict[tuple[str, str, str], tuple[str, dict[str, object]]] = {}
     for run in runs:
         for path, found in run.all_records:
-            facts: dict[str, object] = {
+            metadata: dict[str, object] = {
                 "test split": found.data["test"],
-                "training split of the probe": found.data["train"],
+                "training split": found.data["train"],
                 "number of classes": found.classes,
-                "settings of the protocol": found.comparable_fingerprint,
+                "protocol settings": found.comparable_fingerprint,
             }
             key = (found.benchmark, found.protocol, type(found).__name__)
-            other, known = first.setdefault(key, (str(path), facts))
-            differing = [name for name, value in facts.items() if known[name] != value]
+            other, known = first.setdefault(key, (str(path), metadata))
+            differing = [name for name, value in metadata.items() if known[name] != value]
             if differing:
                 raise InputError(
-                    f"{path} and {other} cannot be compared: another {' and another '.join(differing)} of "
-                    f"{found.benchmark}, {found.protocol}; {APART}"
+                    f"{path} and {other} are not comparable: different {', '.join(differing)}; {REPORT_SEPARATELY}"
                 )
 
 
-def correct_predictions(found: Mapping[ResultRow, ResultSource]) -> dict[ResultRow, Correct]:
-    """Which test samples each probe seed of a row gets right, [S, n].
+def correct_predictions(results: Mapping[ResultRow, ResultSource]) -> dict[ResultRow, Correct]:
+    """For each row, which test samples each probe seed classifies correctly: [S, n].
 
-    Raises DataError naming the record where predictions are missing, damaged, or do not give the recorded value, and
-    InputError naming both where two records list the samples of one test split in another order.
+    Raises DataError naming a record whose predictions are missing, damaged or contradict the recorded value, InputError
+    naming two records of one protocol with different test samples.
     """
-    held: dict[str, Predictions] = {}
-    correct = {row: _correct(source, held) for row, source in found.items()}
+    loaded: dict[str, Predictions] = {}
+    correct = {row: _correct(source, loaded) for row, source in results.items()}
     first: dict[tuple[str, str], str] = {}
-    for row, source in found.items():
+    for row, source in results.items():
         path = str(source.path)
         other = first.setdefault((row.benchmark, row.protocol), path)
-        if not all(np.array_equal(held[path][name], held[other][name]) for name in ("samples", "labels")):
-            raise InputError(f"{path} and {other} cannot be compared: their test samples differ; {APART}")
+        if not all(np.array_equal(loaded[path][name], loaded[other][name]) for name in ("samples", "labels")):
+            raise InputError(f"{path} and {other} are not comparable: different test samples; {REPORT_SEPARATELY}")
     return correct
 
 
-def _correct(source: ResultSource, held: dict[str, Predictions]) -> Correct:
+def _correct(source: ResultSource, loaded: dict[str, Predictions]) -> Correct:
     name = str(source.path)
-    if name not in held:
-        held[name] = record.read_predictions(source.path, source.record)
-    predictions, key = held[name], source.result.key
-    absent = [wanted for wanted in ("labels", "samples", key) if wanted not in predictions]
+    if name not in loaded:
+        loaded[name] = record.read_predictions(source.path, source.record)
+    predictions, key = loaded[name], source.result.key
+    absent = [name for name in ("labels", "samples", key) if name not in predictions]
     if absent:
-        raise DataError(f"{source.path}: its predictions hold no '{absent[0]}'; {AGAIN}")
+        raise DataError(f"{source.path}: no '{absent[0]}' in its predictions; {EVALUATE_AGAIN}")
     largest = max(predictions["labels"].max(), predictions[key].max())
     if largest >= source.record.classes:
         raise DataError(
-            f"{source.path}: class-count mismatch: it says {source.record.classes} classes, but its predictions or "
-            f"labels name class {largest}, counted from 0; {AGAIN}"
+            f"{source.path}: {source.record.classes} classes, but its predictions or labels contain class {largest} "
+            f"(counted from 0); {EVALUATE_AGAIN}"
         )
     correct = record.is_correct(predictions, key)
     if correct.shape[-1] != source.result.n or abs(correct.mean() - source.result.value) > ROUNDING:
         raise DataError(
-            f"{source.path}: {key} is recorded as {source.result.value:.4f} of {source.result.n} clips, but its "
-            f"predictions give {correct.mean():.4f} of {correct.shape[-1]}; {AGAIN}"
+            f"{source.path}: {key} is {source.result.value:.4f} of {source.result.n} clips, but its predictions give "
+            f"{correct.mean():.4f} of {correct.shape[-1]}; {EVALUATE_AGAIN}"
         )
     return np.atleast_2d(correct)
 
 
-APART = "evaluate one of them again with --force, or report them apart"
-AGAIN = "run 'hpc-jepa evaluate' with --force to write it again"
+REPORT_SEPARATELY = "evaluate one of them again with --force, or report them separately"
+EVALUATE_AGAIN = "evaluate again: hpc-jepa evaluate --force"

@@ -1,4 +1,4 @@
-"""Where every number comes from."""
+"""Provenance of every number: run, checkpoint, data and software."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from hpc_jepa.report.run_report import RunReport
 
 @dataclass(frozen=True)
 class RecordOrigin:
-    """One record: the run behind it, the checkpoint, the data and the software."""
+    """Provenance of one evaluation record."""
 
     run: str
     folder: str

@@ -1,4 +1,4 @@
-"""The published numbers: one accuracy per cell, the size of its test set, and nothing else."""
+"""The published results: one accuracy per cell and the size of its test set; there are no predictions."""
 
 import csv
 import math
@@ -23,7 +23,7 @@ SOURCE_NAME = "published numbers"
 TEST_NAME = "score test of two unpaired proportions"
 
 REFERENCES = {"mixed": "baseline_seed42", "ucf101": "baseline"}
-"""What the paper subtracts in each regime."""
+"""Reference variant of the paper in each regime."""
 
 MAIN_BENCHMARKS = ("imagenet100", "ssv2", "diving48")
 FURTHER_BENCHMARKS = ("synth_motion8", "ucf101_full", "ucf101_subset2000")
@@ -32,21 +32,21 @@ CONSTANTS = {"encoder_width": 768}
 """From the released configurations."""
 
 LIMITATIONS = (
-    "Every published cell is one pretraining run and one unseeded probe: the intervals cover the choice of test clips "
-    "alone. Two baselines of one objective, seeds 42 and 239, differ by 3.60 points on ImageNet-100.",
-    "Predictions per sample were not published, so runs are compared as unpaired proportions; on the same test clips a "
-    "paired test could tell more apart.",
-    "The baseline of the mixed regime is of seed 42, all variants are of seed 239 (B21).",
-    "Runs without an EMA target, marked †, were evaluated on weights that no gradient ever reached (B1): what they "
-    "show is an untrained encoder.",
+    "Every published cell is one pretraining run and one unseeded probe; the intervals cover only the sampling of test "
+    "clips. Two baselines of the same objective, seeds 42 and 239, differ by 3.60 points on ImageNet-100.",
+    "Predictions per sample were not published, so runs are compared as unpaired proportions. A paired test on the "
+    "same clips would have more power.",
+    "The baseline of the mixed regime has seed 42, all variants have seed 239 (B21).",
+    "Runs without an EMA target, marked †, were evaluated on weights that no gradient reached (B1): these are results "
+    "of an untrained encoder.",
     "Three mixed variants with latent dynamics had 50 instead of 100 probe epochs on video (B22).",
 )
-"""What the published numbers cannot tell."""
+"""Limitations of the published numbers."""
 
 
 @dataclass(frozen=True)
 class PublishedResult:
-    """Percent as printed, of ``n`` test clips; ``untrained`` where no gradient reached the evaluated weights (B1)."""
+    """Percent as printed, of ``n`` test clips. ``untrained``: no gradient reached the evaluated weights (B1)."""
 
     percent: float
     n: int
@@ -54,7 +54,7 @@ class PublishedResult:
 
     @property
     def count(self) -> CorrectCount:
-        """Right answers: the integer that the printed percentage is nearest to."""
+        """Correct answers: the integer nearest to the printed percentage."""
         return CorrectCount(round(self.percent * self.n / 100), self.n)
 
     @property
@@ -76,13 +76,13 @@ class _Line(Strict):
 
 @dataclass(frozen=True)
 class PublishedStudy:
-    """The published cells, as evidence for claims."""
+    """The published results, as evidence for claims."""
 
     results: Mapping[ClaimCell, PublishedResult]
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Name of the source in the report."""
         return SOURCE_NAME
 
     def score(self, cell: ClaimCell) -> Interval | None:
@@ -90,7 +90,7 @@ class PublishedStudy:
         return self.results[cell].accuracy if cell in self.results else None
 
     def difference(self, minuend: ClaimCell, subtrahend: ClaimCell) -> Interval | None:
-        """Difference of the printed values to the digit, with the interval of two unpaired proportions."""
+        """Difference of the printed values, with the interval of two unpaired proportions."""
         first, second = self.results.get(minuend), self.results.get(subtrahend)
         if first is None or second is None:
             return None
@@ -103,57 +103,59 @@ class PublishedStudy:
 
 
 def read_published(path: Path = PUBLISHED_RESULTS) -> PublishedStudy:
-    """Read a CSV of published results. Raises InputError where there is none, DataError naming file and line."""
+    """Read a CSV file of published results. Raises InputError if it does not exist, DataError with file and line."""
     if not path.is_file():
-        raise InputError(f"{path}: no such file of published results")
+        raise InputError(f"{path}: no such file; give a CSV file of published results")
     values: dict[tuple[ClaimCell, str], tuple[float, str]] = {}
     with path.open(newline="", encoding="utf-8") as file:
         for number, row in enumerate(csv.DictReader(file), start=2):
             line = _parse(row, f"{path}:{number}")
             cell = ClaimCell(regime=line.regime, variant=line.variant, benchmark=line.benchmark)
             if (cell, line.metric) in values:
-                raise DataError(f"{path}:{number}: {line.metric} of {cell} a second time; keep one of them")
+                raise DataError(f"{path}:{number}: {line.metric} of {cell} is there twice; keep one of them")
             values[cell, line.metric] = (line.value, line.epochs_or_notes)
     cells = dict.fromkeys(cell for cell, metric in values if metric == "top1_percent")
     if not cells:
-        raise DataError(f"{path}: holds no top1_percent; is this the file of published results?")
+        raise DataError(f"{path}: no top1_percent in it; give a CSV file of published results")
     return PublishedStudy({cell: _result(path, cell, values) for cell in cells})
 
 
-def published_grids(paper: PublishedStudy) -> list[ResultGrid]:
-    """The paper's tables: per regime the three main benchmarks, then the further ones where there are any."""
-    regimes = list(dict.fromkeys(cell.regime for cell in paper.results))
-    grids = [_grid(paper, regime, columns) for columns in (MAIN_BENCHMARKS, FURTHER_BENCHMARKS) for regime in regimes]
+def published_grids(published: PublishedStudy) -> list[ResultGrid]:
+    """The tables of the paper: for each regime the three main benchmarks, then the further ones if there are any."""
+    regimes = list(dict.fromkeys(cell.regime for cell in published.results))
+    grids = [
+        _grid(published, regime, columns) for columns in (MAIN_BENCHMARKS, FURTHER_BENCHMARKS) for regime in regimes
+    ]
     return adjust_p_values([grid for grid in grids if grid.cells])
 
 
-def other_probes(paper: PublishedStudy) -> list[tuple[ClaimCell, Interval]]:
-    """Cells that belong to no table: alternative probes of one encoder."""
-    others = (cell for cell in paper.results if cell.benchmark not in (*MAIN_BENCHMARKS, *FURTHER_BENCHMARKS))
-    return [(cell, paper.results[cell].accuracy) for cell in others]
+def other_probes(published: PublishedStudy) -> list[tuple[ClaimCell, Interval]]:
+    """Results that are in no table: alternative probes of one encoder."""
+    others = (cell for cell in published.results if cell.benchmark not in (*MAIN_BENCHMARKS, *FURTHER_BENCHMARKS))
+    return [(cell, published.results[cell].accuracy) for cell in others]
 
 
-def _grid(paper: PublishedStudy, regime: str, benchmarks: Sequence[str]) -> ResultGrid:
+def _grid(published: PublishedStudy, regime: str, benchmarks: Sequence[str]) -> ResultGrid:
     reference = REFERENCES.get(regime, "baseline")
-    held = [cell for cell in paper.results if cell.regime == regime and cell.benchmark in benchmarks]
+    held = [cell for cell in published.results if cell.regime == regime and cell.benchmark in benchmarks]
     variants = sorted({cell.variant for cell in held}, key=lambda name: (not name.startswith("baseline"), name))
     columns = tuple(name for name in benchmarks if any(cell.benchmark == name for cell in held))
-    cells = {(cell.variant, cell.benchmark): _cell(paper, cell, reference) for cell in held}
+    cells = {(cell.variant, cell.benchmark): _cell(published, cell, reference) for cell in held}
     return ResultGrid(SOURCE_NAME, regime, tuple(variants), columns, cells, reference)
 
 
-def _cell(paper: PublishedStudy, cell: ClaimCell, reference: str) -> ResultCell:
-    result, score = paper.results[cell], paper.results[cell].accuracy
-    contrast = None if cell.variant == reference else _contrast(paper, cell, reference)
+def _cell(published: PublishedStudy, cell: ClaimCell, reference: str) -> ResultCell:
+    result, score = published.results[cell], published.results[cell].accuracy
+    contrast = None if cell.variant == reference else _contrast(published, cell, reference)
     return ResultCell(score.value, score.low, score.high, result.n, 1, contrast, result.untrained)
 
 
-def _contrast(paper: PublishedStudy, cell: ClaimCell, reference: str) -> Contrast | None:
+def _contrast(published: PublishedStudy, cell: ClaimCell, reference: str) -> Contrast | None:
     other = cell.model_copy(update={"variant": reference})
-    found = paper.difference(cell, other)
+    found = published.difference(cell, other)
     if found is None:
         return None
-    p_value = compare_unpaired(paper.results[cell].count, paper.results[other].count).p_value
+    p_value = compare_unpaired(published.results[cell].count, published.results[other].count).p_value
     return Contrast(reference, found.value, found.low, found.high, p_value, math.nan, TEST_NAME)
 
 
@@ -168,7 +170,7 @@ def _result(path: Path, cell: ClaimCell, values: Mapping[tuple[ClaimCell, str], 
     percent, notes = values[cell, "top1_percent"]
     n, _ = values.get((cell, "n_val"), (0, ""))
     if not 0 <= percent <= 100:
-        raise DataError(f"{path}: {cell} is {percent} percent; accuracies lie between 0 and 100")
+        raise DataError(f"{path}: {cell}: {percent} is not a percentage between 0 and 100")
     if n < 1 or n != int(n):
-        raise DataError(f"{path}: {cell} has no whole n_val; without the number of test clips there is no interval")
+        raise DataError(f"{path}: {cell}: n_val, the number of test clips, is missing or not a positive integer")
     return PublishedResult(percent, int(n), "disable_ema" in notes)

@@ -1,4 +1,4 @@
-"""The grid of a study: variants against benchmarks, each cell with its interval and its difference to the baseline."""
+"""Result grid of a study: variants by benchmarks, each cell with its interval and its difference to the baseline."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -10,7 +10,7 @@ SIGNIFICANCE = 0.05
 
 @dataclass(frozen=True)
 class Contrast:
-    """Difference to the reference in points, its 95 % interval, its p-value alone and adjusted for the family."""
+    """Difference to the reference in points with its 95 % interval, its p-value, and its p-value after Holm."""
 
     reference: str
     points: float
@@ -22,7 +22,7 @@ class Contrast:
 
     @property
     def significant(self) -> bool:
-        """Beyond chance, the whole family considered."""
+        """Whether the adjusted p-value is below SIGNIFICANCE."""
         return self.adjusted < SIGNIFICANCE
 
 
@@ -45,9 +45,9 @@ CellKey = tuple[str, str]
 
 @dataclass(frozen=True)
 class ResultGrid:
-    """Variants (rows) against benchmarks (columns). A cell that is absent from ``cells`` is missing.
+    """Variants (rows) by benchmarks (columns). Missing results are not in ``cells``.
 
-    ``family`` is the number of differences that the p-values are adjusted for, in this grid and its siblings.
+    ``family``: number of differences that p-values are adjusted for, over all grids of the source.
     """
 
     source: str
@@ -60,11 +60,11 @@ class ResultGrid:
 
     @property
     def title(self) -> str:
-        """Whose numbers, which regime."""
+        """Source and regime."""
         return f"{self.source}, regime {self.regime}"
 
     def cell(self, row: str, column: str) -> ResultCell | None:
-        """The cell, or None where it is missing."""
+        """The cell, None if it is missing."""
         return self.cells.get((row, column))
 
     def contrasts(self, column: str) -> list[tuple[str, Contrast]]:
@@ -73,7 +73,7 @@ class ResultGrid:
         return [(row, cell.contrast) for row, cell in found if cell is not None and cell.contrast is not None]
 
     def detectable(self, column: str) -> "DetectableGain | None":
-        """What this column can show, taken at its reference; None where that is missing."""
+        """Minimum detectable gain over the reference of this column, None if the reference is missing."""
         cell = self.cell(self.reference, column)
         if cell is None:
             return None
@@ -82,13 +82,13 @@ class ResultGrid:
         return DetectableGain(column, cell.n, 100 * alone, 100 * family)
 
     def tests(self) -> list[str]:
-        """Tests behind the differences."""
+        """Names of the tests of all differences."""
         return sorted({contrast.test for column in self.columns for _, contrast in self.contrasts(column)})
 
 
 @dataclass(frozen=True)
 class DetectableGain:
-    """Smallest gain in points that two runs show with 80 % power: as the only comparison, and as one of a family."""
+    """Minimum gain in points detected with 80 % power between two runs: as the only comparison, and in a family."""
 
     column: str
     n: int
@@ -97,12 +97,12 @@ class DetectableGain:
 
     @property
     def sentence(self) -> str:
-        """For the line beside a table."""
+        """Column, gains and number of clips, as text."""
         return f"{self.column} {_points(self.alone)} ({_points(self.family)}), {self.n:,} clips"
 
 
 def adjust_p_values(grids: Sequence[ResultGrid]) -> list[ResultGrid]:
-    """The grids with Holm's p-values, all their differences taken as one family."""
+    """Adjust p-values by Holm's method, with all differences of the grids as one family."""
     found = [(number, key) for number, grid in enumerate(grids) for key in grid.cells if grid.cells[key].contrast]
     p_values = [contrast.p_value for number, key in found if (contrast := grids[number].cells[key].contrast)]
     corrected = dict(zip(found, holm(p_values), strict=True))

@@ -1,4 +1,4 @@
-"""Robustness in one figure per encoder: mean corruption error relative to the baseline, and consistency."""
+"""Robustness of each encoder: mean corruption error relative to the baseline, and consistency."""
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,8 +14,8 @@ from hpc_jepa.report.study_evidence import BASELINE
 
 @dataclass(frozen=True)
 class RobustnessRow:
-    """``error``: 1 is as good as the baseline on damaged clips, less is better; ``consistency`` in percent: clips that
-    keep the class they got when clean, mean over all damage.
+    """``error``: error on corrupted clips relative to the baseline. ``consistency``: percent of clips whose class does
+    not change under corruption, mean over corruptions.
     """
 
     where: str
@@ -27,7 +27,7 @@ class RobustnessRow:
 
 
 def robustness_table(runs: Sequence[RunReport]) -> list[RobustnessRow]:
-    """One line per encoder and probe that has a baseline of its study, regime, benchmark and protocol."""
+    """One row per encoder and probe with a baseline of the same study, regime, benchmark and protocol."""
     records = [(run, record) for run in runs for record in run.robustness.values()]
     lines: dict[tuple[str, str, str], RobustnessRow] = {}
     for run, record in records:
@@ -40,7 +40,7 @@ def robustness_table(runs: Sequence[RunReport]) -> list[RobustnessRow]:
 def _baseline(
     run: RunReport, record: RobustnessRecord, records: Iterable[tuple[RunReport, RobustnessRecord]]
 ) -> tuple[RunReport, RobustnessRecord] | None:
-    """The baseline's record of the same task, nearest in seed and semantics."""
+    """Record of the baseline for the same benchmark, preferably of the same seed and semantics."""
     same = [
         (other, found)
         for other, found in records

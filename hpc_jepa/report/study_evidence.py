@@ -1,4 +1,4 @@
-"""The runs of a study as evidence: pretraining seeds are replicates, test clips are paired."""
+"""Runs of a study as evidence for claims: pretraining seeds are replicates, test clips are paired."""
 
 import math
 import re
@@ -17,7 +17,7 @@ from hpc_jepa.report.run_report import RunReport
 from hpc_jepa.report.verdicts import Interval
 
 Replicates = dict[int, Correct]
-"""By pretraining seed: which test clips each probe seed gets right, [S, n]."""
+"""By pretraining seed: which test clips each probe seed classifies correctly, [S, n]."""
 
 PAIRED = "exact McNemar test, paired bootstrap interval"
 HIERARCHICAL = "hierarchical bootstrap over seeds and clips"
@@ -27,16 +27,16 @@ SEMANTICS = ("corrected", "published")
 PROTOCOLS = ("published", "standard")
 
 BENCHMARKS = {"synth_motion8": "motion8", "ucf101_full": "ucf101"}
-"""Names that published results give to benchmarks, where they are not those of ``configs/benchmark/``."""
+"""Published names of benchmarks that differ from those in ``configs/benchmark/``."""
 
 SEEDED = re.compile(r"(?P<variant>.+)_seed(?P<seed>\d+)")
 SEED = 239
-"""Of every published run whose name says nothing else."""
+"""Seed of published runs without a seed in their name."""
 
 
 @dataclass(frozen=True)
 class ProbeColumn:
-    """One way of measuring: the first probe that a benchmark's protocol lists."""
+    """A column of the grid: the first probe of a protocol of a benchmark."""
 
     benchmark: str
     protocol: str
@@ -48,10 +48,10 @@ class ProbeColumn:
 
 @dataclass(frozen=True)
 class StudyEvidence:
-    """The runs of one study under one semantics, as evidence for claims: target weights, first probe.
+    """Runs of one study under one semantics as evidence for claims: target weights, first probe.
 
-    A variant stands for all its seeds. Where a claim compares a variant with itself, ``_seed<N>`` and the published
-    seed are taken literally.
+    A variant includes all its seeds. Only in a claim that compares a variant with itself, ``<variant>_seed<N>`` is that
+    seed and ``<variant>`` is the published seed.
     """
 
     study: str
@@ -62,7 +62,7 @@ class StudyEvidence:
 
     @property
     def name(self) -> str:
-        """For people."""
+        """Name of the source in the report."""
         return f"{self.study}, {self.semantics} semantics"
 
     def score(self, cell: ClaimCell) -> Interval | None:
@@ -71,23 +71,23 @@ class StudyEvidence:
         return None if found is None else _mean(found)
 
     def difference(self, minuend: ClaimCell, subtrahend: ClaimCell) -> Interval | None:
-        """Paired on the same clips, in points."""
-        literal = _variant(minuend) == _variant(subtrahend)
-        sides = [self._literal(cell) if literal else self._all_seeds(cell) for cell in (minuend, subtrahend)]
+        """Difference in points, paired on the same clips."""
+        same_variant = _variant(minuend) == _variant(subtrahend)
+        sides = [self._one_seed(cell) if same_variant else self._all_seeds(cell) for cell in (minuend, subtrahend)]
         if sides[0] is None or sides[1] is None:
             return None
         found = compare_replicates("", sides[0], sides[1])
         return Interval(found.points, found.low, found.high)
 
     def constant(self, name: str) -> Any:
-        """A constant that all runs agree on, None where they do not."""
+        """A constant that is equal in all runs, None if it is not."""
         return self.constants.get(name)
 
     def _all_seeds(self, cell: ClaimCell) -> Replicates | None:
         column = self.columns.get(BENCHMARKS.get(cell.benchmark, cell.benchmark))
         return None if column is None else self.replicates.get((cell.regime, _variant(cell), column))
 
-    def _literal(self, cell: ClaimCell) -> Replicates | None:
+    def _one_seed(self, cell: ClaimCell) -> Replicates | None:
         named = SEEDED.fullmatch(cell.variant)
         seed = int(named["seed"]) if named else SEED
         found = self._all_seeds(cell)
@@ -107,7 +107,7 @@ def collect_evidence(runs: Sequence[RunReport], correct: Mapping[ResultRow, Corr
 
 
 def study_grids(correct: Mapping[ResultRow, Correct], listed: Iterable[RunReport]) -> list[ResultGrid]:
-    """One grid per study and regime, a row for every variant that was run; Holm's family is a study."""
+    """One grid per study and regime, with a row for every variant. Holm's family is all differences of a study."""
     runs = list(listed)
     grids = []
     for study in dict.fromkeys(row.study for row in correct):
@@ -118,7 +118,7 @@ def study_grids(correct: Mapping[ResultRow, Correct], listed: Iterable[RunReport
 
 
 def compare_replicates(reference: str, first: Replicates, second: Replicates) -> Contrast:
-    """First minus second, in points. With one seed on both sides the spread between seeds is unknown and left out."""
+    """First minus second, in points. If both have one seed, the variation between seeds is unknown and not included."""
     if len(first) == len(second) == 1:
         (ours,), (theirs,) = first.values(), second.values()
         found: Any = compare_paired(ours, theirs)
@@ -173,7 +173,7 @@ def _grid(
 def _reference(
     variant: str, semantics: str, column: ProbeColumn, replicates: Mapping[tuple[str, str, ProbeColumn], Replicates]
 ) -> tuple[str, str] | None:
-    """The baseline that a row is held against: of its own semantics, else of the other; none for the baseline."""
+    """The baseline to compare a row with: of the same semantics, else of the other; None for the baseline itself."""
     if variant == BASELINE:
         return None
     wanted = (semantics, *(other for other in SEMANTICS if other != semantics))
@@ -195,7 +195,7 @@ def _cell(
 def _by_cell(
     rows: Iterable[ResultRow], correct: Mapping[ResultRow, Correct]
 ) -> Iterable[tuple[tuple[str, str, str, ProbeColumn], Replicates]]:
-    """Seeds by regime, variant, semantics and column; student weights are left out."""
+    """Seeds by regime, variant, semantics and column, without student weights."""
     cells: dict[tuple[str, str, str, ProbeColumn], Replicates] = {}
     for row in rows:
         if row.weights != "student":

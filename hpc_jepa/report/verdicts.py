@@ -1,12 +1,12 @@
-"""Judge claims: what the numbers say as they are printed, and what is left when their uncertainty counts.
+"""Verdicts on claims, from the numbers as printed and from their 95 % intervals.
 
-As printed, a claim is supported or contradicted: its predicate holds for the values or it does not. With uncertainty,
-each rule asks what holds for every value inside the 95 % intervals (not adjusted for the number of claims):
+As printed, a claim is supported if its predicate holds for the values, else contradicted. With uncertainty, the
+intervals decide (they are not adjusted for the number of claims):
 
-- a difference of so many points: contradicted when the interval excludes what is claimed, supported when it includes it
-  and excludes zero, undecided when it includes both;
-- a count or a set: supported when no interval leaves room for another, contradicted when none leaves room for it;
-- a largest value: supported when it beats every other beyond chance, contradicted when another beats it so.
+- difference: contradicted if the interval excludes the claimed value, supported if it includes that value and excludes
+  zero, undecided if it includes both;
+- count or set: supported if the intervals allow no other, contradicted if they do not allow the claimed one;
+- largest or smallest: supported if significantly ahead of every other, contradicted if significantly behind any.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -47,21 +47,21 @@ class Evidence(Protocol):
 
     @property
     def name(self) -> str:
-        """What it is, for people."""
+        """Name of the source in the report."""
 
     def score(self, cell: ClaimCell) -> Interval | None:
-        """Accuracy in percent, None where it is missing."""
+        """Accuracy in percent, None if it is missing."""
 
     def difference(self, minuend: ClaimCell, subtrahend: ClaimCell) -> Interval | None:
-        """Difference in points, None where it is missing."""
+        """Difference in points, None if it is missing."""
 
     def constant(self, name: str) -> Any:
-        """A constant of the design, None where it is unknown."""
+        """A constant of the design, None if it is unknown."""
 
 
 @dataclass(frozen=True)
 class PredicateOutcome:
-    """What a rule finds: the figure, its bounds, and both verdicts."""
+    """Computed value of a predicate, its bounds, and both verdicts."""
 
     computed: str
     low: float | None
@@ -72,7 +72,7 @@ class PredicateOutcome:
 
 @dataclass(frozen=True)
 class ClaimResult:
-    """A claim and what one source of numbers says about it; ``missing`` are the cells it lacks."""
+    """Outcome of a claim on one source; ``missing`` lists the cells that the source lacks."""
 
     claim: Claim
     outcome: PredicateOutcome
@@ -89,7 +89,7 @@ UNDECIDED = PredicateOutcome("", None, None, "undecided", "undecided")
 
 
 def evaluate_claim(claim: Claim, evidence: Evidence) -> ClaimResult:
-    """Judge one claim. Undecided where a cell is missing."""
+    """Evaluate one claim; undecided if a cell is missing."""
     if isinstance(claim.predicate, ConstantEquals):
         return _evaluate_constant(claim, claim.predicate, evidence)
     scores = {cell: evidence.score(cell) for cell in claim.predicate.cells()}
@@ -98,7 +98,7 @@ def evaluate_claim(claim: Claim, evidence: Evidence) -> ClaimResult:
     gaps += [f"{a} minus {b}" for (a, b), known in differences.items() if known is None and not gaps]
     if gaps:
         return ClaimResult(claim, UNDECIDED, tuple(gaps))
-    return ClaimResult(claim, _find(claim.predicate, _Values(_known(scores), _known(differences))))
+    return ClaimResult(claim, _outcome(claim.predicate, _Values(_known(scores), _known(differences))))
 
 
 def _known(values: Mapping[Any, Interval | None]) -> dict[Any, Interval]:
@@ -114,51 +114,51 @@ def _evaluate_constant(claim: Claim, predicate: ConstantEquals, evidence: Eviden
 
 
 @singledispatch
-def _find(predicate: Any, facts: _Values) -> PredicateOutcome:
+def _outcome(predicate: Any, values: _Values) -> PredicateOutcome:
     raise NotImplementedError(f"no rule for {type(predicate).__name__}")
 
 
-@_find.register
-def _(predicate: DifferenceEquals, facts: _Values) -> PredicateOutcome:
-    (difference,) = facts.differences.values()
+@_outcome.register
+def _(predicate: DifferenceEquals, values: _Values) -> PredicateOutcome:
+    (difference,) = values.differences.values()
     low, high = predicate.value - predicate.tolerance, predicate.value + predicate.tolerance
     return PredicateOutcome(
         f"{difference.value:.2f}", difference.low, difference.high, *_range([difference], low, high)
     )
 
 
-@_find.register
-def _(predicate: AllDifferencesInRange, facts: _Values) -> PredicateOutcome:
-    differences = list(facts.differences.values())
+@_outcome.register
+def _(predicate: AllDifferencesInRange, values: _Values) -> PredicateOutcome:
+    differences = list(values.differences.values())
     low, high = predicate.low - predicate.tolerance, predicate.high + predicate.tolerance
-    computed = ", ".join(f"{cell.variant} {found.value:.2f}" for (cell, _), found in facts.differences.items())
+    computed = ", ".join(f"{cell.variant} {found.value:.2f}" for (cell, _), found in values.differences.items())
     bounds = min(found.low for found in differences), max(found.high for found in differences)
     return PredicateOutcome(computed, *bounds, *_range(differences, low, high))
 
 
-@_find.register
-def _(predicate: CountOfDifferences, facts: _Values) -> PredicateOutcome:
+@_outcome.register
+def _(predicate: CountOfDifferences, values: _Values) -> PredicateOutcome:
     sign = 1 if predicate.operator == "<" else -1
-    beyond = [_below(with_sign(found, sign), sign * predicate.threshold) for found in facts.differences.values()]
+    beyond = [_below(with_sign(found, sign), sign * predicate.threshold) for found in values.differences.values()]
     count, least, most = (sum(column) for column in zip(*beyond, strict=True))
     certain = _certain(least == most == predicate.count, not least <= predicate.count <= most)
     return PredicateOutcome(f"{count} of {len(beyond)}", least, most, _verdict(count == predicate.count), certain)
 
 
-@_find.register
-def _(predicate: Extreme, facts: _Values) -> PredicateOutcome:
+@_outcome.register
+def _(predicate: Extreme, values: _Values) -> PredicateOutcome:
     sign = 1 if predicate.type == "argmax" else -1
-    margins = [with_sign(found, sign) for found in facts.differences.values()]
+    margins = [with_sign(found, sign) for found in values.differences.values()]
     closest = min(margins, key=lambda margin: margin.value)
-    best = max(facts.scores, key=lambda cell: sign * facts.scores[cell].value)
+    best = max(values.scores, key=lambda cell: sign * values.scores[cell].value)
     certain = _certain(all(margin.low > 0 for margin in margins), any(margin.high < 0 for margin in margins))
-    computed = f"{best.variant} ({facts.scores[best].value:.2f})"
+    computed = f"{best.variant} ({values.scores[best].value:.2f})"
     return PredicateOutcome(computed, closest.low, closest.high, _verdict(best.variant == predicate.expected), certain)
 
 
-@_find.register
-def _(predicate: SpreadAtMost, facts: _Values) -> PredicateOutcome:
-    gaps = (with_sign(found, 1 if found.value >= 0 else -1) for found in facts.differences.values())
+@_outcome.register
+def _(predicate: SpreadAtMost, values: _Values) -> PredicateOutcome:
+    gaps = (with_sign(found, 1 if found.value >= 0 else -1) for found in values.differences.values())
     widest = max(gaps, key=lambda gap: gap.value)
     certain = _certain(widest.high <= predicate.maximum, widest.low > predicate.maximum)
     return PredicateOutcome(
@@ -166,9 +166,9 @@ def _(predicate: SpreadAtMost, facts: _Values) -> PredicateOutcome:
     )
 
 
-@_find.register
-def _(predicate: SetBelowThreshold, facts: _Values) -> PredicateOutcome:
-    below = {cell.variant: _below(score, predicate.threshold) for cell, score in facts.scores.items()}
+@_outcome.register
+def _(predicate: SetBelowThreshold, values: _Values) -> PredicateOutcome:
+    below = {cell.variant: _below(score, predicate.threshold) for cell, score in values.scores.items()}
     printed, sure, possible = ({name for name, flags in below.items() if flags[kind]} for kind in range(3))
     expected = set(predicate.expected)
     certain = _certain(sure == possible == expected, not sure <= expected <= possible)
@@ -177,7 +177,7 @@ def _(predicate: SetBelowThreshold, facts: _Values) -> PredicateOutcome:
 
 
 def with_sign(interval: Interval, sign: int) -> Interval:
-    """The interval, turned around where ``sign`` is -1."""
+    """The interval, negated if ``sign`` is -1."""
     return interval if sign > 0 else -interval
 
 
@@ -188,7 +188,7 @@ def _range(differences: Sequence[Interval], low: float, high: float) -> tuple[Ve
 
 
 def _established(found: Interval, low: float, high: float) -> bool:
-    """Whether the direction is beyond chance; where the claimed range holds zero, whether all the interval is in it."""
+    """Whether the difference is significant; if the claimed range includes zero, whether it contains the interval."""
     if low > 0:
         return found.low > 0
     if high < 0:
@@ -197,7 +197,7 @@ def _established(found: Interval, low: float, high: float) -> bool:
 
 
 def _below(interval: Interval, threshold: float) -> tuple[bool, bool, bool]:
-    """Whether the value is below ``threshold``, whether it certainly is, and whether it possibly is."""
+    """Whether the value is below ``threshold``: as printed, certainly, possibly."""
     return interval.value < threshold, interval.high < threshold, interval.low < threshold
 
 
@@ -212,7 +212,7 @@ def _certain(supported: bool, contradicted: bool) -> Verdict:
 
 
 def count_verdicts(verdicts: Iterable[Verdict]) -> str:
-    """How many of each, for people."""
+    """Number of each verdict, as text."""
     listed = list(verdicts)
     kinds: tuple[Verdict, ...] = ("supported", "contradicted", "undecided")
     return ", ".join(f"{listed.count(kind)} {kind}" for kind in kinds)

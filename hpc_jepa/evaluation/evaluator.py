@@ -29,6 +29,7 @@ from hpc_jepa.evaluation.record import (
 )
 from hpc_jepa.evaluation.tasks import few_shot, probe, robustness, text
 from hpc_jepa.io.revision import code_revision
+from hpc_jepa.training.launch import check_launcher_variables
 
 SOFTWARE_PACKAGES = ("hpc_jepa", "torch", "scikit-learn", "statsmodels", "scipy", "numpy")
 
@@ -93,8 +94,6 @@ def process_group() -> Iterator[None]:
     if not {"RANK", "WORLD_SIZE"} & os.environ.keys():
         yield
         return
-    from hpc_jepa.training.launch import check_launcher_variables  # imports DeepSpeed; one process does not need it
-
     check_launcher_variables()
     dist.init_process_group("gloo")
     try:

@@ -46,8 +46,8 @@ def unaccepted_changes(old: RunConfig, new: RunConfig) -> str:
 def acquire_run_dir(config: RunConfig) -> Iterator[LeaseCheck]:
     """Create the run folder with its configuration and hold its lease; yields the check to call before each write.
 
-    Raises InputError if another process trains there, if the folder holds another configuration, or if it cannot be
-    created. On ranks other than 0 it does nothing.
+    Raises InputError if another process trains there or if the folder cannot be created. Call ``refuse_other_config``
+    first. On ranks other than 0 it does nothing.
     """
     if not is_main():
         yield _no_check
@@ -58,7 +58,6 @@ def acquire_run_dir(config: RunConfig) -> Iterator[LeaseCheck]:
     except OSError as error:
         raise InputError(f"{run}: cannot be created ({error.strerror}); choose another runs=") from error
     with hold_lease(run) as lease:
-        refuse_other_config(config)
         # Accepted changes are accepted for this start only.
         stored = config.model_copy(update={"checkpoint": config.checkpoint.model_copy(update={"accept": ()})})
         if not run.checkpoint_dirs() or config.checkpoint.accept:

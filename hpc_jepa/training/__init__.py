@@ -1,1 +1,1 @@
-"""The training loop and everything it drives."""
+"""Training: loop, engine, EMA, schedules, metrics, resumption."""

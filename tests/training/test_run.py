@@ -122,6 +122,13 @@ def test_a_folder_with_another_configuration_is_refused_and_unchanged(configure)
     assert (config.folder / "config.yaml").read_text() == before
 
 
+def test_an_objective_that_cannot_work_in_the_run_is_refused_from_python_too(configure):
+    config = configure(objectives=["kinematic"], semantics={"kinematic_features": "target"}, ema="always")
+    with pytest.raises(InputError, match="kinematic"):
+        train(config, silent)
+    assert not config.folder.exists()
+
+
 def test_a_refused_run_leaves_nothing_behind(configure, tmp_path):
     engine = {"batch_size": 4, "precision": "fp32"}
     data = {"sources": {"none": {"shards": str(tmp_path / "missing")}}, "clip": {"frames": 8, "size": 32}}

@@ -38,7 +38,7 @@ def write(path, language, text):
 
 @pytest.fixture
 def follow(tmp_path):
-    """``follow(page)``: write every named block, run every ``console`` block; returns what the commands printed."""
+    """``follow(page)``: write every named block, run every ``console`` block, lint; returns what commands printed."""
     copy = tmp_path / "checkout"
     for name in COPIED:
         source = ROOT / name
@@ -52,6 +52,7 @@ def follow(tmp_path):
         "hpc-jepa": [sys.executable, "-m", "hpc_jepa"],
         "pytest": [sys.executable, "-m", "pytest"],
         "python": [sys.executable],
+        "ruff": [sys.executable, "-m", "ruff"],
     }
 
     def run(line):
@@ -65,12 +66,16 @@ def follow(tmp_path):
         for path, source in files.items():
             (copy / path).parent.mkdir(parents=True, exist_ok=True)
             (copy / path).symlink_to(source)
-        printed = []
+        printed, written = [], []
         for block in BLOCK.finditer((ROOT / "docs" / name).read_text()):
             if block["path"]:
                 write(copy / block["path"], block["language"], block["text"])
+                written += [block["path"]] if block["path"].endswith(".py") else []
             elif block["language"] == "console":
                 printed += [run(line[2:]) for line in block["text"].splitlines() if line.startswith("$ ")]
+        if written:
+            run(f"ruff check {' '.join(written)}")
+            run(f"ruff format --check {' '.join(written)}")
         return printed
 
     return follow_page

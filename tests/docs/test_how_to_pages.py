@@ -25,3 +25,13 @@ def test_using_objectives_in_another_trainer(follow):
     (printed,) = follow("using_objectives.md")
     losses = [float(line.split()[1]) for line in printed.splitlines()]
     assert len(losses) == 30 and sum(losses[-5:]) < 0.9 * sum(losses[:5])
+
+
+@pytest.mark.slow
+def test_adding_a_data_source(follow):
+    follow("adding_a_data_source.md")
+
+
+@pytest.mark.slow
+def test_adding_a_probe(follow):
+    follow("adding_a_probe.md")

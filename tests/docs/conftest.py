@@ -70,7 +70,7 @@ def follow(tmp_path):
         for block in BLOCK.finditer((ROOT / "docs" / name).read_text()):
             if block["path"]:
                 write(copy / block["path"], block["language"], block["text"])
-                written += [block["path"]] if block["path"].endswith(".py") else []
+                written += [block["path"]] if block["path"].startswith(("hpc_jepa/", "tests/")) else []
             elif block["language"] == "console":
                 printed += [run(line[2:]) for line in block["text"].splitlines() if line.startswith("$ ")]
         if written:

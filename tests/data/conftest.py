@@ -1,4 +1,4 @@
-"""Small shard folders, built once by the real builder, and sources to build odd ones from."""
+"""Small shard folders from the real builder, and sources for unusual ones."""
 
 import io
 from collections.abc import Callable, Mapping

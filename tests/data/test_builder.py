@@ -1,4 +1,4 @@
-"""Builds that are killed, crash, run out of room or go on: the same shards in the end, or a line that says why not."""
+"""Builds that are killed, crash, fill the disk or resume: identical shards, or a one-line error."""
 
 import json
 import os
@@ -48,7 +48,7 @@ def journal_lines(out):
     return journal.read_text().count("\n") if journal.exists() else 0
 
 
-def test_ten_kills_at_random_instants_give_the_bytes_of_an_undisturbed_build(tmp_path):
+def test_a_build_killed_ten_times_gives_identical_shards(tmp_path):
     instants = random.Random(0)
     for kill in range(10):
         process = start(200, tmp_path / "killed", 4 if kill % 2 else 1)
@@ -103,7 +103,7 @@ def ledger(folder):
 
 
 @pytest.mark.parametrize("workers", [1, 3])
-def test_a_file_that_crashes_or_hangs_its_process_costs_that_file(noise, tmp_path, workers):
+def test_a_crashing_or_hanging_sample_is_dropped(noise, tmp_path, workers):
     harm = {1: "SIGSEGV", 2: "once", 5: "hang", 6: "SIGABRT", 9: "SIGKILL"}
     source = Dangerous(encode(noise(4), 10), harm, tmp_path)
     done = []
@@ -120,7 +120,7 @@ def test_a_file_that_crashes_or_hangs_its_process_costs_that_file(noise, tmp_pat
     assert len(ShardFolder(tmp_path / "train")) == 8
 
 
-def test_too_many_unreadable_samples_stop_the_build_and_are_listed(listed, noise, tmp_path):
+def test_too_many_unreadable_samples_stop_the_build(listed, noise, tmp_path):
     source = listed((RawFrames(noise(4), 10), *[EncodedFile(b"text")] * 60))
     recipe = make_recipe(source, 5)
     with pytest.raises(DataError, match=r"5\d of 5\d .* --allowed-drops 0\.05; .*\.train\.partial/ledger\.jsonl"):
@@ -154,7 +154,7 @@ if __name__ == "__main__":
 
 
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_full_disk_stops_the_build_and_names_the_space_needed(tmp_path, workers):
+def test_a_full_disk_stops_the_build(tmp_path, workers):
     words = [sys.executable, "-c", FULL, str(tmp_path / "train"), "60", str(workers)]
     told = subprocess.run(words, preexec_fn=limit_files, capture_output=True, text=True, check=True).stdout
     assert str(tmp_path / ".train.partial") in told and "GiB free" in told and "of 80 samples" in told
@@ -163,7 +163,7 @@ def test_a_full_disk_stops_the_build_and_names_the_space_needed(tmp_path, worker
     assert len(ShardFolder(tmp_path / "train")) == 80
 
 
-def test_a_seed_shuffles_and_sizes_cut_shards_without_changing_what_is_in_them(listed, noise, tmp_path):
+def test_shuffling_and_shard_size_do_not_change_samples(listed, noise, tmp_path):
     source = listed(tuple(RawFrames(noise(2, seed=index), 10) for index in range(40)))
     plain = make_recipe(source, 40)
     one = plain.model_copy(update={"shuffle_seed": 1, "samples_per_shard": 7})
@@ -183,7 +183,7 @@ def test_a_seed_shuffles_and_sizes_cut_shards_without_changing_what_is_in_them(l
     assert videos["plain"] == videos["one"] == videos["small"]
 
 
-def test_a_torn_line_or_a_lost_shard_of_an_earlier_try_is_built_again(tmp_path):
+def test_a_torn_journal_line_and_a_damaged_tar_are_rebuilt(tmp_path):
     process = start(40, tmp_path / "train", 1)
     journal = tmp_path / ".train.partial" / "journal.jsonl"
     while not journal.exists() or journal.read_text().count("\n") < 5:
@@ -198,14 +198,14 @@ def test_a_torn_line_or_a_lost_shard_of_an_earlier_try_is_built_again(tmp_path):
     assert contents(tmp_path / "train") == contents(tmp_path / "whole")
 
 
-def test_an_error_nobody_thought_of_costs_its_sample(listed, noise, tmp_path):
+def test_an_unexpected_exception_drops_its_sample(listed, noise, tmp_path):
     odd_width = RawFrames(np.zeros((4, 32, 33, 3), np.uint8), 10)
     source = listed((odd_width, RawFrames(noise(4), 10)))
     build_shards(source, tmp_path / "train", make_recipe(source, 4), 1, lambda samples: None)
     assert ledger(tmp_path / "train") == {"item-000": worker_pool._exit_reason(1)}
 
 
-def test_a_place_that_cannot_be_written_is_bad_input(listed, noise):
+def test_an_unwritable_folder_is_an_input_error(listed, noise):
     source = listed((RawFrames(noise(4), 10),))
     with pytest.raises(InputError):
         build_shards(source, Path("/proc/nowhere/train"), make_recipe(source, 4), 0, lambda samples: None)

@@ -39,7 +39,7 @@ def test_every_sample_exists(sources, step):
     assert ((draws.samples >= 0) & (draws.samples < np.array(sizes)[draws.sources])).all()
 
 
-def test_sources_come_by_weight_and_samples_uniformly_with_replacement():
+def test_sources_are_drawn_by_weight_and_samples_uniformly():
     sampler = ClipSampler(239, mixture((10, 1000), (1.0, 3.0)), 64)
     draws = [sampler.samples(step) for step in range(300)]
     sources, samples = (np.concatenate([getattr(draw, name) for draw in draws]) for name in ("sources", "samples"))
@@ -49,7 +49,7 @@ def test_sources_come_by_weight_and_samples_uniformly_with_replacement():
 
 
 @pytest.mark.parametrize("attempt", [0, 1, 7])
-def test_a_replacement_comes_from_the_same_source_and_differs_per_attempt(attempt):
+def test_replacements_are_from_the_same_source_and_differ_by_attempt(attempt):
     sampler = ClipSampler(3, mixture((50, 2000), (1.0, 1.0)), 64)
     sources = sampler.samples(9).sources
     replacements = sampler.replacements(9, attempt)
@@ -65,7 +65,7 @@ def tars_of(samples):
     return np.searchsorted(np.cumsum(TARS), samples, side="right")
 
 
-def test_a_shard_local_order_draws_from_a_few_tars_which_change_one_after_the_other():
+def test_shard_order_uses_few_tars_and_changes_one_at_a_time():
     sampler = ClipSampler(4, [MixtureSource(1.0, TARS)], 256, order=LOCAL)
     open_tars = [set(tars_of(sampler.samples(step).samples).tolist()) for step in range(300)]
     assert all(len(tars) <= 3 for tars in open_tars)
@@ -75,7 +75,7 @@ def test_a_shard_local_order_draws_from_a_few_tars_which_change_one_after_the_ot
     assert set().union(*open_tars) == set(range(6))
 
 
-def test_a_shard_local_order_draws_every_sample_equally_often():
+def test_shard_order_draws_every_sample_equally_often():
     sampler = ClipSampler(4, [MixtureSource(1.0, TARS)], 12, order=ShardOrderConfig(shards=2, steps=1))
     samples = np.concatenate([sampler.samples(step).samples for step in range(3000)])
     counts = np.bincount(samples, minlength=sum(TARS))
@@ -84,7 +84,7 @@ def test_a_shard_local_order_draws_every_sample_equally_often():
     assert counts.max() < 1.2 * counts.mean()
 
 
-def test_a_shard_local_order_changes_which_samples_are_drawn_and_nothing_else():
+def test_shard_order_changes_samples_only():
     sources = [MixtureSource(1.0, TARS), MixtureSource(2.0, (30, 40))]
     near, far = ClipSampler(4, sources, 32, order=LOCAL).samples(9), ClipSampler(4, sources, 32).samples(9)
     for name in ("sources", "starts", "crops", "flips"):
@@ -95,7 +95,7 @@ def test_a_shard_local_order_changes_which_samples_are_drawn_and_nothing_else():
     assert set(tars_of(again.replacements(9, 0)[near.sources == 0])) <= set(again._active_tars(9, 0, LOCAL).tolist())
 
 
-def test_batches_of_images_come_as_often_as_their_share():
+def test_image_batches_have_their_share():
     sources = [MixtureSource(0.2, (50,)), MixtureSource(0.6, (500,)), MixtureSource(0.2, (80,), images=True)]
     sampler = ClipSampler(1, sources, 16, image_batches=True)
     drawn = [sampler.samples(step).sources for step in range(2000)]

@@ -1,4 +1,4 @@
-"""The DALI graph against plain PyTorch."""
+"""The DALI pipeline against plain PyTorch."""
 
 import numpy as np
 import pytest
@@ -51,7 +51,7 @@ def test_pixels_equal_the_reference(videos):
     torch.testing.assert_close(pixels.double(), expected, atol=2e-5, rtol=0)
 
 
-def test_a_batch_does_not_depend_on_those_before_or_on_threads(videos):
+def test_a_batch_is_independent_of_earlier_batches_and_threads(videos):
     one, three = (ClipPipeline(CLIP, AUGMENTATION, 4, threads) for threads in (1, 3))
     windows = cut(videos, VIEWS)
     kept = one.run(windows, VIEWS, FRAMES).clone()

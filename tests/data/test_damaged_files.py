@@ -1,4 +1,4 @@
-"""A thousand damaged files: none of them stops a build, and none gets into a shard that cannot be read from it."""
+"""A thousand damaged files: none stops a build, and no unreadable sample is stored."""
 
 import io
 import json
@@ -180,7 +180,7 @@ def built(files, folder, **changes):
     return ShardFolder(folder), {drop["file"]: drop["reason"] for drop in drops}
 
 
-def test_originals_are_stored_as_they_are(tmp_path):
+def test_intact_files_are_stored_unchanged(tmp_path):
     folder, dropped = built(originals().items(), tmp_path / "train")
     assert dropped == {}
     files = list(originals().items())
@@ -191,7 +191,7 @@ def test_originals_are_stored_as_they_are(tmp_path):
 
 
 @pytest.mark.parametrize("mode", ["copy", "transcode"])
-def test_a_thousand_damaged_files_are_read_or_listed(tmp_path, mode):
+def test_a_thousand_damaged_files_are_stored_or_listed(tmp_path, mode):
     """Half of them through each mode; DAMAGED_FILES sets another number."""
     count = int(os.environ.get("DAMAGED_FILES", "1000")) // 2
     files = list(mutations(seed=mode == "copy", count=count))
@@ -214,7 +214,7 @@ def is_readable(folder, index):
         return False
 
 
-def test_odd_files_are_read_and_made_usual_where_they_must_be(tmp_path):
+def test_unusual_files_are_stored_or_transcoded(tmp_path):
     folder, dropped = built(odd_ones().items(), tmp_path / "train")
     assert dropped == {}
     infos = {list(odd_ones())[int(folder.key(i)[5:])]: folder.info(i) for i in range(len(folder))}
@@ -238,7 +238,7 @@ def test_a_rotated_video_is_turned_upright(tmp_path):
         assert abs(upright - np.rot90(scene()[0], turns)).mean() < 12
 
 
-def test_sound_is_dropped_and_pictures_stay(tmp_path):
+def test_sound_is_removed_without_reencoding(tmp_path):
     file = video("libx264", "mp4", sound=True, preset="ultrafast")
     folder, _ = built([("with sound", file)], tmp_path / "train")
     data = folder.read(0).data
@@ -250,7 +250,7 @@ def test_sound_is_dropped_and_pictures_stay(tmp_path):
 @pytest.mark.parametrize(
     ("name", "data"), [("empty", b""), ("text", b"this is no video\n" * 100), ("sound alone", only_sound())]
 )
-def test_what_is_no_video_is_listed_with_its_reason(tmp_path, name, data):
+def test_non_videos_are_listed(tmp_path, name, data):
     folder, dropped = built([("good", encode(scene(), 25)), (name, data)], tmp_path / "train")
     assert len(folder) == 1
     assert list(dropped) == [name]

@@ -1,4 +1,4 @@
-"""Damaged samples and shards: counted and replaced, never a crash, a hang, or memory that grows."""
+"""Damaged samples and shards are replaced without crashes, hangs or leaks."""
 
 import io
 import shutil
@@ -56,7 +56,7 @@ def mutated(data: bytes, kind: str, random: np.random.Generator) -> bytes:
 
 @pytest.mark.parametrize("kind", ["cut", "flipped", "overwritten", "inserted"])
 @pytest.mark.parametrize("name", ["short groups", "b-frames", "vp9", "mpeg4", "jpeg", "png"])
-def test_whatever_the_damage_a_file_decodes_or_is_undecodable(name, kind, files):
+def test_a_damaged_file_decodes_or_is_undecodable(name, kind, files):
     random = np.random.default_rng(len(name) * 10 + len(kind))
     indices = [0] if name in ("jpeg", "png") else [0, 3, 9, 19]
     for _ in range(MUTATIONS):
@@ -70,7 +70,7 @@ def test_whatever_the_damage_a_file_decodes_or_is_undecodable(name, kind, files)
             inspect_video(data)
 
 
-def test_a_video_that_changes_its_size_on_the_way_is_undecodable(noise, encoded_with):
+def test_a_video_with_changing_frame_size_is_undecodable(noise, encoded_with):
     halves = [encoded_with(noise(4, 32, width), "libx264", "h264", {}) for width in (48, 64)]
     with pytest.raises(UndecodableError):
         decode_frames(b"".join(halves), [0, 6])
@@ -101,22 +101,22 @@ def damaged(shards, tmp_path) -> Path:
     return folder
 
 
-def test_damaged_members_are_replaced_alike_by_any_number_of_processes(damaged, tmp_path):
+def test_replacements_do_not_depend_on_the_world_size(damaged, tmp_path):
     alone, halves = loader(damaged), [loader(damaged, rank, 2) for rank in (0, 1)]
-    ledgers = [tmp_path / f"{name}.jsonl" for name in ("alone", "first", "second")]
-    for one, ledger in zip([alone, *halves], ledgers, strict=True):
-        one.log_decode_errors_to(ledger)
+    logs = [tmp_path / f"{name}.jsonl" for name in ("alone", "first", "second")]
+    for one, log in zip([alone, *halves], logs, strict=True):
+        one.log_decode_errors_to(log)
     for step in range(12):
         whole, parts = alone.batch(step), [half.batch(step) for half in halves]
         assert torch.equal(whole.pixels, torch.cat([part.pixels for part in parts]))
         assert torch.equal(whole.samples, torch.cat([part.samples for part in parts]))
-    drops, first, second = [ledger.read_text().splitlines() for ledger in ledgers]
+    drops, first, second = [log.read_text().splitlines() for log in logs]
     assert sorted(drops) == sorted(first + second)
     assert 0 < alone.dropped["train"] == len(drops)
 
 
 @pytest.mark.parametrize("part", ["manifest.json", "000000.idx", "000000.tar"])
-def test_damaged_shards_are_data_errors_or_read(part, shards, tmp_path):
+def test_damaged_shards_raise_data_errors_or_are_read(part, shards, tmp_path):
     random = np.random.default_rng(len(part))
     for attempt in range(25):
         folder = tmp_path / str(attempt)
@@ -131,7 +131,7 @@ def test_damaged_shards_are_data_errors_or_read(part, shards, tmp_path):
             assert str(folder) in str(error) or "did not decode" in str(error)
 
 
-def test_reading_keeps_neither_memory_nor_files(shards):
+def test_reading_leaks_neither_memory_nor_files(shards):
     process = psutil.Process()
     reader = loader(shards / "train")
     sizes, handles = [], []

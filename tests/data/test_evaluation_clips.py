@@ -45,7 +45,7 @@ def test_the_short_side_is_resized_and_the_centre_cropped(listed, built, noise, 
         np.testing.assert_allclose(pixels[0, :, moment].permute(1, 2, 0), expected, atol=1e-5)
 
 
-def test_ranks_share_the_samples(shards):
+def test_ranks_split_the_samples(shards):
     alone = EvaluationClips(shards / "train", WHOLE, batch_size=5)
     parts = [EvaluationClips(shards / "train", WHOLE, 5, rank, 3, threads=2) for rank in range(3)]
     assert sum(len(part) for part in parts) == len(alone) == 24
@@ -60,13 +60,13 @@ def test_unlabelled_samples_have_label_minus_one(shards):
     assert EvaluationClips(shards / "unlabelled", WHOLE, 4).labels.tolist() == [-1] * 16
 
 
-def test_too_short_a_data_set_is_refused(shards):
+def test_too_short_videos_are_an_error(shards):
     clip = EvaluationClipConfig(frames=8, sampling="leading", stride=3, size=None)
     with pytest.raises(DataError, match=r"test: .*16 .*22"):
         EvaluationClips(shards / "test", clip, 4)
 
 
-def test_a_sample_that_does_not_decode_is_named(listed, built, noise, encoded_with, tmp_path):
+def test_an_undecodable_sample_is_named(listed, built, noise, encoded_with, tmp_path):
     webm = encoded_with(noise(8), "libvpx-vp9", "webm", {"deadline": "realtime"})
     folder = built(listed((RawFrames(noise(8), 10), EncodedFile(webm))), tmp_path / "train")
     tar = folder / "000000.tar"

@@ -1,4 +1,4 @@
-"""Which frames make a clip."""
+"""Frame sampling of clips."""
 
 import math
 
@@ -14,20 +14,20 @@ from hpc_jepa.data.frame_sampling import evaluation_frames, training_frames
 uniform = st.floats(0, 1, exclude_max=True)
 
 
-def test_a_long_video_gives_evenly_spread_frames_up_to_the_end_of_the_window():
+def test_a_long_video_gives_evenly_spaced_frames():
     # 16 frames, stride 2: window [10, 42), positions 10 + i * 32 / 15 rounded down, the last one 41.
     start = (42 - 32 + 0.5) / (100 - 32)
     frames = training_frames(100, 25.0, ClipConfig(frames=16, stride=2), start)
     assert frames.tolist() == [10 + math.floor(i * 32 / 15) for i in range(15)] + [41]
 
 
-def test_every_window_is_drawn_and_none_ends_on_the_last_frame():
+def test_every_window_but_the_last_is_drawn():
     clip = ClipConfig(frames=4, stride=1)
     ends = {int(training_frames(10, 25.0, clip, start)[-1]) + 1 for start in np.linspace(0, 1, 601)[:-1]}
     assert ends == set(range(4, 10))
 
 
-def test_a_video_as_long_as_the_span_is_used_whole():
+def test_a_video_of_the_clip_span_is_used_whole():
     frames = training_frames(16, 25.0, ClipConfig(frames=8, stride=2), 0.7)
     assert frames.tolist() == [0, 2, 4, 6, 9, 11, 13, 15]
 
@@ -38,7 +38,7 @@ def test_a_short_video_repeats_its_last_frame():
 
 
 @given(st.integers(1, 400), st.integers(1, 32), st.integers(1, 8), uniform)
-def test_frames_exist_and_go_forward(frames, length, stride, start):
+def test_frame_indices_are_valid_and_ascending(frames, length, stride, start):
     clip = ClipConfig(frames=length, stride=stride)
     chosen = training_frames(frames, 25.0, clip, start)
     assert chosen.shape == (length,)
@@ -48,7 +48,7 @@ def test_frames_exist_and_go_forward(frames, length, stride, start):
     assert chosen[-1] - chosen[0] < clip.span(25.0)
 
 
-def test_evaluation_sees_the_first_frames_or_the_whole_video():
+def test_leading_and_uniform_evaluation_frames():
     leading = EvaluationClipConfig(frames=4, sampling="leading", stride=2)
     spread = EvaluationClipConfig(frames=4, sampling="uniform")
     assert evaluation_frames(20, leading).tolist() == [0, 2, 4, 6]
@@ -58,7 +58,7 @@ def test_evaluation_sees_the_first_frames_or_the_whole_video():
 
 
 @pytest.mark.parametrize("frames", [16, 17, 31, 250])
-def test_uniform_sampling_takes_the_integer_part_of_even_steps(frames):
+def test_uniform_sampling_truncates_even_steps(frames):
     expected = [int(i * (frames - 1) / 15) for i in range(16)]
     chosen = evaluation_frames(frames, EvaluationClipConfig(frames=16))
     assert np.abs(chosen - expected).max() <= 1
@@ -68,7 +68,7 @@ def test_uniform_sampling_takes_the_integer_part_of_even_steps(frames):
 @pytest.mark.parametrize(
     ("fps", "stride"), [(25.0, 1), (29.97, 1), (30.0, 1), (32.0, 2), (47.95, 3), (12.0, 1), (0.0, 1)]
 )
-def test_a_rate_of_clip_frames_sets_the_stride_by_the_frame_rate(fps, stride):
+def test_clip_fps_sets_the_stride(fps, stride):
     clip = ClipConfig(frames=16, fps=16)
     assert clip.stride_at(fps) == stride
     np.testing.assert_array_equal(
@@ -76,5 +76,5 @@ def test_a_rate_of_clip_frames_sets_the_stride_by_the_frame_rate(fps, stride):
     )
 
 
-def test_eight_frames_a_second_taken_at_four_are_every_second_one():
+def test_half_the_frame_rate_is_stride_two():
     assert ClipConfig(frames=8, fps=4).stride_at(8.0) == 2

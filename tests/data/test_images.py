@@ -1,4 +1,4 @@
-"""Images beside videos: repeated as clips, or in batches of their own."""
+"""Images beside videos: repeated as clips, or in image batches."""
 
 import io
 
@@ -56,7 +56,7 @@ def loader(data, rank=0, world_size=1, seed=5):
 
 
 @pytest.mark.parametrize("mode", ["RGB", "L", "CMYK"])
-def test_pictures_of_any_mode_decode_to_rgb(mode):
+def test_images_of_any_mode_decode_to_rgb(mode):
     file = picture(3, mode=mode)
     frames = decode_frames(file, [0, 0])
     assert frames.shape == (2, 40, 56, 3)
@@ -67,14 +67,14 @@ def test_pictures_of_any_mode_decode_to_rgb(mode):
     assert inspect_video(file)[:4] == (1, 0.0, 56, 40)
 
 
-def test_a_picture_has_one_frame_and_the_size_of_its_description():
+def test_an_image_has_one_frame_and_its_metadata_size():
     with pytest.raises(UndecodableError, match="frame 1 "):
         decode_frames(picture(1), [0, 1])
     with pytest.raises(UndecodableError, match=r"56x40.* 56x41"):
         decode_frames(picture(1), [0], CropWindow(slice(0, 8), slice(0, 8), 41, 56))
 
 
-def test_an_image_is_a_clip_that_stands_still(mixed):
+def test_an_image_is_a_static_clip(mixed):
     batch = loader(mixed("clips")).batch(3)
     assert batch.pixels.shape == (8, 3, 4, 16, 16)
     assert batch.static.any() and not batch.static.all()
@@ -84,7 +84,7 @@ def test_an_image_is_a_clip_that_stands_still(mixed):
     assert (batch.pixels[~batch.static].diff(dim=2) != 0).any()
 
 
-def test_batches_are_of_images_alone_or_of_videos_alone(mixed):
+def test_image_batches_hold_images_only(mixed):
     made = loader(mixed("batches"))
     frames = []
     for step in range(40):
@@ -99,7 +99,7 @@ def test_batches_are_of_images_alone_or_of_videos_alone(mixed):
         assert torch.equal(made.batch(step).pixels, torch.cat([half.batch(step).pixels for half in halves]))
 
 
-def test_dali_decodes_images_as_the_cpu_does(images):
+def test_dali_decodes_images_like_pillow(images):
     files = [ShardFolder(images).read(index).data for index in range(4)]
     views = [View(0, 0, 40, 56, False, False), View(3, 5, 20, 31, True, False), View(8, 0, 30, 30, False, True)]
     views.append(View(1, 1, 12, 50, True, True))
@@ -114,7 +114,7 @@ def test_dali_decodes_images_as_the_cpu_does(images):
     assert (by_dali - by_pillow).abs().mean() < 0.05
 
 
-def test_evaluation_repeats_an_image_resized_as_torchvision_does(images, listed, built, tmp_path):
+def test_evaluation_resizes_images_like_torchvision(images, listed, built, tmp_path):
     clip = EvaluationClipConfig(frames=4, size=24, mean=(0, 0, 0), std=(1, 1, 1))
     pixels = torch.cat([part for part, _, _ in EvaluationClips(images, clip, batch_size=5)])
     assert pixels.shape == (12, 3, 4, 24, 24)

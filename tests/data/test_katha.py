@@ -1,4 +1,4 @@
-"""KathaBench: eight laws of motion, rendered from the number of a clip alone."""
+"""KathaBench: eight laws of motion, rendered from the clip number alone."""
 
 import numpy as np
 import pytest
@@ -65,7 +65,7 @@ def test_harmonic_motion_keeps_its_height_and_bodies_attract_each_other():
     np.testing.assert_allclose(pair.sum(axis=1) - pair[0].sum(axis=0), 0, atol=1e-9)  # momentum
 
 
-def test_bouncing_objects_turn_at_the_border_and_others_stop_there():
+def test_bouncing_objects_reverse_at_the_border_and_others_stop():
     crossed = 0
     for number in range(3, 400, 8):
         centres, _ = path(number)
@@ -78,7 +78,7 @@ def test_bouncing_objects_turn_at_the_border_and_others_stop_there():
         assert centres.min() >= 0 and centres.max() <= SIDE - 1
 
 
-def test_shapes_cover_the_areas_they_should():
+def test_areas_of_shapes():
     centre, size = np.full((1, 2), 112.0), np.array([30.0])
     areas = {shape: covered(shape, centre, size).sum() for shape in ("disc", "square", "triangle")}
     assert areas["disc"] == pytest.approx(np.pi * 900, rel=0.02)

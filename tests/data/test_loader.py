@@ -48,7 +48,7 @@ def fields(batch):
 
 
 @pytest.mark.parametrize("world_size", [2, 4])
-def test_all_ranks_together_make_the_batch_of_one_process(mixture, world_size):
+def test_all_ranks_together_equal_one_process(mixture, world_size):
     alone = loader(mixture)
     ranks = [loader(mixture, rank=rank, world_size=world_size) for rank in range(world_size)]
     for step in (0, 1, 41):
@@ -65,7 +65,7 @@ def test_a_batch_depends_on_the_step_alone(mixture):
     assert not torch.equal(forwards[0], forwards[1])
 
 
-def test_clips_are_cut_from_the_drawn_samples_as_drawn(shards):
+def test_clips_follow_the_draws_of_the_sampler(shards):
     data = config(shards / "train", shards / "unlabelled", frames=4, stride=3)
     batch = loader(data).batch(17)
     draws = ClipSampler(3, [MixtureSource(1.0, (24,)), MixtureSource(2.0, (16,))], 8).samples(17)
@@ -88,7 +88,7 @@ def test_clips_are_cut_from_the_drawn_samples_as_drawn(shards):
         assert torch.equal(alone[0], batch.pixels[row])
 
 
-def test_names_sizes_and_hashes_describe_the_mixture(mixture, shards):
+def test_names_and_hashes_of_the_sources(mixture, shards):
     described = loader(mixture)
     assert described.source_names == ("train", "unlabelled")
     assert described.dropped == {"train": 0, "unlabelled": 0}
@@ -100,7 +100,7 @@ def test_processes_must_divide_the_batch(mixture):
         loader(mixture, world_size=3)
 
 
-def test_a_folder_of_videos_shorter_than_a_clip_is_refused(shards):
+def test_videos_shorter_than_a_clip_are_an_error(shards):
     with pytest.raises(DataError, match=r"train: .*16 .*17"):
         loader(config(shards / "train", frames=17))
 
@@ -131,10 +131,10 @@ def spoilt(listed, built, noise, tmp_path) -> Path:
     return folder
 
 
-def test_what_does_not_decode_is_replaced_counted_and_written_down(spoilt, tmp_path):
-    ledger = tmp_path / "log" / "dropped.jsonl"
+def test_undecodable_samples_are_replaced_counted_and_logged(spoilt, tmp_path):
+    log = tmp_path / "log" / "dropped.jsonl"
     one = loader(config(spoilt))
-    one.log_decode_errors_to(ledger)
+    one.log_decode_errors_to(log)
     batches = [one.batch(step) for step in range(8)]
     samples = torch.stack([batch.samples for batch in batches])
     drawn = np.stack([ClipSampler(3, [MixtureSource(1.0, (20,))], 8).samples(step).samples for step in range(8)])
@@ -143,7 +143,7 @@ def test_what_does_not_decode_is_replaced_counted_and_written_down(spoilt, tmp_p
     assert not np.isin(samples.numpy(), [4, 11]).any()
     np.testing.assert_array_equal(samples.numpy()[~bad], drawn[~bad])
 
-    lines = [json.loads(line) for line in ledger.read_text().splitlines()]
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
     first_drops = {(line["step"], line["position"]) for line in lines}
     assert first_drops == set(map(tuple, np.argwhere(bad).tolist()))
     assert one.dropped == {"train": len(lines)}
@@ -155,14 +155,14 @@ def test_what_does_not_decode_is_replaced_counted_and_written_down(spoilt, tmp_p
         assert torch.equal(batch.pixels, torch.cat([rank.batch(step).pixels for rank in again]))
 
 
-def test_a_run_goes_on_below_the_stated_rate(spoilt):
+def test_a_run_continues_below_the_allowed_rate(spoilt):
     tolerant = loader(config(spoilt, rate=0.5))
     for step in range(8):
         tolerant.batch(step)
     assert sum(tolerant.dropped.values()) > 0
 
 
-def test_a_run_stops_at_the_first_sample_past_the_stated_rate(monkeypatch):
+def test_a_run_stops_above_the_allowed_rate(monkeypatch):
     monkeypatch.setattr(decode_errors, "MIN_CLIPS_FOR_RATE", 40)
     error = decode_errors.DecodeErrorRecord(step=0, position=0, source="a", key="k", file="f", reason="r")
     log = decode_errors.DecodeErrorLog(("a",), 0.1)
@@ -173,13 +173,13 @@ def test_a_run_stops_at_the_first_sample_past_the_stated_rate(monkeypatch):
         decode_errors.DecodeErrorLog(("a",), 0.0).record(8, [error])
 
 
-def test_a_source_of_which_nothing_decodes_stops_at_once(spoilt):
+def test_a_source_without_decodable_samples_is_an_error(spoilt):
     spoil(spoilt, list(range(20)))
     with pytest.raises(DataError, match=f"{re.escape(str(spoilt))}: 10 "):
         loader(config(spoilt)).batch(0)
 
 
-def test_closing_lets_go_of_threads_and_files(mixture):
+def test_close_stops_the_threads(mixture):
     closed = loader(mixture)
     closed.batch(0)
     closed.close()
@@ -189,7 +189,7 @@ def test_closing_lets_go_of_threads_and_files(mixture):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="decoding on the GPU needs a CUDA device")
-def test_a_gpu_makes_the_clips_of_the_cpu(mixture):
+def test_gpu_clips_equal_cpu_clips(mixture):
     on_cpu, on_gpu = loader(mixture).batch(0), loader(mixture, device=torch.device("cuda", 0)).batch(0)
     assert on_gpu.pixels.is_cuda
     assert (on_gpu.pixels.cpu() - on_cpu.pixels).abs().mean() < 0.1
@@ -197,7 +197,7 @@ def test_a_gpu_makes_the_clips_of_the_cpu(mixture):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="decoding on the GPU needs a CUDA device")
-def test_a_gpu_replaces_what_does_not_decode_as_the_cpu_does(spoilt):
+def test_gpu_replacements_equal_cpu_replacements(spoilt):
     cpu, gpu = loader(config(spoilt)), loader(config(spoilt), device=torch.device("cuda", 0))
     for step in range(8):
         assert torch.equal(cpu.batch(step).samples, gpu.batch(step).samples.cpu())

@@ -31,7 +31,7 @@ def test_published_clips_are_the_benchmark_pixel_by_pixel(number, frame):
     np.testing.assert_array_equal(clip[frame], drawn_pixel_by_pixel(number, frame))
 
 
-def test_as_many_clips_meet_the_border_as_the_benchmark_reports():
+def test_published_counts_of_border_clips():
     time = np.arange(8)[:, None]
     at_border, off_course = [], []
     for number in range(200):
@@ -64,13 +64,13 @@ def test_a_smaller_clip_shows_the_same_scene():
     assert areas[1] / areas[0] == pytest.approx(0.16, rel=0.05)
 
 
-def test_velocities_of_unlabelled_clips_cover_the_square_evenly():
+def test_velocities_of_unlabelled_clips_are_uniform():
     velocities = np.array([motion8.unlabelled_scene(number).velocity for number in range(250)])
     assert np.unique(velocities).tolist() == list(range(-4, 5))
     assert abs(velocities.mean()) < 3 * 2.58 / math.sqrt(500)
 
 
-def test_no_unlabelled_clip_shows_the_scene_of_a_labelled_one():
+def test_unlabelled_clips_do_not_repeat_labelled_scenes():
     starts = {
         motion8.labelled_scene(number)[3:5] + tuple(motion8.labelled_scene(number).colour) for number in range(60)
     }
@@ -81,6 +81,6 @@ def test_no_unlabelled_clip_shows_the_scene_of_a_labelled_one():
 @pytest.mark.parametrize(
     ("size", "frames", "named"), [(63, 16, "size 63"), (320, 16, "size 320"), (64, 33, "frames 33")]
 )
-def test_what_cannot_be_rendered_is_refused(size, frames, named):
+def test_unsupported_sizes_are_errors(size, frames, named):
     with pytest.raises(InputError, match=named):
         motion8.motion8_splits(1, 1, 1, size, frames)

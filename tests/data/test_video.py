@@ -45,11 +45,11 @@ def whole(videos):
 @pytest.mark.parametrize("name", CASES)
 @settings(max_examples=15, deadline=None)
 @given(indices=st.lists(st.integers(0, FRAMES - 1), min_size=1, max_size=8))
-def test_chosen_frames_equal_those_of_a_full_decode(videos, whole, name, indices):
+def test_selected_frames_equal_a_full_decode(videos, whole, name, indices):
     np.testing.assert_array_equal(decode_frames(videos[name], indices), whole[name][indices])
 
 
-def test_groups_of_pictures_are_short_closed_and_without_b_frames(videos):
+def test_gops_are_short_closed_and_without_b_frames(videos):
     with av.open(io.BytesIO(videos["ours"])) as container:
         kinds = [PictureType(frame.pict_type).name for frame in container.decode(video=0)]
     assert kinds == (["I"] + 7 * ["P"]) * 5
@@ -59,7 +59,7 @@ def test_groups_of_pictures_are_short_closed_and_without_b_frames(videos):
     assert all(packet.pts == packet.dts for packet in packets)
 
 
-def test_encoding_is_deterministic_and_keeps_the_picture(videos, noise):
+def test_encoding_is_deterministic_and_accurate(videos, noise):
     frames = noise(FRAMES)
     assert encode(frames, 25) == videos["ours"]
     difference = decode_frames(videos["ours"], range(FRAMES)).astype(int) - frames
@@ -75,7 +75,7 @@ def test_the_same_frames_always_give_the_same_bytes(side, noise):
 
 
 @pytest.mark.parametrize("fps", [8.0, 25.0, 30000 / 1001])
-def test_facts_are_those_of_the_video(noise, fps):
+def test_inspect_video(noise, fps):
     assert inspect_video(encode(noise(9), fps)) == (9, pytest.approx(fps), 48, 32, "h264")
 
 
@@ -106,7 +106,7 @@ def test_damaged_files_are_undecodable(videos, damage):
         inspect_video(damage[1](videos["ours"]))
 
 
-def test_sound_alone_is_no_video():
+def test_sound_alone_is_undecodable():
     file = io.BytesIO()
     with av.open(file, "w", format="wav") as output:
         stream = output.add_stream("pcm_s16le", rate=8000)
@@ -117,6 +117,6 @@ def test_sound_alone_is_no_video():
         inspect_video(file.getvalue())
 
 
-def test_a_frame_past_the_end_is_named(videos):
+def test_a_frame_past_the_end_is_an_error(videos):
     with pytest.raises(UndecodableError, match="frame 40 "):
         decode_frames(videos["ours"], [3, 40])

@@ -83,3 +83,14 @@ def metrics_of():
         return [{key: value for key, value in line.items() if key not in machine} for line in lines]
 
     return read
+
+
+@pytest.fixture(scope="session")
+def torchvision_operators():
+    """Declares operators of torchvision that timm and transformers import and a CPU build of torch lacks."""
+    library = torch.library.Library("torchvision", "FRAGMENT")
+    for operator in ("nms", "qnms"):
+        if not hasattr(torch.ops.torchvision, operator):
+            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
+    yield
+    del library

@@ -1,4 +1,4 @@
-"""Checkpoints of one small tensor, without a training behind them."""
+"""Checkpoints of one small tensor and runs with random weights, without training."""
 
 import importlib
 import time
@@ -18,40 +18,40 @@ from hpc_jepa.training.zero_state import checkpoint_name
 SIZE = 5000
 
 
-def facts_of(step, **changes):
+def info_of(step, **changes):
     known = {"step": step, "time": 0.0, "world_size": 1, "zero_stage": 1, "fingerprint": "f", "config": {}}
     return CheckpointInfo.model_validate(known | {"versions": {}, "data_hashes": {}, "metrics": {}} | changes)
 
 
-def pieces_of(step):
+def shards_of(step):
     weights = torch.full((SIZE,), float(step))
     return [TensorShard("student.w", (50, 100), 0, weights), TensorShard("exp_avg.student.w", (50, 100), 0, -weights)]
 
 
 @pytest.fixture
 def save():
-    """``save(run, step, facts..., **policy)`` commits a checkpoint whose weights say the step."""
+    """``save(run, step, info={}, **policy)`` commits a checkpoint whose weights equal the step."""
 
-    def run(folder, step, facts=None, **policy):
+    def run(folder, step, info=None, **policy):
         with CheckpointWriter(folder, CheckpointConfig(**policy)) as writer:
-            writer.save(facts_of(step, **(facts or {})), pieces_of(step))
+            writer.save(info_of(step, **(info or {})), shards_of(step))
 
     return run
 
 
 @pytest.fixture
-def facts():
-    return facts_of
+def info():
+    return info_of
 
 
 @pytest.fixture
-def pieces():
-    return pieces_of
+def shards():
+    return shards_of
 
 
 @pytest.fixture(scope="session")
 def save_run():
-    """``save_run(runs, settings...)`` makes a run folder with weights nobody trained; its configuration."""
+    """``save_run(runs, **settings)`` creates a run folder with random weights and returns its configuration."""
 
     def make(runs, step=7, world_size=1, **settings):
         known = {
@@ -72,14 +72,14 @@ def save_run():
         draws = torch.Generator().manual_seed(step)
         for parameter in train_module.parameters():
             parameter.data += 0.2 * torch.randn(parameter.shape, generator=draws)
-        pieces = [
+        shards = [
             TensorShard(checkpoint_name(name), tuple(parameter.shape), 0, parameter.data.flatten())
             for name, parameter in train_module.named_parameters()
         ]
-        pieces.append(TensorShard("random.cpu.0", tuple(torch.get_rng_state().shape), 0, torch.get_rng_state()))
+        shards.append(TensorShard("random.cpu.0", tuple(torch.get_rng_state().shape), 0, torch.get_rng_state()))
         config.folder.mkdir(parents=True, exist_ok=True)
         (config.folder / "config.yaml").write_text(dump_config(config))
-        about = facts_of(
+        info = info_of(
             step,
             time=time.time(),
             world_size=world_size,
@@ -90,7 +90,7 @@ def save_run():
             metrics={"loss": 0.5},
         )
         with CheckpointWriter(config.folder, CheckpointConfig(keep=9)) as writer:
-            writer.save(about, pieces)
+            writer.save(info, shards)
         return config
 
     return make
@@ -116,17 +116,6 @@ def edit_config():
 
 
 @pytest.fixture(scope="session")
-def torchvision_operators():
-    """timm and transformers import a torchvision whose operators a CPU build of torch does not know: name them."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for operator in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, operator):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    yield
-    del library
-
-
-@pytest.fixture(scope="session")
 def transformers(torchvision_operators):
-    """The library."""
+    """The transformers library."""
     return importlib.import_module("transformers")

@@ -131,41 +131,41 @@ def test_io_errors_fail_only_the_save(two, save, monkeypatch, call):
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_non_finite_state_is_not_saved(two, pieces, facts, value):
-    broken = pieces(3)
+def test_non_finite_state_is_not_saved(two, shards, info, value):
+    broken = shards(3)
     broken[1].values[7] = value
     with (
         pytest.raises(HpcJepaError, match=r"exp_avg\.student\.w"),
         CheckpointWriter(two, CheckpointConfig()) as writer,
     ):
-        writer.save(facts(3), broken)
-    huge = pieces(3)
+        writer.save(info(3), broken)
+    huge = shards(3)
     huge[0].values[:] = 3e38  # finite, but the sum overflows float32
     with CheckpointWriter(two, CheckpointConfig()) as writer:
-        writer.save(facts(3), huge)
+        writer.save(info(3), huge)
     assert layout.latest_valid(two).step == 3
 
 
-def test_a_run_can_continue_after_a_failed_save(tiny_disk, pieces, facts, caplog):
+def test_a_run_can_continue_after_a_failed_save(tiny_disk, shards, info, caplog):
     with CheckpointWriter(tiny_disk, CheckpointConfig(failed_save="warn")) as writer:
-        writer.save(facts(1), pieces(1))
+        writer.save(info(1), shards(1))
         writer.wait()
         (tiny_disk / "other").write_bytes(bytes(shutil.disk_usage(tiny_disk).free - 20_000))
-        writer.save(facts(2), pieces(2))
+        writer.save(info(2), shards(2))
         writer.wait()
         assert not writer.failed and "step 2 " in caplog.text and "4e-05 GB" in caplog.text
         (tiny_disk / "other").unlink()
-        writer.save(facts(3), pieces(3))
+        writer.save(info(3), shards(3))
     assert [path.name for path in RunDir(tiny_disk).checkpoint_dirs()] == ["step-00000001", "step-00000003"]
 
 
-def test_a_save_has_the_state_at_its_start(tmp_path, pieces, facts):
-    live = pieces(1)
+def test_a_save_has_the_state_at_its_start(tmp_path, shards, info):
+    live = shards(1)
     with CheckpointWriter(tmp_path, CheckpointConfig()) as writer:
         for step in range(1, 6):
-            writer.save(facts(step), live)
-            for piece in live:
-                piece.values.add_(1)  # training continues at once
+            writer.save(info(step), live)
+            for shard in live:
+                shard.values.add_(1)  # training continues at once
             assert len(list((tmp_path / "checkpoints").glob(".step-*"))) <= 1, "two saves at a time"
     for path in RunDir(tmp_path).checkpoint_dirs():
         step = layout.open_checkpoint(path).step

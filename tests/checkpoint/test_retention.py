@@ -12,12 +12,12 @@ HOUR = 3600.0
 
 
 @pytest.fixture
-def manifests(facts):
+def manifests(info):
     """Steps 10 to 100, half an hour apart; the loss is lowest at step 30, then at 70."""
     losses = {30: 0.1, 70: 0.2}
     return [
         CheckpointManifest(
-            **dict(facts(step, time=step / 10 * HOUR / 2, metrics={"loss": losses.get(step, step / 10)})),
+            **dict(info(step, time=step / 10 * HOUR / 2, metrics={"loss": losses.get(step, step / 10)})),
             format=layout.FORMAT,
             shapes={},
             files={},

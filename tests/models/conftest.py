@@ -35,7 +35,7 @@ def small_model() -> ModelConfig:
 
 @pytest.fixture
 def make_masks():
-    """Masks of given index lists; what no network reads is left zero."""
+    """Masks of given token lists; fields that the networks do not use are zero."""
 
     def make(context: torch.Tensor, target: torch.Tensor) -> TokenMasks:
         unread = torch.zeros_like(context)

@@ -1,4 +1,4 @@
-"""A block without rotation is timm's vision transformer block."""
+"""A block without rotation equals timm's vision transformer block, parameter names included."""
 
 import importlib
 
@@ -8,21 +8,11 @@ import torch
 from hpc_jepa.models.block import Block
 
 
-@pytest.fixture(scope="module")
-def vision_transformer():
-    """timm's module. It imports a torchvision whose operators a CPU build of torch does not know: name them."""
-    library = torch.library.Library("torchvision", "FRAGMENT")
-    for operator in ("nms", "qnms"):
-        if not hasattr(torch.ops.torchvision, operator):
-            library.define(f"{operator}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")
-    yield importlib.import_module("timm.models.vision_transformer")
-    del library
-
-
 @pytest.mark.parametrize("recompute", [False, True])
-def test_an_unrotated_block_is_the_block_of_timm(vision_transformer, recompute):
+def test_an_unrotated_block_equals_the_block_of_timm(torchvision_operators, recompute):
+    timm = importlib.import_module("timm.models.vision_transformer")
     torch.manual_seed(0)
-    theirs = vision_transformer.Block(64, num_heads=4, mlp_ratio=4, qkv_bias=True)
+    theirs = timm.Block(64, num_heads=4, mlp_ratio=4, qkv_bias=True)
     for norm in (theirs.norm1, theirs.norm2):
         norm.eps = 1e-6
         torch.nn.init.normal_(norm.weight, 1.0, 0.2)

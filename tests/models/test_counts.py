@@ -51,7 +51,7 @@ def test_every_kind_of_parameter_has_the_published_shape_and_number(counts, netw
 
 
 @pytest.mark.parametrize("name", ["encoder", "predictor"])
-def test_exactly_the_parameters_that_never_change_are_frozen(counts, networks, name):
+def test_exactly_the_unused_parameters_are_frozen(counts, networks, name):
     trained = {"index 0 only": lambda key: key.endswith(".0"), True: lambda key: True, False: lambda key: False}
     for key, parameter in networks[name].named_parameters():
         expected = trained[counts[name]["kinds"][f"{name}.{kind_of(key)}"]["trained"]](key)
@@ -70,7 +70,7 @@ def test_initial_spread_is_the_published_one(networks, name):
 
 
 @pytest.mark.parametrize("name", ["encoder", "predictor"])
-def test_biases_norms_and_mask_tokens_start_neutral(networks, name):
+def test_biases_norms_and_mask_tokens_are_neutral_at_first(networks, name):
     for key, parameter in networks[name].named_parameters():
         if key.endswith("bias") or "mask_tokens" in key:
             assert not parameter.any(), key

@@ -10,7 +10,7 @@ from hpc_jepa.types import TokenMasks
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
-def test_counted_flops_are_those_of_the_operations(checkpointing):
+def test_flops_equal_those_counted_by_torch(checkpointing):
     """PyTorch counts every matrix product as it runs; attention in its math form is two of them."""
     config = ModelConfig(
         encoder=EncoderConfig(width=32, depth=3, heads=2, patch=8, levels=(1, 3), mlp_ratio=3.0),

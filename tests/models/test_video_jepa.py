@@ -29,13 +29,13 @@ def test_the_target_starts_as_a_frozen_copy_of_the_student(small_model):
     assert not any(parameter.requires_grad for parameter in model.target.parameters())
 
 
-def test_the_seed_decides_the_weights(small_model):
+def test_weights_depend_on_the_seed(small_model):
     first, again, other = (build(small_model, seed=seed).state_dict() for seed in (5, 5, 6))
     assert all(torch.equal(value, again[name]) for name, value in first.items())
     assert not torch.equal(first["student.blocks.0.mlp.fc1.weight"], other["student.blocks.0.mlp.fc1.weight"])
 
 
-def test_latents_have_the_promised_shapes(small_model, clips, two_groups):
+def test_latents_have_the_documented_shapes(small_model, clips, two_groups):
     latents = build(small_model)(clips, two_groups)
     assert latents.target.shape == (2, 32, 64)
     assert [s.shape[1:] for s in latents.student] == [(10, 64), (6, 64)]
@@ -70,7 +70,7 @@ def test_every_trained_parameter_receives_a_gradient_and_no_other(small_model, c
             assert parameter.grad is None, name
 
 
-def test_the_student_sees_its_context_tokens_alone(small_model, clips, two_groups):
+def test_the_student_depends_only_on_its_context_tokens(small_model, clips, two_groups):
     model, (masks, _) = build(small_model), two_groups
     hidden = torch.ones(2, 32).scatter(1, masks.context, 0.0).view(2, 1, 2, 4, 4)
     noise = torch.randn_like(clips) * F.interpolate(hidden, size=clips.shape[2:], mode="nearest")
@@ -78,7 +78,7 @@ def test_the_student_sees_its_context_tokens_alone(small_model, clips, two_group
     assert not torch.equal(model.student(clips), model.student(clips + noise))
 
 
-def test_groups_go_together_and_do_not_see_each_other(small_model, clips, two_groups):
+def test_one_pass_over_all_groups_equals_one_pass_each(small_model, clips, two_groups):
     together, *apart = (build(small_model) for _ in range(3))
     latents = together(clips, two_groups)
     loss_of(latents).backward()
@@ -94,18 +94,18 @@ def test_groups_go_together_and_do_not_see_each_other(small_model, clips, two_gr
             torch.testing.assert_close(parameter.grad, summed, rtol=0, atol=1e-5)
 
 
-def test_all_tokens_in_order_are_the_full_clip(small_model, clips):
+def test_all_tokens_in_order_equal_the_full_clip(small_model, clips):
     student = build(small_model).student
     everything = torch.arange(32).expand(2, -1)
     torch.testing.assert_close(student(clips, everything), student(clips), rtol=0, atol=1e-5)
 
 
-def test_evaluation_reads_the_last_level(small_model, clips):
+def test_evaluation_features_are_those_of_the_last_level(small_model, clips):
     student = build(small_model).student
     torch.testing.assert_close(student.forward_features(clips), student(clips)[..., -32:])
 
 
-def test_bf16_is_close_to_fp32_and_leaves_features_in_fp32(small_model, clips, two_groups):
+def test_bf16_is_close_to_fp32_and_features_are_fp32(small_model, clips, two_groups):
     exact, rounded = (build(small_model, precision)(clips, two_groups) for precision in ("fp32", "bf16"))
     assert rounded.student[0].dtype == rounded.target.dtype == torch.float32
     assert rounded.prediction[0].dtype == torch.bfloat16
@@ -129,13 +129,13 @@ def test_recomputing_activations_changes_no_gradient(small_model, clips, two_gro
 def test_training_works_after_an_evaluation_in_inference_mode(small_model, clips):
     model = build(small_model)
     with torch.inference_mode():
-        model.student.forward_features(clips[:, :, :2])  # a grid no other test has met
+        model.student.forward_features(clips[:, :, :2])  # a grid that no other test uses
     model.student(clips[:, :, :2]).sum().backward()
 
 
 @pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
-def test_a_step_asks_the_device_nothing(small_model, clips, two_groups):
-    """Tracing without a graph break: a value read on the host would break it."""
+def test_a_step_has_no_host_sync(small_model, clips, two_groups):
+    """Traced without a graph break, which a host sync would cause."""
     model = build(small_model)
     traced = torch.compile(model, backend="eager", fullgraph=True)
     torch.testing.assert_close(traced(clips, two_groups).prediction[0], model(clips, two_groups).prediction[0])

@@ -1,4 +1,4 @@
-"""For every number read, a child process that commits checkpoints from there on until it is killed.
+"""For every step read from stdin, start a child process that commits the checkpoints after it until it is killed.
 
 usage: save_forever.py RUN
 """
@@ -19,7 +19,7 @@ def save_from(run, step):
     with CheckpointWriter(run, CheckpointConfig(keep=2)) as writer:
         while True:
             step += 1
-            facts = CheckpointInfo(
+            info = CheckpointInfo(
                 step=step,
                 time=0.0,
                 world_size=1,
@@ -32,7 +32,7 @@ def save_from(run, step):
             )
             weights = torch.full((5000,), float(step))
             writer.save(
-                facts, [TensorShard("student.w", (50, 100), 0, weights), TensorShard("exp_avg.w", (5000,), 0, weights)]
+                info, [TensorShard("student.w", (50, 100), 0, weights), TensorShard("exp_avg.w", (5000,), 0, weights)]
             )
 
 

@@ -1,4 +1,4 @@
-"""Saved by 1, 2 or 4 processes at any ZeRO stage, resumed by 1, 2 or 4 at any stage: all pairs."""
+"""Elastic resume: saved on 1, 2 or 4 ranks at any ZeRO stage, resumed on 1, 2 or 4 ranks at any stage, all pairs."""
 
 from itertools import product
 from pathlib import Path
@@ -13,12 +13,12 @@ WORKER = Path(__file__).parent / "workers" / "elastic.py"
 WORLDS, STAGES = (1, 2, 4), (0, 1, 2, 3)
 SAVED_AT, MORE = 2, 2
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # starved processes are slow, not wrong
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # busy machines are slow
 
 
 @pytest.fixture(scope="module")
 def resumed(launch, tmp_path_factory):
-    """Results of every pair by (saved by, saved at stage, resumed by, at stage), and the folder of the saves."""
+    """Results by (ranks, stage) at the save and (ranks, stage) at the resume, and the folder with the saved runs."""
     root = tmp_path_factory.mktemp("elastic")
     (root / "saved").mkdir()
     for world in WORLDS:
@@ -32,8 +32,8 @@ def resumed(launch, tmp_path_factory):
     return results, root / "saved"
 
 
-def equal(one, other):
-    """Names in which two checkpoints differ, apart from random states, of which there is one per process."""
+def differences(one, other):
+    """Names of tensors that differ, apart from random states, of which each rank has its own."""
     return [name for name in one if not name.startswith("random") and not torch.equal(one[name], other[name])]
 
 
@@ -45,17 +45,17 @@ def test_weights_and_target_are_equal_to_the_bit_after_every_resume(resumed):
     assert [pair for pair, result in resumed[0].items() if not result["weights_equal"]] == []
 
 
-def test_what_is_saved_again_at_once_is_what_was_saved_moments_and_all(resumed):
+def test_a_resumed_state_saves_the_same_tensors_with_moments(resumed):
     results, saved = resumed
     for (world, stage, *to), result in results.items():
         before = reader.open_tensors(RunDir(saved / f"world-{world}-stage-{stage}").checkpoint_dir(SAVED_AT))
         after = reader.open_tensors(RunDir(Path(result["again"])).checkpoint_dir(SAVED_AT))
         named = {name for name in before if not name.startswith("random")}
         assert named == {name for name in after if not name.startswith("random")}
-        assert equal(before, after) == [], f"{world}, {stage} -> {to}"
+        assert differences(before, after) == [], f"{world}, {stage} -> {to}"
 
 
-def test_the_same_topology_goes_on_bit_for_bit(resumed):
+def test_the_same_topology_continues_bit_for_bit(resumed):
     results, saved = resumed
     for world, stage in product(WORLDS, STAGES):
         run, result = saved / f"world-{world}-stage-{stage}", results[world, stage, world, stage]
@@ -63,7 +63,7 @@ def test_the_same_topology_goes_on_bit_for_bit(resumed):
         ends = [
             reader.open_tensors(RunDir(path).checkpoint_dir(SAVED_AT + MORE)) for path in (run, Path(result["again"]))
         ]
-        assert equal(*ends) == []
+        assert differences(*ends) == []
 
 
 def test_the_loss_continues_in_every_pair(resumed):
@@ -73,7 +73,7 @@ def test_the_loss_continues_in_every_pair(resumed):
         assert result["losses"] == pytest.approx(undisturbed, rel=1e-5), f"{world}, {stage} -> {to}"
 
 
-def test_every_stage_and_number_of_processes_writes_every_weight_once(resumed):
+def test_every_topology_writes_every_weight_once(resumed):
     for run in resumed[1].iterdir():
         checkpoint = layout.open_checkpoint(RunDir(run).checkpoint_dir(SAVED_AT))
         assert layout.verify_files(checkpoint) == []

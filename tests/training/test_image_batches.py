@@ -1,16 +1,15 @@
-"""Runs on videos and batches of images: the same at every ZeRO stage, and taken up again as if never stopped."""
+"""Runs on videos and batches of images train alike at every ZeRO stage."""
 
 import io
-import json
 from typing import ClassVar
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from hpc_jepa.config.run import RunConfig
 from hpc_jepa.data.shards.builder import build_shards, make_recipe
 from hpc_jepa.data.sources.source import EncodedFile, Sample, SampleOrigin
+from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.training.loop import train
 
 STEPS = 8
@@ -44,49 +43,32 @@ def pictures(tmp_path_factory):
 
 
 @pytest.fixture
-def figures(motion_shards, pictures, tmp_path):
-    """Train a tiny model at a stage; the loss and number of terms that are not 0, step by step."""
+def losses(configure, motion_shards, pictures):
+    """``losses(stage, images)`` trains a tiny model; its losses and its ``ld`` terms, step by step."""
 
     def run(stage, images):
-        config = RunConfig.model_validate(
-            {
-                "regime": "test",
-                "study": f"stage-{stage}-{images}",
-                "runs": str(tmp_path / "runs"),
-                "model": {
-                    "encoder": {"width": 32, "depth": 2, "heads": 2, "patch": 8, "levels": [1, 2]},
-                    "predictor": {"width": 16, "depth": 1, "heads": 2},
-                },
-                "data": {
-                    "sources": {
-                        "motion8": {"shards": str(motion_shards / "unlabelled")},
-                        "pictures": {"shards": str(pictures)},
-                    },
-                    "clip": {"frames": 8, "stride": 2, "size": 32},
-                    "images": images,
-                },
-                "objectives": ["fwm", "hw", {"ld": {"hidden": 8}}],
-                "schedule": {"steps": STEPS, "lr": 1e-3, "ema_start": 0.9, "ema_final": 0.99},
-                "engine": {"precision": "fp32", "batch_size": 4, "zero_stage": stage},
-                "monitor": {"log_every": 1, "health_every": 4},
-            }
+        sources = {"motion8": {"shards": str(motion_shards / "unlabelled")}, "pictures": {"shards": str(pictures)}}
+        config = configure(
+            study=f"stage-{stage}-{images}",
+            data={"sources": sources, "clip": {"frames": 8, "stride": 2, "size": 32}, "images": images},
+            schedule={"steps": STEPS, "lr": 1e-3, "ema_start": 0.9, "ema_final": 0.99},
+            engine={"precision": "fp32", "batch_size": 4, "zero_stage": stage},
         )
-        assert train(config, lambda line: None) == "done"
-        lines = [json.loads(line) for line in (config.folder / "metrics.jsonl").read_text().splitlines()]
-        return [line["loss"] for line in lines], [line["terms"]["ld"] for line in lines]
+        assert train(config, lambda record: None) == "done"
+        records = RunDir(config.folder).logged_metrics()
+        return [record.loss for record in records], [record.terms["ld"] for record in records]
 
     return run
 
 
-def test_every_stage_trains_on_both_kinds_of_batches_alike(figures):
-    losses, dynamics = figures(0, "batches")
+def test_every_stage_trains_alike_on_videos_and_image_batches(losses):
+    expected, dynamics = losses(0, "batches")
     assert 0 in dynamics
     assert any(term > 0 for term in dynamics)
     for stage in (1, 2, 3):
-        again, _ = figures(stage, "batches")
-        np.testing.assert_allclose(again, losses, rtol=2e-4)
+        actual, _ = losses(stage, "batches")
+        np.testing.assert_allclose(actual, expected, rtol=2e-4)
 
 
-def test_images_as_clips_train_in_every_step(figures):
-    losses, _ = figures(1, "clips")
-    assert np.isfinite(losses).all()
+def test_images_as_clips_train_in_every_step(losses):
+    assert np.isfinite(losses(1, "clips")[0]).all()

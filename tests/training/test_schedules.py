@@ -1,4 +1,4 @@
-"""Schedules at the steps where they are known by hand."""
+"""Schedules at steps where their values are known."""
 
 import math
 

@@ -22,6 +22,7 @@ from hpc_jepa.distributed import GlooGroup, is_main, local_device, rank, world_s
 from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.evaluation.external_encoders import is_external, load_external_encoder
 from hpc_jepa.evaluation.extraction import Encode, ExtractedFeatures, FeatureExtraction, TokenEncoder
+from hpc_jepa.evaluation.probes.registry import validate_probes
 from hpc_jepa.evaluation.progress import Progress
 from hpc_jepa.evaluation.run_encoders import load_run_encoders
 from hpc_jepa.runs.run_dir import RunDir, open_run
@@ -50,13 +51,14 @@ class EvaluationContext:
     ) -> "EvaluationContext":
         """Open a run folder. Collective: all processes must call it.
 
-        Raises InputError if the folder is not a run or the benchmark has no such protocol, CheckpointError if the run
-        has no valid checkpoint.
+        Raises InputError if the folder is not a run, or the protocol is unknown or has an unknown probe; CheckpointError
+        if the run has no checkpoint.
         """
         protocol = current_protocol(protocol)
         if protocol not in benchmark.protocols:
             known = ", ".join(benchmark.protocols)
             raise InputError(f"{benchmark.name}: unknown protocol '{protocol}'; choose from {known}")
+        validate_probes(benchmark, protocol)
         run = open_run(folder)
         checkpoint, group = resolve_checkpoint(folder), GlooGroup(COLLECTIVE_TIMEOUT)
         return cls(run, checkpoint, benchmark, protocol, progress, group, local_device())

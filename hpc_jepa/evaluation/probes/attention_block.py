@@ -1,4 +1,4 @@
-"""Multi-head self-attention with torch's parameters and initialisation, in a form that torch.func can stack."""
+"""Self-attention block of the probes, with torch's parameters and initialisation, compatible with torch.func."""
 
 import math
 
@@ -15,7 +15,7 @@ class PostNormAttention(nn.Module):
     """LayerNorm(x + MultiheadAttention(x, x, x)), over the second axis."""
 
     def __init__(self, width: int, heads: int) -> None:
-        """Raises InputError where heads does not divide width."""
+        """Raises InputError if heads does not divide width."""
         super().__init__()
         check_heads(width, heads)
         initial = nn.MultiheadAttention(width, heads)
@@ -28,16 +28,16 @@ class PostNormAttention(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """[B, N, D] -> [B, N, D]."""
         query, key, value = rearrange(self.qkv(x), "b n (part h k) -> part b h n k", part=3, h=self.heads)
-        # Written out: sequences are short, and torch.func has no rule for the fused kernel on a CPU.
+        # Not scaled_dot_product_attention: torch.func has no vmap rule for the fused CPU kernel; sequences are short.
         mixed = (query @ key.mT / math.sqrt(key.shape[-1])).softmax(dim=-1) @ value
         normed: Tensor = self.norm(x + self.proj(rearrange(mixed, "b h n k -> b n (h k)")))
         return normed
 
 
 def check_heads(width: int, heads: int) -> None:
-    """Raise InputError unless heads share the width evenly."""
+    """Raise InputError if the number of heads does not divide the width."""
     if width % heads:
-        raise InputError(f"an attentive probe of {heads} heads needs a width they divide; the encoder has {width}")
+        raise InputError(f"probe: heads ({heads}) must divide the width of the encoder ({width})")
 
 
 def class_token(width: int) -> nn.Parameter:

@@ -1,9 +1,9 @@
-"""Attentive probes: a class token attends to all tokens of a clip, then a linear layer names the class.
+"""Attentive probes: a class token attends to all tokens of a clip, then a linear layer classifies it.
 
 The module is LayerNorm(z + MultiheadAttention(z, [z; tokens])) -> Linear with a learned class token z. Only the class
-token asks, so the key projection is folded into its query, raw tokens are pooled, and the value projection is applied
-to what was pooled: the same function without projecting, or mixing, every token. The key bias adds the same number to
-every score of a head; softmax ignores it, and it is left out.
+token is a query, so the key projection is folded into it and the value projection is applied after pooling: the same
+function without projecting every token. The key bias adds a constant to all scores of a head, which softmax ignores, so
+it is omitted.
 """
 
 import math
@@ -15,10 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hpc_jepa.evaluation.probes.attention_block import check_heads, class_token
+from hpc_jepa.evaluation.probes.registry import ProbeShape, register_stacked_probe
 
 NORM_EPS = 1e-5
 
 
+@register_stacked_probe("attentive", "tokens", "tubelets", "mean")
 class AttentiveProbes(nn.Module):
     """S independent probes with stacked parameters [S, ...], one per seed of the initialisation."""
 
@@ -35,17 +37,17 @@ class AttentiveProbes(nn.Module):
     head_weight: Tensor
     head_bias: Tensor
 
-    def __init__(self, width: int, classes: int, heads: int, seeds: Sequence[int]) -> None:
+    def __init__(self, shape: ProbeShape, seeds: Sequence[int]) -> None:
         """Default initialisation of torch's attention and linear layers, class token from N(0, 0.02^2).
 
-        Raises InputError where heads does not divide width.
+        Raises InputError if the number of heads does not divide the width.
         """
         super().__init__()
-        check_heads(width, heads)
-        self.heads = heads
-        singles = [_initial(width, classes, heads, seed) for seed in seeds]
-        for name in singles[0]:
-            self.register_parameter(name, nn.Parameter(torch.stack([single[name] for single in singles])))
+        check_heads(shape.width, shape.heads)
+        self.heads = shape.heads
+        probes = [_initial(shape, seed) for seed in seeds]
+        for name in probes[0]:
+            self.register_parameter(name, nn.Parameter(torch.stack([probe[name] for probe in probes])))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Tokens [B, N, D] -> logits [S, B, classes]."""
@@ -67,7 +69,7 @@ class AttentiveProbes(nn.Module):
         return pooled + own * rearrange(self.class_token, "s d -> s 1 1 d")
 
     def _folded_query(self) -> Tensor:
-        """[S, H, D]: what each head looks for, in the space of raw tokens; W_k^T (W_q z + b_q) / sqrt(D / H)."""
+        """[S, H, D]: query of each head in the space of raw tokens, W_k^T (W_q z + b_q) / sqrt(D / H)."""
         query = _linear(self.class_token.unsqueeze(1), self.query_weight, self.query_bias)
         per_head = rearrange(query, "s 1 (h k) -> s h k", h=self.heads)
         folded = einsum(per_head, self._per_head(self.key_weight), "s h k, s h k d -> s h d")
@@ -78,11 +80,16 @@ class AttentiveProbes(nn.Module):
         return rearrange(weight, "s (h k) d -> s h k d", h=self.heads)
 
 
-def _initial(width: int, classes: int, heads: int, seed: int) -> dict[str, Tensor]:
+def _initial(shape: ProbeShape, seed: int) -> dict[str, Tensor]:
+    width, heads = shape.width, shape.heads
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         token = class_token(width)
-        attention, norm, head = nn.MultiheadAttention(width, heads), nn.LayerNorm(width), nn.Linear(width, classes)
+        attention, norm, head = (
+            nn.MultiheadAttention(width, heads),
+            nn.LayerNorm(width),
+            nn.Linear(width, shape.classes),
+        )
     query, key, value = attention.in_proj_weight.detach().chunk(3)
     query_bias, _, value_bias = attention.in_proj_bias.detach().chunk(3)
     return {

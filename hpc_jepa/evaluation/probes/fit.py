@@ -1,18 +1,22 @@
-"""Fit a probe of any kind: try its settings, choose on validation clips, keep what predicts."""
+"""Fit a probe of any kind: try all hyperparameters, select on validation clips, return a predictor."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
 from einops import reduce
 from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
+from sklearn.pipeline import Pipeline
 
 from hpc_jepa.config.benchmark import KNNProbeConfig, LogisticProbeConfig, ProbeConfig, TrainedProbeConfig
 from hpc_jepa.errors import DataError
 from hpc_jepa.evaluation.frozen_features import FrozenFeatures, Standardiser
-from hpc_jepa.evaluation.probes import knn, logistic, trainer
+from hpc_jepa.evaluation.probes import trainer
+from hpc_jepa.evaluation.probes.knn import knn_votes
+from hpc_jepa.evaluation.probes.logistic import fit_logistic_regression
 from hpc_jepa.evaluation.probes.stack import select_probes
 from hpc_jepa.evaluation.probes.trainer import ProbeHyperparameters
 from hpc_jepa.evaluation.progress import Advance
@@ -20,12 +24,12 @@ from hpc_jepa.evaluation.progress import Advance
 Hyperparameters = dict[str, float]
 
 Predict = Callable[[FrozenFeatures], NDArray[np.int64]]
-"""Features of n samples -> the class that each seed's probe names [S, n]."""
+"""Features of n samples -> predicted class per seed [S, n]."""
 
 
 @dataclass(frozen=True)
 class ProbeData:
-    """Training features, those on which settings are chosen (None where there is nothing to choose), and classes."""
+    """Training features, validation features (None without model selection), number of classes, and device."""
 
     train: FrozenFeatures
     validation: FrozenFeatures | None
@@ -35,103 +39,101 @@ class ProbeData:
 
 @dataclass(frozen=True)
 class FittedProbe:
-    """A probe with the setting that was chosen and the validation accuracy of every setting."""
+    """A probe with its selected hyperparameters, and the validation accuracy of all candidates."""
 
     predict: Predict
     setting: Hyperparameters
     candidates: tuple[tuple[Hyperparameters, float], ...]
 
 
-def split_validation(features: FrozenFeatures, share: float) -> tuple[FrozenFeatures, FrozenFeatures | None]:
-    """Training and validation features: a fixed stratified draw of samples. Raises DataError for too few samples."""
-    if not share:
+def split_validation(features: FrozenFeatures, fraction: float) -> tuple[FrozenFeatures, FrozenFeatures | None]:
+    """Training and validation features by a fixed stratified split. Raises DataError if there are too few samples."""
+    if not fraction:
         return features, None
     labels = features.per_sample(features.labels)
+    rows = np.arange(len(labels))
     try:
-        train, validation = train_test_split(np.arange(len(labels)), test_size=share, random_state=0, stratify=labels)
+        train, validation = train_test_split(rows, test_size=fraction, random_state=0, stratify=labels)
     except ValueError as error:
-        raise DataError(f"validation: {share} of {len(labels)} clips cannot be held out: {error}") from error
+        raise DataError(f"validation: cannot hold out {fraction} of {len(labels)} clips: {error}") from error
     return features.subset(np.sort(train)), features.subset(np.sort(validation))
 
 
-def fit_probe(split: ProbeData, config: ProbeConfig, seeds: Sequence[int], advance: Advance) -> FittedProbe:
-    """Fit every setting and keep the one with the highest validation accuracy (the first of equals).
+def fit_probe(data: ProbeData, config: ProbeConfig, seeds: Sequence[int], advance: Advance) -> FittedProbe:
+    """Fit all candidates and keep the one with the highest validation accuracy (the first of equals).
 
-    ``advance`` is called ``work(split, config)`` times.
+    ``advance`` is called ``work_units(data, config)`` times.
     """
     if isinstance(config, TrainedProbeConfig):
-        return _fit_trained(split, config, seeds, advance)
-    predicts = _fit_logistic(split, config) if isinstance(config, LogisticProbeConfig) else _fit_knn(split, config)
+        return _fit_trained(data, config, seeds, advance)
+    predictors = _fit_logistic(data, config) if isinstance(config, LogisticProbeConfig) else _fit_knn(data, config)
     advance()
-    scores = [_accuracy(predict, split.validation) for predict in predicts]
+    scores = [_validation_accuracy(predict, data.validation) for predict in predictors]
     best = int(np.argmax(scores))
-    return FittedProbe(predicts[best], config.settings[best], _candidates(split, config, scores))
+    return FittedProbe(predictors[best], config.settings[best], _candidates(data, config, scores))
 
 
-def work_units(split: ProbeData, config: ProbeConfig) -> int:
-    """Units of work of a fit."""
-    return trainer.count_updates(config, len(split.train)) if isinstance(config, TrainedProbeConfig) else 1
+def work_units(data: ProbeData, config: ProbeConfig) -> int:
+    """Progress units of a fit: optimizer steps of a trained probe, otherwise 1."""
+    return trainer.count_updates(config, len(data.train)) if isinstance(config, TrainedProbeConfig) else 1
 
 
-def _fit_trained(split: ProbeData, config: TrainedProbeConfig, seeds: Sequence[int], advance: Advance) -> FittedProbe:
-    """All settings with all seeds in one pass; the validation accuracy of a setting is the mean over seeds."""
-    standardiser = Standardiser.of(split.train) if config.standardise else Standardiser.identity(split.train.width)
-    standardiser = standardiser.to(split.device)
+def _fit_trained(data: ProbeData, config: TrainedProbeConfig, seeds: Sequence[int], advance: Advance) -> FittedProbe:
+    """All candidates with all seeds in one pass; the validation accuracy of a candidate is the mean over seeds."""
+    standardiser = Standardiser.of(data.train) if config.standardise else Standardiser.identity(data.train.width)
+    standardiser = standardiser.to(data.device)
     settings = [ProbeHyperparameters(s["lr"], s["weight_decay"], seed) for s in config.settings for seed in seeds]
-    probes = trainer.train_probes(split.train, standardiser, config, split.classes, settings, advance)
+    probes = trainer.train_probes(data.train, standardiser, config, data.classes, settings, advance)
     scores = [0.0] * len(config.settings)
-    if split.validation is not None:
-        named = trainer.predict_probabilities(probes, standardiser, split.validation).argmax(-1).numpy()
-        right = named == split.validation.per_sample(split.validation.labels)
+    if data.validation is not None:
+        predicted = _predict_trained(probes, standardiser, data.validation)
+        right = predicted == data.validation.per_sample(data.validation.labels)
         scores = right.reshape(len(scores), -1).mean(axis=1).tolist()
     best = int(np.argmax(scores))
-    chosen = select_probes(probes, range(best * len(seeds), (best + 1) * len(seeds)))
-
-    def predict(features: FrozenFeatures) -> NDArray[np.int64]:
-        named: NDArray[np.int64] = trainer.predict_probabilities(chosen, standardiser, features).argmax(-1).numpy()
-        return named
-
-    return FittedProbe(predict, config.settings[best], _candidates(split, config, scores))
+    selected = select_probes(probes, range(best * len(seeds), (best + 1) * len(seeds)))
+    predict = partial(_predict_trained, selected, standardiser)
+    return FittedProbe(predict, config.settings[best], _candidates(data, config, scores))
 
 
-def _fit_logistic(split: ProbeData, config: LogisticProbeConfig) -> list[Predict]:
-    def predicting(l2: float) -> Predict:
-        classifier = logistic.fit_logistic_regression(split.train, l2, config.max_iterations)
-
-        def predict(features: FrozenFeatures) -> NDArray[np.int64]:
-            chances = classifier.predict_proba(features.flat()).reshape(features.clips, -1, len(classifier.classes_))
-            return np.asarray(classifier.classes_[chances.mean(axis=0).argmax(axis=-1)], dtype=np.int64)[None]
-
-        return predict
-
-    return [predicting(l2) for l2 in config.l2]
+def _predict_trained(
+    probes: torch.nn.Module, standardiser: Standardiser, features: FrozenFeatures
+) -> NDArray[np.int64]:
+    classes: NDArray[np.int64] = trainer.predict_probabilities(probes, standardiser, features).argmax(-1).numpy()
+    return classes
 
 
-def _fit_knn(split: ProbeData, config: KNNProbeConfig) -> list[Predict]:
-    def predicting(k: int) -> Predict:
-        def predict(features: FrozenFeatures) -> NDArray[np.int64]:
-            counted = [
-                knn.knn_votes(split.train, features.batch(rows, split.device).flatten(1), (k,), split.classes)[0]
-                for rows in features.chunks()
-            ]
-            summed = reduce(torch.cat(counted), "(v n) c -> n c", "sum", v=features.clips)
-            named: NDArray[np.int64] = summed.argmax(-1).cpu().numpy()[None]
-            return named
-
-        return predict
-
-    return [predicting(k) for k in config.k]
+def _fit_logistic(data: ProbeData, config: LogisticProbeConfig) -> list[Predict]:
+    fits = [fit_logistic_regression(data.train, l2, config.max_iterations) for l2 in config.l2]
+    return [partial(_predict_logistic, classifier) for classifier in fits]
 
 
-def _accuracy(predict: Predict, features: FrozenFeatures | None) -> float:
+def _predict_logistic(classifier: Pipeline, features: FrozenFeatures) -> NDArray[np.int64]:
+    classes = classifier.classes_
+    probabilities = classifier.predict_proba(features.flat()).reshape(features.clips, -1, len(classes))
+    return np.asarray(classes[probabilities.mean(axis=0).argmax(axis=-1)], dtype=np.int64)[None]
+
+
+def _fit_knn(data: ProbeData, config: KNNProbeConfig) -> list[Predict]:
+    return [partial(_predict_knn, data, k) for k in config.k]
+
+
+def _predict_knn(data: ProbeData, k: int, features: FrozenFeatures) -> NDArray[np.int64]:
+    votes = [
+        knn_votes(data.train, features.batch(rows, data.device).flatten(1), (k,), data.classes)[0]
+        for rows in features.chunks()
+    ]
+    summed = reduce(torch.cat(votes), "(v n) c -> n c", "sum", v=features.clips)
+    classes: NDArray[np.int64] = summed.argmax(-1).cpu().numpy()[None]
+    return classes
+
+
+def _validation_accuracy(predict: Predict, features: FrozenFeatures | None) -> float:
     if features is None:
         return 0.0
     return float((predict(features) == features.per_sample(features.labels)).mean())
 
 
 def _candidates(
-    split: ProbeData, config: ProbeConfig, scores: Sequence[float]
+    data: ProbeData, config: ProbeConfig, scores: Sequence[float]
 ) -> tuple[tuple[Hyperparameters, float], ...]:
-    if split.validation is None:
-        return ()
-    return tuple(zip(config.settings, scores, strict=True))
+    return tuple(zip(config.settings, scores, strict=True)) if data.validation is not None else ()

@@ -1,4 +1,4 @@
-"""Linear probes: one layer on features as they come, many of them as one matrix product."""
+"""Linear probes: one layer on pooled features, all seeds and hyperparameters in one matrix product."""
 
 from collections.abc import Sequence
 
@@ -7,15 +7,18 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from hpc_jepa.evaluation.probes.registry import ProbeShape, register_stacked_probe
 
+
+@register_stacked_probe("linear", "mean", "tubelets")
 class LinearProbes(nn.Module):
     """S independent layers, weight [S, classes, N * D], bias [S, classes], with torch's default initialisation."""
 
-    def __init__(self, width: int, classes: int, seeds: Sequence[int]) -> None:
+    def __init__(self, shape: ProbeShape, seeds: Sequence[int]) -> None:
         super().__init__()
-        singles = [_initial(width, classes, seed) for seed in seeds]
-        self.weight = nn.Parameter(torch.stack([single.weight.detach() for single in singles]))
-        self.bias = nn.Parameter(torch.stack([single.bias.detach() for single in singles]))
+        layers = [_initial(shape.tokens * shape.width, shape.classes, seed) for seed in seeds]
+        self.weight = nn.Parameter(torch.stack([layer.weight.detach() for layer in layers]))
+        self.bias = nn.Parameter(torch.stack([layer.bias.detach() for layer in layers]))
 
     def forward(self, features: Tensor) -> Tensor:
         """Pooled features [B, N, D] -> logits [S, B, classes]."""

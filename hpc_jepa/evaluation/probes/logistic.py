@@ -1,4 +1,4 @@
-"""Linear probe without a step size: multinomial logistic regression on pooled features."""
+"""Logistic probe: multinomial logistic regression on pooled features, fitted to convergence."""
 
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -9,12 +9,12 @@ from hpc_jepa.evaluation.frozen_features import FrozenFeatures
 
 
 def fit_logistic_regression(train: FrozenFeatures, l2: float, max_iterations: int) -> Pipeline:
-    """What scikit-learn calls a classifier, for matrices [n, N * D].
+    """A fitted scikit-learn classifier for matrices [n, N * D].
 
-    Minimises mean cross-entropy + l2/2 |W|^2 on standardised features with L-BFGS; scikit-learn weighs the sum of the
-    loss instead, hence C = 1 / (n l2). The problem is convex: there is nothing random, and one fit is enough.
+    Minimises mean cross-entropy + l2/2 |W|^2 on standardised features with L-BFGS. scikit-learn weights the summed
+    loss instead, hence C = 1 / (n l2). The problem is convex and deterministic, so one fit is enough.
     """
     regression = LogisticRegression(C=1 / (len(train) * l2), max_iter=max_iterations)
-    # Thousands of small products: threads would spend their time waiting for each other.
+    # Thousands of small products: with more threads most time is spent on synchronisation.
     with threadpool_limits(1):
         return make_pipeline(StandardScaler(), regression).fit(train.flat(), train.labels)

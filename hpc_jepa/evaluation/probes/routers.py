@@ -1,23 +1,26 @@
-"""Routers: a small network scores every token, and the probe reads the mean of the tokens weighed by softmax."""
+"""Router probes: a small network scores every token; the probe classifies the softmax-weighted mean of the tokens."""
 
 import torch
 from einops import einsum, rearrange
 from torch import Tensor, nn
 
+from hpc_jepa.evaluation.probes.registry import ProbeShape, register_probe
 from hpc_jepa.evaluation.probes.temporal import DROPOUT, ClassifierHead
 
 
+@register_probe("motion_router", "tubelets", "tokens")
 class MotionRouter(nn.Module):
-    """Scores tell tokens by what they are and by how much they differ from the tubelet before.
+    """Scores tokens by their features and their absolute difference from the previous tubelet.
 
-    Reads tubelets [B, T, D], or all tokens [B, T * H * W, D], each against its own patch of the tubelet before.
+    Reads tubelets [B, T, D], or all tokens [B, T * H * W, D], where each patch is compared with itself.
     """
 
-    def __init__(self, width: int, classes: int, tubelets: int) -> None:
+    def __init__(self, shape: ProbeShape) -> None:
         super().__init__()
-        self.tubelets = tubelets
+        width = shape.width
+        self.tubelets = shape.tubelets
         self.score = nn.Sequential(nn.LayerNorm(2 * width), *_scorer(2 * width, width // 2))
-        self.head = ClassifierHead(width, classes)
+        self.head = ClassifierHead(width, shape.classes)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """-> logits [B, classes]."""
@@ -29,13 +32,15 @@ class MotionRouter(nn.Module):
         return logits
 
 
+@register_probe("spatial_router", "tokens")
 class SpatialRouter(nn.Module):
-    """Scores tell tokens by what they are, wherever and whenever they are."""
+    """Scores tokens by their features alone, independent of position and time."""
 
-    def __init__(self, width: int, classes: int) -> None:
+    def __init__(self, shape: ProbeShape) -> None:
         super().__init__()
+        width = shape.width
         self.score = nn.Sequential(nn.LayerNorm(width), *_scorer(width, width // 2))
-        self.head = ClassifierHead(width, classes)
+        self.head = ClassifierHead(width, shape.classes)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, N, D] -> logits [B, classes]."""

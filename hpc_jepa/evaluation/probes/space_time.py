@@ -1,22 +1,24 @@
-"""Space-time attention: along time at every patch, then over the patches."""
+"""Space-time attention probe: attention along time at every patch, then over the patches."""
 
 from einops import rearrange
 from torch import Tensor, nn
 
 from hpc_jepa.evaluation.probes.attention_block import PostNormAttention, class_token, prepend_class_token
+from hpc_jepa.evaluation.probes.registry import ProbeShape, register_probe
 from hpc_jepa.evaluation.probes.temporal import ClassifierHead
 
 
+@register_probe("space_time_attention", "tokens")
 class SpaceTimeAttention(nn.Module):
-    """Tubelets of one patch attend to each other and are averaged; a class token attends to what is left."""
+    """Tubelets of one patch attend to each other and are averaged; a class token attends to the averages."""
 
-    def __init__(self, width: int, classes: int, heads: int, tubelets: int) -> None:
+    def __init__(self, shape: ProbeShape) -> None:
         super().__init__()
-        self.tubelets = tubelets
-        self.time = PostNormAttention(width, heads)
-        self.token = class_token(width)
-        self.space = PostNormAttention(width, heads)
-        self.head = ClassifierHead(width, classes)
+        self.tubelets = shape.tubelets
+        self.time = PostNormAttention(shape.width, shape.heads)
+        self.token = class_token(shape.width)
+        self.space = PostNormAttention(shape.width, shape.heads)
+        self.head = ClassifierHead(shape.width, shape.classes)
 
     def forward(self, tokens: Tensor) -> Tensor:
         """[B, T * H * W, D] -> logits [B, classes]."""

@@ -1,10 +1,11 @@
-"""Probes of the order of tubelets: each reads one vector per tubelet, [B, T, D]."""
+"""Temporal probes: attention or convolution over one vector per tubelet, [B, T, D]."""
 
 from einops import rearrange
 from torch import Tensor, nn
 
 from hpc_jepa.errors import InputError
 from hpc_jepa.evaluation.probes.attention_block import PostNormAttention, class_token, prepend_class_token
+from hpc_jepa.evaluation.probes.registry import ProbeShape, register_probe
 
 LAYERS = 2
 DROPOUT = 0.1
@@ -13,7 +14,7 @@ NORM_GROUPS = 32
 
 
 class ClassifierHead(nn.Sequential):
-    """LayerNorm -> Linear -> GELU -> dropout -> Linear, of the probes that train on a cosine schedule."""
+    """LayerNorm -> Linear -> GELU -> dropout -> Linear."""
 
     def __init__(self, width: int, classes: int) -> None:
         super().__init__(
@@ -21,14 +22,15 @@ class ClassifierHead(nn.Sequential):
         )
 
 
+@register_probe("temporal_attention", "tubelets")
 class TemporalAttention(nn.Module):
     """A class token and the tubelets through two layers of self-attention."""
 
-    def __init__(self, width: int, classes: int, heads: int) -> None:
+    def __init__(self, shape: ProbeShape) -> None:
         super().__init__()
-        self.token = class_token(width)
-        self.layers = nn.Sequential(*(PostNormAttention(width, heads) for _ in range(LAYERS)))
-        self.head = ClassifierHead(width, classes)
+        self.token = class_token(shape.width)
+        self.layers = nn.Sequential(*(PostNormAttention(shape.width, shape.heads) for _ in range(LAYERS)))
+        self.head = ClassifierHead(shape.width, shape.classes)
 
     def forward(self, tubelets: Tensor) -> Tensor:
         """[B, T, D] -> logits [B, classes]."""
@@ -36,18 +38,22 @@ class TemporalAttention(nn.Module):
         return logits
 
 
+@register_probe("temporal_convolution", "tubelets")
 class TemporalConvolution(nn.Module):
     """Two grouped convolutions along time, then one layer of attention for the class token."""
 
-    def __init__(self, width: int, classes: int, heads: int) -> None:
-        """Raises InputError where the groups do not divide the width."""
+    def __init__(self, shape: ProbeShape) -> None:
+        """Raises InputError if the number of groups does not divide the width."""
         super().__init__()
+        width = shape.width
         if width % NORM_GROUPS:
-            raise InputError(f"a temporal_convolution probe needs a width that {NORM_GROUPS} divides, not {width}")
+            raise InputError(
+                f"temporal_convolution probe: the encoder's width {width} must be a multiple of {NORM_GROUPS}"
+            )
         self.layers = nn.Sequential(*(layer for _ in range(LAYERS) for layer in _convolution(width)))
         self.token = class_token(width)
-        self.attention = PostNormAttention(width, heads)
-        self.head = nn.Linear(width, classes)
+        self.attention = PostNormAttention(width, shape.heads)
+        self.head = nn.Linear(width, shape.classes)
 
     def forward(self, tubelets: Tensor) -> Tensor:
         """[B, T, D] -> logits [B, classes]."""

@@ -1,4 +1,4 @@
-"""Train many probes in one pass over the features: AdamW, each probe with a rate and a decay of its own."""
+"""Train many probes in one pass over the features, with AdamW and a learning rate and weight decay per probe."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -15,12 +15,12 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from hpc_jepa.config.benchmark import TrainedProbeConfig
 from hpc_jepa.evaluation.frozen_features import FrozenFeatures, Standardiser
-from hpc_jepa.evaluation.probes.stack import build_probes
+from hpc_jepa.evaluation.probes.registry import build_probes
 from hpc_jepa.evaluation.progress import Advance
 
 
 class ProbeHyperparameters(NamedTuple):
-    """What one probe of a stack is trained with; ``seed`` decides where it starts."""
+    """Hyperparameters of one probe of a stack; ``seed`` is that of its initialisation."""
 
     lr: float
     weight_decay: float
@@ -35,9 +35,9 @@ def train_probes(
     settings: Sequence[ProbeHyperparameters],
     advance: Advance,
 ) -> nn.Module:
-    """One probe per setting: tokens [B, N, D] -> logits [S, B, classes], by cross-entropy.
+    """Train one probe per setting with cross-entropy: tokens [B, N, D] -> logits [S, B, classes].
 
-    All of them see the same batches in the same order, so a seed stands for an initialisation (and for dropout).
+    All probes see the same batches in the same order; the seed only sets the initialisation (and dropout).
     ``advance`` is called once per update.
     """
     device = standardiser.mean.device
@@ -51,9 +51,9 @@ def train_probes(
         for epoch in batches:
             for rows in epoch:
                 logits = probes(standardiser(features.batch(rows, device)))
-                truth = labels[torch.from_numpy(rows).to(device)].repeat(len(settings))
-                # A mean over clips and a sum over probes: no probe feels the others.
-                loss = cross_entropy(rearrange(logits, "s b c -> (s b) c"), truth) * len(settings)
+                targets = labels[torch.from_numpy(rows).to(device)].repeat(len(settings))
+                # Mean over clips, sum over probes: gradients of a probe do not depend on the others.
+                loss = cross_entropy(rearrange(logits, "s b c -> (s b) c"), targets) * len(settings)
                 torch.autograd.backward(loss)
                 optimizer.step()
                 advance()
@@ -66,20 +66,20 @@ def train_probes(
 def predict_probabilities(probes: nn.Module, standardiser: Standardiser, features: FrozenFeatures) -> Tensor:
     """Mean probability of each class over the clips of each sample [S, n, classes], on the CPU."""
     device = standardiser.mean.device
-    named = [probes(standardiser(features.batch(rows, device))).softmax(-1).cpu() for rows in features.chunks()]
-    return reduce(torch.cat(named, dim=1), "s (v n) c -> s n c", "mean", v=features.clips)
+    probabilities = [probes(standardiser(features.batch(rows, device))).softmax(-1).cpu() for rows in features.chunks()]
+    return reduce(torch.cat(probabilities, dim=1), "s (v n) c -> s n c", "mean", v=features.clips)
 
 
 def count_updates(config: TrainedProbeConfig, clips: int) -> int:
-    """Optimizer steps of one training."""
+    """Number of optimizer steps."""
     return config.updates or (config.epochs or 0) * math.ceil(clips / config.batch_size)
 
 
 class _StackedAdamW:
-    """AdamW (Loshchilov & Hutter 2019) with a rate and a decay for each row of stacked parameters.
+    """AdamW (Loshchilov & Hutter 2019) with a learning rate and weight decay per row of stacked parameters.
 
-    Adam without decay and with a rate of 1 (or what the schedule leaves of it) says where each parameter would go; the
-    rate of a row is how far it goes there. One optimizer step, however many settings.
+    One fused Adam with learning rate 1 (times the schedule) and without decay computes the update of all rows; each row
+    is then scaled by its own learning rate and decayed.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter], settings: Sequence[ProbeHyperparameters]) -> None:
@@ -90,7 +90,7 @@ class _StackedAdamW:
 
     @torch.no_grad()
     def step(self) -> None:
-        """Move every parameter by its gradient, and forget the gradient."""
+        """Update every parameter and clear its gradient."""
         before = [parameter.clone() for parameter in self._parameters]
         self.adam.step()
         self.adam.zero_grad()
@@ -101,7 +101,7 @@ class _StackedAdamW:
 
 
 def _batches(clips: int, config: TrainedProbeConfig) -> Iterator[list[NDArray[np.int64]]]:
-    """Row numbers of every batch, epoch by epoch: each a new permutation, its last batch may be smaller."""
+    """Row numbers of every batch by epoch; each epoch is a new permutation whose last batch may be smaller."""
     left = count_updates(config, clips)
     epoch = 0
     while left > 0:

@@ -4,6 +4,11 @@ from torch import nn
 
 from hpc_jepa.errors import InputError
 from hpc_jepa.evaluation.probes.attentive import AttentiveProbes
+from hpc_jepa.evaluation.probes.registry import ProbeShape
+
+
+def shape(width, classes, heads):
+    return ProbeShape(width, classes, tokens=20, tubelets=4, heads=heads)
 
 
 class FullProbe(nn.Module):
@@ -38,7 +43,7 @@ class FullProbe(nn.Module):
 def probes():
     """Three probes of which no parameter is zero or one."""
     torch.manual_seed(0)
-    probes = AttentiveProbes(width=32, classes=5, heads=8, seeds=(0, 1, 2))
+    probes = AttentiveProbes(shape(32, 5, 8), seeds=(0, 1, 2))
     for parameter in probes.parameters():
         parameter.data += 0.3 * torch.randn_like(parameter)
     return probes
@@ -62,7 +67,7 @@ def test_a_key_bias_changes_nothing(probes):
 
 
 def test_initialisation_is_that_of_the_layers_it_stands_for():
-    probes = AttentiveProbes(width=64, classes=10, heads=8, seeds=range(40))
+    probes = AttentiveProbes(shape(64, 10, 8), seeds=range(40))
     assert probes.class_token.std().item() == pytest.approx(0.02, rel=0.05)
     xavier = (6 / (64 + 3 * 64)) ** 0.5
     assert probes.query_weight.abs().max().item() == pytest.approx(xavier, rel=1e-3)
@@ -72,4 +77,4 @@ def test_initialisation_is_that_of_the_layers_it_stands_for():
 
 def test_heads_that_do_not_divide_the_width_are_refused():
     with pytest.raises(InputError, match=r"5.*32"):
-        AttentiveProbes(width=32, classes=4, heads=5, seeds=(0,))
+        AttentiveProbes(shape(32, 4, 5), seeds=(0,))

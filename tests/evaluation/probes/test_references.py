@@ -9,12 +9,14 @@ from torch import nn
 from hpc_jepa.evaluation.probes.attention_block import PostNormAttention
 from hpc_jepa.evaluation.probes.knn import knn_votes
 from hpc_jepa.evaluation.probes.linear import LinearProbes
+from hpc_jepa.evaluation.probes.registry import ProbeShape
 from hpc_jepa.evaluation.probes.routers import MotionRouter, SpatialRouter
 from hpc_jepa.evaluation.probes.space_time import SpaceTimeAttention
 from hpc_jepa.evaluation.probes.stack import StackedModule
 from hpc_jepa.evaluation.probes.temporal import TemporalAttention, TemporalConvolution
 
 WIDTH, CLASSES, HEADS, TUBELETS = 64, 5, 8, 4
+SHAPE = ProbeShape(WIDTH, CLASSES, tokens=3, tubelets=TUBELETS, heads=HEADS)
 CLOSE = {"rtol": 0, "atol": 1e-5}
 
 
@@ -58,14 +60,14 @@ def tokens(count=TUBELETS * 9):
 
 @torch.no_grad()
 def test_linear_probes_are_linear_layers():
-    probes = shaken(LinearProbes(3 * WIDTH, CLASSES, (0, 1)))
+    probes = shaken(LinearProbes(SHAPE, (0, 1)))
     x = tokens(3)
     for row in range(2):
         expected = torch.nn.functional.linear(x.flatten(1), probes.weight[row], probes.bias[row])
         torch.testing.assert_close(probes(x)[row], expected, **CLOSE)
     torch.manual_seed(4)
     fresh = nn.Linear(3 * WIDTH, CLASSES)
-    assert torch.equal(LinearProbes(3 * WIDTH, CLASSES, (4,)).weight[0], fresh.weight)
+    assert torch.equal(LinearProbes(SHAPE, (4,)).weight[0], fresh.weight)
 
 
 @torch.no_grad()
@@ -82,7 +84,7 @@ def test_attention_is_that_of_torch_and_starts_as_torch_does():
 
 @torch.no_grad()
 def test_temporal_attention_equals_its_layers():
-    probe = shaken(TemporalAttention(WIDTH, CLASSES, HEADS))
+    probe = shaken(TemporalAttention(SHAPE))
     x = tokens(TUBELETS)
     mixed = with_token(probe, x)
     for layer in probe.layers:
@@ -92,7 +94,7 @@ def test_temporal_attention_equals_its_layers():
 
 @torch.no_grad()
 def test_temporal_convolution_equals_its_layers():
-    probe = shaken(TemporalConvolution(WIDTH, CLASSES, HEADS))
+    probe = shaken(TemporalConvolution(SHAPE))
     x = tokens(TUBELETS)
     mixed = x.transpose(1, 2)
     for conv, norm in ((probe.layers[0], probe.layers[1]), (probe.layers[3], probe.layers[4])):
@@ -106,7 +108,7 @@ def test_temporal_convolution_equals_its_layers():
 @pytest.mark.parametrize("patches", [1, 9])
 @torch.no_grad()
 def test_the_motion_router_compares_each_patch_with_itself_a_tubelet_before(patches):
-    probe = shaken(MotionRouter(WIDTH, CLASSES, TUBELETS))
+    probe = shaken(MotionRouter(SHAPE))
     x = tokens(TUBELETS * patches)
     norm, first, _, _, last = probe.score
     expected = []
@@ -123,7 +125,7 @@ def test_the_motion_router_compares_each_patch_with_itself_a_tubelet_before(patc
 
 @torch.no_grad()
 def test_the_spatial_router_weighs_tokens_by_what_they_are():
-    probe = shaken(SpatialRouter(WIDTH, CLASSES))
+    probe = shaken(SpatialRouter(SHAPE))
     x = tokens()
     norm, first, _, _, last = probe.score
     weights = last(nn.functional.gelu(first(norm(x)))).softmax(dim=1)
@@ -132,7 +134,7 @@ def test_the_spatial_router_weighs_tokens_by_what_they_are():
 
 @torch.no_grad()
 def test_space_time_attention_goes_along_time_and_then_over_patches():
-    probe = shaken(SpaceTimeAttention(WIDTH, CLASSES, HEADS, TUBELETS))
+    probe = shaken(SpaceTimeAttention(SHAPE))
     x = tokens().view(6, TUBELETS, 9, WIDTH)
     patches = torch.stack([torch_attention(probe.time)(x[:, :, p]).mean(dim=1) for p in range(9)], dim=1)
     mixed = torch_attention(probe.space)(with_token(probe, patches))
@@ -141,7 +143,7 @@ def test_space_time_attention_goes_along_time_and_then_over_patches():
 
 @torch.no_grad()
 def test_a_stack_of_modules_equals_each_of_them():
-    singles = [shaken(TemporalAttention(WIDTH, CLASSES, HEADS)) for _ in range(2)]
+    singles = [shaken(TemporalAttention(SHAPE)) for _ in range(2)]
     singles[1].token.data += 1
     stacked = StackedModule(singles).eval()(tokens(TUBELETS))
     for row, single in enumerate(singles):

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from types import UnionType
-from typing import Any, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -228,10 +228,21 @@ def _merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
 def _error_message(config_type: type[BaseModel], layers: ConfigLayers, error: ValidationError) -> str:
     errors = error.errors()
     details = next((candidate for candidate in errors if candidate["type"] == "extra_forbidden"), errors[0])
-    path = tuple(str(part) for part in details["loc"])
+    path = _key_path(layers.values, details["loc"])
     message = _message(config_type, path, details)
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     return f"{layers.locations.prefix(path)}{'.'.join(path) or 'configuration'}: {message}{more}"
+
+
+def _key_path(values: Any, loc: Sequence[int | str]) -> KeyPath:
+    """``loc`` of a pydantic error without the tags of unions, which are not keys of the configuration."""
+    path = []
+    for part in loc:
+        is_tag = isinstance(values, dict) and part not in values and part != loc[-1]
+        if not is_tag:
+            path.append(str(part))
+            values = values.get(part) if isinstance(values, dict) else None
+    return tuple(path)
 
 
 def _message(config_type: type[BaseModel], path: KeyPath, details: ErrorDetails) -> str:
@@ -250,6 +261,8 @@ def _keys_at(annotation: Any, path: KeyPath) -> list[str]:
         known = annotation.model_fields.get(path[0])
         return _keys_at(known.annotation, path[1:]) if known else []
     origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return _keys_at(arguments[0], path)
     if origin in (Union, UnionType):
         return [key for argument in arguments for key in _keys_at(argument, path)]
     if origin in (dict, list, tuple) and path:

@@ -51,7 +51,7 @@ class EvaluationContext:
     ) -> "EvaluationContext":
         """Open a run folder. Collective: all processes must call it.
 
-        Raises InputError if the folder is not a run, or the protocol is unknown or has an unknown probe; CheckpointError
+        Raises InputError if the folder is not a run, or the protocol or one of its probes is unknown; CheckpointError
         if the run has no checkpoint.
         """
         protocol = current_protocol(protocol)

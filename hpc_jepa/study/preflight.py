@@ -9,6 +9,7 @@ from hpc_jepa.data.shards.manifest import read_manifest
 from hpc_jepa.data.storage import parse_location
 from hpc_jepa.distributed import local_rows
 from hpc_jepa.errors import HpcJepaError, InputError
+from hpc_jepa.evaluation.probes.registry import validate_probes
 from hpc_jepa.objectives.registry import validate_objectives
 from hpc_jepa.runs.acquire import refuse_other_config
 from hpc_jepa.study.gpu_memory import GIB, memory_plan
@@ -41,6 +42,8 @@ def group_by_reason(errors: dict[Path, str]) -> list[tuple[str, Sequence[Path]]]
 def _cell_error(cell: StudyCell, cluster: ClusterConfig | None) -> str | None:
     try:
         validate_objectives(cell.config)
+        for evaluation in cell.evaluations:
+            validate_probes(evaluation.benchmark, evaluation.protocol)
         refuse_other_config(cell.config)
         if cluster is not None:
             local_rows(cell.config.engine.batch_size, 0, cluster.train.processes)

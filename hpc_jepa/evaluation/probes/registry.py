@@ -82,14 +82,16 @@ def validate_probes(benchmark: BenchmarkConfig, protocol: ProtocolName) -> None:
     for name, probe in benchmark.protocols[protocol].probes.items():
         if not isinstance(probe, TrainedProbeConfig):
             continue
-        key, kind = ("protocols", protocol, "probes", name), probe_kinds().get(probe.kind)
-        prefix = f"{benchmark.locations.prefix(key)}{'.'.join(key)}"
+        kind = probe_kinds().get(probe.kind)
         if kind is None:
             known = ["logistic", "knn", *probe_kinds()]
-            raise InputError(f"{prefix}.kind: unknown probe '{probe.kind}'{did_you_mean(probe.kind, known)}")
-        if probe.pooling not in kind.poolings:
-            known_poolings = " or ".join(kind.poolings)
-            raise InputError(f"{prefix}.pooling: must be {known_poolings} for kind {probe.kind}, not {probe.pooling}")
+            key, message = "kind", f"unknown probe '{probe.kind}'{did_you_mean(probe.kind, known)}"
+        elif probe.pooling not in kind.poolings:
+            key, message = "pooling", f"{probe.kind} needs {' or '.join(kind.poolings)}, not {probe.pooling}"
+        else:
+            continue
+        path = ("protocols", protocol, "probes", name, key)
+        raise InputError(f"{benchmark.locations.prefix(path)}{'.'.join(path)}: {message}")
 
 
 def build_probes(config: TrainedProbeConfig, features: FrozenFeatures, classes: int, seeds: Sequence[int]) -> nn.Module:

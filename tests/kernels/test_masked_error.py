@@ -5,7 +5,7 @@ from hpc_jepa.kernels.masked_error import ROWS, masked_error, plain_masked_error
 
 
 def made(batch=2, tokens=40, predicted=23, channels=24, dtype=torch.float32, seed=0):
-    """Prediction [B, Q, D], features [B, N, D], token indexes [B, Q] and a gradient of the errors [B, Q]."""
+    """Prediction [B, Q, D], features [B, N, D], token indices [B, Q] and a gradient of the errors [B, Q]."""
     generator = torch.Generator().manual_seed(seed)
     prediction = torch.randn(batch, predicted, channels, generator=generator).to(dtype)
     features = 3 * torch.randn(batch, tokens, channels, generator=generator) + 1
@@ -38,7 +38,7 @@ SHAPES = [
 
 
 def on_the_device(device):
-    """The kernel, with its arguments and its result moved there and back."""
+    """The Triton kernel, with its arguments moved to the device and its result back."""
 
     def apply(prediction, features, tokens, levels=0):
         from hpc_jepa.kernels.triton.masked_error import TritonMaskedError
@@ -50,7 +50,7 @@ def on_the_device(device):
 
 @pytest.fixture(params=["fast", "plain", "triton"])
 def form(request, device):
-    """The three ways to compute it."""
+    """The three implementations."""
     return {"fast": masked_error, "plain": plain_masked_error, "triton": on_the_device(device)}[request.param]
 
 
@@ -69,7 +69,7 @@ def test_errors_and_gradients_follow_the_definition(form, shape, dtype, levels):
 
 @pytest.mark.parametrize("levels", [0, 4])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
-def test_targets_of_half_the_precision_are_compared_in_all_of_it(form, dtype, levels):
+def test_half_precision_targets_are_compared_in_float32(form, dtype, levels):
     prediction, features, tokens, gradient = made(dtype=dtype)
     features = features.bfloat16()
     errors = form(prediction, features, tokens, levels)
@@ -87,7 +87,7 @@ def test_levels_of_unequal_width_are_refused(form):
         form(prediction, features, tokens, 3)
 
 
-def test_a_second_derivative_is_refused_where_it_would_be_wrong(device):
+def test_a_second_derivative_is_an_error(device):
     prediction, features, tokens, _ = made()
     for fast in (masked_error, on_the_device(device)):
         squared = fast(prediction, features, tokens).square().sum()
@@ -96,7 +96,7 @@ def test_a_second_derivative_is_refused_where_it_would_be_wrong(device):
             (slope + prediction).sum().backward()
 
 
-def test_a_prediction_that_is_not_contiguous_is_read_as_it_lies(form):
+def test_a_prediction_does_not_have_to_be_contiguous(form):
     prediction, features, tokens, gradient = made()
     across = prediction.detach().transpose(1, 2).contiguous().transpose(1, 2).requires_grad_()
     form(across, features, tokens, 4).backward(gradient)
@@ -104,7 +104,7 @@ def test_a_prediction_that_is_not_contiguous_is_read_as_it_lies(form):
     torch.testing.assert_close(across.grad.double(), slope, rtol=1e-5, atol=1e-7)
 
 
-def test_features_that_need_a_gradient_get_one():
+def test_features_that_require_a_gradient_receive_one():
     prediction, features, tokens, gradient = made()
     features.requires_grad_()
     masked_error(prediction, features, tokens).backward(gradient)
@@ -112,7 +112,7 @@ def test_features_that_need_a_gradient_get_one():
     assert torch.equal(features.grad.abs().sum((1, 2)) > 0, torch.tensor([True, True]))
 
 
-def test_broken_numbers_stay_visible(form):
+def test_nan_is_propagated(form):
     prediction, features, tokens, _ = made()
     features[1, tokens[1, 3]] = torch.nan
     errors = form(prediction, features, tokens, 4)

@@ -7,7 +7,7 @@ from hpc_jepa.types import TokenGrid
 
 @pytest.fixture(params=["plain", "triton"])
 def averages(request, device):
-    """``average_motion`` by both ways, on CPU tensors."""
+    """``average_motion`` in both implementations, on CPU tensors."""
 
     def triton(pixels, grid):
         from hpc_jepa.kernels.triton.motion import average_motion_triton
@@ -19,7 +19,7 @@ def averages(request, device):
 
 @pytest.fixture(params=["plain", "triton"])
 def scores(request, device):
-    """``block_scores`` by both ways, on CPU tensors."""
+    """``block_scores`` in both implementations, on CPU tensors."""
 
     def triton(motion, size):
         from hpc_jepa.kernels.triton.motion import block_scores_triton
@@ -52,7 +52,7 @@ def test_motion_is_the_mean_difference_inside_a_tubelet_patch(averages, shape, g
     torch.testing.assert_close(found.double(), expected, rtol=1e-6, atol=1e-7)
 
 
-def test_pixels_are_read_as_they_lie(averages):
+def test_pixels_do_not_have_to_be_contiguous(averages):
     pixels = torch.randn(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0)).transpose(1, 2)
     grid = TokenGrid(2, 2, 2)
     torch.testing.assert_close(averages(pixels, grid), averages(pixels.contiguous(), grid), rtol=0, atol=0)
@@ -65,7 +65,7 @@ def test_pixels_of_every_type_are_averaged_in_float32(averages, dtype):
     torch.testing.assert_close(averages(pixels, grid), averages(pixels.float(), grid), rtol=1e-6, atol=0)
 
 
-def test_one_broken_pixel_spoils_its_own_patch_alone(averages):
+def test_a_nan_pixel_affects_only_its_own_patch(averages):
     pixels = torch.randn(2, 3, 4, 8, 8, generator=torch.Generator().manual_seed(0))
     pixels[1, 2, 3, 5, 2] = torch.nan
     assert averages(pixels, TokenGrid(2, 2, 2)).isnan().nonzero().tolist() == [[1, 1, 1, 0]]

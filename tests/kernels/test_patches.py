@@ -6,7 +6,7 @@ from hpc_jepa.kernels.patches import patches_at, patchify
 
 @pytest.fixture(params=["plain", "triton"])
 def form(request, device):
-    """``patches_at`` by both ways, on CPU tensors."""
+    """``patches_at`` in both implementations, on CPU tensors."""
 
     def triton(pixels, tokens, rotations, tubelet, patch):
         from hpc_jepa.kernels.triton.patches import patches_at_triton
@@ -18,7 +18,7 @@ def form(request, device):
 
 
 def patch_by_patch(pixels, tokens, tubelet, patch):
-    """Patches [B, K, P] cut out one after the other."""
+    """Patches [B, K, P], cut out one by one."""
     _, _, _, height, width = pixels.shape
     rows = []
     for clip, wanted in zip(pixels, tokens.tolist(), strict=True):
@@ -39,7 +39,7 @@ def patch_by_patch(pixels, tokens, tubelet, patch):
 )
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("kind", [torch.complex64, torch.float32], ids=str)
-def test_patches_and_rotations_are_those_of_the_tokens(form, shape, tubelet, patch, dtype, kind):
+def test_patches_and_rotations_belong_to_the_tokens(form, shape, tubelet, patch, dtype, kind):
     generator = torch.Generator().manual_seed(sum(shape))
     pixels = torch.randn(shape, generator=generator).to(dtype)
     count = shape[2] // tubelet * (shape[3] // patch) * (shape[4] // patch)
@@ -50,20 +50,20 @@ def test_patches_and_rotations_are_those_of_the_tokens(form, shape, tubelet, pat
     assert torch.equal(rotated, torch.stack([rotations[row] for row in tokens]))
 
 
-def test_pixels_are_read_as_they_lie(form):
+def test_pixels_do_not_have_to_be_contiguous(form):
     pixels = torch.randn(2, 4, 3, 8, 8, generator=torch.Generator().manual_seed(0)).transpose(1, 2)
     tokens, rotations = torch.tensor([[7, 0, 3], [1, 1, 6]]), torch.randn(8, 2)
     patches, _ = form(pixels, tokens, rotations, 2, 4)
     assert torch.equal(patches, patch_by_patch(pixels, tokens, 2, 4))
 
 
-def test_all_patches_stand_in_raster_order():
+def test_patches_are_in_raster_order():
     pixels = torch.randn(2, 3, 4, 6, 9, generator=torch.Generator().manual_seed(0))
     everyone = torch.arange(12).expand(2, -1)
     assert torch.equal(patchify(pixels, 2, 3), patch_by_patch(pixels, everyone, 2, 3))
 
 
-def test_pixels_that_need_a_gradient_get_one():
+def test_pixels_that_require_a_gradient_receive_one():
     pixels = torch.randn(1, 3, 2, 4, 4, requires_grad=True)
     patches, _ = patches_at(pixels, torch.tensor([[2]]), torch.zeros(4, 1), 2, 2)
     patches.sum().backward()

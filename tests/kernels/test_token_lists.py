@@ -28,7 +28,7 @@ def places(tokens: torch.Tensor, grid: TokenGrid) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("group", ["1", "2"])
-def test_distances_are_the_recorded_ones(group):
+def test_distances_equal_the_recording(group):
     arrays = np.load(Path(__file__).parents[1] / "golden" / "case1.npz")
     context, target, recorded = (
         torch.from_numpy(arrays[name]) for name in (f"c{group}", f"q{group}", f"distance_weights.{group}")
@@ -38,7 +38,7 @@ def test_distances_are_the_recorded_ones(group):
 
 @settings(deadline=None)
 @given(GRIDS, SEEDS)
-def test_distances_are_those_to_the_nearest_target(grid, seed):
+def test_distances_are_to_the_nearest_target(grid, seed):
     context, target = random_split(grid, seed)
     expected = [cdist(places(c, grid), places(q, grid)).min(1) ** 0.5 for c, q in zip(context, target, strict=True)]
     torch.testing.assert_close(
@@ -63,7 +63,7 @@ def test_the_next_token_is_the_same_place_one_tubelet_later(grid, seed):
 
 @settings(deadline=None)
 @given(GRIDS, SEEDS)
-def test_pairs_count_the_tokens_that_have_a_next_one(grid, seed):
+def test_pairs_are_tokens_with_a_next_position(grid, seed):
     context, _ = random_split(grid, seed)
     chosen = torch.zeros(3, grid.tokens, dtype=torch.bool).scatter(1, context, True)
     assert torch.equal(count_pairs(chosen, grid), (next_in_context(context, grid) >= 0).sum(1))
@@ -71,7 +71,7 @@ def test_pairs_count_the_tokens_that_have_a_next_one(grid, seed):
 
 @pytest.fixture(scope="module", params=["plain", "triton"])
 def form(request, device):
-    """``token_lists`` by both ways, on CPU tensors."""
+    """``token_lists`` in both implementations, on CPU tensors."""
 
     def triton(visible, truncation, wanted, grid):
         from hpc_jepa.kernels.triton.token_lists import token_lists_triton
@@ -97,7 +97,7 @@ def cases(draw):
 @settings(deadline=None, max_examples=40)
 @given(cases())
 def test_lists_follow_the_definition(form, case):
-    """Token by token: cut to the smallest count of the part, sorted, with distances and positions looked up."""
+    """Token by token: truncated to the smallest count of the part, sorted, with distances and positions."""
     grid, visible, order, parts, complement = case
     limits = smallest_counts(visible.sum(1), parts, grid.tokens, complement)
     share = 6 // parts
@@ -135,18 +135,18 @@ def test_truncation_keeps_the_first_tokens_in_order(clips, limit, seed):
         assert sorted(expected) == kept[clip].nonzero().flatten().tolist()
 
 
-def test_each_part_of_the_batch_has_its_own_smallest_counts():
+def test_each_part_of_the_batch_has_its_own_limits():
     counts = torch.tensor([5, 7, 3, 9])
     assert smallest_counts(counts, 1, 10, False).tolist() == [[3, 1]]
     assert smallest_counts(counts, 2, 10, False).tolist() == [[5, 3], [3, 1]]
     assert smallest_counts(counts, 2, 10, True).tolist() == [[5, 5], [3, 7]]
 
 
-def test_token_lists_ascend():
+def test_token_lists_are_ascending():
     chosen = torch.tensor([[True, False, True, True], [False, True, True, True]])
     assert token_list(chosen).tolist() == [[0, 2, 3], [1, 2, 3]]
 
 
-def test_a_tube_order_goes_through_one_place_at_a_time():
+def test_a_tube_order_has_all_tubelets_of_a_place_together():
     order = tube_order(torch.tensor([[2, 0, 3, 1]]), TokenGrid(3, 2, 2))
     assert order.tolist() == [[2, 6, 10, 0, 4, 8, 3, 7, 11, 1, 5, 9]]

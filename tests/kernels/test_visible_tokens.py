@@ -11,7 +11,7 @@ from hpc_jepa.types import TokenGrid
 
 @pytest.fixture(scope="module", params=["plain", "triton"])
 def form(request, device):
-    """``visible_tokens`` by both ways, on CPU tensors."""
+    """``visible_tokens`` in both implementations, on CPU tensors."""
 
     def triton(origins, size, grid, tubelets):
         from hpc_jepa.kernels.triton.visible_tokens import visible_tokens_triton
@@ -35,7 +35,7 @@ def outside(blocks, size, grid, tubelets):
 
 @st.composite
 def cases(draw):
-    """A grid, a block size that fits into it, the tubelets that may be seen, and a seed."""
+    """A grid, a block size that fits into it, the number of usable tubelets, and a seed."""
     sides = [draw(st.integers(1, most)) for most in (4, 7, 7)]
     size = tuple(draw(st.integers(1, side)) for side in sides)
     return TokenGrid(*sides), size, draw(st.integers(1, sides[0])), draw(st.integers(0, 2**32 - 1))
@@ -43,7 +43,7 @@ def cases(draw):
 
 @settings(deadline=None, max_examples=40)
 @given(cases())
-def test_the_first_placement_that_leaves_a_token_visible_counts(form, case):
+def test_the_first_placement_with_a_visible_token_is_used(form, case):
     grid, size, tubelets, seed = case
     places = torch.tensor(grid.origin_counts(size)).prod()
     origins = torch.randint(0, int(places), (5, 3, 4), generator=torch.Generator().manual_seed(seed))
@@ -57,7 +57,7 @@ def test_the_first_placement_that_leaves_a_token_visible_counts(form, case):
         assert counts[clip] == expected.sum()
 
 
-def test_at_last_the_first_block_of_the_last_placement_stands_alone(form):
+def test_the_last_resort_is_a_single_block_of_the_last_placement(form):
     size, grid = (1, 1, 2), TokenGrid(1, 1, 3)  # origins 0 and 1 together hide all three tokens
     origins = torch.tensor([[[0, 1], [1, 1], [0, 0]], [[0, 0], [1, 1], [0, 1]], [[0, 1], [1, 0], [1, 0]]])
     visible, counts = form(origins, size, grid, 1)
@@ -65,12 +65,12 @@ def test_at_last_the_first_block_of_the_last_placement_stands_alone(form):
     assert counts.tolist() == [1, 1, 1]
 
 
-def test_the_context_ends_where_the_future_begins(form):
+def test_tubelets_after_the_limit_are_hidden(form):
     visible, counts = form(torch.zeros(1, 1, 1, dtype=torch.int64), (8, 7, 8), TokenGrid(8, 14, 14), 4)
     assert visible[0, : 4 * 196].sum() == counts[0] == 4 * (196 - 56)
     assert not visible[0, 4 * 196 :].any()
 
 
-def test_nothing_is_visible_where_a_block_is_the_whole_grid(form):
+def test_a_block_of_the_whole_grid_leaves_nothing_visible(form):
     visible, counts = form(torch.zeros(2, 3, 1, dtype=torch.int64), (8, 14, 14), TokenGrid(8, 14, 14), 8)
     assert not visible.any() and not counts.any()

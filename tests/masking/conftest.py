@@ -40,7 +40,7 @@ def make_clips():
 
 @pytest.fixture(scope="session")
 def make_sampler():
-    """A sampler with a few words of configuration; switches of the semantics by name."""
+    """A mask sampler; further keywords are switches of the semantics."""
 
     def make(
         grid: TokenGrid, batch: int, *, scope="global", motion=None, groups=None, seed=7, **switches

@@ -12,7 +12,7 @@ SHORT_RANGE, LONG_RANGE = MaskingConfig().groups
 
 
 @pytest.mark.parametrize(("name", "group"), [("group1", SHORT_RANGE), ("group2", LONG_RANGE)])
-def test_sizes_are_the_recorded_ones(recorded_sizes, name, group):
+def test_sizes_equal_the_recording(recorded_sizes, name, group):
     assert [list(block_size(group, GRID, step)) for step in range(20)] == recorded_sizes[name].tolist()
 
 

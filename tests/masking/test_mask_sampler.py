@@ -78,7 +78,7 @@ def test_masks_are_the_same_for_any_number_of_processes(
         assert all(part.pairs * world_size == group.pairs for part in of_processes)
 
 
-def test_published_counts_belong_to_each_process(make_sampler, make_clips):
+def test_published_lengths_and_pairs_are_per_process(make_sampler, make_clips):
     clips = make_clips(8, SMALL)
     options = {"scope": "process", "batch_statistics": "process", "world_size": 2}
     first, second = (make_sampler(SMALL, 8, rank=rank, **options)(3, rows(clips, slice(4))) for rank in (0, 1))
@@ -92,7 +92,7 @@ def test_published_counts_belong_to_each_process(make_sampler, make_clips):
     assert pooled[0][0].pairs == pooled[1][0].pairs == (first[0].pairs + second[0].pairs) / 2
 
 
-def test_average_sizes_are_the_published_ones(make_sampler, make_clips):
+def test_average_sizes_equal_the_published_ones(make_sampler, make_clips):
     """Raster truncation at eight clips per process; survival of visible tokens per tubelet."""
     steps = 1200
     sampler = make_sampler(PAPER, 8, scope="process", mask_truncation="raster")
@@ -114,7 +114,7 @@ def test_average_sizes_are_the_published_ones(make_sampler, make_clips):
         assert (np.abs(kept.mean(0) - survival[group]) < allowed).all(), (group, kept.mean(0), survival[group])
 
 
-def test_average_sizes_of_future_predictive_masks_are_the_published_ones(make_sampler, make_clips, future_groups):
+def test_average_sizes_of_future_predictive_masks_equal_the_published_ones(make_sampler, make_clips, future_groups):
     """Context and targets at eight clips per process; together they are all tokens."""
     steps, published = 300, ((376, 1192), (236, 1332))
     sampler = make_sampler(PAPER, 8, scope="process", groups=future_groups, mask_truncation="raster")
@@ -128,7 +128,7 @@ def test_average_sizes_of_future_predictive_masks_are_the_published_ones(make_sa
         assert all(m[group].context.max() < PAPER.tokens // 2 for m in masks)
 
 
-def test_tubes_keep_whole_columns(make_sampler, make_clips):
+def test_tube_truncation_keeps_whole_columns(make_sampler, make_clips):
     clips = make_clips(32, SMALL)
     for masks in make_sampler(SMALL, 32, mask_truncation="tubes")(5, clips):
         per_place = torch.zeros(32, SMALL.cells).scatter_add(1, masks.context % 64, torch.ones(masks.context.shape))
@@ -136,14 +136,14 @@ def test_tubes_keep_whole_columns(make_sampler, make_clips):
         assert (partial.sum(1) <= 1).all()
 
 
-def test_random_truncation_spares_no_tubelet(make_sampler, make_clips):
+def test_random_truncation_affects_all_tubelets_equally(make_sampler, make_clips):
     clips = make_clips(16, SMALL)
     sampler = make_sampler(SMALL, 16, mask_truncation="tokens")
     tubelets = torch.cat([sampler(step, clips)[1].context.flatten() // SMALL.cells for step in range(30)])
     assert chisquare(tubelets.bincount(minlength=4).numpy()).pvalue > 0.001
 
 
-def test_future_masks_predict_all_that_is_not_context(make_sampler, make_clips, future_groups):
+def test_full_complement_masks_predict_every_other_token(make_sampler, make_clips, future_groups):
     clips = make_clips(8, PAPER)
     for masks in make_sampler(PAPER, 8, groups=future_groups)(2, clips):
         assert masks.context.max() < 4 * PAPER.cells
@@ -162,7 +162,7 @@ def test_guidance_without_strength_is_base_placement(make_sampler, make_clips, n
     assert all(equal(*pair) for pair in zip(base, guided, strict=True))
 
 
-def test_guided_blocks_mix_motion_and_chance(make_sampler, make_clips, motion_guidance):
+def test_guided_blocks_mix_motion_and_uniform_placement(make_sampler, make_clips, motion_guidance):
     """One block per clip: its first token is its origin, whose exact probabilities are known."""
     grid, batch = TokenGrid(2, 4, 4), 6000
     one_block = (MaskGroupConfig(blocks=1, spatial_scale=0.25),)
@@ -182,7 +182,7 @@ def test_guided_blocks_mix_motion_and_chance(make_sampler, make_clips, motion_gu
     assert chisquare(origins, batch * np.array(probabilities)).pvalue > 0.001
 
 
-def test_static_clips_can_be_kept_out_of_temporal_pairs(make_sampler, make_clips):
+def test_static_clips_can_be_excluded_from_temporal_pairs(make_sampler, make_clips):
     clips = make_clips(4, SMALL, static=[0, 2])
     for masks in make_sampler(SMALL, 4, static_clips_in_temporal_terms=False)(1, clips):
         assert (masks.next_in_context[[0, 2]] == -1).all()
@@ -199,12 +199,12 @@ def test_steps_and_groups_and_clips_differ(make_sampler, make_clips):
     assert not torch.equal(first.context[0], first.context[1])
 
 
-def test_processes_must_share_the_batch(make_sampler):
+def test_a_batch_that_cannot_be_divided_is_refused(make_sampler):
     with pytest.raises(InputError, match=r"^engine\.batch_size: .*\b32\b.*\b5\b"):
         make_sampler(SMALL, 32, world_size=5)
 
 
-def test_a_block_that_hides_everything_is_an_error_in_one_line(make_sampler, make_clips):
+def test_a_block_that_hides_everything_is_an_error(make_sampler, make_clips):
     whole = (MaskGroupConfig(blocks=1, spatial_scale=1.0, aspect=(1.0, 1.0)),)
     with pytest.raises(InputError, match=r"^masking\.groups: .*lower spatial_scale \(1\.0\)") as error:
         make_sampler(SMALL, 4, groups=whole)(0, make_clips(4, SMALL))

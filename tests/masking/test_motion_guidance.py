@@ -21,7 +21,7 @@ def origin_probabilities(motion: torch.Tensor, size: tuple[int, int, int], stren
     return weights / weights.sum()
 
 
-def test_the_published_map_is_the_recorded_one(recorded_case):
+def test_the_published_map_equals_the_recording(recorded_case):
     motion = motion_map(recorded_case["pixels"], GRID, "trilinear", "tubelet")
     torch.testing.assert_close(motion, recorded_case["motion_map.published"], rtol=1e-5, atol=1e-7)
 
@@ -42,7 +42,7 @@ def test_area_pooling_averages_all_differences_of_a_tubelet_patch(recorded_case)
 
 
 @pytest.mark.parametrize("frames", [1, 8])
-def test_a_static_clip_has_no_motion_and_is_treated_uniformly(frames):
+def test_blocks_of_a_static_clip_are_placed_uniformly(frames):
     motion = motion_map(torch.ones(2, 3, frames, 16, 16), GRID, "area", "clip")
     assert not motion.any()
     draws = torch.rand(2, 5000, dtype=torch.float64, generator=torch.Generator().manual_seed(1))
@@ -75,14 +75,14 @@ def test_origins_follow_the_motion_inside_the_block(strength, size):
         assert chisquare(counts, expected).pvalue > 0.001
 
 
-def test_motion_below_the_floor_counts_as_the_floor():
+def test_motion_is_at_least_the_minimum():
     motion = torch.zeros(1, 1, 1, 4)
     motion[..., 1] = 1e-4  # a hundred times the floor
     draws = (torch.arange(1030, dtype=torch.float64)[None] + 0.5) / 1030
     assert guided_origins(draws, motion, (1, 1, 1), 1.0).flatten().bincount().tolist() == [10, 1000, 10, 10]
 
 
-def test_changes_below_the_floor_are_not_blown_up():
+def test_changes_below_the_minimum_are_not_normalised_to_one():
     pixels = torch.zeros(1, 3, 8, 16, 16)
     pixels[:, :, ::2] = 1e-7
     torch.testing.assert_close(motion_map(pixels, GRID, "area", "clip"), torch.full((1, 4, 4, 4), 0.1))
@@ -92,7 +92,7 @@ def test_changes_below_the_floor_are_not_blown_up():
     ("frames", "sides", "grid"),
     [(16, (48, 32), (8, 3, 2)), (9, (20, 30), (3, 5, 5)), (6, (9, 12), (3, 3, 6)), (8, (8, 12), (4, 4, 6))],
 )
-def test_interpolation_looks_at_the_pixels_that_the_whole_resize_would(frames, sides, grid):
+def test_interpolation_equals_a_resize_of_the_whole_clip(frames, sides, grid):
     pixels = torch.randn(6, 3, frames, *sides, generator=torch.Generator().manual_seed(frames))
     change = (pixels[:, :, 1:] - pixels[:, :, :-1]).double().abs().mean(1)
     change = torch.cat([change[:, :1], change], dim=1).unsqueeze(1)

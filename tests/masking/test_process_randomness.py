@@ -1,4 +1,4 @@
-"""Processes that share a seed place the same blocks; independent ones do not (B17)."""
+"""Processes with the same randomness draw the same masks and crops; independent processes do not (B17)."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ def masks_of(rank, process_randomness):
 
 
 @pytest.mark.parametrize(("kind", "equal"), [("same", True), ("independent", False)])
-def test_masks_repeat_over_processes_only_where_they_share_a_seed(kind, equal):
+def test_masks_are_equal_on_processes_that_share_a_seed(kind, equal):
     first, second = masks_of(0, kind), masks_of(1, kind)
     assert all(torch.equal(a.context, b.context) for a, b in zip(first, second, strict=True)) == equal
 
@@ -32,6 +32,6 @@ def test_clips_repeat_their_crops_but_not_their_samples():
     assert (draws.samples[:4] != draws.samples[4:]).any()
 
 
-def test_a_longer_table_begins_with_the_shorter_one():
+def test_more_rows_do_not_change_the_first_ones():
     short, long = (uniforms(9, RandomStream.CROP, 3, (rows, 5)) for rows in (4, 12))
     np.testing.assert_array_equal(long[:4], short)

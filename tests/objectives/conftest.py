@@ -1,4 +1,4 @@
-"""Latents built from the recorded case: every tensor a leaf, so that gradients can be compared."""
+"""Latents from the recorded case; every tensor is a leaf, so that gradients can be compared."""
 
 import sys
 from pathlib import Path
@@ -15,7 +15,7 @@ GOLDEN = Path(__file__).parents[1] / "golden" / "case1.npz"
 
 
 def pairs_by_hand(context, grid):
-    """Plain loops: where in the context is the same place one tubelet later?"""
+    """Position in the context of the same place one tubelet later, or -1, by plain loops."""
     rows = context.tolist()
     cells = grid.height * grid.width
     nexts = [[row.index(token + cells) if token + cells in row else -1 for token in row] for row in rows]

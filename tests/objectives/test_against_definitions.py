@@ -1,4 +1,4 @@
-"""Terms that were not recorded, against their definitions: float64, dense grids, plain loops."""
+"""Terms without a recording, against their definitions in float64, with dense grids and plain loops."""
 
 from dataclasses import replace
 
@@ -61,7 +61,7 @@ def test_temporal_contrast_is_a_hinge_on_two_cosines(recorded):
     assert value("ltc", latents, "ltc")[1] == pytest.approx(expected, rel=1e-5)
 
 
-def test_the_velocity_gate_opens_below_the_median_of_the_whole_frame(recorded):
+def test_the_velocity_gate_is_the_median_of_the_whole_tubelet(recorded):
     latents, _ = recorded
     target = target_grid(latents)
     speed = np.linalg.norm(target[:, 1:] - target[:, :-1], axis=-1)
@@ -164,7 +164,7 @@ def test_infonce_is_the_cross_entropy_of_cosines(recorded):
     assert found == pytest.approx(np.mean([group.sum() / (len(group) / 2) for group in groups]), rel=1e-5)
 
 
-def test_a_forecast_pairs_the_end_of_the_context_with_what_lies_beyond(recorded):
+def test_forecast_pairs_go_from_the_last_context_tubelet_to_the_next(recorded):
     latents, _ = recorded
     objective, found = value("ld", latents, "ld", ld={"hidden": 16, "pairs": "forecast"})
     head = objective.auxiliary["ld"].head.double()

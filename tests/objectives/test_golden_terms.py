@@ -18,7 +18,7 @@ TERMS = {
     "spectral": ("spectral", "spectral"),
     "kinematic_l1": ("kinematic", "kinematic"),
     "kinematic_accel": ("kinematic_accel", "kinematic"),
-    "hw_ld": ("hw", "ld"),  # the dynamics term as it is beside hard-region weighting
+    "hw_ld": ("hw", "ld"),  # the dynamics term of a run with hard-region weighting
 }
 HEAD = {"ld.w1": "0.weight", "ld.b1": "0.bias", "ld.w2": "2.weight", "ld.b2": "2.bias"}
 
@@ -60,7 +60,7 @@ def test_term_and_its_gradients_equal_the_recording(recorded_term, golden, recor
             torch.testing.assert_close(gradient, expected, rtol=0, atol=1e-4 * expected.abs().max().item())
 
 
-def test_hw_with_endless_temperature_is_a_multiple_of_the_prediction_loss(golden, recorded):
+def test_hw_at_infinite_temperature_equals_the_prediction_loss(golden, recorded):
     latents, _ = recorded
     objective = build_objective("hw", width=8, levels=4, grid=latents.grid, hw={"temperature": 1e9})
     terms = objective(latents)
@@ -68,7 +68,7 @@ def test_hw_with_endless_temperature_is_a_multiple_of_the_prediction_loss(golden
 
 
 @pytest.mark.parametrize(("composed", "alone"), [("fwm_hw_ld", "fwm"), ("hw_ld", "baseline")])
-def test_published_dynamics_beside_hard_regions_add_a_number_and_no_gradient(composed, alone, golden, recorded):
+def test_published_dynamics_with_hard_regions_have_a_value_and_no_gradient(composed, alone, golden, recorded):
     latents, leaves = recorded
     losses, gradients = [], []
     for name, extra in ((composed, {}), (alone, {"hw": {"weight": 1.0}})):

@@ -10,7 +10,7 @@ def pairs(valid, count):
 
 
 @pytest.mark.parametrize("processes", [2, 4, 8])
-def test_fewer_pairs_than_processes_still_make_a_mean(processes):
+def test_the_mean_is_right_with_fewer_pairs_than_processes(processes):
     """One process has one pair, the others have none: the mean over processes is the error of that pair."""
     error, valid = torch.tensor([[3.0, 5.0]]), torch.tensor([[1.0, 0.0]])
     here = mean_over_pairs([error], [pairs(valid, 1 / processes)])
@@ -18,7 +18,7 @@ def test_fewer_pairs_than_processes_still_make_a_mean(processes):
     assert (here + (processes - 1) * elsewhere) / processes == pytest.approx(3.0)
 
 
-def test_a_group_without_pairs_says_nothing():
+def test_a_group_without_pairs_does_not_contribute():
     error, valid = torch.tensor([[3.0, 5.0]]), torch.tensor([[1.0, 1.0]])
     both = mean_over_pairs([error, 100 * error], [pairs(valid, 2.0), pairs(torch.zeros_like(valid), 0.0)])
     assert both == 4.0

@@ -57,7 +57,7 @@ def test_two_processes_equal_one(variant, computed):
     check_equal(alone, together)
 
 
-def test_a_term_that_depends_on_the_number_of_processes_is_found_out(computed):
+def test_a_term_that_depends_on_the_number_of_processes_fails_the_check(computed):
     alone, together = (results["process_spread"] for results in computed)
     with pytest.raises(AssertionError, match="process_spread"):
         check_equal(alone, together)

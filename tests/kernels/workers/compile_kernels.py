@@ -1,4 +1,4 @@
-"""Compile every Triton kernel for a GPU that need not be there: the interpreter accepts what the compiler refuses."""
+"""Compile every Triton kernel for a GPU, without one: the interpreter accepts code that the compiler rejects."""
 
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource, compile
@@ -31,7 +31,7 @@ KERNELS = [
     (masked_error._forward, ERROR, LEVELS),
     (masked_error._backward, SLOPE, LEVELS),
 ]
-"""Kernels, the types of their arguments, and what they are compiled for; all else is a whole number."""
+"""Kernels, types of their arguments, and constants; all other arguments are integers."""
 
 for kernel, arguments, constants in KERNELS:
     names = kernel.arg_names

@@ -88,7 +88,7 @@ class ClipLoader:
         )
         self._rows = range(rows.start, rows.stop)
         share = len(self._rows)
-        self._decode_errors = DecodeErrorLog(self.source_names, config.undecodable_rate)
+        self._error_log = DecodeErrorLog(self.source_names, config.undecodable_rate)
         self._draws = lru_cache(maxsize=config.reading.prefetch_steps + 2)(self._sampler.samples)
         ahead = config.reading.prefetch_steps * share
         self._videos = Prefetcher(self._read, ahead, config.reading.threads, name="read")
@@ -97,9 +97,9 @@ class ClipLoader:
         self.stage_seconds = {"read": 0.0, "decode": 0.0, "augment": 0.0}
 
     @property
-    def dropped(self) -> dict[str, int]:
+    def decode_errors(self) -> dict[str, int]:
         """Clips per source that did not decode and were replaced, on this process since it started."""
-        return dict(self._decode_errors.counts)
+        return dict(self._error_log.counts)
 
     @property
     def data_hashes(self) -> dict[str, str]:
@@ -108,7 +108,7 @@ class ClipLoader:
 
     def log_decode_errors_to(self, path: Path) -> None:
         """Log replaced samples to ``path``, those of earlier batches included."""
-        self._decode_errors.open(path)
+        self._error_log.open(path)
 
     def batch(self, step: int) -> ClipBatch:
         """This process's clips of a step. Raises DataError when too many samples do not decode."""
@@ -125,7 +125,7 @@ class ClipLoader:
             # DALI fails for the whole batch, often without naming the sample: find bad samples, then decode the rest.
             rows = self._make_rows(step, draws, videos, check=True)
             pixels = self._pixels(draws, rows)
-        self._decode_errors.record(len(rows), [error for row in rows for error in row.errors])
+        self._error_log.record(len(rows), [error for row in rows for error in row.errors])
         self._add_stage_seconds(rows, decoded - started, time.perf_counter() - decoded)
         return ClipBatch(
             pixels=pixels,

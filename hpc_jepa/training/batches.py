@@ -66,7 +66,7 @@ class BatchPrefetcher:
     @property
     def decode_errors(self) -> dict[str, int]:
         """Clips of this rank that failed to decode and were replaced, by source."""
-        return self._loader.dropped
+        return self._loader.decode_errors
 
     def _make(self, step: int) -> TrainBatch:
         with torch.cuda.stream(self._stream):

@@ -112,7 +112,7 @@ def test_replacements_do_not_depend_on_the_world_size(damaged, tmp_path):
         assert torch.equal(whole.samples, torch.cat([part.samples for part in parts]))
     drops, first, second = [log.read_text().splitlines() for log in logs]
     assert sorted(drops) == sorted(first + second)
-    assert 0 < alone.dropped["train"] == len(drops)
+    assert 0 < alone.decode_errors["train"] == len(drops)
 
 
 @pytest.mark.parametrize("part", ["manifest.json", "000000.idx", "000000.tar"])

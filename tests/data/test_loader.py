@@ -91,7 +91,7 @@ def test_clips_follow_the_draws_of_the_sampler(shards):
 def test_names_and_hashes_of_the_sources(mixture, shards):
     described = loader(mixture)
     assert described.source_names == ("train", "unlabelled")
-    assert described.dropped == {"train": 0, "unlabelled": 0}
+    assert described.decode_errors == {"train": 0, "unlabelled": 0}
     assert described.data_hashes == {name: ShardFolder(shards / name).hash for name in ("train", "unlabelled")}
 
 
@@ -146,7 +146,7 @@ def test_undecodable_samples_are_replaced_counted_and_logged(spoilt, tmp_path):
     lines = [json.loads(line) for line in log.read_text().splitlines()]
     first_drops = {(line["step"], line["position"]) for line in lines}
     assert first_drops == set(map(tuple, np.argwhere(bad).tolist()))
-    assert one.dropped == {"train": len(lines)}
+    assert one.decode_errors == {"train": len(lines)}
     assert {line["key"] for line in lines} <= {"item-004", "item-011"}
     assert all(line["file"] == str(spoilt / "000000.tar") or "000001" in line["file"] for line in lines)
 
@@ -159,7 +159,7 @@ def test_a_run_continues_below_the_allowed_rate(spoilt):
     tolerant = loader(config(spoilt, rate=0.5))
     for step in range(8):
         tolerant.batch(step)
-    assert sum(tolerant.dropped.values()) > 0
+    assert sum(tolerant.decode_errors.values()) > 0
 
 
 def test_a_run_stops_above_the_allowed_rate(monkeypatch):
@@ -201,4 +201,4 @@ def test_gpu_replacements_equal_cpu_replacements(spoilt):
     cpu, gpu = loader(config(spoilt)), loader(config(spoilt), device=torch.device("cuda", 0))
     for step in range(8):
         assert torch.equal(cpu.batch(step).samples, gpu.batch(step).samples.cpu())
-    assert cpu.dropped == gpu.dropped
+    assert cpu.decode_errors == gpu.decode_errors

@@ -68,9 +68,14 @@ def test_every_variant_is_listed(run_python):
     assert listed >= {path.stem for path in (ROOT / "configs" / "objective").glob("*.yaml")}
 
 
-def test_the_quickstart_is_planned(run_python):
+@pytest.fixture(scope="session")
+def shards(run_python):
+    """A few shards of the quickstart, in the folder of ``run_python``."""
     for arguments in SHARDS:
         run_python("-m", "hpc_jepa", "shards", "build", *arguments.split())
+
+
+def test_the_quickstart_is_planned(run_python, shards):
     plan = json.loads(run_python("-m", "hpc_jepa", "study", "plan", "quickstart", "--json"))
     assert len(plan["cells"]) == 3 and all(cell["error"] is None for cell in plan["cells"])
 
@@ -83,6 +88,9 @@ def test_slurm_files_are_in_the_package(run_python):
     assert run_python("-c", code).split() == ["True", "4"]
 
 
-def test_the_snippet_of_the_readme_runs(run_python):
+def test_a_run_and_the_snippet_of_the_readme(run_python, shards):
+    layers = ["configs/regime/quickstart.yaml", "configs/objective/baseline.yaml"]
+    settings = ["study=quickstart", "seed=0", "schedule.steps=1", "engine.batch_size=2"]
+    run_python("-m", "hpc_jepa", "train", *layers, *settings)
     (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
-    run_python("-c", snippet)
+    run_python("-c", snippet + "\nassert tokens.shape[-1] == encoder.width and len(losses) == 1")

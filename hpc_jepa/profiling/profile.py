@@ -43,7 +43,7 @@ def check_profile_steps(left: int) -> None:
     """Raise InputError if the run has fewer steps left than a profile takes."""
     if left < STEPS_NEEDED:
         raise InputError(
-            f"--profile: needs {STEPS_NEEDED} steps, the run has {left} left; raise schedule.steps, or profile a "
+            f"--profile: needs {STEPS_NEEDED} steps, the run has {left} steps left; raise schedule.steps, or profile a "
             "separate run with study=profile"
         )
 

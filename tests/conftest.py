@@ -73,6 +73,45 @@ def configure(motion_shards, tmp_path):
     return make
 
 
+@pytest.fixture(scope="session")
+def tiny_regime(motion_shards):
+    """``tiny_regime(steps, every=200, name="tiny")``: settings of a regime file whose steps take milliseconds."""
+
+    def make(steps, every=200, name="tiny"):
+        return {
+            "regime": name,
+            "model": {
+                "encoder": {"width": 32, "depth": 2, "heads": 2, "patch": 8, "levels": [1, 2]},
+                "predictor": {"width": 16, "depth": 1, "heads": 2},
+            },
+            "data": {
+                "sources": {"motion8": {"shards": str(motion_shards / "unlabelled")}},
+                "clip": {"frames": 8, "stride": 2, "size": 32},
+                "decode_threads": 1,
+            },
+            "schedule": {"steps": steps},
+            "engine": {"precision": "fp32", "batch_size": 4},
+            "checkpoint": {"every": every, "keep": 1},
+            "monitor": {"log_every": 1},
+        }
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_benchmark(motion_shards):
+    """Settings of a benchmark file with one linear probe."""
+    protocol = {
+        "train": str(motion_shards / "train"),
+        "test": str(motion_shards / "test"),
+        "clip": {"sampling": "leading", "frames": 8, "stride": 2, "size": 32},
+        "probes": {"linear": {"kind": "logistic", "pooling": "mean"}},
+        "probe_seeds": [0],
+        "batch_size": 8,
+    }
+    return {"name": "motion8", "title": "Directions", "classes": 8, "protocols": {"standard": protocol}}
+
+
 @pytest.fixture
 def metrics_of():
     """``metrics_of(run_folder)``: all logged metrics except times and memory, step by step."""

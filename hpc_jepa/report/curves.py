@@ -1,7 +1,7 @@
 """Curves over labels per class (few-shot), severity (robustness), and frame dropout (text)."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 from matplotlib.figure import Figure
 
@@ -40,39 +40,34 @@ class Chart:
     curves: tuple[Curve, ...]
 
 
-@dataclass(frozen=True)
-class _PlacedPoint:
-    """A point with its chart and curve."""
-
-    chart: str
-    curve: tuple[str, int]
-    point: CurvePoint
+_PlacedPoint = tuple[str, tuple[str, int], CurvePoint]
+"""A point after its chart, and the name and seed of its curve."""
 
 
 def few_shot_charts(runs: Sequence[RunReport]) -> list[Chart]:
     """Accuracy over labels per class, for target weights and untrained or external encoders."""
-    found = [
-        _PlacedPoint(_title(record), _line(record, result), _point(result.shots, result))
+    points = [
+        (_title(record), _curve_key(record, result), _point(result.shots, result))
         for run in runs
         for record in run.few_shot.values()
         for result in record.results
         if result.kind == "draws" and result.weights != "student"
     ]
-    return _charts(found, "labels per class", "accuracy, %")
+    return _charts(points, "labels per class", "accuracy, %")
 
 
 def robustness_charts(runs: Sequence[RunReport]) -> list[Chart]:
     """Accuracy over severity, one chart per corruption and probe; severity 0 is the clean test set."""
-    found = [item for run in runs for record in run.robustness.values() for item in _corruption_points(record)]
-    return _charts(found, "severity", "accuracy, %")
+    points = [point for run in runs for record in run.robustness.values() for point in _corruption_points(record)]
+    return _charts(points, "severity", "accuracy, %")
 
 
 def text_charts(runs: Sequence[RunReport]) -> list[Chart]:
     """Retrieval and class-name accuracy over the share of dropped frames."""
-    found = [
-        _PlacedPoint(
+    points = [
+        (
             f"{result.direction.replace('_', ' ')}, {result.metric}: {_title(record)}",
-            _line(record, result),
+            _curve_key(record, result),
             _point(100 * result.dropout, result),
         )
         for run in runs
@@ -80,21 +75,19 @@ def text_charts(runs: Sequence[RunReport]) -> list[Chart]:
         for result in record.results
         if result.weights != "student"
     ]
-    return _charts(found, "dropped frames, %", "%")
+    return _charts(points, "dropped frames, %", "%")
 
 
 def draw_chart(chart: Chart, colours: dict[str, int]) -> str:
     """The chart as SVG: one colour per variant, one line style per seed; external encoders in the text colour."""
-    seeds = sorted({line.seed for line in chart.curves})
+    seeds = sorted({curve.seed for curve in chart.curves})
 
     def paint(figure: Figure) -> None:
         axes = figure.add_subplot()
-        for line in chart.curves:
-            colour = SERIES[colours[line.name]] if line.name in colours else INK
-            x = [point.x for point in line.points]
-            values = [point.value for point in line.points]
-            low, high = ([getattr(point, bound) for point in line.points] for bound in ("low", "high"))
-            style = STYLES[seeds.index(line.seed) % len(STYLES)]
+        for curve in chart.curves:
+            colour = SERIES[colours[curve.name]] if curve.name in colours else INK
+            x, values, low, high = zip(*(astuple(point) for point in curve.points), strict=True)
+            style = STYLES[seeds.index(curve.seed) % len(STYLES)]
             axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
             axes.plot(x, values, color=colour, linestyle=style, marker="o", markersize=3)
         axes.set_xlabel(chart.x_label)
@@ -112,24 +105,27 @@ def _corruption_points(record: RobustnessRecord) -> Iterator[_PlacedPoint]:
         if result.severity == 0:
             continue
         corruption, probe = result.corruption.replace("_", " "), result.probe.replace("_", " ")
-        title, line = f"{corruption}: {_title(record)}, {probe} probe", _line(record, result)
-        yield _PlacedPoint(title, line, _point(0, clean[result.weights, result.probe]))
-        yield _PlacedPoint(title, line, _point(result.severity, result))
+        title, curve = f"{corruption}: {_title(record)}, {probe} probe", _curve_key(record, result)
+        yield title, curve, _point(0, clean[result.weights, result.probe])
+        yield title, curve, _point(result.severity, result)
 
 
 def _charts(placed: Iterable[_PlacedPoint], x_label: str, y_label: str) -> list[Chart]:
     charts: dict[str, dict[tuple[str, int], dict[float, CurvePoint]]] = {}
-    for item in placed:
-        charts.setdefault(item.chart, {}).setdefault(item.curve, {})[item.point.x] = item.point
-    return [Chart(title, x_label, y_label, tuple(_lines(lines))) for title, lines in charts.items()]
+    for chart, curve, point in placed:
+        charts.setdefault(chart, {}).setdefault(curve, {})[point.x] = point
+    return [
+        Chart(
+            title,
+            x_label,
+            y_label,
+            tuple(Curve(*key, tuple(points[x] for x in sorted(points))) for key, points in curves.items()),
+        )
+        for title, curves in charts.items()
+    ]
 
 
-def _lines(lines: dict[tuple[str, int], dict[float, CurvePoint]]) -> Iterator[Curve]:
-    for (name, seed), points in lines.items():
-        yield Curve(name, seed, tuple(points[x] for x in sorted(points)))
-
-
-def _line(record: BaseRecord, result: BaseResult) -> tuple[str, int]:
+def _curve_key(record: BaseRecord, result: BaseResult) -> tuple[str, int]:
     if result.weights in TRAINED:
         return f"{record.run.variant} ({record.run.semantics})", record.run.seed
     return result.weights, record.run.seed if result.weights == RANDOM else 0

@@ -19,7 +19,7 @@ from hpc_jepa.report.results import Panel, group_by_panel
 from hpc_jepa.report.robustness_table import RobustnessRow
 from hpc_jepa.report.run_report import RunReport
 
-BANDS = "Bands: 95 % intervals. Black: encoders that no run trained. Line style: seed."
+BANDS = "Bands: 95 % intervals. Neutral colour: encoders that no run trained. Line style: seed."
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,6 @@ from hpc_jepa.report.export_tables import ResultTable, result_tables
 from hpc_jepa.report.gaps import find_gaps
 from hpc_jepa.report.headlines import SemanticsComparison, compare_semantics, write_headlines
 from hpc_jepa.report.predictions import correct_predictions
-from hpc_jepa.report.provenance import RecordOrigin, record_origins
 from hpc_jepa.report.published_results import LIMITATIONS, PublishedStudy, other_probes, published_grids
 from hpc_jepa.report.result_grid import ResultGrid
 from hpc_jepa.report.results import ResultRow, collect_results, panel_of
@@ -38,7 +37,6 @@ class ReportData:
     comparisons: Sequence[SemanticsComparison] = ()
     robustness: Sequence[RobustnessRow] = ()
     gaps: Sequence[str] = ()
-    provenance: Sequence[RecordOrigin] = ()
     runs: Sequence[RunReport] = ()
 
 
@@ -60,7 +58,6 @@ def collect_run_data(runs: Sequence[RunReport], places: Sequence[Path]) -> Repor
         comparisons=comparisons,
         robustness=robustness_table(runs),
         gaps=find_gaps(runs, rows),
-        provenance=record_origins(runs),
         runs=runs,
     )
 

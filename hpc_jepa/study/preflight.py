@@ -59,8 +59,8 @@ def _check_memory(cell: StudyCell, cluster: ClusterConfig) -> None:
     needed = memory_plan(cell.config, cluster.train.processes).total / GIB
     if needed > cluster.gpu_memory_gib:
         raise InputError(
-            f"about {needed:.0f} GiB on each GPU, which has {cluster.gpu_memory_gib:g}: more GPUs (train.nodes, "
-            "train.gpus_per_node), a higher engine.zero_stage, or model.activation_checkpointing=true"
+            f"needs about {needed:.0f} GiB per GPU, but the cluster has {cluster.gpu_memory_gib:g}; use more GPUs "
+            "(train.nodes, train.gpus_per_node), a higher engine.zero_stage or model.activation_checkpointing=true"
         )
 
 

@@ -80,16 +80,8 @@ def study_status(cells: Sequence[StudyCell], study: StudyDir) -> StudyStatus:
         refused = job_log.refused()
     except DataError as error:
         warning = f"{warning}\n{error}".lstrip()
-    statuses = [_status_or_damage(cell, queue.jobs(cell), refused.get(str(cell.folder))) for cell in cells]
+    statuses = [_status_or_damaged(cell, queue.jobs(cell), refused.get(str(cell.folder))) for cell in cells]
     return StudyStatus(cells, statuses, warning)
-
-
-def _status_or_damage(cell: StudyCell, jobs: CellJobs, refused: str | None) -> CellStatus:
-    """A damaged file of one run must not hide the status of the others."""
-    try:
-        return cell_status(cell, jobs, refused)
-    except DataError as error:
-        return CellStatus("damaged", 0, str(error))
 
 
 def cell_status(cell: StudyCell, jobs: CellJobs = NO_JOBS, refused: str | None = None) -> CellStatus:
@@ -106,6 +98,14 @@ def cell_status(cell: StudyCell, jobs: CellJobs = NO_JOBS, refused: str | None =
 def is_evaluated(cell: StudyCell) -> bool:
     """Whether every evaluation has a record of the last step and of the current benchmark protocol."""
     return all(_has_record(cell, evaluation) for evaluation in cell.evaluations)
+
+
+def _status_or_damaged(cell: StudyCell, jobs: CellJobs, refused: str | None) -> CellStatus:
+    """Like ``cell_status``. A damaged file of one run must not hide the status of the others."""
+    try:
+        return cell_status(cell, jobs, refused)
+    except DataError as error:
+        return CellStatus("damaged", 0, str(error))
 
 
 def _evaluation_status(cell: StudyCell, step: int, jobs: CellJobs) -> CellStatus:

@@ -1,4 +1,4 @@
-"""A study folder as training and evaluation leave it, with chosen accuracies."""
+"""Study folders like those of training and evaluation, with chosen accuracies."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ POOLING = {"linear": "mean", "attentive": "tokens"}
 
 
 class StudyWriter:
-    """Writes runs below ``root``; labels and test clips are the same for all of them."""
+    """Writes runs below ``root`` that share labels and test clips."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -47,7 +47,7 @@ class StudyWriter:
     def evaluated(
         self, run: Path, accuracies: dict[str, dict[str, float]], salt=0, benchmark="motion8", **facts
     ) -> Path:
-        """``accuracies``: weights -> probe -> share of clips that are right."""
+        """``accuracies``: weights -> probe -> share of correctly classified clips."""
         config = loading.read_config(RunConfig, [run / "config.yaml"])
         predictions = {"labels": self.labels, "samples": np.arange(CLIPS)}
         results = []

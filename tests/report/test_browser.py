@@ -1,4 +1,4 @@
-"""The page in a real browser: nothing to complain about, everything laid out, on a desk and on a phone."""
+"""The page in a real browser: no console errors, and a correct layout on desktop and phone widths."""
 
 import json
 import re
@@ -35,17 +35,17 @@ def browse(page, *options) -> subprocess.CompletedProcess:
     return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
 
 
-def complaints(stderr: str) -> list[str]:
+def console_messages(stderr: str) -> list[str]:
     return [line for line in stderr.splitlines() if "CONSOLE" in line or "Uncaught" in line]
 
 
 def layout(page, width: int) -> dict:
-    """Where tables and plots lie in a window of that width."""
+    """Bounding boxes of tables and plots in a window of ``width`` pixels."""
     (page.parent / "measured.html").write_text(page.read_text().replace("</body>", MEASURE + "</body>"))
     shell = page.parent / "shell.html"
     shell.write_text(SHELL.format(width=width))
     shown = browse(shell, "--dump-dom", f"--window-size={max(width, 500)},900", "--virtual-time-budget=5000")
-    assert complaints(shown.stderr) == []
+    assert console_messages(shown.stderr) == []
     return json.loads(re.search(r"\{.*\}", shown.stdout, re.DOTALL)[0])
 
 
@@ -54,24 +54,24 @@ def page(study):
     return write_report([study], published=PUBLISHED_RESULTS).folder / "index.html"
 
 
-def test_a_complaint_would_be_seen(tmp_path):
+def test_console_errors_are_detected(tmp_path):
     faulty = tmp_path / "faulty.html"
     faulty.write_text("<script>console.error('boo')</script>")
-    assert len(complaints(browse(faulty, "--dump-dom").stderr)) == 1
+    assert len(console_messages(browse(faulty, "--dump-dom").stderr)) == 1
 
 
-def test_it_opens_without_complaints_and_a_screenshot_shows_it(page, tmp_path):
+def test_the_page_renders_without_console_errors(page, tmp_path):
     picture = tmp_path / "page.png"
     shown = browse(page, f"--screenshot={picture}", "--window-size=1280,2400")
-    assert complaints(shown.stderr) == []
+    assert console_messages(shown.stderr) == []
     pixels = np.asarray(Image.open(picture).convert("L"))
     assert pixels.shape == (2400, 1280)
     inked = (pixels < 128).any(axis=1)
-    assert all(part.any() for part in np.array_split(inked, 12))  # something in every stretch of 200 pixels
+    assert all(part.any() for part in np.array_split(inked, 12))  # content in every 200 pixels
 
 
 @pytest.mark.parametrize("width", [1280, 390])
-def test_tables_and_plots_are_laid_out_within_the_window(page, width):
+def test_tables_and_plots_fit_the_window_without_overlap(page, width):
     found = layout(page, width)
     assert found["width"] == width and found["scroll"] <= width and found["requests"] == 0
     assert len(found["tables"]) == 4 and len(found["plots"]) > 20

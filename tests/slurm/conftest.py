@@ -1,4 +1,4 @@
-"""A real Slurm cluster, whose parts a test may kill, and studies of tiny runs to put on it."""
+"""A real Slurm cluster on this machine whose parts tests may kill, and studies of tiny runs."""
 
 import json
 import os
@@ -20,15 +20,15 @@ from hpc_jepa.cli.app import app
 
 SCRIPT = Path(__file__).parents[2] / "slurm" / "trial_cluster.sh"
 NODES = [f"127.0.0.{number}" for number in (1, 2, 3, 4)]
-DEFINED = ("loss", "gradient_norm", "terms", "coefficients", "learning_rate", "weight_decay", "ema")
-LOCAL_INSTEAD = "tests/study runs the same commands on the local executor"
+DETERMINISTIC = ("loss", "gradient_norm", "terms", "coefficients", "learning_rate", "weight_decay", "ema")
+LOCAL_INSTEAD = "tests/study tests the same commands on the local executor"
 
 
 def wait_for(condition, seconds=300):
-    """Wait until ``condition()`` holds and return what it said."""
+    """Wait until ``condition()`` is true and return its value."""
     deadline = time.monotonic() + seconds
     while not (value := condition()):
-        assert time.monotonic() < deadline, f"not within {seconds} s"
+        assert time.monotonic() < deadline, f"condition still false after {seconds} s"
         time.sleep(0.2)
     return value
 
@@ -39,7 +39,7 @@ def eventually():
 
 
 class Cluster:
-    """The trial cluster; ``control`` takes the words of its script."""
+    """The trial cluster; ``control`` takes the arguments of its script."""
 
     def __init__(self, folder, port):
         self.configuration = folder / "etc" / "slurm.conf"
@@ -47,7 +47,7 @@ class Cluster:
         self.environment = {**os.environ, **{name: str(value) for name, value in more.items()}}
 
     def control(self, *words):
-        """What the script prints; it has to succeed."""
+        """Output of the script, which must succeed."""
         done = self.attempt(*words)
         assert done.returncode == 0, done.stderr
         return done.stdout
@@ -56,13 +56,13 @@ class Cluster:
         return subprocess.run([SCRIPT, *words], env=self.environment, capture_output=True, text=True, timeout=60)
 
     def slurm(self, *command):
-        """Lines printed by a command of Slurm."""
+        """Output lines of a Slurm command, which must succeed."""
         done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=30)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 
     def node_of(self, job, restarts=0):
-        """The node that a job runs on, once it has been started so many times again."""
+        """The node that a job runs on after ``restarts`` restarts."""
 
         def where():
             shown = dict(
@@ -76,12 +76,12 @@ class Cluster:
         return wait_for(where)
 
     def processes_on(self, node):
-        """Numbers of the processes of all jobs on a node, alive or left over."""
+        """Process ids of all jobs on a node, orphans included."""
         mark = f"SLURM_CONF={self.configuration.parents[1] / node}/slurm.conf".encode()
         return [int(path.name) for path in Path("/proc").glob("[0-9]*") if mark in environment_of(path)]
 
-    def mend(self):
-        """Bring back what a test killed, and empty the queue."""
+    def restore(self):
+        """Start what a test killed, and empty the queue."""
         pids = self.configuration.parents[1] / "pid"
         if not (pids / "controller").exists():
             self.control("start-controller")
@@ -89,21 +89,21 @@ class Cluster:
             if not (pids / node).exists():
                 self.control("start-node", node)
         self.slurm("scancel", "--user=root")
-        wait_for(self.rests)
+        wait_for(self.is_idle)
 
-    def rests(self):
+    def is_idle(self):
         return len(self.slurm("sinfo", "-h", "--Node", "--partition=main", "--states=idle")) == len(NODES)
 
 
 def environment_of(process):
     try:
         return (process / "environ").read_bytes().split(b"\0")
-    except OSError:  # it has just ended
+    except OSError:  # the process has just ended
         return []
 
 
 def free_ports():
-    """The first of five ports in a row that nobody listens on."""
+    """The first of five consecutive free ports."""
     for first in range(17000 + os.getpid() % 1000 * 10, 60000, 10):
         with ExitStack() as stack:
             try:
@@ -112,11 +112,11 @@ def free_ports():
             except OSError:
                 continue
             return first
-    raise AssertionError("no five free ports in a row")
+    raise AssertionError("no five consecutive free ports")
 
 
 def missing():
-    """Why there can be no cluster here, or None. Installs Debian's packages where that is possible."""
+    """Reason why no cluster can start here, or None. Installs the Debian packages if possible."""
     if os.geteuid() != 0:
         return "only root can start a trial cluster"
     if shutil.which("slurmctld") and shutil.which("munged"):
@@ -132,7 +132,7 @@ def missing():
 
 @contextmanager
 def started():
-    """A cluster that is taken down whatever happens; not in pytest's own folder: paths of sockets must be short."""
+    """A cluster that is always taken down. Not in tmp_path: paths of sockets must be short."""
     with tempfile.TemporaryDirectory(prefix="trial-") as folder:
         cluster = Cluster(Path(folder) / "c", free_ports())
         cluster.control("up")
@@ -155,7 +155,7 @@ def running_cluster():
 @pytest.fixture
 def cluster(running_cluster):
     yield running_cluster
-    running_cluster.mend()
+    running_cluster.restore()
 
 
 @pytest.fixture
@@ -165,32 +165,32 @@ def another_cluster(running_cluster):
 
 
 class Run:
-    """What a run left in its folder."""
+    """Files of a run."""
 
     def __init__(self, folder):
         self.folder = folder
 
     def lines(self):
-        """Of ``metrics.jsonl``, those that are complete."""
+        """Complete lines of ``metrics.jsonl``."""
         path = self.folder / "metrics.jsonl"
         lines = path.read_text().splitlines(keepends=True) if path.exists() else []
         return [json.loads(line) for line in lines if line.endswith("\n")]
 
     def steps(self):
-        """How many steps are recorded."""
+        """Number of logged steps."""
         return len(self.lines())
 
-    def figures(self):
-        """All that is defined by configuration and step, in order of writing."""
-        return [(line["step"], *(line[name] for name in DEFINED)) for line in self.lines()]
+    def metrics(self):
+        """Metrics that depend on configuration and step alone, in order of writing."""
+        return [(line["step"], *(line[name] for name in DETERMINISTIC)) for line in self.lines()]
 
     def speed(self):
-        """Steps in a second."""
+        """Steps per second."""
         first, last = self.lines()[0], self.lines()[-1]
         return (last["step"] - first["step"]) / (last["time"] - first["time"])
 
     def weights(self):
-        """The tensors of the newest checkpoint, byte by byte."""
+        """Tensor files of the newest checkpoint."""
         return {path.name: path.read_bytes() for path in (self.folder / "checkpoints/latest").glob("*.safetensors")}
 
     def checkpoint(self):
@@ -203,7 +203,7 @@ class Run:
         return [json.loads(line)["step"] for line in path.read_text().splitlines()] if path.exists() else []
 
     def holder(self):
-        """Who may write here, while somebody may."""
+        """Holder of the lease."""
         return json.loads((self.folder / "lease.json").read_text())
 
     def is_done(self):
@@ -211,12 +211,12 @@ class Run:
         return path.exists() and json.loads(path.read_text())["state"] == "done"
 
     def equals(self, other):
-        """Bit for bit."""
-        return self.figures() == other.figures() and self.weights() == other.weights()
+        """Whether metrics and weights are equal bit by bit."""
+        return self.metrics() == other.metrics() and self.weights() == other.weights()
 
 
 class Grid:
-    """A study of tiny runs in ``folder``, which is the current one."""
+    """A study of tiny runs in the working directory."""
 
     def __init__(self, folder):
         self.folder = folder
@@ -227,13 +227,13 @@ class Grid:
         return CliRunner().invoke(app, ["study", command, "study.yaml", *where, *arguments])
 
     def call(self, command, *arguments):
-        """What it prints; it has to succeed."""
+        """Output of the command, which must succeed."""
         result = self.attempt(command, *arguments)
         assert result.exit_code == 0, result.output
         return result.stdout
 
     def status(self):
-        """What is said of each cell, by ``regime/variant/seed-N``."""
+        """JSON status of each cell by ``regime/variant/seed-N``."""
         cells = json.loads(self.call("status", "--json"))
         return {"/".join(Path(cell["folder"]).parts[-3:]): cell for cell in cells}
 
@@ -244,7 +244,7 @@ class Grid:
         return {cell["state"] for cell in self.status().values()}
 
     def done(self):
-        """Whether all cells are; it makes no sense to wait for one that failed."""
+        """Whether all cells are done. A failed cell fails the test at once."""
         assert "failed" not in self.states(), self.status()
         return self.states() == {"done"}
 
@@ -259,13 +259,13 @@ class Grid:
 
 
 @pytest.fixture
-def grid(cluster, motion_shards, tmp_path, monkeypatch):
+def grid(cluster, tiny_regime, tmp_path, monkeypatch):
     """``grid(*variants, steps=..., regimes=..., **profile)`` writes a study of tiny runs, and its profile."""
     monkeypatch.chdir(tmp_path)
 
     def make(*variants, steps=4, every=2, seeds=(0,), evaluations=(), regimes=("tiny",), **profile):
         for regime in regimes:
-            write(tmp_path / f"{regime}.yaml", settings(motion_shards, regime, steps, every))
+            write(tmp_path / f"{regime}.yaml", tiny_regime(steps, every, name=regime))
         study = {
             "study": "demo",
             "regimes": [f"{regime}.yaml" for regime in regimes],
@@ -285,34 +285,14 @@ def write(path, content):
     return path
 
 
-def settings(shards, regime, steps, every):
-    """A run of a few milliseconds a step."""
-    return {
-        "regime": regime,
-        "model": {
-            "encoder": {"width": 32, "depth": 2, "heads": 2, "patch": 8, "levels": [1, 2]},
-            "predictor": {"width": 16, "depth": 1, "heads": 2},
-        },
-        "data": {
-            "sources": {"motion8": {"shards": str(shards / "unlabelled")}},
-            "clip": {"frames": 8, "stride": 2, "size": 32},
-            "decode_threads": 1,
-        },
-        "schedule": {"steps": steps},
-        "engine": {"precision": "fp32", "batch_size": 4},
-        "checkpoint": {"every": every, "keep": 1},
-        "monitor": {"log_every": 1},
-    }
-
-
 @pytest.fixture(scope="session")
-def undisturbed(motion_shards, tmp_path_factory):
-    """``undisturbed(steps, seed=0)``: the baseline of a grid, trained here by a process that nobody disturbs."""
+def uninterrupted(tiny_regime, tmp_path_factory):
+    """``uninterrupted(steps, seed=0)``: the baseline of a grid, trained outside Slurm without interruption."""
 
     @cache
     def train(steps, seed=0):
-        folder = tmp_path_factory.mktemp("undisturbed")
-        regime = write(folder / "tiny.yaml", settings(motion_shards, "tiny", steps, steps))
+        folder = tmp_path_factory.mktemp("uninterrupted")
+        regime = write(folder / "tiny.yaml", tiny_regime(steps, every=steps))
         command = ["train", regime, f"seed={seed}", f"runs={folder}"]
         finished = subprocess.run([sys.executable, "-m", "hpc_jepa", *command], capture_output=True, text=True)
         assert finished.returncode == 0, finished.stderr

@@ -1,4 +1,4 @@
-"""Jobs that are preempted, killed, orphaned or out of time go on, and end as if nothing had happened."""
+"""Jobs that are preempted, killed, orphaned or out of time resume, and end like an uninterrupted run."""
 
 import json
 import os
@@ -10,7 +10,7 @@ pytestmark = pytest.mark.timeout(900)  # on a machine that is busy otherwise
 STEPS = 200
 
 
-def test_a_preempted_run_saves_and_goes_on(cluster, grid, undisturbed, eventually):
+def test_a_preempted_run_saves_and_resumes(cluster, grid, uninterrupted, eventually):
     study = grid("baseline", steps=STEPS, every=10 * STEPS, partition="low")
     study.call("submit")
     eventually(lambda: study.run().steps() > 20)
@@ -19,11 +19,11 @@ def test_a_preempted_run_saves_and_goes_on(cluster, grid, undisturbed, eventuall
     eventually(study.done)
     assert (study.job(), study.cell()["resumptions"]) == (job, 1)
     assert study.run().started_at()[1] > 20
-    assert study.run().equals(undisturbed(STEPS))
+    assert study.run().equals(uninterrupted(STEPS))
 
 
-def test_runs_of_dead_nodes_go_on_from_their_last_checkpoint_and_never_beside_a_copy_that_lives(
-    cluster, grid, undisturbed, eventually
+def test_runs_of_dead_nodes_resume_from_their_last_checkpoint_and_never_beside_a_live_copy(
+    cluster, grid, uninterrupted, eventually
 ):
     whole_node = {"cpus_per_node": 4, "time": 10}
     study = grid("baseline", steps=STEPS, every=20, seeds=[0, 1], train=whole_node)
@@ -46,18 +46,18 @@ def test_runs_of_dead_nodes_go_on_from_their_last_checkpoint_and_never_beside_a_
     eventually(study.done)
     assert [run.started_at() for run in runs] == [[0, step] for step in checkpoints]
     assert "has taken over" in (runs[1].folder / "log/train.log").read_text()
-    assert all(run.equals(undisturbed(STEPS, seed)) for seed, run in enumerate(runs))
+    assert all(run.equals(uninterrupted(STEPS, seed)) for seed, run in enumerate(runs))
 
 
-def test_a_run_longer_than_its_time_limit_queues_itself_until_it_is_done(grid, undisturbed, eventually):
-    seconds = 45  # of the minute, Slurm leaves 10 to 40 until it asks for a save, and starting takes some
-    steps = int(seconds * undisturbed(STEPS).speed())
+def test_a_run_longer_than_its_time_limit_is_requeued_until_it_is_done(grid, uninterrupted, eventually):
+    seconds = 45  # of one minute; the stop signal comes after 10 to 40 s, and the start takes some
+    steps = int(seconds * uninterrupted(STEPS).speed())
     study = grid("baseline", steps=steps, every=10 * steps, train={"cpus_per_node": 1, "time": 1}, signal_seconds=20)
     study.call("submit")
     eventually(study.done, seconds=600)
     starts = study.run().started_at()
     assert len(starts) > 1
     assert starts == sorted(set(starts))
-    assert [figures[0] for figures in study.run().figures()] == list(range(steps))
+    assert [metrics[0] for metrics in study.run().metrics()] == list(range(steps))
     lines = (study.folder / "runs/demo/jobs.jsonl").read_text().splitlines()
     assert [json.loads(line)["kind"] for line in lines].count("train") == 1

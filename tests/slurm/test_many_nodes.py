@@ -4,7 +4,7 @@ import pytest
 
 
 @pytest.mark.timeout(900)  # on a machine that is busy otherwise
-def test_two_nodes_of_two_tasks_compute_what_one_node_of_four_does(cluster, grid, eventually):
+def test_two_nodes_of_two_tasks_equal_one_node_of_four(cluster, grid, eventually):
     finished = []
     for nodes, tasks in ((2, 2), (1, 4)):
         study = grid(
@@ -14,5 +14,5 @@ def test_two_nodes_of_two_tasks_compute_what_one_node_of_four_does(cluster, grid
         finished.append(study.run(runs=f"nodes-{nodes}"))
     eventually(lambda: all(run.is_done() for run in finished))
     apart, together = finished
-    assert len(apart.weights()) > 1  # several processes wrote their parts
+    assert len(apart.weights()) > 1  # several ranks wrote their files
     assert apart.equals(together)

@@ -1,4 +1,4 @@
-"""What Slurm refuses is shown in its own words, with the file and the key of the profile that they are about."""
+"""Errors of sbatch are shown with file, line and key of the profile."""
 
 import re
 
@@ -6,7 +6,7 @@ import pytest
 
 
 @pytest.mark.parametrize(
-    ("profile", "words"),
+    ("profile", "message"),
     [
         ({"partition": "fast"}, r"profile\.yaml:\d+: partition: .*[Ii]nvalid partition"),
         ({"train": {"cpus_per_node": 1, "time": "3-00:00:00"}}, r"profile\.yaml:\d+: train\.time: .*time limit"),
@@ -16,19 +16,19 @@ import pytest
         ),
     ],
 )
-def test_what_sbatch_refuses_is_explained(cluster, grid, profile, words):
+def test_an_sbatch_error_names_the_profile_key(cluster, grid, profile, message):
     study = grid("baseline", **profile)
-    check(study.attempt("submit"), words)
+    check(study.attempt("submit"), message)
     assert cluster.slurm("squeue", "--noheader") == []
 
 
-def test_without_sbatch_the_way_out_is_named(grid, monkeypatch, tmp_path):
+def test_without_sbatch_the_local_executor_is_suggested(grid, monkeypatch, tmp_path):
     study = grid("baseline")
     monkeypatch.setenv("PATH", str(tmp_path))
-    check(study.attempt("submit"), "not on the PATH; .* --cluster local")
+    check(study.attempt("submit"), "--cluster local")
 
 
-def check(result, words):
+def check(result, message):
     assert result.exit_code == 2, result.output
     assert len(result.stderr.splitlines()) == 1
-    assert re.search(words, result.stderr), result.stderr
+    assert re.search(message, result.stderr), result.stderr

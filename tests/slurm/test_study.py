@@ -1,4 +1,4 @@
-"""A grid on Slurm: submitted with one command, evaluated, reported; what fails fails alone."""
+"""A study on Slurm: submission, evaluation, report, cancellation, and recovery of failed cells."""
 
 import json
 import os
@@ -14,32 +14,23 @@ REGIMES = ("tiny", "other")
 
 
 @pytest.fixture
-def judged_grid(grid, motion_shards, tmp_path):
+def evaluated_grid(grid, tiny_benchmark, tmp_path):
     """``grid``, with an evaluation of each cell."""
-    protocol = {
-        "train": str(motion_shards / "train"),
-        "test": str(motion_shards / "test"),
-        "clip": {"sampling": "leading", "frames": 8, "stride": 2, "size": 32},
-        "probes": {"linear": {"kind": "linear", "pooling": "mean", "updates": 20}},
-        "probe_seeds": [0],
-        "batch_size": 8,
-    }
-    benchmark = {"name": "motion8", "title": "Directions", "classes": 8, "protocols": {"standard": protocol}}
-    (tmp_path / "benchmark.yaml").write_text(yaml.safe_dump(benchmark))
+    (tmp_path / "benchmark.yaml").write_text(yaml.safe_dump(tiny_benchmark))
     evaluation = {"benchmark": "benchmark.yaml", "weights": ["target"]}
     return lambda *variants, **more: grid(*variants, evaluations=[evaluation], **more)
 
 
-def test_thirty_six_cells_are_queued_in_less_than_five_seconds_and_cancelled(cluster, judged_grid, tmp_path):
+def test_36_cells_are_submitted_in_less_than_five_seconds_and_cancelled(cluster, evaluated_grid, tmp_path):
     variants = [f"variant-{number:02}" for number in range(18)]
     for variant in variants:
         (tmp_path / f"{variant}.yaml").write_text(f"variant: {variant}")
-    study = judged_grid(*(f"{variant}.yaml" for variant in variants), regimes=REGIMES, sbatch={"hold": True})
+    study = evaluated_grid(*(f"{variant}.yaml" for variant in variants), regimes=REGIMES, sbatch={"hold": True})
     submit = [sys.executable, "-m", "hpc_jepa", "study", "submit", "study.yaml", "--cluster", "profile.yaml"]
     before = os.times()
     subprocess.run(submit, check=True, timeout=60)
     after = os.times()
-    # Not by the clock on the wall: other work on this machine is no fault of the command.
+    # CPU time, because other processes on this machine slow the command down.
     assert after.children_user + after.children_system - before.children_user - before.children_system < 5
     assert len(cluster.slurm("squeue", "--noheader", "--array")) == 36 + 36 + 1
     assert len(study.status()) == 36
@@ -48,13 +39,13 @@ def test_thirty_six_cells_are_queued_in_less_than_five_seconds_and_cancelled(clu
     assert cluster.slurm("squeue", "--noheader", "--array") == []
 
 
-def test_a_grid_is_trained_evaluated_and_reported_though_the_controller_dies(cluster, judged_grid, eventually):
-    study = judged_grid(*VARIANTS, regimes=REGIMES, max_concurrent_jobs=2)
+def test_a_study_is_trained_evaluated_and_reported_although_the_controller_dies(cluster, evaluated_grid, eventually):
+    study = evaluated_grid(*VARIANTS, regimes=REGIMES, max_concurrent_jobs=2)
     study.call("submit")
-    # A controller forgets what happened in the seconds before its death; by then the queue must be older.
+    # A controller that dies loses the last seconds of its state; the submission must be older.
     eventually(lambda: any(study.run(f"{regime}/baseline").is_done() for regime in REGIMES))
     cluster.control("kill-controller")
-    assert study.states() & {"trained", "running"}  # what the files of the runs say
+    assert study.states() & {"trained", "running"}  # from the files of the runs
     cluster.control("start-controller")
 
     eventually(study.done)
@@ -69,7 +60,7 @@ def test_a_grid_is_trained_evaluated_and_reported_though_the_controller_dies(clu
     assert (study.folder / "runs/demo/jobs.jsonl").read_text() == jobs
 
 
-def test_a_cell_that_breaks_fails_alone_and_after_the_repair_alone_runs_again(grid, tmp_path, eventually):
+def test_a_failed_cell_does_not_stop_others_and_is_resubmitted_alone(grid, tmp_path, eventually):
     broken = tmp_path / "broken.yaml"
     broken.write_text("{variant: broken, schedule: {lr: 1.0e+30, warmup: 0}}")
     study = grid("broken.yaml", "baseline")

@@ -1,9 +1,9 @@
-"""The trial cluster itself: what can be killed can come back, and nothing is left behind."""
+"""The trial cluster itself: killed nodes come back, and no processes stay behind."""
 
 import pytest
 
 
-def test_a_killed_node_takes_its_steps_along_and_comes_back(cluster):
+def test_a_killed_node_ends_its_job_steps_and_comes_back(cluster):
     job = cluster.slurm("sbatch", "--parsable", "--output=/dev/null", "--wrap=srun sleep 300")[0]
     node = cluster.node_of(job)
     assert cluster.processes_on(node)
@@ -13,7 +13,7 @@ def test_a_killed_node_takes_its_steps_along_and_comes_back(cluster):
     cluster.slurm("scancel", job)
 
 
-def test_two_clusters_do_not_know_of_each_other(cluster, another_cluster):
+def test_two_clusters_are_independent(cluster, another_cluster):
     job = another_cluster.slurm("sbatch", "--parsable", "--output=/dev/null", "--wrap=sleep 300")[0]
     node = another_cluster.node_of(job)
     another_cluster.control("down")
@@ -23,15 +23,15 @@ def test_two_clusters_do_not_know_of_each_other(cluster, another_cluster):
 
 
 @pytest.mark.parametrize(
-    ("words", "complaint"),
+    ("arguments", "part"),
     [
-        (("kill-node", "node7"), "node 'node7': there are 127.0.0.1 127.0.0.2 127.0.0.3 127.0.0.4"),
-        (("start-node",), "node '': there are"),
-        (("up",), "exists; take that cluster down"),
+        (("kill-node", "node7"), "node7"),
+        (("start-node",), "127.0.0.1"),
+        (("up",), "exists"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_line(cluster, words, complaint):
-    done = cluster.attempt(*words)
+def test_invalid_commands_fail_with_one_line(cluster, arguments, part):
+    done = cluster.attempt(*arguments)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1
-    assert complaint in done.stderr
+    assert part in done.stderr

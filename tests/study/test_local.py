@@ -1,4 +1,4 @@
-"""``hpc-jepa study`` as a person types it, with real runs of a few steps."""
+"""``hpc-jepa study`` on this machine, with real runs of a few steps."""
 
 import json
 import signal
@@ -14,41 +14,12 @@ from hpc_jepa.cli.app import app
 
 
 @pytest.fixture
-def write_study(motion_shards, tmp_path, monkeypatch):
-    """``write_study(variants, steps)`` writes a study of tiny runs and changes into its folder; the path."""
+def write_study(tiny_regime, tiny_benchmark, tmp_path, monkeypatch):
+    """``write_study(*variants, steps)`` writes a study of tiny runs into the working directory; its path."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
 
     def write(*variants, steps=2):
-        regime = {
-            "regime": "tiny",
-            "model": {
-                "encoder": {"width": 32, "depth": 2, "heads": 2, "patch": 8, "levels": [1, 2]},
-                "predictor": {"width": 16, "depth": 1, "heads": 2},
-            },
-            "data": {
-                "sources": {"motion8": {"shards": str(motion_shards / "unlabelled")}},
-                "clip": {"frames": 8, "stride": 2, "size": 32},
-            },
-            "schedule": {"steps": steps},
-            "engine": {"precision": "fp32", "batch_size": 4},
-            "monitor": {"log_every": 1},
-        }
-        benchmark = {
-            "name": "motion8",
-            "title": "Directions",
-            "classes": 8,
-            "protocols": {
-                "standard": {
-                    "train": str(motion_shards / "train"),
-                    "test": str(motion_shards / "test"),
-                    "clip": {"sampling": "leading", "frames": 8, "stride": 2, "size": 32},
-                    "probes": {"linear": {"kind": "logistic", "pooling": "mean"}},
-                    "probe_seeds": [0],
-                    "batch_size": 8,
-                }
-            },
-        }
         study = {
             "study": "demo",
             "regimes": ["regime.yaml"],
@@ -56,7 +27,7 @@ def write_study(motion_shards, tmp_path, monkeypatch):
             "seeds": [0],
             "evaluations": [{"benchmark": "benchmark.yaml", "weights": ["target", "random_init"]}],
         }
-        for name, content in (("regime", regime), ("benchmark", benchmark), ("study", study)):
+        for name, content in (("regime", tiny_regime(steps)), ("benchmark", tiny_benchmark), ("study", study)):
             (tmp_path / f"{name}.yaml").write_text(yaml.safe_dump(content))
         return tmp_path / "study.yaml"
 
@@ -71,10 +42,10 @@ def times(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name not in ("study.yaml", "log")}
 
 
-def test_a_study_fills_its_folders_once(write_study, tmp_path):
+def test_a_study_writes_its_files_once(write_study, tmp_path):
     study = write_study("baseline", "ld")
     plan = call("plan", study)
-    assert "2 runs, in runs/demo/<regime>/<variant>/seed-<n>" in plan.stdout
+    assert "2 runs" in plan.stdout
     assert not (tmp_path / "runs").exists()
     assert [cell["state"] for cell in json.loads(call("status", study, "--json").stdout)] == ["not started"] * 2
 
@@ -86,9 +57,9 @@ def test_a_study_fills_its_folders_once(write_study, tmp_path):
         }  # fmt: skip
         assert {path.name for path in (run / "log").iterdir()} == {"train.log", "evaluate.log", "starts.jsonl"}
     assert (tmp_path / "runs/demo/study.yaml").is_file()
-    standing = json.loads(call("status", study, "--json").stdout)
-    assert [(cell["state"], cell["step"]) for cell in standing] == [("done", 2)] * 2
-    assert "evaluated on motion8.standard" in call("status", study).stdout
+    cells = json.loads(call("status", study, "--json").stdout)
+    assert [(cell["state"], cell["step"]) for cell in cells] == [("done", 2)] * 2
+    assert "motion8.standard" in call("status", study).stdout
 
     before = times(tmp_path / "runs/demo/tiny")
     assert call("submit", study).exit_code == 0
@@ -101,13 +72,13 @@ def test_a_failed_cell_is_named_with_its_log_and_does_not_stop_the_others(write_
     (tmp_path / "broken.yaml").write_text(yaml.safe_dump(broken))
     result = call("submit", write_study("broken.yaml", "baseline"))
     assert result.exit_code == 1
-    assert "1 of 2 cells failed; runs/demo/tiny/broken/seed-0: error: nowhere" in result.stderr
-    assert "runs/demo/tiny/broken/seed-0/log/train.log" in result.stderr
+    for part in ("1 of 2", "nowhere", "runs/demo/tiny/broken/seed-0/log/train.log"):
+        assert part in result.stderr
     assert (tmp_path / "runs/demo/tiny/baseline/seed-0/eval/motion8.standard.json").is_file()
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-def test_a_signal_to_the_study_alone_saves_what_runs_and_starts_nothing_more(number, write_study, tmp_path):
+def test_a_signal_to_the_study_saves_running_cells_and_starts_no_others(number, write_study, tmp_path):
     study = write_study("baseline", "ld", steps=100_000)
     command = [sys.executable, "-m", "hpc_jepa", "study", "submit", str(study), "--jobs", "1"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)

@@ -32,15 +32,21 @@ class ConfigLayers:
 
     values: dict[str, Any] = field(default_factory=dict)
     locations: Locations = field(default_factory=Locations)
+    warn_renamed: bool = True
 
     def add(self, values: dict[str, Any], locations: Locations) -> None:
-        """Put another layer on top: mappings merge, everything else replaces."""
+        """Put another layer on top: mappings merge, everything else replaces. Old keys get their new names."""
+        new_names: dict[KeyPath, KeyPath] = {}
+        values = rename_keys(values, on_rename=new_names.__setitem__)
+        for old, new in new_names.items():
+            if self.warn_renamed:
+                warn_once(locations.find(old) or "", ".".join(old), ".".join(new))
         self.values = _merge(self.values, values)
         replaced = set(_leaves(values))
         for path in list(self.locations):
             if any(path[:length] in replaced for length in range(1, len(path))):
                 del self.locations[path]
-        self.locations.update(locations)
+        self.locations.update({new_names.get(path, path): location for path, location in locations.items()})
 
 
 def find_config(name: str | Path, kind: str | None = None) -> Path:
@@ -61,20 +67,24 @@ def find_config(name: str | Path, kind: str | None = None) -> Path:
     return known[str(name)]
 
 
-def read_config(config_type: type[Config], layers: Sequence[str | Path], overrides: Sequence[str] = ()) -> Config:
+def read_config(
+    config_type: type[Config], layers: Sequence[str | Path], overrides: Sequence[str] = (), warn_renamed: bool = True
+) -> Config:
     """Merge files from left to right, apply ``key.sub=value`` overrides, validate.
+
+    warn_renamed: log a warning for each old key; not for files that an older release wrote.
 
     Raises InputError in one line: file, line, key, the error, and the nearest valid key.
     """
-    merged = merge_files(layers)
+    merged = merge_files(layers, warn_renamed)
     for override in overrides:
         merged.add(*_parse_override(override))
     return validate_config(config_type, merged)
 
 
-def merge_files(layers: Sequence[str | Path]) -> ConfigLayers:
+def merge_files(layers: Sequence[str | Path], warn_renamed: bool = True) -> ConfigLayers:
     """The values of several files with ``extends:`` resolved, the last file on top."""
-    merged = ConfigLayers()
+    merged = ConfigLayers(warn_renamed=warn_renamed)
     for layer in layers:
         _add_file(merged, find_config(layer), ())
     return merged
@@ -158,7 +168,7 @@ def _parsed(path: Path, working_dir: Path, mtime: int, size: int) -> tuple[dict[
         _record_locations(node, _display_path(path), (), locations)
     except RecursionError as error:
         raise InputError(f"{_display_path(path)}: an alias (*name) is part of its own anchor; write it out") from error
-    return _expand(_rename(values, locations)), locations
+    return _expand(values), locations
 
 
 def _record_locations(node: yaml.Node | None, file: str, at: KeyPath, locations: Locations) -> None:
@@ -185,19 +195,7 @@ def _parse_override(text: str) -> tuple[dict[str, Any], Locations]:
         raise InputError(f"{text}: the value is not valid YAML") from error
     for part in reversed(path):
         nested = {part: nested}
-    locations = Locations({path: f"override {text}"})
-    return _expand(_rename(nested, locations)), locations
-
-
-def _rename(values: dict[str, Any], locations: Locations) -> dict[str, Any]:
-    """New keys for old ones, in values and locations; each old key is warned about once."""
-
-    def on_rename(old: KeyPath, new: KeyPath) -> None:
-        warn_once(locations.find(old) or "", ".".join(old), ".".join(new))
-        for path in [path for path in locations if path[: len(old)] == old]:
-            locations[(*new, *path[len(old) :])] = locations.pop(path)
-
-    return rename_keys(values, on_rename=on_rename)
+    return _expand(nested), Locations({path: f"override {text}"})
 
 
 def _expand(values: dict[str, Any]) -> dict[str, Any]:

@@ -95,7 +95,7 @@ class RunDir:
         """The configuration. Raises InputError if the folder is not a run."""
         if not self.is_run:
             raise InputError(f"{self}: not a run folder (no {CONFIG}); name one that 'hpc-jepa train' wrote")
-        return read_config(RunConfig, [self.config_file])
+        return read_config(RunConfig, [self.config_file], warn_renamed=False)
 
     @property
     def state(self) -> RunState | None:

@@ -1,5 +1,6 @@
 """Configuration files: the location of every error, renamed keys, and layers."""
 
+from pathlib import Path
 from typing import get_args
 
 import pytest
@@ -11,6 +12,9 @@ from hpc_jepa.config.renamed_keys import RENAMED_KEYS
 from hpc_jepa.config.run import RunConfig, load_config
 from hpc_jepa.errors import InputError
 from hpc_jepa.objectives.registry import validate_objectives
+from hpc_jepa.runs import RunDir
+
+GOLDEN = Path(__file__).parents[1] / "golden"
 
 BASE = """regime: r
 data:
@@ -88,6 +92,12 @@ def test_old_keys_are_read_and_named_once(write, caplog):
     assert RunConfig.model_validate(
         {"regime": "r", "data": {"sources": {"a": {"shards": "x"}}, "reading": {"ahead": 7}}}
     )
+
+
+def test_a_run_of_an_older_release_is_read_without_warnings(caplog):
+    config = RunDir(GOLDEN / "checkpoint_format_2").config
+    assert config.optimizer.grad_clip == 0 and config.guard.max_consecutive_skips == 10
+    assert caplog.messages == []
 
 
 def test_an_old_key_keeps_its_place_between_the_layers(write):

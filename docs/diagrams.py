@@ -72,7 +72,7 @@ KEY = (
         "extends: first, then files left to right, then overrides; keeps file:line per key",
     ),
     Stage("rename_keys", "config/renamed_keys.py", "Keys of older releases -> present names, with one warning"),
-    Stage("validate_config", "config/loading.py", "Errors with file, line, key and the nearest valid key"),
+    Stage("read_config", "config/loading.py", "Errors with file, line, key and the nearest valid key"),
     Stage("RunConfig", "config/run.py", "The typed, frozen configuration of a run"),
     Stage(
         "validate_objectives",

@@ -4,9 +4,9 @@ from math import ceil
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from hpc_jepa.config.strict import Strict
+from hpc_jepa.config.strict import PositiveRange, Strict
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -47,19 +47,12 @@ class ClipConfig(Strict):
 class AugmentationConfig(Strict):
     """Random resized crop and flips, the same for all frames of a clip; then (x/255 - mean)/std."""
 
-    area: tuple[float, float] = (0.3, 1.0)
-    aspect: tuple[float, float] = (0.75, 1.35)
+    area: PositiveRange = (0.3, 1.0)
+    aspect: PositiveRange = (0.75, 1.35)
     horizontal_flip: float = Field(0.5, ge=0, le=1)
     vertical_flip: float = Field(0.0, ge=0, le=1)
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
-
-    @field_validator("area", "aspect")
-    @classmethod
-    def _range(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < value[0] <= value[1]:
-            raise ValueError(f"{list(value)} is not a range of positive numbers")
-        return value
 
     @model_validator(mode="after")
     def _fraction(self) -> "AugmentationConfig":

@@ -79,7 +79,13 @@ def read_config(
     merged = merge_files(layers, warn_renamed)
     for override in overrides:
         merged.add(*_parse_override(override))
-    return validate_config(config_type, merged)
+    try:
+        config = config_type.model_validate(merged.values)
+    except ValidationError as error:
+        raise InputError(_error_message(config_type, merged, error)) from error
+    if isinstance(config, RootConfig):
+        config.set_locations(merged.locations)
+    return config
 
 
 def merge_files(layers: Sequence[str | Path], warn_renamed: bool = True) -> ConfigLayers:
@@ -88,17 +94,6 @@ def merge_files(layers: Sequence[str | Path], warn_renamed: bool = True) -> Conf
     for layer in layers:
         _add_file(merged, find_config(layer), ())
     return merged
-
-
-def validate_config(config_type: type[Config], layers: ConfigLayers) -> Config:
-    """Build the typed configuration. Raises InputError for its first error."""
-    try:
-        config = config_type.model_validate(layers.values)
-    except ValidationError as error:
-        raise InputError(_error_message(config_type, layers, error)) from error
-    if isinstance(config, RootConfig):
-        config.set_locations(layers.locations)
-    return config
 
 
 def dump_config(config: BaseModel) -> str:

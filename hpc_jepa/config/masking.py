@@ -2,9 +2,9 @@
 
 from typing import Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
-from hpc_jepa.config.strict import Strict
+from hpc_jepa.config.strict import PositiveRange, Strict
 
 
 class MotionGuidanceConfig(Strict):
@@ -20,16 +20,9 @@ class MaskGroupConfig(Strict):
     blocks: int = Field(gt=0)
     spatial_scale: float = Field(gt=0, le=1)
     temporal_scale: float = Field(1.0, gt=0, le=1)
-    aspect: tuple[float, float] = (0.75, 1.5)
+    aspect: PositiveRange = (0.75, 1.5)
     temporal_keep: float = Field(1.0, gt=0, le=1, description="leading fraction of tubelets that the context may use")
     full_complement: bool = Field(False, description="every token outside the context is a target")
-
-    @field_validator("aspect")
-    @classmethod
-    def _range(cls, value: tuple[float, float]) -> tuple[float, float]:
-        if not 0 < value[0] <= value[1]:
-            raise ValueError(f"{list(value)} is not a range of positive numbers")
-        return value
 
 
 class MaskingConfig(Strict):

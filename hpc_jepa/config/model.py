@@ -1,17 +1,10 @@
 """Sizes of the three networks."""
 
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from hpc_jepa.config.strict import Strict
-
-
-def _require_even_heads(width: int, heads: int) -> None:
-    """Rotary embeddings rotate pairs of channels, so each head needs an even number of channels."""
-    if width % (2 * heads):
-        raise ValueError(f"width ({width}) must be a multiple of twice heads ({heads})")
-
 
 Rotary = Literal["vjepa2.1", "vjepa2"]
 """Rotary position embedding of an encoder: see ``models/rotary.py``."""
@@ -20,21 +13,34 @@ Targets = Literal["ema", "student", "student_detached"]
 """Network that computes the targets: the EMA copy, or the student with or without a gradient."""
 
 
-class EncoderConfig(Strict):
+class TransformerConfig(Strict):
+    """Size of a transformer."""
+
+    width: int = Field(gt=0)
+    depth: int = Field(gt=0)
+    heads: int = Field(gt=0)
+    mlp_ratio: float = Field(4.0, gt=0)
+
+    @model_validator(mode="after")
+    def _even_heads(self) -> Self:
+        if self.width % (2 * self.heads):  # rotary embeddings rotate pairs of channels
+            raise ValueError(f"width ({self.width}) must be a multiple of twice heads ({self.heads})")
+        return self
+
+
+class EncoderConfig(TransformerConfig):
     """Video vision transformer (student and EMA target)."""
 
     width: int = Field(768, gt=0)
     depth: int = Field(12, gt=0)
     heads: int = Field(12, gt=0)
-    mlp_ratio: float = Field(4.0, gt=0)
     patch: int = Field(16, gt=0, description="side of a square patch, pixels")
     tubelet: int = Field(2, gt=0, description="frames of a tubelet")
     levels: tuple[int, ...] = Field((3, 6, 9, 12), description="blocks, from 1, whose outputs form the training latent")
     rotary: Rotary = Field("vjepa2.1", description="position embedding; vjepa2: as in VJEPA2Model of transformers")
 
     @model_validator(mode="after")
-    def _consistent(self) -> "EncoderConfig":
-        _require_even_heads(self.width, self.heads)
+    def _levels_end_at_depth(self) -> Self:
         if not self.levels or list(self.levels) != sorted(set(self.levels)) or self.levels[-1] != self.depth:
             raise ValueError(f"levels {list(self.levels)} must be ascending and end at depth ({self.depth})")
         if self.levels[0] < 1:
@@ -47,19 +53,13 @@ class EncoderConfig(Strict):
         return self.width * len(self.levels)
 
 
-class PredictorConfig(Strict):
+class PredictorConfig(TransformerConfig):
     """Narrow transformer that predicts target latents from context latents."""
 
     width: int = Field(256, gt=0)
     depth: int = Field(8, gt=0)
     heads: int = Field(8, gt=0)
-    mlp_ratio: float = Field(4.0, gt=0)
     mask_tokens: int = Field(2, gt=0, description="allocated mask tokens; only the first is used (B20)")
-
-    @model_validator(mode="after")
-    def _consistent(self) -> "PredictorConfig":
-        _require_even_heads(self.width, self.heads)
-        return self
 
 
 class ModelConfig(Strict):

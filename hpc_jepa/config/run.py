@@ -44,6 +44,17 @@ class ObjectiveChoice(Strict):
     name: str
     options: dict[str, Any] = Field(default_factory=dict)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _short_forms(cls, value: Any) -> Any:
+        """``fwm`` and ``{ld: {hidden: 128}}``."""
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, dict) and len(value) == 1 and "name" not in value:
+            ((name, options),) = value.items()
+            return {"name": name, "options": options or {}}
+        return value
+
 
 class RunConfig(RootConfig):
     """Everything that decides the outcome of a run, and where the run is written."""
@@ -70,14 +81,6 @@ class RunConfig(RootConfig):
 
     ADDED_KEYS: ClassVar[tuple[str, ...]] = ()
     """Dotted keys that decide the outcome and that release 0.1 did not have; see ``config/fingerprint.py``."""
-
-    @field_validator("objectives", mode="before")
-    @classmethod
-    def short_forms(cls, value: Any) -> Any:
-        """Accept ``[fwm, {ld: {hidden: 128}}]`` as well as the full form."""
-        if not isinstance(value, list | tuple):
-            return value
-        return [_choice(item) for item in value]
 
     @field_validator("objectives")
     @classmethod
@@ -159,12 +162,3 @@ def load_config(*layers: str | Path, overrides: Sequence[str] = ()) -> RunConfig
     Raises InputError with file, line and key of the first error.
     """
     return read_config(RunConfig, layers, overrides)
-
-
-def _choice(item: Any) -> Any:
-    if isinstance(item, str):
-        return {"name": item}
-    if isinstance(item, dict) and len(item) == 1 and "name" not in item:
-        ((name, options),) = item.items()
-        return {"name": name, "options": options or {}}
-    return item

@@ -1,8 +1,8 @@
 """Base classes of the configuration tree: typed, frozen, unknown keys forbidden."""
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, PrivateAttr, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, PrivateAttr, model_validator
 
 from hpc_jepa.config.renamed_keys import rename_keys
 
@@ -30,6 +30,15 @@ class Locations(dict[KeyPath, str]):
         """``"file:line: "`` for the start of an error message; the names of the files if no key of ``path`` is set."""
         location = self.find(path) or ", ".join(self.files)
         return f"{location}: " if location else ""
+
+
+def _check_range(value: tuple[float, float]) -> tuple[float, float]:
+    if not 0 < value[0] <= value[1]:
+        raise ValueError(f"{list(value)} is not a range of positive numbers")
+    return value
+
+
+PositiveRange = Annotated[tuple[float, float], AfterValidator(_check_range)]
 
 
 class Strict(BaseModel):

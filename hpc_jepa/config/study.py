@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, model_validator
 
 from hpc_jepa.config.benchmark import ProtocolName
 from hpc_jepa.config.semantics import Preset
@@ -17,6 +17,11 @@ class VariantConfig(Strict):
     objective: str
     semantics: Preset = "corrected"
     seeds: tuple[Seed, ...] | None = Field(None, min_length=1, description="null: the seeds of the study")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"objective": value} if isinstance(value, str) else value
 
 
 class EvaluationConfig(Strict):
@@ -37,10 +42,3 @@ class StudyConfig(RootConfig):
     seeds: tuple[Seed, ...] = Field((239,), min_length=1)
     overrides: tuple[str, ...] = Field((), description="key.sub=value, applied to every run")
     evaluations: tuple[EvaluationConfig, ...] = ()
-
-    @field_validator("variants", mode="before")
-    @classmethod
-    def _short_forms(cls, value: Any) -> Any:
-        if not isinstance(value, list | tuple):
-            return value
-        return [{"objective": item} if isinstance(item, str) else item for item in value]

@@ -35,15 +35,11 @@ def resolve_choices(name: str) -> tuple[ObjectiveChoice, ...]:
     """
     compositions = list_resources("configs/objective")
     if name in compositions:
-        return parse_choices(merge_files([compositions[name]]).values["objectives"])
+        listed = merge_files([compositions[name]]).values["objectives"]
+        return tuple(ObjectiveChoice.model_validate(choice) for choice in listed)
     if name in primitives():
         return (ObjectiveChoice(name=name),)
     raise InputError(_unknown(name, [*primitives(), *compositions]))
-
-
-def parse_choices(listed: Sequence[Any]) -> tuple[ObjectiveChoice, ...]:
-    """Choices from a list in a configuration: ``[fwm, {ld: {hidden: 128}}]``."""
-    return tuple(ObjectiveChoice.model_validate(choice) for choice in RunConfig.short_forms(listed))
 
 
 def parse_options(choices: Sequence[ObjectiveChoice], locations: Locations | None = None) -> dict[str, Strict]:

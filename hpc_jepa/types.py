@@ -63,7 +63,7 @@ class ClipBatch:
 
 @dataclass(frozen=True)
 class TokenMasks:
-    """Context and target tokens of one mask group, and what is derived from them.
+    """Context and target tokens of one mask group, with distances and temporal neighbours.
 
     context: [B, K] int64, tokens that the student sees, ascending.
     target: [B, Q] int64, tokens to predict, ascending, disjoint from the context.

@@ -23,7 +23,7 @@ CONFIGS = shipped_dir("configs")
 """The configurations shipped with the package."""
 
 SHORT_FORMS = {"semantics": "preset"}
-"""Keys that may hold one word instead of a mapping, and the entry that word stands for."""
+"""Keys whose value may be a single word instead of a mapping, and the key of the mapping that the word sets."""
 
 
 @dataclass

@@ -121,8 +121,8 @@ def test_reshard_filters(webms, tmp_path):
 
 
 def test_verify_decodes_some_or_all_samples(webms, tmp_path):
-    assert "8 samples in 3 shards, 2 decoded, no faults" in call("verify", webms, "--sample", "2")
-    assert "8 samples in 3 shards, no faults" in call("verify", webms)
+    assert "8 samples in 3 shards, 2 decoded" in call("verify", webms, "--sample", "2")
+    assert "8 samples in 3 shards" in call("verify", webms)
     shutil.copytree(webms, tmp_path / "train")
     shards = ShardFolder(webms)
     tar = tmp_path / "train" / "000000.tar"

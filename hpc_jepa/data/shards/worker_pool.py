@@ -57,9 +57,9 @@ class _Worker:
     """A worker process, its current task and sample."""
 
     def __init__(self, build: BuildContext) -> None:
-        # The fork server has no threads and imports this module once for all workers.
+        # The fork server has no threads and imports the program and this module once for all workers.
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
+        context.set_forkserver_preload(["__main__", __name__])
         self.pipe, child_pipe = context.Pipe()
         self.process: ForkServerProcess = context.Process(target=_worker_main, args=(child_pipe, build), daemon=True)
         self.process.start()

@@ -99,7 +99,7 @@ def study_report(study: StudyName, runs: Runs = Path("runs")) -> None:
 
 
 @app.command("status", epilog="Example:  hpc-jepa study status paper --watch")
-def study_status(
+def read_study_status(
     study: StudyName,
     runs: Runs = Path("runs"),
     as_json: AsJson = False,
@@ -110,7 +110,7 @@ def study_status(
 
     cells, folder = _cells(study, runs), _folder(study, runs)
     if as_json:
-        view = status.study_status(cells, folder)
+        view = status.read_study_status(cells, folder)
         rows = [{"folder": cell.folder, **asdict(status)} for cell, status in zip(cells, view.statuses, strict=True)]
         typer.echo(json.dumps(rows, default=str))
         return
@@ -132,12 +132,12 @@ def _run_locally(study: str, runs: Path, jobs: int | None, only_unfinished: bool
 
     from hpc_jepa.study.grid import create_study_dir
     from hpc_jepa.study.local import run_locally
-    from hpc_jepa.study.status import study_status
+    from hpc_jepa.study.status import read_study_status
 
     cells = _cells(study, runs)
     folder = create_study_dir(_config(study), runs)
     if only_unfinished:
-        cells = study_status(cells, folder).unfinished
+        cells = read_study_status(cells, folder).unfinished
         if not cells:
             CONSOLE.print("nothing failed or stalled")
             return

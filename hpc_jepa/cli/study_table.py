@@ -12,7 +12,7 @@ from rich.table import Table
 
 from hpc_jepa.runs.run_dir import StudyDir
 from hpc_jepa.study.grid import StudyCell
-from hpc_jepa.study.status import CellStatus, StudyStatus, study_status
+from hpc_jepa.study.status import CellStatus, StudyStatus, read_study_status
 
 REFRESH = 5.0  # seconds
 COLOURS = {
@@ -29,14 +29,14 @@ MOVING = ("queued", "running", "evaluating")
 
 def print_status(cells: Sequence[StudyCell], labels: Sequence[str], study: StudyDir) -> None:
     """Print the table once."""
-    Console().print(_render(study_status(cells, study), labels))
+    Console().print(_render(read_study_status(cells, study), labels))
 
 
 def watch_status(cells: Sequence[StudyCell], labels: Sequence[str], study: StudyDir) -> None:
     """Refresh the table until nothing is queued or running."""
     with Live(console=Console(), auto_refresh=False) as live:
         while True:
-            view = study_status(cells, study)
+            view = read_study_status(cells, study)
             live.update(_render(view, labels), refresh=True)
             if not any(status.state in MOVING for status in view.statuses):
                 return

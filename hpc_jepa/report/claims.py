@@ -28,7 +28,17 @@ Pair = tuple[ClaimCell, ClaimCell]
 """Minuend and subtrahend of a difference."""
 
 
-class DifferenceEquals(Strict):
+class _Predicate(Strict):
+    def pairs(self) -> list[Pair]:
+        """Differences in the predicate."""
+        return []
+
+    def cells(self) -> list[ClaimCell]:
+        """Accuracies in the predicate."""
+        return []
+
+
+class DifferenceEquals(_Predicate):
     """The difference is ``value`` points within ``tolerance``."""
 
     type: Literal["difference_equals"]
@@ -46,7 +56,7 @@ class DifferenceEquals(Strict):
         return [self.minuend, self.subtrahend]
 
 
-class _OneColumn(Strict):
+class _OneColumn(_Predicate):
     """Several variants on one benchmark."""
 
     regime: str
@@ -113,7 +123,7 @@ class Extreme(_OneColumn):
         return [(self.cell(self.expected), other) for other in others]
 
 
-class SpreadAtMost(Strict):
+class SpreadAtMost(_Predicate):
     """Largest minus smallest accuracy is at most ``maximum``."""
 
     type: Literal["spread_at_most"]
@@ -136,25 +146,13 @@ class SetBelowThreshold(_OneColumn):
     threshold: float
     expected: tuple[str, ...]
 
-    def pairs(self) -> list[Pair]:
-        """None: the predicate compares with a number."""
-        return []
 
-
-class ConstantEquals(Strict):
+class ConstantEquals(_Predicate):
     """A constant of the design has a value."""
 
     type: Literal["constant_equals"]
     name: str
     value: Any
-
-    def pairs(self) -> list[Pair]:
-        """None."""
-        return []
-
-    def cells(self) -> list[ClaimCell]:
-        """None."""
-        return []
 
 
 Predicate = Annotated[

@@ -191,7 +191,7 @@ def note(grid: ResultGrid) -> str:
             f"Differences to {grid.reference} in points, tested at 5 % after Holm's correction over the {grid.family} "
             f"differences of this source ({' or '.join(grid.tests())})."
         )
-    detectable = [found.sentence for column in grid.columns if (found := grid.detectable(column)) is not None]
+    detectable = [gain.sentence for column in grid.columns if (gain := grid.detectable(column)) is not None]
     if detectable:
         parts.append(
             "Minimum detectable gain over the reference in points, two unpaired runs, 80 % power, alone (in brackets: "
@@ -263,7 +263,7 @@ def _rounded(*values: float) -> tuple[float, ...]:
 
 
 def _two_lines(cell: str) -> Text:
-    """The interval of a cell, or what follows a line break, in fainter print on a second line."""
+    """The interval of a cell, or its text after a line break, dimmed on a second line."""
     first, _, second = re.sub(r"^(\S+) (\[.*\])(.*)$", r"\1\3\n\2", cell).partition("\n")
     return Text.assemble(first, (f"\n{second}", "dim")) if second else Text(first, "dim" if first == MISSING else "")
 

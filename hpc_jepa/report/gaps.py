@@ -46,10 +46,10 @@ def _unfinished(runs: Iterable[RunReport]) -> list[str]:
 
 def _unevaluated(runs: Iterable[RunReport], rows: Sequence[ResultRow]) -> list[str]:
     trained = [row for row in rows if row.is_trained]
-    wanted = list(dict.fromkeys((row.regime, row.benchmark, row.protocol, row.weights, row.probe) for row in trained))
+    expected = list(dict.fromkeys((row.regime, row.benchmark, row.protocol, row.weights, row.probe) for row in trained))
     lines = []
     for run in runs:
-        held = {
+        recorded = {
             (run.config.regime, record.benchmark, record.protocol, result.weights, result.probe)
             for record in run.records.values()
             for result in record.results
@@ -60,7 +60,7 @@ def _unevaluated(runs: Iterable[RunReport], rows: Sequence[ResultRow]) -> list[s
             for record in run.records.values()
             if record.run.step < record.run.steps
         ]
-        gaps = [cell for cell in wanted if cell[0] == run.config.regime and cell not in held]
+        gaps = [cell for cell in expected if cell[0] == run.config.regime and cell not in recorded]
         lines += [
             f"{run.label}: not evaluated: {b}, {p}, {weights} weights, {probe}" for _, b, p, weights, probe in gaps
         ]

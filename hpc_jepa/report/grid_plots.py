@@ -87,8 +87,8 @@ def appearance_motion_pairs(grid: ResultGrid) -> list[tuple[str, str]]:
 
 def trade_off_points(grid: ResultGrid, across: str, up: str) -> list[TradeOffPoint]:
     """Rows with both cells."""
-    found = ((row, grid.cell(row, across), grid.cell(row, up)) for row in grid.rows)
-    return [TradeOffPoint(row, x, y) for row, x, y in found if x is not None and y is not None]
+    cells = ((row, grid.cell(row, across), grid.cell(row, up)) for row in grid.rows)
+    return [TradeOffPoint(row, x, y) for row, x, y in cells if x is not None and y is not None]
 
 
 def _benchmark(column: str) -> str:

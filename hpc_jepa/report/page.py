@@ -93,14 +93,14 @@ def _forest_plots(grids: Sequence[ResultGrid]) -> list[PagePlot]:
 
 
 def _trade_off_plots(grids: Sequence[ResultGrid]) -> list[PagePlot]:
-    found = []
+    page_plots = []
     for grid in grids:
         for across, up in grid_plots.appearance_motion_pairs(grid):
             points = grid_plots.trade_off_points(grid, across, up)
             if len(points) > 1:
                 drawing = grid_plots.trade_off_plot(points, across, up, grid.reference)
-                found.append(PagePlot(f"{across} and {up}: {grid.title}", Markup(drawing)))
-    return found
+                page_plots.append(PagePlot(f"{across} and {up}: {grid.title}", Markup(drawing)))
+    return page_plots
 
 
 def _curves(data: ReportData, colours: dict[str, int]) -> list[ChartSection]:

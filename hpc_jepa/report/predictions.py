@@ -5,8 +5,7 @@ from collections.abc import Iterable, Mapping
 import numpy as np
 
 from hpc_jepa.errors import DataError, InputError
-from hpc_jepa.evaluation import record
-from hpc_jepa.evaluation.record import Predictions
+from hpc_jepa.evaluation.record import Predictions, is_correct, read_predictions
 from hpc_jepa.evaluation.stats.paired import Correct
 from hpc_jepa.report.results import ResultRow, ResultSource
 from hpc_jepa.report.run_report import RunReport
@@ -21,14 +20,14 @@ def check_comparable(runs: Iterable[RunReport]) -> None:
     """
     first: dict[tuple[str, str, str], tuple[str, dict[str, object]]] = {}
     for run in runs:
-        for path, found in run.all_records:
+        for path, record in run.all_records:
             metadata: dict[str, object] = {
-                "test split": found.data["test"],
-                "training split": found.data["train"],
-                "number of classes": found.classes,
-                "protocol settings": found.comparable_fingerprint,
+                "test split": record.data["test"],
+                "training split": record.data["train"],
+                "number of classes": record.classes,
+                "protocol settings": record.comparable_fingerprint,
             }
-            key = (found.benchmark, found.protocol, type(found).__name__)
+            key = (record.benchmark, record.protocol, type(record).__name__)
             other, known = first.setdefault(key, (str(path), metadata))
             differing = [name for name, value in metadata.items() if known[name] != value]
             if differing:
@@ -57,7 +56,7 @@ def correct_predictions(results: Mapping[ResultRow, ResultSource]) -> dict[Resul
 def _correct(source: ResultSource, loaded: dict[str, Predictions]) -> Correct:
     name = str(source.path)
     if name not in loaded:
-        loaded[name] = record.read_predictions(source.path, source.record)
+        loaded[name] = read_predictions(source.path, source.record)
     predictions, key = loaded[name], source.result.key
     absent = [name for name in ("labels", "samples", key) if name not in predictions]
     if absent:
@@ -68,7 +67,7 @@ def _correct(source: ResultSource, loaded: dict[str, Predictions]) -> Correct:
             f"{source.path}: {source.record.classes} classes, but its predictions or labels contain class {largest} "
             f"(counted from 0); {EVALUATE_AGAIN}"
         )
-    correct = record.is_correct(predictions, key)
+    correct = is_correct(predictions, key)
     if correct.shape[-1] != source.result.n or abs(correct.mean() - source.result.value) > ROUNDING:
         raise DataError(
             f"{source.path}: {key} is {source.result.value:.4f} of {source.result.n} clips, but its predictions give "

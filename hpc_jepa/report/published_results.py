@@ -94,8 +94,8 @@ class PublishedStudy:
         first, second = self.results.get(minuend), self.results.get(subtrahend)
         if first is None or second is None:
             return None
-        found = compare_unpaired(first.count, second.count)
-        return Interval(round(first.percent - second.percent, 2), 100 * found.low, 100 * found.high)
+        unpaired = compare_unpaired(first.count, second.count)
+        return Interval(round(first.percent - second.percent, 2), 100 * unpaired.low, 100 * unpaired.high)
 
     def constant(self, name: str) -> Any:
         """A constant of the released configurations."""
@@ -152,11 +152,11 @@ def _cell(published: PublishedStudy, cell: ClaimCell, reference: str) -> ResultC
 
 def _contrast(published: PublishedStudy, cell: ClaimCell, reference: str) -> Contrast | None:
     other = cell.model_copy(update={"variant": reference})
-    found = published.difference(cell, other)
-    if found is None:
+    difference = published.difference(cell, other)
+    if difference is None:
         return None
     p_value = compare_unpaired(published.results[cell].count, published.results[other].count).p_value
-    return Contrast(reference, found.value, found.low, found.high, p_value, math.nan, TEST_NAME)
+    return Contrast(reference, difference.value, difference.low, difference.high, p_value, math.nan, TEST_NAME)
 
 
 def _parse(row: dict[str, Any], place: str) -> _Line:

@@ -69,8 +69,8 @@ class ResultGrid:
 
     def contrasts(self, column: str) -> list[tuple[str, Contrast]]:
         """Rows with a difference to the reference."""
-        found = ((row, self.cell(row, column)) for row in self.rows)
-        return [(row, cell.contrast) for row, cell in found if cell is not None and cell.contrast is not None]
+        cells = ((row, self.cell(row, column)) for row in self.rows)
+        return [(row, cell.contrast) for row, cell in cells if cell is not None and cell.contrast is not None]
 
     def detectable(self, column: str) -> "DetectableGain | None":
         """Minimum detectable gain over the reference of this column, None if the reference is missing."""
@@ -103,9 +103,9 @@ class DetectableGain:
 
 def adjust_p_values(grids: Sequence[ResultGrid]) -> list[ResultGrid]:
     """Adjust p-values by Holm's method, with all differences of the grids as one family."""
-    found = [(number, key) for number, grid in enumerate(grids) for key in grid.cells if grid.cells[key].contrast]
-    p_values = [contrast.p_value for number, key in found if (contrast := grids[number].cells[key].contrast)]
-    corrected = dict(zip(found, holm(p_values), strict=True))
+    keys = [(number, key) for number, grid in enumerate(grids) for key in grid.cells if grid.cells[key].contrast]
+    p_values = [contrast.p_value for number, key in keys if (contrast := grids[number].cells[key].contrast)]
+    corrected = dict(zip(keys, holm(p_values), strict=True))
     return [_with(grid, number, corrected) for number, grid in enumerate(grids)]
 
 

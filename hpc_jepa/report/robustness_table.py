@@ -42,11 +42,11 @@ def _baseline(
 ) -> tuple[RunReport, RobustnessRecord] | None:
     """Record of the baseline for the same benchmark, preferably of the same seed and semantics."""
     same = [
-        (other, found)
-        for other, found in records
+        (other, other_record)
+        for other, other_record in records
         if other.config.variant == BASELINE
         and (other.config.study, other.config.regime) == (run.config.study, run.config.regime)
-        and (found.benchmark, found.protocol) == (record.benchmark, record.protocol)
+        and (other_record.benchmark, other_record.protocol) == (record.benchmark, record.protocol)
     ]
     own = run.config
     return min(

@@ -67,8 +67,8 @@ class StudyEvidence:
 
     def score(self, cell: ClaimCell) -> Interval | None:
         """Accuracy over all seeds, in percent."""
-        found = self._all_seeds(cell)
-        return None if found is None else _mean(found)
+        seeds = self._all_seeds(cell)
+        return None if seeds is None else _mean(seeds)
 
     def difference(self, minuend: ClaimCell, subtrahend: ClaimCell) -> Interval | None:
         """Difference in points, paired on the same clips."""
@@ -76,8 +76,8 @@ class StudyEvidence:
         sides = [self._one_seed(cell) if same_variant else self._all_seeds(cell) for cell in (minuend, subtrahend)]
         if sides[0] is None or sides[1] is None:
             return None
-        found = compare_replicates("", sides[0], sides[1])
-        return Interval(found.points, found.low, found.high)
+        contrast = compare_replicates("", sides[0], sides[1])
+        return Interval(contrast.points, contrast.low, contrast.high)
 
     def constant(self, name: str) -> Any:
         """A constant that is equal in all runs, None if it is not."""
@@ -90,25 +90,24 @@ class StudyEvidence:
     def _one_seed(self, cell: ClaimCell) -> Replicates | None:
         named = SEEDED.fullmatch(cell.variant)
         seed = int(named["seed"]) if named else SEED
-        found = self._all_seeds(cell)
-        return {seed: found[seed]} if found is not None and seed in found else None
+        seeds = self._all_seeds(cell)
+        return {seed: seeds[seed]} if seeds is not None and seed in seeds else None
 
 
 def collect_evidence(runs: Sequence[RunReport], correct: Mapping[ResultRow, Correct]) -> list[StudyEvidence]:
     """Evidence per study and semantics, corrected first."""
-    found = []
+    evidence = []
     for study in dict.fromkeys(run.config.study for run in runs):
         rows = [row for row in correct if row.study == study]
         for semantics in SEMANTICS:
             own = [run for run in runs if (run.config.study, run.config.semantics.preset) == (study, semantics)]
             if own:
-                found.append(_evidence(study, semantics, own, rows, correct))
-    return found
+                evidence.append(_evidence(study, semantics, own, rows, correct))
+    return evidence
 
 
-def study_grids(correct: Mapping[ResultRow, Correct], listed: Iterable[RunReport]) -> list[ResultGrid]:
+def study_grids(correct: Mapping[ResultRow, Correct], runs: Sequence[RunReport]) -> list[ResultGrid]:
     """One grid per study and regime, with a row for every variant. Holm's family is all differences of a study."""
-    runs = list(listed)
     grids = []
     for study in dict.fromkeys(row.study for row in correct):
         rows = [row for row in correct if row.study == study]
@@ -121,10 +120,12 @@ def compare_replicates(reference: str, first: Replicates, second: Replicates) ->
     """First minus second, in points. If both have one seed, the variation between seeds is unknown and not included."""
     if len(first) == len(second) == 1:
         (ours,), (theirs,) = first.values(), second.values()
-        found: Any = compare_paired(ours, theirs)
-        return Contrast(reference, *_percent(found.difference, found.low, found.high), found.p_value, math.nan, PAIRED)
-    found = hierarchical.estimate_difference(_scores(first), _scores(second))
-    return Contrast(reference, *_percent(found.value, found.low, found.high), found.p_value, math.nan, HIERARCHICAL)
+        paired = compare_paired(ours, theirs)
+        percent = _percent(paired.difference, paired.low, paired.high)
+        return Contrast(reference, *percent, paired.p_value, math.nan, PAIRED)
+    difference = hierarchical.estimate_difference(_scores(first), _scores(second))
+    percent = _percent(difference.value, difference.low, difference.high)
+    return Contrast(reference, *percent, difference.p_value, math.nan, HIERARCHICAL)
 
 
 def _evidence(
@@ -176,8 +177,8 @@ def _reference(
     """The baseline to compare a row with: of the same semantics, else of the other; None for the baseline itself."""
     if variant == BASELINE:
         return None
-    wanted = (semantics, *(other for other in SEMANTICS if other != semantics))
-    return next(((BASELINE, name) for name in wanted if (BASELINE, name, column) in replicates), None)
+    order = (semantics, *(other for other in SEMANTICS if other != semantics))
+    return next(((BASELINE, name) for name in order if (BASELINE, name, column) in replicates), None)
 
 
 def _cell(
@@ -188,8 +189,8 @@ def _cell(
 ) -> ResultCell:
     score = _mean(seeds)
     n = next(iter(seeds.values())).shape[1]
-    found = compare_replicates(_label(*against), seeds, replicates[(*against, column)]) if against else None
-    return ResultCell(score.value, score.low, score.high, n, len(seeds), found)
+    contrast = compare_replicates(_label(*against), seeds, replicates[(*against, column)]) if against else None
+    return ResultCell(score.value, score.low, score.high, n, len(seeds), contrast)
 
 
 def _by_cell(
@@ -219,10 +220,10 @@ def _variant(cell: ClaimCell) -> str:
 def _mean(seeds: Replicates) -> Interval:
     if len(seeds) == 1:
         (only,) = seeds.values()
-        found: Any = accuracy(only)
+        estimate: Any = accuracy(only)
     else:
-        found = hierarchical.estimate_mean(_scores(seeds))
-    return Interval(*_percent(found.value, found.low, found.high))
+        estimate = hierarchical.estimate_mean(_scores(seeds))
+    return Interval(*_percent(estimate.value, estimate.low, estimate.high))
 
 
 def _scores(seeds: Replicates) -> hierarchical.Scores:

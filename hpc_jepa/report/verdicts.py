@@ -131,15 +131,19 @@ def _(predicate: DifferenceEquals, values: _Values) -> PredicateOutcome:
 def _(predicate: AllDifferencesInRange, values: _Values) -> PredicateOutcome:
     differences = list(values.differences.values())
     low, high = predicate.low - predicate.tolerance, predicate.high + predicate.tolerance
-    computed = ", ".join(f"{cell.variant} {found.value:.2f}" for (cell, _), found in values.differences.items())
-    bounds = min(found.low for found in differences), max(found.high for found in differences)
+    computed = ", ".join(
+        f"{cell.variant} {difference.value:.2f}" for (cell, _), difference in values.differences.items()
+    )
+    bounds = min(difference.low for difference in differences), max(difference.high for difference in differences)
     return PredicateOutcome(computed, *bounds, *_range(differences, low, high))
 
 
 @_outcome.register
 def _(predicate: CountOfDifferences, values: _Values) -> PredicateOutcome:
     sign = 1 if predicate.operator == "<" else -1
-    beyond = [_below(with_sign(found, sign), sign * predicate.threshold) for found in values.differences.values()]
+    beyond = [
+        _below(with_sign(difference, sign), sign * predicate.threshold) for difference in values.differences.values()
+    ]
     count, least, most = (sum(column) for column in zip(*beyond, strict=True))
     certain = _certain(least == most == predicate.count, not least <= predicate.count <= most)
     return PredicateOutcome(f"{count} of {len(beyond)}", least, most, _verdict(count == predicate.count), certain)
@@ -148,7 +152,7 @@ def _(predicate: CountOfDifferences, values: _Values) -> PredicateOutcome:
 @_outcome.register
 def _(predicate: Extreme, values: _Values) -> PredicateOutcome:
     sign = 1 if predicate.type == "argmax" else -1
-    margins = [with_sign(found, sign) for found in values.differences.values()]
+    margins = [with_sign(difference, sign) for difference in values.differences.values()]
     closest = min(margins, key=lambda margin: margin.value)
     best = max(values.scores, key=lambda cell: sign * values.scores[cell].value)
     certain = _certain(all(margin.low > 0 for margin in margins), any(margin.high < 0 for margin in margins))
@@ -158,7 +162,7 @@ def _(predicate: Extreme, values: _Values) -> PredicateOutcome:
 
 @_outcome.register
 def _(predicate: SpreadAtMost, values: _Values) -> PredicateOutcome:
-    gaps = (with_sign(found, 1 if found.value >= 0 else -1) for found in values.differences.values())
+    gaps = (with_sign(difference, 1 if difference.value >= 0 else -1) for difference in values.differences.values())
     widest = max(gaps, key=lambda gap: gap.value)
     certain = _certain(widest.high <= predicate.maximum, widest.low > predicate.maximum)
     return PredicateOutcome(
@@ -182,18 +186,18 @@ def with_sign(interval: Interval, sign: int) -> Interval:
 
 
 def _range(differences: Sequence[Interval], low: float, high: float) -> tuple[Verdict, Verdict]:
-    holds = all(low <= found.value <= high for found in differences)
-    excluded = any(found.high < low or found.low > high for found in differences)
-    return _verdict(holds), _certain(all(_established(found, low, high) for found in differences), excluded)
+    holds = all(low <= difference.value <= high for difference in differences)
+    excluded = any(difference.high < low or difference.low > high for difference in differences)
+    return _verdict(holds), _certain(all(_established(difference, low, high) for difference in differences), excluded)
 
 
-def _established(found: Interval, low: float, high: float) -> bool:
+def _established(difference: Interval, low: float, high: float) -> bool:
     """Whether the difference is significant; if the claimed range includes zero, whether it contains the interval."""
     if low > 0:
-        return found.low > 0
+        return difference.low > 0
     if high < 0:
-        return found.high < 0
-    return low <= found.low and found.high <= high
+        return difference.high < 0
+    return low <= difference.low and difference.high <= high
 
 
 def _below(interval: Interval, threshold: float) -> tuple[bool, bool, bool]:

@@ -1,4 +1,4 @@
-"""Jobs of a study: ``RUNS/<study>/jobs.jsonl`` lists what was submitted, Slurm gives the state of each job."""
+"""Jobs of a study: ``RUNS/<study>/jobs.jsonl`` lists the submitted jobs, Slurm has their states."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -41,7 +41,7 @@ class JobLog:
 
     def jobs(self) -> list[SubmittedJob]:
         """All jobs. Raises DataError naming the damaged line."""
-        return read_jsonl(self.path, SubmittedJob, "delete it, then 'study submit' queues what is missing")
+        return read_jsonl(self.path, SubmittedJob, "delete it, then 'study submit' submits missing work")
 
     def latest(self) -> dict[tuple[Path, str], SubmittedJob]:
         """The newest job of every run folder and kind."""

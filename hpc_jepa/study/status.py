@@ -67,7 +67,7 @@ class StudyStatus:
         return [cell for cell, status in pairs if status.state in UNFINISHED]
 
 
-def study_status(cells: Sequence[StudyCell], study: StudyDir) -> StudyStatus:
+def read_study_status(cells: Sequence[StudyCell], study: StudyDir) -> StudyStatus:
     """Status of all cells of the study folder. If Slurm does not answer, the status comes from run files alone."""
     job_log = JobLog(study)
     warning = ""

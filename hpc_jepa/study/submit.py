@@ -23,7 +23,7 @@ from hpc_jepa.study.job_log import JobLog, JobQueue, SubmittedJob, array_ids, fe
 from hpc_jepa.study.preflight import group_by_reason, preflight_errors
 from hpc_jepa.study.slurm_cli import require_commands, scancel
 from hpc_jepa.study.slurm_submitter import SlurmSubmitter
-from hpc_jepa.study.status import is_evaluated, study_status
+from hpc_jepa.study.status import is_evaluated, read_study_status
 from hpc_jepa.study.task import StudyTask, evaluation_task, report_task, training_task
 
 
@@ -80,7 +80,7 @@ def submit_study(study: StudyConfig, profile: Profile, runs: Path, *, only_unfin
     folder = create_study_dir(study, runs)
     job_log = JobLog(folder)
     with exclusive_lock(folder.lock_file):
-        selected: Sequence[StudyCell] = study_status(cells, folder).unfinished if only_unfinished else cells
+        selected: Sequence[StudyCell] = read_study_status(cells, folder).unfinished if only_unfinished else cells
         runnable = [cell for cell in selected if cell.folder not in refused]
         job_log.set_refused(refused)
         batch = _Batch(SlurmSubmitter(profile, folder.slurm_dir, study.study), job_log)

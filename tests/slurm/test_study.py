@@ -67,8 +67,8 @@ def test_a_failed_cell_does_not_stop_others_and_is_resubmitted_alone(grid, tmp_p
     study.call("submit")
     eventually(lambda: study.states() == {"failed", "done"})
     failed = study.cell("tiny/broken")
-    assert "not finite" in failed["note"]
-    assert "not finite" in (tmp_path / failed["log"]).read_text()
+    assert "non-finite" in failed["note"]
+    assert "non-finite" in (tmp_path / failed["log"]).read_text()
     before, healthy = study.job("tiny/broken"), study.job()
 
     broken.write_text("{variant: broken}")

@@ -17,7 +17,7 @@ from hpc_jepa.runs.state import RunState, write_state
 from hpc_jepa.study.grid import expand_study
 from hpc_jepa.study.job_log import CellJobs, JobLog, JobQueue, SubmittedJob
 from hpc_jepa.study.slurm_cli import JobState
-from hpc_jepa.study.status import cell_status, study_status
+from hpc_jepa.study.status import cell_status, read_study_status
 from hpc_jepa.study.submit import missing_work
 
 RUNNING, WAITING, FAILED = (
@@ -160,7 +160,7 @@ def test_damaged_file_of_one_run_is_named_and_the_other_cells_are_shown(cell, fi
     path = getattr(cell.run, file)
     path.write_text(content)
     other = replace(cell, config=cell.config.model_copy(update={"seed": 99}))
-    study = study_status([cell, other], StudyDir(tmp_path))
+    study = read_study_status([cell, other], StudyDir(tmp_path))
     damaged, shown = study.statuses
     assert damaged.state == "damaged" and str(path) in damaged.note
     assert shown.state == "not started"
@@ -173,7 +173,7 @@ def test_damaged_record_is_named(cell, content, tmp_path):
     evaluated(cell)
     (path,) = cell.run.record_dir().iterdir()
     path.write_text(content)
-    (status,) = study_status([cell], StudyDir(tmp_path)).statuses
+    (status,) = read_study_status([cell], StudyDir(tmp_path)).statuses
     assert status.state == "damaged" and str(path) in status.note
 
 
@@ -190,6 +190,6 @@ def test_run_without_a_speed_has_no_time_left(cell, content):
 def test_damaged_list_of_refused_cells_is_a_warning(cell, tmp_path):
     study = StudyDir(tmp_path)
     study.refused_file.write_text("[]")
-    status = study_status([cell], study)
+    status = read_study_status([cell], study)
     assert str(study.refused_file) in status.warning
     assert [one.state for one in status.statuses] == ["not started"]

@@ -4,7 +4,7 @@ import math
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
@@ -68,17 +68,16 @@ class EvaluationContext:
         """Configuration of the protocol."""
         return self.benchmark.protocols[self.protocol]
 
-    def encoders(self, names: Sequence[Weights]) -> tuple[dict[Weights, TokenEncoder], dict[Weights, str]]:
-        """The named encoders on the device, and the SHA-256 of the external ones."""
+    def encoders(self, names: Sequence[Weights]) -> dict[Weights, TokenEncoder]:
+        """The named encoders on the device."""
         clip, config = self.config.clip, self.run.config
         own_names = [name for name in names if not is_external(name)]
         own = load_run_encoders(config, self.checkpoint, own_names, self.device)
         tubelets = clip.frames // config.model.encoder.tubelet
         encoders = {n: TokenEncoder(self._checked(encoder.forward_features), tubelets) for n, encoder in own.items()}
-        hashes: dict[Weights, str] = {}
         for name in filter(is_external, names):
-            encoders[name], hashes[name] = load_external_encoder(name, clip, config.seed, self.device)
-        return {name: self._on_device(encoders[name]) for name in names}, hashes
+            encoders[name] = load_external_encoder(name, clip, config.seed, self.device)
+        return {name: self._on_device(encoders[name]) for name in names}
 
     @contextmanager
     def scratch_dir(self) -> Iterator[Path]:
@@ -170,7 +169,7 @@ class EvaluationContext:
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 return encoder.encode(pixels.to(device))
 
-        return TokenEncoder(encode, encoder.tubelets)
+        return replace(encoder, encode=encode)
 
 
 def _dimensions(sides: Sequence[int]) -> str:

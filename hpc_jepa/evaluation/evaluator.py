@@ -4,7 +4,6 @@ import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -15,38 +14,33 @@ from hpc_jepa.config.benchmark import BenchmarkConfig, ProtocolName, Task, Weigh
 from hpc_jepa.data.shards.manifest import MANIFEST_NAME, manifest_hash, read_manifest
 from hpc_jepa.distributed import is_main
 from hpc_jepa.errors import DataError
-from hpc_jepa.evaluation import record
 from hpc_jepa.evaluation.context import EvaluationContext
+from hpc_jepa.evaluation.extraction import TokenEncoder
 from hpc_jepa.evaluation.progress import Progress, no_progress
 from hpc_jepa.evaluation.record import (
+    RECORD_TYPES,
     AnyRecord,
-    FewShotRecord,
-    ProbeRecord,
-    RobustnessRecord,
     RunIdentity,
     TaskResult,
-    TextRecord,
+    read_predictions,
+    read_record,
+    write_record,
 )
-from hpc_jepa.evaluation.tasks import few_shot, probe, robustness, text
+from hpc_jepa.evaluation.tasks.few_shot import evaluate_few_shot
+from hpc_jepa.evaluation.tasks.probe import evaluate_probes
+from hpc_jepa.evaluation.tasks.robustness import evaluate_robustness
+from hpc_jepa.evaluation.tasks.text import evaluate_text
 from hpc_jepa.io.revision import code_revision
 from hpc_jepa.training.launch import check_launcher_variables
 
 SOFTWARE_PACKAGES = ("hpc_jepa", "torch", "scikit-learn", "statsmodels", "scipy", "numpy")
 
 
-@dataclass(frozen=True)
-class TaskSpec:
-    """The function that runs a task, and the type of its record."""
-
-    run: Callable[[EvaluationContext, Sequence[Weights]], TaskResult | None]
-    record_type: type[AnyRecord]
-
-
-TASKS: dict[Task, TaskSpec] = {
-    "probe": TaskSpec(probe.evaluate_probes, ProbeRecord),
-    "few_shot": TaskSpec(few_shot.evaluate_few_shot, FewShotRecord),
-    "robustness": TaskSpec(robustness.evaluate_robustness, RobustnessRecord),
-    "text": TaskSpec(text.evaluate_text, TextRecord),
+TASKS: dict[Task, Callable[[EvaluationContext, dict[Weights, TokenEncoder]], TaskResult | None]] = {
+    "probe": evaluate_probes,
+    "few_shot": evaluate_few_shot,
+    "robustness": evaluate_robustness,
+    "text": evaluate_text,
 }
 
 
@@ -65,23 +59,25 @@ def evaluate(
     Weights that the record already contains for this checkpoint, protocol and data are skipped, unless ``force``.
     Raises InputError, DataError or CheckpointError with a one-line message.
     """
-    context, spec = EvaluationContext.open(folder, benchmark, protocol, progress), TASKS[task]
+    context, record_type = EvaluationContext.open(folder, benchmark, protocol, progress), RECORD_TYPES[task]
     path = context.run.record_file(benchmark.name, context.protocol, task)
     metadata = _metadata(context, task)
-    old = None if force or not path.is_file() else record.read_record(spec.record_type, path)
+    old = None if force or not path.is_file() else read_record(record_type, path)
     if old is not None and not _is_current(old, metadata, context, task):
         old = None
     evaluated = {result.weights for result in old.results} if old else set()
     missing = [name for name in dict.fromkeys(weights) if name not in evaluated]
     if old is not None and not missing:
         return old if is_main() else None
-    result = spec.run(context, missing)
+    encoders = context.encoders(missing)
+    result = TASKS[task](context, encoders)
     if result is None:
         return None
-    kept = record.read_predictions(path, old) if old else {}
+    kept = read_predictions(path, old) if old else {}
+    hashes = {name: encoder.sha256 for name, encoder in encoders.items() if encoder.sha256}
     metadata["results"] = [*(old.results if old else ()), *result.results]
-    metadata["encoders"] = {**(old.encoders if old else {}), **result.encoders}
-    return record.write_record(spec.record_type, path, metadata, {**kept, **result.predictions})
+    metadata["encoders"] = {**(old.encoders if old else {}), **hashes}
+    return write_record(record_type, path, metadata, {**kept, **result.predictions})
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -17,19 +17,12 @@ from hpc_jepa.evaluation.torchvision_operators import register_torchvision_opera
 INSTALL = "run: pip install 'hpc_jepa[encoders]'"
 
 
-class ExternalEncoder(NamedTuple):
-    """An encoder and the SHA-256 of its weights."""
-
-    encoder: TokenEncoder
-    sha256: str
-
-
 def is_external(name: str) -> bool:
     """Whether a weights name refers to an encoder that is not part of the run."""
     return ":" in name
 
 
-def load_external_encoder(name: str, clip: EvaluationClipConfig, seed: int, device: torch.device) -> ExternalEncoder:
+def load_external_encoder(name: str, clip: EvaluationClipConfig, seed: int, device: torch.device) -> TokenEncoder:
     """The encoder named ``timm:<model>``, ``timm:<model>@<file>`` or ``vjepa2:<folder>``.
 
     Random weights are drawn from ``seed``. Raises InputError for an unknown model or weights that do not fit it.
@@ -40,7 +33,7 @@ def load_external_encoder(name: str, clip: EvaluationClipConfig, seed: int, devi
         torch.manual_seed(seed)
         module = _TimmPerFrame(model_name, clip) if kind == "timm" else _VJEPA2(Path(model_name), clip)
     module = module.float().eval().requires_grad_(False).to(device)
-    return ExternalEncoder(TokenEncoder(module, module.tubelets(clip.frames)), _sha256(module))
+    return TokenEncoder(module, module.tubelets(clip.frames), _sha256(module))
 
 
 class _Renormalise(nn.Module):

@@ -33,10 +33,11 @@ MAX_FILE_BYTES = 1 << 26
 
 @dataclass(frozen=True)
 class TokenEncoder:
-    """A frozen encoder function and the number of tubelets it makes of a clip."""
+    """A frozen encoder function, the number of tubelets it makes of a clip, and the SHA-256 of external weights."""
 
     encode: Encode
     tubelets: int
+    sha256: str = ""
 
 
 ExtractedFeatures = dict[tuple[str, Pooling], FrozenFeatures]

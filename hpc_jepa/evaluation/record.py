@@ -7,8 +7,7 @@ RUN/eval/<task>/<benchmark>.<protocol>.json    few_shot, robustness, text
 
 import hashlib
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
@@ -165,11 +164,6 @@ class ProbeRecord(BaseRecord):
 
     results: tuple[ProbeResult, ...] = Field(min_length=1)
 
-    @property
-    def weights(self) -> set[Weights]:
-        """Evaluated weights."""
-        return {result.weights for result in self.results}
-
 
 class FewShotRecord(BaseRecord):
     """Accuracies with few labels."""
@@ -195,17 +189,25 @@ class TextRecord(BaseRecord):
     results: tuple[TextResult, ...] = Field(min_length=1)
 
 
+AnyResult = ProbeResult | FewShotResult | RobustnessResult | TextResult
 AnyRecord = ProbeRecord | FewShotRecord | RobustnessRecord | TextRecord
+RECORD_TYPES: dict[Task, type[AnyRecord]] = {
+    record_type.task: record_type for record_type in (ProbeRecord, FewShotRecord, RobustnessRecord, TextRecord)
+}
 Record = TypeVar("Record", bound=BaseRecord)
 
 
 @dataclass(frozen=True)
 class TaskResult:
-    """Results in table order, predictions by result key, and SHA-256 of external encoders."""
+    """Results in table order, and predictions by result key, beside ``labels`` and ``samples``."""
 
-    results: Sequence[BaseResult]
-    predictions: Predictions
-    encoders: dict[Weights, str]
+    results: list[AnyResult] = field(default_factory=list)
+    predictions: Predictions = field(default_factory=dict)
+
+    def add(self, result: AnyResult, predictions: NDArray[np.int64]) -> None:
+        """Append a result and store its predictions."""
+        self.results.append(result)
+        self.predictions[result.key] = predictions
 
 
 def write_record(record_type: type[Record], path: Path, fields: dict[str, Any], predictions: Predictions) -> Record:

@@ -12,7 +12,7 @@ from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.evaluation import external_encoders, record
 from hpc_jepa.evaluation.evaluator import evaluate
 from hpc_jepa.evaluation.record import FewShotRecord, RobustnessRecord, TextRecord
-from hpc_jepa.evaluation.tasks.few_shot import LabelledFeatures, predict_draws, score_episodes, select_per_class
+from hpc_jepa.evaluation.tasks.few_shot import predict_draws, score_episodes, select_per_class
 from hpc_jepa.evaluation.tasks.projection_heads import ProjectionHeads, retrieval_ranks
 from hpc_jepa.evaluation.tasks.robustness import corruption_errors, evenly_spaced, mean_corruption_error
 from hpc_jepa.runs.run_dir import RunDir
@@ -30,8 +30,7 @@ def asking(benchmark, **question):
 @pytest.fixture
 def points(make_features):
     def make(seed, clips=200):
-        found = make_features(seed=seed, clips=clips, tokens=1, signal=0.4)
-        return LabelledFeatures(found.tokens[:, 0], found.labels, found.samples)
+        return make_features(seed=seed, clips=clips, tokens=1, signal=0.4)
 
     return make
 
@@ -53,10 +52,10 @@ def test_draws_are_logistic_regression_on_k_labels_of_every_class(points):
     assert len({tuple(row) for row in named}) == 3
     more = predict_draws(train, test, 20, config, lambda: None)
     assert (more == test.labels).mean() > (named == test.labels).mean() > 0.3
-    mean, std = train.x.mean(axis=0), train.x.std(axis=0)
+    mean, std = train.flat().mean(axis=0), train.flat().std(axis=0)
     everything = predict_draws(train, test, 50, config, lambda: None)[0]
     regression = LogisticRegression(C=1 / (200 * config.l2), max_iter=1000)
-    reference = regression.fit((train.x - mean) / std, train.labels).predict((test.x - mean) / std)
+    reference = regression.fit((train.flat() - mean) / std, train.labels).predict((test.flat() - mean) / std)
     assert (everything == reference).mean() > 0.99
 
 
@@ -67,7 +66,7 @@ def test_episodes_give_queries_to_the_nearest_class_mean(points):
     assert right.shape == (40,) and 0.3 < right.mean() / 40 < 1
     np.testing.assert_array_equal(right, score_episodes(test, 4, 5, config))
     scores = []
-    x = test.x / np.linalg.norm(test.x, axis=1, keepdims=True)
+    x = test.flat() / np.linalg.norm(test.flat(), axis=1, keepdims=True)
     rng = np.random.default_rng(0)
     for _ in range(40):
         rows = np.stack([rng.permutation(np.flatnonzero(test.labels == label))[:15] for label in range(4)])
@@ -189,10 +188,10 @@ def test_text_records_hold_retrieval_both_ways_over_lost_frames(run_folder, benc
 @pytest.mark.parametrize(("model", "tokens"), [("test_vit", 4 * 100), ("test_resnet", 4 * 25)])
 def test_a_timm_model_reads_every_frame_as_it_would_alone(model, tokens):
     found = external_encoders.load_external_encoder(f"timm:{model}", CLIP, 5, CPU)
-    assert found.encoder.tubelets == 4
+    assert found.tubelets == 4
     pixels = torch.randn(2, 3, 4, 32, 32)
     with torch.inference_mode():
-        features = found.encoder.encode(pixels)
+        features = found.encode(pixels)
     assert features.shape[:2] == (2, tokens)
     import timm  # only now that torchvision can be imported
 
@@ -212,7 +211,7 @@ def test_a_timm_model_reads_every_frame_as_it_would_alone(model, tokens):
 
 def test_local_weights_of_a_timm_model_are_read_and_named_by_their_hash(tmp_path):
     drawn = external_encoders.load_external_encoder("timm:test_resnet", CLIP, 9, CPU)
-    save_file(drawn.encoder.encode.model.state_dict(), tmp_path / "w.safetensors")
+    save_file(drawn.encode.model.state_dict(), tmp_path / "w.safetensors")
     local = external_encoders.load_external_encoder(f"timm:test_resnet@{tmp_path / 'w.safetensors'}", CLIP, 0, CPU)
     assert (
         local.sha256 == drawn.sha256 != external_encoders.load_external_encoder("timm:test_resnet", CLIP, 0, CPU).sha256
@@ -237,8 +236,8 @@ def test_a_vjepa2_folder_is_read_as_transformers_reads_it(tmp_path):
     pixels = torch.randn(2, 3, 4, 32, 32)
     with torch.inference_mode():
         expected = model.get_vision_features(pixels.transpose(1, 2))
-        torch.testing.assert_close(found.encoder.encode(pixels), expected)
-    assert (found.encoder.tubelets, expected.shape) == (2, (2, 32, 48))
+        torch.testing.assert_close(found.encode(pixels), expected)
+    assert (found.tubelets, expected.shape) == (2, (2, 32, 48))
     with pytest.raises(InputError, match=r"config\.json"):
         external_encoders.load_external_encoder(f"vjepa2:{tmp_path}", CLIP, 0, CPU)
 

@@ -15,12 +15,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hpc_jepa.evaluation.probes.attention_block import check_heads, class_token
-from hpc_jepa.evaluation.probes.registry import ProbeShape, register_stacked_probe
+from hpc_jepa.evaluation.probes.registry import ProbeShape, register_probe
 
 NORM_EPS = 1e-5
 
 
-@register_stacked_probe("attentive", "tokens", "tubelets", "mean")
+@register_probe("attentive", "tokens", "tubelets", "mean", stacked=True)
 class AttentiveProbes(nn.Module):
     """S independent probes with stacked parameters [S, ...], one per seed of the initialisation."""
 

@@ -7,10 +7,10 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from hpc_jepa.evaluation.probes.registry import ProbeShape, register_stacked_probe
+from hpc_jepa.evaluation.probes.registry import ProbeShape, register_probe
 
 
-@register_stacked_probe("linear", "mean", "tubelets")
+@register_probe("linear", "mean", "tubelets", stacked=True)
 class LinearProbes(nn.Module):
     """S independent layers, weight [S, classes, N * D], bias [S, classes], with torch's default initialisation."""
 

@@ -4,7 +4,7 @@ import importlib
 import pkgutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from typing import TypeVar
 
 import torch
@@ -42,28 +42,18 @@ class ProbeKind:
 _registered: dict[str, ProbeKind] = {}
 
 
-def register_probe(name: str, *poolings: Pooling) -> Callable[[Probe], Probe]:
+def register_probe(name: str, *poolings: Pooling, stacked: bool = False) -> Callable[[Probe], Probe]:
     """Register an ``nn.Module`` as ``kind: name``, for features of these poolings.
 
     It is constructed as ``Probe(shape: ProbeShape)`` and maps tokens [B, N, D] to logits [B, classes]. Its operations
-    must work under ``torch.func.vmap``, which trains many of them side by side.
+    must work under ``torch.func.vmap``, which trains many of them side by side. With ``stacked`` the module does that
+    itself: ``Probe(shape, seeds)``, logits [S, B, classes].
     """
 
     def register(probe: Probe) -> Probe:
-        def build(shape: ProbeShape, seeds: Sequence[int]) -> nn.Module:
-            return StackedModule([_seeded(probe, shape, seed) for seed in seeds])
-
-        _add(name, ProbeKind(poolings, build))
-        return probe
-
-    return register
-
-
-def register_stacked_probe(name: str, *poolings: Pooling) -> Callable[[Probe], Probe]:
-    """Register an ``nn.Module`` that stacks the seeds itself: ``Probe(shape, seeds)``, logits [S, B, classes]."""
-
-    def register(probe: Probe) -> Probe:
-        _add(name, ProbeKind(poolings, probe))
+        if name in _registered:
+            raise ValueError(f"two probes are registered as '{name}'")
+        _registered[name] = ProbeKind(poolings, probe if stacked else partial(_stack, probe))
         return probe
 
     return register
@@ -100,13 +90,10 @@ def build_probes(config: TrainedProbeConfig, features: FrozenFeatures, classes: 
     return probe_kinds()[config.kind].build(shape, seeds)
 
 
-def _add(name: str, kind: ProbeKind) -> None:
-    if name in _registered:
-        raise ValueError(f"two probes are registered as '{name}'")
-    _registered[name] = kind
-
-
-def _seeded(probe: Callable[[ProbeShape], nn.Module], shape: ProbeShape, seed: int) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        return probe(shape)
+def _stack(probe: type[nn.Module], shape: ProbeShape, seeds: Sequence[int]) -> nn.Module:
+    modules = []
+    for seed in seeds:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            modules.append(probe(shape))
+    return StackedModule(modules)

@@ -4,8 +4,7 @@ Draws and episodes are seeded by their index, so all runs see the same ones; the
 its (k+1)-shot labels.
 """
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,84 +16,67 @@ from hpc_jepa.config.benchmark import FewShotConfig, Pooling, Weights
 from hpc_jepa.distributed import is_main
 from hpc_jepa.errors import DataError
 from hpc_jepa.evaluation.context import EvaluationContext
+from hpc_jepa.evaluation.extraction import TokenEncoder
 from hpc_jepa.evaluation.frozen_features import FrozenFeatures
 from hpc_jepa.evaluation.progress import Advance
-from hpc_jepa.evaluation.record import FewShotResult, Predictions, TaskResult
+from hpc_jepa.evaluation.record import FewShotResult, TaskResult
 from hpc_jepa.evaluation.stats.paired import CONFIDENCE_LEVEL
 from hpc_jepa.io.random_streams import RandomStream, uniforms
 
 
-def evaluate_few_shot(context: EvaluationContext, names: Sequence[Weights]) -> TaskResult | None:
+def evaluate_few_shot(context: EvaluationContext, encoders: dict[Weights, TokenEncoder]) -> TaskResult | None:
     """Accuracy by number of labels, and of episodes, for every encoder; None on all processes but the first."""
-    config = context.config.few_shot
-    encoders, hashes = context.encoders(names)
-    results: list[FewShotResult] = []
-    predictions: Predictions = {}
+    config, classes = context.config.few_shot, context.benchmark.classes
+    result = TaskResult()
     with context.scratch_dir() as folder:
         train = context.features("train", encoders, [config.pooling], folder / "train")
         test = context.features("test", encoders, [config.pooling], folder / "test")
         if not is_main():
             return None
-        for name in names:
-            train_features = LabelledFeatures.of(train[name, config.pooling])
-            test_features = LabelledFeatures.of(test[name, config.pooling])
-            predictions |= {"labels": test_features.labels, "samples": test_features.samples}
+        for name in encoders:
+            known, queries = (split[name, config.pooling].first_clips() for split in (train, test))
+            result.predictions.update(labels=queries.labels, samples=queries.samples)
             with context.progress(f"few-shot draws, {name}", len(config.shots) * config.draws) as advance:
-                classes = {k: predict_draws(train_features, test_features, k, config, advance) for k in config.shots}
-            for shots, predicted in classes.items():
-                scores = (predicted == test_features.labels).mean(axis=1)
-                ways, n = context.benchmark.classes, predicted.shape[1]
-                results.append(_result(name, "draws", ways, shots, config.pooling, n, scores))
-                predictions[results[-1].key] = predicted
-            ways = min(config.ways, context.benchmark.classes)
+                draws = {shots: predict_draws(known, queries, shots, config, advance) for shots in config.shots}
+            for shots, predicted in draws.items():
+                scores = (predicted == queries.labels).mean(axis=1)
+                result.add(_result(name, "draws", (classes, shots), config.pooling, len(queries), scores), predicted)
+            ways = min(config.ways, classes)
             for shots in config.episode_shots:
-                right, n = score_episodes(test_features, ways, shots, config), ways * config.queries
-                results.append(_result(name, "episodes", ways, shots, config.pooling, n, right / n))
-                predictions[results[-1].key] = right
-    return TaskResult(results, predictions, hashes)
-
-
-class LabelledFeatures(NamedTuple):
-    """Pooled features of the first clip of each sample: x [n, N * D], labels [n], samples [n]."""
-
-    x: NDArray[np.float32]
-    labels: NDArray[np.int64]
-    samples: NDArray[np.int64]
-
-    @classmethod
-    def of(cls, features: FrozenFeatures) -> "LabelledFeatures":
-        """Features of one split."""
-        first = features.first_clips()
-        return cls(first.flat(), first.labels, first.samples)
+                right, n = score_episodes(queries, ways, shots, config), ways * config.queries
+                result.add(_result(name, "episodes", (ways, shots), config.pooling, n, right / n), right)
+    return result
 
 
 def predict_draws(
-    train: LabelledFeatures, test: LabelledFeatures, shots: int, config: FewShotConfig, advance: Advance
+    train: FrozenFeatures, test: FrozenFeatures, shots: int, config: FewShotConfig, advance: Advance
 ) -> NDArray[np.int64]:
     """[draws, n]: classes of the test clips by logistic regression on ``shots`` labels of every class.
 
     Features are standardised with all training clips, which needs no labels. Raises DataError if a class has fewer than
     ``shots`` clips.
     """
-    scaler = StandardScaler().fit(train.x)
-    queries = scaler.transform(test.x)
+    x = train.flat()
+    scaler = StandardScaler().fit(x)
+    queries = scaler.transform(test.flat())
     predicted = np.empty((config.draws, len(test.labels)), np.int64)
     for draw in range(config.draws):
         keys = uniforms(0, RandomStream.FEW_SHOT, draw, (len(train.labels),))
         rows = select_per_class(train.labels, keys, np.unique(train.labels), shots).ravel()
         regression = LogisticRegression(C=1 / (len(rows) * config.l2), max_iter=1000)
-        predicted[draw] = regression.fit(scaler.transform(train.x[rows]), train.labels[rows]).predict(queries)
+        predicted[draw] = regression.fit(scaler.transform(x[rows]), train.labels[rows]).predict(queries)
         advance()
     return predicted
 
 
-def score_episodes(test: LabelledFeatures, ways: int, shots: int, config: FewShotConfig) -> NDArray[np.int64]:
+def score_episodes(test: FrozenFeatures, ways: int, shots: int, config: FewShotConfig) -> NDArray[np.int64]:
     """[episodes]: correct answers among ``ways * config.queries``, each query assigned to the nearest class mean.
 
     Prototypical classification (Snell et al. 2017) by squared Euclidean distance of L2-normalised features to the
     means of ``shots`` clips. Raises DataError if fewer than ``ways`` classes have enough test clips.
     """
-    x = test.x / np.linalg.norm(test.x, axis=1, keepdims=True).clip(min=1e-12)
+    x = test.flat()
+    x /= np.linalg.norm(x, axis=1, keepdims=True).clip(min=1e-12)
     needed = shots + config.queries
     classes, counts = np.unique(test.labels, return_counts=True)
     eligible = classes[counts >= needed]
@@ -133,32 +115,15 @@ def select_per_class(
 def _result(
     name: Weights,
     kind: Literal["draws", "episodes"],
-    ways: int,
-    shots: int,
+    ways_shots: tuple[int, int],
     pooling: Pooling,
     n: int,
     scores: NDArray[np.float64],
 ) -> FewShotResult:
-    value, low, high = _t_interval(scores)
-    return FewShotResult(
-        weights=name,
-        kind=kind,
-        ways=ways,
-        shots=shots,
-        pooling=pooling,
-        value=value,
-        low=low,
-        high=high,
-        count=len(scores),
-        n=n,
-        per_draw=tuple(scores.tolist()),
-    )
-
-
-def _t_interval(values: NDArray[np.float64]) -> tuple[float, float, float]:
-    """Mean with its 95 % t interval, clipped to [0, 1]."""
-    mean, error = float(values.mean()), float(stats.sem(values))
-    if error == 0:
-        return mean, mean, mean
-    low, high = stats.t.interval(CONFIDENCE_LEVEL, len(values) - 1, loc=mean, scale=error)
-    return mean, max(float(low), 0.0), min(float(high), 1.0)
+    """Mean of the scores with its 95 % t interval, clipped to [0, 1]."""
+    value, error = float(scores.mean()), float(stats.sem(scores))
+    low, high = stats.t.interval(CONFIDENCE_LEVEL, len(scores) - 1, loc=value, scale=error) if error else (value, value)
+    ways, shots = ways_shots
+    interval = {"value": value, "low": max(float(low), 0.0), "high": min(float(high), 1.0), "n": n}
+    draws = {"count": len(scores), "per_draw": tuple(scores.tolist())}
+    return FewShotResult(weights=name, kind=kind, ways=ways, shots=shots, pooling=pooling, **interval, **draws)

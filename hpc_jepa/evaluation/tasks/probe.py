@@ -1,41 +1,34 @@
 """Probe task: accuracy of every probe of the protocol on the features of every encoder."""
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
 from hpc_jepa.config.benchmark import Pooling, ProbeConfig, TrainedProbeConfig, Weights
 from hpc_jepa.distributed import is_main
 from hpc_jepa.evaluation.context import EvaluationContext
-from hpc_jepa.evaluation.extraction import ExtractedFeatures
+from hpc_jepa.evaluation.extraction import ExtractedFeatures, TokenEncoder
 from hpc_jepa.evaluation.probes.fit import FittedProbe, ProbeData, fit_probe, split_validation, work_units
-from hpc_jepa.evaluation.record import Candidate, Predictions, ProbeResult, TaskResult, accuracy_fields
+from hpc_jepa.evaluation.record import Candidate, ProbeResult, TaskResult, accuracy_fields
 
 FittedProbes = dict[tuple[Weights, str], FittedProbe]
 """By weights and name of the probe."""
 
 
-def evaluate_probes(context: EvaluationContext, names: Sequence[Weights]) -> TaskResult | None:
+def evaluate_probes(context: EvaluationContext, encoders: dict[Weights, TokenEncoder]) -> TaskResult | None:
     """Accuracy of every probe on every encoder. All processes extract features; the first returns the result."""
-    encoders, hashes = context.encoders(names)
-    configs = probe_configs(context)
+    configs, result = probe_configs(context), TaskResult()
     poolings = poolings_of(configs)
     with context.scratch_dir() as folder:
         train = context.features("train", encoders, poolings, folder / "train")
         test = context.features("test", encoders, poolings, folder / "test")
         if not is_main():
             return None
-        probes = fit_all(context, configs, names, train)
-        any_features = test[names[0], poolings[0]]
-        labels = any_features.per_sample(any_features.labels)
-        predictions: Predictions = {"labels": labels, "samples": any_features.per_sample(any_features.samples)}
-        results = []
-        for (name, probe), fitted in probes.items():
-            predicted = fitted.predict(test[name, configs[probe].pooling])
-            results.append(_result(context, name, probe, fitted, predicted, labels))
-            predictions[results[-1].key] = predicted
-    return TaskResult(results, predictions, hashes)
+        for (name, probe), fitted in fit_all(context, configs, train).items():
+            features = test[name, configs[probe].pooling]
+            predicted, labels = fitted.predict(features), features.per_sample(features.labels)
+            result.predictions.update(labels=labels, samples=features.per_sample(features.samples))
+            result.add(_result(context, name, probe, fitted, predicted, labels), predicted)
+    return result
 
 
 def probe_configs(context: EvaluationContext) -> dict[str, ProbeConfig]:
@@ -52,12 +45,10 @@ def poolings_of(configs: dict[str, ProbeConfig]) -> list[Pooling]:
     return list(dict.fromkeys(config.pooling for config in configs.values()))
 
 
-def fit_all(
-    context: EvaluationContext, configs: dict[str, ProbeConfig], names: Sequence[Weights], train: ExtractedFeatures
-) -> FittedProbes:
+def fit_all(context: EvaluationContext, configs: dict[str, ProbeConfig], train: ExtractedFeatures) -> FittedProbes:
     """Fit every probe on the training features of every encoder."""
     fitted: FittedProbes = {}
-    for name in names:
+    for name in dict.fromkeys(name for name, _ in train):
         for probe, config in configs.items():
             features, validation = split_validation(train[name, config.pooling], context.config.validation)
             data = ProbeData(features, validation, context.benchmark.classes, context.device)

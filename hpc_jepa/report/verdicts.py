@@ -3,8 +3,8 @@
 As printed, a claim is supported if its predicate holds for the values, else contradicted. With uncertainty, the
 intervals decide (they are not adjusted for the number of claims):
 
-- difference: contradicted if the interval excludes the claimed value, supported if it includes that value and excludes
-  zero, undecided if it includes both;
+- difference: contradicted if the interval excludes the claimed values, supported if it includes one and excludes zero
+  (or, if the claim allows zero, if it is inside the claimed range), else undecided;
 - count or set: supported if the intervals allow no other, contradicted if they do not allow the claimed one;
 - largest or smallest: supported if significantly ahead of every other, contradicted if significantly behind any.
 """

@@ -135,3 +135,7 @@ def _forwarded_signals(runner: TaskRunner) -> Iterator[None]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+# Pickles of Slurm jobs that release 0.1 submitted refer to these names.
+in_job, Task = run_in_job, StudyTask

@@ -1,5 +1,6 @@
 """Cluster profiles, and the batch scripts that submitit writes from them."""
 
+import pickle
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,7 +12,7 @@ from hpc_jepa.config.cluster import PROFILES, find_profile
 from hpc_jepa.errors import InputError
 from hpc_jepa.io.resources import list_resources
 from hpc_jepa.study.slurm_submitter import SlurmSubmitter
-from hpc_jepa.study.task import StudyTask
+from hpc_jepa.study.task import StudyTask, run_in_job
 
 SMALL = {
     "partition": "gpu",
@@ -147,3 +148,8 @@ def test_a_job_is_requeued_only_if_it_saved_and_was_not_cancelled(tmp_path, sbat
     done = subprocess.run([shutil.which("bash"), script, str(code)], env=environment)
     assert done.returncode == code
     assert (tmp_path / "requeued").exists() == requeued
+
+
+def test_jobs_in_the_queue_since_release_0_1_still_load():
+    assert pickle.loads(b"chpc_jepa.study.task\nin_job\n.") is run_in_job
+    assert pickle.loads(b"chpc_jepa.study.task\nTask\n.") is StudyTask

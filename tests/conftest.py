@@ -35,7 +35,7 @@ def launch():
             [*torchrun, str(script), *map(str, arguments)],
             capture_output=True,
             text=True,
-            timeout=240,
+            timeout=600,
             env={**os.environ, "OMP_NUM_THREADS": "1"},
         )
         assert not check or finished.returncode == 0, finished.stderr[-4000:]

@@ -95,8 +95,8 @@ def _host_sync_report(trace: Trace, stacks: Trace) -> str:
     """Host syncs per step, and the code that causes them."""
     count = len(trace.host_syncs()) / len(trace.steps)
     note = "" if trace.on_gpu else " (upper bound: on a GPU only those on GPU tensors)"
-    places = Counter(_location(stacks.callers(event)) for event in stacks.host_syncs()) if count else Counter[str]()
-    lines = [f"  - {number} x {place}" for place, number in places.most_common()]
+    locations = Counter(_location(stacks.callers(event)) for event in stacks.host_syncs()) if count else Counter[str]()
+    lines = [f"  - {number} x {location}" for location, number in locations.most_common()]
     return "\n".join([f"Host syncs per step: {count:g}{note}.", *lines])
 
 

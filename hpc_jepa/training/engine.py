@@ -27,7 +27,7 @@ REDUCE_BUCKET_ELEMENTS = 50_000_000
 
 
 def build_engine(train_module: nn.Module, config: RunConfig) -> DeepSpeedEngine:
-    """Wrap a module in DeepSpeed: AdamW on float32 weights, sharded as ``engine.zero_stage`` says.
+    """Wrap a module in DeepSpeed: AdamW on float32 weights, sharded at ``engine.zero_stage``.
 
     Mixed precision is the model's own autocast, so weights, gradients and optimizer state stay float32 here.
     Raises InputError if the batch does not divide among the ranks, or if ``engine.compile`` finds no compiler.

@@ -30,8 +30,8 @@ def join_process_group() -> torch.device:
 
     Without a launcher the world size is 1. The group lasts as long as the process, because DeepSpeed keeps references
     to it and cannot start on a second one.
-    Raises InputError if the launcher's variables are incomplete or invalid, rather than train N independent copies
-    that look like a success; HpcJepaError if the rendezvous times out.
+    Raises InputError if the launcher's variables are incomplete or invalid: N processes that train alone would appear
+    to succeed. Raises HpcJepaError if the rendezvous times out.
     """
     set_ranks_from_slurm()
     device = local_device()
@@ -111,7 +111,7 @@ def set_ranks_from_slurm() -> None:
     """Set torch's launcher variables from Slurm's if srun started this process as one of several.
 
     Variables of another launcher take precedence. Raises InputError in a multi-task job that was started without srun:
-    it would train as one process and look like a success.
+    it would train as one process and appear to succeed.
     """
     if os.environ.keys() & {"RANK", "WORLD_SIZE"}:
         return

@@ -12,6 +12,7 @@ from rich.table import Table
 from hpc_jepa.cli import shards_build
 from hpc_jepa.cli.console import CONSOLE, plural, progress_bar
 from hpc_jepa.cli.shards_build import summary
+from hpc_jepa.data.shards.index import index_path
 from hpc_jepa.data.shards.manifest import MANIFEST_NAME, ShardManifest, read_manifest
 from hpc_jepa.data.shards.preview import contact_sheet
 from hpc_jepa.data.shards.reshard import SampleFilter, reshard_source
@@ -89,7 +90,15 @@ def shards_index(
     path: Annotated[Path, typer.Argument(help="A tar, or a folder of tars, from any source.")],
 ) -> None:
     """Write index files for tars, in the format of DALI's wds2idx."""
-    CONSOLE.print(f"{path}: {write_indexes(path)} indexes written")
+    written = write_indexes(path)
+    for tar, names in written.items():
+        if names:
+            CONSOLE.print(
+                f"warning: {index_path(tar)}: DALI cannot parse white space in names, here in {len(names):,} members, "
+                f"for example {names[0]!r}; rename the members (underscores), or read the tar without an index",
+                markup=False,
+            )
+    CONSOLE.print(f"{path}: {plural(len(written), 'index', 'indexes')} written")
 
 
 @app.command("preview", epilog="Example: hpc-jepa shards preview shards/motion8-small/train --out motion8.png")

@@ -1,10 +1,12 @@
 """``hpc-jepa shards`` on the command line."""
 
+import io
 import json
 import shutil
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
@@ -125,3 +127,31 @@ def test_errors_name_the_path_of_the_output(tmp_path):
         call("build", "motion8", *SMALL, "--workers", "1", "--out", tmp_path / "file")
     with pytest.raises(InputError, match=r"sheet\.xyz"):
         call("preview", tmp_path, "--out", "sheet.xyz")
+
+
+def write_tar(path, names, mode="w"):
+    with tarfile.open(path, mode) as tar:
+        for name in names:
+            member = tarfile.TarInfo(name)
+            member.size = 2
+            tar.addfile(member, io.BytesIO(b"{}"))
+
+
+@pytest.mark.parametrize(
+    ("name", "warned"),
+    [("my clip.mp4", True), ("a b/clip.mp4", True), ("a\tb.mp4", True), ("clip.m p4", True), ("clip-é_1.mp4", False)],
+)
+def test_index_warns_of_names_that_dali_cannot_parse(tmp_path, name, warned):
+    write_tar(tmp_path / "foreign.tar", [name, "plain.json"])
+    output = call("index", tmp_path)
+    assert (f"1 members, for example {name!r}" in output) == warned
+    assert "1 index written" in output
+    assert (tmp_path / "foreign.idx").read_text().startswith("v1.2 ")
+
+
+@pytest.mark.parametrize("compression", ["gz", "bz2", "xz"])
+def test_compressed_tars_get_no_index(tmp_path, compression):
+    write_tar(tmp_path / "foreign.tar", ["a.json"], f"w:{compression}")
+    with pytest.raises(DataError, match=r"foreign\.tar: compressed"):
+        call("index", tmp_path)
+    assert not (tmp_path / "foreign.idx").exists()

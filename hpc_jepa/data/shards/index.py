@@ -3,6 +3,7 @@
 ``v1.2 N`` and one line per sample: ``extension offset size name`` for each of its members.
 """
 
+import re
 import tarfile
 from collections.abc import Iterable, Iterator
 from itertools import groupby
@@ -60,6 +61,11 @@ def scan_tar(path: Path) -> list[IndexedSample]:
     return [tuple(group) for _, group in groupby(members, key=lambda member: member.key)]
 
 
+def names_with_spaces(samples: Iterable[IndexedSample]) -> list[str]:
+    """Names of members with white space. DALI splits the index there: it cannot read the index, or reads it wrongly."""
+    return [member.name for sample in samples for member in sample if re.search(r"[ \t\n\v\f\r]", member.name)]
+
+
 def split_member_name(name: str) -> tuple[str, str]:
     """Key and extension of a tar member; folders, dots included, belong to the key."""
     folders, slash, file = name.rpartition("/")
@@ -71,7 +77,7 @@ def _tar_members(path: Path) -> Iterator[Member]:
     """Members that belong to samples; like other readers, skip hidden files and those without extension."""
     size = path.stat().st_size
     try:
-        with tarfile.open(path) as tar:
+        with tarfile.open(path, "r:") as tar:  # offsets in a compressed tar would be those of its content
             for info in tar:
                 key, extension = split_member_name(info.name)
                 if not info.isreg() or not key or key.endswith("/") or not extension:
@@ -80,6 +86,9 @@ def _tar_members(path: Path) -> Iterator[Member]:
                     raise DataError(f"{path}: ends early, inside {info.name}; copy or build it again")
                 yield Member(extension, info.offset_data, info.size, info.name)
     except tarfile.TarError as error:
+        with path.open("rb") as file:
+            if file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")):
+                raise DataError(f"{path}: compressed; an index needs an uncompressed tar, decompress it") from error
         raise DataError(f"{path}: damaged tar ({error}); copy or build it again") from error
 
 

@@ -7,7 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from hpc_jepa.data.decode import inspect_video
-from hpc_jepa.data.shards.index import format_index, index_path, read_index, scan_tar
+from hpc_jepa.data.shards.index import format_index, index_path, names_with_spaces, read_index, scan_tar
 from hpc_jepa.data.shards.manifest import ShardFile, read_manifest
 from hpc_jepa.data.shards.shard_folder import ShardFolder
 from hpc_jepa.errors import DataError, InputError, UndecodableError
@@ -41,17 +41,20 @@ def random_samples(folder: Path, count: int, seed: int) -> list[int]:
     return sorted(order[:count].tolist())
 
 
-def write_indexes(path: Path) -> int:
-    """Regenerate the index of a tar, or of every tar in a folder; returns their number.
+def write_indexes(path: Path) -> dict[Path, list[str]]:
+    """Regenerate the index of a tar, or of every tar in a folder; by tar, the names that DALI cannot parse in it.
 
     Raises InputError if there are no tars, DataError if one is damaged.
     """
     tars = [path] if path.is_file() else sorted(path.glob("*.tar"))
     if not tars:
         raise InputError(f"{path}: no *.tar files; give a tar or a folder of tars")
+    unparsable = {}
     for tar in tars:
-        write_atomically(index_path(tar), format_index(scan_tar(tar)).encode())
-    return len(tars)
+        samples = scan_tar(tar)
+        write_atomically(index_path(tar), format_index(samples).encode())
+        unparsable[tar] = names_with_spaces(samples)
+    return unparsable
 
 
 def _collect(results: Iterable[list[str]], advance: Callable[[], object]) -> list[str]:

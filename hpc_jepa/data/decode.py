@@ -16,6 +16,7 @@ from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
+from hpc_jepa.data.colour import with_known_matrix
 from hpc_jepa.data.images import decode_image, is_image, open_image
 from hpc_jepa.errors import UndecodableError as UndecodableError
 
@@ -111,7 +112,7 @@ def _rgb(frame: VideoFrame, reformatter: VideoReformatter, stream: VideoStream) 
     """A view [H, W, 3] of the converted frame; its row stride is larger than a row."""
     if (frame.height, frame.width) != (stream.height, stream.width):
         raise UndecodableError("changes its frame size midway")
-    plane = reformatter.reformat(require_intact(frame), format="rgb24", threads=1).planes[0]
+    plane = reformatter.reformat(with_known_matrix(require_intact(frame)), format="rgb24", threads=1).planes[0]
     rows: NDArray[np.uint8] = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
     return rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
 
@@ -145,7 +146,7 @@ def decode_scaled(video: bytes, short_side: int) -> tuple[NDArray[np.uint8], flo
             reformatter.reformat(
                 frame, width=width, height=height, format="rgb24", interpolation=Interpolation.AREA, threads=1
             ).to_ndarray()
-            for frame in map(require_intact, _decode(stream, packets))
+            for frame in map(with_known_matrix, map(require_intact, _decode(stream, packets)))
         ]
         return np.stack(frames), float(stream.average_rate or 0)
 

@@ -6,6 +6,7 @@ from typing import NamedTuple
 from av.video.stream import VideoStream
 
 from hpc_jepa.data.decode import VideoPacket, open_video
+from hpc_jepa.data.shards.frame_conversion import display_filters
 from hpc_jepa.errors import UndecodableError
 
 MAX_FRAME_PIXELS = 1 << 26
@@ -48,10 +49,10 @@ def probe_container(video: bytes) -> ContainerInfo:
 
 
 def _is_rotated(stream: VideoStream, packet: VideoPacket) -> bool:
-    """Whether players rotate the video, which only decoded frames show."""
+    """Whether players rotate or mirror the video, which only decoded frames show."""
     decoder = stream.codec_context
     frames = decoder.decode(packet) or decoder.decode(None)
-    return any(frame.rotation for frame in frames)
+    return any(display_filters(frame) for frame in frames)
 
 
 def keyframe_indices(video: bytes) -> list[int]:

@@ -6,15 +6,14 @@ from fractions import Fraction
 from itertools import chain
 
 import av
-import numpy as np
 from av.container import InputContainer
 from av.video.frame import VideoFrame
-from av.video.reformatter import Interpolation, VideoReformatter
 from av.video.stream import VideoStream
 
 from hpc_jepa.data.decode import VideoInfo, open_video, require_intact
-from hpc_jepa.data.encode import MAX_RATE_DENOMINATOR, Colour, Encoding, encode_frames
+from hpc_jepa.data.encode import MAX_RATE_DENOMINATOR, Encoding, encode_frames
 from hpc_jepa.data.shards.container import MAX_FRAME_PIXELS
+from hpc_jepa.data.shards.frame_conversion import convert, stored_colour, upright
 from hpc_jepa.errors import UndecodableError
 
 MAX_FPS = 1000
@@ -34,14 +33,14 @@ def transcode(
         rate = stream.average_rate or stream.guessed_rate or DEFAULT_FPS
         if not 0 < rate <= MAX_FPS:
             rate = DEFAULT_FPS
-        frames = _frames(container, stream) if start is None and end is None else _cut(container, stream, start, end)
+        whole = start is None and end is None
+        frames = upright(_frames(container, stream) if whole else _cut(container, stream, start, end))
         first = next(frames, None)
         if first is None:
             raise UndecodableError(_no_frames_message(container, start, end))
         width, height = _scaled_size(first, encoding.short_side)
-        colour = Colour(first.color_range, first.colorspace, first.color_primaries, first.color_trc)
-        scaled = _scale(chain([first], frames), width, height, encoding.pixel_format)
-        data, count = encode_frames(scaled, width, height, rate, encoding, colour)
+        scaled = convert(chain([first], frames), width, height, encoding.pixel_format)
+        data, count = encode_frames(scaled, width, height, rate, encoding, stored_colour(first))
         fps = float(rate.limit_denominator(MAX_RATE_DENOMINATOR))
         return data, VideoInfo(count, fps, width, height, encoding.decoder)
 
@@ -99,28 +98,9 @@ def _no_frames_message(container: InputContainer, start: float | None, end: floa
 
 
 def _scaled_size(frame: VideoFrame, short_side: int) -> tuple[int, int]:
-    """Upright width and height, even, at most the original size."""
+    """Width and height, even, at most the original size."""
     if frame.width * frame.height > MAX_FRAME_PIXELS:
         raise UndecodableError(f"has frames of {frame.width}x{frame.height}, more than {MAX_FRAME_PIXELS} pixels")
-    shown = (frame.height, frame.width) if frame.rotation % 180 else (frame.width, frame.height)
-    scale = min(1.0, short_side / min(shown))
-    width, height = (max(2, 2 * round(side * scale / 2)) for side in shown)
+    scale = min(1.0, short_side / min(frame.width, frame.height))
+    width, height = (max(2, 2 * round(side * scale / 2)) for side in (frame.width, frame.height))
     return width, height
-
-
-def _scale(frames: Iterator[VideoFrame], width: int, height: int, pixel_format: str) -> Iterator[VideoFrame]:
-    """Area interpolation avoids aliasing; a frame of the right size is unchanged."""
-    reformatter = VideoReformatter()
-    for frame in frames:
-        yield reformatter.reformat(
-            _upright(frame), width, height, pixel_format, interpolation=Interpolation.AREA, threads=1
-        )
-
-
-def _upright(frame: VideoFrame) -> VideoFrame:
-    """Rotate the frame as its metadata states; cameras held sideways write such files."""
-    turns = round(frame.rotation / 90) % 4
-    if not turns:
-        return frame
-    pixels = np.rot90(frame.to_ndarray(format="rgb24"), turns).astype(np.uint8)
-    return VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")

@@ -1,0 +1,192 @@
+"""Colours and orientation: what is read and what is transcoded equals the output of the ``ffmpeg`` command."""
+
+import io
+import math
+import shutil
+import struct
+import subprocess
+
+import av
+import numpy as np
+import pytest
+from av.video.frame import VideoFrame
+from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
+from PIL import Image
+
+from hpc_jepa.data.decode import decode_frames
+from hpc_jepa.data.encode import H264
+from hpc_jepa.data.shards.container import probe_container
+from hpc_jepa.data.shards.transcode import transcode
+
+MUTED = [(0, 0, 180), (172, 0, 0), (173, 0, 183), (12, 220, 2), (13, 209, 185), (186, 199, 3), (187, 189, 189)]
+FULL = [(0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128), (16, 64, 240)]
+BARS = np.array(MUTED + FULL, dtype=np.uint8)
+BAR = 8
+PLAYED = {None: 5, 1: 1, 2: 5, 4: 4, 5: 5, 6: 5, 7: 7, 9: 9, 10: 9}
+"""For matrices as tagged: the one that FFmpeg converts with, as a Colorspace."""
+
+MIRRORS = [(x, y, swapped) for swapped in (False, True) for x in (1, -1) for y in (1, -1)]
+
+
+def bars(height: int = len(BARS) * BAR, width: int = 64) -> np.ndarray:
+    """Coloured rows; the grey on the right is lighter below, so that no two orientations are alike."""
+    picture = BARS.repeat(BAR, axis=0)[:height, None].repeat(width, axis=1)
+    picture[:, width - 16 :] = np.linspace(20, 230, height).astype(np.uint8)[:, None, None]
+    return picture
+
+
+def video(
+    picture: np.ndarray,
+    codec: str = "libx264",
+    container: str = "mp4",
+    pixel_format: str = "yuv420p",
+    matrix: int | None = None,
+    full: bool = False,
+    frames: int = 3,
+    **options: str,
+) -> bytes:
+    """Equal frames of the picture with the colours that the tags state."""
+    file = io.BytesIO()
+    options |= {"libx264": {"crf": "4", "preset": "veryfast"}, "libvpx-vp9": {"crf": "4", "b": "0"}}.get(codec, {})
+    with av.open(file, "w", format=container) as output:
+        stream = output.add_stream(codec, rate=25, options=options)
+        stream.height, stream.width, stream.pix_fmt = *picture.shape[:2], pixel_format
+        color_range = ColorRange.JPEG if full else ColorRange.MPEG
+        context = stream.codec_context
+        context.thread_count = 1
+        context.colorspace, context.color_range = 2 if matrix is None else matrix, color_range if full else 0
+        frame = VideoFrame.from_ndarray(picture, format="rgb24")
+        converted = VideoReformatter().reformat(
+            frame, format=pixel_format, dst_colorspace=Colorspace(PLAYED.get(matrix, 5)), dst_color_range=color_range
+        )
+        converted.colorspace, converted.color_range = context.colorspace, context.color_range
+        for number in range(frames):
+            converted.pts = number
+            output.mux(stream.encode(converted))
+        output.mux(stream.encode())
+    return file.getvalue()
+
+
+def with_display_matrix(mp4: bytes, matrix: tuple[float, float, float, float]) -> bytes:
+    """The file with another matrix (a, b, c, d) in its track header: players show x, y at ax + cy, bx + dy."""
+    (a, b, c, d), at = matrix, mp4.index(b"tkhd") + 44
+    fixed = [round(value * 65536) for value in (a, b, 0, c, d, 0, 0, 0)]
+    return mp4[:at] + struct.pack(">9i", *fixed, 1 << 30) + mp4[at + 36 :]
+
+
+def transcoded(file: bytes) -> np.ndarray:
+    data, info = transcode(file, H264.model_copy(update={"crf": 4}))[:2]
+    return decode_frames(data, range(info.frames)).astype(int)
+
+
+def by_ffmpeg(file: bytes, folder) -> np.ndarray:
+    """Bytes of all frames from the ``ffmpeg`` command."""
+    (folder / "input").write_bytes(file)
+    command = ["ffmpeg", "-v", "error", "-i", folder / "input", "-vsync", "passthrough", "-pix_fmt", "rgb24"]
+    done = subprocess.run([*command, "-f", "rawvideo", "-"], capture_output=True, check=True)
+    return np.frombuffer(done.stdout, np.uint8).astype(int)
+
+
+def inside(frames: np.ndarray) -> np.ndarray:
+    """Pixels in the middle of every bar, [F, bars, 3]; subsampled colours blur only the borders."""
+    return frames[:, BAR // 2 :: BAR, 24].astype(int)
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("matrix", [None, 1, 4, 5, 6, 7, 9])
+@pytest.mark.parametrize(
+    ("codec", "container", "pixel_format"),
+    [("libx264", "mp4", "yuv420p"), ("libx264", "matroska", "yuv444p"), ("libvpx-vp9", "webm", "yuv420p")],
+)
+def test_colours_follow_the_tags_in_both_modes(codec, container, pixel_format, matrix, full):
+    if codec == "libvpx-vp9" and matrix == 4:
+        matrix = 5  # VP9 has no tag for 4
+    file = video(bars(), codec, container, pixel_format, matrix, full)
+    expected = inside(bars()[None])
+    assert np.abs(inside(decode_frames(file, range(3))) - expected).max() <= 4
+    assert np.abs(inside(transcoded(file)) - expected).max() <= 6
+    assert np.abs(transcoded(file).mean((1, 2)) - decode_frames(file, range(3)).mean((1, 2))).max() <= 2
+
+
+def test_transcoded_colours_are_those_that_all_decoders_know():
+    for matrix, full in ((None, False), (5, False), (1, False), (9, True), (None, True)):
+        with av.open(io.BytesIO(transcode(video(bars(), matrix=matrix, full=full), H264)[0])) as container:
+            frame = next(container.decode(video=0))
+        assert frame.color_range != ColorRange.JPEG
+        assert frame.colorspace == (6 if full else {None: 2, 5: 5}.get(matrix, 6))
+
+
+@pytest.mark.parametrize("matrix", [0, 3, 8, 10, 12, 14])
+def test_a_matrix_that_ffmpeg_does_not_convert_is_read_like_its_replacement(matrix):
+    file = video(bars(), matrix=matrix)
+    expected = inside(bars()[None])
+    assert np.abs(inside(decode_frames(file, range(3))) - expected).max() <= 4
+    assert np.abs(inside(transcoded(file)) - expected).max() <= 6
+
+
+def test_rgb_video_keeps_black_and_white():
+    file = video(bars(), "libx264rgb", "mp4", "rgb24")
+    assert np.abs(inside(transcoded(file)) - inside(bars()[None])).max() <= 6
+
+
+@pytest.mark.parametrize("pixel_format", ["yuv420p", "yuv444p10le"])
+@pytest.mark.parametrize(("x", "y", "swapped"), MIRRORS)
+def test_every_orientation_is_turned_upright(x, y, swapped, pixel_format):
+    picture = bars(96, 64)
+    matrix = (0, x, y, 0) if swapped else (x, 0, 0, y)
+    file = with_display_matrix(video(picture, pixel_format=pixel_format, matrix=1), matrix)
+    assert probe_container(file).rotated == (matrix != (1, 0, 0, 1))
+    # Independently: x' = ax + cy, y' = bx + dy.
+    shown = picture.swapaxes(0, 1) if swapped else picture
+    across, down = (y, x) if swapped else (x, y)
+    expected = shown[::down, ::across].astype(int)
+    frames = transcoded(file)
+    assert frames.shape == (3, *expected.shape)
+    assert np.abs(frames - expected).mean() < 8
+
+
+def test_an_odd_rotation_keeps_the_size_and_is_not_squeezed():
+    picture = np.full((96, 128, 3), 90, np.uint8)
+    picture[40:56, 56:72] = (200, 40, 40)
+    turn = math.cos(math.pi / 4)
+    frames = transcoded(with_display_matrix(video(picture), (turn, -turn, turn, turn)))
+    assert frames.shape == (3, 96, 128, 3)
+    assert frames[:, (2, 2, -3, -3), (2, -3, 2, -3)].max() < 12
+    assert np.abs(frames[:, 48, 64] - (200, 40, 40)).max() < 16
+    assert np.abs(frames[:, 48, 96] - 90).max() < 8
+
+
+@pytest.mark.parametrize("matrix", [(0, 0, 0, 0), (1, 0.004, -0.004, 1)])
+def test_no_rotation_worth_the_name_is_none(matrix):
+    file = with_display_matrix(video(bars()), matrix)
+    assert not probe_container(file).rotated
+    assert np.abs(transcoded(file) - bars()).mean() < 8
+
+
+def test_exif_tags_turn_the_frames_of_motion_jpeg():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was held sideways
+    picture, file = io.BytesIO(), io.BytesIO()
+    Image.fromarray(bars(96, 64)).save(picture, "JPEG", exif=exif, quality=98)
+    with av.open(file, "w", format="avi") as output:
+        stream = output.add_stream("mjpeg", rate=25)
+        stream.height, stream.width, stream.pix_fmt = 96, 64, "yuvj420p"
+        for number in range(3):
+            packet = av.Packet(picture.getvalue())
+            packet.stream, packet.pts, packet.dts, packet.is_keyframe = stream, number, number, True
+            output.mux(packet)
+    assert probe_container(file.getvalue()).rotated
+    assert np.abs(transcoded(file.getvalue()) - np.rot90(bars(96, 64), -1)).mean() < 8
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="the ffmpeg command is not installed")
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize("matrix", [None, 1, 9])
+def test_turned_videos_equal_the_ffmpeg_command(matrix, full, tmp_path):
+    orientations = [(0, -1, 1, 0), (0, 1, 1, 0), (-1, 0, 0, 1), (-1, 0, 0, -1), (0.8, -0.6, 0.6, 0.8)]
+    for orientation in orientations:
+        file = with_display_matrix(video(bars(96, 64), matrix=matrix, full=full), orientation)
+        frames = transcoded(file)
+        expected = by_ffmpeg(file, tmp_path).reshape(frames.shape)
+        assert np.abs(frames.mean((1, 2)) - expected.mean((1, 2))).max() <= 3
+        assert np.abs(frames - expected).mean() <= 3

@@ -17,7 +17,7 @@ from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
 from hpc_jepa.data.colour import with_known_matrix
-from hpc_jepa.data.images import decode_image, is_image, open_image
+from hpc_jepa.data.images import decode_image, is_image
 from hpc_jepa.errors import UndecodableError as UndecodableError
 
 VideoPacket: TypeAlias = "Packet[VideoStream]"
@@ -36,28 +36,13 @@ class CropWindow(NamedTuple):
 
 
 class VideoInfo(NamedTuple):
-    """Properties found by decoding a whole video. fps: average over the video."""
+    """Properties of a whole video. fps: average over the video."""
 
     frames: int
     fps: float
     width: int
     height: int
     codec: str
-
-
-def inspect_video(video: bytes) -> VideoInfo:
-    """Decode every frame. Raises UndecodableError unless all are intact and each has its own presentation time."""
-    if is_image(video):
-        with open_image(video) as image:
-            image.load()
-            return VideoInfo(1, 0.0, image.width, image.height, str(image.format).lower())
-    with _opened(video) as (stream, packets):
-        times = {frame.pts for frame in map(require_intact, _decode(stream, packets))}
-        decoded = len(times & {packet.pts for packet in packets})
-        if decoded != len(packets):
-            raise UndecodableError(f"only {decoded} of {len(packets)} frames decode with distinct presentation times")
-        fps = float(stream.average_rate or 0)
-        return VideoInfo(decoded, fps, stream.width, stream.height, stream.codec_context.name)
 
 
 def decode_frames(
@@ -74,12 +59,15 @@ def decode_frames(
         times = sorted(_time(packet) for packet in packets)
         if max(indices) >= len(times):
             raise UndecodableError(f"frame {max(indices)} requested, but the video has {len(times)} frames")
-        rows, columns = _crop_ranges(window, stream.height, stream.width)
+        height, width = stream.height, stream.width  # of the first frame; decoding a larger one would change them
+        rows, columns = _crop_ranges(window, height, width)
         positions: dict[int, list[int]] = {}
         for position, index in enumerate(indices):
             positions.setdefault(times[index], []).append(position)
         frames = np.empty((len(indices), len(rows), len(columns), 3), dtype=np.uint8)
-        for time, pixels in _frames_at(stream, packets, positions.keys()):
+        reformatter = VideoReformatter()
+        for time, frame in frames_at(stream, packets, positions.keys()):
+            pixels = _rgb(frame, reformatter, height, width)
             for position in positions[time]:
                 frames[position] = pixels[rows.start : rows.stop, columns.start : columns.stop]
         return frames
@@ -94,25 +82,23 @@ def _crop_ranges(window: CropWindow | None, height: int, width: int) -> tuple[ra
     return range(height)[window.rows], range(width)[window.columns]
 
 
-def _frames_at(
-    stream: VideoStream, packets: list[VideoPacket], requested: Set[int]
-) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-    """Presentation time and RGB pixels of each requested frame, once; the pixels are a view of the frame's memory."""
-    reformatter, missing = VideoReformatter(), set(requested)
+def frames_at(stream: VideoStream, packets: list[VideoPacket], requested: Set[int]) -> Iterator[tuple[int, VideoFrame]]:
+    """Presentation time and intact frame for each requested time, once, from as few packets as possible."""
+    missing = set(requested)
     for frame in chain.from_iterable(_decode(stream, run, requested) for run in _runs(packets, requested)):
         # Leading frames of an open GOP come out again, without their references, when the next GOP is decoded.
         if frame.pts in missing:
             missing.remove(frame.pts)
-            yield frame.pts, _rgb(frame, reformatter, stream)
+            yield frame.pts, require_intact(frame)
     if missing:
         raise UndecodableError(f"only {len(requested) - len(missing)} of {len(requested)} requested frames decode")
 
 
-def _rgb(frame: VideoFrame, reformatter: VideoReformatter, stream: VideoStream) -> NDArray[np.uint8]:
+def _rgb(frame: VideoFrame, reformatter: VideoReformatter, height: int, width: int) -> NDArray[np.uint8]:
     """A view [H, W, 3] of the converted frame; its row stride is larger than a row."""
-    if (frame.height, frame.width) != (stream.height, stream.width):
+    if (frame.height, frame.width) != (height, width):
         raise UndecodableError("changes its frame size midway")
-    plane = reformatter.reformat(with_known_matrix(require_intact(frame)), format="rgb24", threads=1).planes[0]
+    plane = reformatter.reformat(with_known_matrix(frame), format="rgb24", threads=1).planes[0]
     rows: NDArray[np.uint8] = np.frombuffer(memoryview(plane), np.uint8).reshape(plane.height, plane.line_size)
     return rows[:, : 3 * plane.width].reshape(plane.height, plane.width, 3)
 
@@ -136,7 +122,7 @@ def count_frames(video: bytes) -> int:
 def decode_scaled(video: bytes, short_side: int) -> tuple[NDArray[np.uint8], float]:
     """All RGB frames [F, H, W, 3] with the short side scaled to ``short_side`` and even sides; and frames per second.
 
-    Area interpolation avoids aliasing. Raises UndecodableError like ``inspect_video``.
+    Area interpolation avoids aliasing. Raises UndecodableError if a frame is damaged.
     """
     with _opened(video) as (stream, packets):
         scale = short_side / min(stream.height, stream.width)

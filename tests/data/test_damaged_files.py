@@ -75,7 +75,7 @@ def originals():
     return {
         "h264": video("libx264", "mp4", preset="ultrafast"),
         "mpeg4": video("mpeg4", "avi"),
-        "packed": video("mpeg4", "avi", bf="2"),
+        "b-frames": video("mpeg4", "matroska", bf="2"),
         "vp9": video("libvpx-vp9", "webm", deadline="realtime", **{"cpu-used": "8"}),
         "hevc": video("libx265", "mp4", preset="ultrafast", **{"x265-params": "log-level=none"}),
         "jpeg": jpeg(),

@@ -12,10 +12,11 @@ import torch
 from PIL import Image
 
 from hpc_jepa.config.data import ClipConfig, DataConfig, SourceConfig
-from hpc_jepa.data.decode import CropWindow, decode_frames, inspect_video
+from hpc_jepa.data.decode import CropWindow, decode_frames
 from hpc_jepa.data.encode import encode
 from hpc_jepa.data.loader import ClipLoader
 from hpc_jepa.data.shards.index import read_index
+from hpc_jepa.data.timeline import inspect_video
 from hpc_jepa.errors import DataError, UndecodableError
 
 MUTATIONS = 60

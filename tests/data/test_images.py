@@ -11,11 +11,12 @@ from hpc_jepa.config.benchmark import EvaluationClipConfig
 from hpc_jepa.config.data import AugmentationConfig, ClipConfig, DataConfig, SourceConfig
 from hpc_jepa.data.crop import View
 from hpc_jepa.data.dali_pipeline import ClipPipeline
-from hpc_jepa.data.decode import CropWindow, decode_frames, inspect_video
+from hpc_jepa.data.decode import CropWindow, decode_frames
 from hpc_jepa.data.evaluation_clips import EvaluationClips
 from hpc_jepa.data.loader import ClipLoader
 from hpc_jepa.data.shards.shard_folder import ShardFolder
 from hpc_jepa.data.sources.source import EncodedFile
+from hpc_jepa.data.timeline import inspect_video
 from hpc_jepa.errors import UndecodableError
 
 CPU = torch.device("cpu")

@@ -18,7 +18,6 @@ import webdataset
 from nvidia.dali import fn, pipeline_def
 from wds2idx import IndexCreator
 
-from hpc_jepa.data.decode import inspect_video
 from hpc_jepa.data.encode import encode
 from hpc_jepa.data.shards.builder import build_shards, is_built, make_recipe
 from hpc_jepa.data.shards.index import read_index
@@ -26,6 +25,7 @@ from hpc_jepa.data.shards.manifest import read_manifest
 from hpc_jepa.data.shards.shard_folder import ShardFolder
 from hpc_jepa.data.sources.motion8 import Motion8
 from hpc_jepa.data.sources.source import EncodedFile, RawFrames
+from hpc_jepa.data.timeline import inspect_video
 from hpc_jepa.errors import DataError, InputError
 
 

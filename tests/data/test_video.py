@@ -9,8 +9,9 @@ from av.video.frame import PictureType
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from hpc_jepa.data.decode import UndecodableError, count_frames, decode_frames, decode_scaled, inspect_video
+from hpc_jepa.data.decode import UndecodableError, count_frames, decode_frames, decode_scaled
 from hpc_jepa.data.encode import encode
+from hpc_jepa.data.timeline import inspect_video
 
 FRAMES = 40
 CASES = {

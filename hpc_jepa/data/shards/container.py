@@ -3,18 +3,23 @@
 from fractions import Fraction
 from typing import NamedTuple
 
+from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from hpc_jepa.data.decode import VideoPacket, open_video
+from hpc_jepa.data.decode import open_video
 from hpc_jepa.data.shards.frame_conversion import display_filters
-from hpc_jepa.errors import UndecodableError
+from hpc_jepa.data.timeline import Track, read_track
 
 MAX_FRAME_PIXELS = 1 << 26
 """Larger frames come from damaged headers and would exhaust memory."""
 
 
 class ContainerInfo(NamedTuple):
-    """Properties that decide how a file is stored. packets: compressed frames; rate: average frames per second."""
+    """Properties that decide how a file is stored.
+
+    packets: compressed frames; rate: average frames per second; in_order: whether the container, without decoding,
+    proves that its times are the order of presentation and that all frames have one size.
+    """
 
     container: str
     codec: str
@@ -25,34 +30,38 @@ class ContainerInfo(NamedTuple):
     pixel_format: str
     other_streams: int
     rotated: bool
-    timed: bool
+    in_order: bool
 
 
 def probe_container(video: bytes) -> ContainerInfo:
     """Read headers and count packets. Raises UndecodableError if the bytes are not a video."""
     with open_video(video) as (container, stream):
-        packets = [packet for packet in container.demux(stream) if packet.size]
-        if not packets:
-            raise UndecodableError("has no frames")
+        track = read_track(container, stream)
+        width, height, times = stream.width, stream.height, track.shown_times()
+        first, last = _decoded(stream, track, 0), _decoded(stream, track, max(track.key_positions(), default=0))
         return ContainerInfo(
             container=container.format.name,
             codec=stream.codec_context.name,
-            width=stream.width,
-            height=stream.height,
-            packets=len(packets),
-            rate=stream.average_rate or Fraction(0),
+            width=width,
+            height=height,
+            packets=len(track.packets),
+            rate=track.rate(times, stream),
             pixel_format=stream.pix_fmt or "unknown",
             other_streams=len(container.streams) - 1,
-            rotated=_is_rotated(stream, packets[0]),
-            timed=all(packet.pts is not None for packet in packets),
+            rotated=any(display_filters(frame) for frame in first),
+            in_order=track.reliable
+            and track.key_positions()[:1] == [0]
+            and len(times) == len(track.packets)
+            and all((frame.width, frame.height) == (width, height) for frame in first + last),
         )
 
 
-def _is_rotated(stream: VideoStream, packet: VideoPacket) -> bool:
-    """Whether players rotate or mirror the video, which only decoded frames show."""
+def _decoded(stream: VideoStream, track: Track, position: int) -> list[VideoFrame]:
+    """The frame of a packet, which shows rotation and size; none if it does not decode alone."""
     decoder = stream.codec_context
-    frames = decoder.decode(packet) or decoder.decode(None)
-    return any(display_filters(frame) for frame in frames)
+    frames = decoder.decode(track.packets[position]) or decoder.decode(None)
+    decoder.flush_buffers()
+    return frames
 
 
 def keyframe_indices(video: bytes) -> list[int]:

@@ -1,8 +1,9 @@
 """Storage policy: whether a sample is stored unchanged, without its sound, or transcoded.
 
 A file is stored unchanged if every supported reader can decode it: H.264, HEVC, VP8, VP9, AV1, MPEG-4 or MJPEG in MP4,
-WebM, Matroska or AVI, 8-bit 4:2:0, not rotated, with presentation times, not cut. Other streams are removed without
-re-encoding the video. Everything else that decodes is transcoded, and so is every file in mode ``transcode``.
+WebM, Matroska or AVI, 8-bit 4:2:0, not rotated, not cut, with frames that are found at random as in a sequential
+decode. Other streams are removed, and wrong times or packed B-frames mended, without re-encoding the video. Everything
+else that decodes is transcoded, and so is every file in mode ``transcode``.
 """
 
 import io
@@ -10,13 +11,14 @@ from typing import NamedTuple
 
 from PIL import Image
 
-from hpc_jepa.data.decode import VideoInfo, inspect_video
+from hpc_jepa.data.decode import VideoInfo
 from hpc_jepa.data.encode import Encoding, encode
 from hpc_jepa.data.images import is_image, open_image
 from hpc_jepa.data.shards.container import MAX_FRAME_PIXELS, ContainerInfo, probe_container
 from hpc_jepa.data.shards.manifest import Recipe, SampleInfo
-from hpc_jepa.data.shards.transcode import keep_video_stream, transcode
+from hpc_jepa.data.shards.transcode import keep_video_stream, remux_in_order, transcode
 from hpc_jepa.data.sources.source import EncodedFile, PackedSample, RawFrames, Sample
+from hpc_jepa.data.timeline import establish, inspect_video
 from hpc_jepa.errors import UndecodableError
 
 CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg")
@@ -82,7 +84,7 @@ def _store_file(file: EncodedFile, recipe: Recipe) -> _Video:
     reason = transcode_reason(info, file, recipe)
     if reason:
         return _transcode(file, recipe.encoding, reason)
-    return _copy(file.data, info, recipe)
+    return _copy(file, info, recipe)
 
 
 def transcode_reason(info: ContainerInfo, file: EncodedFile, recipe: Recipe) -> str | None:
@@ -94,7 +96,6 @@ def transcode_reason(info: ContainerInfo, file: EncodedFile, recipe: Recipe) -> 
         f"container {info.container}": _extension(info) is None,
         f"pixels {info.pixel_format}": info.pixel_format not in PIXEL_FORMATS,
         "rotated": info.rotated,
-        "no presentation times": not info.timed,
     }
     return next((reason for reason, applies in rules.items() if applies), None)
 
@@ -106,16 +107,34 @@ def _extension(info: ContainerInfo) -> str | None:
     return next((kind for kind in ("mp4", "avi") if kind in info.container), None)
 
 
-def _copy(data: bytes, info: ContainerInfo, recipe: Recipe) -> _Video:
+def _copy(file: EncodedFile, info: ContainerInfo, recipe: Recipe) -> _Video:
+    """Store the file, or its video stream, if every reader finds the right frames; else remux it, or transcode."""
     extension = _extension(info)
     assert extension is not None
-    method = "copied"
-    if info.other_streams:
-        data, method = keep_video_stream(data, extension), "stripped"
-    video = VideoInfo(info.packets, float(info.rate), info.width, info.height, info.codec)
-    if recipe.check == "decode":
-        video = inspect_video(data)
-    return _Video(data, extension, video, method)
+    data, method = (
+        (keep_video_stream(file.data, extension), "stripped") if info.other_streams else (file.data, "copied")
+    )
+    if recipe.check == "probe" and info.in_order:
+        video = VideoInfo(info.packets, float(info.rate), info.width, info.height, info.codec)
+        return _Video(data, extension, video, method)
+    timeline = establish(data)
+    if timeline.fault is None:
+        return _Video(data, extension, timeline.info, method)
+    return _remux(file.data, extension) or _transcode(file, recipe.encoding, timeline.fault)
+
+
+def _remux(data: bytes, extension: str) -> _Video | None:
+    """The same frames with times of their own, unless that does not mend the file."""
+    original = establish(data)
+    extension = "mp4" if extension == "avi" else extension
+    try:
+        remuxed = remux_in_order(data, original, extension)
+        found = establish(remuxed)
+    except UndecodableError:
+        return None
+    if found.fault or found.checksums != original.checksums:
+        return None
+    return _Video(remuxed, extension, found.info._replace(fps=original.info.fps), f"remuxed: {original.fault}")
 
 
 def _transcode(file: EncodedFile, encoding: Encoding, reason: str) -> _Video:

@@ -1,24 +1,20 @@
-"""Transcoding: decode, cut, scale and re-encode a video; or keep its video stream only."""
+"""Transcoding: decode, cut, scale and re-encode a video; or remux its video stream only."""
 
 import io
-from collections.abc import Iterator
-from fractions import Fraction
 from itertools import chain
 
 import av
 from av.container import InputContainer
 from av.video.frame import VideoFrame
-from av.video.stream import VideoStream
 
-from hpc_jepa.data.decode import VideoInfo, open_video, require_intact
+from hpc_jepa.data.decode import VideoInfo, open_video
 from hpc_jepa.data.encode import MAX_RATE_DENOMINATOR, Encoding, encode_frames
 from hpc_jepa.data.shards.container import MAX_FRAME_PIXELS
 from hpc_jepa.data.shards.frame_conversion import convert, stored_colour, upright
+from hpc_jepa.data.timeline import PACKED_FLAG, Timeline, frames_between, read_track
 from hpc_jepa.errors import UndecodableError
 
-MAX_FPS = 1000
-DEFAULT_FPS = Fraction(25)
-"""Assumed frames per second if the file has no rate, or one above MAX_FPS."""
+BITEXACT = {"fflags": "bitexact"}
 
 
 def transcode(
@@ -30,11 +26,10 @@ def transcode(
     UndecodableError if a frame is damaged.
     """
     with open_video(video) as (container, stream):
-        rate = stream.average_rate or stream.guessed_rate or DEFAULT_FPS
-        if not 0 < rate <= MAX_FPS:
-            rate = DEFAULT_FPS
-        whole = start is None and end is None
-        frames = upright(_frames(container, stream) if whole else _cut(container, stream, start, end))
+        track = read_track(container, stream)
+        times, selected = frames_between(stream, track, start, end)
+        rate = track.rate(times, stream)
+        frames = upright(selected)
         first = next(frames, None)
         if first is None:
             raise UndecodableError(_no_frames_message(container, start, end))
@@ -50,7 +45,7 @@ def keep_video_stream(video: bytes, extension: str) -> bytes:
     file = io.BytesIO()
     with open_video(video) as (container, stream):
         muxer = "matroska" if extension == "mkv" else extension
-        with av.open(file, "w", format=muxer, options={"fflags": "bitexact"}) as output:
+        with av.open(file, "w", format=muxer, options=BITEXACT) as output:
             output_stream = output.add_stream_from_template(stream)
             for packet in container.demux(stream):
                 if packet.size:
@@ -59,35 +54,38 @@ def keep_video_stream(video: bytes, extension: str) -> bytes:
     return file.getvalue()
 
 
-def _frames(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
-    """All frames. Raises UndecodableError if a frame is missing or damaged."""
-    # MPEG-4 in AVI may pack two frames into one packet, followed by a packet of 8 bytes without a frame.
-    empty = 8 if stream.codec_context.name == "mpeg4" else 0
-    packets = frames = 0
-    for packet in container.demux(stream):
-        packets += packet.size > empty
-        for frame in stream.codec_context.decode(packet if packet.size else None):
-            frames += 1
-            yield require_intact(frame)
-    if frames < packets:
-        raise UndecodableError(f"only {frames} of {packets} frames decode")
+def remux_in_order(video: bytes, timeline: Timeline, extension: str) -> bytes:
+    """Remux the packets that give the frames of ``timeline``, one each, with its times; nothing is re-encoded.
+
+    Decoding times are the presentation times, shifted so that no frame is shown before it is decoded.
+    """
+    file = io.BytesIO()
+    times = _distinct_times(timeline)
+    frames = {position: number for number, position in enumerate(timeline.order)}
+    decoding_order = sorted(frames)
+    delay = max(decoded - frames[position] for decoded, position in enumerate(decoding_order))
+    step = max(times[-1] // len(times), 1)
+    with open_video(video) as (container, stream):
+        packets = read_track(container, stream).packets
+        with av.open(file, "w", format="matroska" if extension == "mkv" else extension, options=BITEXACT) as output:
+            output_stream = output.add_stream_from_template(stream)
+            if stream.codec_context.extradata:
+                output_stream.codec_context.extradata = PACKED_FLAG.sub(rb"\1\0", stream.codec_context.extradata)
+            for decoded, position in enumerate(decoding_order):
+                packet = packets[position]
+                packet.pts = times[frames[position]]
+                packet.dts = times[decoded - delay] if decoded >= delay else (decoded - delay) * step
+                packet.time_base = timeline.tick
+                packet.stream = output_stream
+                output.mux(packet)
+    return file.getvalue()
 
 
-def _cut(
-    container: InputContainer, stream: VideoStream, start: float | None, end: float | None
-) -> Iterator[VideoFrame]:
-    """Frames with start <= time < end, decoded from the preceding key frame."""
-    first, last = start or 0.0, float("inf") if end is None else end
-    origin = float(stream.start_time * stream.time_base) if stream.start_time and stream.time_base else 0.0
-    if first and stream.time_base:
-        container.seek(int((first + origin) / stream.time_base), stream=stream)
-    for frame in container.decode(stream):
-        if frame.time is None:
-            raise UndecodableError("cannot be cut, its frames have no presentation times")
-        if frame.time - origin >= last:
-            return
-        if frame.time - origin >= first:
-            yield require_intact(frame)
+def _distinct_times(timeline: Timeline) -> list[int]:
+    """Times from 0; equally spaced if two frames have the same."""
+    if len(set(timeline.times)) == len(timeline.times):
+        return [time - timeline.times[0] for time in timeline.times]
+    return [round(number / (timeline.info.fps * timeline.tick)) for number in range(len(timeline.times))]
 
 
 def _no_frames_message(container: InputContainer, start: float | None, end: float | None) -> str:

@@ -6,10 +6,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
-from hpc_jepa.data.decode import inspect_video
 from hpc_jepa.data.shards.index import format_index, index_path, names_with_spaces, read_index, scan_tar
 from hpc_jepa.data.shards.manifest import ShardFile, read_manifest
 from hpc_jepa.data.shards.shard_folder import ShardFolder
+from hpc_jepa.data.timeline import inspect_video
 from hpc_jepa.errors import DataError, InputError, UndecodableError
 from hpc_jepa.io.atomic import write_atomically
 from hpc_jepa.io.random_streams import RandomStream, uniforms

@@ -1,0 +1,280 @@
+"""Presentation order and times of a video: the one place that decides what frame i of a file is.
+
+Containers may lie: AVI has no presentation times, remuxed files repeat its guesses, edit lists hide frames. The order
+in which a decoder returns all frames is the truth; the n-th frame has the n-th smallest time of the packets shown.
+"""
+
+import re
+import zlib
+from collections.abc import Iterator, Sequence
+from fractions import Fraction
+from itertools import pairwise
+from typing import NamedTuple
+
+import numpy as np
+from av.bitstream import BitStreamFilterContext
+from av.container import InputContainer
+from av.video.frame import VideoFrame
+from av.video.stream import VideoStream
+
+from hpc_jepa.data.decode import VideoInfo, VideoPacket, frames_at, open_video, require_intact
+from hpc_jepa.data.images import is_image, open_image
+from hpc_jepa.errors import UndecodableError
+
+MAX_FPS = 1000
+DEFAULT_FPS = Fraction(25)
+"""Assumed frames per second if neither the times nor the header give a rate up to MAX_FPS."""
+
+RATE_TOLERANCE = 0.02
+"""Relative difference between the header's rate and the frame times up to which the header is right."""
+
+EMPTY_VOP = 8
+"""An MPEG-4 packet of at most this many bytes holds no frame: it fills the place of a packed or dropped one."""
+
+PACKED_FLAG = re.compile(rb"(DivX\d+(?:b|Build)\d+)p")
+"""Encoder's note that frames are packed."""
+
+
+class Track(NamedTuple):
+    """Packets of a video stream in decoding order, one frame each.
+
+    times: presentation time of each packet as the container states it, in ticks of ``tick`` seconds, or None; packed:
+    whether frames had to be unpacked; reliable: whether the stated times can be the order of presentation.
+    """
+
+    packets: list[VideoPacket]
+    times: list[int | None]
+    tick: Fraction
+    packed: bool
+    reliable: bool
+    seekable: bool
+
+    def is_shown(self, position: int) -> bool:
+        """Whether a packet is meant to give a frame; edit lists, dropped frames and references give none."""
+        packet = self.packets[position]
+        codec = packet.stream.codec_context.name
+        if packet.is_discard or (codec == "mpeg4" and packet.size <= EMPTY_VOP):
+            return False
+        return codec != "vp8" or bool(bytes(memoryview(packet)[:1])[0] >> 4 & 1)
+
+    def key_positions(self) -> list[int]:
+        """Positions of the key frames."""
+        return [position for position, packet in enumerate(self.packets) if packet.is_keyframe]
+
+    def shown_times(self) -> list[int]:
+        """Times of all packets that give a frame, in presentation order; empty if the container states none."""
+        times = [time for position, time in enumerate(self.times) if self.is_shown(position)]
+        return [] if None in times else sorted(time for time in times if time is not None)
+
+    def rate(self, times: Sequence[int], stream: VideoStream) -> Fraction:
+        """Frames per second: the header's, unless the presentation ``times`` contradict it."""
+        header = stream.average_rate or stream.guessed_rate
+        steps, span = len(times) - 1, (times[-1] - times[0]) * self.tick if times else Fraction(0)
+        stated = header if header and 0 < header <= MAX_FPS else None
+        if steps < 1 or not span:
+            return stated or DEFAULT_FPS
+        if stated and abs(stated * span - steps) <= steps * RATE_TOLERANCE + stated * self.tick:
+            return stated
+        return steps / span if steps / span <= MAX_FPS else DEFAULT_FPS
+
+
+class Timeline(NamedTuple):
+    """All frames of a video in presentation order.
+
+    order: position in decoding order of each frame's packet; times: of each frame, in ticks; fault: why readers that
+    access frames at random would not get these frames in this order, or None.
+    """
+
+    info: VideoInfo
+    order: list[int]
+    times: list[int]
+    tick: Fraction
+    checksums: list[int]
+    fault: str | None
+
+
+def inspect_video(video: bytes) -> VideoInfo:
+    """Properties of a video of which every frame is intact and found at random as in a sequential decode.
+
+    Raises UndecodableError otherwise.
+    """
+    if is_image(video):
+        with open_image(video) as image:
+            image.load()
+            return VideoInfo(1, 0.0, image.width, image.height, str(image.format).lower())
+    timeline = establish(video)
+    if timeline.fault:
+        raise UndecodableError(f"cannot be read at random: {timeline.fault}")
+    return timeline.info
+
+
+def establish(video: bytes) -> Timeline:
+    """Decode a video from its first packet to its last. Raises UndecodableError if a frame is missing or damaged."""
+    with open_video(video) as (container, stream):
+        track = read_track(container, stream)
+        order, checksums, sizes = [], [], []
+        for position, frame in decode_track(stream, track):
+            order.append(position)
+            checksums.append(_checksum(frame))
+            sizes.append((frame.width, frame.height))
+        times = _frame_times(track, order)
+        rate = float(track.rate(times, stream))
+        info = VideoInfo(len(order), rate, *sizes[0], stream.codec_context.name)
+        fault = _fault(track, order, container)
+        if not fault and len(set(sizes)) > 1:
+            fault = "frame size changes"
+        if not fault:
+            fault = _access_fault(stream, track, dict(zip(times, checksums, strict=True)))
+        return Timeline(info, order, times, track.tick, checksums, fault)
+
+
+def read_track(container: InputContainer, stream: VideoStream) -> Track:
+    """Demux the video stream. Raises UndecodableError if it has no frames."""
+    demuxed = [packet for packet in container.demux(stream) if packet.size]
+    if not demuxed:
+        raise UndecodableError("has no frames")
+    sizes = [packet.size for packet in demuxed]
+    packets = _unpack(stream, demuxed) if stream.codec_context.name == "mpeg4" else demuxed
+    packed = [packet.size for packet in packets] != sizes
+    times = [packet.dts if packet.pts is None else packet.pts for packet in packets]
+    reorders = stream.codec_context.has_b_frames
+    ordered = all(a is not None and b is not None and a < b for a, b in pairwise(times))
+    reliable = (
+        all(packet.pts is not None for packet in packets)
+        and len(set(times)) == len(times)
+        and not (packed or (reorders and (ordered or "avi" in container.format.name)))
+    )
+    seekable = reliable and any(name in container.format.name for name in ("mp4", "matroska"))
+    return Track(packets, times, stream.time_base or Fraction(1), packed, reliable, seekable)
+
+
+def decode_track(stream: VideoStream, track: Track, first: int = 0) -> Iterator[tuple[int, VideoFrame]]:
+    """Packet position and frame, in presentation order, from packet ``first`` on.
+
+    Raises UndecodableError if a frame is damaged or, after the last one, if some are missing.
+    """
+    decoder = stream.codec_context
+    stated = [packet.pts for packet in track.packets]
+    found: set[int] = set()
+    try:
+        for position, packet in enumerate([*track.packets[first:], None], start=first):
+            if packet is not None:
+                packet.pts = position  # decoders pass it on to the frame, so that it tells where the frame comes from
+            for frame in decoder.decode(packet):
+                assert frame.pts is not None
+                found.add(frame.pts)
+                yield frame.pts, require_intact(frame)
+    finally:
+        for packet, pts in zip(track.packets, stated, strict=True):
+            packet.pts = pts
+    decoder.flush_buffers()
+    if not first:
+        _require_complete(track, found)
+
+
+def _require_complete(track: Track, found: set[int]) -> None:
+    """Raise UndecodableError if a frame is missing, unless it precedes the first that can be decoded."""
+    if not found:
+        raise UndecodableError("has no frames")
+    first = track.times[min(found)]
+    lost = [position for position in range(len(track.packets)) if position not in found and track.is_shown(position)]
+    lost = [position for position in lost if first is None or (track.times[position] or 0) >= first]
+    if lost:
+        raise UndecodableError(f"only {len(found)} of {len(found) + len(lost)} frames decode")
+
+
+def _unpack(stream: VideoStream, packets: list[VideoPacket]) -> list[VideoPacket]:
+    """One frame per packet: MPEG-4 in AVI may pack a B-frame into the packet of the frame it refers to."""
+    if not any(PACKED_FLAG.search(data) for data in (stream.codec_context.extradata or b"", bytes(packets[0]))):
+        return packets
+    unpacker = BitStreamFilterContext("mpeg4_unpack_bframes", stream)
+    unpacked = [out for packet in [*packets, None] for out in unpacker.filter(packet)]
+    for packet in unpacked:
+        packet.stream = stream
+    return [packet for packet in unpacked if packet.size]
+
+
+def _frame_times(track: Track, order: Sequence[int]) -> list[int]:
+    """Time of each frame, in ticks; equally spaced if the container states none or the same twice."""
+    stated = sorted(time for time in map(track.times.__getitem__, order) if time is not None)
+    return stated if len(stated) == len(order) else list(range(len(order)))
+
+
+def _fault(track: Track, order: Sequence[int], container: InputContainer) -> str | None:
+    """Why the stated times do not lead to the frames, in a few words."""
+    times = [track.times[position] for position in order]
+    known = [time for time in times if time is not None]
+    rules = {
+        "packed B-frames": track.packed,
+        "edit list": any(packet.is_discard for packet in track.packets),
+        "no presentation times": len(known) < len(times),
+        "frames without picture": len(order) < len(track.packets),
+        "B-frames in AVI": "avi" in container.format.name and list(order) != sorted(order),
+        "equal presentation times": len(set(known)) < len(known),
+        "presentation times out of order": any(a >= b for a, b in pairwise(known)),
+        "no key frame at the start": not track.packets[0].is_keyframe,
+    }
+    return next((fault for fault, applies in rules.items() if applies), None)
+
+
+def _access_fault(stream: VideoStream, track: Track, checksums: dict[int, int]) -> str | None:
+    """Whether frames differ if decoding starts at the key frame before them and skips others; in a few words.
+
+    Every group of pictures is decoded alone: its leading frames, then every other frame, then the rest.
+    """
+    for key, end in pairwise([*track.key_positions(), len(track.packets)]):
+        group = [time for time in track.times[key:end] if time is not None]
+        leading = {time for time in group if time < group[0]}
+        rest = sorted(set(group) - leading)
+        for requested in filter(None, (leading, set(rest[::2]), set(rest[1::2]))):
+            try:
+                for time, frame in frames_at(stream, track.packets, requested):
+                    if _checksum(frame) != checksums[time]:
+                        return "frames differ if decoding starts at their key frame"
+            except UndecodableError:
+                return "frames do not decode from their key frame"
+    return None
+
+
+def _checksum(frame: VideoFrame) -> int:
+    """CRC-32 of the decoded planes, without the padding of their rows."""
+    depth = 2 if any(component.bits > 8 for component in frame.format.components) else 1
+    checksum = 0
+    for plane in frame.planes:
+        rows = np.frombuffer(memoryview(plane), np.uint8).reshape(-1, abs(plane.line_size))[: plane.height]
+        checksum = zlib.crc32(np.ascontiguousarray(rows[:, : plane.width * depth]).data, checksum)
+    return checksum
+
+
+def frames_between(
+    stream: VideoStream, track: Track, start: float | None, end: float | None
+) -> tuple[list[int], Iterator[VideoFrame]]:
+    """Times in ticks, and frames, with ``start`` <= time < ``end``: seconds after the first frame.
+
+    Decoding starts at the key frame before ``start`` if the container is one that can be trusted, else at the first
+    packet. Raises UndecodableError if a cut is requested and the frames have no times.
+    """
+    times = track.shown_times()
+    if start is None and end is None:
+        return times, (frame for _, frame in decode_track(stream, track))
+    if not times:
+        raise UndecodableError("cannot be cut, its frames have no presentation times")
+    first = times[0] + Fraction(start or 0).limit_denominator(10**6) / track.tick
+    last = None if end is None else times[0] + Fraction(end).limit_denominator(10**6) / track.tick
+    selected = [time for time in times if first <= time and (last is None or time < last)]
+    return selected, _cut(stream, track, times, first, last)
+
+
+def _cut(
+    stream: VideoStream, track: Track, times: list[int], first: Fraction, last: Fraction | None
+) -> Iterator[VideoFrame]:
+    key = 0
+    if track.seekable:
+        key = max((k for k in track.key_positions() if (track.times[k] or 0) <= first), default=0)
+    for number, (position, frame) in enumerate(decode_track(stream, track, key)):
+        time = track.times[position] if track.reliable else times[min(number, len(times) - 1)]
+        assert time is not None
+        if last is not None and time >= last:
+            return
+        if time >= first:
+            yield frame

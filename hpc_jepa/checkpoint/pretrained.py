@@ -1,8 +1,10 @@
 """``load_encoder``: frozen encoders of runs, checkpoints, exports, and released V-JEPA 2 and 2.1 weights."""
 
 import json
+import logging
 import pickle
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,16 +19,21 @@ from hpc_jepa.checkpoint.format_2 import upgrade_name
 from hpc_jepa.checkpoint.layout import is_checkpoint_dir, resolve_checkpoint
 from hpc_jepa.checkpoint.reader import EncoderName, encoder_from_state, encoder_settings, read_encoder
 from hpc_jepa.config.data import IMAGENET_MEAN, IMAGENET_STD
+from hpc_jepa.config.model import EncoderConfig
 from hpc_jepa.errors import CheckpointError, InputError
 from hpc_jepa.models.encoder import Encoder
 from hpc_jepa.models.feature_extractor import FeatureExtractor
-from hpc_jepa.models.released import EncoderWeights, from_original, from_transformers
+from hpc_jepa.models.released import DEPTHS, EncoderWeights, from_original, from_transformers
+
+LOG = logging.getLogger(__name__)
 
 ENCODER_KEYS: dict[EncoderName, tuple[str, ...]] = {
     "target": ("ema_encoder", "target_encoder"),
     "student": ("encoder",),
 }
 """Keys of the encoders in released ``.pt`` files, the newer one first."""
+
+BLOCK = r"(?:^|\.)blocks\.(\d+)\."
 
 FETCH_AGAIN = "download or export it again"
 
@@ -41,15 +48,13 @@ class PretrainedEncoder:
     std: tuple[float, float, float] = IMAGENET_STD
 
     def encoder(self) -> Encoder:
-        """Frozen, in evaluation mode. Raises CheckpointError if tensors are missing, unknown or of other shapes."""
-        try:
-            return encoder_from_state(self.weights.config, self.weights.state)
-        except RuntimeError as error:
-            reason = str(error).splitlines()[-1].strip()
-            raise CheckpointError(f"{self.path}: incomplete V-JEPA encoder ({reason}); {FETCH_AGAIN}") from error
+        """Frozen, in evaluation mode."""
+        return encoder_from_state(self.weights.config, self.weights.state)
 
 
-def load_encoder(path: str | Path, weights: EncoderName = "target", heads: int | None = None) -> FeatureExtractor:
+def load_encoder(
+    path: str | Path, weights: EncoderName = "target", heads: int | None = None, depth: int | None = None
+) -> FeatureExtractor:
     """A frozen encoder in evaluation mode, fp32 on the CPU: clips [B, 3, F, H, W] -> features [B, N, D].
 
     path: a run folder (its latest checkpoint), a checkpoint folder, an export of ``hpc-jepa checkpoint export``, or
@@ -57,6 +62,8 @@ def load_encoder(path: str | Path, weights: EncoderName = "target", heads: int |
     weights: of a run, checkpoint or ``.pt``: the EMA ``target`` or the ``student``. In a run without EMA the target is
     untrained, so ``target`` loads the student too, except under published semantics.
     heads: attention heads of weights whose width was never released.
+    depth: number of blocks of weights whose width was never released. Without it, a warning is logged for files that
+    do not contain it, because a file without its last blocks is then a valid encoder.
 
     Clips are uint8, or floats from 0 to 1; the encoder normalises them. Tokens are ordered by time, row, column; D is
     ``encoder.width``. These are the features that frozen evaluation uses.
@@ -69,11 +76,11 @@ def load_encoder(path: str | Path, weights: EncoderName = "target", heads: int |
     >>> encoder.width, encoder.patch, encoder.tubelet
     (128, 8, 2)
 
-    Raises InputError if the path is none of these, CheckpointError if the files are damaged.
+    Raises InputError if the path is none of these, CheckpointError if the files are damaged, incomplete or not finite.
     """
     path = Path(path)
     if is_weights_path(path):
-        file = read_pretrained(path, weights, heads)
+        file = read_pretrained(path, weights, heads, depth)
         return FeatureExtractor(file.encoder(), file.mean, file.std)
     checkpoint = resolve_checkpoint(path)
     settings = encoder_settings(checkpoint)
@@ -85,18 +92,24 @@ def is_weights_path(path: Path) -> bool:
     return path.is_file() or (any(path.glob("*.safetensors")) and not is_checkpoint_dir(path))
 
 
-def read_pretrained(path: Path, name: EncoderName = "target", heads: int | None = None) -> PretrainedEncoder:
+def read_pretrained(
+    path: Path, name: EncoderName = "target", heads: int | None = None, depth: int | None = None
+) -> PretrainedEncoder:
     """The encoder in a ``.pt`` or ``.safetensors`` file, or in a folder of the latter.
 
-    Raises InputError if there is none or ``heads`` is required, CheckpointError if the file is damaged.
+    Raises InputError if there is none or ``heads`` is required, CheckpointError if the file is damaged, if tensors are
+    missing, unknown or of other shapes, if the number of blocks is not the expected one, or if weights are not finite.
     """
     if not is_weights_path(path):
         raise InputError(f"{path}: neither a file with weights nor a folder with *.safetensors")
     state: dict[str, Tensor] = {}
     card = None
     if path.is_file() and path.suffix != ".safetensors":
-        state = _select_encoder(_read_pickle(path), name, path)
+        content = _read_pickle(path)
+        state = _select_encoder(content, name, path)
+        depth = depth or _depth_of_other_encoders(content)
     else:
+        _require_all_files(path)
         for file in sorted(path.glob("*.safetensors")) if path.is_dir() else [path]:
             tensors, card = _read_safetensors(file)
             state |= tensors
@@ -104,6 +117,10 @@ def read_pretrained(path: Path, name: EncoderName = "target", heads: int | None 
         weights = _convert(state, card, path, heads)
     except KeyError as error:
         raise CheckpointError(f"{path}: not a V-JEPA encoder: no {error.args[0]}") from error
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}; {FETCH_AGAIN}") from error
+    _require_depth(path, weights.config, depth or _stored_depth(path, card))
+    _require_complete(path, weights)
     return PretrainedEncoder(path, weights, card.mean, card.std) if card else PretrainedEncoder(path, weights)
 
 
@@ -115,6 +132,87 @@ def _convert(state: dict[str, Tensor], card: ModelCard | None, path: Path, heads
     if card is not None:
         return from_original(state, card.encoder.heads, card.encoder.rotary)
     return from_original(state, heads)
+
+
+def _stored_depth(path: Path, card: ModelCard | None) -> int | None:
+    """Number of blocks in the model card, or in a ``config.json`` beside the file."""
+    if card is not None:
+        return card.encoder.depth
+    folder = path if path.is_dir() else path.parent
+    if path.suffix == ".pt" or not (folder / "config.json").is_file():
+        return None
+    depth = _read_config(folder).get("num_hidden_layers")
+    return depth if isinstance(depth, int) else None
+
+
+def _depth_of_other_encoders(content: Mapping[str, Any]) -> int | None:
+    """The largest number of blocks of any encoder in a ``.pt`` file with several; they have equal architectures."""
+    depths = []
+    for key in sum(ENCODER_KEYS.values(), ()):
+        names = content[key] if isinstance(content.get(key), Mapping) else ()
+        depths.append(max((1 + int(match[1]) for name in names if (match := re.search(BLOCK, name))), default=0))
+    return max(depths) if sum(depth > 0 for depth in depths) > 1 else None
+
+
+def _require_depth(path: Path, config: EncoderConfig, depth: int | None) -> None:
+    """Raise CheckpointError unless the file has ``depth`` blocks, by default those of the released width.
+
+    Logs a warning if the right number is unknown.
+    """
+    expected = depth or DEPTHS.get(config.width)
+    if expected is None:
+        LOG.warning(
+            "%s: %d blocks found; no encoder of width %d was released, so nothing shows whether the last blocks are "
+            "missing; give the depth to check it",
+            *(path, config.depth, config.width),
+        )
+    elif config.depth != expected:
+        missing = f"; missing: blocks {config.depth} to {expected - 1}" if config.depth < expected else ""
+        raise CheckpointError(
+            f"{path}: has {config.depth} blocks, expected {expected}{missing}; {FETCH_AGAIN}, or give the depth if "
+            f"{config.depth} blocks are right"
+        )
+
+
+def _require_complete(path: Path, weights: EncoderWeights) -> None:
+    """Raise CheckpointError if tensors are missing, unknown, of other shapes or not finite; names the first ones."""
+    with torch.device("meta"):
+        shapes = {name: tensor.shape for name, tensor in Encoder(weights.config).state_dict().items()}
+    state = weights.state
+    faults = {
+        "missing": [name for name in shapes if name not in state],
+        "unknown": [name for name in state if name not in shapes],
+        "of another shape": [name for name in state if name in shapes and state[name].shape != shapes[name]],
+        "with values that are not finite": [name for name, x in state.items() if not torch.isfinite(x).all()],
+    }
+    found = [f"{len(names)} tensors {what} ({_examples(names)})" for what, names in faults.items() if names]
+    if found:
+        raise CheckpointError(f"{path}: {', '.join(found)}, of {len(shapes)}; {FETCH_AGAIN}")
+
+
+def _examples(names: Sequence[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+
+
+def _require_all_files(path: Path) -> None:
+    """Raise CheckpointError if a file of several is missing, by their numbers or the list of Hugging Face."""
+    if path.is_file():
+        return
+    names = {file.name for file in path.glob("*.safetensors")}
+    expected: set[str] = set()
+    for listing in path.glob("*.safetensors.index.json"):
+        try:
+            expected |= set(json.loads(listing.read_text(encoding="utf-8"))["weight_map"].values())
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
+            raise CheckpointError(f"{listing}: cannot be read ({error}); {FETCH_AGAIN}") from error
+    for name in names:
+        if match := re.fullmatch(r"(.*-)(\d+)-of-(\d+)\.safetensors", name):
+            prefix, number, count = match.groups()
+            expected |= {f"{prefix}{i:0{len(number)}d}-of-{count}.safetensors" for i in range(1, int(count) + 1)}
+    if missing := sorted(expected - names):
+        raise CheckpointError(
+            f"{path}: {len(missing)} of {len(expected)} files missing ({_examples(missing)}); {FETCH_AGAIN}"
+        )
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:
@@ -154,6 +252,8 @@ def _select_encoder(content: dict[str, Any], weights: EncoderName, path: Path) -
         return content
     for key in ENCODER_KEYS[weights]:
         if key in content:
-            state: dict[str, Tensor] = content[key]
-            return state
+            state = content[key]
+            if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+                raise CheckpointError(f"{path}: {key} is not a state dict of tensors; name a V-JEPA 2 checkpoint")
+            return dict(state)
     raise CheckpointError(f"{path}: no {' or '.join(ENCODER_KEYS[weights])}, only {', '.join(content)}")

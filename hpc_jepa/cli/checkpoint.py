@@ -262,6 +262,7 @@ def checkpoint_import(
     arguments: Annotated[list[str], typer.Argument(metavar="CONFIG|KEY=VALUE", help="As in 'hpc-jepa train'.")],
     weights: Weights = "target",
     heads: Annotated[int | None, typer.Option(min=1, help="Attention heads, for unreleased sizes.")] = None,
+    depth: Annotated[int | None, typer.Option(min=1, help="Number of blocks, for unreleased sizes.")] = None,
 ) -> None:
     """Create a run with zero steps from released weights, to evaluate and report it like any other run.
 
@@ -270,7 +271,7 @@ def checkpoint_import(
     from hpc_jepa.checkpoint.pretrained import read_pretrained
     from hpc_jepa.training.import_weights import import_config, import_weights
 
-    files = read_pretrained(path, weights, heads)
+    files = read_pretrained(path, weights, heads, depth)
     config = import_config(files, *split_overrides(arguments))
     CONSOLE.print(f"{import_weights(files, config)}: {weights} of {path}")
 

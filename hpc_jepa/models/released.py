@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from hpc_jepa.config.model import EncoderConfig, Rotary
-from hpc_jepa.errors import InputError
+from hpc_jepa.errors import CheckpointError, InputError
 from hpc_jepa.models.block import NORM_EPS
 from hpc_jepa.models.encoder import Encoder
 from hpc_jepa.models.rotary import rotations
@@ -44,6 +44,12 @@ WRAPPERS = re.compile(r"^(module\.|backbone\.)+")
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 22, 1664: 26}
 """Attention heads of the released widths; tensor shapes do not show them."""
 
+DEPTHS = {192: 12, 384: 12, 768: 12, 1024: 24, 1280: 32, 1408: 40, 1664: 48}
+"""Blocks of the released widths, to notice files that end early."""
+
+LEVELS = 4
+"""Levels of every released V-JEPA 2.1 encoder."""
+
 UNEVEN_LEVELS = {48: (12, 24, 38, 48)}
 """Levels by depth where V-JEPA 2.1 does not space them evenly."""
 
@@ -62,9 +68,13 @@ def from_original(
     """Convert an encoder in the original layout; name prefixes of wrappers and unused position tables are dropped.
 
     heads: default by width for released sizes. rotary: default that of V-JEPA 2.1 if the encoder has one norm per
-    level, else that of V-JEPA 2. Raises KeyError with the name of a missing tensor, InputError if heads is required.
+    level, else that of V-JEPA 2. Raises KeyError with the name of a missing tensor, InputError if heads is required,
+    CheckpointError if the tensors are not those of a video encoder.
     """
     names = {WRAPPERS.sub("", name): tensor.float() for name, tensor in state.items()}
+    shape = names["patch_embed.proj.weight"].shape
+    if len(shape) != 5:
+        raise CheckpointError(f"not a video encoder: patch_embed.proj.weight has shape {tuple(shape)}")
     if not any(name.startswith("norms_block.") for name in names):
         return _from_vjepa2(names, heads, rotary or "vjepa2")
     ours = {_rename(name, ORIGINAL, back=True): tensor for name, tensor in names.items()}
@@ -158,12 +168,15 @@ def _from_vjepa2(names: dict[str, Tensor], heads: int | None, rotary: Rotary) ->
 
 
 def _infer_config(ours: dict[str, Tensor], heads: int | None, rotary: Rotary) -> EncoderConfig:
-    """Infer the architecture from the tensor shapes."""
+    """Infer the architecture from names and shapes of the tensors."""
     width, _, tubelet, patch, _ = ours["patch_embedding.video.weight"].shape
-    depth = 1 + max(int(name.split(".")[1]) for name in ours if name.startswith("blocks."))
-    norms = sum(name.startswith("norms.") for name in ours) // 2
+    depth, norms = _count(ours, "blocks"), _count(ours, "norms")
     if heads is None and width not in HEADS:
         raise InputError(f"no released encoder has width {width}: give the number of attention heads")
+    if width % (heads or HEADS[width]):
+        raise InputError(f"the width {width} of the encoder is not a multiple of {heads} attention heads")
+    if norms > 1 and (norms != LEVELS if width in HEADS else depth % norms):
+        raise CheckpointError(f"incomplete encoder: {norms} norms_block of {LEVELS} for {depth} blocks")
     even = tuple(depth * (number + 1) // norms for number in range(norms))
     return EncoderConfig(
         width=width,
@@ -175,6 +188,14 @@ def _infer_config(ours: dict[str, Tensor], heads: int | None, rotary: Rotary) ->
         levels=UNEVEN_LEVELS.get(depth, even) if norms > 1 else even,
         rotary=rotary,
     )
+
+
+def _count(names: Mapping[str, Tensor], part: str) -> int:
+    """One more than the largest number in names ``<part>.<number>.…``. Raises KeyError if there is none."""
+    numbers = [int(name.split(".")[1]) for name in names if re.match(rf"{part}\.\d+\.", name)]
+    if not numbers:
+        raise KeyError(f"{part}.0")
+    return 1 + max(numbers)
 
 
 def _transformers_config(config: EncoderConfig, frames: int, size: int) -> dict[str, Any]:

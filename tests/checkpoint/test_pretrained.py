@@ -1,10 +1,13 @@
 """Released V-JEPA 2 and 2.1 weights give the features of their original implementation."""
 
+import json
+import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 import hpc_jepa
 from hpc_jepa.checkpoint import reader
@@ -12,11 +15,12 @@ from hpc_jepa.checkpoint.format_2 import upgrade_name
 from hpc_jepa.checkpoint.layout import latest, resolve_checkpoint
 from hpc_jepa.checkpoint.pretrained import read_pretrained
 from hpc_jepa.config.loading import read_config
+from hpc_jepa.config.model import EncoderConfig
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.errors import CheckpointError, InputError
 from hpc_jepa.evaluation.run_encoders import load_run_encoders
 from hpc_jepa.models.encoder import Encoder
-from hpc_jepa.models.released import from_transformers
+from hpc_jepa.models.released import from_transformers, to_original
 from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.training.import_weights import import_config, import_weights
 from hpc_jepa.training.loop import train
@@ -150,3 +154,84 @@ def test_training_can_continue_from_imported_weights(motion_shards, tmp_path):
     assert train(longer, lambda line: None) == "done"
     after = reader.open_tensors(latest(folder).path)["student.blocks.1.mlp.fc2.weight"]
     assert 0 < (after - before).abs().max() < 1e-2
+
+
+def without(*parts):
+    return lambda state: {name: x for name, x in state.items() if not any(part in name for part in parts)}
+
+
+def with_value(part, value):
+    return lambda state: {name: torch.full_like(x, value) if part in name else x for name, x in state.items()}
+
+
+def changed_copy(path, change, keys=("encoder", "target_encoder")):
+    """The released file with changed encoders; only those in ``keys``."""
+    content = torch.load(RELEASED / "vjepa2.pt")
+    torch.save({key: change(content[key]) for key in keys}, path)
+    return path
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            without("blocks.1."),
+            r"12 tensors missing \(blocks\.1\.norm1\.weight, .*\)|expected 2; missing: blocks 1 to 1",
+        ),
+        (without("blocks.0."), r"missing|not a V-JEPA encoder: no blocks\.0"),
+        (without("blocks."), r"no blocks\.0"),
+        (without("backbone.norm."), r"no norms\.0"),
+        (without("fc2.bias"), r"2 tensors missing \(blocks\.0\.mlp\.fc2\.bias, blocks\.1\.mlp\.fc2\.bias\)"),
+        (with_value("blocks.1.norm2.weight", float("nan")), r"1 tensors .*not finite \(blocks\.1\.norm2\.weight\)"),
+        (with_value("attn.qkv.bias", float("inf")), r"2 tensors .*not finite"),
+        (lambda state: state | {"module.backbone.extra.weight": torch.ones(3)}, r"1 tensors unknown \(extra\.weight\)"),
+        (lambda state: {name: x[..., :1] for name, x in state.items()}, r"damaged\.pt: "),
+        (lambda state: {name: x.flatten() for name, x in state.items()}, r"not a video encoder"),
+        (lambda state: list(state), r"encoder is not a state dict"),
+    ],
+)
+def test_incomplete_and_non_finite_weights_are_refused(tmp_path, change, message):
+    path = changed_copy(tmp_path / "damaged.pt", change)
+    with pytest.raises(CheckpointError, match=message):
+        hpc_jepa.load_encoder(path, heads=2, depth=2)
+
+
+def test_missing_last_blocks_are_found_by_every_other_number_of_blocks(tmp_path, caplog):
+    cut = changed_copy(tmp_path / "cut.pt", without("blocks.1."), ["target_encoder"])
+    assert hpc_jepa.load_encoder(cut, heads=2, depth=1).encoder.config.depth == 1
+    assert not caplog.records
+    hpc_jepa.load_encoder(cut, heads=2)
+    assert [record.levelname for record in caplog.records] == ["WARNING"]
+    with pytest.raises(CheckpointError, match=r"1 blocks, expected 2; missing: blocks 1 to 1"):
+        hpc_jepa.load_encoder(cut, heads=2, depth=2)
+    content = torch.load(RELEASED / "vjepa2.pt") | torch.load(cut)
+    torch.save(content, tmp_path / "both.pt")
+    with pytest.raises(CheckpointError, match="expected 2"):
+        hpc_jepa.load_encoder(tmp_path / "both.pt", heads=2)
+    state = load_file(RELEASED / "transformers" / "model.safetensors")
+    shutil.copytree(RELEASED / "transformers", tmp_path / "cut")
+    save_file(without("encoder.layer.1.")(state), tmp_path / "cut" / "model.safetensors")
+    with pytest.raises(CheckpointError, match="expected 2"):
+        hpc_jepa.load_encoder(tmp_path / "cut")
+
+
+def test_released_widths_have_a_known_number_of_blocks(tmp_path):
+    config = EncoderConfig(width=192, depth=11, heads=3, patch=8, tubelet=2, levels=(11,), rotary="vjepa2")
+    torch.save({"encoder": to_original(Encoder(config))}, tmp_path / "tiny.pt")
+    with pytest.raises(CheckpointError, match="11 blocks, expected 12"):
+        hpc_jepa.load_encoder(tmp_path / "tiny.pt", weights="student")
+    assert hpc_jepa.load_encoder(tmp_path / "tiny.pt", weights="student", depth=11).width == 192
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_missing_files_of_several_are_named(tmp_path, listed):
+    folder = shutil.copytree(RELEASED / "transformers", tmp_path / "files")
+    (folder / "model.safetensors").rename(
+        folder / ("model-00001-of-00002.safetensors" if not listed else "a.safetensors")
+    )
+    if listed:
+        weight_map = {"encoder.layer.0.norm1.weight": "a.safetensors", "encoder.layernorm.weight": "b.safetensors"}
+        (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    missing = "b.safetensors" if listed else "model-00002-of-00002.safetensors"
+    with pytest.raises(CheckpointError, match=rf"1 of 2 files missing \({missing}\)"):
+        hpc_jepa.load_encoder(folder)

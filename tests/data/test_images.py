@@ -14,6 +14,7 @@ from hpc_jepa.data.dali_pipeline import ClipPipeline
 from hpc_jepa.data.decode import CropWindow, decode_frames
 from hpc_jepa.data.evaluation_clips import EvaluationClips
 from hpc_jepa.data.loader import ClipLoader
+from hpc_jepa.data.shards.builder import build_shards, make_recipe
 from hpc_jepa.data.shards.shard_folder import ShardFolder
 from hpc_jepa.data.sources.source import EncodedFile
 from hpc_jepa.data.timeline import inspect_video
@@ -123,3 +124,91 @@ def test_evaluation_resizes_images_like_torchvision(images, listed, built, tmp_p
     # 56 x 40 -> 33 x 24, columns 4 (half of 9, rounded to even) to 27.
     image = Image.open(io.BytesIO(ShardFolder(images).read(7).data)).resize((33, 24), Image.Resampling.BICUBIC)
     np.testing.assert_allclose(pixels[7, :, 0].permute(1, 2, 0), np.asarray(image)[:, 4:28] / 255.0, atol=1e-6)
+
+
+def saved(image, form, **options):
+    file = io.BytesIO()
+    image.save(file, form, **options)
+    return file.getvalue()
+
+
+GRADIENT = np.stack(np.broadcast_arrays(*np.ogrid[0:240:90j, 0:250:160j], 128), axis=-1).astype(np.uint8)
+
+STILLS = {
+    "webp": ("jpg", {}),
+    "lossless webp": ("jpg", {"lossless": True}),
+    "bmp": ("png", {}),
+    "gif": ("png", {}),
+    "tiff": ("png", {}),
+    "tiff with jpeg": ("png", {"compression": "jpeg"}),
+    "jpeg2000": ("jpg", {}),
+    "avif": ("jpg", {}),
+    "ppm": ("png", {}),
+}
+
+
+@pytest.mark.parametrize("name", STILLS)
+def test_still_images_of_other_kinds_stay_images_of_their_size(name, listed, built, tmp_path):
+    extension, options = STILLS[name]
+    image = Image.fromarray(GRADIENT)
+    form = name.replace("lossless ", "").partition(" ")[0]
+    file = saved(image.quantize(128) if form == "gif" else image, form.upper(), **options)
+    folder = ShardFolder(built(listed((EncodedFile(file),)), tmp_path / "images"))
+    data, info = folder.read(0)
+    assert (info.frames, info.width, info.height, info.stored) == (1, 160, 90, "transcoded")
+    assert info.is_image and info.codec == {"jpg": "jpeg", "png": "png"}[extension]
+    expected = np.asarray(Image.open(io.BytesIO(file)).convert("RGB")).astype(int)
+    frame = decode_frames(data, [0])[0]
+    if extension == "png":
+        np.testing.assert_array_equal(frame, expected)
+    assert np.abs(frame - expected).mean() < 2
+    assert list(folder.manifest.stored) == [f"transcoded: codec {form}"]
+
+
+@pytest.mark.parametrize("mode", ["copy", "transcode"])
+def test_16_bit_grey_keeps_its_range(mode, listed, tmp_path):
+    ramp = np.linspace(0, 65535, 64 * 48).astype(np.uint16).reshape(48, 64)
+    files = (saved(Image.fromarray(ramp), "PNG"), saved(Image.fromarray(ramp), "TIFF"))
+    files += (saved(Image.fromarray(ramp.astype(">u2")), "TIFF"),)
+    source = listed(tuple(map(EncodedFile, files)))
+    recipe = make_recipe(source, 10).model_copy(update={"mode": mode})
+    build_shards(source, tmp_path / "grey", recipe, 0, lambda samples: None)
+    folder = ShardFolder(tmp_path / "grey")
+    for index in range(3):
+        frame = decode_frames(folder.read(index).data, [0])[0]
+        assert np.abs(frame - (ramp // 257)[..., None].astype(int)).max() <= 4
+
+
+@pytest.mark.parametrize("mode", ["I", "F"])
+def test_grey_of_unknown_range_is_left_out_with_a_reason(mode, listed, built, tmp_path):
+    files = (picture(0), saved(Image.new(mode, (32, 32), 1000), "TIFF"))
+    folder = built(listed(tuple(map(EncodedFile, files))), tmp_path / "images")
+    assert len(ShardFolder(folder)) == 1
+    assert f"mode {mode}" in (folder / "ledger.jsonl").read_text()
+
+
+def animation(form):
+    frames = [Image.fromarray(np.full((32, 48, 3), 8 + 20 * number, np.uint8)) for number in range(10)]
+    return saved(frames[0], form, save_all=True, append_images=frames[1:], duration=100)
+
+
+@pytest.mark.parametrize("form", ["WEBP", "AVIF"])
+def test_an_animation_that_ffmpeg_does_not_read_is_left_out(form, listed, built, tmp_path):
+    folder = built(listed((EncodedFile(picture(0)), EncodedFile(animation(form)))), tmp_path / "images")
+    assert len(ShardFolder(folder)) == 1
+    assert f"animated {form}" in (folder / "ledger.jsonl").read_text()
+
+
+@pytest.mark.parametrize("form", ["GIF", "PNG"])
+def test_an_animation_is_a_video(form, listed, built, tmp_path):
+    file = animation(form)
+    data, info = ShardFolder(built(listed((EncodedFile(file),)), tmp_path / "train")).read(0)
+    assert (info.frames, info.width, info.height, info.codec) == (10, 48, 32, "h264")
+    means = decode_frames(data, range(10)).mean((1, 2, 3))
+    np.testing.assert_allclose(means, [8 + 20 * number for number in range(10)], atol=3)
+
+
+def test_a_damaged_still_image_is_left_out(listed, built, tmp_path):
+    files = (picture(0), saved(Image.fromarray(GRADIENT), "WEBP")[:200], saved(Image.fromarray(GRADIENT), "BMP")[:900])
+    folder = built(listed(tuple(map(EncodedFile, files))), tmp_path / "images")
+    assert len(ShardFolder(folder)) == 1

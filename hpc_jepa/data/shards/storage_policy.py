@@ -13,7 +13,7 @@ from PIL import Image
 
 from hpc_jepa.data.decode import VideoInfo
 from hpc_jepa.data.encode import Encoding, encode
-from hpc_jepa.data.images import is_image, open_image
+from hpc_jepa.data.images import LOSSY_FORMATS, is_still_image, open_image, opens_as_image, to_rgb
 from hpc_jepa.data.shards.container import MAX_FRAME_PIXELS, ContainerInfo, probe_container
 from hpc_jepa.data.shards.manifest import Recipe, SampleInfo
 from hpc_jepa.data.shards.transcode import keep_video_stream, remux_in_order, transcode
@@ -76,11 +76,13 @@ def _encode_frames(frames: RawFrames, encoding: Encoding) -> _Video:
 
 
 def _store_file(file: EncodedFile, recipe: Recipe) -> _Video:
-    if is_image(file.data):
+    if is_still_image(file.data):
         return _store_image(file.data, recipe)
     info = probe_container(file.data)
     if info.width * info.height > MAX_FRAME_PIXELS:
         raise UndecodableError(f"has a header with frames of {info.width}x{info.height}")
+    if info.container.endswith("_pipe") and info.packets == 1 and opens_as_image(file.data):
+        return _store_image(file.data, recipe)
     reason = transcode_reason(info, file, recipe)
     if reason:
         return _transcode(file, recipe.encoding, reason)
@@ -143,21 +145,29 @@ def _transcode(file: EncodedFile, encoding: Encoding, reason: str) -> _Video:
 
 
 def _store_image(data: bytes, recipe: Recipe) -> _Video:
-    """A plain JPEG or PNG is stored unchanged, any other image as a JPEG."""
+    """A plain JPEG or PNG is stored unchanged, a lossless image of another kind as a PNG, any other image as a JPEG."""
     with open_image(data) as image:
         if image.width * image.height > MAX_FRAME_PIXELS:
             raise UndecodableError(f"has a header with {image.width}x{image.height} pixels")
-        plain = image.format in ("JPEG", "PNG") and image.mode in IMAGE_MODES
-        if recipe.mode == "copy" and plain:
+        storable = image.format in ("JPEG", "PNG")
+        if recipe.mode == "copy" and storable and image.mode in IMAGE_MODES:
             if recipe.check == "decode":
                 image.load()
             codec = str(image.format).lower()
             return _Video(data, "jpg" if codec == "jpeg" else codec, VideoInfo(1, 0.0, *image.size, codec), "copied")
-        rgb = _downscale(image.convert("RGB"), recipe.encoding.short_side if recipe.mode == "transcode" else None)
+        rgb = _downscale(to_rgb(image), recipe.encoding.short_side if recipe.mode == "transcode" else None)
     file = io.BytesIO()
-    rgb.save(file, "JPEG", quality=JPEG_QUALITY)
-    reason = "requested" if recipe.mode == "transcode" else f"pixels {image.mode}"
-    return _Video(file.getvalue(), "jpg", VideoInfo(1, 0.0, *rgb.size, "jpeg"), f"transcoded: {reason}")
+    if recipe.mode == "copy" and not storable and image.format not in LOSSY_FORMATS:
+        extension, codec = "png", "png"
+        rgb.save(file, "PNG")
+    else:
+        extension, codec = "jpg", "jpeg"
+        rgb.save(file, "JPEG", quality=JPEG_QUALITY)
+    if recipe.mode == "transcode":
+        reason = "requested"
+    else:
+        reason = f"pixels {image.mode}" if storable else f"codec {str(image.format).lower()}"
+    return _Video(file.getvalue(), extension, VideoInfo(1, 0.0, *rgb.size, codec), f"transcoded: {reason}")
 
 
 def _downscale(image: Image.Image, short_side: int | None) -> Image.Image:

@@ -13,7 +13,7 @@ from pathlib import Path, PurePosixPath
 from hpc_jepa.errors import InputError
 
 VIDEO_TYPES = (".avi", ".mp4", ".m4v", ".mov", ".webm", ".mkv", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv")
-IMAGE_TYPES = (".jpeg", ".jpg", ".png", ".bmp", ".webp")
+IMAGE_TYPES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".tif", ".tiff")
 MAX_KEY_LENGTH = 90
 """Characters; a USTAR name has at most 100, the extension included."""
 

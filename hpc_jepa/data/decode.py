@@ -199,8 +199,10 @@ def _decode(stream: VideoStream, packets: list[VideoPacket], requested: Set[int]
     With ``requested``, the decoder skips other frames that no frame references.
     """
     decoder = stream.codec_context
+    # libdav1d would skip for good whatever the first packet is decoded with.
+    decode_all = requested is None or decoder.name == "libdav1d"
     for packet in packets:
-        decoder.skip_frame = "DEFAULT" if requested is None or packet.pts in requested else "NONREF"
+        decoder.skip_frame = "DEFAULT" if decode_all or packet.pts in (requested or ()) else "NONREF"
         yield from decoder.decode(packet)
     yield from decoder.decode(None)
     decoder.flush_buffers()

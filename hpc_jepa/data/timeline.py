@@ -119,7 +119,7 @@ def establish(video: bytes) -> Timeline:
             sizes.append((frame.width, frame.height))
         times = _frame_times(track, order)
         rate = float(track.rate(times, stream))
-        info = VideoInfo(len(order), rate, *sizes[0], stream.codec_context.name)
+        info = VideoInfo(len(order), rate, *sizes[0], stream.codec_context.codec.canonical_name)
         fault = _fault(track, order, container)
         if not fault and len(set(sizes)) > 1:
             fault = "frame size changes"

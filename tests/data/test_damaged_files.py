@@ -94,6 +94,7 @@ def odd_ones():
         "odd size": video("libvpx-vp9", "webm", scene(height=33, width=47), deadline="realtime"),
         "tiny": video("libx264", "mp4", scene(height=2, width=2), preset="ultrafast"),
         "with sound": video("libx264", "mp4", sound=True, preset="ultrafast"),
+        "av1": video("libsvtav1", "mp4", scene(height=64, width=64), preset="12"),
     }
 
 
@@ -227,7 +228,9 @@ def test_unusual_files_are_stored_or_transcoded(tmp_path):
         "odd size": (10, 33, 47, "copied"),
         "tiny": (10, 2, 2, "copied"),
         "with sound": (10, 48, 64, "stripped"),
+        "av1": (10, 64, 64, "copied"),
     }
+    assert infos["av1"].codec == "av1"
 
 
 def test_a_rotated_video_is_turned_upright(tmp_path):

@@ -22,6 +22,7 @@ CASES = {
         {"x264-params": "keyint=12:min-keyint=12:bframes=3:b-adapt=0:open-gop=1:scenecut=0"},
     ),
     "one long group": ("libx264", "matroska", {"x264-params": "keyint=infinite:bframes=2"}),
+    "av1": ("libsvtav1", "webm", {"preset": "12", "crf": "20", "g": "10"}),
     "vp9": ("libvpx-vp9", "webm", {"g": "10", "deadline": "realtime", "cpu-used": "8"}),
 }
 

@@ -41,7 +41,7 @@ def probe_container(video: bytes) -> ContainerInfo:
         first, last = _decoded(stream, track, 0), _decoded(stream, track, max(track.key_positions(), default=0))
         return ContainerInfo(
             container=container.format.name,
-            codec=stream.codec_context.name,
+            codec=stream.codec_context.codec.canonical_name,
             width=width,
             height=height,
             packets=len(track.packets),

@@ -8,7 +8,9 @@ import re
 import zlib
 from collections.abc import Iterator, Sequence
 from fractions import Fraction
-from itertools import pairwise
+from heapq import heappop, heappush
+from itertools import accumulate, pairwise
+from statistics import median_low
 from typing import NamedTuple
 
 import numpy as np
@@ -69,13 +71,17 @@ class Track(NamedTuple):
     def rate(self, times: Sequence[int], stream: VideoStream) -> Fraction:
         """Frames per second: the header's, unless the presentation ``times`` contradict it."""
         header = stream.average_rate or stream.guessed_rate
-        steps, span = len(times) - 1, (times[-1] - times[0]) * self.tick if times else Fraction(0)
         stated = header if header and 0 < header <= MAX_FPS else None
-        if steps < 1 or not span:
+        steps, span = len(times) - 1, times[-1] - times[0] if times else 0
+        decoding_times = [packet.dts for packet in self.packets if packet.dts is not None]
+        if not self.reliable and len(decoding_times) > 1:
+            span = steps * median_low(b - a for a, b in pairwise(decoding_times))
+        if steps < 1 or span <= 0:
             return stated or DEFAULT_FPS
-        if stated and abs(stated * span - steps) <= steps * RATE_TOLERANCE + stated * self.tick:
+        seconds = span * self.tick
+        if stated and abs(stated * seconds - steps) <= steps * RATE_TOLERANCE + stated * self.tick:
             return stated
-        return steps / span if steps / span <= MAX_FPS else DEFAULT_FPS
+        return steps / seconds if steps / seconds <= MAX_FPS else DEFAULT_FPS
 
 
 class Timeline(NamedTuple):
@@ -137,15 +143,34 @@ def read_track(container: InputContainer, stream: VideoStream) -> Track:
     packets = _unpack(stream, demuxed) if stream.codec_context.name == "mpeg4" else demuxed
     packed = [packet.size for packet in packets] != sizes
     times = [packet.dts if packet.pts is None else packet.pts for packet in packets]
-    reorders = stream.codec_context.has_b_frames
-    ordered = all(a is not None and b is not None and a < b for a, b in pairwise(times))
+    depth = stream.codec_context.reorder_depth
     reliable = (
         all(packet.pts is not None for packet in packets)
         and len(set(times)) == len(times)
-        and not (packed or (reorders and (ordered or "avi" in container.format.name)))
+        and not (packed or (depth and "avi" in container.format.name))
+        and _times_fit(packets, depth)
     )
     seekable = reliable and any(name in container.format.name for name in ("mp4", "matroska"))
     return Track(packets, times, stream.time_base or Fraction(1), packed, reliable, seekable)
+
+
+def _times_fit(packets: Sequence[VideoPacket], depth: int) -> bool:
+    """Whether a decoder that reorders over ``depth`` frames returns them in the order of their stated times.
+
+    False also for times in decoding order if the decoder reorders: they are copies of the decoding times.
+    """
+    times = [packet.pts or 0 for packet in packets]
+    latest = list(accumulate(times, max))
+    if any(packet.is_keyframe and time < past for packet, time, past in zip(packets, times, latest, strict=True)):
+        return False
+    waiting: list[int] = []
+    shown: list[int] = []
+    for time in times:
+        heappush(waiting, time)
+        if len(waiting) > depth:
+            shown.append(heappop(waiting))
+    shown += sorted(waiting)
+    return shown == sorted(times) and not (depth and len(times) > depth and shown == times)
 
 
 def decode_track(stream: VideoStream, track: Track, first: int = 0) -> Iterator[tuple[int, VideoFrame]]:
@@ -173,13 +198,16 @@ def decode_track(stream: VideoStream, track: Track, first: int = 0) -> Iterator[
 
 
 def _require_complete(track: Track, found: set[int]) -> None:
-    """Raise UndecodableError if a frame is missing, unless it precedes the first that can be decoded."""
-    if not found:
-        raise UndecodableError("has no frames")
-    first = track.times[min(found)]
-    lost = [position for position in range(len(track.packets)) if position not in found and track.is_shown(position)]
-    lost = [position for position in lost if first is None or (track.times[position] or 0) >= first]
-    if lost:
+    """Raise UndecodableError if a frame is missing, unless it is decoded or shown before the first key frame."""
+    key = next(iter(track.key_positions()), 0)
+    start = track.times[key]
+
+    def is_expected(position: int) -> bool:
+        time = track.times[position]
+        return position >= key and track.is_shown(position) and (time is None or start is None or time >= start)
+
+    lost = [position for position in range(len(track.packets)) if position not in found and is_expected(position)]
+    if lost or not found:
         raise UndecodableError(f"only {len(found)} of {len(found) + len(lost)} frames decode")
 
 

@@ -52,7 +52,7 @@ def probe_container(video: bytes) -> ContainerInfo:
             in_order=track.reliable
             and track.key_positions()[:1] == [0]
             and len(times) == len(track.packets)
-            and all((frame.width, frame.height) == (width, height) for frame in first + last),
+            and [(frame.width, frame.height) for frame in first + last] == 2 * [(width, height)],
         )
 
 

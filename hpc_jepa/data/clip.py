@@ -24,10 +24,11 @@ class ClipPlan(NamedTuple):
 
 
 class EncodedClip(NamedTuple):
-    """A compressed file, uint8 [bytes], that DALI decodes."""
+    """A compressed file, uint8 [bytes], that DALI decodes; matrix: of its colours, if not BT.601."""
 
     plan: ClipPlan
     video: NDArray[np.uint8]
+    matrix: str | None = None
 
 
 class DecodedClip(NamedTuple):

@@ -5,8 +5,10 @@ limited. The size of a video does not matter. This is the rule of the ``ffmpeg``
 primaries are not converted.
 """
 
+import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange
+from numpy.typing import NDArray
 
 UNSPECIFIED = 2
 BT601 = (5, 6)
@@ -15,6 +17,19 @@ CONVERTED = (1, 2, 4, 5, 6, 7, 9)
 
 SAME_MATRIX = {10: 9}
 """BT.2020 with constant luminance is converted like BT.2020 without."""
+
+
+LUMA = {
+    "bt601": (0.299, 0.114),
+    "bt709": (0.2126, 0.0722),
+    "fcc": (0.30, 0.11),
+    "smpte240m": (0.212, 0.087),
+    "bt2020nc": (0.2627, 0.0593),
+}
+"""Weights of red and blue in the luma of each matrix, by FFmpeg's names; ITU-T H.273, table 4."""
+
+NAMES = {1: "bt709", 4: "fcc", 7: "smpte240m", 9: "bt2020nc"}
+FULL_RANGE = "full range"
 
 
 def with_known_matrix(frame: VideoFrame) -> VideoFrame:
@@ -32,3 +47,24 @@ def is_full_range(frame: VideoFrame) -> bool:
 def is_common_colour(frame: VideoFrame) -> bool:
     """Whether every decoder converts the frame to RGB alike, DALI's too, which know BT.601 with limited range only."""
     return frame.colorspace in (UNSPECIFIED, *BT601) and not frame.format.is_rgb and not is_full_range(frame)
+
+
+def uncommon_colour(frame: VideoFrame) -> str | None:
+    """The frame's matrix, or FULL_RANGE, if not every decoder converts the frame to RGB alike; else None."""
+    if is_common_colour(with_known_matrix(frame)):
+        return None
+    return FULL_RANGE if is_full_range(frame) else NAMES.get(frame.colorspace)
+
+
+def rgb_correction(matrix: str) -> NDArray[np.float64]:
+    """Matrix [3, 3] from RGB that was converted by BT.601 to RGB as converted by ``matrix``, a name in LUMA.
+
+    Exact unless the first conversion clipped a colour.
+    """
+    return np.linalg.inv(_to_yuv(*LUMA[matrix])) @ _to_yuv(*LUMA["bt601"])
+
+
+def _to_yuv(red: float, blue: float) -> NDArray[np.float64]:
+    """Matrix [3, 3] from RGB to Y, Cb, Cr."""
+    luma = np.array([red, 1 - red - blue, blue])
+    return np.stack([luma, (np.eye(3)[2] - luma) / (2 - 2 * blue), (np.eye(3)[0] - luma) / (2 - 2 * red)])

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from hpc_jepa.config.data import AugmentationConfig, ClipConfig
+from hpc_jepa.data.colour import rgb_correction
 from hpc_jepa.data.crop import View
 
 Decoder = Literal["cpu", "mixed"]
@@ -25,7 +26,8 @@ class ClipPipeline:
 
     Without ``decoder`` a video is its chosen frames, cropped to its view: uint8 [F, h, w, 3]. With one it is a
     compressed file, uint8 [bytes]; DALI decodes the chosen frames and crops them, ``mixed`` on the GPU, ``cpu`` (VP8,
-    VP9 and MJPEG only) on the host. With ``media`` "image" it decodes JPEG and PNG files.
+    VP9 and MJPEG only) on the host. With ``media`` "image" it decodes JPEG and PNG files. ``matrix``: the colour matrix
+    of the videos if it is not BT.601, by which DALI converts all colours to RGB; they are corrected.
     """
 
     def __init__(
@@ -37,6 +39,7 @@ class ClipPipeline:
         device: int | None = None,
         decoder: Decoder | None = None,
         media: Media = "video",
+        matrix: str | None = None,
     ) -> None:
         self._decoder = decoder
         self._selects_frames = decoder is not None and media == "video"
@@ -45,6 +48,7 @@ class ClipPipeline:
             augmentation,
             decoder,
             media,
+            matrix,
             batch_size=batch_size,
             num_threads=threads,
             device_id=device,
@@ -72,11 +76,15 @@ class ClipPipeline:
 
 
 @pipeline_def  # type: ignore[untyped-decorator]
-def _clip_pipeline(clip: ClipConfig, augmentation: AugmentationConfig, decoder: Decoder | None, media: Media) -> Any:
+def _clip_pipeline(
+    clip: ClipConfig, augmentation: AugmentationConfig, decoder: Decoder | None, media: Media, matrix: str | None
+) -> Any:
     flips = _int_input("flips")
     pixels = _frames(decoder, media)
     if decoder:
         pixels = fn.slice(pixels, start=_int_input("starts"), shape=_int_input("shapes"), axis_names="HW")
+    if matrix:
+        pixels = fn.coord_transform(pixels, M=rgb_correction(matrix).ravel().tolist(), dtype=types.UINT8)
     # Flipping bytes is cheaper than flipping floats, and bilinear interpolation is symmetric.
     pixels = fn.flip(pixels, horizontal=flips[0], vertical=flips[1])
     pixels = fn.resize(

@@ -14,6 +14,7 @@ from hpc_jepa.config.data import DataConfig
 from hpc_jepa.data.augment import Augmenter
 from hpc_jepa.data.clip import Clip, EncodedClip, decode_clip, plan_clip
 from hpc_jepa.data.clip_sampler import ClipDraws, ClipSampler, MixtureSource
+from hpc_jepa.data.colour import FULL_RANGE
 from hpc_jepa.data.dali_pipeline import Decoder
 from hpc_jepa.data.decode_errors import DecodeErrorLog, DecodeErrorRecord
 from hpc_jepa.data.prefetch import Prefetcher
@@ -189,13 +190,16 @@ class ClipLoader:
         )
 
     def _make_clip(self, video: StoredVideo, draws: ClipDraws, row: int, check: bool) -> Clip:
-        """Encoded for DALI or decoded by PyAV; with ``check`` an encoded clip is decoded once to find errors."""
+        """Encoded for DALI or decoded by PyAV; with ``check`` an encoded clip is decoded once to find errors.
+
+        PyAV decodes full range too: DALI would clip it, or not, depending on where the range is stated.
+        """
         plan = plan_clip(video, draws, row, self._config.clip, self._config.augmentation)
-        if not self._augment.takes_encoded:
+        if not self._augment.takes_encoded or video.info.colour == FULL_RANGE:
             return decode_clip(video, plan)
         if check:
             decode_clip(video, plan)
-        return EncodedClip(plan, np.frombuffer(video.data, np.uint8))
+        return EncodedClip(plan, np.frombuffer(video.data, np.uint8), video.info.colour)
 
 
 def _scratch(config: DataConfig) -> ScratchCache | None:

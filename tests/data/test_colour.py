@@ -5,18 +5,26 @@ import math
 import shutil
 import struct
 import subprocess
+from collections import Counter
 
 import av
 import numpy as np
 import pytest
+import torch
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from PIL import Image
 
+from hpc_jepa.config.data import AugmentationConfig, ClipConfig, DataConfig, SourceConfig
 from hpc_jepa.data.decode import decode_frames
 from hpc_jepa.data.encode import H264
+from hpc_jepa.data.loader import ClipLoader
 from hpc_jepa.data.shards.container import probe_container
+from hpc_jepa.data.shards.manifest import Recipe
+from hpc_jepa.data.shards.shard_folder import ShardFolder
+from hpc_jepa.data.shards.storage_policy import to_tar_entry
 from hpc_jepa.data.shards.transcode import transcode
+from hpc_jepa.data.sources.source import EncodedFile, Sample
 
 MUTED = [(0, 0, 180), (172, 0, 0), (173, 0, 183), (12, 220, 2), (13, 209, 185), (186, 199, 3), (187, 189, 189)]
 FULL = [(0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 255, 0), (0, 0, 255), (128, 128, 128), (16, 64, 240)]
@@ -190,3 +198,41 @@ def test_turned_videos_equal_the_ffmpeg_command(matrix, full, tmp_path):
         expected = by_ffmpeg(file, tmp_path).reshape(frames.shape)
         assert np.abs(frames.mean((1, 2)) - expected.mean((1, 2))).max() <= 3
         assert np.abs(frames - expected).mean() <= 3
+
+
+@pytest.fixture(scope="module")
+def vp9_shards(listed, built, tmp_path_factory):
+    """One video for each matrix and range; VP9, which DALI decodes on a CPU too."""
+    tags = [(None, False), (5, False), (1, False), (7, False), (9, False), (1, True), (None, True)]
+    # DALI clips saturated colours before they can be corrected.
+    muted = (bars() * 0.7 + 40).astype(np.uint8)
+    media = tuple(EncodedFile(video(muted, "libvpx-vp9", "webm", matrix=m, full=full)) for m, full in tags)
+    return ShardFolder(built(listed(media), tmp_path_factory.mktemp("colours") / "train"))
+
+
+def test_shards_state_colours_that_not_every_decoder_knows(vp9_shards):
+    infos = [vp9_shards.info(index) for index in range(len(vp9_shards))]
+    assert {info.stored for info in infos} == {"copied"}
+    expected = {None: 2, "bt709": 1, "smpte240m": 1, "bt2020nc": 1, "full range": 2}
+    assert Counter(info.colour for info in infos) == expected
+    recipe = Recipe(dataset="d", split="s", settings={}, encoding=H264, samples_per_shard=1, mode="transcode")
+    entry = to_tar_entry(Sample(EncodedFile(video(bars(), matrix=1))), "a file", (), recipe)
+    assert b'"colour"' not in entry.json
+
+
+def test_dali_gives_the_colours_of_pyav(vp9_shards):
+    data = DataConfig(
+        sources={"colours": SourceConfig(shards=str(vp9_shards.path))},
+        clip=ClipConfig(frames=2, stride=1, size=64),
+        augmentation=AugmentationConfig(mean=(0, 0, 0), std=(1, 1, 1), horizontal_flip=0.0),
+    )
+    pyav, dali = (
+        ClipLoader(
+            data, seed=1, batch_size=48, rank=0, world_size=1, device=torch.device("cpu"), decoder=decoder
+        ).batch(0)
+        for decoder in (None, "cpu")
+    )
+    assert torch.equal(pyav.samples, dali.samples) and len(set(pyav.samples.tolist())) == 7
+    difference = 255 * (pyav.pixels - dali.pixels)
+    assert difference.mean((2, 3, 4)).abs().max() <= 3
+    assert difference.abs().flatten(1).median(dim=1).values.max() <= 3  # borders of colours differ more

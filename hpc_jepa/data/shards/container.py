@@ -6,6 +6,7 @@ from typing import NamedTuple
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
+from hpc_jepa.data.colour import uncommon_colour
 from hpc_jepa.data.decode import open_video
 from hpc_jepa.data.shards.frame_conversion import display_filters
 from hpc_jepa.data.timeline import Track, read_track
@@ -18,7 +19,8 @@ class ContainerInfo(NamedTuple):
     """Properties that decide how a file is stored.
 
     packets: compressed frames; rate: average frames per second; in_order: whether the container, without decoding,
-    proves that its times are the order of presentation and that all frames have one size.
+    proves that its times are the order of presentation and that all frames have one size; colour: of the first frame,
+    if DALI's decoders would not convert it right.
     """
 
     container: str
@@ -31,6 +33,7 @@ class ContainerInfo(NamedTuple):
     other_streams: int
     rotated: bool
     in_order: bool
+    colour: str | None
 
 
 def probe_container(video: bytes) -> ContainerInfo:
@@ -53,6 +56,7 @@ def probe_container(video: bytes) -> ContainerInfo:
             and track.key_positions()[:1] == [0]
             and len(times) == len(track.packets)
             and [(frame.width, frame.height) for frame in first + last] == 2 * [(width, height)],
+            colour=next(map(uncommon_colour, first), None),
         )
 
 

@@ -35,6 +35,10 @@ class SampleInfo(Strict):
     end: float | None = None
     stored: str | None = Field(None, description="copied, stripped (other streams removed), transcoded or encoded")
 
+    colour: str | None = Field(
+        None, description="colour matrix (bt709, ...) or full range, if other than BT.601 with limited range"
+    )
+
     @property
     def is_image(self) -> bool:
         """Whether this is a still image, not a video of one frame."""

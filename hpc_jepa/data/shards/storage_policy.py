@@ -45,6 +45,7 @@ class _Video(NamedTuple):
     extension: str
     info: VideoInfo
     method: str
+    colour: str | None = None
 
 
 def to_tar_entry(sample: Sample, file: str, classes: tuple[str, ...], recipe: Recipe) -> TarEntry:
@@ -66,6 +67,7 @@ def to_tar_entry(sample: Sample, file: str, classes: tuple[str, ...], recipe: Re
         start=interval[0],
         end=interval[1],
         stored=video.method.partition(":")[0],
+        colour=video.colour,
     )
     return TarEntry(info, info.to_json(), video.extension, video.data, video.method)
 
@@ -86,7 +88,8 @@ def _store_file(file: EncodedFile, recipe: Recipe) -> _Video:
     reason = transcode_reason(info, file, recipe)
     if reason:
         return _transcode(file, recipe.encoding, reason)
-    return _copy(file, info, recipe)
+    stored = _copy(file, info, recipe)
+    return stored if stored.method.startswith("transcoded") else stored._replace(colour=info.colour)
 
 
 def transcode_reason(info: ContainerInfo, file: EncodedFile, recipe: Recipe) -> str | None:

@@ -99,13 +99,7 @@ class TokenMasks:
 
 
 class TokenLists(NamedTuple):
-    """Token lists of some clips [B, ...], and the pair counts of all clips of the global batch [G].
-
-    context: [B, K] int64, visible tokens, ascending. target: [B, Q] int64, tokens to predict, ascending.
-    context_distance: [B, K] float32, sqrt of the grid distance to the nearest target token.
-    next_in_context: [B, K] int64, position in the context of the same place one tubelet later, or -1.
-    pairs: [G] int64, number of context tokens that have such a position.
-    """
+    """Token lists of some clips, as in TokenMasks, and the pair counts of all clips of the global batch [G] int64."""
 
     context: Tensor
     target: Tensor

@@ -84,8 +84,6 @@ def train_command(
     steps, first = config.schedule.steps, RunDir(config.folder).last_step()
     if profile:
         check_profile_steps(steps - first)
-    if shown and 0 < first < steps:
-        CONSOLE.print(f"{config.folder}: resuming after step {first}")
     title = f"{config.folder.parent.name} seed {config.seed}"
     with progress_bar(title, steps, first) if shown else nullcontext(_ignore) as advance:
         bar = _StepBar(advance, first)

@@ -33,7 +33,7 @@ def test_mcnemar_counts_only_disagreements():
     first[0, 50:62] = True
     second[0, 62:65] = True
     found = compare_paired(first, second)
-    assert found.difference == pytest.approx(0.09)
+    assert found.value == pytest.approx(0.09)
     assert found.p_value == pytest.approx(binomtest(12, 15).pvalue)
 
 
@@ -52,7 +52,7 @@ def test_the_same_seed_gives_the_same_interval_and_equal_predictions_no_differen
     first, second = outcomes(0.5, 0.6), outcomes(0.4, 0.5)
     assert compare_paired(first, second, seed=4) == compare_paired(first, second, seed=4)
     same = compare_paired(first, first)
-    assert (same.difference, same.low, same.high, same.p_value) == (0, 0, 0, 1)
+    assert (same.value, same.low, same.high, same.p_value) == (0, 0, 0, 1)
     assert not same.significant
 
 

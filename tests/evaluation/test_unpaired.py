@@ -24,7 +24,7 @@ def test_the_interval_of_a_difference_is_newcombes():
     found = compare_unpaired(FIRST, SECOND)
     (l1, u1), (l2, u2) = wilson(FIRST), wilson(SECOND)
     difference = FIRST.share - SECOND.share
-    assert found.difference == difference
+    assert found.value == difference
     assert found.low == pytest.approx(difference - math.hypot(FIRST.share - l1, u2 - SECOND.share))
     assert found.high == pytest.approx(difference + math.hypot(u1 - FIRST.share, SECOND.share - l2))
 
@@ -39,7 +39,7 @@ def test_the_p_value_is_that_of_the_score_test():
 @pytest.mark.parametrize("right", [0, 40])
 def test_runs_that_are_always_wrong_or_always_right_cannot_be_told_apart(right):
     found = compare_unpaired(CorrectCount(right, 40), CorrectCount(right, 40))
-    assert (found.difference, found.p_value) == (0, 1)
+    assert (found.value, found.p_value) == (0, 1)
     assert found.low < 0 < found.high
 
 

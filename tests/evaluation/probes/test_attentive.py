@@ -4,7 +4,7 @@ from torch import nn
 
 from hpc_jepa.errors import InputError
 from hpc_jepa.evaluation.probes.attentive import AttentiveProbes
-from hpc_jepa.evaluation.probes.registry import ProbeShape
+from hpc_jepa.evaluation.probes.probe_registry import ProbeShape
 
 
 def shape(width, classes, heads):

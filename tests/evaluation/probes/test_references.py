@@ -9,7 +9,7 @@ from torch import nn
 from hpc_jepa.evaluation.probes.attention_block import PostNormAttention
 from hpc_jepa.evaluation.probes.knn import knn_votes
 from hpc_jepa.evaluation.probes.linear import LinearProbes
-from hpc_jepa.evaluation.probes.registry import ProbeShape
+from hpc_jepa.evaluation.probes.probe_registry import ProbeShape
 from hpc_jepa.evaluation.probes.routers import MotionRouter, SpatialRouter
 from hpc_jepa.evaluation.probes.space_time import SpaceTimeAttention
 from hpc_jepa.evaluation.probes.stack import StackedModule

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from hpc_jepa.config.benchmark import TrainedProbeConfig
 from hpc_jepa.evaluation.frozen_features import Standardiser
-from hpc_jepa.evaluation.probes.registry import build_probes, probe_kinds
+from hpc_jepa.evaluation.probes.probe_registry import build_probes, probe_kinds
 from hpc_jepa.evaluation.probes.stack import select_probes
 from hpc_jepa.evaluation.probes.trainer import ProbeHyperparameters, count_updates, predict_probabilities, train_probes
 

@@ -99,7 +99,7 @@ def study_report(study: StudyName, runs: Runs = Path("runs")) -> None:
 
 
 @app.command("status", epilog="Example:  hpc-jepa study status paper --watch")
-def read_study_status(
+def study_status(
     study: StudyName,
     runs: Runs = Path("runs"),
     as_json: AsJson = False,

@@ -11,22 +11,20 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hpc_jepa.cli.console import CONSOLE
-from hpc_jepa.cli.machine.check_result import CheckResult
+from hpc_jepa.cli.console import CONSOLE, AsJson, examples
+from hpc_jepa.cli.machine import CheckResult
 
-EXAMPLES = """Examples:
-
-  hpc-jepa doctor
-
-  hpc-jepa doctor --folder /scratch/me --json
-"""
+EXAMPLES = examples(
+    "hpc-jepa doctor",
+    "hpc-jepa doctor --folder /scratch/me --json",
+)
 
 COLOURS = {"ok": "green", "note": "yellow", "missing": "bold red"}
 
 
 def doctor_command(
     folder: Annotated[Path, typer.Option(help="Folder whose file system is measured with a 64 MiB file.")] = Path(),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check this machine: packages, CPU, GPU, DALI, codecs, Slurm commands, file-system speed.
 

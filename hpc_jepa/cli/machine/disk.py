@@ -6,7 +6,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from hpc_jepa.cli.machine.check_result import CheckResult
+from hpc_jepa.cli.machine import CheckResult
 from hpc_jepa.errors import InputError
 
 TEST_BYTES = 64 * 2**20

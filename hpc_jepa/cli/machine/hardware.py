@@ -7,7 +7,7 @@ import time
 
 import torch
 
-from hpc_jepa.cli.machine.check_result import CheckResult
+from hpc_jepa.cli.machine import CheckResult
 
 
 def cores() -> CheckResult:

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 
 from packaging.requirements import Requirement
 
-from hpc_jepa.cli.machine.check_result import CheckResult
+from hpc_jepa.cli.machine import CheckResult
 
 SHOWN = ("torch", "deepspeed", "nvidia-dali-cuda130", "av")
 SLURM = ("sbatch", "squeue", "scancel", "scontrol", "sacct", "srun")

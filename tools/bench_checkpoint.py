@@ -107,7 +107,8 @@ def main(
         typer.Option(
             exists=True,
             file_okay=False,
-            help="Disk to write to; files are removed afterwards.  [temporary folder]",
+            help="Disk to write to; files are removed afterwards.",
+            show_default="temporary folder",
         ),
     ] = None,
     quick: Annotated[bool, quick_option("The tiny model and small clips, 3 steps.", model="tiny", steps=3)] = False,

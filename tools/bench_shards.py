@@ -179,13 +179,14 @@ def main(
         typer.Option(
             exists=True,
             file_okay=False,
-            help="Disk to write to; files are removed afterwards.  [temporary folder]",
+            help="Disk to write to; files are removed afterwards.",
+            show_default="temporary folder",
         ),
     ] = None,
     clips: Annotated[int, typer.Option(min=8, help="Number of files.")] = 400,
     kilobytes: Annotated[int, typer.Option(min=10, help="Approximate size of a file.")] = 1000,
     rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 5,
-    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes.  [one per core]")] = None,
+    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes.", show_default="one per core")] = None,
     quick: Annotated[bool, quick_option("100 files, 3 rounds.", clips=100, rounds=3)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:

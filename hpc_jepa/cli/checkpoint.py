@@ -166,7 +166,9 @@ def checkpoint_resume(
 @app.command("prune", epilog=PRUNE_EXAMPLES)
 def checkpoint_prune(
     run: RunFolder,
-    keep: Annotated[int | None, typer.Option(min=1, help="Keep the newest N.  [checkpoint.keep of the run]")] = None,
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="Keep the newest N.", show_default="checkpoint.keep of the run")
+    ] = None,
     keep_every: Annotated[int | None, typer.Option(min=0, help="Also keep multiples of N steps.")] = None,
     keep_hours: Annotated[float | None, typer.Option(min=0, help="Also keep one per N hours.")] = None,
     keep_best: Annotated[int | None, typer.Option(min=0, help="Also keep the N best by --best-by.")] = None,

@@ -54,8 +54,8 @@ def evaluate_command(
     weights: Annotated[
         list[str] | None,
         typer.Option(
-            help="Repeat for several: target, student, random_init, timm:MODEL, timm:MODEL@FILE, vjepa2:FOLDER.  "
-            "[target and student]",
+            help="target, student, random_init, timm:MODEL, timm:MODEL@FILE, vjepa2:FOLDER; repeatable.",
+            show_default="target, student",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Evaluate again even if a record exists.")] = False,

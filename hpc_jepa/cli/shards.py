@@ -31,7 +31,7 @@ SHOWN_CLASSES = 8
 
 Folder = Annotated[Path, typer.Argument(help="Shard folder: SHARDS/<data set>/<split>.")]
 Folders = Annotated[Path, typer.Argument(help="Shard folder, or data set folder with one per split.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads.  [one per core]")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads.", show_default="one per core")]
 
 
 @app.command("verify", epilog="Example: hpc-jepa shards verify --sample 100 shards/ucf101/train")

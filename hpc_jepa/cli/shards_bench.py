@@ -30,7 +30,7 @@ def shards_bench(
     size: Annotated[int, typer.Option(min=1, help="Crop size in pixels.")] = 224,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips per batch.")] = 8,
     batches: Annotated[int, typer.Option(min=1, help="Batches per decoder.")] = 10,
-    threads: Annotated[int | None, typer.Option(min=1, help="Decoding threads.  [one per core]")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Decoding threads.", show_default="one per core")] = None,
     clips_per_gpu: Annotated[
         float,
         typer.Option(min=0.01, help="Assumed training speed of a GPU in clips/s (tools/bench_step.py measures it)."),

@@ -26,7 +26,8 @@ StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="Name in configs
 Runs = Annotated[Path, typer.Option(help="Root folder of all runs.")]
 Cluster = Annotated[str, typer.Option(help="local (this machine), a name in slurm/profiles/, or a YAML file.")]
 Jobs = Annotated[
-    int | None, typer.Option("--jobs", min=1, help="Concurrent cells on this machine.  [one per GPU, else per core]")
+    int | None,
+    typer.Option("--jobs", min=1, help="Concurrent cells on this machine.", show_default="one per GPU, else per core"),
 ]
 
 

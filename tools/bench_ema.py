@@ -74,19 +74,19 @@ def main(
     device = best_device()
     with one_line_errors(), torch.no_grad():
         sizes = merge_files([find_config(model, "model")]).values["model"]
-        parameters, ways = sides(ModelConfig.model_validate(sizes), device, peer)
+        parameters, implementations = sides(ModelConfig.model_validate(sizes), device, peer)
         with progress_bar("bench", rounds + 1) as advance:
-            figures = medians(ways, rounds, device, advance)
-    ratios = {name: figure / figures[OURS] for name, figure in figures.items()}
+            times = medians(implementations, rounds, device, advance)
+    ratios = {name: ms / times[OURS] for name, ms in times.items()}
     where = device_name(device)
     if as_json:
-        result = {"parameters": parameters, "ms": figures, "over_ours": ratios, "rounds": rounds, "device": where}
+        result = {"parameters": parameters, "ms": times, "over_ours": ratios, "rounds": rounds, "device": where}
         typer.echo(json.dumps(result))
         return
     moved = {PLAIN: 20, PEER: 20, FLOOR: 8}
     table = Table("one update", "ms", "over ours", "bytes a parameter")
-    for name, figure in figures.items():
-        table.add_row(name, f"{figure:.2f}", f"{ratios[name]:.2f}x", str(moved.get(name, 12)))
+    for name, ms in times.items():
+        table.add_row(name, f"{ms:.2f}", f"{ratios[name]:.2f}x", str(moved.get(name, 12)))
     Console().print(table)
     past_peer = f"{ratios[PEER]:.2f}x the peer's code, " if PEER in ratios else ""
     typer.echo(

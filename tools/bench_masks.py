@@ -153,9 +153,9 @@ def measure(clips: int, rounds: int, peer: Path | None) -> dict[str, Any]:
     table = sides(clips, device, peer)
     every = {f"{kind}: {side}": way.work for kind, sides in table.items() for side, way in sides.items()}
     with progress_bar("bench", rounds + 1) as advance:
-        figures = medians(every, rounds, device, advance)
+        times = medians(every, rounds, device, advance)
     kinds = {
-        kind: {f"{side}_ms": figures[f"{kind}: {side}"] / way.share for side, way in sides.items()}
+        kind: {f"{side}_ms": times[f"{kind}: {side}"] / part.share for side, part in sides.items()}
         for kind, sides in table.items()
     }
     for row in kinds.values():

@@ -143,7 +143,7 @@ def _compare_with_published(folder: Path, manifest: ShardManifest) -> str:
         known = ", ".join(f"{name} {part}" for name, parts in PUBLISHED_COUNTS.items() for part in parts)
         raise InputError(f"{folder}: no published count for {dataset} {split}; known: {known}")
     if manifest.samples != expected:
-        dropped = f"; {manifest.dropped} were skipped (ledger.jsonl says why)" if manifest.dropped else ""
+        dropped = f"; {manifest.dropped} were skipped (see ledger.jsonl)" if manifest.dropped else ""
         raise DataError(f"{folder}: {manifest.samples} samples, published are {expected}{dropped}")
     return f"{folder}: {expected:,} samples, as published"
 

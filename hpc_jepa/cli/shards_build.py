@@ -256,6 +256,6 @@ def _duplicate_counts(duplicates: Sequence[Duplicate]) -> str:
 
 def summary(manifest: ShardManifest) -> str:
     """One line about a shard folder."""
-    left_out = f", {manifest.dropped} skipped (ledger.jsonl says why)" if manifest.dropped else ""
+    left_out = f", {manifest.dropped} skipped (see ledger.jsonl)" if manifest.dropped else ""
     shards = plural(len(manifest.shards), "shard", "shards")
     return f"{manifest.samples} samples, {shards}, {manifest.size / MIB:.1f} MiB{left_out}"

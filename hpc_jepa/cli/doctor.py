@@ -30,9 +30,9 @@ def doctor_command(
 
     Each line is ok, note (works, with a limitation) or missing. The exit code is always 0.
     """
-    from hpc_jepa.cli.machine import disk, hardware, software, video
+    from hpc_jepa.cli.machine import hardware, software, video
 
-    disk.require_writable_folder(folder)
+    hardware.require_writable_folder(folder)
     checks: dict[str, Callable[[], list[CheckResult]]] = {
         "packages": lambda: [software.python(), *software.packages()],
         "processor": lambda: [hardware.cores(), hardware.bf16()],
@@ -40,7 +40,7 @@ def doctor_command(
         "DALI": video.dali,
         "codecs": lambda: [video.codec(*names) for names in video.CODECS],
         "Slurm": lambda: [software.slurm()],
-        "file system": lambda: [disk.file_system(folder)],
+        "file system": lambda: [hardware.file_system(folder)],
     }
     results: list[CheckResult] = []
     with CONSOLE.status("") as status:

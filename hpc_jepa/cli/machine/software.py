@@ -50,9 +50,9 @@ def _version(name: str) -> str | None:
 
 
 def _unmet(requirement: Requirement) -> str | None:
-    found = _version(requirement.name)
-    if found is None:
+    installed = _version(requirement.name)
+    if installed is None:
         return f"no {requirement.name}"
-    if requirement.specifier.contains(found, prereleases=True):
+    if requirement.specifier.contains(installed, prereleases=True):
         return None
-    return f"{requirement.name} {found}, not {requirement.specifier}"
+    return f"{requirement.name} {installed}, not {requirement.specifier}"

@@ -41,9 +41,7 @@ CLIP = (
     Stage("ShardFolder", "data/shards/shard_folder.py", "Reads one sample from a tar by its byte range: StoredVideo"),
     Stage("Prefetcher", "data/prefetch.py", "Reads samples some steps ahead, in threads"),
     Stage("plan_clip", "data/clip.py", "Frames to read, and the crop window: ClipPlan"),
-    Stage(
-        "decode_clip", "data/clip.py", "PyAV decodes: uint8 [F, h, w, 3]. On a GPU the file goes on to DALI undecoded"
-    ),
+    Stage("decode_clip", "data/clip.py", "PyAV decodes: uint8 [F, h, w, 3]. On a GPU, DALI decodes"),
     Stage(
         "ClipPipeline",
         "data/dali_pipeline.py",
@@ -181,7 +179,7 @@ def draw_walk(stages: tuple[Stage, ...]) -> str:
 
 
 def draw_floors() -> str:
-    """Packages by floor; an arrow says that imports go down."""
+    """Packages by floor; an arrow shows that imports go down."""
     body = []
     for number, (floor, packages) in enumerate(FLOORS):
         top = TOP + number * 48

@@ -99,13 +99,7 @@ class TokenMasks:
 
 
 class TokenLists(NamedTuple):
-    """Token lists of some clips [B, ...], and the pair counts of all clips of the global batch [G].
-
-    context: [B, K] int64, visible tokens, ascending. target: [B, Q] int64, tokens to predict, ascending.
-    context_distance: [B, K] float32, sqrt of the grid distance to the nearest target token.
-    next_in_context: [B, K] int64, position in the context of the same place one tubelet later, or -1.
-    pairs: [G] int64, number of context tokens that have such a position.
-    """
+    """Token lists of some clips, as in TokenMasks, and the pair counts of all clips of the global batch [G] int64."""
 
     context: Tensor
     target: Tensor
@@ -193,9 +187,9 @@ class Latents:
         0 where the next tubelet is not in the context; pair masks exclude those tokens.
         """
         changes = []
-        for masks, here in zip(self.masks, self.target_at_context, strict=True):
+        for masks, now in zip(self.masks, self.target_at_context, strict=True):
             later = (masks.context + self.grid.cells).where(masks.next_in_context >= 0, masks.context)
-            changes.append((self.target_at(later) - here).detach())
+            changes.append((self.target_at(later) - now).detach())
         return tuple(changes)
 
     @_cached_property
@@ -238,8 +232,8 @@ def _minimum_along_axis(squared: Tensor) -> Tensor:
 
     One place of the axis at a time: a table of all pairs of places would not fit into the cache.
     """
-    place = torch.arange(len(squared), device=squared.device, dtype=squared.dtype)
-    steps = (place[:, None] - place).square()[..., None, None, None]
+    index = torch.arange(len(squared), device=squared.device, dtype=squared.dtype)
+    steps = (index[:, None] - index).square()[..., None, None, None]
     lowest, candidate = squared[0] + steps[0], torch.empty_like(squared)
     for start in range(1, len(squared)):
         torch.add(squared[start], steps[start], out=candidate)

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# The last line of a batch script: after_srun.sh CODE, with the exit code of srun.
+# Last line of a batch script: after_srun.sh CODE, with the exit code of srun.
 #
-# Code 130 means that the run was asked to leave, saved, and wants to go on: the job is queued again, under the same id.
-# Slurm does that by itself for a job it preempts, and a job that somebody cancelled stays cancelled.
+# Code 130 means that a signal stopped the run after a save: the job is requeued under the same id. Slurm itself requeues a
+# job that it preempts. A cancelled job stays cancelled.
 set -u
 code=$1
-# The last element of an array to start has the number of the whole array: by that, all elements would be queued again.
+# The last array element to start has the id of the whole array, which would requeue all elements.
 job=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}
 job=${job:-$SLURM_JOB_ID}
 
@@ -13,7 +13,7 @@ if [ "$code" -eq 130 ] && [ "$(squeue --noheader --jobs="$job" --format=%T)" = R
   if scontrol requeue "$job"; then
     sleep 60 # Slurm ends this script here
   else
-    echo "job $job was not queued again; on a login node: hpc-jepa study resume" >&2
+    echo "job $job was not requeued; on a login node run: hpc-jepa study resume" >&2
   fi
 fi
 exit "$code"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A tiny grid of 36 cells on a trial cluster: installs Slurm if need be, submits, follows, reports, cleans up.
-# Fails when a cell did not come to its end. What is done stays done: remove runs/trial to see it all again.
+# A study of 36 tiny cells on a trial cluster: install Slurm if needed, submit, follow, report, clean up.
+# Fails if a cell does not finish. Finished cells are not repeated: remove runs/trial to run all again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=$PWD/.venv/bin:$PATH:/usr/sbin
@@ -21,4 +21,4 @@ hpc-jepa study report trial
 hpc-jepa study status trial --json | python -c '
 import json, sys
 unfinished = [cell["folder"] for cell in json.load(sys.stdin) if cell["state"] != "done"]
-sys.exit(f"error: {len(unfinished)} cells are not done, {unfinished[0]} for one" if unfinished else 0)'
+sys.exit(f"error: {len(unfinished)} cells are not done, first {unfinished[0]}" if unfinished else 0)'

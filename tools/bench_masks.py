@@ -1,15 +1,15 @@
 #!/usr/bin/env python3
-"""What the masks of a step cost: block positions, index lists, distances and, where motion guides them, motion maps.
+"""Masks of a step: block positions, index lists, distances and, for motion guidance, motion maps.
 
     python tools/bench_masks.py                  32 clips of 16x224x224 pixels, both mask groups, one core
     python tools/bench_masks.py --quick          8 clips, 3 rounds
-    python tools/bench_masks.py --peer FOLDER    beside V-JEPA 2, or the code of the study: FOLDER is a checkout
+    python tools/bench_masks.py --peer FOLDER    compared with a checkout of V-JEPA 2 or of the study's code
 
-The plain form does what the words say, clip by clip: a loop over blocks, all distances between context and target, the
-difference image resized as a whole, the score of every block position by a mean. It measures 4 clips and its figure is
-scaled to the batch. So is that of the peer's masks guided by motion, which are made of as many clips as tubelets (B24),
-with the trilinear map. All sides take turns in every round; the figures are medians. Floors are measured too: for
-motion maps the time it takes to read once the rows that they look at, for plain masks that of writing index lists.
+The plain form works clip by clip: a loop over blocks, all distances between context and target, the whole difference
+image resized, the mean score of every block position. It is timed on 4 clips and scaled to the batch. The peer's
+motion-guided masks need as many clips as tubelets (B24), use the trilinear map, and are scaled too. All sides alternate
+in every round; numbers are medians. Lower bounds: reading the relevant pixel rows once (motion maps), writing index
+lists (plain masks).
 """
 
 import json
@@ -24,9 +24,9 @@ from typing import Annotated, Any, Literal, NamedTuple
 import torch
 import torch.nn.functional as F
 import typer
-from measuring import Work, best_device, errors_in_one_line, medians, name_of, quick_form
 from peer_masks import PeerMasks
 from rich.table import Table
+from timing import Work, best_device, device_name, medians, one_line_errors, quick_option
 from torch import Tensor
 
 from hpc_jepa.cli.console import progress_bar, stdout_console
@@ -44,7 +44,7 @@ Pool = Literal["trilinear", "area"]
 
 
 class Column(NamedTuple):
-    """A figure of a kind of masks in the table."""
+    """One column of the table."""
 
     key: str
     title: str
@@ -62,7 +62,7 @@ COLUMNS = (
 
 
 def plain_masks(pixels: Tensor, config: MaskingConfig, pool: Pool, generator: torch.Generator) -> None:
-    """Masks and distances of every clip [B, C, F, Hp, Wp], one clip and one block at a time."""
+    """Masks and distances of clips [B, C, F, Hp, Wp], one clip and one block at a time."""
     for clip in pixels:
         motion = None if config.motion is None else plain_motion(clip, pool)
         for group in config.groups:
@@ -87,39 +87,39 @@ def plain_motion(clip: Tensor, pool: Pool) -> Tensor:
 def plain_origins(
     group: MaskGroupConfig, size: BlockSize, motion: Tensor | None, generator: torch.Generator
 ) -> Iterator[tuple[int, ...]]:
-    """First tokens of the blocks of one clip."""
-    places = list(product(*(range(count) for count in GRID.origin_counts(size))))
-    scores = torch.ones(len(places))
+    """First token of each block of one clip."""
+    origins = list(product(*(range(count) for count in GRID.origin_counts(size))))
+    scores = torch.ones(len(origins))
     if motion is not None:
-        blocks = [motion[t : t + size[0], y : y + size[1], x : x + size[2]] for t, y, x in places]
+        blocks = [motion[t : t + size[0], y : y + size[1], x : x + size[2]] for t, y, x in origins]
         scores = torch.stack([block.mean() for block in blocks]).clamp(min=1e-6) ** 2
     for index in torch.multinomial(scores, group.blocks, replacement=True, generator=generator).tolist():
-        yield places[index]
+        yield origins[index]
 
 
 @dataclass(frozen=True)
-class Way:
-    """Masks of some of the clips of a batch; the figure is scaled to all."""
+class Side:
+    """Work on a share of the clips; the time is scaled to the whole batch."""
 
     work: Work
     share: float = 1.0
 
 
-def ways(clips: int, device: torch.device, peer: Path | None) -> dict[str, dict[str, Way]]:
-    """For each kind of masks: ours, the plain form, the floor and, where there is one, the peer's."""
+def sides(clips: int, device: torch.device, peer: Path | None) -> dict[str, dict[str, Side]]:
+    """For each kind of masks: ours, the plain form, the lower bound and, if given, the peer."""
     pixels = torch.randn(clips, *CLIP, device=device)
     kinds: dict[str, tuple[MaskingConfig, Pool, Work]] = {
         "multi-block": (PLAIN, "area", lambda: torch.arange(2 * clips * GRID.tokens, device=device)),
-        "guided, trilinear map": (GUIDED, "trilinear", lambda: _rows_that_count(pixels).sum()),
+        "guided, trilinear map": (GUIDED, "trilinear", lambda: _middle_rows(pixels).sum()),
         "guided, area map": (GUIDED, "area", pixels.sum),
     }
     table = {}
     for name, (config, pool, floor) in kinds.items():
-        some = pixels[:PLAIN_CLIPS].cpu()
+        some, generator = pixels[:PLAIN_CLIPS].cpu(), torch.Generator().manual_seed(0)
         table[name] = {
-            "ours": Way(our_masks(pixels, config, pool)),
-            "plain": Way(partial(plain_masks, some, config, pool, torch.Generator().manual_seed(0)), len(some) / clips),
-            "floor": Way(floor),
+            "ours": Side(our_masks(pixels, config, pool)),
+            "plain": Side(partial(plain_masks, some, config, pool, generator), len(some) / clips),
+            "floor": Side(floor),
         }
         if peer is not None:
             table[name] |= peer_way(peer, config, clips)
@@ -136,41 +136,41 @@ def our_masks(pixels: Tensor, config: MaskingConfig, pool: Pool) -> Work:
     return lambda: sampler(next(steps), batch)
 
 
-def peer_way(folder: Path, config: MaskingConfig, clips: int) -> dict[str, Way]:
+def peer_way(folder: Path, config: MaskingConfig, clips: int) -> dict[str, Side]:
     """The masks of the code in ``folder``, on the CPU as it makes them; nothing where it cannot be guided by motion."""
     masks = PeerMasks(folder, config, GRID, CLIP)
     if config.motion is None:
-        return {"peer": Way(lambda: masks(torch.empty(clips, 1)))}
-    if not masks.knows_motion:
+        return {"peer": Side(lambda: masks(torch.empty(clips, 1)))}
+    if not masks.supports_motion:
         return {}
     pixels = torch.randn(GRID.time, *CLIP)
-    return {"peer": Way(lambda: masks(pixels), len(pixels) / clips)}
+    return {"peer": Side(lambda: masks(pixels), len(pixels) / clips)}
 
 
 def measure(clips: int, rounds: int, peer: Path | None) -> dict[str, Any]:
     """Median milliseconds of every way for each kind of masks, and how many times ours the others take."""
     device = best_device()
-    table = ways(clips, device, peer)
+    table = sides(clips, device, peer)
     every = {f"{kind}: {side}": way.work for kind, sides in table.items() for side, way in sides.items()}
     with progress_bar("bench", rounds + 1) as advance:
-        figures = medians(every, rounds, device, advance)
+        times = medians(every, rounds, device, advance)
     kinds = {
-        kind: {f"{side}_ms": figures[f"{kind}: {side}"] / way.share for side, way in sides.items()}
+        kind: {f"{side}_ms": times[f"{kind}: {side}"] / part.share for side, part in sides.items()}
         for kind, sides in table.items()
     }
     for row in kinds.values():
         row |= {f"{side}_ratio": row[f"{side}_ms"] / row["ours_ms"] for side in OTHERS if f"{side}_ms" in row}
-    return {"clips": clips, "kinds": kinds, "device": name_of(device)}
+    return {"clips": clips, "kinds": kinds, "device": device_name(device)}
 
 
-def _rows_that_count(pixels: Tensor) -> Tensor:
-    """The two rows of pixels in the middle of each patch, all that linear interpolation to the grid touches."""
+def _middle_rows(pixels: Tensor) -> Tensor:
+    """The two middle pixel rows of each patch: all that linear interpolation to the grid reads."""
     rows = CLIP[2] // GRID.height
     return pixels[..., rows // 2 - 1 :, :].unfold(3, 2, rows)
 
 
 def table_of(result: dict[str, Any]) -> Table:
-    """One row a kind of masks; what the peer does not have stays empty."""
+    """One row per kind of masks."""
     rows = result["kinds"]
     columns = [column for column in COLUMNS if any(column.key in row for row in rows.values())]
     table = Table()
@@ -183,7 +183,7 @@ def table_of(result: dict[str, Any]) -> Table:
 
 
 def summary(result: dict[str, Any]) -> str:
-    """One line: the least ratios of all kinds of masks."""
+    """One line: the smallest ratios over all kinds of masks."""
     line = f"{result['clips']} clips, both groups, {result['device']}: {_least(result, 'plain_ratio')}x the plain form"
     if "peer_ratio" not in result["kinds"]["multi-block"]:
         return line
@@ -191,22 +191,22 @@ def summary(result: dict[str, Any]) -> str:
 
 
 def _least(result: dict[str, Any], ratio: str) -> str:
-    """Rounded down: to whole times, below ten to tenths."""
+    """Rounded down, to tenths below ten."""
     least = min(row[ratio] for row in result["kinds"].values() if ratio in row)
     return f"at least {math.floor(least) if least >= 10 else math.floor(10 * least) / 10}"
 
 
 def main(
-    clips: Annotated[int, typer.Option(min=PLAIN_CLIPS, help="Clips of a batch.")] = 32,
+    clips: Annotated[int, typer.Option(min=PLAIN_CLIPS, help="Clips per batch.")] = 32,
     rounds: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 9,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     peer: Annotated[Path | None, typer.Option(help="Checkout of the code to compare with.")] = None,
-    quick: Annotated[bool, quick_form("8 clips, 3 rounds.", clips=8, rounds=3)] = False,
+    quick: Annotated[bool, quick_option("8 clips, 3 rounds.", clips=8, rounds=3)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print what the masks of a step cost."""
+    """Print the cost of the masks of a step."""
     torch.set_num_threads(threads)
-    with errors_in_one_line():
+    with one_line_errors():
         result = measure(clips, rounds, peer)
     if as_json:
         typer.echo(json.dumps(result))

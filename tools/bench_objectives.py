@@ -1,19 +1,18 @@
 #!/usr/bin/env python3
-"""What each objective adds to a step: time of its terms, forward and backward, and the memory they need.
+"""Cost of each objective in a step: time of its terms, forward and backward, and their peak memory.
 
     python tools/bench_objectives.py                     the paper's shapes: 8 clips, 8x14x14 tokens, 4 levels of 768
     python tools/bench_objectives.py --quick             a quarter of the width, two rounds
-    python tools/bench_objectives.py --peer FOLDER       beside the code of the study: FOLDER is a checkout
+    python tools/bench_objectives.py --peer FOLDER       compared with a checkout of the study's code
 
-Latents are random and the masks real. Objectives take turns in every round, so that a noisy machine disturbs all alike;
-the figure of an objective is the median over rounds of its time less that of the baseline in the same round. The share
-is of a whole baseline step: the three networks at these shapes, forward and backward, measured in the same run.
+Latents are random, masks are real. Objectives alternate in every round, so that noise affects all of them. The cost of
+an objective is the median over rounds of its time minus that of the baseline in the same round. The share is relative
+to a whole baseline step: the three networks at these shapes, forward and backward, measured in the same run.
 
-``peer`` is what the study's code adds to the loss for the same objective, forward and backward by itself, on the same
-latents and with the same heads; ours are read as it reads them (``published``). Where ours takes less than a tenth
-of the base terms, noise hides how much, and there is no ratio. Its ``sigreg`` needs the package lejepa. Ours are plain
-PyTorch themselves, but for the prediction error, which has a benchmark of its own. On a CPU times are those of a
-process that keeps the memory it freed, as training does, and peaks are measured before that.
+``peer`` is the term that the study's code adds to the loss for the same objective, forward and backward, on the same
+latents and with the same heads; ours use ``published`` semantics then. If ours takes less than a tenth of the base
+terms, the difference is below the noise and no ratio is shown. The peer's ``sigreg`` needs the package lejepa. On a CPU
+the process keeps freed memory, as training does; peak memory is measured before that.
 """
 
 import json
@@ -25,10 +24,10 @@ from typing import Annotated, Any, NamedTuple
 
 import torch
 import typer
-from measuring import GiveMemoryBack, best_device, errors_in_one_line, milliseconds, name_of, peak_mb, quick_form
 from peer_objectives import STEP, PeerObjectives
 from rich.console import Console
 from rich.table import Table
+from timing import GiveMemoryBack, best_device, device_name, milliseconds, one_line_errors, peak_mb, quick_option
 
 from hpc_jepa.cli.console import progress_bar
 from hpc_jepa.config.loading import CONFIGS, merge_files
@@ -45,11 +44,11 @@ from hpc_jepa.types import ClipBatch, Latents, TokenGrid, TokenMasks
 LEVELS, GRID, CLIP = 4, TokenGrid(8, 14, 14), (3, 16, 224, 224)
 FORECAST = "ld_forecast"
 NOISE = 0.1
-"""Share of the time of the base terms below which a difference means nothing."""
+"""Differences below this share of the base terms are noise."""
 
 
 class Column(NamedTuple):
-    """A figure of an objective in the table."""
+    """One column of the table."""
 
     key: str
     title: str
@@ -67,17 +66,17 @@ COLUMNS = (
 
 
 def masks_of(name: str, batch: int, semantics: Semantics, device: torch.device) -> tuple[TokenMasks, ...]:
-    """The masks of a variant for still clips."""
+    """The masks of a variant for static clips."""
     path = CONFIGS / "objective" / f"{name}.yaml"
     settings = merge_files([path]).values.get("masking", {}) if path.is_file() else {}
     masking = MaskingConfig.model_validate({key: value for key, value in settings.items() if key != "motion"})
-    nothing = torch.zeros(batch, dtype=torch.int64, device=device)
-    clips = ClipBatch(torch.zeros(batch, *CLIP, device=device), nothing, nothing, nothing.bool())
+    zeros = torch.zeros(batch, dtype=torch.int64, device=device)
+    clips = ClipBatch(torch.zeros(batch, *CLIP, device=device), zeros, zeros, zeros.bool())
     return MaskSampler(masking, semantics, GRID, seed=0, batch_size=batch)(0, clips)
 
 
 def random_latents(width: int, batch: int, masks: tuple[TokenMasks, ...], device: torch.device) -> Latents:
-    """Latents as the networks leave them: student and target float32, predictions bf16."""
+    """Latents as the networks return them: student and target float32, predictions bf16."""
 
     def draw(tokens: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
         return torch.randn(batch, tokens, LEVELS * width, device=device).to(dtype).requires_grad_()
@@ -94,14 +93,14 @@ def random_latents(width: int, batch: int, masks: tuple[TokenMasks, ...], device
 
 
 def our_loss(objective: ObjectiveSet, latents: Latents) -> torch.Tensor:
-    """The weighted sum of all terms; nothing that latents keep is there from before."""
+    """The weighted sum of all terms, with an empty cache."""
     fresh = Latents(**{name: getattr(latents, name) for name in Latents.__dataclass_fields__ if name != "made"})
     terms, weights = objective(fresh), objective.weights(STEP)
     return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 
 
 class Side:
-    """One way to compute a loss, forward and backward: memory at the peak, and milliseconds of every turn."""
+    """One implementation of a loss: peak memory and milliseconds of forward and backward pass."""
 
     def __init__(self, loss: Callable[[], torch.Tensor], device: torch.device) -> None:
         self._loss = loss
@@ -114,11 +113,11 @@ class Side:
         self.ms.append(milliseconds(self._pass, self._device))
 
     def median(self) -> float:
-        """Median milliseconds; the first turn does not count."""
+        """Median milliseconds without the warm-up."""
         return statistics.median(self.ms[1:])
 
     def median_over(self, other: "Side") -> float:
-        """Median of the milliseconds beyond those of another side in the same round."""
+        """Median difference in milliseconds to another side in the same round."""
         return statistics.median(mine - theirs for mine, theirs in list(zip(self.ms, other.ms, strict=True))[1:])
 
     def _pass(self) -> None:
@@ -143,27 +142,27 @@ def step_ms(width: int, batch: int, masks: tuple[TokenMasks, ...], device: torch
 
 
 def measured() -> list[str]:
-    """Every primitive beside the base, a forecast, and the study's headline."""
+    """All primitives except the base, a forecast variant, and the headline objective."""
     return [*(name for name in primitives() if name != "base"), FORECAST, "fwm_hw_ld"]
 
 
 def kind_of(name: str) -> str:
-    """Which masks an objective needs."""
+    """Kind of masks of an objective."""
     return FORECAST if name == FORECAST else "baseline"
 
 
 def peer_sides(
     peer: PeerObjectives, objectives: dict[str, ObjectiveSet], latents: Latents, device: torch.device
 ) -> dict[str, Side]:
-    """The peer's terms of the objectives that it knows too."""
-    known = {name: objective for name, objective in objectives.items() if name != FORECAST and peer.knows(objective)}
-    return {name: Side(peer.loss(objective, latents), device) for name, objective in known.items()}
+    """The peer's terms of the objectives it has."""
+    known = [name for name, objective in objectives.items() if name != FORECAST and peer.has_terms_of(objective)]
+    return {name: Side(peer.loss(objectives[name], latents), device) for name in known}
 
 
 def measure(
     width: int, batch: int, rounds: int, preset: Preset, peer: PeerObjectives | None, give_memory_back: bool
 ) -> dict[str, Any]:
-    """Extra milliseconds, share of a step and peak memory of every objective, and the same of the peer's terms."""
+    """Extra milliseconds, share of a step and peak memory of every objective and of the peer's terms."""
     device, semantics = best_device(), Semantics.of(preset)
     masks = {kind: masks_of(kind, batch, semantics, device) for kind in ("baseline", FORECAST)}
     latents = {kind: random_latents(width, batch, group, device) for kind, group in masks.items()}
@@ -189,65 +188,64 @@ def measure(
         "baseline_peak_mb": base["baseline"].peak_mb,
         "objectives": {name: row(side, base[kind_of(name)], theirs.get(name), step) for name, side in ours.items()},
         "shapes": {"batch": batch, "width": width, "levels": LEVELS, "grid": [GRID.time, GRID.height, GRID.width]},
-        "device": name_of(device),
+        "device": device_name(device),
     }
 
 
 def row(ours: Side, base: Side, theirs: Side | None, step: float) -> dict[str, float | None]:
-    """Figures of one objective."""
+    """Results of one objective."""
     extra = ours.median_over(base)
-    figures: dict[str, float | None] = {"extra_ms": extra, "share_of_step": extra / step, "peak_mb": ours.peak_mb}
+    values: dict[str, float | None] = {"extra_ms": extra, "share_of_step": extra / step, "peak_mb": ours.peak_mb}
     if theirs is not None:
-        told_apart = extra > NOISE * base.median()
-        figures |= {"peer_ms": theirs.median(), "peer_peak_mb": theirs.peak_mb}
-        figures["peer_ratio"] = theirs.median() / extra if told_apart else None
-    return figures
+        is_significant = extra > NOISE * base.median()
+        values |= {"peer_ms": theirs.median(), "peer_peak_mb": theirs.peak_mb}
+        values["peer_ratio"] = theirs.median() / extra if is_significant else None
+    return values
 
 
 def table_of(result: dict[str, Any]) -> Table:
-    """One row an objective; what the peer does not have stays empty."""
+    """One row per objective."""
     columns = [column for column in COLUMNS if any(column.key in row for row in result["objectives"].values())]
     table = Table()
     table.add_column("objective", no_wrap=True)
     for column in columns:
         table.add_column(column.title)
     for name, row in result["objectives"].items():
-        figures = [row.get(column.key) for column in columns]
+        values = [row.get(column.key) for column in columns]
         cells = [
-            "" if figure is None else column.form.format(figure)
-            for column, figure in zip(columns, figures, strict=True)
+            "" if value is None else column.form.format(value) for column, value in zip(columns, values, strict=True)
         ]
         table.add_row(name, *cells)
     return table
 
 
 def summary(result: dict[str, Any]) -> str:
-    """One line: the dearest objective, and the least of the ratios."""
+    """One line: the most expensive objective, and the range of ratios."""
     rows = result["objectives"]
-    dearest = max(rows, key=lambda name: rows[name]["share_of_step"])
+    most_expensive = max(rows, key=lambda name: rows[name]["share_of_step"])
     line = f"step {result['step_ms']:.0f} ms, base terms {result['baseline_ms']:.0f} ms, "
-    line += f"dearest {dearest} {rows[dearest]['share_of_step']:.1%}, "
-    ratios = [figures["peer_ratio"] for figures in rows.values() if figures.get("peer_ratio") is not None]
+    line += f"most expensive {most_expensive} {rows[most_expensive]['share_of_step']:.1%}, "
+    ratios = [values["peer_ratio"] for values in rows.values() if values.get("peer_ratio") is not None]
     if ratios:
         line += f"the peer's code over ours {min(ratios):.1f}x to {max(ratios):.1f}x, "
     return line + str(result["device"])
 
 
 def main(
-    width: Annotated[int, typer.Option(min=64, help="Channels of a level.")] = 768,
+    width: Annotated[int, typer.Option(min=64, help="Channels per level.")] = 768,
     batch: Annotated[int, typer.Option(min=1, help="Clips.")] = 8,
     rounds: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 5,
     semantics: Annotated[
-        Preset | None, typer.Option(help="Reading of the objectives.", show_default="corrected; published with --peer")
+        Preset | None, typer.Option(help="Semantics.", show_default="corrected; published with --peer")
     ] = None,
     peer: Annotated[Path | None, typer.Option(help="Checkout of the study's code to compare with.")] = None,
     give_memory_back: GiveMemoryBack = False,
-    quick: Annotated[bool, quick_form("192 channels, 2 rounds.", width=192, rounds=2)] = False,
+    quick: Annotated[bool, quick_option("192 channels, 2 rounds.", width=192, rounds=2)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print what each objective adds to a step."""
+    """Print the cost of each objective."""
     preset = semantics or ("corrected" if peer is None else "published")
-    with errors_in_one_line():
+    with one_line_errors():
         theirs = None if peer is None else PeerObjectives(peer)
         result = measure(width, batch, rounds, preset, theirs, give_memory_back)
     if as_json:

@@ -1,13 +1,12 @@
 #!/usr/bin/env python3
-"""How the cost of a step grows with clips, tokens, objectives and processes, and what many GPUs are predicted to do.
+"""Cost of a step over clips, tokens, objectives and processes, and predicted efficiency on many GPUs.
 
     python tools/bench_scaling.py --out FOLDER           a few minutes on two cores; scaling.png and prediction.png
     python tools/bench_scaling.py --quick --json         two rounds, numbers only
 
-A step is the whole of it with clips and masks ready: three networks, objectives, backward, optimizer, average of the
-target. All cases take turns in every round. Processes share one batch, each computes with one thread, and those on one
-machine share its cores and memory too: what networks do to a step is not seen here. That is PREDICTED, from
-arithmetic and bytes alone (tools/scaling_model.py), and belongs to no machine that was measured.
+A step is a whole one with clips and masks ready: three networks, objectives, backward, optimizer, EMA. All cases
+alternate in every round. Processes share one batch, each with one thread, and also the cores and memory of the machine:
+the effect of a network is not measured. It is PREDICTED, from FLOPs and bytes alone (tools/scaling_model.py).
 """
 
 import json
@@ -23,12 +22,12 @@ from typing import Annotated, Any
 
 import torch
 import typer
-from measuring import Work, best_device, errors_in_one_line, medians, name_of, quick_form, require_writable
 from rich.console import Console
 from rich.table import Table
-from scaling_figure import draw_measured, draw_predicted
 from scaling_model import Network, predict
-from stepping import Training
+from scaling_plots import draw_measured, draw_predicted
+from step_runner import StepRunner
+from timing import Work, best_device, device_name, medians, one_line_errors, quick_option, require_writable
 
 from hpc_jepa.cli.console import progress_bar
 from hpc_jepa.config.loading import find_config, merge_files, read_config
@@ -43,7 +42,7 @@ CLIPS = (1, 2, 4, 8)
 SIDES = (4, 8, 12, 16)
 """Sides of a clip, in patches."""
 ADDED = ("fwm", "hw", "ld", "ltc", "ac")
-"""Objectives in the order in which they are added to the base loss."""
+"""Objectives, added to the base loss in this order."""
 PROCESSES = (2, 4)
 SIDE, FRAMES, BATCH = 8, 8, 4
 
@@ -53,23 +52,23 @@ NETWORKS = (
     Network("1 card of 200 Gb/s", gpus_per_node=8, within=450e9, between=25e9, hop=5e-6),
 )
 PEAK, UTILISATION, CLIPS_EACH = 989e12, 0.45, 16
-"""Of each GPU: bf16 FLOP/s of an H100 or H200, the share that is assumed to be reached, and its clips."""
+"""Per GPU: bf16 FLOP/s of an H100 or H200, assumed MFU, and clips."""
 ASSUMED = (
     f"predicted from {UTILISATION:.0%} of {PEAK / 1e12:.0f} TFLOP/s, {CLIPS_EACH} clips of 16x224x224 on each GPU, "
-    "ZeRO stage 1 in rings, 450 GB/s within a node, 5 microseconds a hop. Lower edge: exchange and arithmetic one "
-    "after the other; upper edge: gradients travel beside the backward pass"
+    "ZeRO stage 1 in rings, 450 GB/s within a node, 5 microseconds a hop. Lower edge: no overlap of "
+    "communication and compute; upper edge: gradients overlap with the backward pass"
 )
 
 
 class Steps:
-    """Whole training steps of one model, on batches that are ready."""
+    """Whole training steps of one model on prepared batches."""
 
     def __init__(self, config: RunConfig) -> None:
         self._config = config
-        self._training = Training(config)
+        self._training = StepRunner(config)
 
     def batch(self, clips: int, side: int) -> tuple[torch.Tensor, tuple[TokenMasks, ...]]:
-        """Random pixels and real masks: this process's share of so many clips, ``side`` patches wide."""
+        """Random pixels and real masks: this process's share of the clips, ``side`` patches wide."""
         config, share = self._config, clips // world_size()
         length = side * config.model.encoder.patch
         pixels = torch.randn(share, 3, FRAMES, length, length, device=self._training.device)
@@ -81,57 +80,57 @@ class Steps:
         return pixels, sampler(0, ClipBatch(pixels, nothing, nothing, nothing.bool()))
 
     def work(self, clips: int, side: int) -> Work:
-        """A step that can be repeated."""
+        """A repeatable step."""
         return partial(self._training.step, *self.batch(clips, side))
 
     def flops(self, clips: int, side: int) -> int:
-        """Arithmetic of such a step."""
+        """FLOPs of such a step."""
         pixels, masks = self.batch(clips, side)
         return step_flops(self._config.model, pixels.shape, masks)
 
 
-class Team:
-    """Processes of their own that share a batch and make a step together when told to."""
+class ProcessGroup:
+    """Child processes that share a batch and run each step together."""
 
     def __init__(self, processes: int, config: RunConfig, clips: int) -> None:
         context, port = multiprocessing.get_context("spawn"), _free_port()
         pipes = [context.Pipe() for _ in range(processes)]
         self._ends = [mine for mine, _ in pipes]
-        self._members = [
-            context.Process(target=_member, args=(number, processes, port, theirs, config, clips), daemon=True)
+        self._processes = [
+            context.Process(target=_process_main, args=(number, processes, port, theirs, config, clips), daemon=True)
             for number, (_, theirs) in enumerate(pipes)
         ]
-        for member in self._members:
-            member.start()
+        for process in self._processes:
+            process.start()
         for _, theirs in pipes:
             theirs.close()
-        self._all_done()
+        self._wait_for_all()
 
     def step(self) -> None:
-        """One step, until the last process has made it."""
+        """One step of all processes."""
         for end in self._ends:
             end.send(True)
-        self._all_done()
+        self._wait_for_all()
 
     def close(self) -> None:
-        """End the processes."""
+        """Stop the processes."""
         for end in self._ends:
             end.send(False)
-        for member in self._members:
-            member.join()
+        for process in self._processes:
+            process.join()
 
-    def _all_done(self) -> None:
+    def _wait_for_all(self) -> None:
         try:
             for end in self._ends:
                 end.recv()
         except EOFError as error:
-            raise HpcJepaError("a process of the benchmark has ended; its own lines above say why") from error
+            raise HpcJepaError("a benchmark process has exited; see its output above") from error
 
 
-def _member(number: int, processes: int, port: int, pipe: Connection, config: RunConfig, clips: int) -> None:
-    """One process of a team: a step for every True."""
-    coordinates = {"RANK": number, "WORLD_SIZE": processes, "LOCAL_RANK": number, "MASTER_PORT": port}
-    os.environ |= {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in coordinates.items()}}
+def _process_main(number: int, processes: int, port: int, pipe: Connection, config: RunConfig, clips: int) -> None:
+    """Child process: one step for every True."""
+    variables = {"RANK": number, "WORLD_SIZE": processes, "LOCAL_RANK": number, "MASTER_PORT": port}
+    os.environ |= {"MASTER_ADDR": "127.0.0.1", **{name: str(value) for name, value in variables.items()}}
     torch.set_num_threads(1)
     step = Steps(config).work(clips, SIDE)
     pipe.send("ready")
@@ -149,7 +148,7 @@ def _free_port() -> int:
 
 
 def config_of(model: str, objectives: Sequence[str] = (), batch: int = BATCH) -> RunConfig:
-    """A run of a preset on clips of 8 frames, 8 patches wide."""
+    """A run of a model preset on clips of 8 frames, 8 patches wide."""
     settings = merge_files([find_config(model, "model")]).values
     patch = settings["model"]["encoder"]["patch"]
     return RunConfig.model_validate(
@@ -163,31 +162,33 @@ def config_of(model: str, objectives: Sequence[str] = (), batch: int = BATCH) ->
     )
 
 
-def measure(model: str, rounds: int, batch: int, teams: list[int], advance: Callable[[], None]) -> dict[str, Any]:
-    """Median milliseconds of a step by axis and place on it, and the arithmetic of the crop sizes.
+def measure(
+    model: str, rounds: int, batch: int, process_counts: list[int], advance: Callable[[], None]
+) -> dict[str, Any]:
+    """Median milliseconds of a step by axis and value, and the FLOPs of each crop size.
 
-    ``batch`` clips are shared by so many processes as each of the ``teams`` has.
+    ``batch`` clips are shared by each number of processes in ``process_counts``.
     """
     device = best_device()
     if device.type == "cpu":
         torch.set_num_threads(1)
-    alone = [Steps(config_of(model, ADDED[:count])) for count in range(len(ADDED) + 1)]
+    steps_by_count = [Steps(config_of(model, ADDED[:count])) for count in range(len(ADDED) + 1)]
     patch = config_of(model).model.encoder.patch
     with ExitStack() as running:
-        ways: dict[str, Work] = {f"clips {clips}": alone[0].work(clips, SIDE) for clips in CLIPS}
-        ways |= {f"tokens {side}": alone[0].work(BATCH, side) for side in SIDES}
-        ways |= {f"objectives {count}": steps.work(BATCH, SIDE) for count, steps in enumerate(alone)}
-        ways["processes 1"] = alone[0].work(batch, SIDE)
-        for count in teams:
-            team = Team(count, config_of(model, batch=batch), batch)
-            running.callback(team.close)
-            ways[f"processes {count}"] = team.step
-        times = medians(ways, rounds, device, advance)
+        sides: dict[str, Work] = {f"clips {clips}": steps_by_count[0].work(clips, SIDE) for clips in CLIPS}
+        sides |= {f"tokens {side}": steps_by_count[0].work(BATCH, side) for side in SIDES}
+        sides |= {f"objectives {count}": steps.work(BATCH, SIDE) for count, steps in enumerate(steps_by_count)}
+        sides["processes 1"] = steps_by_count[0].work(batch, SIDE)
+        for count in process_counts:
+            group = ProcessGroup(count, config_of(model, batch=batch), batch)
+            running.callback(group.close)
+            sides[f"processes {count}"] = group.step
+        times = medians(sides, rounds, device, advance)
 
     def axis(name: str) -> dict[str, float]:
-        return {way.split()[1]: spent for way, spent in times.items() if way.split()[0] == name}
+        return {side.split()[1]: spent for side, spent in times.items() if side.split()[0] == name}
 
-    flops = {side: alone[0].flops(BATCH, side) for side in SIDES}
+    flops = {side: steps_by_count[0].flops(BATCH, side) for side in SIDES}
     tokens = {side: FRAMES // config_of(model).model.encoder.tubelet * side**2 for side in SIDES}
     return {
         "clips": axis("clips"),
@@ -199,23 +200,23 @@ def measure(model: str, rounds: int, batch: int, teams: list[int], advance: Call
         "added": list(ADDED),
         "processes": axis("processes"),
         "shape": {"model": model, "clips": BATCH, "shared_clips": batch, "pixels": SIDE * patch, "frames": FRAMES},
-        "device": name_of(device),
+        "device": device_name(device),
         "hardware_threads": os.cpu_count(),
     }
 
 
-def teams_of(processes: int, batch: int) -> list[int]:
-    """Numbers of processes beside one, each with a device. Raises InputError where they do not divide the batch."""
+def process_counts_for(processes: int, batch: int) -> list[int]:
+    """Process counts above one, each process with a device. Raises InputError if they do not divide the batch."""
     most = min(processes, torch.cuda.device_count()) if torch.cuda.is_available() else processes
     counts = [count for count in PROCESSES if count <= most]
     for count in counts:
         if batch % count:
-            raise InputError(f"--batch {batch}: {count} processes cannot share it; give a multiple of {counts[-1]}")
+            raise InputError(f"--batch {batch}: not divisible by {count} processes; use a multiple of {counts[-1]}")
     return counts
 
 
 def predicted() -> list[dict[str, Any]]:
-    """Efficiencies of two presets over two networks, on one GPU to 512."""
+    """Efficiency of two model presets on two networks, on 1 to 512 GPUs."""
     rows = []
     for model in ("base", "large"):
         for network in NETWORKS:
@@ -241,31 +242,31 @@ def predicted() -> list[dict[str, Any]]:
 
 
 def show(result: dict[str, Any]) -> None:
-    """Tables for people; the prediction apart from what was measured."""
+    """Print the measurements and, separately, the prediction."""
     console = Console()
-    measured = Table("axis", "place", "ms", "of the first", title="measured")
+    measured = Table("axis", "value", "ms", "over first", title="measured")
     for name in ("clips", "tokens", "objectives", "processes"):
-        figures = {place: each["ms"] if name == "tokens" else each for place, each in result[name].items()}
-        first = next(iter(figures.values()))
-        for place, spent in figures.items():
-            measured.add_row(name, place, f"{spent:.1f}", f"{spent / first:.2f}")
+        values = {value: each["ms"] if name == "tokens" else each for value, each in result[name].items()}
+        first = next(iter(values.values()))
+        for value, taken in values.items():
+            measured.add_row(name, value, f"{taken:.1f}", f"{taken / first:.2f}")
     console.print(measured)
     columns = list(dict.fromkeys((row["model"], row["network"]) for row in result["prediction"]))
-    guess = Table("GPUs", *(f"{model}, {network}" for model, network in columns), title="PREDICTION: efficiency")
+    prediction = Table("GPUs", *(f"{model}, {network}" for model, network in columns), title="PREDICTION: efficiency")
     for gpus in GPUS:
         rows = [row for row in result["prediction"] if row["gpus"] == gpus]
         spans = [f"{row['efficiency']:.0%} to {row['overlapped_efficiency']:.0%}" for row in rows]
-        guess.add_row(str(gpus), *spans)
-    console.print(guess)
+        prediction.add_row(str(gpus), *spans)
+    console.print(prediction)
     console.print(f"PREDICTION: {ASSUMED}", soft_wrap=True, highlight=False)
 
 
 def summary(result: dict[str, Any]) -> str:
-    """The last line."""
+    """One line about the measurements."""
 
     def growth(axis: str) -> float:
-        figures = list(result[axis].values())
-        first, last = (each["ms"] if axis == "tokens" else each for each in (figures[0], figures[-1]))
+        values = list(result[axis].values())
+        first, last = (each["ms"] if axis == "tokens" else each for each in (values[0], values[-1]))
         return float(last / first)
 
     more, processes = growth("objectives") - 1, list(result["processes"])[-1]
@@ -276,23 +277,23 @@ def summary(result: dict[str, Any]) -> str:
 
 
 def main(
-    model: Annotated[str, typer.Option(help="Preset of configs/model/.")] = "tiny",
+    model: Annotated[str, typer.Option(help="Name in configs/model/.")] = "tiny",
     rounds: Annotated[int, typer.Option(min=1, help="Counted rounds.")] = 7,
-    batch: Annotated[int, typer.Option(min=4, help="Clips that the processes share.")] = 8,
-    processes: Annotated[int, typer.Option(min=1, help="Most processes that share them.")] = 4,
+    batch: Annotated[int, typer.Option(min=4, help="Clips shared by the processes.")] = 8,
+    processes: Annotated[int, typer.Option(min=1, help="Maximum number of processes.")] = 4,
     out: Annotated[
         Path | None, typer.Option(file_okay=False, help="Folder for scaling.png, prediction.png and scaling.json.")
     ] = None,
-    quick: Annotated[bool, quick_form("2 rounds.", rounds=2)] = False,
+    quick: Annotated[bool, quick_option("2 rounds.", rounds=2)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Print what a step costs over clips, tokens, objectives and processes, and the prediction for many GPUs."""
-    with errors_in_one_line():
+    """Print the cost of a step over clips, tokens, objectives and processes, and the prediction for many GPUs."""
+    with one_line_errors():
         if out is not None:
             require_writable(out)  # before minutes of measuring
-        teams = teams_of(processes, batch)
+        process_counts = process_counts_for(processes, batch)
         with progress_bar("bench", rounds + 1) as advance:
-            result = measure(model, rounds, batch, teams, advance) | {"prediction": predicted()}
+            result = measure(model, rounds, batch, process_counts, advance) | {"prediction": predicted()}
     if out is not None:
         draw_measured(result, out / "scaling.png")
         draw_predicted(result["prediction"], ASSUMED, out / "prediction.png")

@@ -1,14 +1,13 @@
 #!/usr/bin/env python3
-"""How fast shards are written and verified, beside the tools that do nothing else: tar, ffmpeg and sha256sum.
+"""Speed of building and verifying shards, compared with tar, ffmpeg and sha256sum.
 
     python tools/bench_shards.py --quick
 
-Both sides work on the same files, in turn, several times, and wait until the disk has what they wrote; medians are
-compared. Copying is measured with the files on the disk, as those of a data set larger than the memory are, and with
-the files in memory, where tar has next to nothing to do. Transcoding is compared in processor seconds.
+Both sides process the same files in turn, several times, with fsync; medians are compared. Copying is measured with the
+files on disk only, as for a data set larger than memory, and with the files in memory, where tar has almost nothing to
+do. Transcoding is compared in CPU seconds.
 
-Starting the workers takes about a second, which dominates the copies of the quick form: its 100 files show that all
-works, not how fast a data set is copied.
+Starting the workers takes about a second, which dominates the quick form: its 100 files are a functional test.
 """
 
 import hashlib
@@ -25,9 +24,9 @@ from typing import Annotated, Any, NamedTuple
 
 import numpy as np
 import typer
-from measuring import errors_in_one_line, quick_form, require_writable
 from rich.console import Console
 from rich.table import Table
+from timing import one_line_errors, quick_option, require_writable
 
 from hpc_jepa.cli.console import progress_bar
 from hpc_jepa.data.encode import H264, Encoding, encode
@@ -42,7 +41,7 @@ LONG_GROUPS = Encoding(gop=250, preset="ultrafast", tune="zerolatency", crf=12)
 
 
 class Pair(NamedTuple):
-    """Seconds of both sides, in turn."""
+    """Seconds of both sides in every round."""
 
     name: str
     ours: list[float]
@@ -50,16 +49,16 @@ class Pair(NamedTuple):
 
     @property
     def ratio(self) -> float:
-        """Our speed in terms of theirs."""
+        """Speed ratio ours / theirs."""
         return statistics.median(self.theirs) / statistics.median(self.ours)
 
     def as_json(self) -> dict[str, Any]:
-        """Every turn, with its unit."""
+        """All rounds, with units."""
         return {"name": self.name, "ours_s": self.ours, "theirs_s": self.theirs, "speed_ratio": self.ratio}
 
 
 def write_clips(folder: Path, count: int, frames: int, height: int, width: int) -> int:
-    """``count`` different clips; returns their bytes. Content is a drifting noise that compresses like film grain."""
+    """Write ``count`` different clips of drifting noise, which compresses like film grain; returns their bytes."""
     folder.mkdir(parents=True)
     base = np.random.default_rng(0).integers(0, 256, (height + 64, width + 64, 3), dtype=np.uint8)
     pixels = np.stack([base[shift % 64 :][:height, shift % 64 :][:, :width] // 2 + 64 for shift in range(frames)])
@@ -72,14 +71,14 @@ def write_clips(folder: Path, count: int, frames: int, height: int, width: int) 
 
 
 def seconds(work: Callable[[], object]) -> float:
-    """How long it takes."""
+    """Duration of one call."""
     started = time.perf_counter()
     work()
     return time.perf_counter() - started
 
 
 def evict(folder: Path) -> None:
-    """Let go of the cached content of files, as there is none of a data set larger than the memory."""
+    """Drop files from the page cache, as for a data set larger than memory."""
     for file in folder.iterdir():
         with file.open("rb") as opened:
             os.fsync(opened.fileno())
@@ -87,7 +86,7 @@ def evict(folder: Path) -> None:
 
 
 def compare_copies(clips: Path, scratch: Path, check: str, workers: int, rounds: int, cached: bool) -> Pair:
-    """Copy mode and ``tar cf``, of files that are in memory or on the disk alone."""
+    """Copy mode and ``tar cf``, with files in memory or on disk only."""
     source = folder_layout.list_class_folders(clips).sources()[0]
     recipe = make_recipe(source, 100).model_copy(update={"check": check})
 
@@ -96,14 +95,14 @@ def compare_copies(clips: Path, scratch: Path, check: str, workers: int, rounds:
 
     def theirs() -> None:
         subprocess.run(["tar", "cf", scratch / "theirs.tar", "-C", clips, "."], check=True)
-        fsync(scratch / "theirs.tar")  # as ours is when it is done
+        fsync(scratch / "theirs.tar")  # as our build does
 
     def clean() -> None:
         shutil.rmtree(scratch / "ours", ignore_errors=True)
         (scratch / "theirs.tar").unlink(missing_ok=True)
 
-    place = "memory" if cached else "disk"
-    pair = Pair(f"copy from {place}, check {check}, {workers} workers / tar cf", [], [])
+    location = "memory" if cached else "disk"
+    pair = Pair(f"copy from {location}, check {check}, {workers} workers / tar cf", [], [])
     for _ in range(rounds):
         for side, work in ((pair.ours, ours), (pair.theirs, theirs)):
             if not cached:
@@ -128,16 +127,16 @@ def compare_verification(clips: Path, scratch: Path, rounds: int) -> Pair:
 
 
 def compare_transcoding(clips: Path, scratch: Path, rounds: int) -> Pair:
-    """Transcoding and ``ffmpeg`` with the same settings, in processor seconds."""
+    """Transcoding and ``ffmpeg`` with the same settings, in CPU seconds."""
     if shutil.which("ffmpeg") is None:
-        raise InputError("ffmpeg, which transcoding is compared with, is not installed: apt-get install ffmpeg")
+        raise InputError("ffmpeg is not installed, but transcoding is compared with it: apt-get install ffmpeg")
     file = sorted(clips.glob("*.mp4"))[0]
     x264 = "keyint=8:min-keyint=8:scenecut=0:open-gop=0:bframes=0:threads=1:lookahead-threads=1:mbtree=0"
     encoder = ["-c:v", "libx264", "-crf", str(H264.crf), "-preset", H264.preset, "-tune", H264.tune]
     size = ["-vf", "scale=-2:256:flags=area", "-pix_fmt", H264.pixel_format, "-filter_threads", "1"]
     command = ["ffmpeg", "-y", "-v", "error", "-threads", "1", "-i", str(file), "-an", *size, *encoder]
     command += ["-x264-params", x264, str(scratch / "theirs.mp4")]
-    pair = Pair("transcode / ffmpeg, processor seconds", [], [])
+    pair = Pair("transcode / ffmpeg, CPU seconds", [], [])
     for _ in range(rounds):
         pair.ours.append(_own_seconds(lambda: transcode(file.read_bytes(), H264)))
         pair.theirs.append(_child_seconds(lambda: subprocess.run(command, check=True)))
@@ -180,24 +179,23 @@ def main(
         typer.Option(
             exists=True,
             file_okay=False,
-            help="Disk to write to, a temporary folder when not given; what is written there is removed afterwards.",
+            help="Disk to write to; files are removed afterwards.",
+            show_default="temporary folder",
         ),
     ] = None,
-    clips: Annotated[int, typer.Option(min=8, help="Files to copy.")] = 400,
-    kilobytes: Annotated[int, typer.Option(min=10, help="Size of a file, about.")] = 1000,
-    rounds: Annotated[int, typer.Option(min=1, help="Times each side runs.")] = 5,
-    workers: Annotated[int | None, typer.Option(min=1, help="Processes that copy; one per core.")] = None,
-    quick: Annotated[
-        bool, quick_form("100 files, 3 rounds: mostly the start of the workers.", clips=100, rounds=3)
-    ] = False,
+    clips: Annotated[int, typer.Option(min=8, help="Number of files.")] = 400,
+    kilobytes: Annotated[int, typer.Option(min=10, help="Approximate size of a file.")] = 1000,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds.")] = 5,
+    workers: Annotated[int | None, typer.Option(min=1, help="Worker processes.", show_default="one per core")] = None,
+    quick: Annotated[bool, quick_option("100 files, 3 rounds.", clips=100, rounds=3)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare copying with tar, transcoding with ffmpeg and verifying with sha256sum."""
     processes = workers or len(os.sched_getaffinity(0))
     results: list[Pair] = []
-    with errors_in_one_line():
-        place = None if folder is None else require_writable(folder)
-        with tempfile.TemporaryDirectory(dir=place) as scratch, progress_bar("bench", 5) as advance:
+    with one_line_errors():
+        parent = None if folder is None else require_writable(folder)
+        with tempfile.TemporaryDirectory(dir=parent) as scratch, progress_bar("bench", 5) as advance:
             for pair in pairs(Path(scratch), clips, kilobytes, rounds, processes):
                 results.append(pair)
                 advance()
@@ -206,7 +204,7 @@ def main(
         rows = [pair.as_json() for pair in results]
         typer.echo(json.dumps({"pairs": rows, "files": clips, "workers": processes, "device": device}))
         return
-    table = Table("what", "ours s", "theirs s", "speed ratio")
+    table = Table("comparison", "ours s", "theirs s", "speed ratio")
     for pair in results:
         ours, theirs = (f"{statistics.median(side):.3f}" for side in (pair.ours, pair.theirs))
         table.add_row(pair.name, ours, theirs, f"{pair.ratio:.2f}")

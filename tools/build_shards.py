@@ -1,5 +1,5 @@
 #!/usr/bin/env python3
-"""The same as ``hpc-jepa shards build``."""
+"""Same as ``hpc-jepa shards build``."""
 
 import sys
 

@@ -1,10 +1,10 @@
-"""Masks of other people's code: their collator's generators and, where they have one, their loop over distances."""
+"""Masks of other people's code: their mask generators and, if present, their loop over distances."""
 
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from peers import import_root, peer_module
+from peer_import import import_root, peer_module
 from torch import Tensor
 
 from hpc_jepa.config.masking import MaskGroupConfig, MaskingConfig
@@ -15,11 +15,11 @@ DISTANCES = "app/vjepa_2_1/models/utils/masks_dist.py"
 
 
 class PeerMasks:
-    """Both mask groups of a batch of clips as the code in ``folder`` makes them.
+    """Both mask groups of a batch of clips, made by the code in ``folder``.
 
-    The generators are asked one by one: their collator also copies the pixels into one batch, which is left out.
+    The generators are called directly: their collator also batches the pixels, which is not part of the comparison.
 
-    Raises InputError where there is no such code.
+    Raises InputError if there is no such code.
     """
 
     def __init__(self, folder: Path, config: MaskingConfig, grid: TokenGrid, clip: tuple[int, int, int, int]) -> None:
@@ -40,12 +40,12 @@ class PeerMasks:
             self._distances = peer_module(root, _name(DISTANCES)).compute_mask_distance
 
     @property
-    def knows_motion(self) -> bool:
-        """Whether that code lets motion guide blocks."""
+    def supports_motion(self) -> bool:
+        """Whether that code supports motion guidance."""
         return hasattr(self._generators[0], "compute_motion_maps")
 
     def __call__(self, pixels: Tensor) -> None:
-        """Masks of clips [B, C, F, Hp, Wp]; guided by motion, B must be the number of tubelets (B24)."""
+        """Make masks of clips [B, C, F, Hp, Wp]; with motion guidance, B must be the number of tubelets (B24)."""
         for generator in self._generators:
             maps = {"motion_maps": generator.compute_motion_maps([[pixels]])} if self._guided else {}
             context, target = generator(len(pixels), **maps)
@@ -58,7 +58,7 @@ def _name(file: str) -> str:
 
 
 def _as_theirs(group: MaskGroupConfig, config: MaskingConfig) -> dict[str, Any]:
-    """A mask group in the words of their YAML files."""
+    """A mask group as in their YAML files."""
     return {
         "num_blocks": group.blocks,
         "spatial_scale": [group.spatial_scale] * 2,

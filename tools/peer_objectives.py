@@ -1,4 +1,4 @@
-"""Auxiliary terms of the study's code, on latents of ours: the branches of its training step that add them."""
+"""Auxiliary terms of the study's code on our latents: the branches of its training step that add them."""
 
 from collections.abc import Callable
 from importlib import import_module
@@ -15,7 +15,7 @@ from hpc_jepa.objectives.sigreg import MAX_FREQUENCY
 from hpc_jepa.types import Latents
 
 STEP = 20_000
-"""A step at which all our terms count; their weights do not change."""
+"""A step at which all our terms have a weight; theirs are constant."""
 
 COEFFICIENTS = {
     "ac": "ac_coeff",
@@ -31,7 +31,7 @@ COEFFICIENTS = {
     "spectral": "spectral_coeff",
     "velgate": "velgate_coeff",
 }
-"""What they call the weight of each term of ours."""
+"""Their name for the weight of each of our terms."""
 
 SETTINGS = {
     "ac_target_dim": 3,
@@ -49,25 +49,25 @@ SETTINGS = {
     "num_epochs": 1,
     "velgate_percentile": 0.5,
 }
-"""As their configurations and defaults set them; ours are the same."""
+"""Values of their configurations and defaults, equal to ours."""
 
 
 class PeerObjectives:
-    """The auxiliary terms of the code in ``folder``. Heads are ours, so that both sides compute the same.
+    """Auxiliary terms of the code in ``folder``, with our heads, so that both sides compute the same.
 
-    Raises InputError where there is no such code, or it has no such terms.
+    Raises InputError if there is no such code or it has no such terms.
     """
 
     def __init__(self, folder: Path) -> None:
         self._step = PeerStep(folder)
-        self._step.require(branch_on("_coeff"), "give a checkout of the study's code: V-JEPA 2 has no objectives")
+        self._step.require(branch_on("_coeff"), "use a checkout of the study's code: V-JEPA 2 has no objectives")
 
-    def knows(self, objective: ObjectiveSet) -> bool:
-        """Whether that code has all terms of an objective; SIGReg is in a package of its own."""
+    def has_terms_of(self, objective: ObjectiveSet) -> bool:
+        """Whether that code has all terms of an objective; SIGReg is in a separate package."""
         return all(self._has(term) for term in _auxiliary(objective))
 
     def loss(self, objective: ObjectiveSet, latents: Latents) -> Callable[[], Tensor]:
-        """The weighted sum of its auxiliary terms, to be computed anew at each call."""
+        """Function that computes the weighted sum of its auxiliary terms."""
         weights = {COEFFICIENTS[term]: weight for term, weight in _auxiliary(objective).items()}
         fragment = self._step.every(
             branch_on("_coeff"),
@@ -76,7 +76,7 @@ class PeerObjectives:
             apply_masks=self._step.module("src.masks.utils").apply_masks,
             **self._heads(objective.auxiliary),
         )
-        return lambda: torch.as_tensor(fragment()["loss"])  # a number where no term had anything to say
+        return lambda: torch.as_tensor(fragment()["loss"])  # a plain number if no term is active
 
     def _has(self, term: str) -> bool:
         if term not in COEFFICIENTS or (term == "sigreg" and find_spec("lejepa") is None):
@@ -84,7 +84,7 @@ class PeerObjectives:
         return self._step.has(branch_on(COEFFICIENTS[term]))
 
     def _heads(self, ours: nn.ModuleDict) -> dict[str, Any]:
-        """Our heads under their names; the energy in the shape in which they ask for it."""
+        """Our heads under their names; the energy with their interface."""
         energy = None
         if "hamiltonian" in ours:
             energy = self._step.module("app.vjepa_2_1.models.hamiltonian").HamiltonianNN(dim=1)
@@ -98,12 +98,12 @@ class PeerObjectives:
 
 
 def _auxiliary(objective: ObjectiveSet) -> dict[str, float]:
-    """Weight of every term beside those of the base."""
+    """Weight of every auxiliary term."""
     return {term: weight for term, weight in objective.weights(STEP).items() if term not in ("prediction", "context")}
 
 
 def _as_theirs(latents: Latents) -> dict[str, Any]:
-    """Latents by the names of their step; lists have one entry, for clips of one length."""
+    """Latents under the names of their step; lists have one entry per clip length."""
     frames, rows = latents.pixels.shape[2:4]
     return {
         "clips": [latents.pixels],
@@ -119,8 +119,8 @@ def _as_theirs(latents: Latents) -> dict[str, Any]:
 
 
 def _normality_test(ours: Any) -> nn.Module:
-    """The statistic of the package that their code asks for, as ours is set."""
+    """The statistic of the lejepa package, configured like ours."""
     univariate, multivariate = import_module("lejepa.univariate"), import_module("lejepa.multivariate")
-    along_a_line = univariate.EppsPulley(t_max=MAX_FREQUENCY, n_points=ours.options.frequencies)
-    test: nn.Module = multivariate.SlicingUnivariateTest(along_a_line, num_slices=ours.options.projections)
+    projected_test = univariate.EppsPulley(t_max=MAX_FREQUENCY, n_points=ours.options.frequencies)
+    test: nn.Module = multivariate.SlicingUnivariateTest(projected_test, num_slices=ours.options.projections)
     return test

@@ -1,7 +1,7 @@
-"""A training step of other people's code, in a process of its own and in turn with ours.
+"""Run other people's training steps one at a time, in a child process.
 
-V-JEPA 2 and the code published with the study train in one long function. It hands each step, as a closure, to a
-function ``gpu_timer``: put another in its place and the steps can be taken one at a time, whenever it is their turn.
+V-JEPA 2 and the code published with the study train in one long function, which passes each step as a closure to a
+function ``gpu_timer``. Replacing that function gives control over when a step runs.
 """
 
 import importlib
@@ -19,13 +19,13 @@ from typing import Any
 
 import torch
 import yaml
-from measuring import milliseconds
-from peers import StandIns, import_root
+from peer_import import StandIns, import_root
+from timing import milliseconds
 
 from hpc_jepa.errors import HpcJepaError, InputError
 
 ENDLESS = 1_000_000
-NEXT, END = "your turn", "that is all"
+NEXT, END = "step", "stop"
 SECONDS_TO_END = 10
 SETTINGS = {
     "optimization.epochs": 1,
@@ -33,17 +33,17 @@ SETTINGS = {
     "meta.load_checkpoint": False,
     "data.num_workers": 0,
 }
-"""Steps without end, from fresh weights."""
+"""Endless training from initial weights."""
 
 
 class PeerTraining:
-    """While entered, ``step()`` takes one training step of the code in ``folder`` and returns its milliseconds.
+    """While entered, ``step()`` runs one training step of the code in ``folder`` and returns its milliseconds.
 
-    folder: a checkout of facebookresearch/vjepa2, or of the study's code, which keeps its own in ``vjepa2/``.
+    folder: a checkout of facebookresearch/vjepa2, or of the study's code, which is in ``vjepa2/``.
     config: one of its YAML files; ``settings`` (``key.sub`` to value) are set in it.
 
-    Raises InputError where there is no such code or ``config`` is not such a file, HpcJepaError where their training
-    ends before a step is done.
+    Raises InputError if there is no such code or ``config`` is not one of its files, HpcJepaError if their training
+    exits during a step.
     """
 
     def __init__(self, folder: Path, config: Path, settings: Mapping[str, object]) -> None:
@@ -85,25 +85,25 @@ class PeerTraining:
         except (EOFError, ConnectionError) as error:
             self._process.join()
             code = self._process.exitcode
-            raise HpcJepaError(f"their training ended with exit code {code}; the reason stands above") from error
+            raise HpcJepaError(f"their training ended with exit code {code}; see its output above") from error
 
 
 def _tree(file: Path) -> dict[str, Any]:
-    """What a YAML file of theirs says."""
+    """Read one of their YAML files."""
     try:
         tree = yaml.safe_load(file.read_text())
     except yaml.YAMLError as error:
         raise InputError(f"{file}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(tree, dict) or "app" not in tree:
-        raise InputError(f"{file}: no 'app' in it; give a training configuration of the code to compare with")
+        raise InputError(f"{file}: no key 'app'; use a training configuration of the code to compare with")
     return tree
 
 
 def _train(root: Path, config: dict[str, Any], threads: int, turn: Connection) -> None:
-    """What the other process does: their training, on clips of noise."""
+    """Child process: their training on clips of noise."""
     torch.set_num_threads(threads)
     sys.path.insert(0, str(root))
-    sys.meta_path.insert(0, StandIns(("src.datasets", "torchvision")))  # reading video is not what is compared
+    sys.meta_path.insert(0, StandIns(("src.datasets", "torchvision")))  # data loading is not compared
     warnings.simplefilter("ignore")
     with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere):
         backend = "nccl" if torch.cuda.is_available() else "gloo"
@@ -117,7 +117,7 @@ def _train(root: Path, config: dict[str, Any], threads: int, turn: Connection) -
 
 
 def _in_turn(turn: Connection) -> Callable[..., tuple[Any, float]]:
-    """A ``gpu_timer`` that waits to be asked, and says how long the step took."""
+    """A ``gpu_timer`` that waits for its turn and reports the duration of the step."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
     def timer(step: Callable[[], Any], **_: object) -> tuple[Any, float]:
@@ -132,14 +132,14 @@ def _in_turn(turn: Connection) -> Callable[..., tuple[Any, float]]:
 
 
 class _Clips:
-    """Their loader and their sampler in one: noise for clips, masks from their collator."""
+    """Replacement of their loader and sampler: clips of noise, masks from their collator."""
 
     def __init__(self, collator: Callable[[list[Any]], Any], shape: tuple[int, ...]) -> None:
         self._collator = collator
         self._shape = shape
 
     def set_epoch(self, epoch: int) -> None:
-        """Every epoch is alike."""
+        """Epochs do not differ."""
 
     def __len__(self) -> int:
         return ENDLESS
@@ -151,7 +151,7 @@ class _Clips:
 
 
 def _noise(size: int) -> Callable[..., tuple[_Clips, _Clips]]:
-    """An ``init_data`` of square clips."""
+    """An ``init_data`` with square clips."""
 
     def init_data(
         *, collator: Callable[[list[Any]], Any], batch_size: int, dataset_fpcs: list[int], **_: object

@@ -1,12 +1,12 @@
 #!/usr/bin/env python3
-"""Kill a training job again and again, and see whether it loses anything.
+"""Kill test: SIGKILL a training job at random times and check that nothing is lost.
 
-A tiny run of several processes is started, killed (SIGKILL) at a random instant, and started again until it is done;
-then the next. After every kill: is what ``latest`` points at undamaged, is all there that was committed, is no more
-lost than the steps since? After every run: are weights, moments and figures those of the undisturbed run, to the bit?
-Exits with 1 at the first loss, and ends with a line that says what was done.
+A tiny run of several processes is killed and restarted until it is done; then the next run. After every kill,
+``latest`` must point to a valid checkpoint, every committed checkpoint must exist, and at most the steps since the last
+due save may be lost. After every run, weights, optimizer moments and metrics must equal those of an undisturbed run bit
+for bit. Exits with 1 at the first loss.
 
-Processes are forked from this one, which has imported everything and never trains: so a start takes a second.
+Processes are forked from this one, which has imported everything and never trains, so a start takes one second.
 """
 
 import faulthandler
@@ -29,17 +29,17 @@ from typing import Annotated, Any
 import typer
 
 TIMES = ("time", "clips_per_second", "tflops_per_second", "data_wait_share", "memory_bytes")
-PATIENCE = 600.0
-"""Seconds after which a process that should have ended is taken to hang."""
+TIMEOUT = 600.0
+"""Seconds after which a process counts as hanging."""
 
 
 class Loss(Exception):
-    """What should never be."""
+    """Something was lost."""
 
 
 @dataclass
 class Job:
-    """Processes of one start of a run; they write what they have to say into ``log``."""
+    """Processes of one start of a run; their output goes to ``log``."""
 
     config: Any
     processes: int
@@ -48,7 +48,7 @@ class Job:
     statuses: dict[int, int] = field(default_factory=dict)
 
     def start(self) -> None:
-        """Fork them."""
+        """Fork the processes."""
         port = _free_port()
         for rank in range(self.processes):
             child = os.fork()
@@ -57,7 +57,7 @@ class Job:
             self.children.append(child)
 
     def running(self) -> bool:
-        """Whether none has ended yet."""
+        """Whether all processes are still running."""
         for child in self.children:
             if child not in self.statuses:
                 done, status = os.waitpid(child, os.WNOHANG)
@@ -66,14 +66,14 @@ class Job:
         return not self.statuses
 
     def kill(self, victims: list[int]) -> None:
-        """Kill some; the others have to notice by themselves."""
+        """SIGKILL some ranks; the others have to notice by themselves."""
         for rank in victims:
             if self.children[rank] not in self.statuses:
                 os.kill(self.children[rank], signal.SIGKILL)
 
     def join(self) -> bool:
-        """Wait until all have ended; whether all ended well."""
-        deadline = time.monotonic() + PATIENCE
+        """Wait for all processes; True if all exited with 0."""
+        deadline = time.monotonic() + TIMEOUT
         while len(self.statuses) < self.processes:
             self.running()
             if time.monotonic() > deadline:
@@ -92,51 +92,51 @@ class Trial:
     stage: int
     processes: int
     steps: int
-    moments: random.Random
-    seen: Counter[str] = field(default_factory=Counter)
+    rng: random.Random
+    counts: Counter[str] = field(default_factory=Counter)
 
     def torture(self, kills: int) -> None:
-        """Spend the kills on as many runs as it takes. Raises Loss."""
+        """Kill runs until ``kills`` are spent. Raises Loss."""
         started = time.monotonic()
-        whole = self._config("whole")
-        self._finish(whole)
+        reference = self._config("reference")
+        self._finish(reference)
         span = time.monotonic() - started
-        while self.seen["kills"] < kills:
-            config = self._config(f"killed-{self.seen['runs']}")
-            while self.seen["kills"] < kills and self._killed(config, span):
+        while self.counts["kills"] < kills:
+            config = self._config(f"killed-{self.counts['runs']}")
+            while self.counts["kills"] < kills and self._killed(config, span):
                 pass
             self._finish(config)
-            _compare(whole, config)
-            self.seen["runs"] += 1
-            typer.echo(f"stage {self.stage}: {self.seen['kills']} of {kills} kills", err=True)
+            _compare(reference, config)
+            self.counts["runs"] += 1
+            typer.echo(f"stage {self.stage}: {self.counts['kills']} of {kills} kills", err=True)
 
     def _killed(self, config: Any, span: float) -> bool:
-        """Start the run and kill it at a random instant; False when it was faster."""
+        """Start the run and kill it at a random time; False if it finished before."""
         before, logged = _committed(config), _logged(config)
         job = Job(config, self.processes, self.work / "log.txt")
         job.start()
-        # Every other kill is aimed at the time just after a step, where the saves are.
-        aimed = self.moments.random() < 0.5
-        line = _logged(config) + self.moments.randint(1, self.steps // 4) if aimed else self.steps + 1
-        moment = time.monotonic() + (1.0 if aimed else self.moments.random()) * span
+        # Half of the kills are aimed just after a step, when saves happen.
+        aimed = self.rng.random() < 0.5
+        line = _logged(config) + self.rng.randint(1, self.steps // 4) if aimed else self.steps + 1
+        moment = time.monotonic() + (1.0 if aimed else self.rng.random()) * span
         while job.running() and time.monotonic() < moment and _logged(config) < line:
             time.sleep(0.002)
-        time.sleep(self.moments.uniform(0, 0.03))
+        time.sleep(self.rng.uniform(0, 0.03))
         if not job.running():
             if job.join():
                 return False
-            raise Loss(f"a run that nobody killed ended badly, see {job.log}")
+            raise Loss(f"a run failed without being killed, see {job.log}")
         everyone = list(range(self.processes))
-        job.kill(everyone if self.moments.random() < 0.7 else [self.moments.choice(everyone)])
+        job.kill(everyone if self.rng.random() < 0.7 else [self.rng.choice(everyone)])
         if _logged(config) == logged:
-            job.kill(everyone)  # those that wait for a dead one at the meeting point wait long; a launcher ends them
+            job.kill(everyone)  # ranks waiting for a dead one at the rendezvous; a launcher would end them
         job.join()
-        self.seen["kills"] += 1
-        self._look(config, before)
+        self.counts["kills"] += 1
+        self._check(config, before)
         return True
 
-    def _look(self, config: Any, before: int) -> None:
-        """What a kill has left. Raises Loss."""
+    def _check(self, config: Any, before: int) -> None:
+        """Check what a kill has left behind. Raises Loss."""
         from hpc_jepa.checkpoint import layout
         from hpc_jepa.runs.run_dir import RunDir
 
@@ -149,18 +149,18 @@ class Trial:
         step = _committed(config)
         if step < before:
             raise Loss(f"{config.folder}: step {before} was committed, now {step} is the newest")
-        # A save waits for the one before: when a step is done, all checkpoints but the last due one are committed.
+        # Saves are sequential: after a step, all checkpoints but the last due one are committed.
         due = _logged(config) // config.checkpoint.every - 1
         if step < due * config.checkpoint.every:
             raise Loss(f"{config.folder}: {_logged(config)} steps done, but only {step} committed")
-        self.seen["in a save"] += bool(list(home.glob(".step-*.partial")))
-        self.seen["before latest"] += latest.is_symlink() and latest.resolve() != run.checkpoint_dir(step)
+        self.counts["in a save"] += bool(list(home.glob(".step-*.partial")))
+        self.counts["before latest"] += latest.is_symlink() and latest.resolve() != run.checkpoint_dir(step)
 
     def _finish(self, config: Any) -> None:
         job = Job(config, self.processes, self.work / "log.txt")
         job.start()
         if not job.join():
-            raise Loss(f"a run that nobody killed ended badly, see {job.log}")
+            raise Loss(f"a run failed without being killed, see {job.log}")
 
     def _config(self, study: str) -> Any:
         from hpc_jepa.config.run import RunConfig
@@ -184,7 +184,7 @@ class Trial:
                 "engine": {"zero_stage": self.stage, "precision": "fp32", "batch_size": 2 * self.processes},
                 "checkpoint": {"every": 2, "keep": 2},
                 "monitor": {"log_every": 1, "health_every": 1, "tensorboard": False},
-                "guard": {"stall_seconds": PATIENCE / 2},
+                "guard": {"stall_seconds": TIMEOUT / 2},
             }
         )
 
@@ -196,7 +196,7 @@ def _become(rank: int, processes: int, port: int, config: Any, log: Path) -> Non
         os.dup2(file.fileno(), 2)
     os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-    faulthandler.dump_traceback_later(PATIENCE / 2, repeat=True)
+    faulthandler.dump_traceback_later(TIMEOUT / 2, repeat=True)
     from hpc_jepa.errors import HpcJepaError
     from hpc_jepa.training.loop import train
 
@@ -211,7 +211,7 @@ def _become(rank: int, processes: int, port: int, config: Any, log: Path) -> Non
 
 
 def _ignore(record: object) -> None:
-    """Nobody watches."""
+    """No progress bar."""
 
 
 def _committed(config: Any) -> int:
@@ -227,24 +227,23 @@ def _logged(config: Any) -> int:
     return len(whole_lines(RunDir(config.folder).metrics_file))
 
 
-def _compare(whole: Any, killed: Any) -> None:
-    """Raises Loss unless both runs ended alike, to the bit."""
+def _compare(reference: Any, killed: Any) -> None:
+    """Raise Loss unless both runs ended bit for bit equal."""
     import torch
 
     from hpc_jepa.checkpoint import reader
     from hpc_jepa.runs.run_dir import RunDir
 
-    one, other = (
-        reader.open_tensors(RunDir(config.folder).checkpoint_dir(config.schedule.steps)) for config in (whole, killed)
-    )
+    folders = [RunDir(config.folder).checkpoint_dir(config.schedule.steps) for config in (reference, killed)]
+    one, other = map(reader.open_tensors, folders)
     differing = [name for name in one if name not in other or not torch.equal(one[name], other[name])]
     if differing or len(one) != len(other):
         raise Loss(f"{killed.folder}: {len(differing)} tensors differ from the undisturbed run, first {differing[:1]}")
-    if _figures(whole) != _figures(killed):
-        raise Loss(f"{killed.folder}: other figures than the undisturbed run")
+    if _metrics(reference) != _metrics(killed):
+        raise Loss(f"{killed.folder}: metrics differ from the undisturbed run")
 
 
-def _figures(config: Any) -> list[dict[str, Any]]:
+def _metrics(config: Any) -> list[dict[str, Any]]:
     from hpc_jepa.io.jsonl import whole_lines
     from hpc_jepa.runs.run_dir import RunDir
 
@@ -259,8 +258,8 @@ def _free_port() -> int:
 
 
 @contextmanager
-def _workplace(shards: Path | None) -> Iterator[tuple[Path, Path]]:
-    """A folder for the runs that is removed at the end, and the shards to train on."""
+def _scratch_dir(shards: Path | None) -> Iterator[tuple[Path, Path]]:
+    """Temporary folder for the runs, and the shards to train on."""
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:
         work = Path(folder)
         if shards is None:
@@ -272,24 +271,24 @@ def _workplace(shards: Path | None) -> Iterator[tuple[Path, Path]]:
 
 
 def main(
-    kills: Annotated[int, typer.Option(help="Kills in all, shared by the stages.")] = 200,
+    kills: Annotated[int, typer.Option(help="Total number of kills, divided among the stages.")] = 200,
     stages: Annotated[str, typer.Option(help="ZeRO stages.")] = "0,1,2,3",
-    processes: Annotated[int, typer.Option(help="Processes of the job.")] = 2,
+    processes: Annotated[int, typer.Option(help="Processes per job.")] = 2,
     steps: Annotated[int, typer.Option(help="Steps of each run.")] = 30,
-    seed: Annotated[int, typer.Option(help="Of the instants.")] = 0,
-    shards: Annotated[Path | None, typer.Option(help="What to train on; built when not given.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the kill times.")] = 0,
+    shards: Annotated[Path | None, typer.Option(help="Shard folder; built if not given.")] = None,
 ) -> None:
-    """Kill a training job again and again, and see whether it loses anything."""
-    os.environ["OMP_NUM_THREADS"] = "1"  # a pool of threads would not survive the fork
+    """Kill training jobs at random times and check that nothing is lost."""
+    os.environ["OMP_NUM_THREADS"] = "1"  # thread pools do not survive a fork
     from hpc_jepa.distributed import set_ds_accelerator
 
     set_ds_accelerator()
-    import hpc_jepa.training.loop  # noqa: F401 - so that the forked processes need not
+    import hpc_jepa.training.loop  # noqa: F401 - imported before forking
 
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     chosen = [int(stage) for stage in stages.split(",")]
     started = time.monotonic()
-    with _workplace(shards) as (work, source):
+    with _scratch_dir(shards) as (work, source):
         for number, stage in enumerate(chosen):
             share = kills * (number + 1) // len(chosen) - kills * number // len(chosen)
             trial = Trial(source, work / str(stage), stage, processes, steps, random.Random(f"{seed}/{stage}"))
@@ -300,11 +299,11 @@ def main(
                 log = trial.work / "log.txt"
                 typer.echo(f"{log.read_text()[-4000:]}\nLOST at stage {stage}, seed {seed}: {loss}", err=True)
                 raise typer.Exit(1) from loss
-            seen += trial.seen
+            counts += trial.counts
     typer.echo(
-        f"{seen['kills']} kills ({seen['in a save']} in a save, {seen['before latest']} between the rename and latest) "
-        f"of {processes} processes, ZeRO {stages}: nothing lost, {seen['runs']} runs equal to the undisturbed ones "
-        f"to the bit, {time.monotonic() - started:.0f} s"
+        f"{counts['kills']} kills ({counts['in a save']} in a save, {counts['before latest']} before latest was moved) "
+        f"of {processes} processes, ZeRO {stages}: nothing lost, {counts['runs']} runs equal bit for bit, "
+        f"{time.monotonic() - started:.0f} s"
     )
 
 

@@ -68,13 +68,13 @@ def load_encoder(
     Clips are uint8, or floats from 0 to 1; the encoder normalises them. Tokens are ordered by time, row, column; D is
     ``encoder.width``. These are the features that frozen evaluation uses.
 
-    >>> import torch, hpc_jepa
-    >>> encoder = hpc_jepa.load_encoder("runs/quickstart/quickstart/baseline/seed-0")
-    >>> video = torch.randint(256, (1, 3, 8, 64, 64), dtype=torch.uint8)
-    >>> encoder(video).shape  # 8 frames in tubelets of 2, 64x64 pixels in patches of 8
-    torch.Size([1, 256, 128])
-    >>> encoder.width, encoder.patch, encoder.tubelet
-    (128, 8, 2)
+        >>> import torch, hpc_jepa
+        >>> encoder = hpc_jepa.load_encoder("runs/quickstart/quickstart/baseline/seed-0")
+        >>> video = torch.randint(256, (1, 3, 8, 64, 64), dtype=torch.uint8)
+        >>> encoder(video).shape  # 8 frames in tubelets of 2, 64x64 pixels in patches of 8
+        torch.Size([1, 256, 128])
+        >>> encoder.width, encoder.patch, encoder.tubelet
+        (128, 8, 2)
 
     Raises InputError if the path is none of these, CheckpointError if the files are damaged, incomplete or not finite.
     """

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from hpc_jepa.cli.console import CONSOLE, plural, progress_bar, split_overrides, stdout_console
+from hpc_jepa.cli.console import CONSOLE, AsJson, examples, plural, progress_bar, split_overrides, stdout_console
 from hpc_jepa.errors import CheckpointError, InputError
 from hpc_jepa.runs.run_dir import RunDir
 
@@ -26,7 +26,6 @@ RunFolder = Annotated[Path, typer.Argument(metavar="RUN", help="RUNS/<study>/<re
 CheckpointPath = Annotated[
     Path, typer.Argument(metavar="PATH", help="Run folder (its newest checkpoint), or one checkpoints/step-*.")
 ]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 AllTensors = Annotated[bool, typer.Option("--all", help="Include optimizer moments and random state.")]
 Weights = Annotated[Literal["target", "student"], typer.Option(help="EMA target encoder, or student encoder.")]
 
@@ -39,32 +38,23 @@ LAUNCHERS = {
 
 Executor = Literal["here", "torchrun", "deepspeed", "srun"]
 
-RESUME_EXAMPLES = """Examples:
-
-  hpc-jepa checkpoint resume runs/quickstart/quickstart/baseline/seed-0
-
-  hpc-jepa checkpoint resume RUN engine.zero_stage=2 --executor torchrun --processes 4
-
-  hpc-jepa checkpoint resume RUN schedule.steps=40000 'checkpoint.accept=\\[schedule.steps]'
-"""
-PRUNE_EXAMPLES = """Examples:
-
-  hpc-jepa checkpoint prune RUN --dry-run
-
-  hpc-jepa checkpoint prune RUN --keep 1 --keep-every 10000
-"""
-EXPORT_EXAMPLES = """Examples:
-
-  hpc-jepa checkpoint export RUN --out baseline-target
-
-  hpc-jepa checkpoint export RUN/checkpoints/step-00012000 --format transformers --weights student --out student
-"""
-IMPORT_EXAMPLES = """Examples:
-
-  hpc-jepa checkpoint import vitl.pt configs/regime/ucf101.yaml study=released variant=vjepa2-vitl
-
-  hpc-jepa evaluate runs/released/ucf101/vjepa2-vitl/seed-239 --benchmark ucf101
-"""
+RESUME_EXAMPLES = examples(
+    "hpc-jepa checkpoint resume runs/quickstart/quickstart/baseline/seed-0",
+    "hpc-jepa checkpoint resume RUN engine.zero_stage=2 --executor torchrun --processes 4",
+    "hpc-jepa checkpoint resume RUN schedule.steps=40000 'checkpoint.accept=\\[schedule.steps]'",
+)
+PRUNE_EXAMPLES = examples(
+    "hpc-jepa checkpoint prune RUN --dry-run",
+    "hpc-jepa checkpoint prune RUN --keep 1 --keep-every 10000",
+)
+EXPORT_EXAMPLES = examples(
+    "hpc-jepa checkpoint export RUN --out baseline-target",
+    "hpc-jepa checkpoint export RUN/checkpoints/step-00012000 --format transformers --weights student --out student",
+)
+IMPORT_EXAMPLES = examples(
+    "hpc-jepa checkpoint import vitl.pt configs/regime/ucf101.yaml study=released variant=vjepa2-vitl",
+    "hpc-jepa evaluate runs/released/ucf101/vjepa2-vitl/seed-239 --benchmark ucf101",
+)
 
 
 @app.command("list", epilog="Example:  hpc-jepa checkpoint list runs/quickstart/quickstart/baseline/seed-0")
@@ -176,7 +166,9 @@ def checkpoint_resume(
 @app.command("prune", epilog=PRUNE_EXAMPLES)
 def checkpoint_prune(
     run: RunFolder,
-    keep: Annotated[int | None, typer.Option(min=1, help="Keep the newest N.  [checkpoint.keep of the run]")] = None,
+    keep: Annotated[
+        int | None, typer.Option(min=1, help="Keep the newest N.", show_default="checkpoint.keep of the run")
+    ] = None,
     keep_every: Annotated[int | None, typer.Option(min=0, help="Also keep multiples of N steps.")] = None,
     keep_hours: Annotated[float | None, typer.Option(min=0, help="Also keep one per N hours.")] = None,
     keep_best: Annotated[int | None, typer.Option(min=0, help="Also keep the N best by --best-by.")] = None,

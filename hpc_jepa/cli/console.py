@@ -4,13 +4,16 @@ import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Column
 from rich.text import Text
 
 CONSOLE = Console(stderr=True, soft_wrap=True)
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 PIPED_WIDTH = 250
 """Table width in characters when the output is a pipe or a file."""
@@ -20,6 +23,11 @@ def stdout_console() -> Console:
     """Console for standard output. In a pipe it is wide enough that ``grep`` finds unwrapped names."""
     console = Console(highlight=False)
     return console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
+
+
+def examples(*commands: str) -> str:
+    """Epilog of a command's help: one example per paragraph."""
+    return "\n\n  ".join(["Examples:" if len(commands) > 1 else "Example:", *commands])
 
 
 def plural(number: int, singular: str, plural_form: str) -> str:

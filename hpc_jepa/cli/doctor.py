@@ -11,30 +11,28 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from hpc_jepa.cli.console import CONSOLE
-from hpc_jepa.cli.machine.check_result import CheckResult
+from hpc_jepa.cli.console import CONSOLE, AsJson, examples
+from hpc_jepa.cli.machine import CheckResult
 
-EXAMPLES = """Examples:
-
-  hpc-jepa doctor
-
-  hpc-jepa doctor --folder /scratch/me --json
-"""
+EXAMPLES = examples(
+    "hpc-jepa doctor",
+    "hpc-jepa doctor --folder /scratch/me --json",
+)
 
 COLOURS = {"ok": "green", "note": "yellow", "missing": "bold red"}
 
 
 def doctor_command(
     folder: Annotated[Path, typer.Option(help="Folder whose file system is measured with a 64 MiB file.")] = Path(),
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Check this machine: packages, CPU, GPU, DALI, codecs, Slurm commands, file-system speed.
 
     Each line is ok, note (works, with a limitation) or missing. The exit code is always 0.
     """
-    from hpc_jepa.cli.machine import disk, hardware, software, video
+    from hpc_jepa.cli.machine import hardware, software, video
 
-    disk.require_writable_folder(folder)
+    hardware.require_writable_folder(folder)
     checks: dict[str, Callable[[], list[CheckResult]]] = {
         "packages": lambda: [software.python(), *software.packages()],
         "processor": lambda: [hardware.cores(), hardware.bf16()],
@@ -42,7 +40,7 @@ def doctor_command(
         "DALI": video.dali,
         "codecs": lambda: [video.codec(*names) for names in video.CODECS],
         "Slurm": lambda: [software.slurm()],
-        "file system": lambda: [disk.file_system(folder)],
+        "file system": lambda: [hardware.file_system(folder)],
     }
     results: list[CheckResult] = []
     with CONSOLE.status("") as status:

@@ -9,7 +9,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from hpc_jepa.cli.console import progress_bar
+from hpc_jepa.cli.console import examples, progress_bar
 from hpc_jepa.config import loading
 from hpc_jepa.config.benchmark import ENCODER_PATTERN, BenchmarkConfig, ProtocolName, Task, current_protocol
 from hpc_jepa.errors import InputError
@@ -17,23 +17,16 @@ from hpc_jepa.errors import InputError
 if TYPE_CHECKING:
     from hpc_jepa.evaluation.record import AnyRecord
 
-EXAMPLES = """Examples:
-
-  hpc-jepa evaluate runs/quickstart/quickstart/baseline/seed-0 --benchmark motion8
-
-  hpc-jepa evaluate RUN --benchmark motion8 --weights target --weights random_init --json
-
-  hpc-jepa evaluate RUN --benchmark ucf101 --weights timm:vit_base_patch16_224@vit.safetensors --weights vjepa2:DIR
-
-  hpc-jepa evaluate RUN --benchmark motion8 --task few_shot
-
-  hpc-jepa evaluate RUN --benchmark ssv2 --task robustness \\
-      protocols.standard.robustness.corruptions='\\[reversal, noise]' protocols.standard.robustness.clips=2000
-
-  hpc-jepa evaluate RUN --benchmark ssv2 --task text
-
-  torchrun --nproc-per-node 4 -m hpc_jepa evaluate RUN --benchmark kinetics400
-"""
+EXAMPLES = examples(
+    "hpc-jepa evaluate runs/quickstart/quickstart/baseline/seed-0 --benchmark motion8",
+    "hpc-jepa evaluate RUN --benchmark motion8 --weights target --weights random_init --json",
+    "hpc-jepa evaluate RUN --benchmark ucf101 --weights timm:vit_base_patch16_224@vit.safetensors --weights vjepa2:DIR",
+    "hpc-jepa evaluate RUN --benchmark motion8 --task few_shot",
+    """hpc-jepa evaluate RUN --benchmark ssv2 --task robustness \\
+      protocols.standard.robustness.corruptions='\\[reversal, noise]' protocols.standard.robustness.clips=2000""",
+    "hpc-jepa evaluate RUN --benchmark ssv2 --task text",
+    "torchrun --nproc-per-node 4 -m hpc_jepa evaluate RUN --benchmark kinetics400",
+)
 
 
 def parse_protocol(name: str) -> Any:
@@ -61,8 +54,8 @@ def evaluate_command(
     weights: Annotated[
         list[str] | None,
         typer.Option(
-            help="Repeat for several: target, student, random_init, timm:MODEL, timm:MODEL@FILE, vjepa2:FOLDER.  "
-            "[target and student]",
+            help="target, student, random_init, timm:MODEL, timm:MODEL@FILE, vjepa2:FOLDER; repeatable.",
+            show_default="target, student",
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Evaluate again even if a record exists.")] = False,

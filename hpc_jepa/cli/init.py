@@ -6,15 +6,13 @@ from typing import Annotated
 
 import typer
 
-from hpc_jepa.cli.console import CONSOLE
+from hpc_jepa.cli.console import CONSOLE, examples
 from hpc_jepa.io.resources import FOLDERS, shipped_dir
 
-EXAMPLES = """Examples:
-
-  hpc-jepa init
-
-  hpc-jepa init my_study
-"""
+EXAMPLES = examples(
+    "hpc-jepa init",
+    "hpc-jepa init my_study",
+)
 
 
 def init_command(

@@ -8,6 +8,7 @@ from rich.columns import Columns
 from rich.console import Console
 from rich.table import Table
 
+from hpc_jepa.cli.console import AsJson
 from hpc_jepa.config.semantics import Preset
 
 app = typer.Typer(no_args_is_help=True)
@@ -24,7 +25,6 @@ FAMILIES = {
 }
 
 Name = Annotated[str, typer.Argument(help="A name from 'hpc-jepa objectives list'.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 SemanticsOption = Annotated[Preset, typer.Option(help="Semantics for which head sizes are shown.")]
 
 

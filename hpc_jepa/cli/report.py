@@ -6,14 +6,13 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-EXAMPLES = """Examples:
+from hpc_jepa.cli.console import AsJson, examples
 
-  hpc-jepa report runs/quickstart
-
-  hpc-jepa report --published --out report            published results only
-
-  hpc-jepa report runs/my_study --published --json    both, as JSON
-"""
+EXAMPLES = examples(
+    "hpc-jepa report runs/quickstart",
+    "hpc-jepa report --published --out report            published results only",
+    "hpc-jepa report runs/my_study --published --json    both, as JSON",
+)
 
 
 def report_command(
@@ -24,7 +23,7 @@ def report_command(
     published_results: Annotated[
         Path | None, typer.Option(help="CSV of published results instead of the built-in ones.")
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Compute tables, verdicts on claims and index.html from the records of the given runs.
 

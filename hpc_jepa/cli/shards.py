@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from hpc_jepa.cli import shards_build
-from hpc_jepa.cli.console import CONSOLE, plural, progress_bar
+from hpc_jepa.cli.console import CONSOLE, AsJson, plural, progress_bar
 from hpc_jepa.cli.shards_build import summary
 from hpc_jepa.data.shards.index import index_path
 from hpc_jepa.data.shards.manifest import MANIFEST_NAME, ShardManifest, read_manifest
@@ -32,8 +32,7 @@ SHOWN_CLASSES = 8
 
 Folder = Annotated[Path, typer.Argument(help="Shard folder: SHARDS/<data set>/<split>.")]
 Folders = Annotated[Path, typer.Argument(help="Shard folder, or data set folder with one per split.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads.  [one per core]")]
+Threads = Annotated[int | None, typer.Option(min=1, help="Threads.", show_default="one per core")]
 
 
 @app.command("verify", epilog="Example: hpc-jepa shards verify --sample 100 shards/ucf101/train")
@@ -153,7 +152,7 @@ def _compare_with_published(folder: Path, manifest: ShardManifest) -> str:
         known = ", ".join(f"{name} {part}" for name, parts in PUBLISHED_COUNTS.items() for part in parts)
         raise InputError(f"{folder}: no published count for {dataset} {split}; known: {known}")
     if manifest.samples != expected:
-        dropped = f"; {manifest.dropped} were skipped (ledger.jsonl says why)" if manifest.dropped else ""
+        dropped = f"; {manifest.dropped} were skipped (see ledger.jsonl)" if manifest.dropped else ""
         raise DataError(f"{folder}: {manifest.samples} samples, published are {expected}{dropped}")
     return f"{folder}: {expected:,} samples, as published"
 

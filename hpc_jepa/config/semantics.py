@@ -38,44 +38,21 @@ class Semantics(Strict):
     """All switches. ``Semantics(preset="published", mask_truncation="tubes")`` overrides one of the preset."""
 
     preset: Preset = "corrected"
-    ld_hw_gradient: bool = Field(description="latent dynamics has a gradient if the run has hard-region weighting (B2)")
-    channel_partition: Literal["halves", "per_level", "last_level"] = Field(
-        description="FWM splits the concatenation of levels, each level, or the last level only (B3)"
-    )
-    student_norm: Literal["none", "level"] = Field(
-        description="student features in auxiliary terms: raw, or each level layer-normalised without gain (B6, B13)"
-    )
-    context_ramp: Literal["iterations", "fractions"] = Field(
-        description="context-loss ramp at 15,000-30,000 steps, or over the second half of the run (B7)"
-    )
-    mask_truncation: Literal["raster", "tubes", "tokens"] = Field(
-        description="tokens dropped to reach one count per batch: the last in raster order, or random ones (B9)"
-    )
-    motion_pool: Literal["trilinear", "area"] = Field(
-        description="interpolation or mean of the frame differences of a token (B10)"
-    )
-    motion_norm: Literal["tubelet", "clip"] = Field(
-        description="divide the motion map by the maximum of clip t, or by that of its own clip (B24)"
-    )
+    ld_hw_gradient: bool = Field(description="gradient of latent dynamics beside hard-region weighting (B2)")
+    channel_partition: Literal["halves", "per_level", "last_level"] = Field(description="channels that FWM splits (B3)")
+    student_norm: Literal["none", "level"] = Field(description="layer norm of features in auxiliary terms (B6, B13)")
+    context_ramp: Literal["iterations", "fractions"] = Field(description="ramp of the context loss (B7)")
+    mask_truncation: Literal["raster", "tubes", "tokens"] = Field(description="order of truncated tokens (B9)")
+    motion_pool: Literal["trilinear", "area"] = Field(description="frame differences of a token (B10)")
+    motion_norm: Literal["tubelet", "clip"] = Field(description="maximum that divides the motion map (B24)")
     auxiliary_precision: Literal["autocast", "fp32"] = Field(description="precision of the auxiliary terms (B14)")
-    batch_statistics: Literal["process", "global"] = Field(
-        description="pooled means and covariances over one process, or over the global batch"
-    )
+    batch_statistics: Literal["process", "global"] = Field(description="scope of pooled means and covariances")
     static_clips_in_temporal_terms: bool = Field(description="temporal terms include clips that repeat one image (B15)")
-
-    evaluated_weights: Literal["target", "trained"] = Field(
-        description="meaning of 'target' without EMA: the copy that was never trained, or the student (B1)"
-    )
-    kinematic_features: Literal["target", "student"] = Field(
-        description="kinematic terms penalise the target, which has no gradient under EMA, or the student (B4)"
-    )
-    online_target_gradient: bool = Field(
-        description="without EMA, the loss also trains the targets; true in both presets for SIGReg (B5)"
-    )
-    sigreg_scale: Literal["samples", "one"] = Field(description="multiply SIGReg by the number of samples, or not (B8)")
-    process_randomness: Literal["same", "independent"] = Field(
-        description="all processes draw the same crops and masks, or independent ones (B17)"
-    )
+    evaluated_weights: Literal["target", "trained"] = Field(description="meaning of 'target' without EMA (B1)")
+    kinematic_features: Literal["target", "student"] = Field(description="features that kinematic terms penalise (B4)")
+    online_target_gradient: bool = Field(description="without EMA, the loss also trains the targets (B5)")
+    sigreg_scale: Literal["samples", "one"] = Field(description="factor of SIGReg (B8)")
+    process_randomness: Literal["same", "independent"] = Field(description="crops and masks of the processes (B17)")
 
     @model_validator(mode="before")
     @classmethod

@@ -36,13 +36,8 @@ class EngineConfig(Strict):
     batch_size: int = Field(32, gt=0, description="clips per step, over all processes")
     zero_stage: Literal[0, 1, 2, 3] = 1
     precision: Literal["fp32", "bf16"] = "bf16"
-    overlap_communication: bool = Field(
-        False,
-        description="at ZeRO 1-3, exchange gradients during the backward pass; races were reported, so compare losses",
-    )
-    compile: bool = Field(
-        False, description="torch.compile the transformer blocks; needs a C++ compiler; not with ZeRO 3"
-    )
+    overlap_communication: bool = Field(False, description="all-reduce during backward (ZeRO 1-3); races were reported")
+    compile: bool = Field(False, description="torch.compile the blocks; needs a C++ compiler; not with ZeRO 3")
 
     @model_validator(mode="after")
     def _compilable(self) -> "EngineConfig":
@@ -62,9 +57,7 @@ class CheckpointConfig(Strict):
     best_by: str = Field("loss", description="name of that metric in TensorBoard: loss, terms/ld, health/target_std")
     best_is: Literal["lowest", "highest"] = "lowest"
     failed_save: Literal["stop", "warn"] = Field("stop", description="effect of a failed save at the next step")
-    accept: tuple[str, ...] = Field(
-        (), description="settings, or data.sources.NAME, that may differ from those of the checkpoint on resume"
-    )
+    accept: tuple[str, ...] = Field((), description="settings, or data.sources.NAME, that may change on resume")
 
     def accepts(self, setting: str) -> bool:
         """Whether ``setting``, or a key above it, may differ."""
@@ -77,20 +70,14 @@ Action = Literal["off", "warn", "stop"]
 class GuardConfig(Strict):
     """Limits for non-finite steps, loss spikes, collapse and stalled steps, and the reaction to each."""
 
-    max_consecutive_skips: int = Field(
-        10, gt=0, description="consecutive steps with a non-finite loss or gradient that stop the run"
-    )
+    max_consecutive_skips: int = Field(10, gt=0, description="consecutive non-finite steps that stop the run")
     loss_spike: Action = "warn"
     spike_factor: float = Field(3.0, gt=1, description="a loss spike is more than this many times the median")
     spike_window: int = Field(20, gt=1, description="logged losses in the median")
     collapse: Action = "warn"
     collapse_std: float = Field(1e-3, ge=0, description="smallest healthy standard deviation of the target")
     collapse_rank: float = Field(1.5, ge=0, description="smallest healthy effective rank of the target")
-    stall_seconds: float = Field(
-        1800.0,
-        ge=0,
-        description="a longer step is stalled: stacks are printed and the process exits; 0: never",
-    )
+    stall_seconds: float = Field(1800.0, ge=0, description="a longer step is stalled and ends the process; 0: never")
 
 
 class MonitorConfig(Strict):

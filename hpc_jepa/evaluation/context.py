@@ -22,7 +22,7 @@ from hpc_jepa.distributed import GlooGroup, is_main, local_device, rank, world_s
 from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.evaluation.external_encoders import is_external, load_external_encoder
 from hpc_jepa.evaluation.extraction import Encode, ExtractedFeatures, FeatureExtraction, TokenEncoder
-from hpc_jepa.evaluation.probes.registry import validate_probes
+from hpc_jepa.evaluation.probes.probe_registry import validate_probes
 from hpc_jepa.evaluation.progress import Progress
 from hpc_jepa.evaluation.run_encoders import load_run_encoders
 from hpc_jepa.runs.run_dir import RunDir, open_run

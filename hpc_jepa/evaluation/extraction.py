@@ -80,11 +80,10 @@ class FeatureExtraction:
             rows_by_pass = [
                 self._write(encoders, number, clips, writers, rows, advance) for number, clips in enumerate(passes)
             ]
-        local = np.concatenate(rows_by_pass, axis=1), {key: writer.files for key, writer in writers.items()}
-        gathered = group.gather_objects(local)
+        gathered = group.gather_objects((np.concatenate(rows_by_pass, axis=1), writers))
         all_rows = np.concatenate([rows for rows, _ in gathered], axis=1)
         return {
-            key: _merge_ranks(all_rows, [files[key] for _, files in gathered], encoders[key[0]].tubelets, len(passes))
+            key: _merge_ranks(all_rows, [by_key[key] for _, by_key in gathered], encoders[key[0]].tubelets, len(passes))
             for key in writers
         }
 
@@ -129,20 +128,11 @@ class FeatureExtraction:
             )
 
 
-@dataclass(frozen=True)
-class _WrittenFiles:
-    """Files of one process with their row counts, row shape and dtype (None: no rows)."""
-
-    counts: tuple[tuple[Path, int], ...]
-    shape: tuple[int, ...]
-    dtype: np.dtype[np.floating] | None
-
-
-def _merge_ranks(rows: NDArray[np.int64], parts: Sequence[_WrittenFiles], tubelets: int, clips: int) -> FrozenFeatures:
+def _merge_ranks(rows: NDArray[np.int64], writers: Sequence["_RowWriter"], tubelets: int, clips: int) -> FrozenFeatures:
     """The files of all processes as one table, by clip, then by sample. rows: [3, n] as written, rank after rank."""
-    layout = next(part for part in parts if part.dtype is not None)
+    layout = next(writer for writer in writers if writer.dtype is not None)
     assert layout.dtype is not None
-    files = [file for part in parts for file in part.counts]
+    files = [file for writer in writers for file in writer.counts]
     starts = np.cumsum([0, *(count for _, count in files)])[:-1]
     order = np.lexsort((rows[2], rows[0]))
     table = MappedFiles(tuple(path for path, _ in files), starts, order, layout.shape, layout.dtype)
@@ -151,7 +141,10 @@ def _merge_ranks(rows: NDArray[np.int64], parts: Sequence[_WrittenFiles], tubele
 
 @dataclass
 class _RowWriter:
-    """Writes rows to files of at most MAX_FILE_BYTES (or one batch)."""
+    """Writes rows to files of at most MAX_FILE_BYTES (or one batch).
+
+    counts: files and their number of rows. dtype: None before the first row. Picklable once closed.
+    """
 
     folder: Path
     rank: int
@@ -167,16 +160,12 @@ class _RowWriter:
     def __exit__(self, *error: object) -> None:
         if self._file is not None:
             self._file.close()
+            self._file = None
 
     @property
     def row_size(self) -> int:
         """Bytes of a row."""
         return int(np.prod(self.shape)) * (self.dtype.itemsize if self.dtype else 0)
-
-    @property
-    def files(self) -> _WrittenFiles:
-        """Metadata that other processes need to read the files."""
-        return _WrittenFiles(tuple(self.counts), self.shape, self.dtype)
 
     def write(self, rows: NDArray[np.floating]) -> None:
         """Append rows [B, N, D]."""

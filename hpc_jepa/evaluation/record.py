@@ -51,6 +51,14 @@ class BaseResult(Strict):
     high: Proportion
     n: int = Field(gt=0, description="test clips, or queries")
 
+    KEY: ClassVar[str]
+    """Format of ``key``."""
+
+    @property
+    def key(self) -> str:
+        """Name of its predictions."""
+        return self.KEY.format(**vars(self))
+
 
 class Candidate(Strict):
     """One choice of hyperparameters and its accuracy on validation clips."""
@@ -74,10 +82,7 @@ class ProbeResult(BaseResult):
     )
     majority: Proportion | None = Field(None, description="proportion of the largest class among the test clips")
 
-    @property
-    def key(self) -> str:
-        """Name of its predictions."""
-        return f"{self.weights}.{self.probe}"
+    KEY = "{weights}.{probe}"
 
 
 class FewShotResult(BaseResult):
@@ -97,9 +102,8 @@ class FewShotResult(BaseResult):
     @property
     def key(self) -> str:
         """Name of its predictions."""
-        if self.kind == "draws":
-            return f"{self.weights}.shots-{self.shots}"
-        return f"{self.weights}.episodes-{self.ways}way-{self.shots}shot"
+        form = "shots-{shots}" if self.kind == "draws" else "episodes-{ways}way-{shots}shot"
+        return f"{self.weights}.{form.format(**vars(self))}"
 
 
 class RobustnessResult(BaseResult):
@@ -112,10 +116,7 @@ class RobustnessResult(BaseResult):
     consistency: Proportion = Field(description="proportion of clips with the same predicted class as when clean")
     per_seed: tuple[float, ...] = Field(min_length=1)
 
-    @property
-    def key(self) -> str:
-        """Name of its predictions."""
-        return f"{self.weights}.{self.probe}.{self.corruption}.{self.severity}"
+    KEY = "{weights}.{probe}.{corruption}.{severity}"
 
 
 class TextResult(BaseResult):
@@ -130,10 +131,7 @@ class TextResult(BaseResult):
     seeds: tuple[int, ...]
     per_seed: tuple[float, ...] = Field(min_length=1)
 
-    @property
-    def key(self) -> str:
-        """Name of its predictions."""
-        return f"{self.weights}.{self.direction}.{self.dropout:g}"
+    KEY = "{weights}.{direction}.{dropout:g}"
 
 
 class BaseRecord(Strict):

@@ -90,12 +90,12 @@ class MaskSampler:
 
     def _origins(self, group: MaskGroupConfig, draws: "_RandomDraws", size: BlockSize, motion: Tensor | None) -> Tensor:
         """Raster indices of block origins [B, attempts, blocks] for the global batch."""
-        places = draws.uniforms(RandomStream.MASK_ORIGIN, PLACEMENT_ATTEMPTS, group.blocks)
-        uniform = uniform_origins(places, size, self.grid)
+        origin_draws = draws.uniforms(RandomStream.MASK_ORIGIN, PLACEMENT_ATTEMPTS, group.blocks)
+        uniform = uniform_origins(origin_draws, size, self.grid)
         if self.config.motion is None or motion is None:
             return uniform
         choice = draws.uniforms(RandomStream.MOTION_CHOICE, PLACEMENT_ATTEMPTS, group.blocks)
-        guided = guided_origins(places, motion, size, self.config.motion.strength)
+        guided = guided_origins(origin_draws, motion, size, self.config.motion.strength)
         return uniform.where(choice < self.config.motion.random_rate, guided)
 
     def _truncation(self, group: MaskGroupConfig, draws: "_RandomDraws", size: BlockSize, counts: Tensor) -> Truncation:

@@ -2,10 +2,10 @@
 
 from einops import reduce
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from hpc_jepa.config.run import RunConfig
-from hpc_jepa.objectives.fwm import DynamicsSlice
+from hpc_jepa.objectives.fwm import DynamicsHead
 from hpc_jepa.objectives.objective import Objective, ObjectiveContext, TermOptions
 from hpc_jepa.objectives.pairs import PairKind, check_forecast, temporal_pairs
 from hpc_jepa.objectives.pooling import mean_over_pairs
@@ -36,11 +36,7 @@ class Action(Objective[ActionOptions]):
 
     def __init__(self, options: ActionOptions, ctx: ObjectiveContext) -> None:
         super().__init__(options, ctx)
-        self._dynamics = DynamicsSlice(ctx)
-        width = self._dynamics.width
-        self.head = nn.Sequential(
-            nn.Linear(width, options.hidden), nn.GELU(), nn.Linear(options.hidden, options.channels)
-        )
+        self.head = DynamicsHead(ctx, options.hidden, options.channels)
 
     @classmethod
     def validate_run(cls, options: ActionOptions, config: RunConfig) -> None:
@@ -55,7 +51,7 @@ class Action(Objective[ActionOptions]):
         pairs = temporal_pairs(self.options.pairs, latents, self.ctx)
         features = student_features(latents, self.ctx)
         for group, masks, student in zip(pairs, latents.masks, features, strict=True):
-            decoded = self.head(self._dynamics(student))
+            decoded = self.head(student)
             change = gather_tokens(colour, group.later) - gather_tokens(colour, masks.context)
             errors.append((decoded - change.to(decoded.dtype)).abs().mean(-1))
         return {"ac": mean_over_pairs(errors, pairs)}

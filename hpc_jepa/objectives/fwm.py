@@ -2,7 +2,7 @@
 
 import torch
 from pydantic import Field
-from torch import Tensor
+from torch import Tensor, nn
 
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.distributed import sum_over_processes, world_size
@@ -65,18 +65,23 @@ class Factorised(Objective[FactorisedOptions]):
             return (sum_over_processes(product) if is_global else product) / max(count - 1, 1)
 
 
-class DynamicsSlice:
-    """Input of a dynamics head: the dynamics part if the run also has ``fwm``, all channels otherwise."""
+class DynamicsHead(nn.Sequential):
+    """Linear-GELU-Linear on the dynamics part of the features if the run also has ``fwm``, else on all channels."""
 
-    def __init__(self, ctx: ObjectiveContext) -> None:
+    def __init__(self, ctx: ObjectiveContext, hidden: int, outputs: int) -> None:
         factorised = ctx.other_objectives.get("fwm")
-        self._ctx = ctx
-        self._ratio = factorised.appearance_ratio if isinstance(factorised, FactorisedOptions) else None
-        self.width = ctx.latent_width if self._ratio is None else split_widths(self._ratio, ctx)[1]
+        ratio = factorised.appearance_ratio if isinstance(factorised, FactorisedOptions) else None
+        width = ctx.latent_width if ratio is None else split_widths(ratio, ctx)[1]
+        super().__init__(nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, outputs))
+        self._ctx, self._ratio = ctx, ratio
 
-    def __call__(self, features: Tensor) -> Tensor:
-        """Features [.., D] -> [.., width]."""
-        return features if self._ratio is None else split_channels(features, self._ratio, self._ctx).dynamics
+    def forward(self, features: Tensor) -> Tensor:
+        """Features [.., D] -> [.., outputs]."""
+        if self._ratio is not None:
+            features = split_channels(features, self._ratio, self._ctx).dynamics
+        for layer in self:
+            features = layer(features)
+        return features
 
 
 def _centred(rows: Tensor, count: int, is_global: bool) -> Tensor:

@@ -2,11 +2,11 @@
 
 import torch
 from pydantic import Field
-from torch import Tensor, nn
+from torch import Tensor
 
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import max_over_processes
-from hpc_jepa.objectives.fwm import DynamicsSlice
+from hpc_jepa.objectives.fwm import DynamicsHead
 from hpc_jepa.objectives.hw import HardRegionOptions
 from hpc_jepa.objectives.objective import Objective, ObjectiveContext, TermOptions
 from hpc_jepa.objectives.pairs import PairKind, Pairs, check_forecast, target_changes, temporal_pairs
@@ -41,10 +41,7 @@ class LatentDynamics(Objective[LatentDynamicsOptions]):
     def __init__(self, options: LatentDynamicsOptions, ctx: ObjectiveContext) -> None:
         super().__init__(options, ctx)
         self._hard_region = ctx.other_objectives.get("hw")
-        self._dynamics = DynamicsSlice(ctx)
-        self.head = nn.Sequential(
-            nn.Linear(self._dynamics.width, options.hidden), nn.GELU(), nn.Linear(options.hidden, ctx.latent_width)
-        )
+        self.head = DynamicsHead(ctx, options.hidden, ctx.latent_width)
 
     @classmethod
     def validate_run(cls, options: LatentDynamicsOptions, config: RunConfig) -> None:
@@ -59,7 +56,7 @@ class LatentDynamics(Objective[LatentDynamicsOptions]):
         changes = latents.target_change if self.options.pairs == "context" else target_changes(latents, pairs)
         with torch.set_grad_enabled(with_gradient and torch.is_grad_enabled()):
             errors = [
-                (self.head(self._dynamics(student)) - change).abs().mean(-1)
+                (self.head(student) - change).abs().mean(-1)
                 for student, change in zip(student_features(latents, self.ctx), changes, strict=True)
             ]
             if isinstance(self._hard_region, HardRegionOptions):

@@ -61,8 +61,8 @@ def temporal_pairs(kind: PairKind, latents: Latents, ctx: ObjectiveContext) -> t
 def target_changes(latents: Latents, pairs: tuple[Pairs, ...]) -> list[Tensor]:
     """Target at the later token minus target at the context token; per mask group [B, K, D], detached."""
     return [
-        (latents.target_at(group.later) - here).detach()
-        for group, here in zip(pairs, latents.target_at_context, strict=True)
+        (latents.target_at(group.later) - now).detach()
+        for group, now in zip(pairs, latents.target_at_context, strict=True)
     ]
 
 

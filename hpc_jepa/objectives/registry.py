@@ -24,8 +24,8 @@ def primitives() -> Mapping[str, type[Objective[Any]]]:
     modules = [
         importlib.import_module(f"{package.__name__}.{info.name}") for info in pkgutil.iter_modules(package.__path__)
     ]
-    found = [objective for module in modules for objective in _objectives_of(module)]
-    return {objective.name: objective for objective in sorted(found, key=lambda objective: objective.name)}
+    classes = [objective for module in modules for objective in _objectives_of(module)]
+    return {objective.name: objective for objective in sorted(classes, key=lambda objective: objective.name)}
 
 
 def resolve_choices(name: str) -> tuple[ObjectiveChoice, ...]:

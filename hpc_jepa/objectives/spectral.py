@@ -39,11 +39,11 @@ class Spectral(Objective[SpectralOptions]):
         pooled, counts = [], []
         features = student_features(latents, self.ctx)
         for student, target, masks in zip(features, latents.target_at_context, latents.masks, strict=True):
-            columns, whole = column_positions(masks, grid)
+            columns, complete = column_positions(masks, grid)
             difference = _gather_columns(student.float() - target.detach().float(), columns)
             error = _weighted_modulus(difference)
-            count = self.ctx.process_mean(whole.sum())
-            pooled.append(batch_mean(error * whole, count))
+            count = self.ctx.process_mean(complete.sum())
+            pooled.append(batch_mean(error * complete, count))
             counts.append(count)
         return {"spectral": mean_over_mask_groups(pooled, counts)}
 
@@ -57,10 +57,10 @@ def column_positions(masks: TokenMasks, grid: TokenGrid) -> tuple[Tensor, Tensor
     index = torch.arange(context.shape[1], device=context.device).expand_as(context)
     position = context.new_full((len(context), grid.tokens), -1).scatter(1, context, index)
     columns = position.view(-1, grid.time, grid.cells).transpose(1, 2)
-    whole = (columns >= 0).all(-1)
-    first = whole.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : context.shape[1] // grid.time]
+    complete = (columns >= 0).all(-1)
+    first = complete.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : context.shape[1] // grid.time]
     chosen = columns.gather(1, first.unsqueeze(-1).expand(-1, -1, grid.time))
-    return chosen.clamp(min=0), whole.gather(1, first).float()
+    return chosen.clamp(min=0), complete.gather(1, first).float()
 
 
 def _gather_columns(features: Tensor, columns: Tensor) -> Tensor:

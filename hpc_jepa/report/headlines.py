@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from hpc_jepa.evaluation.stats.paired import Correct, PairedComparison, compare_paired
+from hpc_jepa.evaluation.stats.paired import Correct, Estimate, compare_paired
 from hpc_jepa.report.results import Panel, ResultRow, group_by_panel, panel_of
 
 SOLVED = 75.0
@@ -16,12 +16,12 @@ class SemanticsComparison:
 
     corrected: ResultRow
     published: ResultRow
-    points: PairedComparison
+    points: Estimate
 
     @property
     def sentence(self) -> str:
         """Direction, size and significance of the difference."""
-        row, change = self.corrected, 100 * self.points.difference
+        row, change = self.corrected, 100 * self.points.value
         interval = f"[{100 * self.points.low:+.1f}, {100 * self.points.high:+.1f}]"
         return (
             f"{row.variant}, {row.weights} weights, seed {row.seed}, {row.probe} probe: corrected semantics "
@@ -33,7 +33,7 @@ class SemanticsComparison:
     def _verdict(self) -> str:
         if not self.points.significant:
             return "is not significantly different from"
-        return "is more accurate than" if self.points.difference > 0 else "is less accurate than"
+        return "is more accurate than" if self.points.value > 0 else "is less accurate than"
 
 
 def write_headlines(

@@ -120,12 +120,11 @@ def compare_replicates(reference: str, first: Replicates, second: Replicates) ->
     """First minus second, in points. If both have one seed, the variation between seeds is unknown and not included."""
     if len(first) == len(second) == 1:
         (ours,), (theirs,) = first.values(), second.values()
-        paired = compare_paired(ours, theirs)
-        percent = _percent(paired.difference, paired.low, paired.high)
-        return Contrast(reference, *percent, paired.p_value, math.nan, PAIRED)
-    difference = hierarchical.estimate_difference(_scores(first), _scores(second))
+        difference, test = compare_paired(ours, theirs), PAIRED
+    else:
+        difference, test = hierarchical.estimate_difference(_scores(first), _scores(second)), HIERARCHICAL
     percent = _percent(difference.value, difference.low, difference.high)
-    return Contrast(reference, *percent, difference.p_value, math.nan, HIERARCHICAL)
+    return Contrast(reference, *percent, difference.p_value, math.nan, test)
 
 
 def _evidence(
@@ -218,11 +217,7 @@ def _variant(cell: ClaimCell) -> str:
 
 
 def _mean(seeds: Replicates) -> Interval:
-    if len(seeds) == 1:
-        (only,) = seeds.values()
-        estimate: Any = accuracy(only)
-    else:
-        estimate = hierarchical.estimate_mean(_scores(seeds))
+    estimate = accuracy(*seeds.values()) if len(seeds) == 1 else hierarchical.estimate_mean(_scores(seeds))
     return Interval(*_percent(estimate.value, estimate.low, estimate.high))
 
 

@@ -80,11 +80,11 @@ def step_time(cells: Sequence[StudyCell], cluster: ClusterConfig, given: float |
         return StepTime(given, "as given")
     measured = [seconds for cell in cells if (seconds := _measured(cell)) is not None]
     if measured:
-        return StepTime(median(measured), f"measured, {len(measured)} runs")
+        return StepTime(median(measured), f"measured (runs: {len(measured)})")
     if cluster.gpu_tflops is None or not cluster.train.gpus:
         return None
     rate = cluster.gpu_tflops * 1e12 * ASSUMED_MFU * cluster.train.gpus
-    source = f"assumed: {ASSUMED_MFU:.0%} of {cluster.gpu_tflops:g} TFLOP/s on each GPU, data always ready"
+    source = f"estimated: {ASSUMED_MFU:.0%} MFU at {cluster.gpu_tflops:g} TFLOP/s per GPU, without data wait"
     return StepTime(model_size(cells[0].config).flops / rate, source)
 
 

@@ -9,7 +9,7 @@ from hpc_jepa.data.shards.manifest import read_manifest
 from hpc_jepa.data.storage import parse_location
 from hpc_jepa.distributed import local_rows
 from hpc_jepa.errors import HpcJepaError, InputError
-from hpc_jepa.evaluation.probes.registry import validate_probes
+from hpc_jepa.evaluation.probes.probe_registry import validate_probes
 from hpc_jepa.objectives.registry import validate_objectives
 from hpc_jepa.runs.acquire import refuse_other_config
 from hpc_jepa.study.gpu_memory import GIB, memory_plan

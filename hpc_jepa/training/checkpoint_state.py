@@ -1,5 +1,6 @@
 """Save and restore the training state, on any number of ranks and at any ZeRO stage."""
 
+import logging
 import time
 
 import deepspeed
@@ -19,6 +20,7 @@ from hpc_jepa.runs.acquire import unaccepted_changes
 from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.training.zero_state import checkpoint_name, init_optimizer_state, local_shards, optimizer_updates
 
+LOG = logging.getLogger(__name__)
 UPDATES = "updates"
 
 
@@ -68,6 +70,8 @@ def resume_from_checkpoint(engine: DeepSpeedEngine, config: RunConfig, data_hash
     checkpoint = open_checkpoint(RunDir(config.folder).checkpoint_dir(step))
     _check_settings(checkpoint, config, data_hashes)
     restore(engine, checkpoint)
+    if is_main() and step < config.schedule.steps:
+        LOG.info("%s: resuming after step %d", config.folder, step)
     return step
 
 

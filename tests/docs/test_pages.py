@@ -48,3 +48,9 @@ def test_every_page_is_in_the_navigation():
     navigation = (ROOT / "mkdocs.yml").read_text()
     for page in (ROOT / "docs").rglob("*.md"):
         assert f"{page.relative_to(ROOT / 'docs')}" in navigation
+
+
+def test_the_snippet_of_the_home_page(capsys):
+    (snippet,) = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "index.md").read_text(), re.S)
+    exec(snippet, {})
+    assert "ld" in capsys.readouterr().out

@@ -25,7 +25,7 @@ SIDE, FRAMES = 32, 8
 
 
 def features(seed: int, clips: int, tokens=16, width=32, signal=1.0, classes=4) -> FrozenFeatures:
-    """One token of each clip carries its class; all channels have an offset and a scale of their own."""
+    """One token of each clip encodes its class; every channel has its own offset and scale."""
     rng = np.random.default_rng(seed)
     codes = np.random.default_rng(99).normal(size=(classes, width))
     labels = np.arange(clips) % classes
@@ -80,7 +80,7 @@ def benchmark(shards) -> BenchmarkConfig:
 
 @pytest.fixture
 def run_folder(tmp_path) -> Path:
-    """A run of seed 3 whose student and target differ from each other and from the weights it started from."""
+    """A run of seed 3 whose student, target and initialisation all differ."""
     config = RunConfig.model_validate(
         {
             "study": "demo",

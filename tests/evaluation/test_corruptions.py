@@ -1,4 +1,4 @@
-"""Damage to clips: what it does, and that it is the same for a sample whoever asks."""
+"""Corruptions: their effect, and that they are deterministic per sample."""
 
 from itertools import pairwise
 
@@ -28,9 +28,9 @@ def read(shards, corruption=None, **sharing):
 
 
 @pytest.mark.parametrize("case", list(corruption_cases(()))[1:], ids=lambda case: f"{case.corruption}-{case.severity}")
-def test_damage_depends_on_the_sample_alone(pixels, case):
-    damage = ClipCorruption(case.corruption, case.level)
-    first, again, other = damage(pixels, 5), ClipCorruption(case.corruption, case.level)(pixels, 5), damage(pixels, 6)
+def test_a_corruption_is_a_function_of_the_sample(pixels, case):
+    corrupt = ClipCorruption(case.corruption, case.level)
+    first, again, other = corrupt(pixels, 5), ClipCorruption(case.corruption, case.level)(pixels, 5), corrupt(pixels, 6)
     assert torch.equal(first, again)
     assert first.shape == pixels.shape and first.dtype == torch.float32
     assert first.min() >= 0 and first.max() <= 255
@@ -40,12 +40,12 @@ def test_damage_depends_on_the_sample_alone(pixels, case):
 
 
 @pytest.mark.parametrize("kind", ["random", "block", "last"])
-def test_losing_no_frame_equals_the_clean_clip_exactly(shards, kind):
+def test_dropping_no_frame_is_the_identity(shards, kind):
     clean, lost = read(shards), read(shards, ClipCorruption(f"frame_dropout_{kind}", 0.0))
     assert all(torch.equal(clean[i], lost[i]) for i in clean)
 
 
-def test_reversing_a_reversed_clip_gives_it_back(shards, pixels):
+def test_reversal_is_its_own_inverse(shards, pixels):
     reverse = ClipCorruption("reversal", 1.0)
     assert torch.equal(reverse(reverse(pixels, 3), 3), pixels)
     clean, backwards = read(shards), read(shards, reverse)
@@ -55,7 +55,7 @@ def test_reversing_a_reversed_clip_gives_it_back(shards, pixels):
 
 @pytest.mark.parametrize("share", [0.25, 0.5, 0.875])
 @pytest.mark.parametrize("kind", ["random", "block", "last"])
-def test_lost_frames_show_the_last_one_that_came_through(pixels, kind, share):
+def test_dropped_frames_hold_the_last_kept_one(pixels, kind, share):
     name = f"frame_dropout_{kind}"
     for sample in range(20):
         order = CORRUPTIONS[name].frame_order(16, share, ClipCorruption(name, share)._draw(sample))
@@ -68,7 +68,7 @@ def test_lost_frames_show_the_last_one_that_came_through(pixels, kind, share):
         assert (order[: shown[0]] == shown[0]).all()
 
 
-def test_a_block_is_one_gap_and_the_last_frames_repeat_one():
+def test_block_dropout_is_one_gap_and_last_dropout_repeats_one_frame():
     draw = ClipCorruption("frame_dropout_block", 0.5)._draw(3)
     order = CORRUPTIONS["frame_dropout_block"].frame_order(16, 0.5, draw)
     missing = np.setdiff1d(np.arange(16), order)
@@ -77,7 +77,7 @@ def test_a_block_is_one_gap_and_the_last_frames_repeat_one():
     np.testing.assert_array_equal(last, [*range(8), *[7] * 8])
 
 
-def test_shuffled_frames_are_a_permutation_that_moves_no_more_than_its_share():
+def test_temporal_shuffle_permutes_at_most_its_fraction():
     for level in CORRUPTIONS["temporal_shuffle"].levels:
         moved = []
         for sample in range(30):
@@ -89,7 +89,7 @@ def test_shuffled_frames_are_a_permutation_that_moves_no_more_than_its_share():
         assert max(moved) <= max(round(16 * level), 2) and np.mean(moved) > 0
 
 
-def test_stride_changes_which_moments_of_the_video_are_read():
+def test_stride_changes_the_frame_indices():
     longer = ClipCorruption("stride_longer", 2.0)
     np.testing.assert_array_equal(longer.frame_indices(np.arange(10, 18), 40), [6, 8, 10, 12, 14, 16, 18, 20])
     np.testing.assert_array_equal(longer.frame_indices(np.arange(0, 8), 8), [0, 0, 0, 2, 4, 6, 7, 7])
@@ -107,7 +107,7 @@ def test_every_pixel_corruption_gets_worse_with_severity(pixels):
             assert all(a < b for a, b in pairwise(errors)), (name, errors)
 
 
-def test_noise_brightness_and_occlusion_do_what_they_say():
+def test_strength_of_noise_brightness_and_occlusion():
     grey = torch.full((3, 8, 64, 64), 100.0)
     noisy = ClipCorruption("noise", 0.08)(grey, 0) - grey
     assert noisy.std().item() == pytest.approx(255 * 0.08, rel=0.02) and abs(noisy.mean()) < 0.5
@@ -117,16 +117,16 @@ def test_noise_brightness_and_occlusion_do_what_they_say():
     assert torch.equal(hidden[:, :1].expand_as(hidden), hidden)
 
 
-def test_odd_sides_pass_through_h264(pixels):
+def test_h264_keeps_odd_sides(pixels):
     assert ClipCorruption("h264", 30)(pixels[..., :31, :47], 0).shape == (3, 16, 31, 47)
 
 
-def test_processes_and_threads_that_share_the_clips_see_the_same_damage(shards):
+def test_corruptions_do_not_depend_on_processes_and_threads(shards):
     for name in ("noise", "frame_dropout_random", "stride_longer"):
-        damage = ClipCorruption(name, CORRUPTIONS[name].levels[2])
-        alone = read(shards, damage)
+        corrupt = ClipCorruption(name, CORRUPTIONS[name].levels[2])
+        alone = read(shards, corrupt)
         shared = {}
         for rank in range(3):
-            shared |= read(shards, damage, rank=rank, world_size=3, threads=2)
+            shared |= read(shards, corrupt, rank=rank, world_size=3, threads=2)
         assert alone.keys() == shared.keys()
         assert all(torch.equal(alone[i], shared[i]) for i in alone)

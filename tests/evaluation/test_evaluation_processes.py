@@ -1,4 +1,4 @@
-"""Several processes that share the clips leave the record of one."""
+"""Several processes write the same record as one."""
 
 import shutil
 from pathlib import Path
@@ -15,7 +15,7 @@ from hpc_jepa.runs.run_dir import RunDir
 WORKER = Path(__file__).parent / "workers" / "evaluate.py"
 
 
-def test_three_processes_leave_the_record_of_one(run_folder, benchmark, launch, tmp_path):
+def test_three_processes_write_the_record_of_one(run_folder, benchmark, launch, tmp_path):
     values = benchmark.model_dump()
     values["protocols"]["standard"] |= {
         "probes": {"linear": {"kind": "linear", "pooling": "mean", "updates": 20}},

@@ -24,7 +24,7 @@ def changed(benchmark, **protocol):
     return benchmark.model_copy(update={"protocols": {"standard": standard}})
 
 
-def test_weights_are_those_of_the_checkpoint_and_of_the_start(run_folder):
+def test_encoders_have_the_weights_of_the_checkpoint_or_the_initialisation(run_folder):
     run = RunDir(run_folder)
     checkpoint = resolve_checkpoint(run.path)
     found = load_run_encoders(run.config, checkpoint, ["target", "student", "random_init"], torch.device("cpu"))
@@ -40,7 +40,7 @@ def test_weights_are_those_of_the_checkpoint_and_of_the_start(run_folder):
     assert not any(encoder.training for encoder in found.values())
 
 
-def test_drawing_the_random_encoder_leaves_global_randomness_alone(run_folder):
+def test_the_random_encoder_does_not_change_the_global_random_state(run_folder):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -49,7 +49,7 @@ def test_drawing_the_random_encoder_leaves_global_randomness_alone(run_folder):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_a_record_holds_every_result_and_the_predictions_behind_it(run_folder, benchmark):
+def test_a_record_has_every_result_and_its_predictions(run_folder, benchmark):
     written = evaluate(run_folder, benchmark, "standard", ["target", "student", "random_init"])
     path = RunDir(run_folder).record_file("tiny8", "standard")
     assert record.read_record(ProbeRecord, path) == written
@@ -67,7 +67,7 @@ def test_a_record_holds_every_result_and_the_predictions_behind_it(run_folder, b
     assert (written.run.step, written.run.steps, written.run.seed) == (20, 20, 3)
 
 
-def test_evaluating_again_computes_nothing_and_adds_only_what_is_missing(run_folder, benchmark):
+def test_only_missing_weights_are_evaluated(run_folder, benchmark):
     works = []
 
     def progress(title, total):
@@ -119,7 +119,7 @@ def test_the_protocol_name_of_release_0_1_still_works(run_folder, benchmark, tmp
     assert not new.exists()
 
 
-def test_a_newer_checkpoint_or_another_protocol_is_evaluated_anew(run_folder, benchmark, save):
+def test_a_newer_checkpoint_or_a_changed_protocol_is_evaluated_again(run_folder, benchmark, save):
     evaluate(run_folder, benchmark, "standard", ["target"])
     save(loading.read_config(RunConfig, [run_folder / "config.yaml"]), step=30)
     newer = evaluate(run_folder, benchmark, "standard", ["student"])
@@ -138,9 +138,11 @@ def test_a_folder_without_run_or_checkpoint_is_refused(tmp_path, run_folder, ben
         evaluate(run_folder, benchmark, "standard", ["target"])
 
 
-def test_missing_shards_are_named_with_the_command_that_builds_them(run_folder, benchmark, tmp_path):
-    with pytest.raises(DataError, match=r"no-such/train.*hpc-jepa shards build"):
-        evaluate(run_folder, changed(benchmark, train=tmp_path / "no-such/train"), "standard", ["target"])
+@pytest.mark.parametrize("command", ["", "hpc-jepa shards build tiny"])
+def test_missing_shards_are_named_with_their_build_command(run_folder, benchmark, tmp_path, command):
+    wanted = changed(benchmark, train=tmp_path / "no-such/train").model_copy(update={"build": command})
+    with pytest.raises(DataError, match=rf"no-such/train.*{command or 'hpc-jepa shards build'}"):
+        evaluate(run_folder, wanted, "standard", ["target"])
     assert not (run_folder / "eval").exists()
 
 
@@ -158,7 +160,7 @@ def test_an_unknown_protocol_or_benchmark_is_refused(run_folder, benchmark):
         loading.find_config("motion9", "benchmark")
 
 
-def test_a_damaged_record_is_named(run_folder, benchmark):
+def test_a_damaged_record_is_refused_with_its_path(run_folder, benchmark):
     evaluate(run_folder, benchmark, "standard", ["target"])
     path = RunDir(run_folder).record_file("tiny8", "standard")
     content = path.read_text()
@@ -193,7 +195,7 @@ class _nothing:
 
 
 @pytest.mark.parametrize(("setting", "clip"), [({"size": 30}, "8x30x30"), ({"frames": 7}, "7x32x32")])
-def test_clips_that_cannot_be_cut_into_tokens_are_refused(run_folder, benchmark, setting, clip):
+def test_clips_that_do_not_divide_into_tokens_are_refused(run_folder, benchmark, setting, clip):
     values = benchmark.model_dump()
     values["protocols"]["standard"]["clip"] |= setting
     unfit = BenchmarkConfig.model_validate(values)

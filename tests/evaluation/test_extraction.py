@@ -1,4 +1,4 @@
-"""Features of every encoder from one decode pass, in files that no process holds in memory."""
+"""Features of every encoder from one decode pass, in files that are not loaded into memory."""
 
 import subprocess
 import sys
@@ -47,7 +47,7 @@ def test_every_encoder_reads_each_batch_of_one_decode_pass(tmp_path):
     assert len(steps) == 3
 
 
-def test_files_of_a_limited_size_read_as_one_table(tmp_path, monkeypatch):
+def test_several_files_are_read_as_one_table(tmp_path, monkeypatch):
     monkeypatch.setattr(extraction, "MAX_FILE_BYTES", 400)
     found = extract(tmp_path)["plain", "tokens"]
     assert len(found.tokens.files) == 3
@@ -66,7 +66,7 @@ def test_fp16_halves_the_storage_and_keeps_three_digits(tmp_path):
     torch.testing.assert_close(batch, expected[[6, 0]], rtol=1e-3, atol=1e-3)
 
 
-def test_pooled_features_are_means_over_all_tokens_or_those_of_each_tubelet(tmp_path):
+def test_poolings_are_means_over_all_tokens_or_per_tubelet(tmp_path):
     found = extract(tmp_path, poolings=("tokens", "tubelets", "mean"))
     tokens = found["plain", "tokens"].tokens[:]
     np.testing.assert_allclose(found["plain", "mean"].flat(), tokens.mean(axis=1), rtol=1e-6)
@@ -75,7 +75,7 @@ def test_pooled_features_are_means_over_all_tokens_or_those_of_each_tubelet(tmp_
     np.testing.assert_allclose(found["plain", "tubelets"].flat(), tubelets.reshape(7, 12), rtol=1e-6)
 
 
-def test_several_clips_of_the_samples_lie_one_after_the_other(tmp_path):
+def test_clips_are_ordered_by_number_then_sample(tmp_path):
     found = extract(tmp_path, [clips(), ((2 * p, y, i) for p, y, i in clips())])["plain", "tokens"]
     assert (len(found), found.clips) == (14, 2)
     np.testing.assert_array_equal(found.tokens[7:14], 2 * found.tokens[:7])
@@ -84,7 +84,7 @@ def test_several_clips_of_the_samples_lie_one_after_the_other(tmp_path):
     np.testing.assert_array_equal(found.first_clips().tokens[:], found.tokens[:7])
 
 
-def test_more_than_the_disk_may_hold_is_refused_before_it_is_written(tmp_path):
+def test_features_above_the_disk_limit_are_refused_after_one_batch(tmp_path):
     batches = []
     with pytest.raises(InputError, match=r"7 clips.*GiB.*feature_limit"):
         extract(tmp_path, limit=7 * 2 * 192 - 1, advance=lambda: batches.append(1))
@@ -125,6 +125,6 @@ print(large - small)
 
 
 def test_memory_does_not_grow_with_the_data(tmp_path):
-    """0.6 GB of features, a tenth of those of a small data set, within half a GiB, written, standardised and probed."""
+    """Writing, standardising and probing 0.6 GB of features takes less than half a GiB of memory."""
     output = subprocess.run([sys.executable, "-c", MEMORY, str(tmp_path)], capture_output=True, text=True, check=True)
     assert float(output.stdout) < 300  # MiB beyond the smallest run; the features are 588

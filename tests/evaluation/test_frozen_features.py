@@ -17,7 +17,7 @@ def test_standardised_channels_have_mean_zero_and_variance_one(make_features):
     assert std[torch.arange(32) != 5].sub(1).abs().max() < 1e-4
 
 
-def test_chunks_cover_all_rows_in_order_and_fit_the_memory(make_features, monkeypatch):
+def test_chunks_cover_all_rows_in_order(make_features, monkeypatch):
     found = make_features(seed=0, clips=100)
     monkeypatch.setattr(frozen_features, "CHUNK_BYTES", 7 * 16 * 32 * 4)
     chunks = list(found.chunks())
@@ -25,7 +25,7 @@ def test_chunks_cover_all_rows_in_order_and_fit_the_memory(make_features, monkey
     assert max(map(len, chunks)) == 7
 
 
-def test_a_matrix_too_large_for_the_memory_is_refused(make_features, monkeypatch):
+def test_a_matrix_above_the_limit_is_refused(make_features, monkeypatch):
     monkeypatch.setattr(frozen_features, "MAX_MATRIX_BYTES", 1000)
     with pytest.raises(InputError, match=r"10 clips.*GiB.*linear"):
         make_features(seed=0, clips=10).flat()

@@ -7,7 +7,7 @@ from hpc_jepa.evaluation.stats.hierarchical import estimate_difference, estimate
 
 
 def runs(rng, seeds, spread, clips=500, gain=0.0, ease=None):
-    """Right answers [seeds, clips] of runs whose accuracy varies by ``spread``, on clips that are hard or easy."""
+    """Correct answers [seeds, clips] of runs whose accuracy varies by ``spread``, on clips of varying difficulty."""
     ease = rng.normal(0, 1, clips) if ease is None else ease
     share = 1 / (1 + np.exp(0.4 - ease)) + gain + rng.normal(0, spread, seeds)[:, None]
     return (rng.random((seeds, clips)) < share.clip(0, 1)).astype(float)
@@ -15,11 +15,11 @@ def runs(rng, seeds, spread, clips=500, gain=0.0, ease=None):
 
 @pytest.fixture
 def fewer_resamples(monkeypatch):
-    """A simulation averages over its own draws."""
+    """Fewer bootstrap samples: a simulation averages over its own draws."""
     monkeypatch.setattr(hierarchical, "RESAMPLES", 999)
 
 
-@pytest.mark.parametrize("seeds, spread", [(1, 0.0), (3, 0.03), (5, 0.03)])
+@pytest.mark.parametrize("seeds, spread", [(1, 0.0), (3, 0.03)])
 def test_the_interval_of_a_difference_has_its_coverage(fewer_resamples, seeds, spread):
     rng, held = np.random.default_rng(3), []
     for draw in range(2000):
@@ -30,7 +30,7 @@ def test_the_interval_of_a_difference_has_its_coverage(fewer_resamples, seeds, s
     assert np.mean(held) == pytest.approx(0.95, abs=0.01)
 
 
-def test_without_any_spread_between_seeds_it_is_rather_too_wide_than_too_narrow(fewer_resamples):
+def test_without_variation_between_seeds_the_interval_is_conservative(fewer_resamples):
     rng, held = np.random.default_rng(4), []
     for draw in range(500):
         ease = rng.normal(0, 1, 500)
@@ -47,7 +47,7 @@ def test_with_one_seed_it_is_the_interval_over_clips_alone():
     assert (found.high - found.low) / 2 == pytest.approx(norm.ppf(0.975) * error, rel=0.05)
 
 
-def test_where_seeds_differ_most_the_interval_of_a_mean_is_students():
+def test_with_large_variation_between_seeds_the_interval_of_a_mean_is_students_t():
     shares = np.array([0.2, 0.5, 0.8])
     scores = np.tile(shares[:, None], 4000)  # every clip is right in this share of the probe seeds
     found = estimate_mean(scores)
@@ -55,13 +55,13 @@ def test_where_seeds_differ_most_the_interval_of_a_mean_is_students():
     assert (found.low, found.high) == pytest.approx((low, high), abs=0.08 * (high - low))
 
 
-def test_the_spread_is_that_of_the_seeds_and_not_of_their_errors():
+def test_seed_std_excludes_errors_on_the_clips():
     rng = np.random.default_rng(6)
     assert seed_std(runs(rng, 200, 0.05, 1000)) == pytest.approx(0.05, abs=0.012)
     assert seed_std(runs(rng, 200, 0.0, 1000)) < 0.008
 
 
-def test_the_p_value_falls_below_five_percent_as_the_interval_leaves_zero():
+def test_the_p_value_is_below_five_percent_if_the_interval_excludes_zero():
     rng = np.random.default_rng(7)
     ease = rng.normal(0, 1, 500)
     second = runs(rng, 3, 0.01, ease=ease)

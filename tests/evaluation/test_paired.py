@@ -22,7 +22,7 @@ def test_more_probe_seeds_do_not_narrow_the_interval():
     assert (three.value, three.low, three.high) == pytest.approx((one.value, one.low, one.high))
 
 
-def test_all_right_and_all_wrong_stay_within_zero_and_one():
+def test_intervals_of_extreme_accuracies_stay_within_zero_and_one():
     assert accuracy(outcomes(1.0)).high <= 1 and accuracy(outcomes(1.0)).low < 1
     assert accuracy(outcomes(0.0)).low >= 0 and accuracy(outcomes(0.0)).high > 0
 
@@ -33,7 +33,7 @@ def test_mcnemar_counts_only_disagreements():
     first[0, 50:62] = True
     second[0, 62:65] = True
     found = compare_paired(first, second)
-    assert found.difference == pytest.approx(0.09)
+    assert found.value == pytest.approx(0.09)
     assert found.p_value == pytest.approx(binomtest(12, 15).pvalue)
 
 
@@ -52,11 +52,11 @@ def test_the_same_seed_gives_the_same_interval_and_equal_predictions_no_differen
     first, second = outcomes(0.5, 0.6), outcomes(0.4, 0.5)
     assert compare_paired(first, second, seed=4) == compare_paired(first, second, seed=4)
     same = compare_paired(first, first)
-    assert (same.difference, same.low, same.high, same.p_value) == (0, 0, 0, 1)
+    assert (same.value, same.low, same.high, same.p_value) == (0, 0, 0, 1)
     assert not same.significant
 
 
-def test_drawing_clips_of_equal_gain_together_is_drawing_clips():
+def test_multinomial_resampling_equals_resampling_clips():
     rng = np.random.default_rng(5)
     gain = rng.integers(-3, 4, 400) / 3
     means = bootstrap_means(gain, 20000, np.random.default_rng(0))

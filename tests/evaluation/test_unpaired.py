@@ -24,7 +24,7 @@ def test_the_interval_of_a_difference_is_newcombes():
     found = compare_unpaired(FIRST, SECOND)
     (l1, u1), (l2, u2) = wilson(FIRST), wilson(SECOND)
     difference = FIRST.share - SECOND.share
-    assert found.difference == difference
+    assert found.value == difference
     assert found.low == pytest.approx(difference - math.hypot(FIRST.share - l1, u2 - SECOND.share))
     assert found.high == pytest.approx(difference + math.hypot(u1 - FIRST.share, SECOND.share - l2))
 
@@ -37,9 +37,9 @@ def test_the_p_value_is_that_of_the_score_test():
 
 
 @pytest.mark.parametrize("right", [0, 40])
-def test_runs_that_are_always_wrong_or_always_right_cannot_be_told_apart(right):
+def test_equal_extreme_counts_do_not_differ(right):
     found = compare_unpaired(CorrectCount(right, 40), CorrectCount(right, 40))
-    assert (found.difference, found.p_value) == (0, 1)
+    assert (found.value, found.p_value) == (0, 1)
     assert found.low < 0 < found.high
 
 
@@ -55,7 +55,7 @@ def test_holm_steps_down_and_keeps_the_order():
     assert holm([]) == []
 
 
-def test_the_detectable_gain_is_found_in_four_of_five_simulated_pairs():
+def test_the_detectable_gain_has_eighty_percent_power():
     gain, rng = minimum_detectable_gain(0.08, 1970), np.random.default_rng(1)
     first, second = rng.binomial(1970, 0.08 + gain, 2000), rng.binomial(1970, 0.08, 2000)
     p_values = [
@@ -65,6 +65,6 @@ def test_the_detectable_gain_is_found_in_four_of_five_simulated_pairs():
     assert np.mean(np.less(p_values, 0.05)) == pytest.approx(0.8, abs=0.03)
 
 
-def test_a_family_hides_smaller_gains_and_nothing_is_detectable_beyond_the_ceiling():
+def test_more_tests_raise_the_detectable_gain_and_a_ceiling_gives_nan():
     assert minimum_detectable_gain(0.08, 1970, tests=72) > minimum_detectable_gain(0.08, 1970)
     assert math.isnan(minimum_detectable_gain(0.99, 40))

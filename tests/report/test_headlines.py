@@ -39,7 +39,7 @@ def test_the_paired_test_uses_the_predictions_of_both_records(study):
         for c in compare_semantics(correct_predictions(collect_results(find_runs([study]))))
         if c.corrected.probe == "linear"
     )
-    assert linear.points.difference == pytest.approx(0.464 - 0.240)
+    assert linear.points.value == pytest.approx(0.464 - 0.240)
     # Independent errors: the variance of the difference is the sum of both.
     margin = 1.96 * np.sqrt((0.464 * 0.536 + 0.24 * 0.76) / 1000)
     assert linear.points.high - linear.points.low == pytest.approx(2 * margin, rel=0.1)

@@ -82,7 +82,8 @@ def test_hours_and_disk_follow_from_the_step_time(tmp_path):
 
 def test_a_measured_step_time_is_preferred_to_an_estimate(tmp_path):
     cells, site = study("paper", tmp_path), find_profile("small").cluster
-    assert step_time(cells, site).source.startswith("assumed: 30% of 312")
+    source = step_time(cells, site).source
+    assert "30%" in source and "312" in source
     folder = cells[0].folder
     folder.mkdir(parents=True)
     (folder / "metrics.jsonl").write_text(json.dumps({"step": 9, "loss": 1.0, "clips_per_second": 64.0}) + "\n")

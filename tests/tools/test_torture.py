@@ -1,4 +1,4 @@
-"""The short form of ``tools/torture.py``: a job of two processes, killed twenty times, at every ZeRO stage."""
+"""Short form of ``tools/torture.py``: two processes, twenty kills, every ZeRO stage."""
 
 import os
 import re
@@ -12,7 +12,7 @@ TOOL = Path(__file__).parents[2] / "tools" / "torture.py"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # starved processes are slow, not lost
+@pytest.mark.timeout(900)  # slow on a busy machine
 def test_twenty_kills_lose_nothing(motion_shards):
     command = [
         sys.executable,
@@ -28,6 +28,6 @@ def test_twenty_kills_lose_nothing(motion_shards):
     finished = subprocess.run(command, capture_output=True, text=True, timeout=880, check=False, env=environment)
     assert finished.returncode == 0, finished.stderr[-4000:]
     assert finished.stdout.startswith("20 kills (")
-    # A run that was faster than a kill makes room for another.
-    runs = re.search(r"of 2 processes, ZeRO 0,1,2,3: nothing lost, (\d+) runs equal", finished.stdout)
+    # A run that finishes before its kill is followed by another.
+    runs = re.search(r"nothing lost, (\d+) runs equal", finished.stdout)
     assert runs and int(runs.group(1)) >= 4, finished.stdout

@@ -12,6 +12,14 @@ from hpc_jepa.errors import EXIT_INTERRUPTED
 from hpc_jepa.training.shutdown import SAFETY_FACTOR, SHUTDOWN_SECONDS, STOP_SIGNALS, StopSignal, WallTime
 
 
+@pytest.fixture(autouse=True)
+def hangup_not_ignored():
+    """SIGHUP has its default handler, although the tests may run under nohup."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
+
 def test_a_step_that_may_not_fit_is_not_started(monkeypatch):
     now = 1_000.0
     monkeypatch.setattr(time, "time", lambda: now)
@@ -52,6 +60,13 @@ def test_a_second_interrupt_is_not_deferred():
     with StopSignal(), pytest.raises(KeyboardInterrupt):
         os.kill(os.getpid(), signal.SIGINT)
         os.kill(os.getpid(), signal.SIGINT)
+
+
+def test_an_ignored_hangup_stays_ignored():
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    with StopSignal() as stop:
+        os.kill(os.getpid(), signal.SIGHUP)
+        assert stop.signal is None
 
 
 @pytest.mark.parametrize("number", STOP_SIGNALS)

@@ -7,7 +7,7 @@ from importlib.metadata import PackageNotFoundError, requires, version
 
 from packaging.requirements import Requirement
 
-from hpc_jepa.cli.machine.check_result import CheckResult
+from hpc_jepa.cli.machine import CheckResult
 
 SHOWN = ("torch", "deepspeed", "nvidia-dali-cuda130", "av")
 SLURM = ("sbatch", "squeue", "scancel", "scontrol", "sacct", "srun")
@@ -50,9 +50,9 @@ def _version(name: str) -> str | None:
 
 
 def _unmet(requirement: Requirement) -> str | None:
-    found = _version(requirement.name)
-    if found is None:
+    installed = _version(requirement.name)
+    if installed is None:
         return f"no {requirement.name}"
-    if requirement.specifier.contains(found, prereleases=True):
+    if requirement.specifier.contains(installed, prereleases=True):
         return None
-    return f"{requirement.name} {found}, not {requirement.specifier}"
+    return f"{requirement.name} {installed}, not {requirement.specifier}"

@@ -7,7 +7,7 @@ import numpy as np
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from hpc_jepa.cli.machine.check_result import CheckResult, first_line
+from hpc_jepa.cli.machine import CheckResult, first_line
 from hpc_jepa.data.decode import UndecodableError, decode_frames
 
 CODECS = (("H.264", "libx264", "mp4"), ("HEVC", "libx265", "mp4"), ("VP9", "libvpx-vp9", "webm"))

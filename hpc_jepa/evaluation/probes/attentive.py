@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from hpc_jepa.evaluation.probes.attention_block import check_heads, class_token
-from hpc_jepa.evaluation.probes.registry import ProbeShape, register_probe
+from hpc_jepa.evaluation.probes.probe_registry import ProbeShape, register_probe
 
 NORM_EPS = 1e-5
 

@@ -7,7 +7,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
-from hpc_jepa.evaluation.probes.registry import ProbeShape, register_probe
+from hpc_jepa.evaluation.probes.probe_registry import ProbeShape, register_probe
 
 
 @register_probe("linear", "mean", "tubelets", stacked=True)

@@ -4,7 +4,7 @@ import torch
 from einops import einsum, rearrange
 from torch import Tensor, nn
 
-from hpc_jepa.evaluation.probes.registry import ProbeShape, register_probe
+from hpc_jepa.evaluation.probes.probe_registry import ProbeShape, register_probe
 from hpc_jepa.evaluation.probes.temporal import DROPOUT, ClassifierHead
 
 

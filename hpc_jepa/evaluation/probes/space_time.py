@@ -4,7 +4,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from hpc_jepa.evaluation.probes.attention_block import PostNormAttention, class_token, prepend_class_token
-from hpc_jepa.evaluation.probes.registry import ProbeShape, register_probe
+from hpc_jepa.evaluation.probes.probe_registry import ProbeShape, register_probe
 from hpc_jepa.evaluation.probes.temporal import ClassifierHead
 
 

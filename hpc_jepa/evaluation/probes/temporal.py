@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from hpc_jepa.errors import InputError
 from hpc_jepa.evaluation.probes.attention_block import PostNormAttention, class_token, prepend_class_token
-from hpc_jepa.evaluation.probes.registry import ProbeShape, register_probe
+from hpc_jepa.evaluation.probes.probe_registry import ProbeShape, register_probe
 
 LAYERS = 2
 DROPOUT = 0.1

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import CosineAnnealingLR
 
 from hpc_jepa.config.benchmark import TrainedProbeConfig
 from hpc_jepa.evaluation.frozen_features import FrozenFeatures, Standardiser
-from hpc_jepa.evaluation.probes.registry import build_probes
+from hpc_jepa.evaluation.probes.probe_registry import build_probes
 from hpc_jepa.evaluation.progress import Advance
 
 

@@ -6,25 +6,14 @@ drawn from its t distribution, with the standard deviation that the clips do not
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_jepa.evaluation.stats.paired import RESAMPLES, bootstrap_means, percentile_interval
+from hpc_jepa.evaluation.stats.paired import RESAMPLES, Estimate, bootstrap_means, percentile_interval
 
 Scores = NDArray[np.float64]
 """[S, n]: fraction of the probe seeds of pretraining seed s that classify test clip i correctly."""
-
-
-@dataclass(frozen=True)
-class Estimate:
-    """Mean over seeds and clips with its 95 % interval, and the p-value against zero."""
-
-    value: float
-    low: float
-    high: float
-    p_value: float
 
 
 def estimate_mean(scores: Scores, seed: int = 0) -> Estimate:

@@ -1,5 +1,6 @@
 """Accuracy with its confidence interval, and the paired difference of two encoders on the same clips."""
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,22 +16,13 @@ RESAMPLES = 9999
 
 
 @dataclass(frozen=True)
-class Accuracy:
-    """Fraction of correctly classified clips with its 95 % confidence interval, all in [0, 1]."""
+class Estimate:
+    """An accuracy or a difference with its 95 % confidence interval, and its p-value against zero (NaN: not tested)."""
 
     value: float
     low: float
     high: float
-
-
-@dataclass(frozen=True)
-class PairedComparison:
-    """Accuracy of the first minus accuracy of the second, in [-1, 1], with its 95 % confidence interval and p-value."""
-
-    difference: float
-    low: float
-    high: float
-    p_value: float
+    p_value: float = math.nan
 
     @property
     def significant(self) -> bool:
@@ -38,7 +30,7 @@ class PairedComparison:
         return self.low > 0 or self.high < 0
 
 
-def accuracy(correct: Correct) -> Accuracy:
+def accuracy(correct: Correct) -> Estimate:
     """Mean accuracy over probe seeds with the Wilson (1927) interval at that mean.
 
     The interval uses n = number of test clips for any number of seeds: all seeds are tested on the same clips, so they
@@ -47,18 +39,18 @@ def accuracy(correct: Correct) -> Accuracy:
     n = correct.shape[1]
     value = float(correct.mean())
     low, high = proportion_confint(value * n, n, alpha=1 - CONFIDENCE_LEVEL, method="wilson")
-    return Accuracy(value, float(low), float(high))
+    return Estimate(value, float(low), float(high))
 
 
-def compare_paired(first: Correct, second: Correct, seed: int = 0) -> PairedComparison:
-    """Compare two encoders on the same clips, in the same order.
+def compare_paired(first: Correct, second: Correct, seed: int = 0) -> Estimate:
+    """Accuracy of the first minus accuracy of the second, on the same clips in the same order.
 
     The interval is the percentile bootstrap over clips of the difference averaged over seeds. The p-value is from the
     exact McNemar (1947) test; with several seeds a clip counts as correct if the majority of them is correct.
     """
     gain = first.mean(axis=0) - second.mean(axis=0)
     interval = percentile_interval(bootstrap_means(gain, RESAMPLES, np.random.default_rng(seed)))
-    return PairedComparison(float(gain.mean()), *interval, _mcnemar(_majority(first), _majority(second)))
+    return Estimate(float(gain.mean()), *interval, _mcnemar(_majority(first), _majority(second)))
 
 
 def bootstrap_means(gain: NDArray[np.float64], resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:

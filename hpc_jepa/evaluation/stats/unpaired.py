@@ -12,7 +12,7 @@ from statsmodels.stats.proportion import (
     test_proportions_2indep,
 )
 
-from hpc_jepa.evaluation.stats.paired import CONFIDENCE_LEVEL
+from hpc_jepa.evaluation.stats.paired import CONFIDENCE_LEVEL, Estimate
 
 POWER = 0.8
 
@@ -36,24 +36,14 @@ class CorrectCount:
         return float(low), float(high)
 
 
-@dataclass(frozen=True)
-class UnpairedComparison:
-    """Accuracy of the first minus accuracy of the second, in [-1, 1], with its 95 % interval and p-value."""
-
-    difference: float
-    low: float
-    high: float
-    p_value: float
-
-
-def compare_unpaired(first: CorrectCount, second: CorrectCount) -> UnpairedComparison:
-    """Two unpaired proportions: Newcombe's (1998) interval and the score test of Miettinen & Nurminen (1985).
+def compare_unpaired(first: CorrectCount, second: CorrectCount) -> Estimate:
+    """Difference of two unpaired proportions: Newcombe's (1998) interval, score test of Miettinen & Nurminen (1985).
 
     If both were measured on the same clips, a paired interval would usually be narrower; it needs per-clip predictions.
     """
     counts = (first.right, first.n, second.right, second.n)
     low, high = confint_proportions_2indep(*counts, compare="diff", method="newcomb", alpha=1 - CONFIDENCE_LEVEL)
-    return UnpairedComparison(first.share - second.share, float(low), float(high), _score_p(first, second))
+    return Estimate(first.share - second.share, float(low), float(high), _score_p(first, second))
 
 
 def holm(p_values: Sequence[float]) -> list[float]:

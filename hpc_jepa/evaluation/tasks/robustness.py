@@ -77,17 +77,12 @@ def corruption_errors(
 
     Raises DataError if the two were not measured on the same clips and corruptions.
     """
-    for key in ("benchmark", "protocol", "comparable_fingerprint"):
-        if getattr(record, key) != getattr(baseline, key):
-            raise DataError(
-                f"cannot compare robustness records: {key} is {getattr(record, key)} in one, "
-                f"{getattr(baseline, key)} in the other"
-            )
-    if record.data["test"] != baseline.data["test"]:
-        raise DataError(
-            "cannot compare robustness records: test data differ "
-            f"({record.data['test'][:12]}, {baseline.data['test'][:12]})"
-        )
+    first, second = (
+        (r.benchmark, r.protocol, r.comparable_fingerprint, r.data["test"][:12]) for r in (record, baseline)
+    )
+    if first != second:
+        differing = [f"{a} and {b}" for a, b in zip(first, second, strict=True) if a != b]
+        raise DataError(f"cannot compare robustness records of different protocols or data: {', '.join(differing)}")
     errors = _summed_errors(record, weights, probe)
     baseline_errors = _summed_errors(baseline, baseline_weights, probe)
     if errors.keys() != baseline_errors.keys():

@@ -24,7 +24,7 @@ def minimum_by_hand(x, labels, test, l2):
 
 
 @pytest.mark.parametrize("pooling", ["mean", "tubelets"])
-def test_predictions_are_those_of_the_stated_minimum(make_features, pooled, pooling):
+def test_predictions_minimise_the_documented_loss(make_features, pooled, pooling):
     train, test = make_features(seed=0, clips=200, signal=4.0), make_features(seed=1, clips=100, signal=4.0)
     train, test = pooled(train, pooling), pooled(test, pooling)
     x, unseen = train.flat().astype(np.float64), test.flat().astype(np.float64)
@@ -34,7 +34,7 @@ def test_predictions_are_those_of_the_stated_minimum(make_features, pooled, pool
     assert (predictions == test.labels).mean() > 0.4
 
 
-def test_fitting_again_gives_the_same(make_features, pooled):
+def test_fitting_is_deterministic(make_features, pooled):
     train = pooled(make_features(seed=0, clips=100), "mean")
     first, second = (fit_logistic_regression(train, 0.01, 1000).predict_proba(train.flat()) for _ in range(2))
     np.testing.assert_array_equal(first, second)

@@ -9,7 +9,7 @@ from torch import nn
 from hpc_jepa.evaluation.probes.attention_block import PostNormAttention
 from hpc_jepa.evaluation.probes.knn import knn_votes
 from hpc_jepa.evaluation.probes.linear import LinearProbes
-from hpc_jepa.evaluation.probes.registry import ProbeShape
+from hpc_jepa.evaluation.probes.probe_registry import ProbeShape
 from hpc_jepa.evaluation.probes.routers import MotionRouter, SpatialRouter
 from hpc_jepa.evaluation.probes.space_time import SpaceTimeAttention
 from hpc_jepa.evaluation.probes.stack import StackedModule
@@ -21,7 +21,7 @@ CLOSE = {"rtol": 0, "atol": 1e-5}
 
 
 def shaken(module):
-    """No parameter is zero or one, and nothing is dropped out."""
+    """No parameter is 0 or 1, and dropout is off."""
     torch.manual_seed(1)
     for parameter in module.parameters():
         parameter.data += 0.1 * torch.randn_like(parameter)
@@ -71,7 +71,7 @@ def test_linear_probes_are_linear_layers():
 
 
 @torch.no_grad()
-def test_attention_is_that_of_torch_and_starts_as_torch_does():
+def test_attention_and_its_initialisation_equal_torch():
     block = shaken(PostNormAttention(WIDTH, HEADS))
     torch.testing.assert_close(block(tokens()), torch_attention(block)(tokens()), **CLOSE)
     torch.manual_seed(2)
@@ -107,7 +107,7 @@ def test_temporal_convolution_equals_its_layers():
 
 @pytest.mark.parametrize("patches", [1, 9])
 @torch.no_grad()
-def test_the_motion_router_compares_each_patch_with_itself_a_tubelet_before(patches):
+def test_the_motion_router_compares_each_patch_with_the_previous_tubelet(patches):
     probe = shaken(MotionRouter(SHAPE))
     x = tokens(TUBELETS * patches)
     norm, first, _, _, last = probe.score
@@ -124,7 +124,7 @@ def test_the_motion_router_compares_each_patch_with_itself_a_tubelet_before(patc
 
 
 @torch.no_grad()
-def test_the_spatial_router_weighs_tokens_by_what_they_are():
+def test_the_spatial_router_weights_tokens_by_content():
     probe = shaken(SpatialRouter(SHAPE))
     x = tokens()
     norm, first, _, _, last = probe.score
@@ -133,7 +133,7 @@ def test_the_spatial_router_weighs_tokens_by_what_they_are():
 
 
 @torch.no_grad()
-def test_space_time_attention_goes_along_time_and_then_over_patches():
+def test_space_time_attention_is_temporal_then_spatial():
     probe = shaken(SpaceTimeAttention(SHAPE))
     x = tokens().view(6, TUBELETS, 9, WIDTH)
     patches = torch.stack([torch_attention(probe.time)(x[:, :, p]).mean(dim=1) for p in range(9)], dim=1)
@@ -142,7 +142,7 @@ def test_space_time_attention_goes_along_time_and_then_over_patches():
 
 
 @torch.no_grad()
-def test_a_stack_of_modules_equals_each_of_them():
+def test_a_stacked_module_equals_its_parts():
     singles = [shaken(TemporalAttention(SHAPE)) for _ in range(2)]
     singles[1].token.data += 1
     stacked = StackedModule(singles).eval()(tokens(TUBELETS))
@@ -151,7 +151,7 @@ def test_a_stack_of_modules_equals_each_of_them():
 
 
 @pytest.mark.parametrize("k", [1, 5, 20, 1000])
-def test_neighbours_are_those_of_scikit_learn(make_features, monkeypatch, k):
+def test_knn_votes_equal_scikit_learn(make_features, monkeypatch, k):
     monkeypatch.setattr("hpc_jepa.evaluation.frozen_features.CHUNK_BYTES", 70 * 4 * 32 * 4)
     train, test = (make_features(seed=seed, clips=300, tokens=4, signal=4.0) for seed in (0, 1))
     queries = torch.from_numpy(test.tokens).flatten(1)

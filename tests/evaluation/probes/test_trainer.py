@@ -1,4 +1,4 @@
-"""One pass over the features trains many probes, and none feels the others."""
+"""One pass over the features trains many independent probes."""
 
 import numpy as np
 import pytest
@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from hpc_jepa.config.benchmark import TrainedProbeConfig
 from hpc_jepa.evaluation.frozen_features import Standardiser
-from hpc_jepa.evaluation.probes.registry import build_probes, probe_kinds
+from hpc_jepa.evaluation.probes.probe_registry import build_probes, probe_kinds
 from hpc_jepa.evaluation.probes.stack import select_probes
 from hpc_jepa.evaluation.probes.trainer import ProbeHyperparameters, count_updates, predict_probabilities, train_probes
 
@@ -23,26 +23,6 @@ def config(kind="attentive", pooling="tokens", **settings):
 
 def silent():
     return None
-
-
-class FullProbe(nn.Module):
-    """An attentive probe as it is defined, started from one of a stack."""
-
-    def __init__(self, stack, row, width, classes):
-        super().__init__()
-        self.token = nn.Parameter(stack.class_token[row].detach().clone())
-        self.attention = nn.MultiheadAttention(width, stack.heads, batch_first=True)
-        self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, classes)
-        with torch.no_grad():
-            weights = (stack.query_weight, stack.key_weight, stack.value_weight)
-            self.attention.in_proj_weight.copy_(torch.cat([weight[row] for weight in weights]))
-            self.attention.out_proj.weight.copy_(stack.output_weight[row])
-            self.head.weight.copy_(stack.head_weight[row])
-            self.head.bias.copy_(stack.head_bias[row])
-
-    def forward(self, tokens):
-        sequence = torch.cat([self.token.expand(len(tokens), 1, -1), tokens], dim=1)
-        return self.head(self.norm(sequence + self.attention(sequence, sequence, sequence)[0])[:, 0])
 
 
 def trained_by_hand(module, features, epochs, lr, weight_decay, cosine=False):
@@ -61,18 +41,18 @@ def trained_by_hand(module, features, epochs, lr, weight_decay, cosine=False):
     return module
 
 
-def test_training_equals_the_definition_trained_by_plain_adamw(make_features):
+def test_training_equals_the_definition_trained_by_plain_adamw(make_features, full_probe):
     features = make_features(seed=0, clips=64)
     trained = train_probes(features, Standardiser.identity(32), config(), 4, ONE, silent)
     start = build_probes(config(), features, 4, [7])
-    reference = trained_by_hand(FullProbe(start, 0, 32, 4), features, 3, 1e-3, 0.01)
+    reference = trained_by_hand(full_probe(start, 0, 32, 4), features, 3, 1e-3, 0.01)
     tokens = torch.from_numpy(features.tokens)
     with torch.no_grad():
         torch.testing.assert_close(trained(tokens)[0], reference(tokens), rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("cosine", [False, True])
-def test_each_linear_probe_has_its_own_rate_and_decay(make_features, pooled, cosine):
+def test_each_linear_probe_has_its_own_learning_rate_and_decay(make_features, pooled, cosine):
     features = pooled(make_features(seed=0, clips=64), "mean")
     settings = [
         ProbeHyperparameters(1e-3, 0.01, 0),
@@ -113,7 +93,7 @@ def test_probes_trained_side_by_side_equal_probes_trained_alone(make_features, p
         torch.testing.assert_close(*both, rtol=1e-4, atol=1e-5)
 
 
-def test_a_pick_of_a_stack_predicts_as_it_did(make_features):
+def test_selected_probes_predict_as_in_the_stack(make_features):
     features = make_features(seed=0, clips=32)
     settings = [ProbeHyperparameters(1e-3, 0.01, seed) for seed in range(4)]
     standardiser = Standardiser.identity(32)
@@ -126,7 +106,7 @@ def test_a_pick_of_a_stack_predicts_as_it_did(make_features):
     ("kind", "pooling"),
     [(name, pooling) for name, kind in probe_kinds().items() for pooling in kind.poolings if pooling != "mean"],
 )
-def test_every_kind_learns_what_the_tokens_tell_and_repeats_itself(make_features, pooled, kind, pooling):
+def test_every_kind_learns_and_is_deterministic(make_features, pooled, kind, pooling):
     train = pooled(make_features(seed=0, clips=400, signal=4.0), pooling)
     test = pooled(make_features(seed=1, clips=100, signal=4.0), pooling)
     standardiser = Standardiser.of(train)
@@ -158,7 +138,7 @@ def test_updates_count_batches_including_the_last_small_one(make_features, lengt
     assert len(done) == count_updates(wanted, 20) == expected
 
 
-def test_settings_that_cannot_be_are_refused():
+def test_a_length_is_required_and_depends_on_the_variant():
     for length in ({"updates": None, "epochs": None}, {"updates": 10, "epochs": 1}):
         with pytest.raises(ValueError, match=r"updates.*epochs"):
             config(**length)

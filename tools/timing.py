@@ -1,4 +1,4 @@
-"""What the benchmarks share: turns of all sides in one run, medians, peak memory, the machine's name, and errors."""
+"""Shared by the benchmarks: interleaved timing, medians, peak memory, device name, one-line errors."""
 
 import ctypes
 import statistics
@@ -16,24 +16,24 @@ from hpc_jepa.errors import HpcJepaError, InputError
 
 Work = Callable[[], object]
 GiveMemoryBack = Annotated[
-    bool, typer.Option("--give-memory-back", help="On a CPU: free memory as other programs do, not as training does.")
+    bool, typer.Option("--give-memory-back", help="On a CPU: return freed memory to the system, unlike training.")
 ]
 
 
-def quick_form(words: str, **values: Any) -> Any:
-    """The option ``--quick``: other defaults for the options named. One that is given wins."""
+def quick_option(help_text: str, **defaults: Any) -> Any:
+    """Option ``--quick``: other defaults for the named options; explicit values win."""
 
-    def take_as_defaults(context: typer.Context, quick: bool) -> bool:
+    def use_defaults(context: typer.Context, quick: bool) -> bool:
         if quick:
-            context.default_map = values
+            context.default_map = defaults
         return quick
 
-    return typer.Option("--quick", help=words, is_eager=True, callback=take_as_defaults)
+    return typer.Option("--quick", help=help_text, is_eager=True, callback=use_defaults)
 
 
 @contextmanager
-def errors_in_one_line() -> Iterator[None]:
-    """What a person can put right is told as the program tells it: in one line, with an exit code of its kind."""
+def one_line_errors() -> Iterator[None]:
+    """Print expected errors like ``hpc-jepa``: one line, with their exit code."""
     try:
         yield
     except HpcJepaError as error:
@@ -42,22 +42,22 @@ def errors_in_one_line() -> Iterator[None]:
 
 
 def require_writable(folder: Path) -> Path:
-    """The folder, made where it is not there. Raises InputError where no file can be written to it."""
+    """Create the folder if needed. Raises InputError if no file can be written there."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):
             return folder
     except OSError as error:
-        raise InputError(f"{folder}: cannot be written to ({error.strerror}); give another folder") from error
+        raise InputError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from error
 
 
 def best_device() -> torch.device:
-    """The GPU where there is one."""
+    """The GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def name_of(device: torch.device) -> str:
-    """What the last line of a benchmark says of the machine."""
+def device_name(device: torch.device) -> str:
+    """Name of the GPU, or number of CPU threads."""
     return torch.cuda.get_device_name() if device.type == "cuda" else f"CPU, {_threads(torch.get_num_threads())}"
 
 
@@ -66,43 +66,43 @@ def _threads(count: int) -> str:
 
 
 def milliseconds(work: Work, device: torch.device) -> float:
-    """Time of one call, the device idle before and after."""
-    _wait(device)
+    """Time of one call, synchronised before and after."""
+    _synchronise(device)
     started = time.perf_counter()
     work()
-    _wait(device)
+    _synchronise(device)
     return 1e3 * (time.perf_counter() - started)
 
 
-def _wait(device: torch.device) -> None:
+def _synchronise(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize()
 
 
 def medians(
-    ways: Mapping[str, Work], rounds: int, device: torch.device, advance: Callable[[], None]
+    sides: Mapping[str, Work], rounds: int, device: torch.device, advance: Callable[[], None]
 ) -> dict[str, float]:
-    """Median milliseconds of each way. All take turns in every round, so that a noisy machine disturbs all alike.
+    """Median milliseconds of each side. Sides alternate in every round, so that noise affects all of them.
 
-    One round before those that count loads what is loaded at first use.
+    A warm-up round is not counted.
     """
-    times: dict[str, list[float]] = {name: [] for name in ways}
+    times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds + 1):
-        for name, work in ways.items():
+        for name, work in sides.items():
             times[name].append(milliseconds(work, device))
         advance()
-    return {name: statistics.median(figures[1:]) for name, figures in times.items()}
+    return {name: statistics.median(values[1:]) for name, values in times.items()}
 
 
 def release_freed_memory() -> None:
-    """Memory that the process freed but keeps would hide what it asks for next; only glibc gives it back."""
+    """Return freed memory to the system (glibc only), so that later allocations are visible in the peak."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
 class PeakMemory:
-    """Highest number of bytes in use while entered, above that at its start."""
+    """Peak memory in use while watching, above that at the start."""
 
     def __init__(self, device: torch.device) -> None:
         self.bytes = 0
@@ -110,13 +110,13 @@ class PeakMemory:
 
     @contextmanager
     def watching(self) -> Iterator["PeakMemory"]:
-        """On a GPU the allocator knows; on a CPU the kernel keeps the high-water mark of the process."""
-        self._forget()
-        before = self._peak()  # all that is in use
+        """GPU: statistics of the allocator. CPU: high-water mark of the process."""
+        self._reset()
+        before = self._peak()  # current use
         yield self
         self.bytes = self._peak() - before
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         if self._device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
         else:
@@ -127,7 +127,7 @@ class PeakMemory:
 
 
 def peak_mb(work: Work, device: torch.device) -> float:
-    """Memory that one call takes at its peak, not counting what an earlier call of it keeps."""
+    """Peak memory of one call in MB, without what an earlier call keeps."""
     work()
     release_freed_memory()
     with PeakMemory(device).watching() as peak:
@@ -136,6 +136,6 @@ def peak_mb(work: Work, device: torch.device) -> float:
 
 
 def _status(field: str) -> int:
-    """Bytes of one line of the process's status."""
+    """One field of /proc/self/status in bytes."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))

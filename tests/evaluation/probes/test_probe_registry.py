@@ -7,8 +7,8 @@ from torch import nn
 from hpc_jepa.config.benchmark import BenchmarkConfig, TrainedProbeConfig
 from hpc_jepa.config.loading import read_config
 from hpc_jepa.errors import InputError
-from hpc_jepa.evaluation.probes import registry
-from hpc_jepa.evaluation.probes.registry import build_probes, probe_kinds, register_probe, validate_probes
+from hpc_jepa.evaluation.probes import probe_registry
+from hpc_jepa.evaluation.probes.probe_registry import build_probes, probe_kinds, register_probe, validate_probes
 
 BENCHMARK = """name: tiny
 title: Tiny
@@ -39,8 +39,8 @@ def benchmark(tmp_path):
 @pytest.fixture
 def largest_token(monkeypatch):
     """A probe of its own, registered for one test."""
-    monkeypatch.setattr(registry, "_registered", dict(probe_kinds()))
-    monkeypatch.setattr(registry, "probe_kinds", lambda: registry._registered)
+    monkeypatch.setattr(probe_registry, "_registered", dict(probe_kinds()))
+    monkeypatch.setattr(probe_registry, "probe_kinds", lambda: probe_registry._registered)
 
     @register_probe("largest_token", "tokens", "tubelets")
     class LargestToken(nn.Module):

@@ -12,13 +12,13 @@ from hpc_jepa.io.malloc import keep_freed_memory
 from hpc_jepa.types import TokenMasks
 
 Phase = Callable[[str], AbstractContextManager[None]]
-"""The name of a part of a step -> what is entered while it lasts."""
+"""Phase name -> context manager around that phase."""
 
 
-class Training:
-    """Networks, engine and average of a run, as training puts them together.
+class StepRunner:
+    """Networks, engine and EMA of a run, built as in training.
 
-    keep_memory: on a CPU, whether freed memory stays with the process, as training lets it.
+    keep_memory: on a CPU, keep freed memory in the process, as training does.
     """
 
     def __init__(self, config: RunConfig, keep_memory: bool = True) -> None:

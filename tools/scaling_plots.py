@@ -1,4 +1,4 @@
-"""The figures of ``bench_scaling.py``: what was measured, and what is predicted."""
+"""Plots of ``bench_scaling.py``: measurements and predictions."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 LINE = 110
-"""Characters that fit into the width of a figure."""
+"""Characters per line of a title."""
 
 RC = {
     "font.size": 9,
@@ -48,7 +48,7 @@ def draw_measured(result: Mapping[str, Any], path: Path) -> None:
 
 
 def draw_predicted(rows: Sequence[Mapping[str, Any]], assumed: str, path: Path) -> None:
-    """Efficiency over GPUs: a band from no overlap of exchange and arithmetic to as much as there can be."""
+    """Efficiency over GPUs: a band from no to full overlap of communication and compute."""
 
     def paint(figure: Figure) -> None:
         panels = figure.subplots(1, 2, sharey=True)
@@ -66,18 +66,18 @@ def draw_predicted(rows: Sequence[Mapping[str, Any]], assumed: str, path: Path) 
 def _clips(axes: Axes, result: Mapping[str, Any]) -> None:
     clips, spent = _numbers(result["clips"])
     ideal = [spent[-1] * count / clips[-1] for count in clips]
-    axes.plot(clips, ideal, "--", color=IDEAL, label="in proportion to clips")
+    axes.plot(clips, ideal, "--", color=IDEAL, label="proportional to clips")
     axes.plot(clips, spent, "o-", color=MEASURED, label="measured")
     _label(axes, "clips in a step", clips)
     axes.legend(loc="upper left")
 
 
 def _tokens(axes: Axes, result: Mapping[str, Any]) -> None:
-    tokens, figures = [int(count) for count in result["tokens"]], list(result["tokens"].values())
-    ideal = [figures[-1]["ms"] * each["gflop"] / figures[-1]["gflop"] for each in figures]
-    axes.plot(tokens, ideal, "--", color=IDEAL, label="in proportion to FLOP")
-    axes.plot(tokens, [each["ms"] for each in figures], "o-", color=MEASURED, label="measured")
-    names = [f"{count}\n{each['pixels']} px" for count, each in zip(tokens, figures, strict=True)]
+    tokens, values = [int(count) for count in result["tokens"]], list(result["tokens"].values())
+    ideal = [values[-1]["ms"] * each["gflop"] / values[-1]["gflop"] for each in values]
+    axes.plot(tokens, ideal, "--", color=IDEAL, label="proportional to FLOP")
+    axes.plot(tokens, [each["ms"] for each in values], "o-", color=MEASURED, label="measured")
+    names = [f"{count}\n{each['pixels']} px" for count, each in zip(tokens, values, strict=True)]
     _label(axes, f"tokens of a clip, {result['shape']['clips']} clips", tokens, names)
     axes.legend(loc="upper left")
 
@@ -90,7 +90,7 @@ def _objectives(axes: Axes, result: Mapping[str, Any]) -> None:
         more = round(milliseconds / spent[0] - 1, 2) + 0.0  # no -0 %
         axes.annotate(f"{more:+.0%}", (count, milliseconds), ha="center", va="bottom")
     axes.set_xticks(counts, ["baseline", *(f"+ {name}" for name in result["added"])])
-    axes.set_xlabel(f"objectives, each beside those on its left, {result['shape']['clips']} clips")
+    axes.set_xlabel(f"objectives, added from left to right, {result['shape']['clips']} clips")
     axes.set_ylabel("ms of a step")
     axes.grid(axis="x", visible=False)
     axes.set_ylim(0, 1.2 * max(spent))
@@ -99,7 +99,7 @@ def _objectives(axes: Axes, result: Mapping[str, Any]) -> None:
 def _processes(axes: Axes, result: Mapping[str, Any]) -> None:
     counts, spent = _numbers(result["processes"])
     threads = result["hardware_threads"]
-    axes.plot(counts, [spent[0] / count for count in counts], "--", color=IDEAL, label="ideal: a core each")
+    axes.plot(counts, [spent[0] / count for count in counts], "--", color=IDEAL, label="ideal: one core per process")
     floor = [spent[0] / min(count, threads) for count in counts]
     axes.plot(counts, floor, ":", color=IDEAL, label=f"ideal: {threads} cores in all")
     axes.plot(counts, spent, "o-", color=MEASURED, label="measured")
@@ -120,23 +120,23 @@ def _efficiency(axes: Axes, rows: Sequence[Mapping[str, Any]]) -> None:
     axes.set_ylim(0, 105)
 
 
-def _numbers(figures: Mapping[str, float]) -> tuple[list[int], list[float]]:
-    return [int(place) for place in figures], list(figures.values())
+def _numbers(values: Mapping[str, float]) -> tuple[list[int], list[float]]:
+    return [int(key) for key in values], list(values.values())
 
 
-def _label(axes: Axes, x: str, places: Sequence[int], names: Sequence[str] | None = None) -> None:
-    """Both axes logarithmic: a proportion is a straight line."""
+def _label(axes: Axes, x: str, ticks: Sequence[int], names: Sequence[str] | None = None) -> None:
+    """Logarithmic axes: proportionality is a straight line."""
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter(lambda value, _: f"{value:g}")
     axes.yaxis.set_minor_formatter(lambda value, _: f"{value:g}" if f"{value:e}"[0] in "25" else "")
-    _logarithmic(axes, places, names)
+    _logarithmic(axes, ticks, names)
     axes.set_xlabel(x)
     axes.set_ylabel("ms of a step")
 
 
-def _logarithmic(axes: Axes, places: Sequence[int], names: Sequence[str] | None = None) -> None:
+def _logarithmic(axes: Axes, ticks: Sequence[int], names: Sequence[str] | None = None) -> None:
     axes.set_xscale("log", base=2)
-    axes.set_xticks(places, names or [str(place) for place in places])
+    axes.set_xticks(ticks, names or [str(tick) for tick in ticks])
     axes.minorticks_on()
     axes.xaxis.minorticks_off()
 

@@ -94,6 +94,7 @@ def _filtered(
 
 def _graph(frame: VideoFrame, filters: tuple[Filter, ...]) -> av.filter.Graph:
     graph = av.filter.Graph()
+    graph.threads = 1
     last = graph.add(
         "buffer",
         f"video_size={frame.width}x{frame.height}:pix_fmt={frame.format.name}:time_base=1/1000"

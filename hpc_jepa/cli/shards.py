@@ -57,7 +57,8 @@ def shards_verify(
         typer.echo(json.dumps({"folder": str(folder), "decoded": len(indices), "errors": errors}, indent=1))
     if errors:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        raise DataError(f"{errors[0]}{more}; copy {folder} again or rebuild it")
+        repair = f", or repair samples with: hpc-jepa shards reshard {folder} --out NEW --repair" if indices else ""
+        raise DataError(f"{errors[0]}{more}; copy {folder} again or rebuild it{repair}")
     decoded = f", {len(indices)} decoded" if indices else ""
     shards = plural(len(manifest.shards), "shard", "shards")
     CONSOLE.print(f"{folder}: {manifest.samples} samples in {shards}{decoded}, no errors")
@@ -125,12 +126,15 @@ def shards_reshard(
     keys: Annotated[Path | None, typer.Option(help="File with the keys of samples to keep, one per line.")] = None,
     samples_per_shard: shards_build.PerShard = 500,
     shard_size: Annotated[int, typer.Option(min=1, help="Maximum size of a tar in MiB.")] = 1024,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Remux or transcode videos whose frames are not found in order.")
+    ] = False,
     workers: shards_build.Workers = None,
 ) -> None:
-    """Write the samples, or some of them, into shards of another size. Nothing is re-encoded."""
+    """Write the samples, or some of them, into shards of another size. Nothing is re-encoded without --repair."""
     named = frozenset(keys.read_text(encoding="utf-8").split()) if keys else frozenset()
     kept = SampleFilter(classes=tuple(classes or ()), codecs=tuple(codecs or ()), shortest=min_frames, keys=named)
-    source = reshard_source(folder, kept)
+    source = reshard_source(folder, kept, repair)
     original = read_manifest(folder).recipe
     size = {"samples_per_shard": samples_per_shard, "shard_size": shard_size * shards_build.MIB, "shuffle_seed": None}
     recipe = original.model_copy(update={"settings": dict(source.settings), **size})

@@ -46,7 +46,7 @@ def plan_clip(
 ) -> ClipPlan:
     """Choose frames, crop and flips from the draws of one batch row."""
     data, info = video
-    frames = training_frames(info.frames, info.fps, clip, draws.starts[row])
+    frames = training_frames(info.frames, info.fps, clip, draws.starts[row], info.times)
     view = random_view(info.height, info.width, augmentation, draws.crops[row], draws.flips[row])
     return ClipPlan(frames[:1] if info.frames == 1 else frames, view, "image" if is_image(data) else "video")
 

@@ -36,13 +36,14 @@ class CropWindow(NamedTuple):
 
 
 class VideoInfo(NamedTuple):
-    """Properties of a whole video. fps: average over the video."""
+    """Properties of a whole video. fps: average over the video; times: of the frames, if their rate is variable."""
 
     frames: int
     fps: float
     width: int
     height: int
     codec: str
+    times: tuple[float, ...] | None = None
 
 
 def decode_frames(

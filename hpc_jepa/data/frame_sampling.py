@@ -1,19 +1,34 @@
 """Frame sampling: which frames of a video make a clip."""
 
+from collections.abc import Sequence
+
 import numpy as np
 from numpy.typing import NDArray
 
 from hpc_jepa.config.benchmark import EvaluationClipConfig
 from hpc_jepa.config.data import ClipConfig
 
+HALF_TICK = 5e-5
+"""Times are rounded to 0.1 ms."""
 
-def training_frames(frames: int, fps: float, clip: ClipConfig, start: float) -> NDArray[np.int64]:
+
+def training_frames(
+    frames: int, fps: float, clip: ClipConfig, start: float, times: Sequence[float] | None = None
+) -> NDArray[np.int64]:
     """Frame indices [F] of a clip at a random position; ``start`` is uniform in [0, 1).
 
     The sampling of V-JEPA 2: in a video longer than the span c = F * stride, the window ends at a uniform integer in
     [c, frames) and its F indices are evenly spaced: a step of stride * F / (F - 1) rounded down. A shorter video is
-    used whole, every ``stride`` frames, and its last frame is repeated.
+    used whole, every ``stride`` frames, and its last frame is repeated. With ``clip.fps`` and the ``times`` of a video
+    of variable rate, the same indices of a video of constant rate are replaced by the frames shown at their times.
     """
+    indices = _evenly_spaced(frames, fps, clip, start)
+    if clip.fps is None or times is None:
+        return indices
+    return np.searchsorted(times, indices * (times[-1] / (frames - 1)) + HALF_TICK, side="right") - 1
+
+
+def _evenly_spaced(frames: int, fps: float, clip: ClipConfig, start: float) -> NDArray[np.int64]:
     span = clip.span(fps)
     if frames > span:
         end = span + int(start * (frames - span))

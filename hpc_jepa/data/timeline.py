@@ -84,6 +84,17 @@ class Track(NamedTuple):
         return steps / seconds if steps / seconds <= MAX_FPS else DEFAULT_FPS
 
 
+def variable_times(times: Sequence[int], tick: Fraction) -> tuple[float, ...] | None:
+    """Seconds from the first frame to each, or None if no time is more than a frame away from a constant rate."""
+    offsets = [time - times[0] for time in times]
+    steps = len(offsets) - 1
+    if steps < 2 or all(
+        abs(offset * steps - number * offsets[-1]) <= offsets[-1] for number, offset in enumerate(offsets)
+    ):
+        return None
+    return tuple(round(float(offset * tick), 4) for offset in offsets)
+
+
 class Timeline(NamedTuple):
     """All frames of a video in presentation order.
 
@@ -125,7 +136,9 @@ def establish(video: bytes) -> Timeline:
             sizes.append((frame.width, frame.height))
         times = _frame_times(track, order)
         rate = float(track.rate(times, stream))
-        info = VideoInfo(len(order), rate, *sizes[0], stream.codec_context.codec.canonical_name)
+        info = VideoInfo(
+            len(order), rate, *sizes[0], stream.codec_context.codec.canonical_name, variable_times(times, track.tick)
+        )
         fault = _fault(track, order, container)
         if not fault and len(set(sizes)) > 1:
             fault = "frame size changes"

@@ -8,8 +8,10 @@ import av
 import numpy as np
 import pytest
 
-from hpc_jepa.data.decode import decode_frames
+from hpc_jepa.config.data import ClipConfig
+from hpc_jepa.data.decode import UndecodableError, decode_frames
 from hpc_jepa.data.encode import Encoding
+from hpc_jepa.data.frame_sampling import training_frames
 from hpc_jepa.data.shards.manifest import Recipe
 from hpc_jepa.data.shards.storage_policy import to_tar_entry
 from hpc_jepa.data.sources.source import EncodedFile, Sample
@@ -103,20 +105,49 @@ def packed_avi():
     return muxed("mpeg4", pack(compressed("mpeg4")[1]), "avi")
 
 
-def remuxed(data, container, time=lambda packet: packet.pts, kept=lambda number, packet: True):
-    """The packets of a file, copied into another container with presentation times ``time``."""
+def encoded(codec, container, pictures=None, times=None, options=None):
+    """A file as FFmpeg's encoder and muxer write it."""
+    pictures = flat() if pictures is None else pictures
+    file = io.BytesIO()
+    with av.open(file, "w", format=container) as output:
+        stream = output.add_stream(codec, rate=25, options=B_FRAMES.get(codec, {}) if options is None else options)
+        stream.height, stream.width = pictures[0].shape[:2]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, 25 if times is None else 1000)
+        for number, picture in enumerate(pictures):
+            frame = av.VideoFrame.from_ndarray(picture, format="rgb24")
+            frame.pts, frame.time_base = 40 * number if times is None else times[number], Fraction(1, 1000)
+            output.mux(stream.encode(frame))
+        output.mux(stream.encode(None))
+    return file.getvalue()
+
+
+def remuxed(data, container, move):
+    """The packets of a file, copied into another container; ``move`` gives their times, or None to leave one out."""
     file = io.BytesIO()
     with av.open(io.BytesIO(data)) as source, av.open(file, "w", format=container) as output:
         stream = output.add_stream_from_template(source.streams.video[0])
         for number, packet in enumerate(source.demux(video=0)):
-            if packet.size and kept(number, packet):
-                packet.pts, packet.stream = time(packet), stream
+            times = move(number, packet) if packet.size else None
+            if times is not None:
+                packet.pts, packet.dts = times
+                packet.stream = stream
                 output.mux(packet)
     return file.getvalue()
 
 
 def equal_times_mp4():
-    return remuxed(avi_of("mpeg4"), "mp4", lambda packet: packet.dts)
+    return remuxed(avi_of("mpeg4"), "mp4", lambda number, packet: (packet.dts, packet.dts))
+
+
+def edit_list_mp4(hidden):
+    """A stream copy from frame ``hidden`` on: the edit list hides the frames before it."""
+
+    def earlier(number, packet):
+        shift = int(Fraction(hidden, 25) / packet.time_base)
+        return packet.pts - shift, packet.dts - shift
+
+    return remuxed(encoded("libx264", "mp4"), "mp4", earlier)
 
 
 KINDS = {
@@ -143,7 +174,10 @@ def assert_frames(entry, greys, tolerance=3):
         np.testing.assert_array_equal(decode_frames(entry.video, [index])[0], frames[index])
 
 
-@pytest.mark.parametrize("settings", [("copy", "decode"), ("copy", "probe"), ("transcode", "decode")])
+SETTINGS = pytest.mark.parametrize("settings", [("copy", "decode"), ("copy", "probe"), ("transcode", "decode")])
+
+
+@SETTINGS
 @pytest.mark.parametrize("kind", KINDS)
 def test_wrong_container_times_do_not_change_the_order(kind, settings):
     make, method = KINDS[kind]
@@ -152,3 +186,97 @@ def test_wrong_container_times_do_not_change_the_order(kind, settings):
     assert entry.info.fps == 25
     assert entry.method == (method if settings[0] == "copy" else "transcoded: requested")
     assert establish(entry.video).fault is None
+
+
+@SETTINGS
+@pytest.mark.parametrize("hidden", [3, 10])
+def test_frames_hidden_by_an_edit_list_are_left_out(hidden, settings):
+    entry = stored(edit_list_mp4(hidden), *settings)
+    assert_frames(entry, GREYS[hidden:])
+    assert entry.info.fps == 25
+    methods = {3: "transcoded: edit list", 10: "copied"}  # from frame 10, a key frame, readers see no other packets
+    assert entry.method == (methods[hidden] if settings[0] == "copy" else "transcoded: requested")
+
+
+@SETTINGS
+@pytest.mark.parametrize(
+    "case", [("libx264", "mp4"), ("libx264", "matroska"), ("libvpx-vp9", "webm"), ("mpeg4", "mp4")]
+)
+def test_right_container_times_are_kept(case, settings):
+    file = encoded(*case)
+    entry = stored(file, *settings)
+    assert_frames(entry, GREYS)
+    assert entry.method == ("copied" if settings[0] == "copy" else "transcoded: requested")
+    assert settings[0] == "transcode" or entry.video == file
+    assert "times" not in entry.json.decode()
+
+
+@SETTINGS
+def test_hidden_reference_frames_of_vp8_are_no_frames(settings):
+    pieces = compressed("libvpx", crf="4", b="1M")[1]
+    hidden = bytes([pieces[10].data[0] & ~16]) + pieces[10].data[1:]  # the bit that shows a frame
+    pieces[10] = Piece(hidden, pieces[10].pts, pieces[10].dts, key=False)
+    entry = stored(muxed("libvpx", pieces, "webm"), *settings)
+    assert_frames(entry, np.delete(GREYS, 10), tolerance=4)
+    assert settings[0] == "transcode" or entry.method == "transcoded: frames without picture"
+
+
+@SETTINGS
+def test_equal_times_are_spaced(settings):
+    times = [40 * number for number in range(FRAMES)]
+    times[10] = times[11]
+
+    def equal(number, packet):
+        return (times[number], times[number])
+
+    file = remuxed(encoded("libx264", "matroska", options={"x264-params": "bframes=0"}), "matroska", equal)
+    entry = stored(file, *settings)
+    assert_frames(entry, GREYS)
+    assert entry.info.fps == pytest.approx(25, rel=0.01)
+    assert settings[0] == "transcode" or entry.method == "remuxed: equal presentation times"
+
+
+@SETTINGS
+@pytest.mark.parametrize("case", [("libx264", "mp4"), ("libvpx-vp9", "webm")])
+def test_a_change_of_the_frame_size_is_transcoded(case, settings):
+    codec, container = case
+    options = {"libx264": {"x264-params": "repeat-headers=1"}}.get(codec, {})
+    pieces = compressed(codec, flat(GREYS[:10]), **options)[1]
+    for piece in compressed(codec, flat(GREYS[10:], 48, 96), **options)[1]:
+        pieces.append(Piece(piece.data, piece.pts + 10, piece.dts + 10, piece.key))
+    file = muxed(codec, pieces, container)
+    with pytest.raises(UndecodableError):
+        decode_frames(file, [0, 29])
+    entry = stored(file, *settings)
+    assert_frames(entry, GREYS)
+    assert (entry.info.height, entry.info.width) == (64, 64)
+    assert settings[0] == "transcode" or entry.method == "transcoded: frame size changes"
+
+
+@SETTINGS
+def test_the_rate_of_a_variable_rate_is_that_of_the_times(settings):
+    times = [0, 66, 67, 68, *range(102, 102 + 60 * 26, 60)]
+    entry = stored(encoded("libx264", "matroska", times=times), *settings)
+    assert_frames(entry, GREYS)
+    assert entry.info.fps == pytest.approx(29000 / times[-1], rel=0.001)
+    assert entry.info.times == pytest.approx([time / 1000 for time in times], abs=0.002)
+
+
+@pytest.mark.parametrize("container", ["mpegts", "mpeg", "avi", "mp4", "matroska"])
+@pytest.mark.parametrize("interval", [(None, 0.2), (0.52, None), (0.36, 0.76), (0.04, 1.0)])
+def test_cuts_begin_at_their_frame(container, interval):
+    codec = {"mpeg": "mpeg2video", "avi": "mpeg4"}.get(container, "libx264")
+    options = B_FRAMES.get(codec, {"bf": "2", "g": "12", "qmin": "2", "qmax": "2"})
+    entry = stored(encoded(codec, container, options=options), start=interval[0], end=interval[1])
+    first, last = (None if seconds is None else round(25 * seconds) for seconds in interval)
+    assert_frames(entry, GREYS[first:last], tolerance=4)
+    assert entry.info.fps == 25
+
+
+def test_clips_of_a_given_rate_follow_the_times():
+    clip = ClipConfig(frames=4, fps=5)
+    times = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 1.6, 2.6, 3.6, 4.6]
+    assert training_frames(11, 10 / 4.6, clip, 0.0).tolist() == [0, 1, 2, 3]
+    assert training_frames(11, 10 / 4.6, clip, 0.0, times).tolist() == [0, 4, 6, 6]
+    even = np.arange(40) / 25
+    assert training_frames(40, 25.0, clip, 0.3, even).tolist() == training_frames(40, 25.0, clip, 0.3).tolist()

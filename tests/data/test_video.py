@@ -78,7 +78,7 @@ def test_the_same_frames_always_give_the_same_bytes(side, noise):
 
 @pytest.mark.parametrize("fps", [8.0, 25.0, 30000 / 1001])
 def test_inspect_video(noise, fps):
-    assert inspect_video(encode(noise(9), fps)) == (9, pytest.approx(fps), 48, 32, "h264")
+    assert inspect_video(encode(noise(9), fps))[:5] == (9, pytest.approx(fps), 48, 32, "h264")
 
 
 def test_frames_are_counted_without_decoding_them(videos):

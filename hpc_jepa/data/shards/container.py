@@ -9,7 +9,7 @@ from av.video.stream import VideoStream
 from hpc_jepa.data.colour import uncommon_colour
 from hpc_jepa.data.decode import open_video
 from hpc_jepa.data.shards.frame_conversion import display_filters
-from hpc_jepa.data.timeline import Track, read_track
+from hpc_jepa.data.timeline import Track, read_track, variable_times
 
 MAX_FRAME_PIXELS = 1 << 26
 """Larger frames come from damaged headers and would exhaust memory."""
@@ -18,9 +18,9 @@ MAX_FRAME_PIXELS = 1 << 26
 class ContainerInfo(NamedTuple):
     """Properties that decide how a file is stored.
 
-    packets: compressed frames; rate: average frames per second; in_order: whether the container, without decoding,
-    proves that its times are the order of presentation and that all frames have one size; colour: of the first frame,
-    if DALI's decoders would not convert it right.
+    packets: compressed frames; rate: average frames per second; times: see ``VideoInfo``; in_order: whether the
+    container, without decoding, proves that its times are the order of presentation and that all frames have one size;
+    colour: of the first frame, if DALI's decoders would not convert it right.
     """
 
     container: str
@@ -29,6 +29,7 @@ class ContainerInfo(NamedTuple):
     height: int
     packets: int
     rate: Fraction
+    times: tuple[float, ...] | None
     pixel_format: str
     other_streams: int
     rotated: bool
@@ -49,6 +50,7 @@ def probe_container(video: bytes) -> ContainerInfo:
             height=height,
             packets=len(track.packets),
             rate=track.rate(times, stream),
+            times=variable_times(times, track.tick),
             pixel_format=stream.pix_fmt or "unknown",
             other_streams=len(container.streams) - 1,
             rotated=any(display_filters(frame) for frame in first),

@@ -33,7 +33,12 @@ class SampleInfo(Strict):
     file: str | None = Field(None, description="original file, relative to the folder of videos")
     start: float | None = Field(None, description="seconds into the file at which a cut sample starts")
     end: float | None = None
-    stored: str | None = Field(None, description="copied, stripped (other streams removed), transcoded or encoded")
+    stored: str | None = Field(
+        None, description="copied, stripped (other streams removed), remuxed (times mended), transcoded or encoded"
+    )
+    times: tuple[float, ...] | None = Field(
+        None, description="seconds from the first frame to each, if the frame rate is variable"
+    )
 
     colour: str | None = Field(
         None, description="colour matrix (bt709, ...) or full range, if other than BT.601 with limited range"

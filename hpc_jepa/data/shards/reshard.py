@@ -1,4 +1,4 @@
-"""Resharding: all or some samples of a shard folder in tars of another size, without re-encoding."""
+"""Resharding: all or some samples of a shard folder in tars of another size; on request, wrong ones are mended."""
 
 import hashlib
 from collections.abc import Mapping
@@ -42,11 +42,14 @@ class ReshardSource:
     classes: tuple[str, ...]
     manifest_hash: str
     selection: SampleFilter
+    repair: bool = False
 
     @property
     def settings(self) -> Mapping[str, SettingValue]:
         """Hashes of the original manifest and of the selection."""
         selection = self.selection.model_dump() | {"keys": sorted(self.selection.keys)}
+        if self.repair:
+            selection["repair"] = True
         return {"repacked": self.manifest_hash[:16], "kept": hashlib.sha256(repr(selection).encode()).hexdigest()[:16]}
 
     @cached_property
@@ -65,15 +68,18 @@ class ReshardSource:
         """Metadata and video, unchanged."""
         sample = self.samples[index]
         data, info = self._shards.read(sample)
-        return Sample(PackedSample(info.to_json(), data, self._shards.extension(sample)))
+        return Sample(PackedSample(info.to_json(), data, self._shards.extension(sample), self.repair))
 
     def __getstate__(self) -> dict[str, object]:
         """Omit the open folder: workers open it themselves."""
         return {name: value for name, value in self.__dict__.items() if name != "_shards"}
 
 
-def reshard_source(folder: Path, selection: SampleFilter) -> ReshardSource:
-    """The selected samples of ``folder``. Raises InputError if none is selected or a class is unknown."""
+def reshard_source(folder: Path, selection: SampleFilter, repair: bool = False) -> ReshardSource:
+    """The selected samples of ``folder``, mended if ``repair`` is set.
+
+    Raises InputError if none is selected or a class is unknown.
+    """
     manifest = read_manifest(folder)
     if unknown := [name for name in selection.classes if name not in manifest.classes]:
         raise InputError(f"--class {unknown[0]}: {folder} has no such class")
@@ -82,7 +88,9 @@ def reshard_source(folder: Path, selection: SampleFilter) -> ReshardSource:
     if not samples:
         raise InputError(f"{folder}: the filter selects none of {len(shards)} samples")
     recipe = manifest.recipe
-    return ReshardSource(folder, samples, recipe.dataset, recipe.split, manifest.classes, shards.hash, selection)
+    return ReshardSource(
+        folder, samples, recipe.dataset, recipe.split, manifest.classes, shards.hash, selection, repair
+    )
 
 
 def _is_selected(shards: ShardFolder, index: int, selection: SampleFilter) -> bool:

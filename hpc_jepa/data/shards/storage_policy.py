@@ -18,7 +18,7 @@ from hpc_jepa.data.shards.container import MAX_FRAME_PIXELS, ContainerInfo, prob
 from hpc_jepa.data.shards.manifest import Recipe, SampleInfo
 from hpc_jepa.data.shards.transcode import keep_video_stream, remux_in_order, transcode
 from hpc_jepa.data.sources.source import EncodedFile, PackedSample, RawFrames, Sample
-from hpc_jepa.data.timeline import establish, inspect_video
+from hpc_jepa.data.timeline import RATE_TOLERANCE, establish, inspect_video
 from hpc_jepa.errors import UndecodableError
 
 CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg")
@@ -52,8 +52,7 @@ def to_tar_entry(sample: Sample, file: str, classes: tuple[str, ...], recipe: Re
     """Convert a sample to its stored form. Raises UndecodableError if it cannot be read."""
     media = sample.media
     if isinstance(media, PackedSample):
-        info = SampleInfo.model_validate_json(media.info)
-        return TarEntry(info, media.info, media.extension, media.data, info.stored or "copied")
+        return _mend(media, recipe) if media.repair else _keep(media)
     video = _encode_frames(media, recipe.encoding) if isinstance(media, RawFrames) else _store_file(media, recipe)
     interval = (media.start, media.end) if isinstance(media, EncodedFile) else (None, None)
     info = SampleInfo(
@@ -70,6 +69,39 @@ def to_tar_entry(sample: Sample, file: str, classes: tuple[str, ...], recipe: Re
         colour=video.colour,
     )
     return TarEntry(info, info.to_json(), video.extension, video.data, video.method)
+
+
+def _keep(sample: PackedSample) -> TarEntry:
+    info = SampleInfo.model_validate_json(sample.info)
+    return TarEntry(info, sample.info, sample.extension, sample.data, info.stored or "copied")
+
+
+def _mend(sample: PackedSample, recipe: Recipe) -> TarEntry:
+    """Remux or transcode a stored video that readers would not decode in order; correct its metadata."""
+    kept = _keep(sample)
+    if kept.info.is_image:
+        return kept
+    timeline, colour = establish(sample.data), probe_container(sample.data).colour
+    video = _Video(sample.data, sample.extension, timeline.info, kept.method, colour)
+    if timeline.fault:
+        remuxed = _remux(sample.data, sample.extension)
+        if remuxed:
+            video = remuxed._replace(colour=colour)
+        else:
+            video = _transcode(EncodedFile(sample.data), recipe.encoding, timeline.fault)
+    elif colour == kept.info.colour and not metadata_differences(timeline.info, kept.info):
+        return kept
+    changed = video.info._asdict() | {"stored": video.method.partition(":")[0], "colour": video.colour}
+    info = kept.info.model_copy(update=changed)
+    return TarEntry(info, info.to_json(), video.extension, video.data, video.method)
+
+
+def metadata_differences(decoded: VideoInfo, info: SampleInfo) -> list[str]:
+    """How a decoded video contradicts its metadata; fps may differ as far as a rate may from the header's."""
+    names = [name for name in ("frames", "width", "height", "codec") if getattr(decoded, name) != getattr(info, name)]
+    if abs(decoded.fps - info.fps) > RATE_TOLERANCE * info.fps + 1 / max(info.seconds, 1):
+        names.append("fps")
+    return [f"has {name} {getattr(decoded, name)}, but {getattr(info, name)} in its metadata" for name in names]
 
 
 def _encode_frames(frames: RawFrames, encoding: Encoding) -> _Video:
@@ -120,7 +152,7 @@ def _copy(file: EncodedFile, info: ContainerInfo, recipe: Recipe) -> _Video:
         (keep_video_stream(file.data, extension), "stripped") if info.other_streams else (file.data, "copied")
     )
     if recipe.check == "probe" and info.in_order:
-        video = VideoInfo(info.packets, float(info.rate), info.width, info.height, info.codec)
+        video = VideoInfo(info.packets, float(info.rate), info.width, info.height, info.codec, info.times)
         return _Video(data, extension, video, method)
     timeline = establish(data)
     if timeline.fault is None:
@@ -139,7 +171,7 @@ def _remux(data: bytes, extension: str) -> _Video | None:
         return None
     if found.fault or found.checksums != original.checksums:
         return None
-    return _Video(remuxed, extension, found.info._replace(fps=original.info.fps), f"remuxed: {original.fault}")
+    return _Video(remuxed, extension, original.info, f"remuxed: {original.fault}")
 
 
 def _transcode(file: EncodedFile, encoding: Encoding, reason: str) -> _Video:

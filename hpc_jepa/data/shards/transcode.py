@@ -11,7 +11,7 @@ from hpc_jepa.data.decode import VideoInfo, open_video
 from hpc_jepa.data.encode import MAX_RATE_DENOMINATOR, Encoding, encode_frames
 from hpc_jepa.data.shards.container import MAX_FRAME_PIXELS
 from hpc_jepa.data.shards.frame_conversion import convert, stored_colour, upright
-from hpc_jepa.data.timeline import PACKED_FLAG, Timeline, frames_between, read_track
+from hpc_jepa.data.timeline import PACKED_FLAG, Timeline, frames_between, read_track, variable_times
 from hpc_jepa.errors import UndecodableError
 
 BITEXACT = {"fflags": "bitexact"}
@@ -36,8 +36,9 @@ def transcode(
         width, height = _scaled_size(first, encoding.short_side)
         scaled = convert(chain([first], frames), width, height, encoding.pixel_format)
         data, count = encode_frames(scaled, width, height, rate, encoding, stored_colour(first))
+        variable = variable_times(times, track.tick) if len(times) == count else None
         fps = float(rate.limit_denominator(MAX_RATE_DENOMINATOR))
-        return data, VideoInfo(count, fps, width, height, encoding.decoder)
+        return data, VideoInfo(count, fps, width, height, encoding.decoder, variable)
 
 
 def keep_video_stream(video: bytes, extension: str) -> bytes:

@@ -9,6 +9,7 @@ from pathlib import Path
 from hpc_jepa.data.shards.index import format_index, index_path, names_with_spaces, read_index, scan_tar
 from hpc_jepa.data.shards.manifest import ShardFile, read_manifest
 from hpc_jepa.data.shards.shard_folder import ShardFolder
+from hpc_jepa.data.shards.storage_policy import metadata_differences
 from hpc_jepa.data.timeline import inspect_video
 from hpc_jepa.errors import DataError, InputError, UndecodableError
 from hpc_jepa.io.atomic import write_atomically
@@ -26,7 +27,8 @@ def find_shard_errors(folder: Path, threads: int, advance: Callable[[], object])
 
 
 def find_decode_errors(folder: Path, samples: Sequence[int], threads: int, advance: Callable[[], object]) -> list[str]:
-    """Errors of ``samples``, one line each: those that do not decode or contradict their metadata."""
+    """Errors of ``samples``, one line each: those that do not decode, also from any frame on, or contradict
+    their metadata."""
     shards = ShardFolder(folder)
     with ThreadPoolExecutor(threads) as pool:
         errors = _collect(pool.map(partial(_sample_errors, shards), samples), advance)
@@ -93,7 +95,4 @@ def _sample_errors(shards: ShardFolder, index: int) -> list[str]:
 
 def _metadata_differences(shards: ShardFolder, index: int) -> Iterator[str]:
     video, info = shards.read(index)
-    decoded = inspect_video(video)
-    for name in ("frames", "width", "height", "codec"):
-        if getattr(decoded, name) != getattr(info, name):
-            yield f"has {name} {getattr(decoded, name)}, but {getattr(info, name)} in its metadata"
+    yield from metadata_differences(inspect_video(video), info)

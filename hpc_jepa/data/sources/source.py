@@ -36,11 +36,12 @@ class EncodedFile:
 
 @dataclass(frozen=True)
 class PackedSample:
-    """A sample of another shard folder: metadata as JSON and video, stored unchanged."""
+    """A sample of another shard folder: metadata as JSON and video, stored unchanged, or repaired if needed."""
 
     info: bytes
     data: bytes
     extension: str
+    repair: bool = False
 
 
 @dataclass(frozen=True)

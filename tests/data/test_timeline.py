@@ -7,15 +7,20 @@ from fractions import Fraction
 import av
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from hpc_jepa.cli.shards import app
 from hpc_jepa.config.data import ClipConfig
 from hpc_jepa.data.decode import UndecodableError, decode_frames
 from hpc_jepa.data.encode import Encoding
 from hpc_jepa.data.frame_sampling import training_frames
-from hpc_jepa.data.shards.manifest import Recipe
+from hpc_jepa.data.shards.builder import build_shards, make_recipe
+from hpc_jepa.data.shards.manifest import Recipe, SampleInfo
+from hpc_jepa.data.shards.shard_folder import ShardFolder
 from hpc_jepa.data.shards.storage_policy import to_tar_entry
-from hpc_jepa.data.sources.source import EncodedFile, Sample
+from hpc_jepa.data.sources.source import EncodedFile, PackedSample, Sample
 from hpc_jepa.data.timeline import establish
+from hpc_jepa.errors import DataError
 
 FRAMES = 30
 GREYS = np.arange(FRAMES) * 8 + 4
@@ -165,6 +170,11 @@ def stored(data, mode="copy", check="decode", start=None, end=None):
     return to_tar_entry(Sample(EncodedFile(data, start, end), label=None), "file", (), recipe)
 
 
+def call(*words):
+    result = CliRunner().invoke(app, [str(word) for word in words], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+
+
 def assert_frames(entry, greys, tolerance=3):
     """The frames have these greys, all at once and one by one."""
     frames = decode_frames(entry.video, range(entry.info.frames))
@@ -280,3 +290,32 @@ def test_clips_of_a_given_rate_follow_the_times():
     assert training_frames(11, 10 / 4.6, clip, 0.0, times).tolist() == [0, 4, 6, 6]
     even = np.arange(40) / 25
     assert training_frames(40, 25.0, clip, 0.3, even).tolist() == training_frames(40, 25.0, clip, 0.3).tolist()
+
+
+def test_verify_finds_samples_of_earlier_builds_and_reshard_repairs_them(listed, tmp_path):
+    size_change = compressed("libvpx-vp9", flat(GREYS[:10]))[1]
+    for piece in compressed("libvpx-vp9", flat(GREYS[10:], 48, 96))[1]:
+        size_change.append(Piece(piece.data, piece.pts + 10, piece.dts + 10, piece.key))
+    files = {
+        "avi": (packed_avi(), "mpeg4", 25.0),
+        "mp4": (encoded("libx264", "mp4"), "h264", 25.0),
+        "mkv": (encoded("libx264", "matroska"), "h264", 600.0),
+        "webm": (muxed("libvpx-vp9", size_change, "webm"), "vp9", 25.0),
+    }
+    samples = [
+        PackedSample(SampleInfo(frames=30, fps=fps, width=64, height=64, codec=codec, label=1).to_json(), data, kind)
+        for kind, (data, codec, fps) in files.items()
+    ]
+    source = listed(tuple(samples))
+    build_shards(source, tmp_path / "train", make_recipe(source, 10), 0, lambda sample: None)
+    with pytest.raises(DataError, match=r"\(and 2 more\).* --repair"):
+        call("verify", tmp_path / "train", "--decode")
+    call("reshard", tmp_path / "train", "--out", tmp_path / "new", "--repair", "--workers", "1")
+    call("verify", tmp_path / "new" / "train", "--decode")
+    folder = ShardFolder(tmp_path / "new" / "train")
+    repaired = [folder.read(index) for index in sorted(range(len(folder)), key=folder.key)]
+    assert [video.info.stored for video in repaired] == ["remuxed", None, "copied", "transcoded"]
+    assert repaired[1].data == files["mp4"][0]
+    for video in repaired:
+        assert (video.info.frames, video.info.fps, video.info.label) == (30, 25, 1)
+        np.testing.assert_allclose(decode_frames(video.data, range(30)).mean((1, 2, 3)), GREYS, atol=3)

@@ -9,7 +9,7 @@ from contextlib import contextmanager
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from hpc_jepa.errors import UndecodableError
 
@@ -17,11 +17,11 @@ SIGNATURES = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n")
 """First bytes of JPEG and PNG files, the images that shards hold."""
 
 OTHER_SIGNATURES = re.compile(
-    rb"RIFF....WEBP|GIF8[79]a|II[*+]\0|MM\0[*+]|\0\0\0\x0cjP  |\xff\x4f\xff\x51|....ftypavi[fs]"
+    rb"RIFF....WEBP|GIF8[79]a|II[*+]\0|MM\0[*+]|\0\0\0\x0cjP  |\xff\x4f\xff\x51|....ftyp(?:avi[fs]|hei[cxms]|mif1)"
     rb"|BM.{4}\0{4}.{4}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0",
     re.DOTALL,
 )
-"""First bytes of WebP, GIF, TIFF, JPEG 2000, AVIF and BMP files."""
+"""First bytes of WebP, GIF, TIFF, JPEG 2000, AVIF, HEIF and BMP files."""
 
 LOSSY_FORMATS = ("JPEG", "MPO", "WEBP", "JPEG2000", "AVIF")
 
@@ -48,6 +48,9 @@ def is_still_image(data: bytes) -> bool:
 
 
 def _is_still(data: bytes) -> bool:
+    if data[4:8] == b"ftyp" and not opens_as_image(data):
+        # FFmpeg would take one tile of it for the picture.
+        raise UndecodableError("is a HEIF image, which is not read; convert it to JPEG")
     with open_image(data) as image:
         if image.format == "TIFF" or not getattr(image, "is_animated", False):
             return True
@@ -71,6 +74,8 @@ def open_image(data: bytes) -> Iterator[Image.Image]:
     try:
         with Image.open(io.BytesIO(data)) as image:
             yield image
+    except UnidentifiedImageError as error:  # its message has an address in memory
+        raise UndecodableError("does not decode: cannot identify the image") from error
     except PILLOW_ERRORS as error:
         raise UndecodableError(f"does not decode: {error}") from error
 

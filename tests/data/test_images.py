@@ -209,6 +209,11 @@ def test_an_animation_is_a_video(form, listed, built, tmp_path):
 
 
 def test_a_damaged_still_image_is_left_out(listed, built, tmp_path):
+    heif = b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(200)
     files = (picture(0), saved(Image.fromarray(GRADIENT), "WEBP")[:200], saved(Image.fromarray(GRADIENT), "BMP")[:900])
+    files += (saved(Image.fromarray(GRADIENT), "PNG")[:20], heif)
     folder = built(listed(tuple(map(EncodedFile, files))), tmp_path / "images")
     assert len(ShardFolder(folder)) == 1
+    reasons = (folder / "ledger.jsonl").read_text()
+    assert reasons.count("\n") == 4 and "HEIF" in reasons
+    assert " at 0x" not in reasons

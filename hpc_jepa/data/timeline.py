@@ -261,13 +261,14 @@ def _fault(track: Track, order: Sequence[int], container: InputContainer) -> str
 def _access_fault(stream: VideoStream, track: Track, checksums: dict[int, int]) -> str | None:
     """Whether frames differ if decoding starts at the key frame before them and skips others; in a few words.
 
-    Every group of pictures is decoded alone: its leading frames, then every other frame, then the rest.
+    Every group of pictures is decoded alone: its leading frames, and every other of the rest; of the first, all.
     """
-    for key, end in pairwise([*track.key_positions(), len(track.packets)]):
+    for number, (key, end) in enumerate(pairwise([*track.key_positions(), len(track.packets)])):
         group = [time for time in track.times[key:end] if time is not None]
         leading = {time for time in group if time < group[0]}
         rest = sorted(set(group) - leading)
-        for requested in filter(None, (leading, set(rest[::2]), set(rest[1::2]))):
+        halves = [set(rest[::2]), set(rest[1::2])]
+        for requested in filter(None, (leading, *(halves[number % 2 :][:1] if number else halves))):
             try:
                 for time, frame in frames_at(stream, track.packets, requested):
                     if _checksum(frame) != checksums[time]:

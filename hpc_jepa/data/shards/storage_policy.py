@@ -18,7 +18,7 @@ from hpc_jepa.data.shards.container import MAX_FRAME_PIXELS, ContainerInfo, prob
 from hpc_jepa.data.shards.manifest import Recipe, SampleInfo
 from hpc_jepa.data.shards.transcode import keep_video_stream, remux_in_order, transcode
 from hpc_jepa.data.sources.source import EncodedFile, PackedSample, RawFrames, Sample
-from hpc_jepa.data.timeline import RATE_TOLERANCE, establish, inspect_video
+from hpc_jepa.data.timeline import RATE_TOLERANCE, Timeline, establish, inspect_video
 from hpc_jepa.errors import UndecodableError
 
 CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg")
@@ -84,7 +84,7 @@ def _mend(sample: PackedSample, recipe: Recipe) -> TarEntry:
     timeline, colour = establish(sample.data), probe_container(sample.data).colour
     video = _Video(sample.data, sample.extension, timeline.info, kept.method, colour)
     if timeline.fault:
-        remuxed = _remux(sample.data, sample.extension)
+        remuxed = _remux(sample.data, timeline, sample.extension)
         if remuxed:
             video = remuxed._replace(colour=colour)
         else:
@@ -157,12 +157,12 @@ def _copy(file: EncodedFile, info: ContainerInfo, recipe: Recipe) -> _Video:
     timeline = establish(data)
     if timeline.fault is None:
         return _Video(data, extension, timeline.info, method)
-    return _remux(file.data, extension) or _transcode(file, recipe.encoding, timeline.fault)
+    original = timeline if data is file.data else establish(file.data)
+    return _remux(file.data, original, extension) or _transcode(file, recipe.encoding, timeline.fault)
 
 
-def _remux(data: bytes, extension: str) -> _Video | None:
+def _remux(data: bytes, original: Timeline, extension: str) -> _Video | None:
     """The same frames with times of their own, unless that does not mend the file."""
-    original = establish(data)
     extension = "mp4" if extension == "avi" else extension
     try:
         remuxed = remux_in_order(data, original, extension)

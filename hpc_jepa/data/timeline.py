@@ -289,12 +289,12 @@ def _checksum(frame: VideoFrame) -> int:
 
 
 def frames_between(
-    stream: VideoStream, track: Track, start: float | None, end: float | None
+    stream: VideoStream, track: Track, start: float | None, end: float | None, seek: bool = True
 ) -> tuple[list[int], Iterator[VideoFrame]]:
     """Times in ticks, and frames, with ``start`` <= time < ``end``: seconds after the first frame.
 
-    Decoding starts at the key frame before ``start`` if the container is one that can be trusted, else at the first
-    packet. Raises UndecodableError if a cut is requested and the frames have no times.
+    With ``seek`` decoding starts at the key frame before ``start`` if the container is one that can be trusted, else at
+    the first packet. Raises UndecodableError if a cut is requested and the frames have no times, or some are missing.
     """
     times = track.shown_times()
     if start is None and end is None:
@@ -304,19 +304,24 @@ def frames_between(
     first = times[0] + Fraction(start or 0).limit_denominator(10**6) / track.tick
     last = None if end is None else times[0] + Fraction(end).limit_denominator(10**6) / track.tick
     selected = [time for time in times if first <= time and (last is None or time < last)]
-    return selected, _cut(stream, track, times, first, last)
+    return selected, _cut(stream, track, times, selected, seek)
 
 
-def _cut(
-    stream: VideoStream, track: Track, times: list[int], first: Fraction, last: Fraction | None
-) -> Iterator[VideoFrame]:
-    key = 0
-    if track.seekable:
+def _cut(stream: VideoStream, track: Track, times: list[int], selected: list[int], seek: bool) -> Iterator[VideoFrame]:
+    if not selected:
+        return
+    key, first, last = 0, selected[0], selected[-1]
+    found: list[int] = []
+    if seek and track.seekable:
         key = max((k for k in track.key_positions() if (track.times[k] or 0) <= first), default=0)
     for number, (position, frame) in enumerate(decode_track(stream, track, key)):
         time = track.times[position] if track.reliable else times[min(number, len(times) - 1)]
         assert time is not None
-        if last is not None and time >= last:
-            return
+        if time > last:
+            break
         if time >= first:
+            found.append(time)
             yield frame
+    expected = sum(time >= found[0] for time in selected) if found and not key else len(selected)
+    if len(found) < expected:
+        raise UndecodableError(f"only {len(found)} of {expected} frames decode")

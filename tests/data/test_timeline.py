@@ -283,6 +283,33 @@ def test_cuts_begin_at_their_frame(container, interval):
     assert entry.info.fps == 25
 
 
+def test_cuts_of_a_stream_without_true_key_frames_are_decoded_from_the_start():
+    refreshed = {"x264-params": "keyint=8:intra-refresh=1:bframes=0:scenecut=0", "crf": "1"}
+    file = encoded("libx264", "mp4", options=refreshed)
+    assert_frames(stored(file, start=0.6), GREYS[15:])
+    assert_frames(stored(file), GREYS)
+
+
+def test_sound_is_removed_from_packed_frames():
+    video = packed_avi()
+    file = io.BytesIO()
+    with av.open(io.BytesIO(video)) as source, av.open(file, "w", format="avi") as output:
+        stream = output.add_stream_from_template(source.streams.video[0])
+        sound = output.add_stream("mp3", rate=16000, layout="mono")
+        for packet in source.demux(video=0):
+            if packet.size:
+                packet.stream = stream
+                output.mux(packet)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1152), np.int16), "s16p", "mono")
+        frame.sample_rate = 16000
+        output.mux(sound.encode(frame))
+        output.mux(sound.encode(None))
+    for check in ("decode", "probe"):
+        entry = stored(file.getvalue(), check=check)
+        assert entry.method == "remuxed: packed B-frames"
+        assert_frames(entry, GREYS)
+
+
 def test_clips_of_a_given_rate_follow_the_times():
     clip = ClipConfig(frames=4, fps=5)
     times = [0.0, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 1.6, 2.6, 3.6, 4.6]

@@ -84,7 +84,7 @@ def _mend(sample: PackedSample, recipe: Recipe) -> TarEntry:
     timeline, colour = establish(sample.data), probe_container(sample.data).colour
     video = _Video(sample.data, sample.extension, timeline.info, kept.method, colour)
     if timeline.fault:
-        remuxed = _remux(sample.data, timeline, sample.extension)
+        remuxed = _remux(sample.data, timeline, sample.extension, timeline.fault)
         if remuxed:
             video = remuxed._replace(colour=colour)
         else:
@@ -148,20 +148,28 @@ def _copy(file: EncodedFile, info: ContainerInfo, recipe: Recipe) -> _Video:
     """Store the file, or its video stream, if every reader finds the right frames; else remux it, or transcode."""
     extension = _extension(info)
     assert extension is not None
-    data, method = (
-        (keep_video_stream(file.data, extension), "stripped") if info.other_streams else (file.data, "copied")
-    )
-    if recipe.check == "probe" and info.in_order:
-        video = VideoInfo(info.packets, float(info.rate), info.width, info.height, info.codec, info.times)
-        return _Video(data, extension, video, method)
-    timeline = establish(data)
-    if timeline.fault is None:
-        return _Video(data, extension, timeline.info, method)
-    original = timeline if data is file.data else establish(file.data)
-    return _remux(file.data, original, extension) or _transcode(file, recipe.encoding, timeline.fault)
+    original, fault = None, "other streams"
+    data, method = file.data, "copied"
+    try:
+        if info.other_streams:
+            data, method = keep_video_stream(data, extension), "stripped"
+        if recipe.check == "probe" and info.in_order:
+            video = VideoInfo(info.packets, float(info.rate), info.width, info.height, info.codec, info.times)
+            return _Video(data, extension, video, method)
+        original = establish(data)
+        if original.fault is None:
+            return _Video(data, extension, original.info, method)
+        fault = original.fault
+    except UndecodableError:
+        if not info.other_streams:
+            raise
+    if original is None or info.other_streams:
+        original = establish(file.data)
+    fault = original.fault or fault
+    return _remux(file.data, original, extension, fault) or _transcode(file, recipe.encoding, fault)
 
 
-def _remux(data: bytes, original: Timeline, extension: str) -> _Video | None:
+def _remux(data: bytes, original: Timeline, extension: str, fault: str) -> _Video | None:
     """The same frames with times of their own, unless that does not mend the file."""
     extension = "mp4" if extension == "avi" else extension
     try:
@@ -171,7 +179,7 @@ def _remux(data: bytes, original: Timeline, extension: str) -> _Video | None:
         return None
     if found.fault or found.checksums != original.checksums:
         return None
-    return _Video(remuxed, extension, original.info, f"remuxed: {original.fault}")
+    return _Video(remuxed, extension, original.info, f"remuxed: {fault}")
 
 
 def _transcode(file: EncodedFile, encoding: Encoding, reason: str) -> _Video:

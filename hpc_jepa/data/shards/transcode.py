@@ -25,9 +25,20 @@ def transcode(
     No frame is dropped or repeated; times follow the average rate. Nothing is enlarged, sides become even. Raises
     UndecodableError if a frame is damaged.
     """
+    if start is None:
+        return _transcode(video, encoding, start, end, seek=False)
+    try:
+        return _transcode(video, encoding, start, end, seek=True)
+    except UndecodableError:  # some key frames are none, as with periodic intra refresh
+        return _transcode(video, encoding, start, end, seek=False)
+
+
+def _transcode(
+    video: bytes, encoding: Encoding, start: float | None, end: float | None, seek: bool
+) -> tuple[bytes, VideoInfo]:
     with open_video(video) as (container, stream):
         track = read_track(container, stream)
-        times, selected = frames_between(stream, track, start, end)
+        times, selected = frames_between(stream, track, start, end, seek)
         rate = track.rate(times, stream)
         frames = upright(selected)
         first = next(frames, None)

@@ -77,13 +77,16 @@ def _keep(sample: PackedSample) -> TarEntry:
 
 
 def _mend(sample: PackedSample, recipe: Recipe) -> TarEntry:
-    """Remux or transcode a stored video that readers would not decode in order; correct its metadata."""
+    """Remux or transcode a stored video that readers would not decode in order or upright; correct its metadata."""
     kept = _keep(sample)
     if kept.info.is_image:
         return kept
-    timeline, colour = establish(sample.data), probe_container(sample.data).colour
+    timeline, container = establish(sample.data), probe_container(sample.data)
+    colour = container.colour
     video = _Video(sample.data, sample.extension, timeline.info, kept.method, colour)
-    if timeline.fault:
+    if container.rotated:
+        video = _transcode(EncodedFile(sample.data), recipe.encoding, "rotated")
+    elif timeline.fault:
         remuxed = _remux(sample.data, timeline, sample.extension, timeline.fault)
         if remuxed:
             video = remuxed._replace(colour=colour)

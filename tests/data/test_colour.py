@@ -6,6 +6,7 @@ import shutil
 import struct
 import subprocess
 from collections import Counter
+from dataclasses import replace
 
 import av
 import numpy as np
@@ -24,6 +25,7 @@ from hpc_jepa.data.shards.manifest import Recipe, SampleInfo
 from hpc_jepa.data.shards.shard_folder import ShardFolder
 from hpc_jepa.data.shards.storage_policy import to_tar_entry
 from hpc_jepa.data.shards.transcode import transcode
+from hpc_jepa.data.shards.verify import find_decode_errors
 from hpc_jepa.data.sources.source import EncodedFile, PackedSample, Sample
 
 MUTED = [(0, 0, 180), (172, 0, 0), (173, 0, 183), (12, 220, 2), (13, 209, 185), (186, 199, 3), (187, 189, 189)]
@@ -238,12 +240,15 @@ def test_dali_gives_the_colours_of_pyav(vp9_shards):
     assert difference.abs().flatten(1).median(dim=1).values.max() <= 3  # borders of colours differ more
 
 
-def test_repair_states_colours_and_turns_videos_of_earlier_builds():
+def test_verify_finds_a_mirrored_video_and_repair_turns_it_and_states_colours(listed, built, tmp_path):
     recipe = Recipe(dataset="d", split="s", settings={}, encoding=H264, samples_per_shard=1)
     mirrored, tagged = with_display_matrix(video(bars()), (1, 0, 0, -1)), video(bars(), matrix=1)
     height, width = bars().shape[:2]
     info = SampleInfo(frames=3, fps=25.0, width=width, height=height, codec="h264", label=4, stored="copied")
-    stored = [PackedSample(info.to_json(), file, "mp4", repair=True) for file in (mirrored, tagged)]
+    kept = tuple(PackedSample(info.to_json(), file, "mp4") for file in (mirrored, tagged))
+    folder = built(listed(kept), tmp_path / "earlier")
+    assert len(find_decode_errors(folder, [0, 1], 1, lambda: None)) == 1
+    stored = [replace(sample, repair=True) for sample in kept]
     first, second = (to_tar_entry(Sample(sample), "a file", (), recipe) for sample in stored)
     assert (first.info.stored, first.info.label, second.info.stored) == ("transcoded", 4, "copied")
     assert np.abs(decode_frames(first.video, [0])[0] - bars()[::-1].astype(int)).mean() < 8

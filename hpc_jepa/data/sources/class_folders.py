@@ -2,9 +2,9 @@
 
 from pathlib import Path, PurePosixPath
 
-from hpc_jepa.data.sources.annotated_files import AnnotatedSample, DatasetListing
+from hpc_jepa.data.sources.annotated_files import AnnotatedSample, DatasetListing, LayoutFault
 from hpc_jepa.data.sources.annotations import SPLITS
-from hpc_jepa.data.sources.file_tree import FileTree, safe_key
+from hpc_jepa.data.sources.file_tree import OTHER_MEDIA, FileTree, safe_key
 from hpc_jepa.errors import InputError
 
 LAYOUT = "<class>/<file> or <split>/<class>/<file>"
@@ -16,13 +16,30 @@ def list_class_folders(videos: Path) -> DatasetListing:
     if not files.names:
         raise InputError(f"{videos}: no videos or images; expected {LAYOUT}")
     parsed = [_parse(name) for name in files.names]
-    classes = tuple(sorted({name for _, name, _ in parsed if name}))
+    places = {(split, name) for split, name, _ in parsed if name}
+    classes = tuple(sorted({name for _, name in places}))
     labels = {name: label for label, name in enumerate(classes)}
     entries = [
         AnnotatedSample(safe_key(key), file, split, labels.get(name))
         for file, (split, name, key) in zip(files.names, parsed, strict=True)
     ]
-    return DatasetListing("folder", tuple(entries), classes, files, LAYOUT)
+    return DatasetListing("folder", tuple(entries), classes, files, LAYOUT, faults=_faults(files, len(places)))
+
+
+def _faults(files: FileTree, places: int) -> tuple[LayoutFault, ...]:
+    """Folders of classes without a file, and folders beside those of splits that are not splits themselves."""
+    texts = {str(PurePosixPath(name).parent) for name in files.other if not name.lower().endswith(OTHER_MEDIA)}
+    leaves = [name for name in files.empty_folders if not any(x.startswith(f"{name}/") for x in files.empty_folders)]
+    empty = tuple(name for name in leaves if name not in texts)
+    top = {PurePosixPath(name).parts[0] for name in files.names if "/" in name}
+    classes = tuple(sorted(name for name in top if name.lower() not in SPLITS))
+    faults = []
+    if empty:
+        faults.append(LayoutFault(len(empty), places + len(empty), "folders have no video or image", empty))
+    if classes and len(classes) < len(top):
+        what = f"folders are beside those of splits but not named like one, so they are classes ({', '.join(SPLITS)})"
+        faults.append(LayoutFault(len(classes), len(top), what, classes, limited=False))
+    return tuple(faults)
 
 
 def _parse(file: str) -> tuple[str, str, str]:

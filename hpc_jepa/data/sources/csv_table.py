@@ -1,14 +1,16 @@
 """Your own data in a CSV file with a column ``file`` and optional label, text, start, end, split and key."""
 
+import re
 from pathlib import Path, PurePosixPath
 
 from hpc_jepa.data.sources.annotated_files import AnnotatedSample, DatasetListing
-from hpc_jepa.data.sources.annotations import find_annotation, parse_seconds, read_csv
-from hpc_jepa.data.sources.file_tree import FileTree, safe_key
+from hpc_jepa.data.sources.annotations import find_annotation, parse_seconds, read_csv, read_text
+from hpc_jepa.data.sources.file_tree import IMAGE_TYPES, VIDEO_TYPES, FileTree, safe_key
 from hpc_jepa.errors import InputError
 
 LAYOUT = "as in column 'file', relative to the folder of videos"
 COLUMNS = ("file", "label", "text", "start", "end", "split", "key")
+HEADERLESS = re.compile(rf"(.+(?:{'|'.join(map(re.escape, VIDEO_TYPES + IMAGE_TYPES))}))(?:[ ,;\t]+(\S+))?", re.I)
 MAX_LABEL_DIGITS = 6
 """Limit for numeric labels, because the largest one sets the number of classes."""
 
@@ -16,10 +18,11 @@ MAX_LABEL_DIGITS = 6
 def list_csv_table(videos: Path, annotations: Path) -> DatasetListing:
     """Labels are class names, numbered in alphabetical order, or numbers. The default split is ``train``.
 
-    Times are in seconds.
+    Times are in seconds. Files may have absolute paths. Tables of V-JEPA, ``<file> <label>`` without a header, are read
+    too.
     """
     path = find_annotation(annotations, "*.csv")
-    rows = list(read_csv(path, "file"))
+    rows = _rows_without_header(path) or list(read_csv(path, "file"))
     if not rows:
         raise InputError(f"{path}: no rows")
     if unknown := [column for column in rows[0] if column not in COLUMNS]:
@@ -45,13 +48,27 @@ def _entry(path: Path, row: dict[str, str], labels: dict[str, int], files: FileT
     start, end = (parse_seconds(path, row, column) if row.get(column) else None for column in ("start", "end"))
     if start is not None and start < 0:
         raise InputError(f"{path}: start {start:g} of {file} is negative")
+    found = files.resolve(file)
+    name = PurePosixPath(found or file)
     times = "".join(f"_{time:g}" for time in (start, end) if time is not None)
     return AnnotatedSample(
-        key=safe_key(row.get("key") or f"{PurePosixPath(file).with_suffix('')}{times}"),
-        file=file if file in files else None,
+        key=safe_key(row.get("key") or f"{name.with_suffix('')}{times}"),
+        file=found,
         split=split,
         label=labels[row["label"]] if row.get("label") else None,
         text=row.get("text") or None,
         start=start,
         end=end,
+        sought=(name.name.partition(".")[0],),
     )
+
+
+def _rows_without_header(path: Path) -> list[dict[str, str]]:
+    """Rows ``<file> <label>``, ``<file>,<label>`` or ``<file>`` of a table without a header; none if it has one."""
+    lines = [line for line in read_text(path).splitlines() if line.strip()]
+    rows = [HEADERLESS.fullmatch(line.strip()) for line in lines]
+    if not lines or not rows[0]:
+        return []
+    if wrong := [number for number, row in enumerate(rows, start=1) if not row]:
+        raise InputError(f"{path}:{wrong[0]}: expected '<file> <label>', as in line 1; or give the table a header")
+    return [{"file": row[1], "label": row[2] or ""} for row in rows if row]

@@ -15,16 +15,23 @@ def list_diving48(videos: Path, annotations: Path) -> DatasetListing:
 
     Each file is one dive (``start_frame`` is 0), so it is stored whole.
     """
-    classes = tuple(" ".join(figures) for figures in read_json(find_annotation(annotations, "Diving48_vocab.json")))
+    classes = _classes(find_annotation(annotations, "Diving48_vocab.json"))
     files = FileTree(videos)
     entries = []
     for split in ("train", "test"):
         path = find_annotation(annotations, f"Diving48_V2_{split}.json")
         for record in read_json_records(path, "vid_name", "label", "start_frame", "end_frame"):
-            name, label = record["vid_name"], record["label"]
+            name, label = str(record["vid_name"]), record["label"]
             if record["start_frame"] != 0:
                 raise InputError(f"{path}: {name} has start_frame {record['start_frame']}; expected 0, as in V2")
-            if not 0 <= label < len(classes):
-                raise InputError(f"{path}: {name} has label {label}, Diving48_vocab.json has {len(classes)} classes")
-            entries.append(AnnotatedSample(safe_key(name), files.find(name), split, label))
-    return DatasetListing("diving48", tuple(entries), classes, files, LAYOUT)
+            if not isinstance(label, int) or not 0 <= label < len(classes):
+                raise InputError(f"{path}: {name} has label {label!r}, Diving48_vocab.json has {len(classes)} classes")
+            entries.append(AnnotatedSample(safe_key(name), files.find(name), split, label, sought=(name,)))
+    return DatasetListing("diving48", tuple(entries), classes, files, LAYOUT, expected_splits=("train", "test"))
+
+
+def _classes(path: Path) -> tuple[str, ...]:
+    vocabulary = read_json(path)
+    if not isinstance(vocabulary, list) or not all(isinstance(figures, list) for figures in vocabulary):
+        raise InputError(f'{path}: expected a list of classes, each a list of figures, [["Back", "15som", ...], ...]')
+    return tuple(" ".join(map(str, figures)) for figures in vocabulary)

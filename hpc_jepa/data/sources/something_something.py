@@ -3,7 +3,13 @@
 from pathlib import Path
 
 from hpc_jepa.data.sources.annotated_files import AnnotatedSample, DatasetListing
-from hpc_jepa.data.sources.annotations import find_annotation, find_annotations, read_json, read_json_records
+from hpc_jepa.data.sources.annotations import (
+    ClassNumbers,
+    find_annotation,
+    find_annotations,
+    read_json,
+    read_json_records,
+)
 from hpc_jepa.data.sources.file_tree import FileTree, safe_key
 from hpc_jepa.errors import InputError
 
@@ -20,28 +26,31 @@ def list_something_something(videos: Path, annotations: Path) -> DatasetListing:
     """
     path = find_annotation(annotations, "labels.json", "*-labels.json")
     labels = read_json(path)
-    if not isinstance(labels, dict) or sorted(map(int, labels.values())) != list(range(len(labels))):
+    numbered = isinstance(labels, dict) and all(str(number).isdecimal() for number in labels.values())
+    if not numbered or sorted(map(int, labels.values())) != list(range(len(labels))):
         raise InputError(f'{path}: expected templates with numbers from 0, {{"Holding something": "0", ...}}')
     classes = tuple(sorted(labels, key=lambda name: int(labels[name])))
-    numbers = {name: label for label, name in enumerate(classes)}
+    numbers = ClassNumbers(classes)
     files = FileTree(videos)
     entries: list[AnnotatedSample] = []
     patterns = [f"{prefix}{split}.json" for split in SPLIT_NAMES for prefix in ("", "*-")]
-    for part in find_annotations(annotations, *patterns):
-        entries += _entries(part, part.stem.rpartition("-")[2], numbers, files)
-    return DatasetListing("something-something-v2", tuple(entries), classes, files, LAYOUT)
+    parts = find_annotations(annotations, *patterns)
+    splits = [part.stem.rpartition("-")[2] for part in parts]
+    for part, split in zip(parts, splits, strict=True):
+        entries += _entries(part, split, numbers, files)
+    return DatasetListing("something-something-v2", tuple(entries), classes, files, LAYOUT, tuple(splits))
 
 
-def _entries(path: Path, split: str, numbers: dict[str, int], files: FileTree) -> list[AnnotatedSample]:
+def _entries(path: Path, split: str, numbers: ClassNumbers, files: FileTree) -> list[AnnotatedSample]:
     entries = []
     for record in read_json_records(path, "id", *(LABEL_KEYS if split != "test" else ())):
         entry = AnnotatedSample(safe_key(str(record["id"])), files.find(str(record["id"])), split)
         if split != "test":
             text, template, placeholders = (record[key] for key in LABEL_KEYS)
-            name = template.replace("[", "").replace("]", "")
-            if name not in numbers:
+            number = numbers.get(str(template).replace("[", "").replace("]", ""))
+            if number is None:
                 raise InputError(f"{path}: id {record['id']}: template '{template}' is not in labels.json")
-            label = {"label": numbers[name], "text": text, "template": template, "placeholders": tuple(placeholders)}
+            label = {"label": number, "text": text, "template": template, "placeholders": tuple(placeholders or ())}
             entry = entry._replace(**label)
         entries.append(entry)
     return entries

@@ -1,29 +1,43 @@
 """UCF-101: Class/v_Class_g08_c01.avi, and three official train/test splits."""
 
-from pathlib import Path
+import re
+from pathlib import Path, PurePosixPath
 
 from hpc_jepa.data.sources.annotated_files import AnnotatedSample, DatasetListing
-from hpc_jepa.data.sources.annotations import find_annotation, read_lines
-from hpc_jepa.data.sources.file_tree import FileTree, safe_key
+from hpc_jepa.data.sources.annotations import ClassNumbers, find_annotation, read_lines
+from hpc_jepa.data.sources.file_tree import VIDEO_TYPES, FileTree, safe_key
 from hpc_jepa.errors import InputError
 
 LAYOUT = "Class/v_Class_g08_c01.avi"
 
 
 def list_ucf101(videos: Path, annotations: Path, number: int = 1) -> DatasetListing:
-    """Split ``number`` (1 to 3) of ucfTrainTestlist. The label is the number in classInd.txt minus one."""
+    """Split ``number`` (1 to 3) of ucfTrainTestlist. The label is the number in classInd.txt minus one.
+
+    Classes and files are found in any spelling: HandStandPushups and HandstandPushups occur in released files.
+    """
     classes = _classes(find_annotation(annotations, "classInd.txt"))
     files = FileTree(videos)
-    labels = {name: label for label, name in enumerate(classes)}
+    labels = ClassNumbers(classes)
     entries = []
     for split in ("train", "test"):
         path = find_annotation(annotations, f"{split}list{number:02d}.txt")
         for line, words in enumerate(read_lines(path), start=1):
-            name, _, stem = words[0].removesuffix(".avi").rpartition("/")
-            if name not in labels:
+            name, stem = _parse(words[0])
+            label = labels.get(name)
+            if label is None:
                 raise InputError(f"{path}:{line}: class '{name}' is not in classInd.txt; expected lines like {LAYOUT}")
-            entries.append(AnnotatedSample(safe_key(stem), files.find(stem, near=name), split, labels[name]))
-    return DatasetListing("ucf101", tuple(entries), classes, files, LAYOUT)
+            file = files.find_spelling(stem, near=name)
+            entries.append(AnnotatedSample(safe_key(stem), file, split, label, sought=(stem,)))
+    return DatasetListing("ucf101", tuple(entries), classes, files, LAYOUT, expected_splits=("train", "test"))
+
+
+def _parse(file: str) -> tuple[str, str]:
+    """Class and stem of a line of a list; the class is that of the folder, or else that in the file name."""
+    path = PurePosixPath(file.replace("\\", "/"))
+    stem = path.stem if path.suffix.lower() in VIDEO_TYPES else path.name
+    named = re.fullmatch(r"v_(.+)_g\d+_c\d+", stem)
+    return path.parent.name or (named[1] if named else ""), stem
 
 
 def _classes(path: Path) -> tuple[str, ...]:

@@ -25,6 +25,7 @@ class LayoutFault(NamedTuple):
     """Something wrong with a data set as it is on disk: ``faulty`` of ``total`` items, as in '3 of 101 <what>'.
 
     limited: whether a larger share than allowed stops the build. at_least: minimum for the total of that share.
+    split: the one that it concerns, if only one.
     """
 
     faulty: int
@@ -33,6 +34,7 @@ class LayoutFault(NamedTuple):
     examples: tuple[str, ...]
     limited: bool = True
     at_least: int = 1
+    split: str = ""
 
     def exceeds(self, allowed: float) -> bool:
         """Whether more items are faulty than ``allowed``, a share."""

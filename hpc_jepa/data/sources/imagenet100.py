@@ -80,7 +80,7 @@ def _unsorted_fault(split: str, names: list[str], images: int) -> LayoutFault:
     what = f"images are in {split} but in no folder of a class"
     if split == "validation":
         what += "; sort them into val/<wnid>/, or put LOC_val_solution.csv beside the list of classes"
-    return LayoutFault(len(names), images, what, tuple(names))
+    return LayoutFault(len(names), images, what, tuple(names), split=split)
 
 
 def _class_list(annotations: Path) -> Path:
@@ -129,7 +129,7 @@ def _text_classes(path: Path) -> Iterator[tuple[str, str]]:
         line = " ".join(words)
         match = WNID.search(line)
         if match:
-            name = re.sub(r"^[\W_]*(\d+(?=\W|$))?[\W_]*", "", line[match.end() :]).rstrip("\"',; ")
+            name = re.sub(r"^[\W_]*(\d+(?=[\s,;:]|$))?[\W_]*", "", line[match.end() :]).rstrip("\"',; ")
             yield match[0], name or match[0]
         elif not line.startswith("#") and not (number == 1 and line.lower().startswith(HEADERS)):
             raise InputError(f"{path}:{number}: no wnid in '{line[:60]}'; expected lines like 'n01440764 tench'")

@@ -25,7 +25,8 @@ def find_faults(listing: DatasetListing, splits: Sequence[str] = ()) -> list[Lay
         *_similar_classes(listing.classes),
         *_other_types(listing.files),
     ]
-    return sorted(faults, key=lambda fault: not fault.limited)
+    concerned = [fault for fault in faults if not splits or not fault.split or fault.split in splits]
+    return sorted(concerned, key=lambda fault: not fault.limited)
 
 
 def _missing(listing: DatasetListing, entries: Sequence[AnnotatedSample]) -> Iterator[LayoutFault]:

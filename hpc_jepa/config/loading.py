@@ -107,6 +107,12 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" (did you mean '{matches[0]}'?)" if matches else ""
 
 
+def nearest_or_all(name: str, known: Iterable[str]) -> str:
+    """The nearest known name as ``did_you_mean`` words it; without one, all known names."""
+    names = list(known)
+    return did_you_mean(name, names) or (f"; known: {', '.join(names)}" if names else "")
+
+
 def _known_files() -> list[str]:
     return [str(p.relative_to(CONFIGS.parent)) for p in sorted(CONFIGS.rglob("*.yaml"))]
 
@@ -240,9 +246,11 @@ def _key_path(values: Any, loc: Sequence[int | str]) -> KeyPath:
 
 def _message(config_type: type[BaseModel], path: KeyPath, details: ErrorDetails) -> str:
     if details["type"] == "extra_forbidden":
-        return f"unknown key{did_you_mean(path[-1], _keys_at(config_type, path[:-1]))}"
+        return f"unknown key{nearest_or_all(path[-1], _keys_at(config_type, path[:-1]))}"
     if details["type"] == "missing":
         return "required, but not set"
+    if details["type"] in ("tuple_type", "list_type"):
+        return "must be a list: [a, b]"
     return details["msg"].removeprefix("Value error, ")
 
 

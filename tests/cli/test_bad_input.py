@@ -10,6 +10,8 @@ import yaml
 from typer.testing import CliRunner
 
 from hpc_jepa.cli.app import app
+from hpc_jepa.config.run import RunConfig
+from hpc_jepa.runs import RunDir
 
 INPUT, DATA, CHECKPOINT, OTHER = 2, 3, 4, 1
 
@@ -41,7 +43,8 @@ def call(*arguments):
 
 
 def check(result, code, *names):
-    """One line on stderr that holds every name: a key, a path, a number or a remedy."""
+    """One line on stderr that holds every name: a key, a path, a number or a remedy. No empty line before it."""
+    assert not result.stderr.startswith("\n"), result.stderr
     assert not result.exception or isinstance(result.exception, SystemExit), result.exception
     assert len(lines_of(result.stderr)) == 1, result.stderr
     check_last_line(result.exit_code, result.stderr, code, *names)
@@ -115,6 +118,20 @@ def test_a_missing_shipped_file_is_named_with_the_files_of_its_folder(here):
 def test_a_key_set_twice_in_a_study_or_a_profile_is_named(here, kind):
     (here / "twice.yaml").write_text("a: 1\nb: &b {c: 1}\nd: {<<: *b, c: 2}\na: 2\n")
     check(call(*kind, "twice.yaml"), INPUT, r"^error: twice\.yaml:4: .*'a'")
+
+
+@pytest.mark.parametrize(("option", "known"), [("--task", "'probe'.*few_shot"), ("--protocol", "standard.*published")])
+def test_an_unknown_choice_is_named_with_the_known_ones(here, option, known):
+    check(call("evaluate", "RUN", "--benchmark", "motion8", option, "prob"), INPUT, f"{option} prob: ", known)
+
+
+def test_the_folder_of_a_study_in_place_of_its_name_is_refused(here):
+    (here / "runs/quickstart").mkdir(parents=True)
+    check(call("study", "status", "runs/quickstart"), INPUT, r"^error: runs/quickstart: ", "quickstart --runs runs$")
+
+
+def test_the_help_of_train_names_the_default_seed():
+    assert str(RunConfig.model_fields["seed"].default) in call("train", "--help").stdout
 
 
 def test_a_misspelt_option_of_an_objective_is_named_with_its_line(here):
@@ -290,6 +307,12 @@ def test_damaged_metrics_are_named_with_their_line(trained):
     with (trained / "metrics.jsonl").open("r+b") as file:
         file.write(b"x")
     check(call("train", "run.yaml"), DATA, r"metrics\.jsonl:1: ")
+
+
+def test_a_removed_state_file_is_written_again(trained):
+    (trained / "state.json").unlink()
+    assert call("train", "run.yaml").exit_code == 0
+    assert RunDir(trained).state.state == "done"
 
 
 def flip(path):

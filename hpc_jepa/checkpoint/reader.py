@@ -148,7 +148,12 @@ def read_part(checkpoint: Checkpoint, name: str) -> dict[str, Tensor]:
     tensors, prefix = TensorReader(checkpoint), f"{name}."
     state = {key.removeprefix(prefix): tensors[key] for key in tensors if key.startswith(prefix)}
     if not state:
-        raise CheckpointError(f"{checkpoint.path}: no weights named '{name}'")
+        known = [
+            part
+            for part in ("student", "target", "predictor", "objectives")
+            if any(k.startswith(f"{part}.") for k in tensors)
+        ]
+        raise CheckpointError(f"{checkpoint.path}: no weights named '{name}'; it holds {', '.join(known)}")
     return state
 
 

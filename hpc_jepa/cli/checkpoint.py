@@ -71,7 +71,7 @@ def checkpoint_list(run: RunFolder, as_json: AsJson = False) -> None:
     for entry in entries:
         valid = Text("no", style="bold red") if entry.error else Text("yes", style="green")
         table.add_row(entry.path.name, valid, *_cells(entry))
-    Console().print(table)
+    stdout_console().print(table)
     for entry in entries:
         if entry.error:
             Console(soft_wrap=True, highlight=False).print(f"{entry.path}: {entry.error}", markup=False)
@@ -142,7 +142,7 @@ def checkpoint_verify(path: CheckpointPath, as_json: AsJson = False) -> None:
 @app.command("resume", epilog=RESUME_EXAMPLES)
 def checkpoint_resume(
     run: RunFolder,
-    overrides: Annotated[list[str] | None, typer.Argument(metavar="[KEY=VALUE]", help="Settings to change.")] = None,
+    overrides: Annotated[list[str] | None, typer.Argument(metavar="KEY=VALUE", help="Settings to change.")] = None,
     executor: Annotated[Executor, typer.Option(help="How to start the processes.")] = "here",
     processes: Annotated[int, typer.Option(min=1, help="Number of processes; may differ from before.")] = 1,
 ) -> None:

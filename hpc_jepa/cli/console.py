@@ -83,6 +83,8 @@ def _bars(show_total: bool) -> Iterator[Progress]:
             yield bars
         except BaseException:
             bars.live.transient = True
+            bars.live.stop()
+            bars.disable = True  # Progress.stop would print an empty line into a pipe or file
             raise
 
 

@@ -1,9 +1,10 @@
 """``hpc-jepa evaluate``: frozen evaluation of one run."""
 
 import re
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from rich.console import Console
@@ -29,27 +30,41 @@ EXAMPLES = examples(
 )
 
 
+PROTOCOLS = ("standard", "published")
+
+
 def parse_protocol(name: str) -> Any:
-    """Today's name of a protocol. Raises BadParameter for an unknown one."""
-    if current_protocol(name) not in ("standard", "published"):
-        raise typer.BadParameter(f"'{name}' is not one of standard, published")
-    return current_protocol(name)
+    """Today's name of a protocol. Raises InputError for an unknown one."""
+    return _known_name("--protocol", current_protocol(name), PROTOCOLS)
 
 
-ProtocolOption = partial(typer.Option, parser=parse_protocol, metavar="[standard|published]")
+def parse_task(name: str) -> Any:
+    """The name of a task. Raises InputError for an unknown one."""
+    return _known_name("--task", name, get_args(Task))
+
+
+def _known_name(option: str, name: str, known: Sequence[str]) -> str:
+    if name not in known:
+        raise InputError(f"{option} {name}: unknown{loading.did_you_mean(name, known)}; known: {', '.join(known)}")
+    return name
+
+
+ProtocolOption = partial(typer.Option, parser=parse_protocol, metavar=f"[{'|'.join(PROTOCOLS)}]")
+TaskOption = partial(typer.Option, parser=parse_task, metavar=f"[{'|'.join(get_args(Task))}]")
 
 
 def evaluate_command(
-    run: Annotated[Path, typer.Argument(help="Run folder: RUNS/<study>/<regime>/<variant>/seed-<n>.")],
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder: RUNS/<study>/<regime>/<variant>/seed-<n>.")],
     benchmark: Annotated[str, typer.Option(help="Name in configs/benchmark/, or a YAML file.")],
     overrides: Annotated[
-        list[str] | None, typer.Argument(help="key.sub=value overrides of the benchmark.", show_default=False)
+        list[str] | None,
+        typer.Argument(metavar="KEY=VALUE", help="Settings of the benchmark to change.", show_default=False),
     ] = None,
     protocol: Annotated[
         ProtocolName, ProtocolOption(help="standard: as recommended; published: as in the paper.")
     ] = "standard",
     task: Annotated[
-        Task, typer.Option(help="Probes with all labels, few-shot, corrupted clips, or text alignment.")
+        Task, TaskOption(help="Probes with all labels, few-shot, corrupted clips, or text alignment.")
     ] = "probe",
     weights: Annotated[
         list[str] | None,

@@ -22,12 +22,11 @@ def init_command(
 
     Existing files are kept.
     """
-    copied = 0
     for name in FOLDERS:
-        for source in sorted(path for path in shipped_dir(name).rglob("*") if path.is_file()):
-            target = folder / name / source.relative_to(shipped_dir(name))
-            if not target.exists():
-                target.parent.mkdir(parents=True, exist_ok=True)
-                shutil.copy(source, target)
-                copied += 1
-    CONSOLE.print(f"{folder.resolve()}: {copied} files copied to {' and '.join(f'{name}/' for name in FOLDERS)}")
+        shutil.copytree(shipped_dir(name), folder / name, dirs_exist_ok=True, copy_function=_copy_if_missing)
+    CONSOLE.print(f"{folder.resolve()}: {' and '.join(f'{name}/' for name in FOLDERS)} are complete")
+
+
+def _copy_if_missing(source: str, target: str) -> None:
+    if not Path(target).exists():
+        shutil.copy(source, target)

@@ -4,9 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
-from hpc_jepa.cli.console import AsJson, examples
+from hpc_jepa.cli.console import AsJson, examples, stdout_console
 
 EXAMPLES = examples(
     "hpc-jepa report runs/quickstart",
@@ -37,7 +36,7 @@ def report_command(
     if not runs and paper is None:
         raise typer.BadParameter("name a study or run folder, or use --published")
     written = write_report.write_report(runs or [], out, claims=claims, published=paper)
-    console = Console()
+    console = stdout_console()
     if as_json:
         typer.echo(write_report.report_json(written), nl=False)
         return

@@ -193,4 +193,7 @@ def _cells(study: str, runs: Path) -> "list[StudyCell]":
 
 
 def _config(study: str) -> StudyConfig:
+    path = Path(study)
+    if len(path.parts) > 1 and path.is_dir():
+        raise InputError(f"{study}: a folder; name the study and its root: {path.name} --runs {path.parent}")
     return read_config(StudyConfig, [find_config(study, "study")])

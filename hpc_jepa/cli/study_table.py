@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
+from hpc_jepa.cli.console import stdout_console
 from hpc_jepa.runs.run_dir import StudyDir
 from hpc_jepa.study.grid import StudyCell
 from hpc_jepa.study.status import CellStatus, StudyStatus, read_study_status
@@ -29,7 +30,9 @@ MOVING = ("queued", "running", "evaluating")
 
 def print_status(cells: Sequence[StudyCell], labels: Sequence[str], study: StudyDir) -> None:
     """Print the table once."""
-    Console().print(_render(read_study_status(cells, study), labels))
+    view = read_study_status(cells, study)
+    stdout_console().print(_render(view, labels))
+    _print_damage(view)
 
 
 def watch_status(cells: Sequence[StudyCell], labels: Sequence[str], study: StudyDir) -> None:
@@ -39,8 +42,16 @@ def watch_status(cells: Sequence[StudyCell], labels: Sequence[str], study: Study
             view = read_study_status(cells, study)
             live.update(_render(view, labels), refresh=True)
             if not any(status.state in MOVING for status in view.statuses):
-                return
+                break
             time.sleep(REFRESH)
+    _print_damage(view)
+
+
+def _print_damage(view: StudyStatus) -> None:
+    """The message of each damaged cell on a line of its own, with the whole path of the file."""
+    for status in view.statuses:
+        if status.state == "damaged":
+            stdout_console().print(status.note, markup=False, soft_wrap=True)
 
 
 def _render(view: StudyStatus, labels: Sequence[str]) -> RenderableType:
@@ -56,6 +67,8 @@ def _render(view: StudyStatus, labels: Sequence[str]) -> RenderableType:
 
 def _note(status: CellStatus) -> str:
     """Note of a cell, number of resumptions, and the log of a failed one."""
+    if status.state == "damaged":
+        return "a file is damaged; see below"
     again = f"resumed {status.resumptions} x" if status.resumptions else ""
     log = f"({status.log})" if status.log and status.state in ("failed", "stalled") else ""
     return "  ".join(part for part in (status.note, again, log) if part)

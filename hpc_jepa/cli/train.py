@@ -60,6 +60,8 @@ def train_command(
 ) -> None:
     """Pretrain one model. Repeat the command to resume an interrupted run.
 
+    The seed is 239 unless a file or seed=N sets it.
+
     Runs as one process, or under torchrun, deepspeed or srun as one process per GPU, which share the batch.
     """
     config = read_config(RunConfig, *split_overrides(arguments))

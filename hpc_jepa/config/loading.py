@@ -1,6 +1,7 @@
 """Read configuration: YAML layers, ``extends:``, ``key.sub=value`` overrides. Errors name file, line and key."""
 
 import difflib
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
@@ -24,6 +25,21 @@ CONFIGS = shipped_dir("configs")
 
 SHORT_FORMS = {"semantics": "preset"}
 """Keys whose value may be a single word instead of a mapping, and the key of the mapping that the word sets."""
+
+
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """Refuses a key that a mapping sets twice. Keys that a merge (``<<:``) brings in may be set again."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        lines: dict[tuple[str, str], int] = {}
+        for key, _ in node.value:
+            name = (key.tag, str(key.value))
+            if name in lines and key.tag != "tag:yaml.org,2002:merge":
+                problem = f"key '{key.value}' is already set in line {lines[name]}; remove one of them"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            lines[name] = key.start_mark.line + 1
+        return node
 
 
 @dataclass
@@ -59,7 +75,7 @@ def find_config(name: str | Path, kind: str | None = None) -> Path:
     if path.suffix in (".yaml", ".yml") or kind is None:
         found = find_resource(path)
         if found is None:
-            raise InputError(f"{path}: no such configuration file{did_you_mean(str(path), _known_files())}")
+            raise InputError(f"{path}: no such configuration file{_nearest_file(path)}")
         return found
     known = list_resources(f"configs/{kind}")
     if str(name) not in known:
@@ -107,8 +123,20 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f" (did you mean '{matches[0]}'?)" if matches else ""
 
 
-def _known_files() -> list[str]:
-    return [str(p.relative_to(CONFIGS.parent)) for p in sorted(CONFIGS.rglob("*.yaml"))]
+def nearest_or_all(name: str, known: Iterable[str]) -> str:
+    """The nearest known name as ``did_you_mean`` words it; without one, all known names."""
+    names = list(known)
+    return did_you_mean(name, names) or (f"; known: {', '.join(names)}" if names else "")
+
+
+def _nearest_file(path: Path) -> str:
+    """The nearest file of the same folder, or all of them; for a folder outside ``configs/`` any shipped file."""
+    folder = path.parent
+    if folder.parts[:1] == (CONFIGS.name,) and (known := list_resources(str(folder))):
+        near = difflib.get_close_matches(path.stem, known, n=1)
+        return did_you_mean(str(path), [f"{folder}/{near[0]}.yaml"]) if near else f"; {folder} has {', '.join(known)}"
+    shipped = [str(p.relative_to(CONFIGS.parent)) for p in sorted(CONFIGS.rglob("*.yaml"))]
+    return did_you_mean(str(path), [*map(str, sorted(folder.glob("*.yaml"))), *shipped])
 
 
 def _add_file(layers: ConfigLayers, path: Path, ancestors: tuple[Path, ...]) -> None:
@@ -144,7 +172,7 @@ def _read(path: Path) -> tuple[dict[str, Any], Locations]:
 @cache
 def _parsed(path: Path, working_dir: Path, mtime: int, size: int) -> tuple[dict[str, Any], Locations]:
     try:
-        loader = yaml.SafeLoader(path.read_text(encoding="utf-8"))
+        loader = _UniqueKeyLoader(path.read_text(encoding="utf-8"))
         node = loader.get_single_node()
         values = loader.construct_document(node) if node else None
     except OSError as error:
@@ -185,7 +213,7 @@ def _parse_override(text: str) -> tuple[dict[str, Any], Locations]:
         raise InputError(f"{text}: an override has the form key.sub=value")
     path = tuple(key.split("."))
     try:
-        nested: Any = yaml.safe_load(value)
+        nested: Any = yaml.load(value, _UniqueKeyLoader)
     except yaml.YAMLError as error:
         raise InputError(f"{text}: the value is not valid YAML") from error
     for part in reversed(path):
@@ -224,7 +252,19 @@ def _error_message(config_type: type[BaseModel], layers: ConfigLayers, error: Va
     path = _key_path(layers.values, details["loc"])
     message = _message(config_type, path, details)
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
-    return f"{layers.locations.prefix(path)}{'.'.join(path) or 'configuration'}: {message}{more}"
+    location = _overrides_named(layers.locations, path, message) or layers.locations.prefix(path)
+    return f"{location}{'.'.join(path) or 'configuration'}: {message}{more}"
+
+
+def _overrides_named(locations: Locations, path: KeyPath, message: str) -> str:
+    """Overrides of keys below ``path`` that the message about several keys of a section names; else empty."""
+    below = {
+        location: ".".join(key[len(path) :])
+        for key, location in locations.items()
+        if location.startswith("override ") and len(key) > len(path) and key[: len(path)] == path
+    }
+    named = [location for location, key in below.items() if re.search(rf"(?<![\w.]){re.escape(key)}\b", message)]
+    return f"{', '.join(named)}: " if named else ""
 
 
 def _key_path(values: Any, loc: Sequence[int | str]) -> KeyPath:
@@ -240,9 +280,14 @@ def _key_path(values: Any, loc: Sequence[int | str]) -> KeyPath:
 
 def _message(config_type: type[BaseModel], path: KeyPath, details: ErrorDetails) -> str:
     if details["type"] == "extra_forbidden":
-        return f"unknown key{did_you_mean(path[-1], _keys_at(config_type, path[:-1]))}"
+        same_name = [key for key in _dotted_keys(config_type) if key.split(".")[-1] == path[-1]]
+        if 1 <= len(same_name) <= 2:
+            return f"unknown key (did you mean {' or '.join(map(repr, same_name))}?)"
+        return f"unknown key{nearest_or_all(path[-1], _keys_at(config_type, path[:-1]))}"
     if details["type"] == "missing":
         return "required, but not set"
+    if details["type"] in ("tuple_type", "list_type"):
+        return "must be a list: [a, b]"
     return details["msg"].removeprefix("Value error, ")
 
 
@@ -261,6 +306,14 @@ def _keys_at(annotation: Any, path: KeyPath) -> list[str]:
     if origin in (dict, list, tuple) and path:
         return _keys_at(arguments[1] if origin is dict else arguments[0], path[1:])
     return []
+
+
+def _dotted_keys(annotation: Any, at: str = "") -> Iterable[str]:
+    """Dotted keys of a configuration class and its sections, without those below names that the user chooses."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        for name, known in annotation.model_fields.items():
+            yield f"{at}{name}"
+            yield from _dotted_keys(known.annotation, f"{at}{name}.")
 
 
 def _display_path(path: Path) -> str:

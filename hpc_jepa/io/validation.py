@@ -21,4 +21,6 @@ def parse_json(model: type[Model], content: bytes, place: str | Path, remedy: st
 def first_error(error: ValidationError) -> str:
     """The first error as ``key: message``."""
     details = error.errors()[0]
+    if details["type"] == "json_invalid":
+        return "not valid JSON"
     return f"{'.'.join(map(str, details['loc'])) or 'file'}: {details['msg']}"

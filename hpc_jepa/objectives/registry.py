@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 import hpc_jepa.objectives as package
-from hpc_jepa.config.loading import did_you_mean, merge_files
+from hpc_jepa.config.loading import did_you_mean, merge_files, nearest_or_all
 from hpc_jepa.config.run import ObjectiveChoice, RunConfig
 from hpc_jepa.config.strict import Locations, Strict
 from hpc_jepa.errors import InputError
@@ -94,5 +94,5 @@ def _option_error(name: str, options_type: type[Strict], error: ValidationError)
     path = tuple(str(part) for part in details["loc"])
     key = f"objectives.{name}.{'.'.join(path)}"
     if details["type"] == "extra_forbidden":
-        return path, f"{key}: unknown option{did_you_mean(path[-1], options_type.model_fields)}"
+        return path, f"{key}: unknown option{nearest_or_all(path[-1], options_type.model_fields)}"
     return path, f"{key}: {details['msg']}"

@@ -10,6 +10,8 @@ import yaml
 from typer.testing import CliRunner
 
 from hpc_jepa.cli.app import app
+from hpc_jepa.config.run import RunConfig
+from hpc_jepa.runs import RunDir
 
 INPUT, DATA, CHECKPOINT, OTHER = 2, 3, 4, 1
 
@@ -41,7 +43,8 @@ def call(*arguments):
 
 
 def check(result, code, *names):
-    """One line on stderr that holds every name: a key, a path, a number or a remedy."""
+    """One line on stderr that holds every name: a key, a path, a number or a remedy. No empty line before it."""
+    assert not result.stderr.startswith("\n"), result.stderr
     assert not result.exception or isinstance(result.exception, SystemExit), result.exception
     assert len(lines_of(result.stderr)) == 1, result.stderr
     check_last_line(result.exit_code, result.stderr, code, *names)
@@ -63,7 +66,13 @@ def lines_of(text):
     [
         ("engine.batch_sise=4", [r"engine\.batch_sise", "'batch_size'"]),
         ("engine.zero_stage=7", [r"engine\.zero_stage", "0, 1, 2 or 3"]),
-        ("data.clip.frames=7", [r"run\.yaml", r"data\.clip\.frames \(7\)", r"model\.encoder\.tubelet \(2\)"]),
+        ("data.batch_size=4", [r"data\.batch_size", r"'engine\.batch_size'"]),
+        ("optimizer.lr=1", [r"optimizer\.lr", r"'schedule\.lr'"]),
+        ("model.encoder.heads=3", [r"^error: override model\.encoder\.heads=3: "]),
+        (
+            "data.clip.frames=7",
+            [r"override data\.clip\.frames=7: ", r"model\.encoder\.tubelet \(2\)"],
+        ),
         ("schedule.steps=-1", [r"schedule\.steps", "0"]),
         ("objectives=[fmw]", ["'fmw'", "'fwm'"]),
         ("objectives=[fwm, fwm]", ["objectives", "fwm"]),
@@ -88,6 +97,8 @@ def test_an_invalid_setting_is_named_and_nothing_is_written(here, setting, names
         (b"\xff\xfe\x00\x80", "run.yaml: ", ["UTF-8"]),
         (b"regime: a\0b", "run.yaml: ", ["UTF-8"]),
         (b"a: &a {b: *a}", "run.yaml: ", ["alias"]),
+        (b"seed: 1\nregime: x\nseed: 2", "run.yaml:3: ", ["'seed'"]),
+        (b"schedule: {lr: 1,\n lr: 2}", "run.yaml:2: ", ["'lr'"]),
         (b"extends: 3", "run.yaml:1: ", ["extends"]),
         (b"regime: x\nshedule: {}", "run.yaml:2: ", ["shedule", "'schedule'"]),
         (b"regime: x\nobjectives:\n  - fwm: {static_wight: 1}", "run.yaml: ", ["data"]),
@@ -96,6 +107,31 @@ def test_an_invalid_setting_is_named_and_nothing_is_written(here, setting, names
 def test_a_file_that_is_no_configuration_is_named_with_its_line(here, content, location, names):
     (here / "run.yaml").write_bytes(content)
     check(call("train", "run.yaml"), INPUT, f"^error: {re.escape(location)}", *names)
+
+
+def test_a_missing_shipped_file_is_named_with_the_files_of_its_folder(here):
+    check(call("train", "configs/regime/quikstart.yaml"), INPUT, r"'configs/regime/quickstart\.yaml'")
+    check(call("train", "configs/regime/zz.yaml"), INPUT, r"configs/regime/zz\.yaml: ", "quickstart.*ucf101")
+
+
+@pytest.mark.parametrize("kind", [("study", "plan"), ("study", "plan", "quickstart", "--cluster")])
+def test_a_key_set_twice_in_a_study_or_a_profile_is_named(here, kind):
+    (here / "twice.yaml").write_text("a: 1\nb: &b {c: 1}\nd: {<<: *b, c: 2}\na: 2\n")
+    check(call(*kind, "twice.yaml"), INPUT, r"^error: twice\.yaml:4: .*'a'")
+
+
+@pytest.mark.parametrize(("option", "known"), [("--task", "'probe'.*few_shot"), ("--protocol", "standard.*published")])
+def test_an_unknown_choice_is_named_with_the_known_ones(here, option, known):
+    check(call("evaluate", "RUN", "--benchmark", "motion8", option, "prob"), INPUT, f"{option} prob: ", known)
+
+
+def test_the_folder_of_a_study_in_place_of_its_name_is_refused(here):
+    (here / "runs/quickstart").mkdir(parents=True)
+    check(call("study", "status", "runs/quickstart"), INPUT, r"^error: runs/quickstart: ", "quickstart --runs runs$")
+
+
+def test_the_help_of_train_names_the_default_seed():
+    assert str(RunConfig.model_fields["seed"].default) in call("train", "--help").stdout
 
 
 def test_a_misspelt_option_of_an_objective_is_named_with_its_line(here):
@@ -271,6 +307,12 @@ def test_damaged_metrics_are_named_with_their_line(trained):
     with (trained / "metrics.jsonl").open("r+b") as file:
         file.write(b"x")
     check(call("train", "run.yaml"), DATA, r"metrics\.jsonl:1: ")
+
+
+def test_a_removed_state_file_is_written_again(trained):
+    (trained / "state.json").unlink()
+    assert call("train", "run.yaml").exit_code == 0
+    assert RunDir(trained).state.state == "done"
 
 
 def flip(path):

@@ -129,3 +129,8 @@ def test_the_grid_of_a_run():
     config = RunConfig.model_validate({"regime": "r", "data": {"sources": {"a": {"shards": "x"}}}})
     assert (config.grid.time, config.grid.height, config.grid.width, config.grid.image) == (8, 14, 14, False)
     assert (config.image_grid.time, config.image_grid.tokens, config.image_grid.image) == (1, 196, True)
+
+
+def test_an_unknown_key_without_a_near_name_lists_the_valid_ones(write):
+    with pytest.raises(InputError, match=r"a\.yaml:5: engine\.qqq: .*batch_size"):
+        read_config(RunConfig, [write("a.yaml", BASE + "engine: {qqq: 1}\n")])

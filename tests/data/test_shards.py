@@ -9,6 +9,7 @@ import sys
 import tarfile
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import av
@@ -145,11 +146,13 @@ def test_an_early_failure_leaves_no_files(listed, built, noise, tmp_path):
 
 
 ENDLESS_BUILD = """
+import signal
 from pathlib import Path
 from hpc_jepa.data.shards.builder import build_shards, make_recipe
 from hpc_jepa.data.sources.motion8 import Motion8
 source = Motion8("train", 0, 100_000, 32, 4)
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a suite in the background inherits an ignored SIGINT
     build_shards(source, Path("train"), make_recipe(source, 20), 2, lambda samples: None)
 """
 
@@ -159,11 +162,15 @@ def test_an_interrupted_build_keeps_its_results_and_no_lock(tmp_path):
         [sys.executable, "-c", ENDLESS_BUILD], cwd=tmp_path, start_new_session=True, stderr=subprocess.DEVNULL
     )
     journal = tmp_path / ".train.partial" / "journal.jsonl"
-    while not journal.exists() or journal.read_text().count("\n") < 3:
-        assert process.poll() is None
-        time.sleep(0.05)
-    os.killpg(process.pid, signal.SIGINT)
-    assert process.wait(timeout=30) != 0
+    try:
+        while not journal.exists() or journal.read_text().count("\n") < 3:
+            assert process.poll() is None
+            time.sleep(0.05)
+        os.killpg(process.pid, signal.SIGINT)
+        assert process.wait(timeout=120) != 0
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
     assert [path.name for path in tmp_path.iterdir()] == [".train.partial"]
 
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 import yaml
 
+from hpc_jepa.cli.study_table import print_status
 from hpc_jepa.config.loading import read_config
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.errors import DataError
@@ -165,6 +166,15 @@ def test_damaged_file_of_one_run_is_named_and_the_other_cells_are_shown(cell, fi
     assert damaged.state == "damaged" and str(path) in damaged.note
     assert shown.state == "not started"
     assert study.unfinished == []
+
+
+def test_the_file_of_a_damaged_cell_is_printed_whole_in_a_pipe(cell, tmp_path, capsys):
+    deep = tmp_path / "/".join(5 * ["a" * 60])
+    cell = replace(cell, config=cell.config.model_copy(update={"runs": deep}))
+    cell.run.path.mkdir(parents=True)
+    cell.run.state_file.write_text("{")
+    print_status([cell], ["one"], StudyDir(tmp_path))
+    assert str(cell.run.state_file) in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("content", ["{}", "[]", '{"results": 1}'])

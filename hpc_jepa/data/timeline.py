@@ -75,7 +75,7 @@ class Track(NamedTuple):
         steps, span = len(times) - 1, times[-1] - times[0] if times else 0
         decoding_times = [packet.dts for packet in self.packets if packet.dts is not None]
         if not self.reliable and len(decoding_times) > 1:
-            span = steps * median_low(b - a for a, b in pairwise(decoding_times))
+            span = max(span, steps * median_low(b - a for a, b in pairwise(decoding_times)))
         if steps < 1 or span <= 0:
             return stated or DEFAULT_FPS
         seconds = span * self.tick

@@ -264,6 +264,16 @@ def test_a_change_of_the_frame_size_is_transcoded(case, settings):
 
 
 @SETTINGS
+def test_gaps_in_avi_lower_the_rate(settings):
+    shown = [number for number in range(40) if number % 4 != 3]
+    encoder_output = compressed("libx264", flat(GREYS))[1]
+    pieces = [Piece(piece.data, shown[n], shown[n], piece.key) for n, piece in enumerate(encoder_output)]
+    entry = stored(muxed("libx264", pieces, "avi"), *settings)
+    assert_frames(entry, GREYS)
+    assert entry.info.fps == pytest.approx(29 / 38 * 25, rel=0.03)
+
+
+@SETTINGS
 def test_the_rate_of_a_variable_rate_is_that_of_the_times(settings):
     times = [0, 66, 67, 68, *range(102, 102 + 60 * 26, 60)]
     entry = stored(encoded("libx264", "matroska", times=times), *settings)

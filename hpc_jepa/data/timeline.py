@@ -259,23 +259,28 @@ def _fault(track: Track, order: Sequence[int], container: InputContainer) -> str
 
 
 def _access_fault(stream: VideoStream, track: Track, checksums: dict[int, int]) -> str | None:
-    """Whether frames differ if decoding starts at the key frame before them and skips others; in a few words.
+    """Whether frames differ if decoding starts at the key frame before them and skips others; in a few words."""
+    for requested in _random_accesses(track):
+        try:
+            frames = frames_at(stream, track.packets, requested)
+            if any(_checksum(frame) != checksums[time] for time, frame in frames):
+                return "frames differ if decoding starts at their key frame"
+        except UndecodableError:
+            return "frames do not decode from their key frame"
+    return None
 
-    Every group of pictures is decoded alone: its leading frames, and every other of the rest; of the first, all.
+
+def _random_accesses(track: Track) -> Iterator[set[int]]:
+    """Times to request together, each from one group of pictures: its leading frames, and every other of the rest.
+
+    Of the first group, which is often the only one, all frames are requested.
     """
     for number, (key, end) in enumerate(pairwise([*track.key_positions(), len(track.packets)])):
         group = [time for time in track.times[key:end] if time is not None]
         leading = {time for time in group if time < group[0]}
         rest = sorted(set(group) - leading)
         halves = [set(rest[::2]), set(rest[1::2])]
-        for requested in filter(None, (leading, *(halves[number % 2 :][:1] if number else halves))):
-            try:
-                for time, frame in frames_at(stream, track.packets, requested):
-                    if _checksum(frame) != checksums[time]:
-                        return "frames differ if decoding starts at their key frame"
-            except UndecodableError:
-                return "frames do not decode from their key frame"
-    return None
+        yield from filter(None, [leading, *(halves[number % 2 :][:1] if number else halves)])
 
 
 def _checksum(frame: VideoFrame) -> int:

@@ -2,6 +2,7 @@
 
 import importlib
 import pkgutil
+import sys
 from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from types import ModuleType
@@ -9,7 +10,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-import hpc_jepa.objectives as package
 from hpc_jepa.config.loading import did_you_mean, merge_files, nearest_or_all
 from hpc_jepa.config.run import ObjectiveChoice, RunConfig
 from hpc_jepa.config.strict import Locations, Strict
@@ -21,6 +21,7 @@ from hpc_jepa.objectives.objective import Objective
 @cache
 def primitives() -> Mapping[str, type[Objective[Any]]]:
     """All primitive objectives by name, found in the modules of this package."""
+    package = sys.modules[__name__.rpartition(".")[0]]  # an import of it would be circular: it exports from here
     modules = [
         importlib.import_module(f"{package.__name__}.{info.name}") for info in pkgutil.iter_modules(package.__path__)
     ]

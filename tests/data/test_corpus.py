@@ -1,0 +1,26 @@
+"""A sample of the generated corpus (tools/corpus.py): what is stored equals the output of the ``ffmpeg`` command."""
+
+import shutil
+
+import pytest
+from corpus import check, sample
+from corpus_cases import cases
+
+FAMILIES = list(dict.fromkeys(case.family for case in cases()))
+
+pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="the ffmpeg command is not installed")
+
+
+@pytest.mark.parametrize(
+    "case", [case for family in FAMILIES for case in sample(family, 3)], ids=lambda case: case.title
+)
+def test_stored_frames_are_those_of_ffmpeg(case):
+    outcome = check(case)
+    if outcome.not_written:
+        pytest.skip(f"ffmpeg does not write it: {outcome.not_written}")
+    assert not outcome.faults, outcome.stored
+
+
+def test_the_corpus_has_300_files_with_titles_of_their_own():
+    titles = {case.title for case in cases()}
+    assert len(titles) == len(cases()) >= 300

@@ -15,6 +15,7 @@ terms, the difference is below the noise and no ratio is shown. The peer's ``sig
 the process keeps freed memory, as training does; peak memory is measured before that.
 """
 
+import dataclasses
 import json
 import statistics
 from collections.abc import Callable
@@ -94,7 +95,7 @@ def random_latents(width: int, batch: int, masks: tuple[TokenMasks, ...], device
 
 def our_loss(objective: ObjectiveSet, latents: Latents) -> torch.Tensor:
     """The weighted sum of all terms, with an empty cache."""
-    fresh = Latents(**{name: getattr(latents, name) for name in Latents.__dataclass_fields__ if name != "made"})
+    fresh = dataclasses.replace(latents)
     terms, weights = objective(fresh), objective.weights(STEP)
     return torch.stack([weights[name] * term for name, term in terms.items()]).sum()
 

@@ -236,7 +236,8 @@ def _codecs() -> Iterator[Case]:
     }
     for container, codecs in homes.items():
         for codec in codecs.split():
-            yield Case("codec", f"{codec}_{container}", container, plain[codec] + _strict(container), fps=25)
+            fps = None if (codec, container) == ("xvid", "mkv") else 25  # XviD leaves a gap where it packs a frame
+            yield Case("codec", f"{codec}_{container}", container, plain[codec] + _strict(container), fps=fps)
 
 
 def _strict(container: str) -> str:

@@ -149,8 +149,9 @@ class Trial:
         step = _committed(config)
         if step < before:
             raise Loss(f"{config.folder}: step {before} was committed, now {step} is the newest")
-        # Saves are sequential: after a step, all checkpoints but the last due one are committed.
-        due = _logged(config) // config.checkpoint.every - 1
+        # A save is started after its step is logged, and first waits for the one before: after the step that follows,
+        # all checkpoints but the last due one are committed.
+        due = (_logged(config) - 1) // config.checkpoint.every - 1
         if step < due * config.checkpoint.every:
             raise Loss(f"{config.folder}: {_logged(config)} steps done, but only {step} committed")
         self.counts["in a save"] += bool(list(home.glob(".step-*.partial")))

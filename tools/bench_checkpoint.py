@@ -20,7 +20,6 @@ import torch
 import typer
 from rich.console import Console
 from rich.table import Table
-from step_runner import StepRunner
 from timing import device_name, milliseconds, one_line_errors, quick_option, require_writable
 
 from hpc_jepa.cli.console import progress_bar
@@ -28,6 +27,7 @@ from hpc_jepa.config.loading import find_config, read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.masking.mask_sampler import MaskSampler
 from hpc_jepa.runs.run_dir import RunDir
+from hpc_jepa.training.step_runner import StepRunner
 from hpc_jepa.types import ClipBatch
 
 

@@ -26,7 +26,6 @@ from rich.console import Console
 from rich.table import Table
 from scaling_model import Network, predict
 from scaling_plots import draw_measured, draw_predicted
-from step_runner import StepRunner
 from timing import Work, best_device, device_name, medians, one_line_errors, quick_option, require_writable
 
 from hpc_jepa.cli.console import progress_bar
@@ -36,6 +35,7 @@ from hpc_jepa.distributed import rank, world_size
 from hpc_jepa.errors import HpcJepaError, InputError
 from hpc_jepa.masking.mask_sampler import MaskSampler
 from hpc_jepa.models.flops import step_flops
+from hpc_jepa.training.step_runner import StepRunner
 from hpc_jepa.types import ClipBatch, TokenGrid, TokenMasks
 
 CLIPS = (1, 2, 4, 8)

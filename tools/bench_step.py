@@ -30,7 +30,6 @@ import yaml
 from peer_training import PeerTraining
 from rich.console import Console
 from rich.table import Table
-from step_runner import StepRunner
 from timing import PeakMemory, device_name, medians, one_line_errors, quick_option, release_freed_memory
 from torch import Tensor, nn
 
@@ -40,6 +39,7 @@ from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import GlooGroup
 from hpc_jepa.errors import InputError
 from hpc_jepa.models.flops import step_flops
+from hpc_jepa.training.step_runner import StepRunner
 from hpc_jepa.types import ClipBatch
 
 PAPER = ["configs/regime/ucf101.yaml", "configs/objective/fwm_hw_ld.yaml", "engine.batch_size=8"]

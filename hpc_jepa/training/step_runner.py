@@ -1,4 +1,4 @@
-"""Training steps without data, checkpoints and metrics, for the benchmarks that time them."""
+"""Training steps without data, checkpoints and metrics, for benchmarks and ``hpc-jepa doctor --gpu``."""
 
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext

@@ -86,7 +86,7 @@ def _crop_ranges(window: CropWindow | None, height: int, width: int) -> tuple[ra
 def frames_at(stream: VideoStream, packets: list[VideoPacket], requested: Set[int]) -> Iterator[tuple[int, VideoFrame]]:
     """Presentation time and intact frame for each requested time, once, from as few packets as possible."""
     missing = set(requested)
-    for frame in chain.from_iterable(_decode(stream, run, requested) for run in _runs(packets, requested)):
+    for frame in chain.from_iterable(decode_run(stream, run, requested) for run in packet_runs(packets, requested)):
         # Leading frames of an open GOP come out again, without their references, when the next GOP is decoded.
         if frame.pts in missing:
             missing.remove(frame.pts)
@@ -133,7 +133,7 @@ def decode_scaled(video: bytes, short_side: int) -> tuple[NDArray[np.uint8], flo
             reformatter.reformat(
                 frame, width=width, height=height, format="rgb24", interpolation=Interpolation.AREA, threads=1
             ).to_ndarray()
-            for frame in map(with_known_matrix, map(require_intact, _decode(stream, packets)))
+            for frame in map(with_known_matrix, map(require_intact, decode_run(stream, packets)))
         ]
         return np.stack(frames), float(stream.average_rate or 0)
 
@@ -176,7 +176,7 @@ def _time(packet: VideoPacket) -> int:
     return packet.pts
 
 
-def _runs(packets: list[VideoPacket], requested: Set[int]) -> list[list[VideoPacket]]:
+def packet_runs(packets: list[VideoPacket], requested: Set[int]) -> list[list[VideoPacket]]:
     """Runs of packets to decode: each from the key frame at or before a requested frame up to that frame.
 
     Adjacent runs are joined; groups of pictures without a requested frame are skipped.
@@ -194,7 +194,9 @@ def _runs(packets: list[VideoPacket], requested: Set[int]) -> list[list[VideoPac
     return [packets[run.start : run.stop] for run in runs]
 
 
-def _decode(stream: VideoStream, packets: list[VideoPacket], requested: Set[int] | None = None) -> Iterator[VideoFrame]:
+def decode_run(
+    stream: VideoStream, packets: list[VideoPacket], requested: Set[int] | None = None
+) -> Iterator[VideoFrame]:
     """Frames of packets that start at a key frame. Leading frames of an open GOP may be corrupt.
 
     With ``requested``, the decoder skips other frames that no frame references.

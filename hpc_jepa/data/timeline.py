@@ -19,7 +19,8 @@ from av.container import InputContainer
 from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
-from hpc_jepa.data.decode import VideoInfo, VideoPacket, frames_at, open_video, require_intact
+from hpc_jepa.data.decode import VideoInfo, VideoPacket, decode_run, open_video, packet_runs, require_intact
+from hpc_jepa.data.frame_headers import one_size, restarts
 from hpc_jepa.data.images import is_image, open_image
 from hpc_jepa.errors import UndecodableError
 
@@ -32,6 +33,17 @@ RATE_TOLERANCE = 0.02
 
 EMPTY_VOP = 8
 """An MPEG-4 packet of at most this many bytes holds no frame: it fills the place of a packed or dropped one."""
+
+ACCESS_LENGTH = 64
+"""Frames to compare after a key frame over which decoders may keep frames: they keep at most 16, and few streams have
+more than three B-frames per frame that is kept. After that a decoder is in the state of one that started earlier,
+unless it keeps a frame by name (a long-term reference of H.264)."""
+
+RESTART_LENGTH = 9
+"""Frames to compare after a key frame over which decoders keep nothing."""
+
+ACCESS_STRIDE = 3
+"""One of this many frames is requested in a random access; odd, as often no other refers to every second frame."""
 
 PACKED_FLAG = re.compile(rb"(DivX\d+(?:b|Build)\d+)p")
 """Encoder's note that frames are packed."""
@@ -62,6 +74,20 @@ class Track(NamedTuple):
     def key_positions(self) -> list[int]:
         """Positions of the key frames."""
         return [position for position, packet in enumerate(self.packets) if packet.is_keyframe]
+
+    def restarts(self, position: int) -> bool:
+        """Whether decoders keep nothing over the key frame at a position."""
+        packet = self.packets[position]
+        decoder = packet.stream.codec_context
+        return restarts(decoder.codec.canonical_name, bytes(packet), decoder.extradata or b"")
+
+    def has_one_size(self) -> bool:
+        """Whether the headers of all frames state one size."""
+        decoder = self.packets[0].stream.codec_context
+        packets = ((bytes(packet), packet.is_keyframe) for packet in self.packets)
+        return not any(packet.has_sidedata("new_extradata") for packet in self.packets) and one_size(
+            decoder.codec.canonical_name, packets, decoder.extradata or b""
+        )
 
     def shown_times(self) -> list[int]:
         """Times of all packets that give a frame, in presentation order; empty if the container states none."""
@@ -259,11 +285,14 @@ def _fault(track: Track, order: Sequence[int], container: InputContainer) -> str
 
 
 def _access_fault(stream: VideoStream, track: Track, checksums: dict[int, int]) -> str | None:
-    """Whether frames differ if decoding starts at the key frame before them and skips others; in a few words."""
+    """Why frames would differ if decoding starts at a key frame and skips frames, in a few words; None if not.
+
+    A reader may start at any key frame and skip any frames that no other refers to. All that come out are compared:
+    a skipped frame depends on those only.
+    """
     for requested in _random_accesses(track):
         try:
-            frames = frames_at(stream, track.packets, requested)
-            if any(_checksum(frame) != checksums[time] for time, frame in frames):
+            if not all(_is_same(stream, run, requested, checksums) for run in packet_runs(track.packets, requested)):
                 return "frames differ if decoding starts at their key frame"
         except UndecodableError:
             return "frames do not decode from their key frame"
@@ -271,16 +300,40 @@ def _access_fault(stream: VideoStream, track: Track, checksums: dict[int, int]) 
 
 
 def _random_accesses(track: Track) -> Iterator[set[int]]:
-    """Times to request together, each from one group of pictures: its leading frames, and every other of the rest.
+    """Times to request together: some of a group of pictures, and the leading frames of the next, which refer to it."""
+    keys = track.key_positions()
+    groups = [track.times[start:end] for start, end in pairwise([*keys, len(track.packets)])]
+    for number, (key, group, following) in enumerate(zip(keys, groups, [*groups[1:], []], strict=True)):
+        length = RESTART_LENGTH if track.restarts(key) else ACCESS_LENGTH
+        start = number % min(ACCESS_STRIDE, len(group))
+        yield set(_without_leading(group[:length])[start::ACCESS_STRIDE]) | set(_leading(following))
 
-    Of the first group, which is often the only one, all frames are requested.
+
+def _leading(group: Sequence[int | None]) -> list[int]:
+    """Times of the frames shown before the key frame with which the group starts."""
+    times = [time for time in group if time is not None]
+    return [time for time in times if time < times[0]]
+
+
+def _without_leading(group: Sequence[int | None]) -> list[int]:
+    times = [time for time in group if time is not None]
+    return [time for time in times if time >= times[0]]
+
+
+def _is_same(stream: VideoStream, run: list[VideoPacket], requested: set[int], checksums: dict[int, int]) -> bool:
+    """Whether a run gives the frames of the sequential decode. Raises UndecodableError if a requested one is missing.
+
+    Leading frames of the first key frame come out without their references, unless the run started earlier.
     """
-    for number, (key, end) in enumerate(pairwise([*track.key_positions(), len(track.packets)])):
-        group = [time for time in track.times[key:end] if time is not None]
-        leading = {time for time in group if time < group[0]}
-        rest = sorted(set(group) - leading)
-        halves = [set(rest[::2]), set(rest[1::2])]
-        yield from filter(None, [leading, *(halves[number % 2 :][:1] if number else halves)])
+    missing = {packet.pts for packet in run} & requested
+    for frame in decode_run(stream, run, requested):
+        if frame.pts in missing or (frame.pts or 0) >= (run[0].pts or 0):
+            if frame.is_corrupt or _checksum(frame) != checksums.get(frame.pts or 0):
+                return False
+            missing.discard(frame.pts)
+    if missing:
+        raise UndecodableError(f"{len(missing)} frames are missing")
+    return True
 
 
 def _checksum(frame: VideoFrame) -> int:

@@ -5,6 +5,7 @@ import shutil
 import pytest
 from corpus import check, sample
 from corpus_cases import cases
+from corpus_readers import READERS
 
 MENDED = ("odd/mpeg4_avi",)
 """Cases that have failed."""
@@ -18,7 +19,7 @@ pytestmark = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="the ffmp
     "case", [case for family in FAMILIES for case in sample(family, 3)], ids=lambda case: case.title
 )
 def test_stored_frames_are_those_of_ffmpeg(case):
-    outcome = check(case)
+    outcome = check(case, [READERS["pyav"], READERS["dali"]])
     if outcome.not_written:
         pytest.skip(f"ffmpeg does not write it: {outcome.not_written}")
     assert not outcome.faults, outcome.stored

@@ -6,7 +6,7 @@ import json
 import av
 import numpy as np
 import pytest
-from corpus_cases import packed
+from corpus_files import packed
 from typer.testing import CliRunner
 
 from hpc_jepa.cli.app import app

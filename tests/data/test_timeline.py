@@ -11,7 +11,8 @@ from typer.testing import CliRunner
 
 from hpc_jepa.cli.shards import app
 from hpc_jepa.config.data import ClipConfig
-from hpc_jepa.data.decode import UndecodableError, decode_frames
+from hpc_jepa.data import timeline
+from hpc_jepa.data.decode import UndecodableError, decode_frames, decode_run, open_video
 from hpc_jepa.data.encode import Encoding
 from hpc_jepa.data.frame_sampling import training_frames
 from hpc_jepa.data.shards.builder import build_shards, make_recipe
@@ -19,7 +20,7 @@ from hpc_jepa.data.shards.manifest import Recipe, SampleInfo
 from hpc_jepa.data.shards.shard_folder import ShardFolder
 from hpc_jepa.data.shards.storage_policy import to_tar_entry
 from hpc_jepa.data.sources.source import EncodedFile, PackedSample, Sample
-from hpc_jepa.data.timeline import establish
+from hpc_jepa.data.timeline import establish, read_track
 from hpc_jepa.errors import DataError
 
 FRAMES = 30
@@ -356,3 +357,58 @@ def test_verify_finds_samples_of_earlier_builds_and_reshard_repairs_them(listed,
     for video in repaired:
         assert (video.info.frames, video.info.fps, video.info.label) == (30, 25, 1)
         np.testing.assert_allclose(decode_frames(video.data, range(30)).mean((1, 2, 3)), GREYS, atol=3)
+
+
+def with_sizes(codec, container, sizes, **options):
+    """Ten frames of each size, one size after the other in one stream."""
+    pieces = []
+    for number, size in enumerate(sizes):
+        part = compressed(codec, flat(GREYS[10 * number : 10 * number + 10], *size), **options)[1]
+        pieces += [Piece(piece.data, piece.pts + 10 * number, piece.dts + 10 * number, piece.key) for piece in part]
+    return muxed(codec, pieces, container, tick=Fraction(1, 25), size=sizes[0])
+
+
+@pytest.mark.parametrize(
+    "case",
+    [
+        ("libx264", "mp4", {"x264-params": "repeat-headers=1:bframes=0", "crf": "1"}),
+        ("libx264", "matroska", {"x264-params": "repeat-headers=1:bframes=2", "crf": "1"}),
+        ("libx265", "mp4", {"x265-params": "repeat-headers=1:bframes=0:log-level=none", "crf": "1"}),
+        ("libvpx-vp9", "webm", {"crf": "4", "b": "0"}),
+        ("libvpx", "webm", {"crf": "4", "b": "1M"}),
+        ("mpeg4", "mp4", {"bf": "0", "qmin": "2", "qmax": "2"}),
+        ("mjpeg", "matroska", {"qmin": "2", "qmax": "2", "strict": "-2"}),
+    ],
+    ids=lambda case: f"{case[0]} {case[1]}",
+)
+@pytest.mark.parametrize("check", ["decode", "probe"])
+def test_another_size_in_the_middle_is_found(case, check):
+    codec, container, options = case
+    same = stored(with_sizes(codec, container, [(64, 64)] * 3, **options), check=check)
+    assert same.method == "copied"
+    entry = stored(with_sizes(codec, container, [(64, 64), (48, 96), (64, 64)], **options), check=check)
+    assert entry.method == "transcoded: frame size changes"
+    assert_frames(entry, GREYS, tolerance=4)
+
+
+def test_leading_frames_are_compared_at_random(monkeypatch):
+    """A decoder that gives another picture for leading frames if it starts at the key frame before them."""
+    open_groups = {"x264-params": "keyint=10:min-keyint=10:open-gop=1:bframes=3:b-adapt=0:scenecut=0", "crf": "1"}
+    file = encoded("libx264", "mp4", options=open_groups)
+    with open_video(file) as (container, stream):
+        packets = read_track(container, stream).packets
+        keys = [number for number, packet in enumerate(packets) if packet.is_keyframe]
+        leading = {packet.pts for packet in packets[keys[1] :] if packet.pts < packets[keys[1]].pts}
+    assert len(keys) == 3 and leading and establish(file).fault is None
+
+    def wrong(stream, run, requested=None):
+        last = None
+        for frame in decode_run(stream, run, requested):
+            if frame.pts in leading and last is not None:
+                last.pts = frame.pts
+                frame = last
+            yield frame
+            last = frame
+
+    monkeypatch.setattr(timeline, "decode_run", wrong)
+    assert establish(file).fault == "frames differ if decoding starts at their key frame"

@@ -132,7 +132,7 @@ def _scaled(frames: Iterable[VideoFrame], width: int, height: int, pixel_format:
     for frame in frames:
         rgb = frame.format.is_rgb
         yield reformatter.reformat(
-            frame,
+            _without_chroma_location(frame) if rgb else frame,
             width,
             height,
             pixel_format,
@@ -141,3 +141,8 @@ def _scaled(frames: Iterable[VideoFrame], width: int, height: int, pixel_format:
             interpolation=Interpolation.AREA,
             threads=1,
         )
+
+
+def _without_chroma_location(frame: VideoFrame) -> VideoFrame:
+    """An RGB frame as 8-bit RGB. Decoders give it a chroma location all the same, which would shift the chroma."""
+    return VideoFrame.from_ndarray(frame.to_ndarray(format="rgb24"), format="rgb24")

@@ -5,13 +5,15 @@
     python tools/bench_step.py --quick                              the same with 2 clips, 2 rounds
     python tools/bench_step.py CONFIG... engine.precision=fp32      another configuration
     python tools/bench_step.py --compare engine.compile=true         compared with another setting
+    python tools/bench_step.py --count                              kernels, casts and bytes on a GPU, with 64 clips
     python tools/bench_step.py --peer FOLDER --peer-config YAML     compared with V-JEPA 2 or the study's code
 
 Clips are noise; ``bench_data.py`` measures decoding. Phases are timed one after the other with synchronisation in
 between, so nothing overlaps: their sum is an upper bound of a real step. The lower bound is the FLOPs of the three
 networks (without recomputation) at the speed of a large matrix product, measured in the same run. ``--peer`` takes a
 checkout of facebookresearch/vjepa2 or of the code published with the study, with the packages it needs; ``--peer-set
-key.sub=value`` changes its YAML. Its batch size is set to ours.
+key.sub=value`` changes its YAML. Its batch size is set to ours. ``--count`` measures no time: it counts what a GPU
+would execute, on tensors without data, and needs no GPU.
 """
 
 import json
@@ -30,6 +32,8 @@ import yaml
 from peer_training import PeerTraining
 from rich.console import Console
 from rich.table import Table
+from step_counts import as_json as counts_as_json
+from step_counts import count_step, show_counts
 from timing import PeakMemory, device_name, medians, one_line_errors, quick_option, release_freed_memory
 from torch import Tensor, nn
 
@@ -44,6 +48,7 @@ from hpc_jepa.types import ClipBatch
 
 PAPER = ["configs/regime/ucf101.yaml", "configs/objective/fwm_hw_ld.yaml", "engine.batch_size=8"]
 QUICK = [*PAPER[:2], "engine.batch_size=2"]
+COUNTED = [*PAPER[:2], "engine.batch_size=64"]
 PHASES = ("target", "student", "predictor", "objectives", "backward", "optimizer", "EMA")
 PRODUCT = (4096, 768, 3072)
 """Rows, inputs and outputs of the matrix product of the lower bound: the MLP of a ViT-B."""
@@ -223,12 +228,13 @@ def main(
     give_memory_back: Annotated[
         bool, typer.Option("--give-memory-back", help="On a CPU: return freed memory to the system.")
     ] = False,
+    count: Annotated[bool, typer.Option("--count", help="Count kernels, casts, bytes and FLOPs instead.")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Print the cost of a training step."""
     arguments = arguments or []
     if all("=" in argument for argument in arguments):
-        arguments = [*(QUICK if quick else PAPER), *arguments]
+        arguments = [*(COUNTED if count else QUICK if quick else PAPER), *arguments]
     layers = [argument for argument in arguments if "=" not in argument]
     settings = [argument for argument in arguments if "=" in argument]
     if (peer is None) != (peer_config is None):
@@ -236,6 +242,10 @@ def main(
     with one_line_errors(), tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         settings = [*settings, f"runs={Path(scratch)}"]
         config = read_config(RunConfig, layers, settings)
+        if count:
+            counters = count_step(config)
+            typer.echo(json.dumps(counts_as_json(counters))) if as_json else show_counts(counters)
+            return
         other = read_config(RunConfig, layers, [*settings, *compare]) if compare else None
         if other is not None and 3 in {config.engine.zero_stage, other.engine.zero_stage}:
             raise InputError(

@@ -80,6 +80,15 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
 
 
+def exclude_cudnn_attention() -> None:
+    """Let PyTorch choose among flash, memory-efficient and plain attention on a GPU, in this process from now on.
+
+    PyTorch prefers cuDNN on Hopper and Blackwell. cuDNN builds an execution plan for every new number of tokens, tens
+    of milliseconds each for forward and backward pass, and keeps it. Masks bring hundreds of such numbers in a run.
+    """
+    torch.backends.cuda.enable_cudnn_sdp(False)
+
+
 def build_blocks(config: EncoderConfig | PredictorConfig, recompute: bool) -> list[Block]:
     """The blocks of one network, first to last."""
     return [Block(config.width, config.heads, config.mlp_ratio, recompute) for _ in range(config.depth)]

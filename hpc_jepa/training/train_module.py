@@ -4,6 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from hpc_jepa.config.run import RunConfig
+from hpc_jepa.models.block import exclude_cudnn_attention
 from hpc_jepa.models.video_jepa import VideoJEPA
 from hpc_jepa.objectives import ObjectiveSet, build_objective
 from hpc_jepa.types import TokenMasks
@@ -28,8 +29,10 @@ class TrainModule(nn.Module):
 def build_train_module(config: RunConfig) -> TrainModule:
     """Initialise networks and heads from ``config.seed``, identically on every rank.
 
-    Networks come before heads, so runs that differ only in their objectives start from the same encoder.
+    Networks come before heads, so runs that differ only in their objectives start from the same encoder. Chooses the
+    attention backend of the process.
     """
+    exclude_cudnn_attention()
     torch.manual_seed(config.seed)
     model = VideoJEPA(config.model, config.engine.precision, config.targets, config.data.images == "batches")
     objectives = build_objective(

@@ -1,0 +1,44 @@
+"""``bench_step.py --count``: what a GPU would execute, counted without one."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from hpc_jepa.profiling.operation_counts import OperationCounter
+
+TOOL = Path(__file__).parents[2] / "tools" / "bench_step.py"
+
+
+def test_a_step_of_the_study_has_the_flops_of_its_shapes():
+    finished = subprocess.run([sys.executable, TOOL, "--count", "--json"], capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr[-4000:]
+    passes = json.loads(finished.stdout.splitlines()[-1])
+    flops = {name: counts["total"]["flops"] for name, counts in passes.items()}
+    assert sum(flops.values()) == pytest.approx(47.6e12, rel=0.02)
+    for counts in passes.values():
+        for key, total in counts["total"].items():
+            assert total == sum(count[key] for count in counts["by_place"].values())
+            assert total == sum(count[key] for count in counts["by_operator"].values())
+    assert {"triton._forward", "aten._scaled_dot_product_flash_attention"} <= passes["forward"]["by_operator"].keys()
+
+
+def test_kernels_casts_bytes_and_flops_are_counted_by_hand():
+    x, w = torch.ones(4, 8), torch.ones(8, 8)
+    with OperationCounter() as counter:
+        y = x.bfloat16()  # 128 bytes read, 64 written
+        y = y.view(8, 4).t()  # no kernel
+        torch.empty(100)  # no kernel
+        y + y  # 64 read, 64 written
+        x.expand(3, 4, 8).sum()  # 128 read, 4 written: an expanded axis is in memory once
+        x @ w
+    assert vars(counter.total) == {
+        "kernels": 4,
+        "casts": 1,
+        "elementwise_bytes": 192 + 128 + 132,
+        "cast_bytes": 192,
+        "flops": 2 * 4 * 8 * 8,
+    }

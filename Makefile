@@ -1,6 +1,7 @@
 # make quickstart   data, three pretrained encoders and a report of them, without a GPU
 # make slurm-demo   a study of 36 tiny runs on a Slurm cluster set up on this machine (Debian, as root)
 # make test         the whole test suite
+# make gpu-check    checks a GPU machine in under ten minutes; REHEARSE=1 runs the same parts small, on the CPU
 # make lint         ruff and mypy (strict)
 # make docs         the documentation site, site/index.html
 # Each target first installs everything into .venv, once.
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
 
-.PHONY: install quickstart shards slurm-demo test lint docs clean
+.PHONY: install quickstart shards slurm-demo test gpu-check lint docs clean
 
 install: $(INSTALLED)
 
@@ -39,6 +40,10 @@ slurm-demo: install
 
 test: install
 	OMP_NUM_THREADS=1 $(BIN)/pytest
+
+# Writes gpu_check.json, the page gpu_check.md for docs/performance.md, and logs.
+gpu-check: install
+	OMP_NUM_THREADS=1 $(BIN)/python tools/gpu_check.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -1,0 +1,145 @@
+"""Decoding on the GPU: every codec against PyAV, and the rates of all decoders."""
+
+import io
+import json
+from typing import NamedTuple
+
+import av
+import numpy as np
+from av.video.stream import VideoStream
+from numpy.typing import NDArray
+
+from hpc_jepa.cli.gpu_check.children import module, run
+from hpc_jepa.cli.gpu_check.clips import generated_shards, moving_colours
+from hpc_jepa.cli.gpu_check.part import PartContext, SkipPartError, Verdict, verdict_of
+from hpc_jepa.cli.machine import first_line
+from hpc_jepa.config.data import AugmentationConfig, ClipConfig
+from hpc_jepa.data.crop import View
+from hpc_jepa.data.decode import decode_frames
+from hpc_jepa.data.encode import H264, VP9
+
+TOLERANCE = 3.0
+"""Mean grey difference (of 255). Chroma is interpolated in other ways; a wrong colour matrix gives 10 and more."""
+FRAMES, SIDE = 8, 256
+"""No side below the smallest that a GPU decodes (144 for HEVC)."""
+
+
+class Codec(NamedTuple):
+    """A codec with its encoder, pixel format and container. common: every recent GPU decodes it."""
+
+    name: str
+    bits: int
+    encoder: str
+    container: str
+    common: bool = False
+
+    @property
+    def pixel_format(self) -> str:
+        """FFmpeg's name: 4:2:0."""
+        return "yuv420p" if self.bits == 8 else f"yuv420p{self.bits}le"
+
+
+CODECS = (
+    Codec("H.264", 8, "libx264", "mp4", common=True),
+    Codec("HEVC", 8, "libx265", "mp4", common=True),
+    Codec("VP9", 8, "libvpx-vp9", "webm", common=True),
+    Codec("MPEG-4", 8, "mpeg4", "mp4"),
+    Codec("AV1", 8, "libsvtav1", "mp4"),
+    Codec("HEVC", 10, "libx265", "mp4"),
+    Codec("H.264", 10, "libx264", "mp4"),
+    Codec("AV1", 10, "libsvtav1", "mp4"),
+)
+"""Common ones first: a decoder that crashes leaves the rows before it."""
+
+
+def decode_each_codec(context: PartContext) -> Verdict:
+    """Mean grey difference of the GPU's frames and PyAV's. A refused codec is no failure: training uses PyAV."""
+    import nvidia.dali  # noqa: F401  # skips this part before any row if it is not installed
+
+    problems, refused, decoded = [], [], 0
+    for codec in CODECS:
+        name = f"{codec.name}, {codec.bits} bit"
+        try:
+            video = encoded(codec)
+        except (av.FFmpegError, av.codec.codec.UnknownCodecError) as error:
+            context.row("Codecs", codec=name, result=f"no encoder here: {first_line(error)}")
+            continue
+        expected = decode_frames(video, range(FRAMES))
+        try:
+            frames, decoder = decode(video, expected, codec, context.mode.rehearse)
+        except RuntimeError as error:
+            context.row("Codecs", codec=name, result="refused", message=first_line(error)[:120])
+            refused.append(codec)
+            continue
+        difference = float(np.abs(frames - expected.astype(np.float32)).mean())
+        context.row("Codecs", codec=name, result="decoded", by=decoder, difference=difference)
+        decoded += 1
+        if difference > TOLERANCE:
+            problems.append(f"{name} differs from PyAV by {difference:.1f} of 255")
+    missing = [codec.name for codec in refused if codec.common]
+    for name in missing:
+        context.warn(f"{name} is refused: such clips are decoded with PyAV on the CPU")
+    line = f"{decoded} of {len(CODECS)} codecs within {TOLERANCE:g} of 255 of PyAV, {len(refused)} refused"
+    return verdict_of(problems, len(missing), line)
+
+
+def encoded(codec: Codec) -> bytes:
+    """A clip of moving colours."""
+    file = io.BytesIO()
+    quiet = {"x265-params": "log-level=none"} if codec.encoder == "libx265" else {}
+    with av.open(file, "w", format=codec.container) as video:
+        stream = video.add_stream(codec.encoder, rate=24, options=quiet)
+        assert isinstance(stream, VideoStream)
+        stream.height = stream.width = SIDE
+        stream.pix_fmt = codec.pixel_format
+        stream.bit_rate = 8_000_000
+        for pixels in moving_colours(FRAMES, SIDE, SIDE):
+            video.mux(stream.encode(av.VideoFrame.from_ndarray(pixels, format="rgb24")))
+        video.mux(stream.encode())
+    return file.getvalue()
+
+
+def decode(video: bytes, frames: NDArray[np.uint8], codec: Codec, rehearse: bool) -> tuple[NDArray[np.float32], str]:
+    """Frames [F, H, W, 3] of the training pipeline in grey levels, and what decoded them.
+
+    In a rehearsal DALI decodes VP9 on the CPU; it gets the frames that PyAV has decoded of everything else.
+    """
+    from hpc_jepa.data.dali_pipeline import ClipPipeline
+
+    clip, augmentation = ClipConfig(frames=FRAMES, stride=1, size=SIDE), AugmentationConfig()
+    on_cpu = codec.name == "VP9"
+    if rehearse:
+        pipeline = ClipPipeline(clip, augmentation, batch_size=1, device=None, decoder="cpu" if on_cpu else None)
+        name = "DALI on the CPU" if on_cpu else "PyAV (stand-in)"
+    else:
+        pipeline = ClipPipeline(clip, augmentation, batch_size=1, device=0, decoder="mixed")
+        name = "DALI on the GPU"
+    media = frames if rehearse and not on_cpu else np.frombuffer(video, np.uint8)
+    view = View(0, 0, SIDE, SIDE, horizontal_flip=False, vertical_flip=False)
+    pixels = pipeline.run([media], [view], [np.arange(FRAMES)])[0].cpu().numpy()
+    mean, std = (np.array(values, np.float32)[:, None, None, None] for values in (augmentation.mean, augmentation.std))
+    return (255 * (pixels * std + mean)).transpose(1, 2, 3, 0), name
+
+
+def decode_rates(context: PartContext) -> Verdict:
+    """``hpc-jepa shards bench`` on generated clips, H.264 and VP9."""
+    best: tuple[float, str, float] = (0.0, "", 0.0)
+    small = ["--frames=8", "--size=32", "--batch-size=2", "--batches=2", "--threads=1"] if context.mode.rehearse else []
+    for name, encoding in (("H.264", H264), ("VP9", VP9)):
+        shards = generated_shards(context.folder / encoding.decoder, context.mode.rehearse, encoding)
+        answer = json.loads(run(module("hpc_jepa", "shards", "bench", str(shards), "--json", *small)).splitlines()[-1])
+        for decoder in answer["decoders"]:
+            rate = decoder["clips_per_second"]
+            context.row(
+                f"Clips a second, {answer['threads']} threads",
+                codec=name,
+                decoder=decoder["decoder"],
+                clips_per_second=rate,
+                clips_per_cpu_second=decoder["clips_per_cpu_second"],
+                gpus_fed=decoder["gpus_fed"],
+            )
+            best = max(best, (rate, f"{decoder['decoder']}, {name}", decoder["gpus_fed"]))
+    if not best[1]:
+        raise SkipPartError("no decoder")
+    line = f"{best[1]}: {best[0]:.0f} clips/s, enough for {best[2]:.1f} GPUs"
+    return Verdict("warning" if best[2] < 1 and not context.mode.rehearse else "ok", line)

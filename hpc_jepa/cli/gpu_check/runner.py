@@ -1,0 +1,112 @@
+"""Run one part in a process of its own: with a time limit, a log, and no process left behind."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from hpc_jepa.cli.gpu_check.children import last_line
+from hpc_jepa.cli.gpu_check.part import Mode, Part, PartContext, Row, Verdict
+from hpc_jepa.cli.gpu_check.report import PartResult
+
+OnRow = Callable[[str, Row], None]
+"""Called with the caption and the values of each row as a part reports it."""
+
+MARK = "HPC_JEPA_GPU_CHECK_PART"
+"""Environment variable by which all processes of a part are found, those with a session of their own too."""
+POLL_SECONDS = 0.2
+OWN_ERROR = "hpc_jepa.errors.HpcJepaError: "
+KILL_ROUNDS = 5
+
+REHEARSAL_ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu", "TRITON_INTERPRET": "1"}
+"""Hides GPUs: a rehearsal is the same on every machine."""
+
+
+def run_part(part: Part, mode: Mode, limit: float, folder: Path, on_row: OnRow) -> PartResult:
+    """Run a part and return its result, also if it crashes or does not end: the caller goes on with the next one.
+
+    folder: an empty folder for the files of the part; ``log`` in it gets what its processes print. On KeyboardInterrupt
+    the processes of the part are killed first.
+    """
+    result = PartResult(part.name, part.title, limit)
+    context, mark = PartContext(mode, folder, folder / "events.jsonl"), uuid.uuid4().hex
+    context.events.touch()
+    environment = {**os.environ, **(REHEARSAL_ENVIRONMENT if mode.rehearse else {}), MARK: mark}
+    arguments = [part.target, str(folder), str(context.events), json.dumps(asdict(mode))]
+    started = time.monotonic()
+    with (folder / "log").open("wb") as log, context.events.open(encoding="utf-8") as events:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "hpc_jepa.cli.gpu_check.worker", *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            env=environment,
+            start_new_session=True,  # Ctrl-C reaches this process only, which then ends the others
+        )
+        try:
+            while process.poll() is None and time.monotonic() - started < limit:
+                _read_events(events, result, on_row)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(POLL_SECONDS)
+        finally:
+            timed_out = process.poll() is None
+            kill_marked(mark)
+            process.wait()
+            _read_events(events, result, on_row)
+            result.seconds = time.monotonic() - started
+    if not result.line:
+        result.status, result.line = _without_verdict(process.returncode, timed_out, limit, result, folder / "log")
+    return result
+
+
+def kill_marked(mark: str) -> None:
+    """Kill all processes of a part; repeatedly, since one may start another meanwhile."""
+    for _ in range(KILL_ROUNDS):
+        found = list(_marked(mark))
+        if not found:
+            return
+        for process in found:
+            with suppress(psutil.NoSuchProcess):
+                process.kill()
+        psutil.wait_procs(found, timeout=5)
+
+
+def _marked(mark: str) -> Iterator[psutil.Process]:
+    for process in psutil.process_iter():
+        with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+            if process.status() != psutil.STATUS_ZOMBIE and process.environ().get(MARK) == mark:
+                yield process
+
+
+def _read_events(lines: Iterator[str], result: PartResult, on_row: OnRow) -> None:
+    """Add the events that the part has reported since the last call."""
+    for line in lines:
+        event: dict[str, Any] = json.loads(line)
+        if "row" in event:
+            result.tables.setdefault(event["table"], []).append(event["row"])
+            on_row(event["table"], event["row"])
+        elif "warning" in event:
+            result.warnings.append(event["warning"])
+        else:
+            result.status, result.line = event["status"], event["line"]
+
+
+def _without_verdict(code: int, timed_out: bool, limit: float, result: PartResult, log: Path) -> Verdict:
+    """The verdict of a part that reported none: it was killed, or it crashed."""
+    rows = sum(map(len, result.tables.values()))
+    after = f" after {rows} rows" if rows else ""
+    last = last_line(log.read_text(errors="replace"))
+    if timed_out:
+        return Verdict("failed", f"stopped at its limit of {limit:.0f} s{after}; last output: {last}")
+    reason = signal.Signals(-code).name if code < 0 else last.removeprefix(OWN_ERROR)
+    return Verdict("failed", f"crashed{after}: {reason}")

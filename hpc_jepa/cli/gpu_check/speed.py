@@ -1,0 +1,107 @@
+"""Speed of a training step: models, numbers of clips, torch.compile, and the cost of options."""
+
+from collections.abc import Iterator
+from itertools import product
+from typing import Any, NamedTuple
+
+from hpc_jepa.cli.gpu_check.children import json_lines
+from hpc_jepa.cli.gpu_check.part import PartContext, SkipPartError, Verdict, verdict_of
+from hpc_jepa.cli.gpu_check.step_time import OUT_OF_MEMORY, StepTiming
+from hpc_jepa.config.training import EngineConfig
+from hpc_jepa.errors import HpcJepaError
+
+OBJECTIVE = "configs/objective/fwm_hw_ld.yaml"
+LAYERS = ("configs/regime/ucf101.yaml", OBJECTIVE)
+TINY = (
+    "model.encoder={width: 32, depth: 2, heads: 2, patch: 8, levels: [1, 2]}",
+    "model.predictor={width: 16, depth: 1, heads: 2}",
+    "data.clip={frames: 8, size: 32}",
+    "objectives=[fwm, hw, {ld: {hidden: 8}}]",
+)
+"""Stand-in for every model in a rehearsal."""
+
+
+class Case(NamedTuple):
+    """A model and the numbers of clips per step, from many to few."""
+
+    model: str
+    layers: tuple[str, ...]
+    clips: tuple[int, ...]
+
+
+BASE = Case("ViT-B", LAYERS, (64, 8, 2))
+LARGE = Case("ViT-L", (*LAYERS, "configs/model/large.yaml"), (64,))
+
+
+def training_steps(context: PartContext) -> Verdict:
+    """ViT-B and ViT-L, eager and compiled. Where clips do not fit into the memory, half as many are tried."""
+    best: dict[str, Any] = {}
+    problems, limits = [], 0
+    for case, compiled in product((BASE, LARGE), (False, True)):
+        if context.mode.rehearse and case is LARGE and compiled:
+            continue  # the tiny stand-in of ViT-B has been compiled already
+        name = f"{case.model}, {'compiled' if compiled else 'eager'}"
+        try:
+            for result in timed(case, (f"engine.compile={str(compiled).lower()}",), context.mode.rehearse):
+                if "error" in result:
+                    context.warn(f"{name}: {result['clips']} clips do not fit into the memory")
+                    limits += 1
+                    continue
+                context.row("A step in bf16 at ZeRO stage 1, clips of 16x224x224, fwm_hw_ld", step=name, **result)
+                best = max(best, {"step": name, **result}, key=lambda row: row.get("tflops_per_second", 0.0))
+        except HpcJepaError as error:
+            problems.append(f"{name}: {error}")
+    mfu = f", MFU {best['mfu']:.0%}" if best.get("mfu") else ""
+    line = f"{best['step']}, {best['clips']} clips: {best['ms']:.0f} ms{mfu}" if best else "nothing was timed"
+    return verdict_of(problems, limits, line)
+
+
+def timed(case: Case, settings: tuple[str, ...], rehearse: bool) -> Iterator[dict[str, Any]]:
+    """Results of a case; after one that did not fit into the memory, of half as many clips in a new process."""
+    clips = (4, 2) if rehearse else case.clips
+    small = (*TINY, "engine.precision=fp32") if rehearse else ()
+    warmup, steps = (2, 3) if rehearse else (5, 12)
+    while clips:
+        timing = StepTiming(case.layers, (*small, *settings), clips, warmup, steps)
+        done = 0
+        for result in json_lines(timing.command):
+            yield result
+            done += 1
+            fits = result.get("error") != OUT_OF_MEMORY
+        half = clips[done - 1] // 2
+        clips = () if fits else tuple(count for count in (half, *clips[done:]) if 0 < count <= half)
+        clips = tuple(dict.fromkeys(clips))
+
+
+def options(context: PartContext) -> Verdict:
+    """What ``engine.deterministic`` costs in bf16, and TF32 saves in fp32: ViT-B, 8 clips."""
+    pairs = [
+        ("deterministic", ("engine.precision=bf16",), ("engine.deterministic=true",)),
+        ("tf32", ("engine.precision=fp32",), ("engine.tf32=true",)),
+    ]
+    known = [pair for pair in pairs if pair[0] in EngineConfig.model_fields]
+    if not known:
+        raise SkipPartError("this version has neither engine.deterministic nor engine.tf32")
+    case = BASE._replace(clips=(8,))
+    ratios = []
+    for name, base, extra in known:
+        plain, other = (only(timed(case, (*base, *more), context.mode.rehearse)) for more in ((), extra))
+        ratio = other["ms"] / plain["ms"]
+        context.row(
+            "ViT-B, milliseconds of a step",
+            option=name,
+            clips=other["clips"],
+            ms=other["ms"],
+            without=plain["ms"],
+            ratio=ratio,
+        )
+        ratios.append(f"engine.{name}: {ratio:.2f} times the time of a step")
+    return Verdict("ok", "; ".join(ratios))
+
+
+def only(results: Iterator[dict[str, Any]]) -> dict[str, Any]:
+    """The last result, which fits into the memory. Raises HpcJepaError if none does."""
+    fitting = [result for result in results if "error" not in result]
+    if not fitting:
+        raise HpcJepaError("not one clip fits into the memory")
+    return fitting[-1]

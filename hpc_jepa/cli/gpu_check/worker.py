@@ -1,0 +1,40 @@
+"""The process of one part: ``python -m hpc_jepa.cli.gpu_check.worker TARGET FOLDER EVENTS MODE``."""
+
+import json
+import sys
+from importlib import import_module
+from pathlib import Path
+
+from hpc_jepa.cli.gpu_check.part import Mode, PartContext, SkipPartError, Verdict
+
+OPTIONAL = {
+    "nvidia": "DALI (pip install 'hpc_jepa[cuda13]' or 'hpc_jepa[cuda12]')",
+    "triton": "Triton, which comes with the CUDA builds of torch",
+    "pytest": "pytest (pip install 'hpc_jepa[test]')",
+}
+"""Packages by their import name without which parts are skipped; any other missing package fails the part."""
+
+
+def run(target: str, context: PartContext) -> Verdict:
+    """The verdict of a part; skipped if it says so, or if it needs an optional package that is not installed."""
+    module, _, function = target.partition(":")
+    try:
+        verdict: Verdict = getattr(import_module(module), function)(context)
+        return verdict
+    except SkipPartError as reason:
+        return Verdict("skipped", str(reason))
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        if package not in OPTIONAL:
+            raise
+        return Verdict("skipped", f"not installed: {OPTIONAL[package]}")
+
+
+def main(target: str, folder: str, events: str, mode: str) -> None:
+    """Run a part. Any other exception ends this process; the runner reads its last line from the log."""
+    context = PartContext(Mode(**json.loads(mode)), Path(folder), Path(events))
+    context.finish(run(target, context))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -43,7 +43,7 @@ test: install
 
 # Writes gpu_check.json, the page gpu_check.md for docs/performance.md, and logs.
 gpu-check: install
-	OMP_NUM_THREADS=1 $(BIN)/python tools/gpu_check.py
+	$(BIN)/python tools/gpu_check.py
 
 lint: install
 	$(BIN)/ruff check .

@@ -15,7 +15,7 @@ from typing import Any
 
 import psutil
 
-from hpc_jepa.cli.gpu_check.children import last_line
+from hpc_jepa.cli.gpu_check.children import CPU_ONLY, last_line
 from hpc_jepa.cli.gpu_check.part import Mode, Part, PartContext, Row, Verdict
 from hpc_jepa.cli.gpu_check.report import PartResult
 
@@ -28,7 +28,7 @@ POLL_SECONDS = 0.2
 OWN_ERROR = "hpc_jepa.errors.HpcJepaError: "
 KILL_ROUNDS = 5
 
-REHEARSAL_ENVIRONMENT = {"CUDA_VISIBLE_DEVICES": "", "DS_ACCELERATOR": "cpu", "TRITON_INTERPRET": "1"}
+REHEARSAL_ENVIRONMENT = {**CPU_ONLY, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
 """Hides GPUs: a rehearsal is the same on every machine."""
 
 

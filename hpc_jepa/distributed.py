@@ -8,6 +8,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from hpc_jepa.config.training import DeviceSetting
+from hpc_jepa.devices import Gpus, choose_device, hide_gpus
 from hpc_jepa.errors import InputError
 
 
@@ -21,16 +23,22 @@ def world_size() -> int:
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
-def local_device() -> torch.device:
-    """The CUDA device of this process, or the CPU."""
-    if torch.cuda.is_available():
-        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+def collective_device() -> torch.device:
+    """The device of tensors that the process group exchanges: the GPU for NCCL, the CPU for gloo."""
+    if dist.get_backend() == "nccl":
+        return torch.device("cuda", torch.cuda.current_device())
     return torch.device("cpu")
 
 
-def set_ds_accelerator() -> None:
-    """Set DS_ACCELERATOR. Call before DeepSpeed is imported; it guesses, with a warning, if the variable is not set."""
-    os.environ.setdefault("DS_ACCELERATOR", local_device().type)
+def set_ds_accelerator(setting: DeviceSetting = "auto") -> None:
+    """Set DS_ACCELERATOR. Call before DeepSpeed is imported; it guesses, with a warning, if the variable is not set.
+
+    Hides GPUs that are not to be used. Raises InputError like :func:`hpc_jepa.devices.choose_device`.
+    """
+    device = choose_device(setting, os.environ, Gpus.find())
+    if setting == "cpu":
+        hide_gpus()
+    os.environ.setdefault("DS_ACCELERATOR", device.type)
 
 
 def is_main() -> bool:
@@ -62,7 +70,7 @@ def broadcast_int(number: int) -> int:
     """The number that rank 0 passed, on all processes."""
     if world_size() == 1:
         return number
-    tensor = torch.tensor(number, device=local_device())
+    tensor = torch.tensor(number, device=collective_device())
     dist.broadcast(tensor, src=0)
     return int(tensor)
 

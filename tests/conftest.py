@@ -12,8 +12,28 @@ from hpc_jepa.config.run import RunConfig
 from hpc_jepa.data.shards.builder import build_shards, make_recipe
 from hpc_jepa.data.sources import motion8
 
-if not torch.cuda.is_available():
-    os.environ["TRITON_INTERPRET"] = "1"  # kernels run on CPU tensors then; triton reads it when it is imported
+
+def pytest_configure(config):
+    """Hide the GPUs, also from child processes, unless ``-m gpu`` selects the tests that need one.
+
+    The other tests compare with the CPU, decode clips that are too small for a GPU, and start more processes than GPUs.
+    """
+    if not selects_gpu_tests(config.getoption("markexpr")):
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # CUDA reads it when it is initialised, which importing torch does not
+    if not torch.cuda.is_available():
+        os.environ["TRITON_INTERPRET"] = "1"  # kernels run on CPU tensors then; triton reads it when it is imported
+
+
+def selects_gpu_tests(expression):
+    return "gpu" in expression.replace("not gpu", "").split()
+
+
+def pytest_collection_modifyitems(config, items):
+    if torch.cuda.is_available():
+        return
+    for item in items:
+        if item.get_closest_marker("gpu"):
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device and pytest -m gpu"))
 
 
 @pytest.fixture(scope="session")

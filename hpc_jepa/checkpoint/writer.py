@@ -8,7 +8,7 @@ import logging
 import shutil
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -22,6 +22,7 @@ from hpc_jepa.checkpoint import layout, retention
 from hpc_jepa.checkpoint.layout import WEIGHT_PREFIXES, CheckpointInfo
 from hpc_jepa.checkpoint.rank_file import FileDigest, TensorShard, write_rank_file
 from hpc_jepa.config.training import CheckpointConfig
+from hpc_jepa.devices import thread_pool
 from hpc_jepa.distributed import GlooGroup, is_main, rank
 from hpc_jepa.errors import HpcJepaError
 
@@ -47,7 +48,7 @@ class CheckpointWriter:
         self._check_lease = check_lease
         self.longest_save = 0.0
         self._gloo = GlooGroup()
-        self._worker = ThreadPoolExecutor(1, thread_name_prefix="checkpoint-writer")
+        self._worker = thread_pool(1, "checkpoint-writer")
         self._pending: Future[None] | None = None
         self._buffers: dict[str, Tensor] = {}
 

@@ -13,6 +13,7 @@ from rich.table import Table
 from hpc_jepa.cli.console import examples, progress_bar
 from hpc_jepa.config import loading
 from hpc_jepa.config.benchmark import ENCODER_PATTERN, BenchmarkConfig, ProtocolName, Task, current_protocol
+from hpc_jepa.config.training import DeviceSetting
 from hpc_jepa.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ EXAMPLES = examples(
       protocols.standard.robustness.corruptions='\\[reversal, noise]' protocols.standard.robustness.clips=2000""",
     "hpc-jepa evaluate RUN --benchmark ssv2 --task text",
     "torchrun --nproc-per-node 4 -m hpc_jepa evaluate RUN --benchmark kinetics400",
+    "srun --ntasks 4 --gpus-per-task 1 hpc-jepa evaluate RUN --benchmark kinetics400",
 )
 
 
@@ -43,6 +45,11 @@ def parse_task(name: str) -> Any:
     return _known_name("--task", name, get_args(Task))
 
 
+def parse_device(name: str) -> Any:
+    """A value of engine.device. Raises InputError for an unknown one."""
+    return _known_name("--device", name, get_args(DeviceSetting))
+
+
 def _known_name(option: str, name: str, known: Sequence[str]) -> str:
     if name not in known:
         raise InputError(f"{option} {name}: unknown{loading.did_you_mean(name, known)}; known: {', '.join(known)}")
@@ -50,6 +57,7 @@ def _known_name(option: str, name: str, known: Sequence[str]) -> str:
 
 
 ProtocolOption = partial(typer.Option, parser=parse_protocol, metavar=f"[{'|'.join(PROTOCOLS)}]")
+DeviceOption = partial(typer.Option, parser=parse_device, metavar=f"[{'|'.join(get_args(DeviceSetting))}]")
 TaskOption = partial(typer.Option, parser=parse_task, metavar=f"[{'|'.join(get_args(Task))}]")
 
 
@@ -74,11 +82,15 @@ def evaluate_command(
         ),
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Evaluate again even if a record exists.")] = False,
+    device: Annotated[
+        DeviceSetting | None,
+        DeviceOption(help="Where to run the encoder.", show_default="engine.device of the run"),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the record instead of a table.")] = False,
 ) -> None:
     """Evaluate the frozen encoder of a run and write a record to RUN/eval/.
 
-    Under torchrun or srun all processes extract features; rank 0 trains the probes.
+    Under torchrun or srun all processes share the extraction of features; rank 0 trains the probes.
     """
     from hpc_jepa.evaluation.evaluator import evaluate as evaluate_run
     from hpc_jepa.evaluation.evaluator import process_group
@@ -86,7 +98,9 @@ def evaluate_command(
     config = loading.read_config(BenchmarkConfig, [loading.find_config(benchmark, "benchmark")], overrides or [])
     names = _validated(weights or ["target", "student"])
     with process_group():
-        record = evaluate_run(run, config, protocol, names, task=task, force=force, progress=progress_bar)
+        record = evaluate_run(
+            run, config, protocol, names, task=task, force=force, progress=progress_bar, device=device
+        )
     if record is None:
         return
     if json:

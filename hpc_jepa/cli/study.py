@@ -128,10 +128,9 @@ def _start(study: str, cluster: str, runs: Path, jobs: int | None, only_unfinish
 
 
 def _run_locally(study: str, runs: Path, jobs: int | None, only_unfinished: bool) -> None:
-    import torch
-
+    from hpc_jepa.devices import Gpus, gpu_names
     from hpc_jepa.study.grid import create_study_dir
-    from hpc_jepa.study.local import run_locally
+    from hpc_jepa.study.local import LocalJobs, run_locally
     from hpc_jepa.study.status import read_study_status
 
     cells = _cells(study, runs)
@@ -141,12 +140,14 @@ def _run_locally(study: str, runs: Path, jobs: int | None, only_unfinished: bool
         if not cells:
             CONSOLE.print("nothing failed or stalled")
             return
-    devices = torch.cuda.device_count() or os.cpu_count() or 1
+    gpus = [] if all(cell.config.engine.device == "cpu" for cell in cells) else gpu_names(os.environ, Gpus.find().count)
+    local = LocalJobs.plan(gpus, os.cpu_count() or 1, len(cells), jobs)
+    CONSOLE.print(str(local), highlight=False)
     with progress_bars(_labels(cells), [cell.config.schedule.steps for cell in cells]) as show:
         indices = {cell.folder: index for index, cell in enumerate(cells)}
         failures = run_locally(
             cells,
-            jobs or min(devices, len(cells)),
+            local,
             lambda cell, status: show(indices[cell.folder], status.step, status.summary),
         )
     if failures:

@@ -71,7 +71,7 @@ def train_command(
 
     from hpc_jepa.distributed import set_ds_accelerator
 
-    set_ds_accelerator()
+    set_ds_accelerator(config.engine.device)
     from hpc_jepa.profiling.profile import check_profile_steps
     from hpc_jepa.training.loop import train
 

@@ -33,7 +33,7 @@ IRRELEVANT_KEYS: dict[str, Any] = {
     "checkpoint": True,
     "guard": True,
     "data": {"decode_threads", "reading"},
-    "engine": {"zero_stage", "overlap_communication", "compile"},
+    "engine": {"device", "zero_stage", "overlap_communication", "compile"},
 }
 """Keys that do not change the outcome of a run: output, logging, alarms, and how the work is divided."""
 

@@ -30,9 +30,15 @@ class OptimizerConfig(Strict):
     grad_clip: float = Field(0.0, ge=0, description="maximum gradient norm; 0: no clipping")
 
 
-class EngineConfig(Strict):
-    """DeepSpeed, precision and compilation."""
+DeviceSetting = Literal["auto", "cpu", "cuda"]
 
+
+class EngineConfig(Strict):
+    """Device, DeepSpeed, precision and compilation."""
+
+    device: DeviceSetting = Field(
+        "auto", description="auto: a GPU, or the CPU where no GPU was requested; cpu: even where GPUs are visible"
+    )
     batch_size: int = Field(32, gt=0, description="clips per step, over all processes")
     zero_stage: Literal[0, 1, 2, 3] = 1
     precision: Literal["fp32", "bf16"] = "bf16"

@@ -1,7 +1,6 @@
 """The evaluation dataloader: every sample once, in order, without augmentation, optionally corrupted."""
 
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -19,6 +18,7 @@ from hpc_jepa.data.frame_sampling import evaluation_frames
 from hpc_jepa.data.images import is_image, open_image
 from hpc_jepa.data.shards.manifest import SampleInfo
 from hpc_jepa.data.shards.shard_folder import ShardFolder
+from hpc_jepa.devices import thread_pool
 from hpc_jepa.errors import DataError, UndecodableError
 
 
@@ -70,7 +70,7 @@ class EvaluationClips:
         return len(self.indices)
 
     def __iter__(self) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-        with ThreadPoolExecutor(self._threads) as pool:
+        with thread_pool(self._threads, "decode") as pool:
             for start in range(0, len(self), self._batch_size):
                 rows = slice(start, start + self._batch_size)
                 pixels = torch.stack(list(pool.map(self._pixels, self.indices[rows].tolist())))

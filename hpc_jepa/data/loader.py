@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple
@@ -20,6 +20,7 @@ from hpc_jepa.data.decode_errors import DecodeErrorLog, DecodeErrorRecord
 from hpc_jepa.data.prefetch import Prefetcher
 from hpc_jepa.data.shards.shard_folder import ShardFolder, StoredVideo
 from hpc_jepa.data.storage import ScratchCache
+from hpc_jepa.devices import thread_pool
 from hpc_jepa.distributed import local_rows
 from hpc_jepa.errors import DataError, UndecodableError
 from hpc_jepa.types import ClipBatch
@@ -93,7 +94,7 @@ class ClipLoader:
         self._draws = lru_cache(maxsize=config.reading.prefetch_steps + 2)(self._sampler.samples)
         ahead = config.reading.prefetch_steps * share
         self._videos = Prefetcher(self._read, ahead, config.reading.threads, name="read")
-        self._threads = ThreadPoolExecutor(config.decode_threads, thread_name_prefix="decode")
+        self._threads = thread_pool(config.decode_threads, "decode")
         self._augment = Augmenter(config.clip, config.augmentation, share, config.decode_threads, device, decoder)
         self.stage_seconds = {"read": 0.0, "decode": 0.0, "augment": 0.0}
 

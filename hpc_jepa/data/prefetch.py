@@ -2,8 +2,10 @@
 
 import sys
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import Generic, TypeVar
+
+from hpc_jepa.devices import thread_pool
 
 T = TypeVar("T")
 
@@ -21,7 +23,7 @@ class Prefetcher(Generic[T]):
         self._make = make
         self._ahead = ahead
         self._end = end
-        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._threads = thread_pool(threads, name)
         self._pending: dict[int, Future[T]] = {}
 
     def get(self, item: int) -> T:

@@ -7,13 +7,14 @@ import os
 import shutil
 import weakref
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol, cast
 
+from hpc_jepa.devices import thread_pool
 from hpc_jepa.errors import InputError
 
 MAX_OPEN_FILES = 64
@@ -92,7 +93,7 @@ class ScratchCache:
         self._folder = folder
         self._limit = limit
         self._evict = evict
-        self._copier = ThreadPoolExecutor(1, thread_name_prefix="scratch")
+        self._copier = thread_pool(1, "scratch")
         self._copies: dict[Path, Future[Path | None]] = {}
         self._lock = Lock()
 

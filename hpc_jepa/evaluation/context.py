@@ -16,9 +16,11 @@ from torch import Tensor
 
 from hpc_jepa.checkpoint.layout import Checkpoint, resolve_checkpoint
 from hpc_jepa.config.benchmark import BenchmarkConfig, Pooling, ProtocolConfig, ProtocolName, Weights, current_protocol
+from hpc_jepa.config.training import DeviceSetting
 from hpc_jepa.data.evaluation_clips import Corruption, EvaluationClips
 from hpc_jepa.data.shards.manifest import read_manifest
-from hpc_jepa.distributed import GlooGroup, is_main, local_device, rank, world_size
+from hpc_jepa.devices import select_device
+from hpc_jepa.distributed import GlooGroup, is_main, rank, world_size
 from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.evaluation.external_encoders import is_external, load_external_encoder
 from hpc_jepa.evaluation.extraction import Encode, ExtractedFeatures, FeatureExtraction, TokenEncoder
@@ -47,12 +49,17 @@ class EvaluationContext:
 
     @classmethod
     def open(
-        cls, folder: Path, benchmark: BenchmarkConfig, protocol: ProtocolName, progress: Progress
+        cls,
+        folder: Path,
+        benchmark: BenchmarkConfig,
+        protocol: ProtocolName,
+        progress: Progress,
+        device: DeviceSetting | None = None,
     ) -> "EvaluationContext":
-        """Open a run folder. Collective: all processes must call it.
+        """Open a run folder. Collective: all processes must call it. ``device``: None: as the run's engine.device.
 
-        Raises InputError if the folder is not a run, or the protocol or one of its probes is unknown; CheckpointError
-        if the run has no checkpoint.
+        Raises InputError if the folder is not a run, the protocol or one of its probes is unknown, or like
+        :func:`hpc_jepa.devices.choose_device`; CheckpointError if the run has no checkpoint.
         """
         protocol = current_protocol(protocol)
         if protocol not in benchmark.protocols:
@@ -61,7 +68,8 @@ class EvaluationContext:
         validate_probes(benchmark, protocol)
         run = open_run(folder)
         checkpoint, group = resolve_checkpoint(folder), GlooGroup(COLLECTIVE_TIMEOUT)
-        return cls(run, checkpoint, benchmark, protocol, progress, group, local_device())
+        chosen = select_device(device or run.config.engine.device)
+        return cls(run, checkpoint, benchmark, protocol, progress, group, chosen)
 
     @property
     def config(self) -> ProtocolConfig:

@@ -11,10 +11,11 @@ from typing import Any
 import torch.distributed as dist
 
 from hpc_jepa.config.benchmark import BenchmarkConfig, ProtocolName, Task, Weights
+from hpc_jepa.config.training import DeviceSetting
 from hpc_jepa.data.shards.manifest import MANIFEST_NAME, manifest_hash, read_manifest
 from hpc_jepa.distributed import is_main
 from hpc_jepa.errors import DataError
-from hpc_jepa.evaluation.context import EvaluationContext
+from hpc_jepa.evaluation.context import COLLECTIVE_TIMEOUT, EvaluationContext
 from hpc_jepa.evaluation.extraction import TokenEncoder
 from hpc_jepa.evaluation.progress import Progress, no_progress
 from hpc_jepa.evaluation.record import (
@@ -31,7 +32,12 @@ from hpc_jepa.evaluation.tasks.probe import evaluate_probes
 from hpc_jepa.evaluation.tasks.robustness import evaluate_robustness
 from hpc_jepa.evaluation.tasks.text import evaluate_text
 from hpc_jepa.io.revision import code_revision
-from hpc_jepa.training.launch import check_launcher_variables
+from hpc_jepa.training.launch import (
+    check_launcher_variables,
+    init_from_launcher,
+    report_lost_peers,
+    set_ranks_from_slurm,
+)
 
 SOFTWARE_PACKAGES = ("hpc_jepa", "torch", "scikit-learn", "statsmodels", "scipy", "numpy")
 
@@ -53,13 +59,16 @@ def evaluate(
     task: Task = "probe",
     force: bool = False,
     progress: Progress = no_progress,
+    device: DeviceSetting | None = None,
 ) -> AnyRecord | None:
     """Evaluate the latest checkpoint of a run and write the record; None on all processes but the first.
 
     Weights that the record already contains for this checkpoint, protocol and data are skipped, unless ``force``.
+    ``device``: None: as the run's engine.device.
     Raises InputError, DataError or CheckpointError with a one-line message.
     """
-    context, record_type = EvaluationContext.open(folder, benchmark, protocol, progress), RECORD_TYPES[task]
+    context = EvaluationContext.open(folder, benchmark, protocol, progress, device)
+    record_type = RECORD_TYPES[task]
     path = context.run.record_file(benchmark.name, context.protocol, task)
     metadata = _metadata(context, task)
     old = None if force or not path.is_file() else read_record(record_type, path)
@@ -82,18 +91,22 @@ def evaluate(
 
 @contextmanager
 def process_group() -> Iterator[None]:
-    """A gloo process group for the duration of the block if a launcher set RANK or WORLD_SIZE; none otherwise.
+    """A gloo process group for the duration of the block if torchrun or srun started several processes; else none.
 
-    Gloo suffices: processes exchange only file names and labels. Raises InputError if the launcher's variables are
-    incomplete.
+    Gloo suffices: processes exchange only file names and labels. All processes leave the block together, because srun
+    ends a step soon after its first process, and the others finish while the first still trains probes.
+    Raises InputError if the launcher's variables are incomplete, HpcJepaError if another process has exited.
     """
+    set_ranks_from_slurm()
     if not {"RANK", "WORLD_SIZE"} & os.environ.keys():
         yield
         return
     check_launcher_variables()
-    dist.init_process_group("gloo")
+    init_from_launcher("gloo", COLLECTIVE_TIMEOUT)
     try:
-        yield
+        with report_lost_peers():
+            yield
+            dist.barrier()
     finally:
         dist.destroy_process_group()
 

@@ -5,9 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import cycle, islice
 from pathlib import Path
+from queue import SimpleQueue
 from signal import SIGTERM
 
+from hpc_jepa.devices import VISIBLE
 from hpc_jepa.errors import EXIT_INTERRUPTED
 from hpc_jepa.study.grid import StudyCell
 from hpc_jepa.study.status import CellStatus, cell_status, is_evaluated
@@ -28,8 +31,32 @@ class FailedTask:
 OnStatus = Callable[[StudyCell, CellStatus], None]
 
 
-def run_locally(cells: Sequence[StudyCell], jobs: int, on_status: OnStatus) -> list[FailedTask]:
-    """Train and evaluate all cells that are not done, at most ``jobs`` at a time; the failed tasks.
+@dataclass(frozen=True)
+class LocalJobs:
+    """How many tasks run at a time, and the GPU of each, as values of CUDA_VISIBLE_DEVICES; no ``gpus``: the CPU."""
+
+    count: int
+    gpus: tuple[str, ...] = ()
+
+    @classmethod
+    def plan(cls, gpus: Sequence[str], cores: int, cells: int, requested: int | None = None) -> "LocalJobs":
+        """``requested`` tasks; None: one per GPU, or one per core without GPUs. More tasks than GPUs share them."""
+        count = requested or min(len(gpus) or cores, cells)
+        return cls(count, tuple(islice(cycle(gpus), count)))
+
+    def __str__(self) -> str:
+        tasks = "1 task" if self.count == 1 else f"{self.count} tasks"
+        if not self.gpus:
+            return f"{tasks} at a time, on the CPU"
+        names = list(dict.fromkeys(self.gpus))
+        where = f"{tasks} at a time on GPU{'s' if len(names) > 1 else ''} {', '.join(names)}"
+        if len(names) < self.count:
+            return f"{where}, which they share"
+        return where if self.count == 1 else f"{where}, one each"
+
+
+def run_locally(cells: Sequence[StudyCell], jobs: LocalJobs, on_status: OnStatus) -> list[FailedTask]:
+    """Train and evaluate all cells that are not done; the failed tasks.
 
     A failed cell does not stop the others. ``on_status`` is called for each cell every POLL_INTERVAL. Raises
     KeyboardInterrupt if a task was interrupted; running commands save first.
@@ -76,18 +103,27 @@ def _running_status(task: StudyTask | None, status: CellStatus) -> CellStatus:
 
 
 @contextmanager
-def _worker_threads(jobs: int) -> Iterator[tuple[ThreadPoolExecutor, Callable[[StudyTask], int]]]:
-    """A pool of ``jobs`` threads, and a function that runs a task. On an exception, running commands get SIGTERM."""
-    threads = max((os.cpu_count() or 1) // jobs, 1)
-    pool, busy = ThreadPoolExecutor(jobs), set[TaskRunner]()
+def _worker_threads(jobs: LocalJobs) -> Iterator[tuple[ThreadPoolExecutor, Callable[[StudyTask], int]]]:
+    """A pool of threads, and a function that runs a task. On an exception, running commands get SIGTERM.
+
+    A task holds one of the planned GPUs while it runs.
+    """
+    threads = max((os.cpu_count() or 1) // jobs.count, 1)
+    pool, busy = ThreadPoolExecutor(jobs.count), set[TaskRunner]()
+    free = SimpleQueue[str]()
+    for gpu in jobs.gpus:
+        free.put(gpu)
 
     def run(task: StudyTask) -> int:
-        runner = TaskRunner(new_session=True, threads=threads)
+        gpu = free.get() if jobs.gpus else None
+        runner = TaskRunner(new_session=True, threads=threads, environment={} if gpu is None else {VISIBLE: gpu})
         busy.add(runner)
         try:
             return runner.run(task)
         finally:
             busy.discard(runner)
+            if gpu is not None:
+                free.put(gpu)
 
     try:
         yield pool, run

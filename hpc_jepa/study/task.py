@@ -4,7 +4,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +19,9 @@ from hpc_jepa.training.shutdown import WallTime
 TaskKind = Literal["train", "evaluate", "report"]
 Command = tuple[str, ...]
 """Arguments of ``hpc-jepa``."""
+
+COMMAND_NUMBER = "HPC_JEPA_COMMAND_NUMBER"
+"""Number of a command in its task; the ranks of each command in a Slurm job meet at a port of their own."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """Signals after which a command saves and exits."""
@@ -59,12 +62,16 @@ class TaskRunner:
     """Runs one task at a time, each command in a child process.
 
     ``new_session``: start the children in a new session, so that Ctrl-C in the terminal reaches them only once, through
-    ``send_signal``. ``threads``: OMP_NUM_THREADS of the children unless the environment sets it.
+    ``send_signal``. ``threads``: OMP_NUM_THREADS of the children unless the environment sets it. ``environment``:
+    other variables of the children, in place of those of this process.
     """
 
-    def __init__(self, *, new_session: bool = False, threads: int | None = None) -> None:
+    def __init__(
+        self, *, new_session: bool = False, threads: int | None = None, environment: Mapping[str, str] | None = None
+    ) -> None:
         self._new_session = new_session
-        self._environment = {"OMP_NUM_THREADS": str(threads)} if threads else {}
+        self._defaults = {"OMP_NUM_THREADS": str(threads)} if threads else {}
+        self._environment = environment or {}
         self._process: subprocess.Popen[bytes] | None = None
         self._signal: int | None = None
 
@@ -76,11 +83,11 @@ class TaskRunner:
         task.log.parent.mkdir(parents=True, exist_ok=True)
         time_left = WallTime.from_environment()
         with task.log.open("ab") as output:
-            for command in task.commands:
+            for number, command in enumerate(task.commands):
                 if self._signal or not time_left.fits_another():
                     return EXIT_INTERRUPTED
                 with time_left.timed():
-                    code = self._run(command, output)
+                    code = self._run(command, number, output)
                 if code != 0:
                     return EXIT_INTERRUPTED if -code in STOP_SIGNALS else code
         return 0
@@ -91,12 +98,12 @@ class TaskRunner:
         if self._process is not None:
             self._process.send_signal(number)
 
-    def _run(self, command: Command, output: BinaryIO) -> int:
+    def _run(self, command: Command, number: int, output: BinaryIO) -> int:
         self._process = subprocess.Popen(
             [sys.executable, "-m", "hpc_jepa", *command],
             stdout=output,
             stderr=subprocess.STDOUT,
-            env={**self._environment, **os.environ},
+            env={**self._defaults, **os.environ, **self._environment, COMMAND_NUMBER: str(number)},
             start_new_session=self._new_session,
         )
         if self._signal:  # it arrived while the process was starting

@@ -24,7 +24,7 @@ from hpc_jepa.training.checkpoint_state import resume_from_checkpoint
 from hpc_jepa.training.divergence import DivergenceMonitor
 from hpc_jepa.training.ema import TargetEMA
 from hpc_jepa.training.engine import build_engine
-from hpc_jepa.training.launch import report_lost_peers
+from hpc_jepa.training.launch import collective_timeout, report_lost_peers
 from hpc_jepa.training.metrics import MetricsLogger, OnLog, StartupTimer
 from hpc_jepa.training.nonfinite import NonFiniteGuard
 from hpc_jepa.training.train_module import build_train_module
@@ -74,7 +74,8 @@ def build_run(config: RunConfig, device: torch.device, on_log: OnLog) -> Iterato
     startup_timer.phase_done("engine")
     loader = build_loader(config, device)
     # One process group per thread: collectives of two threads on one group would be mixed up.
-    gloo, mask_gloo = GlooGroup(), GlooGroup()
+    timeout = collective_timeout(config.guard.stall_seconds)
+    gloo, mask_gloo = GlooGroup(timeout), GlooGroup(timeout)
     run = RunDir(config.folder)
     with (
         Watchdog(config.guard.stall_seconds) as watchdog,

@@ -12,33 +12,51 @@ import torch
 import torch.distributed as dist
 from torch.distributed.rendezvous import rendezvous
 
-from hpc_jepa.distributed import local_device
+from hpc_jepa.config.training import DeviceSetting
+from hpc_jepa.devices import select_device
 from hpc_jepa.errors import HpcJepaError, InputError
 
 RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
 LAUNCHER_VARIABLES = (*RANK_VARIABLES, "MASTER_ADDR", "MASTER_PORT")
 RENDEZVOUS_TIMEOUT = timedelta(minutes=5)
 """Wait this long for all ranks at start-up: the nodes of a job start at different times."""
+COLLECTIVE_MARGIN = timedelta(minutes=5)
+"""Collectives end this long after the stall watchdog. NCCL's default of ten minutes would end the process before the
+watchdog prints its stacks: NCCL's own watchdog thread then exits the process (TORCH_NCCL_ASYNC_ERROR_HANDLING=3)."""
 SLURM_PORTS = range(20_000, 32_000)
 """Below the ephemeral ports that systems give to outgoing connections."""
+PORTS_BETWEEN_COMMANDS = 1009
+COMMAND_NUMBER = "HPC_JEPA_COMMAND_NUMBER"
+"""Environment variable: the number of a command among those that a task of a study runs in one job step
+(``study/task.py``)."""
 FIRST_HOST = re.compile(r"(?P<before>[^\[,]+)(?:\[(?P<first>\d+)[^\]]*\](?P<after>[^\[,]*))?")
 """The first host of a Slurm node list such as ``node[017-020,031],login``."""
 
 
-def join_process_group() -> torch.device:
+def join_process_group(setting: DeviceSetting = "auto", timeout: timedelta | None = None) -> torch.device:
     """Initialise the process group once per process; returns the device of this rank.
 
     Without a launcher the world size is 1. The group lasts as long as the process, because DeepSpeed keeps references
-    to it and cannot start on a second one.
-    Raises InputError if the launcher's variables are incomplete or invalid: N processes that train alone would appear
-    to succeed. Raises HpcJepaError if the rendezvous times out.
+    to it and cannot start on a second one. ``setting``: ``engine.device``. ``timeout``: of one collective; None:
+    torch's default.
+    Raises InputError if the launcher's variables are incomplete or invalid (N processes that train alone would appear
+    to succeed), or like :func:`hpc_jepa.devices.choose_device`. Raises HpcJepaError if the rendezvous times out.
     """
     set_ranks_from_slurm()
-    device = local_device()
+    if not is_single_process():
+        check_launcher_variables()
+    device = select_device(setting)
     if not dist.is_initialized():
-        _init_backend("nccl" if device.type == "cuda" else "gloo", device)
+        if device.type == "cuda":
+            os.environ["LOCAL_RANK"] = str(device.index)  # DeepSpeed uses it as the index of its device
+        _init_backend("nccl" if device.type == "cuda" else "gloo", timeout)
         atexit.register(dist.destroy_process_group)
     return device
+
+
+def collective_timeout(stall_seconds: float) -> timedelta | None:
+    """Timeout of collectives for a run with the watchdog limit ``guard.stall_seconds``; None: torch's default."""
+    return timedelta(seconds=stall_seconds) + COLLECTIVE_MARGIN if stall_seconds else None
 
 
 @contextmanager
@@ -50,35 +68,33 @@ def report_lost_peers() -> Iterator[None]:
         if isinstance(error, dist.DistError) or "gloo" in str(error):
             raise HpcJepaError(
                 f"rank {dist.get_rank()}: another rank of this run has exited; see the last line of its log, then "
-                "repeat the command to resume from the latest checkpoint"
+                "repeat the command: training resumes from the latest checkpoint"
             ) from error
         raise
 
 
-def _init_backend(backend: str, device: torch.device) -> None:
+def _init_backend(backend: str, timeout: timedelta | None) -> None:
     import deepspeed  # takes seconds; evaluation imports this module without it
 
-    if device.type == "cuda":
-        torch.cuda.set_device(device)
     # On a CPU, DeepSpeed would compile a shared-memory all-reduce at first start; gloo needs no compiler.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     if is_single_process():
         os.environ["LOCAL_RANK"] = "0"  # DeepSpeed reads the local rank from the environment only
-        dist.init_process_group(backend, store=torch.distributed.HashStore(), rank=0, world_size=1)  # type: ignore[attr-defined]
+        store = torch.distributed.HashStore()  # type: ignore[attr-defined]
+        dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
     else:
-        check_launcher_variables()
-        _rendezvous(backend)
+        init_from_launcher(backend, timeout)
     # DeepSpeed calls collectives by deprecated names; users cannot act on the warning.
     warnings.filterwarnings("ignore", message=".*deprecated.*", category=FutureWarning, module="torch.distributed")
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
 
-def _rendezvous(backend: str) -> None:
-    """Wait for all ranks of the run. Raises HpcJepaError after RENDEZVOUS_TIMEOUT."""
+def init_from_launcher(backend: str, timeout: timedelta | None) -> None:
+    """Initialise the process group of the launcher's ranks. Raises HpcJepaError after RENDEZVOUS_TIMEOUT."""
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     try:
         store, *_ = next(rendezvous("env://", rank, world_size, timeout=RENDEZVOUS_TIMEOUT))
-        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size)
+        dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     except dist.DistError as error:
         address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         reason = str(error).partition("\n")[0]
@@ -126,8 +142,13 @@ def set_ranks_from_slurm() -> None:
 
 
 def _slurm_ranks(step: Mapping[str, str]) -> dict[str, str]:
-    """From the variables of a job step. A restart uses another port: an older copy of the job may still listen."""
+    """From the variables of a job step.
+
+    A restart, and each command of a task, uses another port: an older copy of the job, or rank 0 of the command before,
+    may still listen.
+    """
     number = 7 * int(step["SLURM_JOB_ID"]) + int(step.get("SLURM_RESTART_COUNT", "0"))
+    number += PORTS_BETWEEN_COMMANDS * int(step.get(COMMAND_NUMBER, "0"))
     return {
         "RANK": step["SLURM_PROCID"],
         "WORLD_SIZE": step["SLURM_STEP_NUM_TASKS"],

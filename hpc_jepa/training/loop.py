@@ -18,7 +18,7 @@ from hpc_jepa.training.build import TrainingRun, build_run
 from hpc_jepa.training.checkpoint_state import checkpoint_info, shards_to_save
 from hpc_jepa.training.divergence import target_health
 from hpc_jepa.training.engine import optimizer_step, set_schedule_values
-from hpc_jepa.training.launch import join_process_group
+from hpc_jepa.training.launch import collective_timeout, join_process_group
 from hpc_jepa.training.metrics import OnLog
 from hpc_jepa.training.schedules import schedule_values_at
 from hpc_jepa.training.shutdown import StopSignal, WallTime
@@ -35,7 +35,7 @@ def train(config: RunConfig, on_log: OnLog, profile: bool = False) -> TrainOutco
     """
     validate_objectives(config)
     refuse_other_config(config)
-    device = join_process_group()
+    device = join_process_group(config.engine.device, collective_timeout(config.guard.stall_seconds))
     wall_time = WallTime.from_environment()
     with StopSignal() as stop, build_run(config, device, on_log) as run, profile_steps(run, profile) as profile_step:
         write_run_state(run, "running", run.first_step)

@@ -207,7 +207,6 @@ def test_dali_makes_the_clips_and_replacements_of_pyav(webms):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="decoding on the GPU needs a CUDA device")
 def test_gpu_clips_equal_cpu_clips(mixture):
     on_cpu, on_gpu = loader(mixture).batch(0), loader(mixture, device=torch.device("cuda", 0)).batch(0)
     assert on_gpu.pixels.is_cuda
@@ -215,7 +214,6 @@ def test_gpu_clips_equal_cpu_clips(mixture):
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="decoding on the GPU needs a CUDA device")
 def test_gpu_replacements_equal_cpu_replacements(spoilt):
     cpu, gpu = loader(config(spoilt)), loader(config(spoilt), device=torch.device("cuda", 0))
     for step in range(8):

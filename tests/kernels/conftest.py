@@ -2,8 +2,8 @@ import pytest
 import torch
 
 
-@pytest.fixture(scope="session")
-def device() -> torch.device:
+@pytest.fixture(scope="session", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+def device(request) -> torch.device:
     """Device of the Triton kernels: compiled on a GPU, interpreted on a CPU."""
     pytest.importorskip("triton", reason="triton is not installed")
-    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    return torch.device(request.param)

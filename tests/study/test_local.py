@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import pytest
@@ -11,6 +12,9 @@ import yaml
 from typer.testing import CliRunner
 
 from hpc_jepa.cli.app import app
+from hpc_jepa.devices import Gpus
+from hpc_jepa.study import task
+from hpc_jepa.study.local import LocalJobs
 
 
 @pytest.fixture
@@ -32,6 +36,56 @@ def write_study(tiny_regime, tiny_benchmark, tmp_path, monkeypatch):
         return tmp_path / "study.yaml"
 
     return write
+
+
+@pytest.mark.parametrize(
+    ("gpus", "cells", "requested", "expected"),
+    [
+        ([], 5, None, LocalJobs(4)),
+        ([], 3, None, LocalJobs(3)),
+        ([], 3, 8, LocalJobs(8)),
+        (["0", "1"], 5, None, LocalJobs(2, ("0", "1"))),
+        (["GPU-a", "GPU-b"], 1, None, LocalJobs(1, ("GPU-a",))),
+        (["MIG-1", "MIG-2", "MIG-3"], 9, 2, LocalJobs(2, ("MIG-1", "MIG-2"))),
+        (["3", "1"], 5, 5, LocalJobs(5, ("3", "1", "3", "1", "3"))),
+    ],
+)
+def test_concurrent_tasks_get_a_gpu_each(gpus, cells, requested, expected):
+    jobs = LocalJobs.plan(gpus, cores=4, cells=cells, requested=requested)
+    assert jobs == expected
+    assert all(gpu in str(jobs) for gpu in jobs.gpus)
+
+
+def test_each_running_task_sees_its_own_gpu(write_study, tmp_path, monkeypatch):
+    """Two stand-ins for GPUs and three cells: no two tasks that run at the same time see the same one."""
+    starts, lock = [], threading.Lock()
+    running, both = {}, threading.Barrier(2, timeout=60)
+
+    def start(command, *, env, **options):
+        gpu = env["CUDA_VISIBLE_DEVICES"]
+        with lock:
+            assert gpu not in running.values()
+            running[threading.get_ident()] = gpu
+            starts.append((command[3], gpu))
+            first = len(starts) <= 2
+        if first:
+            both.wait()
+        return Ended()
+
+    class Ended:
+        def wait(self):
+            with lock:
+                del running[threading.get_ident()]
+            return 1
+
+    monkeypatch.setattr(task.subprocess, "Popen", start)
+    monkeypatch.setattr(Gpus, "find", classmethod(lambda cls: cls(2)))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b,GPU-c")
+    result = call("submit", write_study("baseline", "ld", "hw"))
+    assert "3 of 3" in result.stderr
+    assert "GPU-a, GPU-b" in result.stderr
+    assert [kind for kind, _ in starts] == ["train"] * 3
+    assert {gpu for _, gpu in starts[:2]} == {"GPU-a", "GPU-b"}
 
 
 def call(*arguments):

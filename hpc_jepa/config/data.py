@@ -72,10 +72,14 @@ class ShardOrderConfig(Strict):
     steps: int = Field(100, gt=0, description="steps that each tar stays in use")
 
 
+DecoderSetting = Literal["auto", "gpu", "cpu"]
+
+
 class ReadingConfig(Strict):
     """Reading and prefetching of shards. Does not change the clips of a step."""
 
     prefetch_steps: int = Field(2, ge=0, description="steps whose samples are prefetched")
+    prefetch_batches: int = Field(2, gt=0, description="batches of clips made ahead of the step that trains")
     threads: int = Field(2, gt=0, description="prefetch threads per process")
     scratch: Path | None = Field(None, description="folder on a local disk that caches the tars in use")
     scratch_limit: float = Field(100.0, gt=0, description="size limit of that cache for all processes, GiB")
@@ -92,6 +96,9 @@ class DataConfig(Strict):
         description="clips: an image is a clip that repeats it (published); batches: separate batches of single images",
     )
     shard_order: ShardOrderConfig | None = Field(None, description="sample from a few tars at a time; null: from all")
+    decoder: DecoderSetting = Field(
+        "auto", description="auto: on the GPU what its decoder supports; gpu: likewise, a GPU is required; cpu: PyAV"
+    )
     decode_threads: int = Field(1, gt=0, description="decoder threads per process")
     reading: ReadingConfig = ReadingConfig()
     undecodable_rate: float = Field(

@@ -32,7 +32,7 @@ IRRELEVANT_KEYS: dict[str, Any] = {
     "monitor": True,
     "checkpoint": True,
     "guard": True,
-    "data": {"decode_threads", "reading"},
+    "data": {"decoder", "decode_threads", "reading"},
     "engine": {"device", "zero_stage", "overlap_communication", "compile"},
 }
 """Keys that do not change the outcome of a run: output, logging, alarms, and how the work is divided."""

@@ -24,11 +24,16 @@ class ClipPlan(NamedTuple):
 
 
 class EncodedClip(NamedTuple):
-    """A compressed file, uint8 [bytes], that DALI decodes; matrix: of its colours, if not BT.601."""
+    """A compressed file that DALI decodes; matrix: of its colours, if not BT.601."""
 
     plan: ClipPlan
-    video: NDArray[np.uint8]
+    file: bytes
     matrix: str | None = None
+
+    @property
+    def video(self) -> NDArray[np.uint8]:
+        """The file, uint8 [bytes]."""
+        return np.frombuffer(self.file, np.uint8)
 
 
 class DecodedClip(NamedTuple):

@@ -3,6 +3,10 @@
 Without tags, or with a matrix that FFmpeg does not convert, the matrix is BT.601; without a range, the range is
 limited. The size of a video does not matter. This is the rule of the ``ffmpeg`` command. Transfer functions and
 primaries are not converted.
+
+DALI 2.4 converts by BT.601 whatever the matrix; its GPU decoder takes the full-range form of it if the bitstream says
+so (dali/operators/video: frames_decoder_gpu.cc, color_space.cu). So clips with another matrix are corrected after DALI,
+and clips with full range, which a container may state too, are left to PyAV.
 """
 
 import numpy as np
@@ -59,7 +63,7 @@ def uncommon_colour(frame: VideoFrame) -> str | None:
 def rgb_correction(matrix: str) -> NDArray[np.float64]:
     """Matrix [3, 3] from RGB that was converted by BT.601 to RGB as converted by ``matrix``, a name in LUMA.
 
-    Exact unless the first conversion clipped a colour.
+    Exact unless the first conversion clipped a colour; then off by up to 37 of 255 (pure green of BT.709).
     """
     return np.linalg.inv(_to_yuv(*LUMA[matrix])) @ _to_yuv(*LUMA["bt601"])
 

@@ -1,17 +1,20 @@
-"""The DALI pipeline: crop, flip, resize, normalise. It is stateless: each sample comes with its crop and flips."""
+"""The DALI pipeline: crop, flip, resize, normalise. It is stateless: each sample comes with its crop and flips.
+
+DALI is an optional package: it is imported when the first pipeline is built.
+"""
 
 from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from nvidia.dali import fn, pipeline_def, types
 from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from hpc_jepa.config.data import AugmentationConfig, ClipConfig
 from hpc_jepa.data.colour import rgb_correction
 from hpc_jepa.data.crop import View
+from hpc_jepa.errors import InputError
 
 Decoder = Literal["cpu", "mixed"]
 Media = Literal["video", "image"]
@@ -27,7 +30,10 @@ class ClipPipeline:
     Without ``decoder`` a video is its chosen frames, cropped to its view: uint8 [F, h, w, 3]. With one it is a
     compressed file, uint8 [bytes]; DALI decodes the chosen frames and crops them, ``mixed`` on the GPU, ``cpu`` (VP8,
     VP9 and MJPEG only) on the host. With ``media`` "image" it decodes JPEG and PNG files. ``matrix``: the colour matrix
-    of the videos if it is not BT.601, by which DALI converts all colours to RGB; they are corrected.
+    of the videos if it is not BT.601, by which DALI converts all colours to RGB; they are corrected. ``threads``: on
+    the GPU each thread decodes one video at a time with a decoder of its own.
+
+    Raises InputError if DALI is not installed.
     """
 
     def __init__(
@@ -43,12 +49,8 @@ class ClipPipeline:
     ) -> None:
         self._decoder = decoder
         self._selects_frames = decoder is not None and media == "video"
-        self._pipeline = _clip_pipeline(
-            clip,
-            augmentation,
-            decoder,
-            media,
-            matrix,
+        dali = _import_dali()
+        self._pipeline = dali.Pipeline(
             batch_size=batch_size,
             num_threads=threads,
             device_id=device,
@@ -56,6 +58,8 @@ class ClipPipeline:
             exec_async=False,
             exec_pipelined=False,
         )
+        with self._pipeline:
+            self._pipeline.set_outputs(_pixels(dali, clip, augmentation, decoder, media, matrix))
         self._pipeline.build()
 
     def run(
@@ -75,14 +79,34 @@ class ClipPipeline:
         return from_dlpack(pixels.as_tensor())
 
 
-@pipeline_def  # type: ignore[untyped-decorator]
-def _clip_pipeline(
-    clip: ClipConfig, augmentation: AugmentationConfig, decoder: Decoder | None, media: Media, matrix: str | None
+def _import_dali() -> Any:
+    try:
+        import nvidia.dali
+        import nvidia.dali.fn
+        import nvidia.dali.types
+    except (ImportError, OSError) as error:
+        raise InputError(
+            f"NVIDIA DALI, which makes the clips, cannot be imported ({error}); "
+            "run: pip install 'hpc_jepa[cuda13]' (or cuda12, for drivers before 580; cpu without a GPU)"
+        ) from error
+    return nvidia.dali
+
+
+def _pixels(
+    dali: Any,
+    clip: ClipConfig,
+    augmentation: AugmentationConfig,
+    decoder: Decoder | None,
+    media: Media,
+    matrix: str | None,
 ) -> Any:
-    flips = _int_input("flips")
-    pixels = _frames(decoder, media)
+    """The graph: normalised pixels, CFHW."""
+    fn, types = dali.fn, dali.types
+    flips = _int_input(dali, "flips")
+    pixels = _frames(dali, decoder, media)
     if decoder:
-        pixels = fn.slice(pixels, start=_int_input("starts"), shape=_int_input("shapes"), axis_names="HW")
+        starts, shapes = _int_input(dali, "starts"), _int_input(dali, "shapes")
+        pixels = fn.slice(pixels, start=starts, shape=shapes, axis_names="HW")
     if matrix:
         pixels = fn.coord_transform(pixels, M=rgb_correction(matrix).ravel().tolist(), dtype=types.UINT8)
     # Flipping bytes is cheaper than flipping floats, and bilinear interpolation is symmetric.
@@ -99,16 +123,18 @@ def _clip_pipeline(
     )
 
 
-def _int_input(name: str) -> Any:
-    return fn.external_source(name=name, dtype=types.INT32, ndim=1)
+def _int_input(dali: Any, name: str) -> Any:
+    return dali.fn.external_source(name=name, dtype=dali.types.INT32, ndim=1)
 
 
-def _frames(decoder: Decoder | None, media: Media) -> Any:
+def _frames(dali: Any, decoder: Decoder | None, media: Media) -> Any:
     """Decoded frames, FHWC."""
+    fn, types = dali.fn, dali.types
     if decoder is None:
         return fn.external_source(name="videos", dtype=types.UINT8, ndim=4, layout="FHWC", no_copy=True)
     encoded = fn.external_source(name="videos", dtype=types.UINT8, ndim=1)
     if media == "image":
         image = fn.decoders.image(encoded, device=decoder, output_type=types.RGB, adjust_orientation=False)
         return fn.expand_dims(image, axes=0, new_axis_names="F")
-    return fn.decoders.video(encoded, device=decoder, frames=_int_input("frames"))
+    # Pinning threads to cores, DALI's default, would put those of all processes of a node on the same cores.
+    return fn.decoders.video(encoded, device=decoder, frames=_int_input(dali, "frames"), affine=False)

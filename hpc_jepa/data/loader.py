@@ -1,28 +1,26 @@
 """The training dataloader: from the step number to this process's part of the global batch of clips."""
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import Future
 from functools import lru_cache, partial
-from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
 from hpc_jepa.config.data import DataConfig
 from hpc_jepa.data.augment import Augmenter
 from hpc_jepa.data.clip import Clip, EncodedClip, decode_clip, plan_clip
 from hpc_jepa.data.clip_sampler import ClipDraws, ClipSampler, MixtureSource
-from hpc_jepa.data.colour import FULL_RANGE
-from hpc_jepa.data.dali_pipeline import Decoder
-from hpc_jepa.data.decode_errors import DecodeErrorLog, DecodeErrorRecord
+from hpc_jepa.data.decode_errors import CpuDecodeLog, DecodeErrorLog, DecodeErrorRecord
+from hpc_jepa.data.gpu_decoding import DaliDecoder, DecoderChoice, choose_decoder
 from hpc_jepa.data.prefetch import Prefetcher
 from hpc_jepa.data.shards.shard_folder import ShardFolder, StoredVideo
 from hpc_jepa.data.storage import ScratchCache
 from hpc_jepa.devices import thread_pool
 from hpc_jepa.distributed import local_rows
 from hpc_jepa.errors import DataError, UndecodableError
+from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.types import ClipBatch
 
 MAX_REPLACEMENTS = 10
@@ -32,7 +30,11 @@ GIB = 1 << 30
 
 
 class _Row(NamedTuple):
-    """One row of the batch. static: its video has a single frame. errors: samples it replaces, which did not decode."""
+    """One row of the batch.
+
+    static: its video has a single frame. errors: samples it replaces, which did not decode; refusal: why PyAV decoded
+    it and DALI did not, if DALI decodes others.
+    """
 
     source: int
     sample: int
@@ -40,15 +42,17 @@ class _Row(NamedTuple):
     static: bool
     read_seconds: float
     errors: tuple[DecodeErrorRecord, ...]
+    refusal: str | None
 
 
 class ClipLoader:
     """Batches of augmented clips, each a function of (seed, step) alone.
 
     A process makes rows ``rank * B / world_size`` onwards of the global batch of B clips, so the clips are the same for
-    any number of processes and threads. Samples are prefetched some steps ahead. Without a GPU, PyAV decodes in
-    ``config.decode_threads`` threads; with one, DALI decodes on it; ``decoder`` "cpu" makes DALI decode without one. A
-    sample that does not decode is logged, counted, and replaced by another one of its source.
+    any number of processes and threads. Samples are prefetched some steps ahead. PyAV decodes in
+    ``config.decode_threads`` threads; on a GPU, DALI decodes what the GPU's decoder supports (``config.decoder``). A
+    clip that DALI fails to decode is decoded by PyAV; one that neither decodes is logged, counted, and replaced by
+    another one of its source. ``decoder``: used instead of the one that the configuration chooses.
 
     With ``same_randomness`` all processes crop and flip their clips alike, as the published code does (B17).
 
@@ -69,8 +73,9 @@ class ClipLoader:
         world_size: int,
         device: torch.device,
         same_randomness: bool = False,
-        decoder: Decoder | None = None,
+        decoder: DaliDecoder | None = None,
     ) -> None:
+        decoder = decoder or choose_decoder(config.decoder, device)
         rows = local_rows(batch_size, rank, world_size)
         self._config = config
         self._device = device
@@ -91,6 +96,8 @@ class ClipLoader:
         self._rows = range(rows.start, rows.stop)
         share = len(self._rows)
         self._error_log = DecodeErrorLog(self.source_names, config.undecodable_rate)
+        self._cpu_log = CpuDecodeLog(self.source_names)
+        self._choice = DecoderChoice(decoder, [len(folder) for folder in self._folders]) if decoder else None
         self._draws = lru_cache(maxsize=config.reading.prefetch_steps + 2)(self._sampler.samples)
         ahead = config.reading.prefetch_steps * share
         self._videos = Prefetcher(self._read, ahead, config.reading.threads, name="read")
@@ -104,30 +111,36 @@ class ClipLoader:
         return dict(self._error_log.counts)
 
     @property
+    def cpu_decoded(self) -> dict[str, int]:
+        """Clips per source that PyAV decoded because the GPU does not, on this process since it started."""
+        return dict(self._cpu_log.counts)
+
+    @property
     def data_hashes(self) -> dict[str, str]:
         """Hash of the manifest of each source."""
         return {name: folder.hash for name, folder in zip(self.source_names, self._folders, strict=True)}
 
-    def log_decode_errors_to(self, path: Path) -> None:
-        """Log replaced samples to ``path``, those of earlier batches included."""
-        self._error_log.open(path)
+    def log_decode_errors_to(self, run: RunDir, rank: int) -> None:
+        """Log replaced samples, and those that DALI could not decode, of earlier batches too, to files of the run."""
+        self._error_log.open(run.decode_errors_file(rank))
+        self._cpu_log.open(run.gpu_failures_file(rank))
 
     def batch(self, step: int) -> ClipBatch:
         """This process's clips of a step. Raises DataError when too many samples do not decode."""
         started = time.perf_counter()
         draws = self._draws(step)
         videos = self._videos.futures(step * len(self._rows), len(self._rows))
-        rows = self._make_rows(step, draws, videos, check=False)
+        rows = self._make_rows(step, draws, range(len(self._rows)), videos)
         decoded = time.perf_counter()
-        try:
-            pixels = self._pixels(draws, rows)
-        except RuntimeError:
-            if not self._augment.takes_encoded:
-                raise
-            # DALI fails for the whole batch, often without naming the sample: find bad samples, then decode the rest.
-            rows = self._make_rows(step, draws, videos, check=True)
-            pixels = self._pixels(draws, rows)
-        self._error_log.record(len(rows), [error for row in rows for error in row.errors])
+        pixels = self._augment.empty(len(rows), self._frames(draws))
+        failures = self._augment.fill(pixels, {index: row.clip for index, row in enumerate(rows)})
+        while failures:  # DALI could not decode these; PyAV tries, and if it cannot either, the sample is replaced
+            self._refuse(step, rows, failures)
+            again = self._make_rows(step, draws, list(failures), [videos[index] for index in failures])
+            remade = dict(zip(failures, again, strict=True))
+            rows = [remade.get(index, row) for index, row in enumerate(rows)]
+            failures = self._augment.fill(pixels, {index: row.clip for index, row in remade.items()})
+        self._log(rows)
         self._add_stage_seconds(rows, decoded - started, time.perf_counter() - decoded)
         return ClipBatch(
             pixels=pixels,
@@ -145,9 +158,41 @@ class ClipLoader:
         if self._scratch:
             self._scratch.close()
 
-    def _pixels(self, draws: ClipDraws, rows: list[_Row]) -> torch.Tensor:
+    def _frames(self, draws: ClipDraws) -> int:
+        """Frames of the clips of a step."""
         images_only = self._config.images == "batches" and self._sampler.sources[draws.sources[0]].images
-        return self._augment([row.clip for row in rows], 1 if images_only else self._config.clip.frames)
+        return 1 if images_only else self._config.clip.frames
+
+    def _refuse(self, step: int, rows: list[_Row], failures: dict[int, str]) -> None:
+        """Leave the samples of some rows to PyAV from now on."""
+        assert self._choice is not None
+        for index, reason in failures.items():
+            self._choice.refuse(rows[index].source, rows[index].sample, reason)
+        self._cpu_log.record_failures(
+            [self._record(step, index, rows[index].source, rows[index].sample, why) for index, why in failures.items()]
+        )
+
+    def _log(self, rows: list[_Row]) -> None:
+        self._error_log.record(len(rows), [error for row in rows for error in row.errors])
+        if self._choice is None:
+            return
+        for row in rows:
+            if row.refusal is not None:
+                folder = self._folders[row.source]
+                name, key, tar = self.source_names[row.source], folder.key(row.sample), str(folder.tar(row.sample))
+                self._cpu_log.count(name, key, tar, row.refusal)
+        self._choice.count_decoded(sum(row.refusal is None for row in rows))
+
+    def _record(self, step: int, index: int, source: int, sample: int, reason: str) -> DecodeErrorRecord:
+        folder = self._folders[source]
+        return DecodeErrorRecord(
+            step=step,
+            position=self._rows[index],
+            source=self.source_names[source],
+            key=folder.key(sample),
+            file=str(folder.tar(sample)),
+            reason=reason,
+        )
 
     def _add_stage_seconds(self, rows: list[_Row], rows_seconds: float, augment_seconds: float) -> None:
         read_seconds = sum(row.read_seconds for row in rows) / self._config.decode_threads
@@ -161,11 +206,14 @@ class ClipLoader:
         draws, row = self._draws(step), self._rows[index]
         return self._folders[int(draws.sources[row])].read(int(draws.samples[row]))
 
-    def _make_rows(self, step: int, draws: ClipDraws, videos: Iterable[Future[StoredVideo]], check: bool) -> list[_Row]:
-        return list(self._threads.map(partial(self._make_row, step, draws, check), self._rows, videos))
+    def _make_rows(
+        self, step: int, draws: ClipDraws, indices: Sequence[int], videos: Iterable[Future[StoredVideo]]
+    ) -> list[_Row]:
+        return list(self._threads.map(partial(self._make_row, step, draws), indices, videos))
 
-    def _make_row(self, step: int, draws: ClipDraws, check: bool, row: int, prefetched: Future[StoredVideo]) -> _Row:
-        """The sample drawn for a row, or the first of its replacements that decodes."""
+    def _make_row(self, step: int, draws: ClipDraws, index: int, prefetched: Future[StoredVideo]) -> _Row:
+        """The sample drawn for a row of this process, or the first of its replacements that decodes."""
+        row = self._rows[index]
         source, sample = int(draws.sources[row]), int(draws.samples[row])
         folder = self._folders[source]
         errors: list[DecodeErrorRecord] = []
@@ -175,32 +223,27 @@ class ClipLoader:
             try:
                 video = folder.read(sample) if errors else prefetched.result()
                 read_seconds += time.perf_counter() - started
-                clip = self._make_clip(video, draws, row, check)
-                return _Row(source, sample, clip, video.info.frames == 1, read_seconds, tuple(errors))
+                clip, refusal = self._make_clip(video, draws, row, source, sample)
+                return _Row(source, sample, clip, video.info.frames == 1, read_seconds, tuple(errors), refusal)
             except UndecodableError as error:
-                where = {
-                    "source": self.source_names[source],
-                    "key": folder.key(sample),
-                    "file": str(folder.tar(sample)),
-                }
-                errors.append(DecodeErrorRecord(step=step, position=row, **where, reason=str(error)))
+                errors.append(self._record(step, index, source, sample, str(error)))
                 sample = int(self._sampler.replacements(step, attempt)[row])
         raise DataError(
             f"{folder.path}: {MAX_REPLACEMENTS} samples in a row do not decode ({errors[-1].reason}); "
             f"run: hpc-jepa shards verify --decode {folder.path}"
         )
 
-    def _make_clip(self, video: StoredVideo, draws: ClipDraws, row: int, check: bool) -> Clip:
-        """Encoded for DALI or decoded by PyAV; with ``check`` an encoded clip is decoded once to find errors.
-
-        PyAV decodes full range too: DALI would clip it, or not, depending on where the range is stated.
-        """
+    def _make_clip(
+        self, video: StoredVideo, draws: ClipDraws, row: int, source: int, sample: int
+    ) -> tuple[Clip, str | None]:
+        """Encoded for DALI, or decoded by PyAV and why DALI does not decode it."""
         plan = plan_clip(video, draws, row, self._config.clip, self._config.augmentation)
-        if not self._augment.takes_encoded or video.info.colour == FULL_RANGE:
-            return decode_clip(video, plan)
-        if check:
-            decode_clip(video, plan)
-        return EncodedClip(plan, np.frombuffer(video.data, np.uint8), video.info.colour)
+        if self._choice is None:
+            return decode_clip(video, plan), None
+        refusal, matrix = self._choice.decide(source, sample, video)
+        if refusal is not None:
+            return decode_clip(video, plan), refusal
+        return EncodedClip(plan, video.data, matrix), None
 
 
 def _scratch(config: DataConfig) -> ScratchCache | None:

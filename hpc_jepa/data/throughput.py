@@ -7,12 +7,13 @@ from typing import Literal
 import torch
 
 from hpc_jepa.config.data import AugmentationConfig, ClipConfig, DataConfig, ReadingConfig, SourceConfig
+from hpc_jepa.data.gpu_decoding import DALI_ON_CPU
 from hpc_jepa.data.loader import ClipLoader
 from hpc_jepa.data.shards.shard_folder import ShardFolder
 
 DecoderName = Literal["PyAV", "DALI on the CPU", "DALI on the GPU"]
 
-DALI_ON_CPU = {"vp8", "vp9", "mjpeg", "jpeg"}
+DALI_CPU_CODECS = {"vp8", "vp9", "jpeg"}
 """Codecs that DALI decodes without a GPU."""
 
 
@@ -34,7 +35,7 @@ class DecoderThroughput:
 def available_decoders(shards: ShardFolder) -> list[DecoderName]:
     """Decoders of this machine for the codec of the first sample."""
     names: list[DecoderName] = ["PyAV"]
-    if shards.info(0).codec in DALI_ON_CPU:
+    if shards.info(0).codec in DALI_CPU_CODECS:
         names.append("DALI on the CPU")
     if torch.cuda.is_available():
         names.append("DALI on the GPU")
@@ -69,7 +70,7 @@ def measure_throughput(
         rank=0,
         world_size=1,
         device=torch.device("cuda" if decoder == "DALI on the GPU" else "cpu"),
-        decoder="cpu" if decoder == "DALI on the CPU" else None,
+        decoder=DALI_ON_CPU if decoder == "DALI on the CPU" else None,
     )
     try:
         loader.batch(0)

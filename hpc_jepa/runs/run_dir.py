@@ -9,6 +9,7 @@ RUNS/<study>/
         lease.json  .lock                             the process that may write (runs/lease.py)
         log/starts.jsonl                              one line per start (runs/restarts.py)
         log/dropped-<rank>.jsonl                      clips that could not be decoded (data/decode_errors.py)
+        log/gpu-failures-<rank>.jsonl                 clips that only the CPU could decode
         log/<kind>.log                                output of the jobs of a study
         checkpoints/step-<step>/  latest              checkpoints (checkpoint/layout.py)
         eval/[<task>/]<benchmark>.<protocol>.json     evaluation records, predictions in .npz beside them
@@ -117,6 +118,10 @@ class RunDir:
     def decode_errors_file(self, rank: int | str) -> Path:
         """Decode errors of one rank, or with ``"*"`` the pattern of all."""
         return self.log_dir / f"dropped-{rank}.jsonl"
+
+    def gpu_failures_file(self, rank: int | str) -> Path:
+        """Clips of one rank that the GPU's decoder failed to decode, or with ``"*"`` the pattern of all."""
+        return self.log_dir / f"gpu-failures-{rank}.jsonl"
 
     def record_dir(self, task: str = "probe") -> Path:
         """Folder of the evaluation records of a task."""

@@ -35,6 +35,8 @@ class RunState(Strict):
     pid: int | None = Field(None, validation_alias=AliasChoices("pid", "process"))
     decode_errors: dict[str, int] = Field({}, validation_alias=AliasChoices("decode_errors", "dropped"))
     """Clips of rank 0 that could not be decoded, by source."""
+    cpu_decoded: dict[str, int] = Field({})
+    """Clips of rank 0 that the CPU decoded because the GPU cannot, by source; all 0 without a GPU decoder."""
     stopped_by: str | None = Field(None, validation_alias=AliasChoices("stopped_by", "by"))
     """Signal that interrupted the run, or ``wall time``."""
     error: str | None = None

@@ -1,4 +1,4 @@
-"""Prefetch batches: clips and their masks for the next step, while the current step trains."""
+"""Prefetch batches: clips and their masks for the next steps, while the current step trains."""
 
 import time
 from collections.abc import Iterator
@@ -27,16 +27,19 @@ class TrainBatch(NamedTuple):
 
 
 class BatchPrefetcher:
-    """Reads, decodes, augments and masks one step ahead in a background thread.
+    """Reads, decodes and augments some steps ahead in a background thread, and masks one step ahead in another.
 
-    On a GPU the thread uses a CUDA stream of its own, so its copies and kernels overlap with the step, and its host
-    syncs do not block the training thread. ``steps``: number of steps of the run.
+    On a GPU the threads use a CUDA stream of their own, so their copies and kernels overlap with the step, and their
+    host syncs do not block the training thread. Masks may need an exchange between processes, so they are never made
+    further ahead: all processes begin the same exchanges. ``steps``: number of steps of the run; ``ahead``: batches of
+    clips made ahead of the step that trains, at least 1; each takes its memory on the device.
     """
 
-    def __init__(self, loader: ClipLoader, masker: Masker, steps: int, device: torch.device) -> None:
+    def __init__(self, loader: ClipLoader, masker: Masker, steps: int, device: torch.device, ahead: int = 1) -> None:
         self._loader = loader
         self._masker = masker
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
+        self._clips = Prefetcher(self._make_clips, ahead=ahead - 1, end=steps, name="clip-prefetch")
         self._prefetcher = Prefetcher(self._make, ahead=1, end=steps, name="batch-prefetch")
         self.wait_seconds = 0.0
 
@@ -47,6 +50,7 @@ class BatchPrefetcher:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._prefetcher.close()
+        self._clips.close()
         self._loader.close()
 
     def prepare(self, step: int) -> None:
@@ -68,10 +72,25 @@ class BatchPrefetcher:
         """Clips of this rank that failed to decode and were replaced, by source."""
         return self._loader.decode_errors
 
+    @property
+    def cpu_decoded(self) -> dict[str, int]:
+        """Clips of this rank that PyAV decoded although others are decoded on the GPU, by source."""
+        return self._loader.cpu_decoded
+
     def _make(self, step: int) -> TrainBatch:
+        clips = self._clips.get(step)
+        with torch.cuda.stream(self._stream):
+            batch = TrainBatch(clips, self._masker(step, clips))
+        self._wait_for_device()
+        return batch
+
+    def _make_clips(self, step: int) -> ClipBatch:
         with torch.cuda.stream(self._stream):
             clips = self._loader.batch(step)
-            batch = TrainBatch(clips, self._masker(step, clips))
+        self._wait_for_device()
+        return clips
+
+    def _wait_for_device(self) -> None:
+        """Block this thread until what it started is done, so that other streams can use it."""
         if self._stream is not None:
-            self._stream.synchronize()  # the batch is ready when it is handed over
-        return batch
+            self._stream.synchronize()

@@ -79,7 +79,13 @@ def build_run(config: RunConfig, device: torch.device, on_log: OnLog) -> Iterato
     run = RunDir(config.folder)
     with (
         Watchdog(config.guard.stall_seconds) as watchdog,
-        BatchPrefetcher(loader, build_masker(config, mask_gloo), config.schedule.steps, device) as batches,
+        BatchPrefetcher(
+            loader,
+            build_masker(config, mask_gloo),
+            config.schedule.steps,
+            device,
+            ahead=config.data.reading.prefetch_batches,
+        ) as batches,
     ):
         batches.prepare(broadcast_int(run.last_step()))
         startup_timer.phase_done("first batch")
@@ -139,7 +145,7 @@ def _open_decode_error_log(loader: ClipLoader, run: RunDir, first_step: int) -> 
     if is_main():
         truncate_decode_errors(run, first_step)
     barrier()
-    loader.log_decode_errors_to(run.decode_errors_file(rank()))
+    loader.log_decode_errors_to(run, rank())
 
 
 def build_masker(config: RunConfig, gloo: GlooGroup) -> Masker:

@@ -116,8 +116,14 @@ def write_run_state(
     """Write ``state.json`` on rank 0."""
     if is_main():
         run.check_lease()
-        steps, errors = run.config.schedule.steps, run.batches.decode_errors
-        content = RunState(state=state, step=step, steps=steps, decode_errors=errors, stopped_by=stopped_by)
+        content = RunState(
+            state=state,
+            step=step,
+            steps=run.config.schedule.steps,
+            decode_errors=run.batches.decode_errors,
+            cpu_decoded=run.batches.cpu_decoded,
+            stopped_by=stopped_by,
+        )
         write_state(run.run_dir.state_file, content)
 
 

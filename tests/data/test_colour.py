@@ -17,8 +17,10 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from PIL import Image
 
 from hpc_jepa.config.data import AugmentationConfig, ClipConfig, DataConfig, SourceConfig
+from hpc_jepa.data.colour import rgb_correction
 from hpc_jepa.data.decode import decode_frames
 from hpc_jepa.data.encode import H264
+from hpc_jepa.data.gpu_decoding import DALI_ON_CPU
 from hpc_jepa.data.loader import ClipLoader
 from hpc_jepa.data.shards.container import probe_container
 from hpc_jepa.data.shards.manifest import Recipe, SampleInfo
@@ -232,12 +234,53 @@ def test_dali_gives_the_colours_of_pyav(vp9_shards):
         ClipLoader(
             data, seed=1, batch_size=48, rank=0, world_size=1, device=torch.device("cpu"), decoder=decoder
         ).batch(0)
-        for decoder in (None, "cpu")
+        for decoder in (None, DALI_ON_CPU)
     )
     assert torch.equal(pyav.samples, dali.samples) and len(set(pyav.samples.tolist())) == 7
     difference = 255 * (pyav.pixels - dali.pixels)
     assert difference.mean((2, 3, 4)).abs().max() <= 3
     assert difference.abs().flatten(1).median(dim=1).values.max() <= 3  # borders of colours differ more
+
+
+MUTED_BARS = (bars() * 0.7 + 40).astype(np.uint8)
+TAGS = [(matrix, full) for matrix in (None, 1, 5, 9) for full in (False, True)]
+
+
+@pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="the ffmpeg command is not installed")
+@pytest.mark.parametrize("decoder", [None, DALI_ON_CPU], ids=["pyav", "dali"])
+def test_clips_have_the_colours_of_the_ffmpeg_command(decoder, listed, built, tmp_path):
+    files = [video(MUTED_BARS, "libvpx-vp9", "webm", matrix=matrix, full=full) for matrix, full in TAGS]
+    folder = built(listed(tuple(map(EncodedFile, files))), tmp_path / "train")
+    height, width = MUTED_BARS.shape[:2]
+    ratio = width / height
+    data = DataConfig(
+        sources={"colours": SourceConfig(shards=str(folder))},
+        clip=ClipConfig(frames=2, stride=1, size=height),
+        augmentation=AugmentationConfig(
+            area=(1, 1), aspect=(ratio, ratio), horizontal_flip=0.0, mean=(0, 0, 0), std=(1, 1, 1)
+        ),
+    )
+    loader = ClipLoader(data, seed=1, batch_size=32, rank=0, world_size=1, device=torch.device("cpu"), decoder=decoder)
+    batch = loader.batch(0)
+    assert set(batch.samples.tolist()) == set(range(len(TAGS)))
+    if decoder is not None:  # full range is left to PyAV
+        assert loader.cpu_decoded == {"colours": sum(TAGS[sample][1] for sample in batch.samples.tolist())}
+    for sample, pixels in zip(batch.samples.tolist(), 255 * batch.pixels[:, :, 0], strict=True):
+        expected = by_ffmpeg(files[sample], tmp_path).reshape(-1, height, width, 3)[0, BAR // 2 :: BAR, 24]
+        found = pixels[:, BAR // 2 :: BAR, 24 * height // width].T.round().numpy()
+        assert np.abs(found - expected).max() <= 3, TAGS[sample]
+
+
+@pytest.mark.parametrize(("matrix", "largest"), [("bt709", 37), ("bt2020nc", 29), ("smpte240m", 33), ("fcc", 2)])
+def test_corrected_colours_are_off_only_where_bt601_clips_them(matrix, largest):
+    levels = np.linspace(0, 255, 18)
+    colours = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 3)
+    correction = rgb_correction(matrix)
+    by_bt601 = np.rint(colours @ np.linalg.inv(correction).T)
+    clipped = (by_bt601 != by_bt601.clip(0, 255)).any(1)
+    error = np.abs(np.rint(by_bt601.clip(0, 255) @ correction.T).clip(0, 255) - colours).max(1)
+    assert error[~clipped].max() <= 2
+    assert error.max() == largest  # as docs/reading.md states
 
 
 def test_verify_finds_a_mirrored_video_and_repair_turns_it_and_states_colours(listed, built, tmp_path):

@@ -18,6 +18,7 @@ from hpc_jepa.data.loader import ClipLoader
 from hpc_jepa.data.shards.index import read_index
 from hpc_jepa.data.timeline import inspect_video
 from hpc_jepa.errors import DataError, UndecodableError
+from hpc_jepa.runs.run_dir import RunDir
 
 MUTATIONS = 60
 """Of each kind and file."""
@@ -104,14 +105,14 @@ def damaged(shards, tmp_path) -> Path:
 
 def test_replacements_do_not_depend_on_the_world_size(damaged, tmp_path):
     alone, halves = loader(damaged), [loader(damaged, rank, 2) for rank in (0, 1)]
-    logs = [tmp_path / f"{name}.jsonl" for name in ("alone", "first", "second")]
-    for one, log in zip([alone, *halves], logs, strict=True):
-        one.log_decode_errors_to(log)
+    runs = [RunDir(tmp_path / name) for name in ("alone", "first", "second")]
+    for one, run in zip([alone, *halves], runs, strict=True):
+        one.log_decode_errors_to(run, 0)
     for step in range(12):
         whole, parts = alone.batch(step), [half.batch(step) for half in halves]
         assert torch.equal(whole.pixels, torch.cat([part.pixels for part in parts]))
         assert torch.equal(whole.samples, torch.cat([part.samples for part in parts]))
-    drops, first, second = [log.read_text().splitlines() for log in logs]
+    drops, first, second = [run.decode_errors_file(0).read_text().splitlines() for run in runs]
     assert sorted(drops) == sorted(first + second)
     assert 0 < alone.decode_errors["train"] == len(drops)
 

@@ -15,10 +15,12 @@ from hpc_jepa.data.clip_sampler import ClipSampler, MixtureSource
 from hpc_jepa.data.crop import View, random_view
 from hpc_jepa.data.dali_pipeline import ClipPipeline
 from hpc_jepa.data.decode import decode_frames
+from hpc_jepa.data.gpu_decoding import DALI_ON_CPU
 from hpc_jepa.data.loader import ClipLoader
 from hpc_jepa.data.shards.shard_folder import ShardFolder
 from hpc_jepa.data.sources.source import EncodedFile, RawFrames
 from hpc_jepa.errors import DataError, InputError
+from hpc_jepa.runs.run_dir import RunDir
 
 CPU = torch.device("cpu")
 
@@ -132,9 +134,10 @@ def spoilt(listed, built, noise, tmp_path) -> Path:
 
 
 def test_undecodable_samples_are_replaced_counted_and_logged(spoilt, tmp_path):
-    log = tmp_path / "log" / "dropped.jsonl"
+    run = RunDir(tmp_path / "run")
+    log = run.decode_errors_file(0)
     one = loader(config(spoilt))
-    one.log_decode_errors_to(log)
+    one.log_decode_errors_to(run, 0)
     batches = [one.batch(step) for step in range(8)]
     samples = torch.stack([batch.samples for batch in batches])
     drawn = np.stack([ClipSampler(3, [MixtureSource(1.0, (20,))], 8).samples(step).samples for step in range(8)])
@@ -198,7 +201,7 @@ def webms(listed, built, noise, encoded_with, tmp_path) -> Path:
 
 
 def test_dali_makes_the_clips_and_replacements_of_pyav(webms):
-    pyav, dali = loader(config(webms)), loader(config(webms), decoder="cpu")
+    pyav, dali = loader(config(webms)), loader(config(webms), decoder=DALI_ON_CPU)
     for step in range(8):
         ours, theirs = pyav.batch(step), dali.batch(step)
         assert torch.equal(ours.samples, theirs.samples)

@@ -4,7 +4,6 @@ import difflib
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin
@@ -15,6 +14,7 @@ from pydantic_core import ErrorDetails
 
 from hpc_jepa.config.renamed_keys import rename_keys, warn_once
 from hpc_jepa.config.strict import KeyPath, Locations, RootConfig
+from hpc_jepa.config.yaml_reader import display_path, parse_value, read_yaml
 from hpc_jepa.errors import InputError
 from hpc_jepa.io.resources import find_resource, list_resources, shipped_dir
 
@@ -25,21 +25,6 @@ CONFIGS = shipped_dir("configs")
 
 SHORT_FORMS = {"semantics": "preset"}
 """Keys whose value may be a single word instead of a mapping, and the key of the mapping that the word sets."""
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """Refuses a key that a mapping sets twice. Keys that a merge (``<<:``) brings in may be set again."""
-
-    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
-        node = super().compose_mapping_node(anchor)
-        lines: dict[tuple[str, str], int] = {}
-        for key, _ in node.value:
-            name = (key.tag, str(key.value))
-            if name in lines and key.tag != "tag:yaml.org,2002:merge":
-                problem = f"key '{key.value}' is already set in line {lines[name]}; remove one of them"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
-            lines[name] = key.start_mark.line + 1
-        return node
 
 
 @dataclass
@@ -72,6 +57,8 @@ def find_config(name: str | Path, kind: str | None = None) -> Path:
     Raises InputError with the nearest known name.
     """
     path = Path(name)
+    if "\0" in str(name):
+        raise InputError(f"{str(name)!r}: a null character in a file name")
     if path.suffix in (".yaml", ".yml") or kind is None:
         found = find_resource(path)
         if found is None:
@@ -143,68 +130,21 @@ def _add_file(layers: ConfigLayers, path: Path, ancestors: tuple[Path, ...]) -> 
     path = path.resolve()
     if path in ancestors:
         raise InputError(f"{path}: extends itself through {' -> '.join(p.name for p in ancestors)}")
-    values, locations = _read(path)
-    values = dict(values)
+    values, locations = read_yaml(path)
+    values = _expand(values)
     parents = values.pop("extends", [])
     parents = [parents] if isinstance(parents, str) else parents
     if not isinstance(parents, list) or not all(isinstance(parent, str) for parent in parents):
         raise InputError(f"{locations[('extends',)]}: extends: must be a file name or a list of file names")
-    layers.locations.files.append(_display_path(path))
+    layers.locations.files.append(display_path(path))
     for parent in parents:
         parent_path = find_resource(path.parent / parent)
         if parent_path is None:
             raise InputError(
-                f"{_display_path(path)}: extends '{parent}', which does not exist; the path is relative to this file"
+                f"{display_path(path)}: extends '{parent}', which does not exist; the path is relative to this file"
             )
         _add_file(layers, parent_path, (*ancestors, path))
     layers.add(values, locations)
-
-
-def _read(path: Path) -> tuple[dict[str, Any], Locations]:
-    """Values and locations of a file, cached until it changes: a study reads the same few files many times."""
-    try:
-        stat = path.stat()
-    except OSError as error:
-        raise InputError(f"{_display_path(path)}: cannot be read ({error.strerror})") from error
-    return _parsed(path, Path.cwd(), stat.st_mtime_ns, stat.st_size)
-
-
-@cache
-def _parsed(path: Path, working_dir: Path, mtime: int, size: int) -> tuple[dict[str, Any], Locations]:
-    try:
-        loader = _UniqueKeyLoader(path.read_text(encoding="utf-8"))
-        node = loader.get_single_node()
-        values = loader.construct_document(node) if node else None
-    except OSError as error:
-        raise InputError(f"{_display_path(path)}: cannot be read ({error.strerror})") from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise InputError(f"{_display_path(path)}:{line}: not valid YAML: {error.problem}") from error
-    except (UnicodeDecodeError, yaml.reader.ReaderError) as error:
-        raise InputError(f"{_display_path(path)}: not a text file; a configuration is YAML in UTF-8") from error
-    if values is None:
-        return {}, Locations()
-    if not isinstance(values, dict):
-        raise InputError(f"{_display_path(path)}:1: a configuration is a mapping, not a {type(values).__name__}")
-    locations = Locations()
-    try:
-        _record_locations(node, _display_path(path), (), locations)
-    except RecursionError as error:
-        raise InputError(f"{_display_path(path)}: an alias (*name) is part of its own anchor; write it out") from error
-    return _expand(values), locations
-
-
-def _record_locations(node: yaml.Node | None, file: str, at: KeyPath, locations: Locations) -> None:
-    if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            path = (*at, str(key.value))
-            locations[path] = f"{file}:{key.start_mark.line + 1}"
-            _record_locations(value, file, path, locations)
-    elif isinstance(node, yaml.SequenceNode):
-        for index, value in enumerate(node.value):
-            path = (*at, str(index))
-            locations[path] = f"{file}:{value.start_mark.line + 1}"
-            _record_locations(value, file, path, locations)
 
 
 def _parse_override(text: str) -> tuple[dict[str, Any], Locations]:
@@ -213,8 +153,8 @@ def _parse_override(text: str) -> tuple[dict[str, Any], Locations]:
         raise InputError(f"{text}: an override has the form key.sub=value")
     path = tuple(key.split("."))
     try:
-        nested: Any = yaml.load(value, _UniqueKeyLoader)
-    except yaml.YAMLError as error:
+        nested: Any = parse_value(value)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InputError(f"{text}: the value is not valid YAML") from error
     for part in reversed(path):
         nested = {part: nested}
@@ -314,9 +254,3 @@ def _dotted_keys(annotation: Any, at: str = "") -> Iterable[str]:
         for name, known in annotation.model_fields.items():
             yield f"{at}{name}"
             yield from _dotted_keys(known.annotation, f"{at}{name}.")
-
-
-def _display_path(path: Path) -> str:
-    """The path relative to the working directory, if it is inside it."""
-    working_dir = Path.cwd()
-    return str(path.relative_to(working_dir)) if path.is_relative_to(working_dir) else str(path)

@@ -1,8 +1,18 @@
 """Base classes of the configuration tree: typed, frozen, unknown keys forbidden."""
 
-from typing import Annotated, Any
+from collections.abc import Hashable
+from functools import cache
+from typing import Annotated, Any, cast, get_args
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, PrivateAttr, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
 from hpc_jepa.config.renamed_keys import rename_keys
 
@@ -45,6 +55,26 @@ class Strict(BaseModel):
     """One node of a configuration. Immutable; an unknown key is an error rather than a silent default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+    @field_validator("*", mode="before")
+    @classmethod
+    def _no_bool_as_number(cls, value: Any, info: ValidationInfo) -> Any:
+        """Pydantic would read ``true`` as 1."""
+        if _has_bool(value) and not _accepts_bool(cast(Hashable, cls.model_fields[str(info.field_name)].annotation)):
+            raise ValueError("true and false are not numbers or texts")
+        return value
+
+
+def _has_bool(value: Any) -> bool:
+    return isinstance(value, bool) or (isinstance(value, (list, tuple)) and any(map(_has_bool, value)))
+
+
+@cache
+def _accepts_bool(annotation: Hashable) -> bool:
+    """Whether a type, or a part of it, accepts true and false."""
+    if annotation in (bool, Any) or isinstance(annotation, bool):
+        return True
+    return any(_accepts_bool(part) for part in get_args(annotation) if not isinstance(part, list))
 
 
 class RootConfig(Strict):

@@ -2,13 +2,24 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from hpc_jepa.config.benchmark import ProtocolName
 from hpc_jepa.config.semantics import Preset
 from hpc_jepa.config.strict import RootConfig, Strict
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+
+
+CELL_KEYS = {
+    "seed": "list the seeds under seeds:",
+    "study": "set study: instead",
+    "regime": "list the regimes under regimes:",
+    "variant": "list the variants under variants:",
+    "semantics": "set semantics: of a variant",
+    "runs": "pass --runs to the command",
+}
+"""Keys of a run that a study sets for each cell, and where to set them."""
 
 
 class VariantConfig(Strict):
@@ -42,3 +53,12 @@ class StudyConfig(RootConfig):
     seeds: tuple[Seed, ...] = Field((239,), min_length=1)
     overrides: tuple[str, ...] = Field((), description="key.sub=value, applied to every run")
     evaluations: tuple[EvaluationConfig, ...] = ()
+
+    @field_validator("overrides")
+    @classmethod
+    def _keeps_cells_apart(cls, overrides: tuple[str, ...]) -> tuple[str, ...]:
+        for override in overrides:
+            key = override.partition("=")[0].strip()
+            if key in CELL_KEYS:
+                raise ValueError(f"'{override}' would put all cells into one run folder; {CELL_KEYS[key]}")
+        return overrides

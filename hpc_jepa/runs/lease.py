@@ -5,8 +5,10 @@ one notices and stops before it writes. A file lock is not enough: many shared f
 nodes, and the older copy would keep it.
 """
 
+import logging
 import os
 import socket
+import tempfile
 import threading
 import time
 import uuid
@@ -19,12 +21,19 @@ from pydantic import ValidationError
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.errors import HpcJepaError, InputError
 from hpc_jepa.io.atomic import exclusive_lock, write_atomically
+from hpc_jepa.io.retry import retry
+from hpc_jepa.runs.process_identity import ProcessIdentity, current_process, on_this_machine
 from hpc_jepa.runs.run_dir import RunDir
+
+LOG = logging.getLogger(__name__)
 
 HEARTBEAT_INTERVAL = 5.0
 """Seconds between two heartbeats: the holder touches the file."""
 LEASE_TIMEOUT = 6 * HEARTBEAT_INTERVAL
-"""Seconds without a heartbeat after which the lease is expired."""
+"""Seconds without a heartbeat after which the lease is expired.
+
+They are counted on one clock: clocks of two hosts can differ by more.
+"""
 
 
 class LeaseLostError(HpcJepaError):
@@ -32,13 +41,17 @@ class LeaseLostError(HpcJepaError):
 
 
 class LeaseHolder(Strict):
-    """A training process. ``restart``: how often Slurm has requeued its job."""
+    """A training process. ``restart``: how often Slurm has requeued its job.
+
+    ``identity`` is None in leases of release 0.1, and on a system without ``/proc``.
+    """
 
     token: str
     host: str
     process: int
     job: str | None
     restart: int
+    identity: ProcessIdentity | None = None
 
     @classmethod
     def current(cls) -> "LeaseHolder":
@@ -49,7 +62,13 @@ class LeaseHolder(Strict):
             process=os.getpid(),
             job=os.environ.get("SLURM_JOB_ID"),
             restart=int(os.environ.get("SLURM_RESTART_COUNT", "0")),
+            identity=current_process(),
         )
+
+    @property
+    def running_pid(self) -> int | None:
+        """Id of the process if it is known to run on this machine, else None: the id alone is no proof."""
+        return self.identity.pid if self.identity is not None and self.identity.is_running else None
 
     def supersedes(self, other: "LeaseHolder") -> bool:
         """Whether this is a later start of the same Slurm job."""
@@ -68,8 +87,8 @@ class Lease:
         self._holder = holder
 
     def check(self) -> None:
-        """Raise LeaseLostError if another process holds the lease now."""
-        if not self._is_held():
+        """Raise LeaseLostError if another process holds the lease now, OSError if the file stays unreadable."""
+        if not retry(self._is_held):
             newer = read_holder(self._run) or "another process"
             raise LeaseLostError(f"{self._run}: {newer} has taken over; this process stops without saving")
 
@@ -93,7 +112,7 @@ def hold_lease(run: RunDir) -> Iterator[Lease]:
     """Take the lease, renew it in a thread, and release it at the end.
 
     A lease is taken over if its holder is dead or an earlier start of this Slurm job. If the holder is on another host,
-    wait until it misses heartbeats for ``LEASE_TIMEOUT`` seconds. Raises InputError while a live process holds it.
+    wait ``LEASE_TIMEOUT`` seconds for a heartbeat. Raises InputError while a live process holds it.
     """
     holder, previous = LeaseHolder.current(), read_holder(run)
     takes_over = previous is not None and holder.supersedes(previous)
@@ -109,7 +128,10 @@ def hold_lease(run: RunDir) -> Iterator[Lease]:
         finally:
             stop.set()
             thread.join()
-            lease.release()
+            try:
+                lease.release()
+            except OSError as error:  # the next process waits until the lease is expired
+                LOG.warning("%s: cannot be removed (%s)", run.lease_file, error.strerror)
 
 
 def read_holder(run: RunDir) -> LeaseHolder | None:
@@ -121,9 +143,12 @@ def read_holder(run: RunDir) -> LeaseHolder | None:
 
 
 def is_expired(run: RunDir) -> bool:
-    """Whether the lease has a holder that misses its heartbeats."""
+    """Whether the lease has a holder that misses its heartbeats.
+
+    The age of the last heartbeat is taken on the clock of the file system, which stamps it.
+    """
     last = _last_heartbeat(run)
-    return last is not None and time.time() - last > LEASE_TIMEOUT
+    return last is not None and _file_system_time(run.path) - last > LEASE_TIMEOUT
 
 
 @contextmanager
@@ -139,25 +164,49 @@ def _run_lock(run: RunDir, *, required: bool) -> Iterator[None]:
 
 
 def _heartbeat_loop(lease: Lease, stop: threading.Event) -> None:
+    """Renew the lease until ``stop``; an error of the file system costs one heartbeat, not all later ones."""
     while not stop.wait(HEARTBEAT_INTERVAL):
-        lease.heartbeat()
+        try:
+            lease.heartbeat()
+        except OSError as error:
+            LOG.warning("%s: heartbeat failed (%s); trying again", error.filename, error.strerror)
 
 
 def _is_alive(run: RunDir, holder: LeaseHolder) -> bool:
-    """Look up a process of this host; wait for a heartbeat of one on another host."""
-    if holder.host == socket.gethostname():
+    """Look up a process of this machine; wait for a heartbeat of one on another machine."""
+    if holder.identity is not None and on_this_machine(holder.identity):
+        return holder.identity.is_running
+    if holder.identity is None and holder.host == socket.gethostname():
         return Path(f"/proc/{holder.process}").exists() and holder.process != os.getpid()
-    last = _last_heartbeat(run)
-    while last is not None and time.time() - last <= LEASE_TIMEOUT:
+    return _sees_heartbeat(run, holder)
+
+
+def _sees_heartbeat(run: RunDir, holder: LeaseHolder) -> bool:
+    """Whether the heartbeat changes within LEASE_TIMEOUT on the clock of this process."""
+    first = _last_heartbeat(run)
+    if first is None:
+        return False
+    LOG.info("%s: %s held the lease; waiting %.0f s for a heartbeat", run, holder, LEASE_TIMEOUT)
+    deadline = time.monotonic() + LEASE_TIMEOUT
+    while time.monotonic() < deadline:
         time.sleep(1.0)
-        if _last_heartbeat(run) != last:
+        if _last_heartbeat(run) != first:
             return _last_heartbeat(run) is not None
     return False
 
 
 def _last_heartbeat(run: RunDir) -> float | None:
-    """Unix time of the last heartbeat, None without a lease."""
+    """Modification time of the lease, None without a lease."""
     try:
-        return run.lease_file.stat().st_mtime
+        return retry(run.lease_file.stat).st_mtime
     except FileNotFoundError:
         return None
+
+
+def _file_system_time(folder: Path) -> float:
+    """Time on the clock that stamps files in ``folder``; the time of this host if no file can be created there."""
+    try:
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock-") as file:
+            return Path(file.name).stat().st_mtime
+    except OSError:
+        return time.time()

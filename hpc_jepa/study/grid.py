@@ -9,6 +9,7 @@ from hpc_jepa.config.benchmark import BenchmarkConfig, ProtocolName, Weights
 from hpc_jepa.config.loading import dump_config, find_config, read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.study import EvaluationConfig, StudyConfig, VariantConfig
+from hpc_jepa.config.yaml_reader import as_value
 from hpc_jepa.errors import InputError
 from hpc_jepa.runs.run_dir import RunDir, StudyDir
 
@@ -77,7 +78,7 @@ def _cells(study: StudyConfig, regime: str, variant: VariantConfig, runs: Path) 
     """One cell per seed. The configuration is read and validated once: seeds are validated with the study."""
     seeds = variant.seeds or study.seeds
     layers = (str(find_config(regime, "regime")), str(find_config(variant.objective, "objective")))
-    overrides = (f"study={study.study}", f"runs={runs}", f"semantics={variant.semantics}")
+    overrides = (f"study={as_value(study.study)}", f"runs={as_value(str(runs))}", f"semantics={variant.semantics}")
     config = read_config(RunConfig, layers, (*overrides, f"seed={seeds[0]}", *study.overrides))
     return [
         StudyCell(config.model_copy(update={"seed": seed}), (*layers, *overrides, f"seed={seed}", *study.overrides), ())

@@ -6,7 +6,6 @@ same cell, and a report job.
 
 import os
 import signal
-import socket
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -158,11 +157,15 @@ def _missing_of(cell: StudyCell, queue: JobQueue) -> MissingWork:
 
 
 def _terminate(cell: StudyCell) -> bool:
-    """Send SIGTERM to the process that trains the cell on this machine outside Slurm, if there is one."""
+    """Send SIGTERM to the process that trains the cell on this machine outside Slurm, if it still runs.
+
+    A stale lease names an id that another process may have by now; nothing is sent unless the process is the holder.
+    """
     holder = read_holder(cell.run)
-    if holder is None or holder.job is not None or holder.host != socket.gethostname():
+    pid = holder.running_pid if holder is not None and holder.job is None else None
+    if pid is None:
         return False
     with suppress(ProcessLookupError):
-        os.kill(holder.process, signal.SIGTERM)
+        os.kill(pid, signal.SIGTERM)
         return True
     return False

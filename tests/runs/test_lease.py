@@ -1,15 +1,19 @@
 """One process writes to a run folder: the newest, if the scheduler has started two copies of a job."""
 
+import errno
 import os
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 
 from hpc_jepa.errors import DataError, HpcJepaError, InputError
+from hpc_jepa.io import retry
 from hpc_jepa.runs import lease as leases
-from hpc_jepa.runs.lease import LeaseHolder, LeaseLostError, hold_lease, read_holder
+from hpc_jepa.runs.lease import LeaseHolder, LeaseLostError, hold_lease, is_expired, read_holder
+from hpc_jepa.runs.process_identity import find_process
 from hpc_jepa.runs.restarts import MAX_RESTARTS_WITHOUT_PROGRESS, read_starts, record_start
 from hpc_jepa.runs.run_dir import RunDir
 
@@ -73,12 +77,85 @@ def test_lease_of_a_dead_process_on_this_host_is_taken_over(run):
         lease.check()
 
 
-def test_lease_of_another_host_is_taken_over_after_the_timeout(run, monkeypatch):
+def test_lease_whose_process_id_was_reused_is_taken_over(run):
+    stranger = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    with stranger:
+        earlier = find_process(stranger.pid).model_copy(update={"start": 1})
+        left_behind(run, host=os.uname().nodename, process=stranger.pid, identity=earlier)
+        with hold_lease(run) as lease:
+            lease.check()
+
+
+@pytest.mark.parametrize("skew", [-3600, 0, 3600])
+def test_silent_lease_of_another_host_is_taken_over_after_the_timeout_whatever_its_clock(run, monkeypatch, skew):
+    monkeypatch.setattr(leases, "LEASE_TIMEOUT", 0.01)
     left_behind(run)
-    long_ago = time.time() - leases.LEASE_TIMEOUT - 1
-    os.utime(run.lease_file, (long_ago, long_ago))
+    os.utime(run.lease_file, (time.time() + skew, time.time() + skew))
     with hold_lease(run) as lease:
         lease.check()
+
+
+@pytest.mark.parametrize("skew", [-3600, 3600])
+def test_live_lease_of_a_host_with_another_clock_is_respected(run, monkeypatch, skew):
+    left_behind(run)
+    beats = iter(range(1, 1000))
+    os.utime(run.lease_file, (time.time() + skew, time.time() + skew))
+
+    def beat(seconds):
+        now = time.time() + skew + next(beats)
+        os.utime(run.lease_file, (now, now))
+
+    monkeypatch.setattr(time, "sleep", beat)
+    with pytest.raises(InputError, match="process 1 on elsewhere"), hold_lease(run):
+        pass
+
+
+def test_expiry_does_not_depend_on_the_clock_of_the_observer(run, monkeypatch):
+    left_behind(run)
+    monkeypatch.setattr(time, "time", lambda: 1e12)
+    assert not is_expired(run)
+    long_ago = run.lease_file.stat().st_mtime - leases.LEASE_TIMEOUT - 1
+    os.utime(run.lease_file, (long_ago, long_ago))
+    assert is_expired(run)
+
+
+def test_heartbeats_go_on_after_an_error_of_the_file_system(run, monkeypatch):
+    monkeypatch.setattr(leases, "HEARTBEAT_INTERVAL", 0.01)
+    failures = iter([OSError(errno.ESTALE, "Stale file handle", str(run.lease_file))] * 3)
+    renew = os.utime
+
+    def utime(path, *arguments, **keywords):
+        error = next(failures, None)
+        if error is not None and not arguments:
+            raise error
+        return renew(path, *arguments, **keywords)
+
+    with hold_lease(run):
+        renew(run.lease_file, (0, 0))
+        monkeypatch.setattr(os, "utime", utime)
+        wait_until(lambda: run.lease_file.stat().st_mtime > 0)
+        assert next(failures, None) is None
+
+
+def test_lease_is_checked_again_after_a_transient_read_error(run, monkeypatch):
+    monkeypatch.setattr(retry, "RETRY_DELAYS", (0.0, 0.0))
+    with hold_lease(run) as lease:
+        errors = iter([OSError(errno.ESTALE, "Stale file handle")])
+        read = Path.read_bytes
+
+        def read_bytes(path):
+            error = next(errors, None) if path == run.lease_file else None
+            if error is not None:
+                raise error
+            return read(path)
+
+        monkeypatch.setattr(Path, "read_bytes", read_bytes)
+        lease.check()
+
+
+def wait_until(condition):
+    while not condition():
+        time.sleep(0.01)
 
 
 def test_lease_of_another_host_with_heartbeats_is_respected(run, monkeypatch):

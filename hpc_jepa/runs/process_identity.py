@@ -1,0 +1,57 @@
+"""Identity of a process: process ids are reused, so an id alone does not say which process it was."""
+
+import os
+from pathlib import Path
+
+from hpc_jepa.config.strict import Strict
+
+PROC = Path("/proc")
+START_TIME_FIELD = 19
+"""Index of ``starttime`` among the fields of ``/proc/PID/stat`` after the command name: field 22 of proc(5)."""
+
+
+class ProcessIdentity(Strict):
+    """A process that can be told apart from a later one with the same id.
+
+    ``machine``: boot of the machine and PID namespace, that the id belongs to; ``start``: start time in clock
+    ticks since the boot; ``command``: its arguments.
+    """
+
+    machine: str
+    pid: int
+    start: int
+    command: tuple[str, ...]
+
+    @property
+    def is_running(self) -> bool:
+        """Whether this process runs now, on this machine. False for the ids of init and of process groups."""
+        return self.pid > 1 and find_process(self.pid) == self
+
+
+def find_process(pid: int) -> ProcessIdentity | None:
+    """The process with this id on this machine; None if there is none, or if it has ended but not been waited for."""
+    try:
+        name_and_fields = (PROC / str(pid) / "stat").read_text(encoding="utf-8", errors="replace")
+        arguments = (PROC / str(pid) / "cmdline").read_bytes()
+    except OSError:
+        return None
+    fields = name_and_fields.rpartition(")")[2].split()
+    if fields[0] == "Z":
+        return None
+    command = tuple(part.decode(errors="replace") for part in arguments.rstrip(b"\0").split(b"\0"))
+    return ProcessIdentity(machine=_this_machine(), pid=pid, start=int(fields[START_TIME_FIELD]), command=command)
+
+
+def current_process() -> ProcessIdentity | None:
+    """This process; None on a system without ``/proc``."""
+    return find_process(os.getpid())
+
+
+def on_this_machine(process: ProcessIdentity) -> bool:
+    """Whether the id of the process has a meaning here: same boot of the same machine, same PID namespace."""
+    return process.machine == _this_machine()
+
+
+def _this_machine() -> str:
+    boot = (PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    return f"{boot} {(PROC / 'self/ns/pid').stat().st_ino}"

@@ -70,8 +70,16 @@ def list_checkpoints(run: Path) -> list[CheckpointEntry]:
 
 
 def verify_checkpoint(path: Path) -> list[str]:
-    """All errors of the checkpoint in a folder, one line each: manifest, checksums, missing shards."""
-    return layout.verify_dir(path) or list(_incomplete_tensors(layout.open_checkpoint(path)))
+    """All errors of the checkpoint in a folder, one line each: manifest, checksums, missing shards.
+
+    Empty if the training run has removed the checkpoint meanwhile. Raises HpcJepaError if a file cannot be read.
+    """
+    errors = layout.verify_dir(path)
+    try:
+        errors = errors or list(_incomplete_tensors(layout.open_checkpoint(path)))
+    except CheckpointError as error:
+        errors = [str(error)]
+    return errors if path.exists() else []
 
 
 def tensor_stats(checkpoint: Checkpoint, prefixes: tuple[str, ...] = WEIGHT_PREFIXES) -> Iterator[TensorStats]:

@@ -21,10 +21,14 @@ later, by something else, and is always reported.
 import hashlib
 import json
 import logging
+import os
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -33,8 +37,9 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from hpc_jepa.checkpoint.format_2 import upgrade_manifest
 from hpc_jepa.checkpoint.rank_file import FileDigest
 from hpc_jepa.config.run import RunConfig
-from hpc_jepa.errors import CheckpointError, InputError
+from hpc_jepa.errors import CheckpointError, HpcJepaError, InputError
 from hpc_jepa.io.atomic import fsync, write_atomically
+from hpc_jepa.io.retry import retry
 from hpc_jepa.io.validation import first_error
 from hpc_jepa.runs.run_dir import RunDir
 
@@ -43,6 +48,7 @@ MANIFEST = "manifest.json"
 WEIGHT_PREFIXES = ("student", "target", "predictor", "objectives")
 """First parts of the names of weights; all other tensors are optimizer and random state."""
 CHECKSUM_PLACEHOLDER = "0" * 64
+MISSING = (FileNotFoundError, NotADirectoryError)
 RESUME_HINT = "'hpc-jepa train' with the same configuration resumes from the checkpoint before"
 
 LOG = logging.getLogger(__name__)
@@ -148,15 +154,20 @@ def latest(run: Path) -> Checkpoint | None:
 
     Raises CheckpointError if its manifest is missing or damaged.
     """
-    paths = RunDir(run).checkpoint_dirs()
-    return open_checkpoint(paths[-1]) if paths else None
+    while paths := RunDir(run).checkpoint_dirs():
+        checkpoint = _read(paths[-1])
+        if checkpoint is not None or paths[-1].exists():
+            return checkpoint or open_checkpoint(paths[-1])
+        # the training run has removed it meanwhile, and saved a newer one before
+    return None
 
 
 def latest_valid(run: Path) -> Checkpoint | None:
     """The latest checkpoint whose files have the recorded checksums; None if there is no checkpoint at all.
 
     Call on one process: newer, damaged checkpoints are quarantined with a warning, and ``latest`` points to the result.
-    Raises CheckpointError if all are damaged; starting over would silently lose the run.
+    Raises CheckpointError if all are damaged (starting over would silently lose the run), HpcJepaError if a file cannot
+    be read: it may be sound.
     """
     damaged: dict[Path, str] = {}
     for path in reversed(RunDir(run).checkpoint_dirs()):
@@ -168,46 +179,50 @@ def latest_valid(run: Path) -> Checkpoint | None:
         damaged[path] = errors[0]
     if damaged:
         raise CheckpointError(
-            f"{next(iter(damaged.values()))}; no other checkpoint to resume from; remove {run} to start over"
+            f"{next(iter(damaged.values()))}; no other checkpoint to resume from: restore it from a copy, or choose "
+            "another study= to start over"
         )
     return None
 
 
 def verify_dir(path: Path) -> list[str]:
-    """Errors of the checkpoint in a folder, one line per file including the manifest; empty if it is valid."""
+    """Errors of the checkpoint in a folder, one line per file including the manifest; empty if it is valid.
+
+    Raises HpcJepaError if a file cannot be read; that says nothing about its content.
+    """
     checkpoint = _read(path)
     return verify_files(checkpoint) if checkpoint else [f"{path / MANIFEST}: missing or damaged"]
 
 
 def verify_files(checkpoint: Checkpoint, prefix: str = "") -> list[str]:
-    """Errors of the files whose names start with ``prefix``, one line per file: missing, other size or checksum."""
+    """Errors of the files whose names start with ``prefix``, one line per file: missing, other size or checksum.
+
+    Raises HpcJepaError if a file cannot be read.
+    """
     names = [name for name in checkpoint.manifest.files if name.startswith(prefix)]
     with ThreadPoolExecutor() as pool:
         return [error for error in pool.map(partial(_file_error, checkpoint), names) if error]
 
 
-def partial_dir(run: Path, step: int) -> Path:
-    """The temporary folder in which the checkpoint of ``step`` is written."""
-    return _hidden(RunDir(run).checkpoint_dir(step), "partial")
-
-
-def create_partial(run: Path, step: int) -> None:
-    """Create the temporary folder and remove those of earlier processes. Raises OSError."""
+def create_partial(run: Path, step: int) -> Path:
+    """Create the temporary folder for a checkpoint and remove those of earlier processes. Raises OSError."""
     remove_partial(run)
-    partial_dir(run, step).mkdir(parents=True)
+    folder = _hidden(RunDir(run).checkpoint_dir(step), "partial")
+    folder.mkdir(parents=True)
+    return folder
 
 
 def remove_partial(run: Path) -> None:
-    """Remove folders that killed processes were writing or removing."""
+    """Remove folders that killed processes were writing or removing. Some may stay: they are never read."""
     for stale in RunDir(run).checkpoints_dir.glob(".step-*"):
-        shutil.rmtree(stale)
+        _remove_leftover(stale)
 
 
 def commit_checkpoint(
-    run: Path, info: CheckpointInfo, shapes: dict[str, tuple[int, ...]], files: dict[str, FileDigest]
+    run: Path, written: Path, info: CheckpointInfo, shapes: dict[str, tuple[int, ...]], files: dict[str, FileDigest]
 ) -> None:
-    """Turn the temporary folder, with its ``files`` on disk, into a checkpoint. Raises HpcJepaError and OSError."""
-    written, final = partial_dir(run, info.step), RunDir(run).checkpoint_dir(info.step)
+    """Turn the temporary folder ``written``, with its ``files``, into a checkpoint. Raises HpcJepaError and OSError."""
+    final = RunDir(run).checkpoint_dir(info.step)
     manifest = CheckpointManifest(**dict(info), format=FORMAT, shapes=shapes, files=files)
     write_atomically(written / MANIFEST, manifest.to_bytes())
     fsync(written)
@@ -219,12 +234,28 @@ def commit_checkpoint(
 
 
 def remove_checkpoint(path: Path) -> None:
-    """Rename it to a hidden name first, so that a half-removed checkpoint is not seen as damaged. Raises OSError."""
-    shutil.rmtree(path.rename(_hidden(path, "removed")))
+    """Rename it to a hidden name first, so that a half-removed checkpoint is not seen as damaged.
+
+    Raises OSError if it cannot be renamed. Files that cannot be removed stay under the hidden name.
+    """
+    _remove_leftover(path.rename(_hidden(path, "removed")))
 
 
 def _hidden(path: Path, suffix: str) -> Path:
-    return path.with_name(f".{path.name}.{suffix}")
+    """A hidden name beside ``path`` that is free: a leftover that could not be removed may have the first one."""
+    names = (f".{path.name}.{suffix}{f'-{number}' if number else ''}" for number in count())
+    return next(hidden for name in names if not os.path.lexists(hidden := path.with_name(name)))
+
+
+def _remove_leftover(path: Path) -> None:
+    """Remove a folder, or the link to an archived one. Never fatal: the folder may be immutable or in use."""
+    try:
+        if path.is_symlink():
+            path.unlink()
+        else:
+            shutil.rmtree(path)
+    except OSError as error:
+        LOG.warning("%s: cannot be removed (%s); it is not used any more", path, error.strerror or error)
 
 
 def _point_latest_at(final: Path) -> None:
@@ -232,25 +263,36 @@ def _point_latest_at(final: Path) -> None:
     if link.is_symlink() and link.readlink() == Path(final.name):
         return
     new = link.with_name(".latest")
-    new.unlink(missing_ok=True)
-    new.symlink_to(final.name)
-    new.rename(link)
-    fsync(final.parent)
+    try:
+        new.unlink(missing_ok=True)
+        new.symlink_to(final.name)
+        new.rename(link)
+        fsync(final.parent)
+    except OSError as error:  # for people only: the newest checkpoint is found by its name
+        LOG.debug("%s: cannot be set (%s)", link, error.strerror)
 
 
 def _quarantine(damaged: dict[Path, str]) -> None:
     for path, error in damaged.items():
         quarantined = path.with_name(path.name.replace("step", "damaged"))
-        if quarantined.exists():
-            shutil.rmtree(quarantined)
-        path.rename(quarantined)
-        LOG.warning("%s; quarantined as %s, resuming from the checkpoint before", error, quarantined.name)
+        if os.path.lexists(quarantined):
+            _remove_leftover(quarantined)
+        try:
+            path.rename(quarantined)
+        except OSError as failure:
+            LOG.warning("%s; cannot be quarantined (%s), resuming from the checkpoint before", error, failure.strerror)
+        else:
+            LOG.warning("%s; quarantined as %s, resuming from the checkpoint before", error, quarantined.name)
 
 
 def _read(path: Path) -> Checkpoint | None:
-    """The checkpoint at ``path``, None if its manifest is missing or damaged."""
+    """The checkpoint at ``path``, None if its manifest is missing or damaged.
+
+    Raises HpcJepaError if the manifest cannot be read.
+    """
     try:
-        text = (path / MANIFEST).read_text(encoding="utf-8")
+        with _read_errors(path / MANIFEST):
+            text = retry(partial((path / MANIFEST).read_text, encoding="utf-8"))
         content = json.loads(text)
         intact = content["checksum"] == _checksum(text.replace(content["checksum"], CHECKSUM_PLACEHOLDER))
         if not intact or path.name != RunDir(path).checkpoint_dir(content["step"]).name:
@@ -260,7 +302,7 @@ def _read(path: Path) -> Checkpoint | None:
         if content["format"] < FORMAT:
             content = upgrade_manifest(content)
         return Checkpoint(path, CheckpointManifest.model_validate(content))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # damaged JSON can contain anything
+    except (*MISSING, ValueError, KeyError, TypeError, RecursionError):  # damaged JSON can contain anything
         return None
 
 
@@ -269,15 +311,33 @@ def _checksum(text: str) -> str:
 
 
 def _file_error(checkpoint: Checkpoint, name: str) -> str | None:
+    """What is wrong with a file, None if it has the recorded size and checksum. Raises HpcJepaError."""
     recorded, path = checkpoint.manifest.files[name], checkpoint.path / name
     try:
-        size = path.stat().st_size
-        if size != recorded.size:
-            return f"{path}: {size} bytes instead of {recorded.size}"
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-    except FileNotFoundError:
+        with _read_errors(path):
+            size, sha256 = retry(partial(_size_and_checksum, path, recorded.size))
+    except MISSING:
         return f"{path}: missing"
+    if size != recorded.size:
+        return f"{path}: {size} bytes instead of {recorded.size}"
+    return f"{path}: checksum differs" if sha256 != recorded.sha256 else None
+
+
+def _size_and_checksum(path: Path, expected_size: int) -> tuple[int, str]:
+    """Size and SHA-256 of a file; the checksum is empty if it has another size. Raises OSError."""
+    with path.open("rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        return size, hashlib.file_digest(file, "sha256").hexdigest() if size == expected_size else ""
+
+
+@contextmanager
+def _read_errors(path: Path) -> Iterator[None]:
+    """Turn an error of the file system into an HpcJepaError; a missing file is not one."""
+    try:
+        yield
+    except MISSING:
+        raise
     except OSError as error:
-        return f"{path}: cannot be read ({error.strerror})"
-    return f"{path}: checksum differs" if digest != recorded.sha256 else None
+        raise HpcJepaError(
+            f"{path}: cannot be read ({error.strerror}); it may be sound: check the file system, then try again"
+        ) from error

@@ -51,7 +51,7 @@ def write_rank_file(path: Path, shards: Sequence[TensorShard]) -> FileDigest:
     """Write shards in host memory and flush them to the disk. Raises OSError."""
     digest = hashlib.sha256()
     size = 0
-    with path.open("wb") as file:
+    with path.open("xb") as file:
         for block in _blocks(shards):
             file.write(block)
             digest.update(block)

@@ -143,6 +143,8 @@ def read_part(checkpoint: Checkpoint, name: str) -> dict[str, Tensor]:
     Raises CheckpointError if a file with weights is damaged, or the checkpoint has no such part.
     """
     errors = verify_files(checkpoint, "weights")
+    if errors and not checkpoint.path.exists():
+        raise CheckpointError(f"{checkpoint.path}: the training run has removed it meanwhile; repeat the command")
     if errors:
         raise CheckpointError(f"{errors[0]}; {RESUME_HINT}")
     tensors, prefix = TensorReader(checkpoint), f"{name}."

@@ -107,7 +107,7 @@ class CheckpointWriter:
         except HpcJepaError as error:
             self._check_lease()
             if is_main():
-                shutil.rmtree(layout.partial_dir(self._run, info.step), ignore_errors=True)
+                layout.remove_partial(self._run)
             if self._config.failed_save == "stop":
                 raise
             if is_main():
@@ -116,9 +116,9 @@ class CheckpointWriter:
     def _write_and_commit(self, info: CheckpointInfo, shards: list[TensorShard]) -> None:
         on_all_ranks = partial(self._on_all_ranks, info.step)
         sizes = on_all_ranks(partial(_finite_size, shards))
-        on_all_ranks(partial(self._prepare, info.step, sum(sizes)))
-        written = on_all_ranks(partial(self._write, info.step, shards))
-        on_all_ranks(partial(self._commit, info, written))
+        folder = on_all_ranks(partial(self._prepare, info.step, sum(sizes)))[0]
+        written = on_all_ranks(partial(self._write, folder, shards))
+        on_all_ranks(partial(self._commit, folder, info, written))
 
     def _on_all_ranks(self, step: int, action: Callable[[], Result]) -> list[Result]:
         """Results of the action by rank. Raises HpcJepaError on all ranks if the action failed on any."""
@@ -137,34 +137,33 @@ class CheckpointWriter:
             )
         return [result for result, _ in outcomes]
 
-    def _prepare(self, step: int, size: int) -> None:
+    def _prepare(self, step: int, size: int) -> Path:
         """On rank 0: check the free space and create the temporary folder."""
         self._check_lease()
         if not is_main():
-            return
+            return self._run
         free = shutil.disk_usage(self._run).free
         if free < DISK_HEADROOM * size:
             raise HpcJepaError(f"{size / 1e9:.3g} GB needed, {free / 1e9:.3g} GB free; nothing was written")
-        layout.create_partial(self._run, step)
+        return layout.create_partial(self._run, step)
 
-    def _write(self, step: int, shards: list[TensorShard]) -> tuple[Files, Shapes]:
+    def _write(self, folder: Path, shards: list[TensorShard]) -> tuple[Files, Shapes]:
         """Write this rank's two files."""
         kinds: dict[str, list[TensorShard]] = {"weights": [], "training": []}
         for shard in shards:
             kinds["weights" if shard.name.startswith(WEIGHT_PREFIXES) else "training"].append(shard)
         files = {f"{kind}-{rank():04d}.safetensors": own for kind, own in kinds.items()}
-        folder = layout.partial_dir(self._run, step)
         digests = {name: write_rank_file(folder / name, own) for name, own in files.items()}
         return digests, {shard.name: shard.shape for shard in shards}
 
-    def _commit(self, info: CheckpointInfo, written: list[tuple[Files, Shapes]]) -> None:
+    def _commit(self, folder: Path, info: CheckpointInfo, written: list[tuple[Files, Shapes]]) -> None:
         """On rank 0: commit the checkpoint and remove the ones that the retention policy does not keep."""
         self._check_lease()
         if not is_main():
             return
         files = {name: digest for of_rank, _ in written for name, digest in of_rank.items()}
         shapes = {name: shape for _, of_rank in written for name, shape in of_rank.items()}
-        layout.commit_checkpoint(self._run, info, shapes, files)
+        layout.commit_checkpoint(self._run, folder, info, shapes, files)
         retention.prune_checkpoints(self._run, self._config, known_valid=info.step)
 
 

@@ -190,6 +190,7 @@ def checkpoint_prune(
     if dry_run:
         removed = retention.expired(run, policy)
     else:
+        RunDir(run).refuse_links_outside()
         with exclusive_lock(RunDir(run).lock_file):
             removed = retention.prune_checkpoints(run, policy)
     if as_json:

@@ -16,6 +16,7 @@ from typing import Any, Protocol, cast
 
 from hpc_jepa.devices import thread_pool
 from hpc_jepa.errors import InputError
+from hpc_jepa.io.atomic import no_follow
 
 MAX_OPEN_FILES = 64
 LOG = logging.getLogger(__name__)
@@ -152,7 +153,7 @@ class ScratchCache:
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
         """Block until no other process of this machine holds the lock."""
-        with (self._folder / ".lock").open("w") as lock:
+        with open(self._folder / ".lock", "a", opener=no_follow) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
@@ -169,7 +170,8 @@ def _copy_file(tar: Path, copy: Path) -> None:
     """Copy to a temporary name, then rename, so that a copy is never incomplete."""
     partial = copy.with_name(f".{copy.name}.partial")
     try:
-        with tar.open("rb") as source, partial.open("wb") as target:
+        partial.unlink(missing_ok=True)
+        with tar.open("rb") as source, open(partial, "xb", opener=no_follow) as target:
             shutil.copyfileobj(source, target, 4 << 20)
         partial.rename(copy)
     finally:

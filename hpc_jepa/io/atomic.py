@@ -1,4 +1,4 @@
-"""Atomic file replacement, fsync, and exclusive locks on folders."""
+"""Atomic file replacement, fsync, and exclusive locks on folders. Symbolic links are never written through."""
 
 import errno
 import fcntl
@@ -14,6 +14,16 @@ UNSUPPORTED_LOCK_ERRNOS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """Errors of file systems that have no locks, or have them switched off."""
 
 
+def no_follow(path: str, flags: int) -> int:
+    """Opener for ``open()``: raises OSError if the file is a symbolic link, which could lead to another user's file."""
+    try:
+        return os.open(path, flags | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, "it is a symbolic link; remove the link", path) from error
+        raise
+
+
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a temporary file and rename it, so that readers see the old or the new file, even after a power cut.
 
@@ -21,7 +31,8 @@ def write_atomically(path: Path, content: bytes) -> None:
     """
     partial = path.with_name(f".{path.name}.partial")
     try:
-        with partial.open("wb") as file:
+        partial.unlink(missing_ok=True)  # of a killed process
+        with open(partial, "xb", opener=no_follow) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
@@ -47,7 +58,11 @@ def exclusive_lock(lock: Path) -> Iterator[None]:
 
     Raises InputError with the process that holds the lock. Without effect on a file system that has no locks.
     """
-    with lock.open("a+", encoding="utf-8") as file:
+    try:
+        opened = open(lock, "a+", encoding="utf-8", opener=no_follow)  # noqa: SIM115 - closed below
+    except OSError as error:
+        raise InputError(f"{lock}: cannot be opened ({error.strerror})") from error
+    with opened as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:

@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from hpc_jepa.errors import HpcJepaError
-from hpc_jepa.io.atomic import write_atomically
+from hpc_jepa.io.atomic import no_follow, write_atomically
 from hpc_jepa.io.validation import Model, parse_json
 
 Line = BaseModel | Mapping[str, Any]
@@ -33,7 +33,7 @@ class JsonlWriter:
         self._path = path
         try:
             _remove_torn_line(path)
-            self._file = path.open("ab", buffering=0)
+            self._file = open(path, "ab", buffering=0, opener=no_follow)  # noqa: SIM115
         except OSError as error:
             raise self._failure(error) from error
 
@@ -120,6 +120,6 @@ def _encode(line: Line) -> bytes:
 def _remove_torn_line(path: Path) -> None:
     if not path.exists():
         return
-    with path.open("rb+") as file:
+    with open(path, "rb+", opener=no_follow) as file:
         if file.seek(0, os.SEEK_END) and file.seek(-1, os.SEEK_END) >= 0 and file.read(1) != b"\n":
             file.truncate(path.read_bytes().rfind(b"\n") + 1)

@@ -28,8 +28,8 @@ def refuse_other_config(config: RunConfig) -> None:
     changes = unaccepted_changes(run.config, config)
     if changes:
         raise InputError(
-            f"{run}: holds a run with another configuration ({changes}); choose another study= or variant=, remove "
-            "the folder, or accept the changes with checkpoint.accept=[...]"
+            f"{run}: holds a run with another configuration ({changes}); choose another study= or variant=, or "
+            "accept the changes with checkpoint.accept=[...]"
         )
 
 
@@ -57,6 +57,7 @@ def acquire_run_dir(config: RunConfig) -> Iterator[LeaseCheck]:
         run.path.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"{run}: cannot be created ({error.strerror}); choose another runs=") from error
+    run.refuse_links_outside()
     with hold_lease(run) as lease:
         # Accepted changes are accepted for this start only.
         stored = config.model_copy(update={"checkpoint": config.checkpoint.model_copy(update={"accept": ()})})

@@ -103,6 +103,19 @@ class RunDir:
         """Content of ``state.json`` now, None before the first start. Raises DataError if it is damaged."""
         return read_state(self.state_file)
 
+    def refuse_links_outside(self) -> None:
+        """Raise InputError if a folder of the run is a symbolic link that leads outside the run.
+
+        Call before anything is written or removed: such a run could be received from somebody else.
+        """
+        inside = self.path.resolve()
+        for folder in (self.checkpoints_dir, self.log_dir, self.events_dir, self.profile_dir, self.record_dir()):
+            if not folder.resolve().is_relative_to(inside):
+                raise InputError(
+                    f"{folder}: a symbolic link to {folder.resolve()}, outside the run; move the folder into the run, "
+                    "or link the whole run folder"
+                )
+
     def checkpoint_dir(self, step: int) -> Path:
         """Folder of the checkpoint after ``step`` steps."""
         return self.checkpoints_dir / f"step-{step:08d}"

@@ -12,6 +12,7 @@ from types import FrameType
 from typing import BinaryIO, Literal
 
 from hpc_jepa.errors import EXIT_INTERRUPTED
+from hpc_jepa.io.atomic import no_follow
 from hpc_jepa.runs.run_dir import task_log_file
 from hpc_jepa.study.grid import StudyCell
 from hpc_jepa.training.shutdown import WallTime
@@ -82,7 +83,7 @@ class TaskRunner:
         """
         task.log.parent.mkdir(parents=True, exist_ok=True)
         time_left = WallTime.from_environment()
-        with task.log.open("ab") as output:
+        with open(task.log, "ab", opener=no_follow) as output:
             for number, command in enumerate(task.commands):
                 if self._signal or not time_left.fits_another():
                     return EXIT_INTERRUPTED

@@ -51,10 +51,14 @@ def _check_range(value: tuple[float, float]) -> tuple[float, float]:
 PositiveRange = Annotated[tuple[float, float], AfterValidator(_check_range)]
 
 
-class Strict(BaseModel):
-    """One node of a configuration. Immutable; an unknown key is an error rather than a silent default."""
+class Frozen(BaseModel):
+    """Immutable; an unknown key is an error rather than a silent default."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, validate_default=True, allow_inf_nan=False)
+
+
+class Strict(Frozen):
+    """One node of a configuration."""
 
     @field_validator("*", mode="before")
     @classmethod

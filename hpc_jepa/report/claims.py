@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from hpc_jepa.config import loading
-from hpc_jepa.config.strict import Strict
+from hpc_jepa.config.strict import Frozen, Strict
 
 PUBLISHED_CLAIMS = Path(__file__).parent / "published" / "published_claims.yaml"
 
@@ -28,7 +28,7 @@ Pair = tuple[ClaimCell, ClaimCell]
 """Minuend and subtrahend of a difference."""
 
 
-class _Predicate(Strict):
+class _Predicate(Frozen):
     def pairs(self) -> list[Pair]:
         """Differences in the predicate."""
         return []

@@ -1,6 +1,8 @@
 """Predictions of the results, checked against their records and against each other."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -36,21 +38,38 @@ def check_comparable(runs: Iterable[RunReport]) -> None:
                 )
 
 
-def correct_predictions(results: Mapping[ResultRow, ResultSource]) -> dict[ResultRow, Correct]:
-    """For each row, which test samples each probe seed classifies correctly: [S, n].
+@dataclass(frozen=True)
+class CheckedPredictions:
+    """For each sound row, which test samples each probe seed classifies correctly: [S, n].
 
-    Raises DataError naming a record whose predictions are missing, damaged or contradict the recorded value, InputError
-    naming two records of one protocol with different test samples.
+    ``damaged``: one line for each record whose predictions are missing, damaged or contradict the recorded value.
+    """
+
+    correct: dict[ResultRow, Correct]
+    damaged: Sequence[str]
+
+
+def check_predictions(results: Mapping[ResultRow, ResultSource]) -> CheckedPredictions:
+    """Read and check the predictions of all rows.
+
+    Raises InputError naming two records of one protocol with different test samples.
     """
     loaded: dict[str, Predictions] = {}
-    correct = {row: _correct(source, loaded) for row, source in results.items()}
-    first: dict[tuple[str, str], str] = {}
+    correct: dict[ResultRow, Correct] = {}
+    damaged: dict[Path, str] = {}
     for row, source in results.items():
-        path = str(source.path)
+        try:
+            correct[row] = _correct(source, loaded)
+        except DataError as error:
+            damaged.setdefault(source.path, str(error))
+    sound = {row: values for row, values in correct.items() if results[row].path not in damaged}
+    first: dict[tuple[str, str], str] = {}
+    for row in sound:
+        path = str(results[row].path)
         other = first.setdefault((row.benchmark, row.protocol), path)
         if not all(np.array_equal(loaded[path][name], loaded[other][name]) for name in ("samples", "labels")):
             raise InputError(f"{path} and {other} are not comparable: different test samples; {REPORT_SEPARATELY}")
-    return correct
+    return CheckedPredictions(sound, list(damaged.values()))
 
 
 def _correct(source: ResultSource, loaded: dict[str, Predictions]) -> Correct:

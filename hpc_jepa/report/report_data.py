@@ -4,19 +4,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from hpc_jepa.errors import InputError
+from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.evaluation.stats.paired import Correct
 from hpc_jepa.report.audit import Audit
 from hpc_jepa.report.claims import ClaimCell
 from hpc_jepa.report.export_tables import ResultTable, result_tables
 from hpc_jepa.report.gaps import find_gaps
 from hpc_jepa.report.headlines import SemanticsComparison, compare_semantics, write_headlines
-from hpc_jepa.report.predictions import correct_predictions
+from hpc_jepa.report.predictions import check_predictions
 from hpc_jepa.report.published_results import LIMITATIONS, PublishedStudy, other_probes, published_grids
 from hpc_jepa.report.result_grid import ResultGrid
 from hpc_jepa.report.results import ResultRow, collect_results, panel_of
 from hpc_jepa.report.robustness_table import RobustnessRow, robustness_table
-from hpc_jepa.report.run_report import RunReport, study_descriptions
+from hpc_jepa.report.run_report import FoundRuns, RunReport, study_descriptions
 from hpc_jepa.report.study_evidence import BASELINE, study_grids
 from hpc_jepa.report.verdicts import Interval
 
@@ -40,13 +40,20 @@ class ReportData:
     runs: Sequence[RunReport] = ()
 
 
-def collect_run_data(runs: Sequence[RunReport], places: Sequence[Path]) -> ReportData:
-    """Content from runs, without audits. Raises InputError if no run was evaluated."""
-    results = collect_results(runs)
-    if not results:
+def collect_run_data(found: FoundRuns, places: Sequence[Path]) -> ReportData:
+    """Content from runs, without audits.
+
+    Raises InputError if no run was evaluated, DataError if all evaluations are damaged.
+    """
+    runs, results = found.runs, collect_results(found.runs)
+    checked = check_predictions(results)
+    rows, correct = list(checked.correct), checked.correct
+    damaged = [f"damaged, left out: {line}" for line in (*found.damaged, *checked.damaged)]
+    if not rows and damaged:
+        raise DataError(f"{places[0]}: no sound evaluation to report; {damaged[0]}")
+    if not rows:
         raise InputError(f"{places[0]}: no run was evaluated yet; run 'hpc-jepa evaluate RUN --benchmark NAME' first")
-    rows, correct = list(results), correct_predictions(results)
-    attentive = {panel_of(row) for row, source in results.items() if source.result.pooling == "tokens"}
+    attentive = {panel_of(row) for row in rows if results[row].result.pooling == "tokens"}
     comparisons = compare_semantics(correct)
     return ReportData(
         descriptions=study_descriptions(runs),
@@ -57,7 +64,7 @@ def collect_run_data(runs: Sequence[RunReport], places: Sequence[Path]) -> Repor
         correct=correct,
         comparisons=comparisons,
         robustness=robustness_table(runs),
-        gaps=find_gaps(runs, rows),
+        gaps=[*damaged, *find_gaps(runs, rows)],
         runs=runs,
     )
 

@@ -1,13 +1,15 @@
 """Contents of run folders for a report: configuration, state, logged metrics and evaluation records."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
+from typing import TypeVar
 
 from hpc_jepa.config.loading import read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.study import StudyConfig
-from hpc_jepa.errors import InputError
+from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.evaluation.record import (
     BaseRecord,
     FewShotRecord,
@@ -20,6 +22,8 @@ from hpc_jepa.evaluation.record import (
 from hpc_jepa.runs.metrics_log import MetricsRecord
 from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.runs.state import RunState
+
+Content = TypeVar("Content")
 
 
 @dataclass(frozen=True)
@@ -51,20 +55,37 @@ class RunReport:
         return run_label(self.config)
 
 
-def find_runs(places: Sequence[Path]) -> list[RunReport]:
+@dataclass(frozen=True)
+class FoundRuns:
+    """The runs of a report, and one line for each damaged file. What such a file would add is left out."""
+
+    runs: Sequence[RunReport]
+    damaged: Sequence[str]
+
+
+def find_runs(places: Sequence[Path]) -> FoundRuns:
     """All runs in study or run folders, in that order, each once.
 
-    Raises InputError if a folder holds no run, DataError naming a damaged record or log.
+    Raises InputError if a folder holds no run, or if the configuration of every run is damaged.
     """
     folders: dict[Path, bool] = {}
     for place in places:
-        runs = RunDir.below(place)
-        if not runs:
+        below = RunDir.below(place)
+        if not below:
             raise InputError(f"{place}: no run in it; name a study or run folder that 'hpc-jepa train' wrote")
-        for run in runs:
+        for run in below:
             below_study = place.resolve() not in (run.path.resolve(), *run.path.resolve().parents[:2])
             folders[run.path] = folders.get(run.path, False) or below_study
-    return [_read(RunDir(path), whole_study) for path, whole_study in folders.items()]
+    runs: list[RunReport] = []
+    damaged: list[str] = []
+    for path, whole_study in folders.items():
+        try:
+            runs.append(_read(RunDir(path), whole_study, damaged))
+        except InputError as error:
+            damaged.append(f"{path}: left out ({error})")
+    if folders and not runs:
+        raise InputError(damaged[0])
+    return FoundRuns(runs, damaged)
 
 
 def run_label(config: RunConfig) -> str:
@@ -78,19 +99,31 @@ def study_descriptions(runs: Sequence[RunReport]) -> list[str]:
     return [about for path in files if path.is_file() and (about := read_config(StudyConfig, [path]).about)]
 
 
-def _read(run: RunDir, whole_study: bool) -> RunReport:
+def _read(run: RunDir, whole_study: bool, damaged: list[str]) -> RunReport:
+    """The sound files of a run; the errors of the others are added to ``damaged``. Raises InputError."""
+    config = run.config
+    sound = partial(_or_none, damaged)
+
+    def records(kind: type[Record], task: str) -> dict[Path, Record]:
+        read = {path: sound(partial(read_record, kind, path)) for path in sorted(run.record_dir(task).glob("*.json"))}
+        return {path: record for path, record in read.items() if record is not None}
+
     return RunReport(
         dir=run,
-        config=run.config,
-        state=run.state,
-        metrics=run.logged_metrics(),
-        records=_records(ProbeRecord, run.record_dir()),
-        few_shot=_records(FewShotRecord, run.record_dir("few_shot")),
-        robustness=_records(RobustnessRecord, run.record_dir("robustness")),
-        text=_records(TextRecord, run.record_dir("text")),
+        config=config,
+        state=sound(lambda: run.state),
+        metrics=sound(run.logged_metrics) or [],
+        records=records(ProbeRecord, "probe"),
+        few_shot=records(FewShotRecord, "few_shot"),
+        robustness=records(RobustnessRecord, "robustness"),
+        text=records(TextRecord, "text"),
         whole_study=whole_study,
     )
 
 
-def _records(kind: type[Record], folder: Path) -> dict[Path, Record]:
-    return {path: read_record(kind, path) for path in sorted(folder.glob("*.json"))}
+def _or_none(damaged: list[str], read: Callable[[], Content]) -> Content | None:
+    try:
+        return read()
+    except DataError as error:
+        damaged.append(str(error))
+        return None

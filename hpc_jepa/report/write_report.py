@@ -39,17 +39,18 @@ def write_report(
 
     Writes ``index.html``, ``results.txt``, ``grid.csv``, ``claims.csv``, ``tables.md``, ``tables.tex`` and
     ``report.json`` to ``out``, and with runs ``results.csv``; the default of ``out`` is the folder ``report`` of the
-    first study. Raises InputError if there is nothing to report or records are not comparable, DataError naming a
-    damaged file; then nothing is written.
+    first study. Damaged files are named among the gaps. Raises InputError if there is nothing to report or records are
+    not comparable; then nothing is written.
     """
-    runs = find_runs(places)
+    found = find_runs(places)
+    runs = found.runs
     check_comparable(runs)
     if out is None and not runs:
         raise InputError("a report without runs belongs to no study; name an output folder with --out")
     claim_list = read_claims(claims or PUBLISHED_CLAIMS)
     data = ReportData()
     if runs:
-        data = collect_run_data(runs, places)
+        data = collect_run_data(found, places)
         evidence = collect_evidence(runs, data.correct)
         data = with_audits(data, [audit_claims(claim_list, source, as_printed=False) for source in evidence])
     if published is not None:

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from hpc_jepa.report.headlines import compare_semantics
-from hpc_jepa.report.predictions import correct_predictions
+from hpc_jepa.report.predictions import check_predictions
 from hpc_jepa.report.results import collect_results
 from hpc_jepa.report.run_report import find_runs
 from hpc_jepa.report.write_report import write_report
@@ -15,15 +15,17 @@ def test_pretrained_encoders_are_compared_with_random_ones_for_each_probe(study)
     assert "Attentive" in attentive and "0 of 3" in attentive and "2 fall below" in attentive
 
 
+def correct_of(places):
+    return check_predictions(collect_results(find_runs(places).runs)).correct
+
+
 def test_semantics_that_are_better_worse_or_equal_get_different_sentences(write):
     def sentence(published, corrected, seed):
         for semantics, share in (("published", published), ("corrected", corrected)):
             run = write.run("fwm_hw_ld", semantics, seed=seed)
             write.evaluated(run, {"target": {"linear": share}}, salt=ord(semantics[0]))
         (comparison,) = compare_semantics(
-            correct_predictions(
-                collect_results(find_runs([run.parents[1] / f"fwm_hw_ld{s}/seed-{seed}" for s in ("", ".published")]))
-            )
+            correct_of([run.parents[1] / f"fwm_hw_ld{s}/seed-{seed}" for s in ("", ".published")])
         )
         return comparison.sentence
 
@@ -34,11 +36,7 @@ def test_semantics_that_are_better_worse_or_equal_get_different_sentences(write)
 
 
 def test_the_paired_test_uses_the_predictions_of_both_records(study):
-    linear = next(
-        c
-        for c in compare_semantics(correct_predictions(collect_results(find_runs([study]))))
-        if c.corrected.probe == "linear"
-    )
+    linear = next(c for c in compare_semantics(correct_of([study])) if c.corrected.probe == "linear")
     assert linear.points.value == pytest.approx(0.464 - 0.240)
     # Independent errors: the variance of the difference is the sum of both.
     margin = 1.96 * np.sqrt((0.464 * 0.536 + 0.24 * 0.76) / 1000)

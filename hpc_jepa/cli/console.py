@@ -7,22 +7,23 @@ from datetime import timedelta
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.table import Column
 from rich.text import Text
 
-CONSOLE = Console(stderr=True, soft_wrap=True)
+from hpc_jepa.io.escape import SafeConsole
+
+CONSOLE = SafeConsole(stderr=True, soft_wrap=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
 PIPED_WIDTH = 250
 """Table width in characters when the output is a pipe or a file."""
 
 
-def stdout_console() -> Console:
+def stdout_console() -> SafeConsole:
     """Console for standard output. In a pipe it is wide enough that ``grep`` finds unwrapped names."""
-    console = Console(highlight=False)
-    return console if console.is_terminal else Console(highlight=False, width=PIPED_WIDTH)
+    console = SafeConsole(highlight=False)
+    return console if console.is_terminal else SafeConsole(highlight=False, width=PIPED_WIDTH)
 
 
 def examples(*commands: str) -> str:
@@ -40,7 +41,7 @@ class ConsoleHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Print one record."""
-        CONSOLE.print(self.format(record), markup=False, highlight=False)
+        CONSOLE.print(self.format(record), highlight=False)
 
 
 Advance = Callable[..., None]
@@ -67,11 +68,11 @@ def _clock(seconds: float) -> str:
 def _columns(show_total: bool) -> tuple[ProgressColumn, ...]:
     """Columns of a progress bar; on a narrow terminal only the bar shrinks."""
     return (
-        TextColumn("[bold]{task.description}"),
+        TextColumn("{task.description}", style="bold", markup=False),
         BarColumn(),
         TextColumn("{task.completed:.0f}/{task.total:.0f}", justify="right"),
         TimeColumn(show_total),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     )
 
 

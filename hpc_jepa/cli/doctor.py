@@ -7,12 +7,12 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from hpc_jepa.cli.console import CONSOLE, AsJson, examples
 from hpc_jepa.cli.machine import CheckResult
+from hpc_jepa.io.escape import SafeConsole
 
 EXAMPLES = examples(
     "hpc-jepa doctor",
@@ -50,7 +50,7 @@ def doctor_command(
     if as_json:
         typer.echo(json.dumps([asdict(result) for result in results], indent=1))
     else:
-        Console().print(_table(results))
+        SafeConsole().print(_table(results))
 
 
 def _table(results: list[CheckResult]) -> Table:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from hpc_jepa.cli.console import examples, progress_bar
@@ -15,6 +14,7 @@ from hpc_jepa.config import loading
 from hpc_jepa.config.benchmark import ENCODER_PATTERN, BenchmarkConfig, ProtocolName, Task, current_protocol
 from hpc_jepa.config.training import DeviceSetting
 from hpc_jepa.errors import InputError
+from hpc_jepa.io.escape import SafeConsole
 
 if TYPE_CHECKING:
     from hpc_jepa.evaluation.record import AnyRecord
@@ -106,7 +106,7 @@ def evaluate_command(
     if json:
         typer.echo(record.model_dump_json(indent=1))
     else:
-        Console().print(_table(record))
+        SafeConsole().print(_table(record))
 
 
 def _validated(names: list[str]) -> list[str]:

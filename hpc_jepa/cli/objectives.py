@@ -5,11 +5,12 @@ from typing import Annotated
 
 import typer
 from rich.columns import Columns
-from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from hpc_jepa.cli.console import AsJson
 from hpc_jepa.config.semantics import Preset
+from hpc_jepa.io.escape import SafeConsole
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -40,15 +41,15 @@ def objectives_list(as_json: AsJson = False, semantics: SemanticsOption = "corre
     table = Table("name", "families", "terms and weights", "heads", "paper ran it in", box=None, padding=(0, 2, 0, 0))
     for entry in entries:
         table.add_row(
-            f"[bold]{entry.name}[/]",
+            Text(entry.name, "bold"),
             entry.families or "-",
             _terms(entry.options) or ("masking only" if entry.masking else "base loss only"),
             f"{entry.head_parameters / 1e6:.1f} M" if entry.head_parameters else "-",
             ", ".join(entry.published_in) or "-",
         )
-    Console().print(table)
-    legend = [f"[dim][bold]{letter}[/] {meaning}" for letter, meaning in FAMILIES.items()]
-    Console().print(Columns(legend, padding=(0, 2)))
+    SafeConsole().print(table)
+    legend = [Text.assemble((letter, "bold dim"), (f" {meaning}", "dim")) for letter, meaning in FAMILIES.items()]
+    SafeConsole().print(Columns(legend, padding=(0, 2)))
 
 
 @app.command("show", epilog="Example:  hpc-jepa objectives show fwm_hw_ld")
@@ -60,16 +61,16 @@ def objectives_show(name: Name, as_json: AsJson = False, semantics: SemanticsOpt
     if as_json:
         typer.echo(json.dumps({**entry._asdict(), "formulas": formulas(name)}, indent=1))
         return
-    console = Console(highlight=False)
-    console.print(f"[bold]{entry.name}[/]   families {entry.families or '-'}, EMA {entry.ema}")
+    console = SafeConsole(highlight=False)
+    console.print(Text.assemble((entry.name, "bold"), f"   families {entry.families or '-'}, EMA {entry.ema}"))
     for part, options in entry.options.items():
         console.print(f"  {part}: " + ", ".join(f"{key} {value}" for key, value in options.items()))
     if entry.masking:
-        console.print(f"  masking: {json.dumps(entry.masking)}", markup=False)
+        console.print(f"  masking: {json.dumps(entry.masking)}")
     console.print(f"  head parameters at ViT-B, four levels: {entry.head_parameters:,}\n")
     for title, formula in formulas(name).items():
-        console.print(f"[bold]{title}[/]")
-        console.print(_reflow(formula) + "\n", markup=False)
+        console.print(Text(title, "bold"))
+        console.print(_reflow(formula) + "\n")
 
 
 def _reflow(text: str) -> str:

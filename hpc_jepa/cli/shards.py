@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from hpc_jepa.cli import shards_build
@@ -20,6 +19,7 @@ from hpc_jepa.data.shards.shard_folder import ShardFolder
 from hpc_jepa.data.shards.verify import find_decode_errors, find_shard_errors, random_samples, write_indexes
 from hpc_jepa.data.sources.layouts import PUBLISHED_COUNTS
 from hpc_jepa.errors import DataError, InputError
+from hpc_jepa.io.escape import SafeConsole
 
 app = typer.Typer(no_args_is_help=True, help="Build, verify and inspect shard folders.")
 app.add_typer(
@@ -79,7 +79,7 @@ def shards_info(
         typer.echo(json.dumps(contents[0] if (folder / MANIFEST_NAME).is_file() else contents, indent=1))
     else:
         for folder, manifest in manifests.items():
-            Console().print(_table(folder, manifest))
+            SafeConsole().print(_table(folder, manifest))
     if expect:
         for folder, manifest in manifests.items():
             CONSOLE.print(_compare_with_published(folder, manifest))

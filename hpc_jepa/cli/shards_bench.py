@@ -6,10 +6,10 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Console
 from rich.table import Table
 
 from hpc_jepa.cli.console import AsJson, examples, progress_bar
+from hpc_jepa.io.escape import SafeConsole
 
 if TYPE_CHECKING:
     from hpc_jepa.data.throughput import DecoderThroughput
@@ -59,7 +59,7 @@ def shards_bench(
         rows = [{**asdict(result), "gpus_fed": result.clips_per_second / clips_per_gpu} for result in results]
         typer.echo(json.dumps({"folder": folder, "threads": cores, "clips_per_gpu": clips_per_gpu, "decoders": rows}))
         return
-    Console().print(_table(results, clips_per_gpu))
+    SafeConsole().print(_table(results, clips_per_gpu))
     best = max(results, key=lambda result: result.clips_per_second)
     typer.echo(
         f"{best.decoder}, {cores} threads: {best.clips_per_second:.1f} clips/s of {frames} x {size} keep "

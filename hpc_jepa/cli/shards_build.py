@@ -225,7 +225,7 @@ def _encoding(codec: str, **options: Any) -> Encoding:
 def _report_faults(listing: DatasetListing, faults: Sequence[LayoutFault], allowed: float) -> None:
     """Print every fault; raise InputError before the build if one of them has more than the allowed share."""
     for fault in faults:
-        CONSOLE.print(f"hint: {fault}", markup=False)
+        CONSOLE.print(f"hint: {fault}")
     for fault in faults:
         if fault.exceeds(allowed):
             raise InputError(
@@ -249,7 +249,7 @@ def _report_drops(folder: Path) -> None:
     drops = [DroppedSample.model_validate_json(line) for line in lines]
     first = {drop.reason: drop for drop in reversed(drops)}
     for reason, count in Counter(drop.reason for drop in drops).most_common(SHOWN_REASONS):
-        CONSOLE.print(f"  {count:,} skipped, for example {first[reason].key}: {reason}", markup=False)
+        CONSOLE.print(f"  {count:,} skipped, for example {first[reason].key}: {reason}")
 
 
 def _report_duplicates(folders: Sequence[Path], out: Path) -> None:

@@ -2,18 +2,20 @@
 
 import json
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.markup import escape
+from rich.text import Text
 
 from hpc_jepa.cli.console import CONSOLE, AsJson, progress_bars
 from hpc_jepa.config.loading import find_config, read_config
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.errors import HpcJepaError, InputError
+from hpc_jepa.io.escape import visible
 
 if TYPE_CHECKING:
     from hpc_jepa.config.cluster import Profile
@@ -57,7 +59,8 @@ def study_plan(
     else:
         show_plan(cells, site, forecast, on_slurm=cluster != "local")
     for reason, folders in group_by_reason(errors):
-        CONSOLE.print(f"[red]{len(folders)} of {len(cells)} cells cannot run:[/] {escape(reason)}", highlight=False)
+        count = Text(f"{len(folders)} of {len(cells)} cells cannot run: ", "red")
+        CONSOLE.print(Text.assemble(count, (visible(reason), "default")))
     if errors:
         raise InputError(f"{study}: {len(errors)} of {len(cells)} cells cannot run; see above")
 
@@ -85,7 +88,7 @@ def study_cancel(study: StudyName, runs: Runs = Path("runs")) -> None:
     cancelled = cancel_study(_cells(study, runs), _folder(study, runs))
     CONSOLE.print(
         f"cancelled {cancelled.jobs} jobs, sent SIGTERM to {cancelled.processes} runs on this machine; "
-        f"continue with 'hpc-jepa study resume {study}'",
+        f"continue with: {shlex.join(['hpc-jepa', 'study', 'resume', study, '--runs', str(runs)])}",
         highlight=False,
     )
 
@@ -163,7 +166,9 @@ def _submit(study: str, profile: "Profile", runs: Path, only_unfinished: bool) -
     outcome = submit_study(_config(study), profile, runs, only_unfinished=only_unfinished)
     for line in outcome.lines:
         CONSOLE.print(line, highlight=False)
-    CONSOLE.print(f"next: hpc-jepa study status {study} --runs {runs} --watch", highlight=False)
+    CONSOLE.print(
+        f"next: {shlex.join(['hpc-jepa', 'study', 'status', study, '--runs', str(runs), '--watch'])}", highlight=False
+    )
     if outcome.refused:
         reasons = "; ".join(f"{reason} ({len(folders)} cells)" for reason, folders in outcome.refused)
         raise HpcJepaError(f"{sum(len(folders) for _, folders in outcome.refused)} cells were not queued: {reasons}")

@@ -2,10 +2,10 @@
 
 from collections.abc import Sequence
 
-from rich.console import Console
 from rich.table import Table
 
 from hpc_jepa.config.cluster import ClusterConfig
+from hpc_jepa.io.escape import SafeConsole
 from hpc_jepa.study.forecast import RegimeForecast, StudyForecast
 from hpc_jepa.study.gpu_memory import GIB, MemoryPlan
 from hpc_jepa.study.grid import StudyCell
@@ -16,7 +16,7 @@ UNKNOWN = "?"
 
 def show_plan(cells: Sequence[StudyCell], site: ClusterConfig, forecast: StudyForecast, on_slurm: bool) -> None:
     """Print variants, benchmarks, and the cost of each regime and of the whole study."""
-    console = Console()
+    console = SafeConsole()
     console.print(_variants(cells))
     console.print(f"evaluated on: {_benchmarks(cells[0])}", highlight=False, soft_wrap=True)
     console.print(_regimes(forecast.regimes))

@@ -5,10 +5,10 @@ from collections import Counter
 from collections.abc import Sequence
 from datetime import timedelta
 
-from rich.console import Console, Group, RenderableType
+from rich.console import Group, RenderableType
 from rich.live import Live
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from hpc_jepa.cli.console import stdout_console
 from hpc_jepa.runs.run_dir import StudyDir
@@ -37,7 +37,7 @@ def print_status(cells: Sequence[StudyCell], labels: Sequence[str], study: Study
 
 def watch_status(cells: Sequence[StudyCell], labels: Sequence[str], study: StudyDir) -> None:
     """Refresh the table until nothing is queued or running."""
-    with Live(console=Console(), auto_refresh=False) as live:
+    with Live(console=stdout_console(), auto_refresh=False) as live:
         while True:
             view = read_study_status(cells, study)
             live.update(_render(view, labels), refresh=True)
@@ -51,7 +51,7 @@ def _print_damage(view: StudyStatus) -> None:
     """The message of each damaged cell on a line of its own, with the whole path of the file."""
     for status in view.statuses:
         if status.state == "damaged":
-            stdout_console().print(status.note, markup=False, soft_wrap=True)
+            stdout_console().print(status.note, soft_wrap=True)
 
 
 def _render(view: StudyStatus, labels: Sequence[str]) -> RenderableType:
@@ -59,7 +59,7 @@ def _render(view: StudyStatus, labels: Sequence[str]) -> RenderableType:
     for label, cell, status in zip(labels, view.cells, view.statuses, strict=True):
         colour = COLOURS.get(status.state, "default")
         steps = f"{status.step}/{cell.config.schedule.steps}"
-        table.add_row(label, f"[{colour}]{status.state}[/]", steps, _clock(status.seconds_left), escape(_note(status)))
+        table.add_row(label, Text(status.state, colour), steps, _clock(status.seconds_left), _note(status))
     counts = Counter(status.state for status in view.statuses)
     summary = ", ".join(f"{number} {state}" for state, number in counts.most_common())
     return Group(table, f"\n{len(view.cells)} cells: {summary}", *([view.warning] if view.warning else []))

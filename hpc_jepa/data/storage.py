@@ -19,6 +19,23 @@ from hpc_jepa.errors import InputError
 from hpc_jepa.io.atomic import no_follow
 
 MAX_OPEN_FILES = 64
+PROTOCOLS = (
+    "file",
+    "memory",
+    "http",
+    "https",
+    "s3",
+    "s3a",
+    "gs",
+    "gcs",
+    "az",
+    "abfs",
+    "abfss",
+    "hf",
+    "sftp",
+    "webhdfs",
+)
+"""URL protocols that only read bytes. Some others of fsspec interpret what they read, or run commands."""
 LOG = logging.getLogger(__name__)
 
 
@@ -33,9 +50,17 @@ class ShardStorage(Protocol):
 
 
 def parse_location(location: Path | str) -> Path:
-    """A Path, or a UPath for a URL. Raises InputError if the packages for the URL are not installed."""
-    if "://" not in str(location):
+    """A Path, or a UPath for a URL of PROTOCOLS.
+
+    Raises InputError for other and chained protocols, and if the packages for the URL are not installed.
+    """
+    protocol, is_url, _ = str(location).partition("://")
+    if "::" in str(location):
+        raise InputError(f"{location}: chained URLs (::) are not read; name the folder itself")
+    if not is_url:
         return Path(location)
+    if protocol not in PROTOCOLS:
+        raise InputError(f"{location}: protocol '{protocol}' is not read; known: {', '.join(PROTOCOLS)}")
     try:
         from upath import UPath
     except ImportError as error:

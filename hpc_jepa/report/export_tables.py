@@ -10,6 +10,7 @@ from rich.box import SIMPLE_HEAVY
 from rich.table import Table
 from rich.text import Text
 
+from hpc_jepa.io import escape
 from hpc_jepa.report.audit import Audit, audit_lines, format_published
 from hpc_jepa.report.result_grid import ResultCell, ResultGrid
 from hpc_jepa.report.results import RANDOM, ResultRow
@@ -135,9 +136,10 @@ def to_markdown(tables: Sequence[TextTable]) -> str:
     """All tables in one Markdown document."""
     parts = []
     for table in tables:
-        rows = [list(table.frame), ["---"] * len(table.frame.columns), *table.frame.to_numpy().tolist()]
-        lines = ["| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in rows]
-        parts.append("\n".join((f"## {table.title}\n", *lines, f"\n{table.note}\n")))
+        rows = [list(table.frame), [], *table.frame.to_numpy().tolist()]
+        lines = ["| " + " | ".join(map(escape.markdown, row)) + " |" for row in rows]
+        lines[1] = "|" + " --- |" * len(table.frame.columns)
+        parts.append("\n".join((f"## {escape.markdown(table.title)}\n", *lines, f"\n{escape.markdown(table.note)}\n")))
     return "\n".join(parts)
 
 
@@ -265,6 +267,7 @@ def _rounded(*values: float) -> tuple[float, ...]:
 def _two_lines(cell: str) -> Text:
     """The interval of a cell, or its text after a line break, dimmed on a second line."""
     first, _, second = re.sub(r"^(\S+) (\[.*\])(.*)$", r"\1\3\n\2", cell).partition("\n")
+    first, second = escape.visible(first), escape.visible(second)
     return Text.assemble(first, (f"\n{second}", "dim")) if second else Text(first, "dim" if first == MISSING else "")
 
 

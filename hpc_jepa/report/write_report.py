@@ -7,9 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
 from hpc_jepa.errors import InputError
+from hpc_jepa.io.escape import SafeConsole, csv_cell
 from hpc_jepa.report import export_tables
 from hpc_jepa.report.audit import Audit, audit_claims
 from hpc_jepa.report.claims import PUBLISHED_CLAIMS, read_claims
@@ -61,7 +60,7 @@ def write_report(
     return report
 
 
-def print_report(report: Report, console: Console) -> None:
+def print_report(report: Report, console: SafeConsole) -> None:
     """Print tables, findings and gaps."""
     data = report.data
     tables = [*(table.text() for table in data.tables), *export_tables.text_tables(data.grids, ())]
@@ -71,13 +70,13 @@ def print_report(report: Report, console: Console) -> None:
         if lines:
             console.print(f"\n{title}", style="bold")
             for line in lines:
-                console.print(f"- {line}", markup=False, highlight=False)
+                console.print(f"- {line}", highlight=False)
 
 
 def report_text(report: Report) -> str:
     """The printed report without colours."""
     buffer = io.StringIO()
-    print_report(report, Console(file=buffer, width=TEXT_WIDTH, color_system=None))
+    print_report(report, SafeConsole(file=buffer, width=TEXT_WIDTH, color_system=None))
     return buffer.getvalue()
 
 
@@ -123,7 +122,7 @@ def _write_files(report: Report) -> None:
     }
     folder.mkdir(parents=True, exist_ok=True)
     for name, frame in frames.items():
-        frame.to_csv(folder / f"{name}.csv", index=False)
+        frame.map(csv_cell).to_csv(folder / f"{name}.csv", index=False)
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
 

@@ -348,4 +348,4 @@ def test_a_run_continues_from_the_checkpoint_before_a_damaged_one_and_logs_it(tr
 
     damage(newest / name)
     flip(before / "weights-0000.safetensors")
-    check(call("train", "run.yaml"), CHECKPOINT, name, "remove")
+    check(call("train", "run.yaml"), CHECKPOINT, name, "study=")

@@ -80,6 +80,22 @@ def test_errors_name_the_url(served):
         ShardFolder("nosuch://x/train")
 
 
+@pytest.mark.parametrize(
+    "place",
+    [
+        "reference://x",
+        "simplecache::file:///tmp/train",
+        "zip://train::http://127.0.0.1:1/x.zip",
+        "ssh://host/train",
+        "cached://x",
+        "::",
+    ],
+)
+def test_urls_that_do_more_than_read_bytes_are_refused(place):
+    with pytest.raises(InputError):
+        ShardFolder(place)
+
+
 @pytest.mark.parametrize("order", [None, ShardOrderConfig(shards=2, steps=2)])
 def test_the_scratch_cache_does_not_change_clips(order, shards, tmp_path):
     plain = clips(data(shards / "train", shard_order=order), steps=8)

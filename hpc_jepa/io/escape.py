@@ -1,0 +1,53 @@
+"""Texts from files and data sets, made harmless for each medium: terminal, CSV, Markdown.
+
+HTML and LaTeX are escaped by jinja2 and in ``report/export_tables.py``.
+"""
+
+import html
+import re
+import unicodedata
+from typing import Any
+
+from rich.console import Console
+from rich.text import Text
+
+HIDDEN_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")
+"""Unicode categories of control and invisible characters, halves of surrogate pairs, and line separators."""
+FORMULA = re.compile(r"\s*[=+\-@]")
+NUMBER = re.compile(r"\s*[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
+MARKDOWN = re.compile(r"([\\`*_\[\]|~#])")
+
+
+class SafeConsole(Console):
+    """Prints texts as they are: nothing in them is markup, and control characters are visible."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(markup=False, emoji=False, **options)
+
+    def render_str(self, text: str, **options: Any) -> Text:
+        """A text without control characters; called for every string, also in tables."""
+        return super().render_str(visible(text), **options)
+
+
+def visible(text: str) -> str:
+    """Control and invisible characters as ``\\x1b``: they could colour, hide or rewrite what a terminal shows."""
+    return "".join(
+        char if char in "\n\t" or unicodedata.category(char) not in HIDDEN_CATEGORIES else ascii(char)[1:-1]
+        for char in text
+    )
+
+
+def csv_cell(value: Any) -> Any:
+    """A visible text, with an apostrophe before it where a spreadsheet would take it for a formula.
+
+    Numbers and other values are unchanged.
+    """
+    if not isinstance(value, str):
+        return value
+    formula = FORMULA.match(value) and not NUMBER.fullmatch(value)
+    return f"'{visible(value)}" if formula else visible(value)
+
+
+def markdown(text: str) -> str:
+    """Text of one line, without the meaning that its characters have in Markdown and HTML."""
+    return MARKDOWN.sub(r"\\\1", html.escape(visible(" ".join(text.split())), quote=False))

@@ -3,6 +3,8 @@
 Commands import what they need when they run, so that ``--help`` and errors appear without importing torch.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
@@ -26,24 +28,50 @@ from hpc_jepa.cli.console import CONSOLE
 from hpc_jepa.errors import EXIT_INTERRUPTED, HpcJepaError
 from hpc_jepa.io.escape import visible
 
+UsageError: Any = typer.BadParameter.__mro__[1]
+"""Base class of the errors of a wrong command line; typer has no public name for it."""
+
 
 class OneLineErrors(TyperGroup):
     """Print expected errors as one line and exit with their code; ``--debug`` shows the traceback."""
 
+    def make_context(self, *arguments: Any, **extra: Any) -> Any:
+        """Parse the options before the command."""
+        with _one_line_usage_errors():
+            return super().make_context(*arguments, **extra)
+
     def invoke(self, ctx: Any) -> Any:
         """Run the command. Exit codes: 2 bad input, 3 bad data, 4 damaged checkpoint, 130 stopped, 1 the rest."""
         try:
-            return super().invoke(ctx)
+            with _one_line_usage_errors():
+                return super().invoke(ctx)
         except BrokenPipeError:  # the reader of the pipe has closed it: typer exits silently
             raise
         except (HpcJepaError, OSError) as error:
             if ctx.params["debug"]:
                 raise
-            CONSOLE.print(Text.assemble(("error:", "bold red"), " ", visible(_one_line(error))))
+            _print_error(_one_line(error))
             raise typer.Exit(error.exit_code if isinstance(error, HpcJepaError) else 1) from error
         except KeyboardInterrupt as interrupt:
             CONSOLE.print("stopped")
             raise typer.Exit(EXIT_INTERRUPTED) from interrupt
+
+
+@contextmanager
+def _one_line_usage_errors() -> Iterator[None]:
+    """Print a wrong option, argument or command as one line, with the nearest known one, and exit with code 2."""
+    try:
+        yield
+    except UsageError as error:
+        if error.ctx is None or not error.format_message() or type(error).__name__ == "NoArgsIsHelpError":
+            raise
+        message = " ".join(error.format_message().split()).removesuffix(".")
+        _print_error(f"{message}; see {error.ctx.command_path} --help")
+        raise typer.Exit(error.exit_code) from error
+
+
+def _print_error(message: str) -> None:
+    CONSOLE.print(Text.assemble(("error:", "bold red"), " ", visible(message)))
 
 
 def _one_line(error: HpcJepaError | OSError) -> str:

@@ -349,3 +349,26 @@ def test_a_run_continues_from_the_checkpoint_before_a_damaged_one_and_logs_it(tr
     damage(newest / name)
     flip(before / "weights-0000.safetensors")
     check(call("train", "run.yaml"), CHECKPOINT, name, "study=")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (["study", "plann"], "plan"),
+        (["study", "plan", "--clutser", "x"], "--cluster"),
+        (["--foo"], "--foo"),
+        (["study", "plan"], "STUDY"),
+        (["study", "submit", "x", "--jobs", "0"], "--jobs"),
+        (["report"], "--published"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(arguments, named):
+    result = call(*arguments)
+    check(result, INPUT, named)
+
+
+@pytest.mark.parametrize("name", ["[v2]", "x[/y]", "a b", "\x1b[31mred"])
+def test_a_name_is_shown_as_it_is(tmp_path, name):
+    result = call("checkpoint", "list", tmp_path / name)
+    assert result.exit_code == INPUT and "\x1b[31m" not in result.stderr
+    assert name.replace("\x1b", "\\x1b") in result.stderr

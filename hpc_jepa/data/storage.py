@@ -4,21 +4,24 @@ import fcntl
 import hashlib
 import logging
 import os
-import shutil
 import weakref
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from threading import Lock
 from typing import Any, Protocol, cast
 
+import psutil
+
 from hpc_jepa.devices import thread_pool
 from hpc_jepa.errors import InputError
 from hpc_jepa.io.atomic import no_follow
+from hpc_jepa.io.retry import retry
 
 MAX_OPEN_FILES = 64
+COPY_BLOCK = 4 << 20
 PROTOCOLS = (
     "file",
     "memory",
@@ -83,9 +86,16 @@ class LocalStorage:
         self._open = lru_cache(maxsize=MAX_OPEN_FILES)(_OpenFile)
 
     def read(self, tar: Path, offset: int, size: int) -> bytes:
-        """One positional read; threads share the file descriptor."""
+        """One positional read, repeated after a transient error; threads share the file descriptor."""
+        return retry(partial(self._read, tar, offset, size))
+
+    def _read(self, tar: Path, offset: int, size: int) -> bytes:
         file = self._open(tar)  # keeps the file open although another thread may evict it from the cache
-        return os.pread(file.descriptor, size, offset)
+        try:
+            return os.pread(file.descriptor, size, offset)
+        except OSError:
+            self._open.cache_clear()  # the descriptor may be stale
+            raise
 
     def close(self) -> None:
         """Close all files."""
@@ -109,6 +119,7 @@ class ScratchCache:
 
     The processes of one machine share ``folder`` and copy one tar at a time. If the copies would exceed ``limit``
     bytes, ``evict`` removes the oldest ones (a process that finds a copy renews it); without it the tar is not copied.
+    A copy is named after the checksum of its tar; one from before the last boot is checked, as a power cut can tear it.
     """
 
     def __init__(self, folder: Path, limit: int, evict: bool) -> None:
@@ -123,11 +134,11 @@ class ScratchCache:
         self._copies: dict[Path, Future[Path | None]] = {}
         self._lock = Lock()
 
-    def read(self, tar: Path, offset: int, size: int, origin: ShardStorage) -> bytes:
+    def read(self, tar: Path, sha256: str, offset: int, size: int, origin: ShardStorage) -> bytes:
         """Part of a tar, read through ``origin`` until the copy is complete."""
         with self._lock:
             if tar not in self._copies:
-                self._copies[tar] = self._copier.submit(self._copy, tar)
+                self._copies[tar] = self._copier.submit(self._copy, tar, sha256)
             future = self._copies[tar]
         copy = future.result() if future.done() else None
         if copy is None:
@@ -145,17 +156,20 @@ class ScratchCache:
         """Finish the running copy; copies are kept for the next run."""
         self._copier.shutdown(wait=True, cancel_futures=True)
 
-    def _copy(self, tar: Path) -> Path | None:
+    def _copy(self, tar: Path, sha256: str) -> Path | None:
         """The path of the copy, or None if there is no space for it."""
-        stat = tar.stat()
-        identity = f"{tar} {stat.st_size} {stat.st_mtime}"
-        copy = self._folder / f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.tar"
+        copy = self._folder / f"{sha256}.tar"
         try:
+            size = tar.stat().st_size
             with self._exclusive():
-                if not copy.exists() and not self._free_space(stat.st_size):
+                if copy.exists() and not _is_sound(copy, size):
+                    LOG.warning("%s: torn copy of %s; copying it again", copy, tar)
+                    copy.unlink()
+                if not copy.exists() and not self._free_space(size):
                     return None
-                if not copy.exists():
-                    _copy_file(tar, copy)
+                if not copy.exists() and not _copy_file(tar, copy):
+                    LOG.warning("%s: differs from its checksum in the manifest; reading the original", tar)
+                    return None
                 os.utime(copy)
         except OSError as error:
             LOG.warning("%s: cannot be copied to %s (%s); reading the original", tar, self._folder, error.strerror)
@@ -191,13 +205,32 @@ class _OpenFile:
         weakref.finalize(self, os.close, self.descriptor)
 
 
-def _copy_file(tar: Path, copy: Path) -> None:
-    """Copy to a temporary name, then rename, so that a copy is never incomplete."""
-    partial = copy.with_name(f".{copy.name}.partial")
+def _copy_file(tar: Path, copy: Path) -> bool:
+    """Copy to a temporary name and flush, then rename, so that a copy is complete; False if the checksum differs."""
+    partial_copy = copy.with_name(f".{copy.name}.partial")
+    digest = hashlib.sha256()
     try:
-        partial.unlink(missing_ok=True)
-        with tar.open("rb") as source, open(partial, "xb", opener=no_follow) as target:
-            shutil.copyfileobj(source, target, 4 << 20)
-        partial.rename(copy)
+        partial_copy.unlink(missing_ok=True)
+        with tar.open("rb") as source, open(partial_copy, "xb", opener=no_follow) as target:
+            while block := source.read(COPY_BLOCK):
+                target.write(block)
+                digest.update(block)
+            target.flush()
+            os.fsync(target.fileno())
+        if digest.hexdigest() != copy.stem:
+            return False
+        partial_copy.rename(copy)
+        return True
     finally:
-        partial.unlink(missing_ok=True)
+        partial_copy.unlink(missing_ok=True)
+
+
+def _is_sound(copy: Path, size: int) -> bool:
+    """Whether a copy has the size of the tar and, if it is older than the last boot, its checksum."""
+    status = copy.stat()
+    if status.st_size != size:
+        return False
+    if status.st_ctime > psutil.boot_time():
+        return True
+    with copy.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest() == copy.stem

@@ -1,11 +1,15 @@
 """Remote shards and the scratch cache."""
 
+import errno
 import http.server
+import os
 import threading
+import time
 from concurrent.futures import wait
 from functools import partial
 
 import fsspec
+import psutil
 import pytest
 import torch
 
@@ -149,3 +153,35 @@ def test_failed_copies_do_not_stop_reading(shards, tmp_path, caplog):
     assert str(tmp_path / "scratch") in caplog.text
     with pytest.raises(InputError, match=r"data\.reading\.scratch"):
         ScratchCache(shards / "train" / "manifest.json" / "scratch", 1, evict=False)
+
+
+@pytest.mark.parametrize("tear", ["shorter", "zeros"])
+def test_a_copy_torn_by_a_power_cut_is_copied_again(tear, shards, tmp_path, monkeypatch):
+    folder, place = shards / "train", tmp_path / "scratch"
+    scratch = ScratchCache(place, 1 << 30, evict=False)
+    read_all(scratch, folder)
+    scratch.close()
+    for copy in place.glob("*.tar"):
+        content = copy.read_bytes()
+        copy.write_bytes(content[:1000] if tear == "shorter" else bytes(len(content)))
+    monkeypatch.setattr(psutil, "boot_time", lambda: time.time() + 60)
+    scratch = ScratchCache(place, 1 << 30, evict=False)
+    read_all(scratch, folder)
+    scratch.close()
+    assert sorted(copy.read_bytes() for copy in place.glob("*.tar")) == sorted(
+        tar.read_bytes() for tar in folder.glob("*.tar")
+    )
+
+
+def test_a_transient_error_of_one_read_is_not_seen(shards, monkeypatch):
+    monkeypatch.setattr("hpc_jepa.io.retry.RETRY_DELAYS", (0.0,))
+    folder, plain = ShardFolder(shards / "train"), os.pread
+    expected, errors = folder.read(0).data, [OSError(errno.ESTALE, os.strerror(errno.ESTALE))]
+
+    def pread(*arguments):
+        if errors:
+            raise errors.pop()
+        return plain(*arguments)
+
+    monkeypatch.setattr(os, "pread", pread)
+    assert folder.read(0).data == expected and not errors

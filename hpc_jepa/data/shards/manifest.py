@@ -62,10 +62,10 @@ class SampleInfo(Strict):
 class ShardFile(Strict):
     """One tar: number of samples, bytes, and checksum."""
 
-    name: str
-    samples: int
-    size: int
-    sha256: str
+    name: str = Field(pattern=r"^[^/]+$")
+    samples: int = Field(ge=0)
+    size: int = Field(ge=0)
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
 
 
 class Recipe(Strict):

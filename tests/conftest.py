@@ -146,7 +146,10 @@ def metrics_of():
 
 @pytest.fixture(scope="session")
 def torchvision_operators():
-    """Declares operators of torchvision that timm and transformers import and a CPU build of torch lacks."""
+    """Declares operators of torchvision that timm and transformers import and that do not load with a CPU torch."""
+    if torch.version.cuda is not None:  # torchvision registers them itself, and a second time is fatal
+        yield
+        return
     library = torch.library.Library("torchvision", "FRAGMENT")
     for operator in ("nms", "qnms"):
         if not hasattr(torch.ops.torchvision, operator):

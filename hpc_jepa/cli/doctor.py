@@ -26,18 +26,18 @@ def doctor_command(
     folder: Annotated[Path, typer.Option(help="Folder whose file system is measured with a 64 MiB file.")] = Path(),
     as_json: AsJson = False,
 ) -> None:
-    """Check this machine: packages, CPU, GPU, DALI, codecs, Slurm commands, file-system speed.
+    """Check this machine: packages, CPU, GPU, CUDA versions, DALI, codecs, Slurm commands, file-system speed.
 
     Each line is ok, note (works, with a limitation) or missing. The exit code is always 0.
     """
-    from hpc_jepa.cli.machine import hardware, software, video
+    from hpc_jepa.cli.machine import cuda, hardware, software, video
 
     hardware.require_writable_folder(folder)
     checks: dict[str, Callable[[], list[CheckResult]]] = {
         "packages": lambda: [software.python(), *software.packages()],
         "processor": lambda: [hardware.cores(), hardware.bf16()],
-        "GPU": hardware.gpus,
-        "DALI": video.dali,
+        "GPU": lambda: [*hardware.gpus(), *cuda.compare_versions(cuda.installed_versions()), cuda.build_tools()],
+        "DALI": video.dali_graphs,
         "codecs": lambda: [video.codec(*names) for names in video.CODECS],
         "Slurm": lambda: [software.slurm()],
         "file system": lambda: [hardware.file_system(folder)],

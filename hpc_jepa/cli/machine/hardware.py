@@ -38,19 +38,17 @@ def bf16() -> CheckResult:
 
 
 def gpus() -> list[CheckResult]:
-    """Name, memory, driver and bf16 support of every CUDA device."""
-    driver = _driver()
+    """Name, memory and bf16 support of every CUDA device that torch sees."""
     if not torch.cuda.is_available():
-        if driver:
-            advice = f"torch {torch.__version__} cannot use driver {driver}; install a torch built for it"
-            return [CheckResult("GPU", "missing", "driver detail, but torch sees no GPU", advice)]
+        if driver_versions():
+            return []  # cuda.py tells why torch sees none
         return [CheckResult("GPU", "note", "none", "runs use the CPU, which is fast enough for the quickstart only")]
-    return [_gpu(number, driver) for number in range(torch.cuda.device_count())]
+    return [_gpu(number) for number in range(torch.cuda.device_count())]
 
 
-def _gpu(number: int, driver: str | None) -> CheckResult:
+def _gpu(number: int) -> CheckResult:
     properties = torch.cuda.get_device_properties(number)
-    detail = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB, driver {driver or 'unknown'}"
+    detail = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
     if properties.major < 8:  # below Ampere, torch emulates bf16
         return CheckResult(f"GPU {number}", "note", f"{detail}, no bf16", "set engine.precision=fp32")
     return CheckResult(f"GPU {number}", "ok", f"{detail}, bf16")
@@ -66,13 +64,13 @@ def _matmul_seconds(precision: torch.dtype) -> float:
     return time.perf_counter() - started
 
 
-def _driver() -> str | None:
-    """Version of the NVIDIA driver; None if there is none."""
+def driver_versions() -> list[str]:
+    """Version of the NVIDIA driver, once per GPU; empty if there is none."""
     if not shutil.which("nvidia-smi"):
-        return None
+        return []
     query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     finished = subprocess.run(query, capture_output=True, text=True, check=False)
-    return finished.stdout.split("\n")[0].strip() or None if finished.returncode == 0 else None
+    return finished.stdout.split() if finished.returncode == 0 else []
 
 
 def require_writable_folder(folder: Path) -> None:

@@ -9,7 +9,7 @@ from packaging.requirements import Requirement
 
 from hpc_jepa.cli.machine import CheckResult
 
-SHOWN = ("torch", "deepspeed", "nvidia-dali-cuda130", "av")
+SHOWN = ("torch", "deepspeed", "nvidia-dali-cuda120", "nvidia-dali-cuda130", "av")
 SLURM = ("sbatch", "squeue", "scancel", "scontrol", "sacct", "srun")
 
 

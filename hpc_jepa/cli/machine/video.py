@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from hpc_jepa.cli.machine import CheckResult, first_line
 from hpc_jepa.data.decode import UndecodableError, decode_frames
+from hpc_jepa.errors import InputError
 
 CODECS = (("H.264", "libx264", "mp4"), ("HEVC", "libx265", "mp4"), ("VP9", "libvpx-vp9", "webm"))
 """Name, encoder, container."""
@@ -19,16 +20,17 @@ MAX_DIFFERENCE = 8.0
 """Mean absolute difference (of 255) up to which decoded frames count as equal to the encoded ones."""
 
 
-def dali() -> list[CheckResult]:
+def dali_graphs() -> list[CheckResult]:
     """Run one clip through DALI on the CPU and, if there is one, decode H.264 on the GPU."""
-    try:
-        import nvidia.dali as package
-
-        from hpc_jepa.data.dali_pipeline import ClipPipeline  # noqa: F401
-    except (ImportError, OSError) as error:
-        return [CheckResult("DALI", "missing", first_line(error), "install nvidia-dali-cuda130 (constraints.txt)")]
     import torch
 
+    from hpc_jepa.data.dali_pipeline import dali
+
+    try:
+        package = dali()
+    except (InputError, ImportError, OSError) as error:
+        advice = "install the extra cuda13, cuda12 or cpu, as README.md describes"
+        return [CheckResult("DALI", "missing", first_line(error), advice)]
     found = [_clip(f"DALI {package.__version__} on the CPU", device=None)]
     if torch.cuda.is_available():
         return [*found, _clip("DALI on the GPU", device=0)]

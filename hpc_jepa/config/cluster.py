@@ -22,6 +22,9 @@ RESERVED_OPTIONS = {
 }  # fmt: skip
 """Options of sbatch that have a key of their own or that the submission sets."""
 
+RESERVED_SRUN_OPTIONS = {"cpus-per-task", "error", "output", "unbuffered", "wait"}
+"""Options of srun that the submission sets."""
+
 TIME = re.compile(r"(?:(?P<days>\d+)-)?(?P<hours>\d+):(?P<minutes>[0-5]?\d)(?::(?P<seconds>[0-5]?\d))?")
 
 
@@ -112,6 +115,9 @@ class ClusterConfig(RootConfig):
     reservation: str | None = None
     exclude: NameList = Field((), description="nodes to avoid")
     sbatch: dict[str, str | int | bool] = Field({}, description="further options of sbatch, without the leading --")
+    srun: dict[str, str | int | bool] = Field(
+        {}, description="further options of srun, which starts the processes, for example container-image of Pyxis"
+    )
     train: ResourcesConfig
     evaluate: ResourcesConfig
     report: ResourcesConfig = ResourcesConfig(cpus_per_node=1, memory_gib=4, time=30)
@@ -134,10 +140,18 @@ class ClusterConfig(RootConfig):
 
     @model_validator(mode="after")
     def _no_option_twice(self) -> "ClusterConfig":
-        taken = sorted(RESERVED_OPTIONS & {name.replace("_", "-") for name in self.sbatch})
-        if taken:
-            raise ValueError(f"sbatch.{taken[0]}: the submission sets --{taken[0]} itself; use the profile's own key")
+        reserved = {"sbatch": (self.sbatch, RESERVED_OPTIONS), "srun": (self.srun, RESERVED_SRUN_OPTIONS)}
+        for command, (options, names) in reserved.items():
+            taken = sorted(names & {name.replace("_", "-") for name in options})
+            if taken:
+                raise ValueError(f"{command}.{taken[0]}: the submission sets --{taken[0]} itself; remove it")
         return self
+
+    @property
+    def srun_options(self) -> list[str]:
+        """``srun`` as arguments; true is an option without a value, false omits it."""
+        present = {name: value for name, value in self.srun.items() if value is not False}
+        return [f"--{name}" if value is True else f"--{name}={value}" for name, value in present.items()]
 
 
 def local_cluster() -> ClusterConfig:

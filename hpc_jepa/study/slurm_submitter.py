@@ -87,7 +87,7 @@ class SlurmSubmitter:
             "additional_parameters": options,
             "setup": self._setup(resources),
             # srun ignores sbatch's --cpus-per-task; --wait ends the others 60 s after the first process.
-            "srun_args": [f"--cpus-per-task={cpus}", "--wait=60"],
+            "srun_args": [f"--cpus-per-task={cpus}", "--wait=60", *cluster.srun_options],
             "teardown": [f"bash {shlex.quote(str(AFTER_SRUN))} $?"],
         }
 

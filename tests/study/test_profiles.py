@@ -1,6 +1,7 @@
 """Cluster profiles, and the batch scripts that submitit writes from them."""
 
 import pickle
+import shlex
 import shutil
 import subprocess
 from pathlib import Path
@@ -69,6 +70,7 @@ def test_times_in_any_slurm_format_are_minutes(profile):
             r"site.yaml:\d+: evaluate",
         ),
         ({"sbatch": {"time": 5}}, r"site.yaml.*sbatch.*time"),
+        ({"srun": {"cpus_per_task": 5}}, r"site.yaml.*srun.*cpus-per-task"),
     ],
 )
 def test_an_invalid_profile_is_refused_with_line_and_key(profile, changes, location):
@@ -112,6 +114,7 @@ def test_a_batch_script_holds_the_settings_of_the_profile(profile, sbatch, tmp_p
         max_concurrent_jobs=3, signal_seconds=77,
         setup=["module load cuda"], environment={"A": "b c"}, nccl={"interface": "ib0", "infiniband": False},
         shared_memory_gib=2, python="apptainer exec image.sif python3",
+        srun={"container-image": "/a b.sqsh", "container-writable": True, "container-mount-home": False},
     )  # fmt: skip
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path)
@@ -128,6 +131,9 @@ def test_a_batch_script_holds_the_settings_of_the_profile(profile, sbatch, tmp_p
     for line in ("module load cuda", "export A='b c'", "export NCCL_SOCKET_IFNAME=ib0", "export NCCL_IB_DISABLE=1"):
         assert f"\n{line}\n" in script
     assert "/dev/shm" in script and "apptainer exec image.sif python3" in script
+    (srun,) = [shlex.split(line) for line in script.splitlines() if line.startswith("srun ")]
+    assert {"--container-image=/a b.sqsh", "--container-writable", "--cpus-per-task=8"} <= set(srun)
+    assert not any("home" in word for word in srun)
     assert script.index("module load") < script.index("srun") < script.index("after_srun.sh")
 
 

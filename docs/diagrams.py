@@ -151,7 +151,7 @@ FLOORS = (
     ("3  workflows", "training   evaluation   profiling"),
     ("2  parts", "objectives   models   masking   data   checkpoint   runs"),
     ("1  operations", "kernels (Triton on CUDA, PyTorch elsewhere)"),
-    ("0  basics", "config   io   types   distributed   errors"),
+    ("0  basics", "config   io   types   devices   distributed   errors"),
 )
 
 

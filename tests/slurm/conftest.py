@@ -55,9 +55,9 @@ class Cluster:
     def attempt(self, *words):
         return subprocess.run([SCRIPT, *words], env=self.environment, capture_output=True, text=True, timeout=60)
 
-    def slurm(self, *command):
+    def slurm(self, *command, timeout=30):
         """Output lines of a Slurm command, which must succeed."""
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=30)
+        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=timeout)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 

@@ -3,12 +3,13 @@
 import os
 import subprocess
 import sys
+from datetime import timedelta
 
 import pytest
 
 from hpc_jepa.errors import InputError
 from hpc_jepa.training import launch
-from hpc_jepa.training.launch import first_host, set_ranks_from_slurm
+from hpc_jepa.training.launch import collective_timeout, first_host, set_ranks_from_slurm
 
 
 @pytest.fixture
@@ -32,6 +33,19 @@ def test_ranks_come_from_slurm(step, monkeypatch):
     port = int(environment.pop("MASTER_PORT"))
     assert environment == {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": "gpu-07"}
     assert 20_000 <= port < 32_000
+
+
+def test_every_start_and_every_command_of_a_step_meet_at_another_port(step, monkeypatch):
+    ports = set()
+    for restarts, command in ((0, 0), (1, 0), (0, 1), (0, 2)):
+        step(JOB_ID="40000", STEP_ID="0", STEP_NUM_TASKS="2", PROCID="0", LOCALID="0", STEP_NODELIST="a")
+        step(RESTART_COUNT=str(restarts))
+        monkeypatch.setenv("HPC_JEPA_COMMAND_NUMBER", str(command))
+        set_ranks_from_slurm()
+        ports.add(launch.os.environ["MASTER_PORT"])
+        for name in launch.LAUNCHER_VARIABLES:
+            monkeypatch.delenv(name)
+    assert len(ports) == 4
 
 
 def test_variables_of_another_launcher_take_precedence(step, monkeypatch):
@@ -60,6 +74,26 @@ def test_a_job_of_four_tasks_does_not_train_as_one_process(step):
 )
 def test_the_first_host_of_a_list(nodes, first):
     assert first_host(nodes) == first
+
+
+def test_a_collective_ends_later_than_the_watchdog():
+    """NCCL's own limit of ten minutes would end the process before the stacks are printed."""
+    assert collective_timeout(1800.0) > timedelta(seconds=1800)
+    assert collective_timeout(0) is None
+
+
+def test_the_process_group_has_the_limit_of_the_run():
+    lines = [
+        "from hpc_jepa.training.launch import collective_timeout, join_process_group",
+        "import torch.distributed as dist",
+        "device = join_process_group('cpu', collective_timeout(60.0))",
+        "print(dist.distributed_c10d._get_default_group()._get_backend(device).options._timeout.total_seconds())",
+    ]
+    environment = {name: value for name, value in os.environ.items() if name not in launch.LAUNCHER_VARIABLES}
+    finished = subprocess.run(
+        [sys.executable, "-c", "\n".join(lines)], env=environment, capture_output=True, text=True, timeout=200
+    )
+    assert finished.stdout.splitlines()[-1:] == ["360.0"], finished.stderr
 
 
 def test_a_rendezvous_that_times_out_names_rank_and_address():

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 import yaml
 from typer.testing import CliRunner
 
@@ -215,6 +216,13 @@ def test_an_undecodable_clip_is_logged_and_the_run_continues_below_the_limit(her
 def test_brackets_in_a_message_are_printed_as_they_are(here):
     result = call("train", "run.yaml", "data.sources.motion8.shards=x[bold]y[/nope]")
     check(result, DATA, re.escape("x[bold]y[/nope]: "))
+
+
+def test_a_promised_gpu_that_torch_does_not_see_is_refused_unless_the_cpu_is_chosen(here, monkeypatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-00000000")  # no such GPU
+    check(call("train", "run.yaml"), INPUT, "CUDA_VISIBLE_DEVICES=GPU-00000000", re.escape(torch.__version__))
+    assert not (here / "runs").exists()
+    assert call("train", "run.yaml", "engine.device=cpu").exit_code == 0
 
 
 LAUNCHER = {"RANK": "2", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29511"}

@@ -10,10 +10,35 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from hpc_jepa.config.model import EncoderConfig, PredictorConfig
-from hpc_jepa.models.rotary import rotate
+from hpc_jepa.kernels.casts import Affine, cast_layers
+from hpc_jepa.kernels.layer_norm import add_layer_norm
+from hpc_jepa.kernels.rotary import rotated_qkv
 
 NORM_EPS = 1e-6
 WEIGHT_STD = 0.02
+
+
+Copies = Sequence[Affine | None]
+"""Cast weights of some linear layers; None: the layer's own."""
+
+
+class Linear(nn.Linear):
+    """A linear layer that computes with a cast copy of its weight and bias where it is given one."""
+
+    def forward(self, x: Tensor, copy: Affine | None = None) -> Tensor:
+        """[..., inputs] -> [..., outputs]."""
+        return F.linear(x, *(copy or (self.weight, self.bias)))
+
+
+class LayerNorm(nn.LayerNorm):
+    """Layer norm over the last axis, fused with the residual addition before it."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__(width, eps=NORM_EPS)
+
+    def forward(self, x: Tensor, update: Tensor | None = None) -> tuple[Tensor, Tensor]:  # type: ignore[override]
+        """``x + update`` and its norm, for x and update [..., width]; without an update, ``x`` and its norm."""
+        return add_layer_norm(x, update, self.weight, self.bias, self.eps)
 
 
 class Attention(nn.Module):
@@ -22,20 +47,20 @@ class Attention(nn.Module):
     def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
-        self.qkv = nn.Linear(width, 3 * width)
-        self.proj = nn.Linear(width, width)
+        self.qkv = Linear(width, 3 * width)
+        self.proj = Linear(width, width)
 
-    def forward(self, x: Tensor, rotation: Tensor, groups: Sequence[int]) -> Tensor:
+    def forward(self, x: Tensor, rotation: Tensor, groups: Sequence[int], copies: Copies = (None, None)) -> Tensor:
         """Features [B, N, width] and rotations [B or 1, 1, N, head_width (/ 2), 2] -> [B, N, width].
 
-        groups: numbers of tokens that add up to N; tokens attend only within their group.
+        groups: numbers of tokens that add up to N; tokens attend only within their group. copies: cast weights of
+        ``qkv`` and ``proj``.
         """
-        qkv = rearrange(self.qkv(x), "b n (three heads d) -> three b heads n d", three=3, heads=self.heads)
-        value = qkv[2]
-        query, key = rotate(qkv[:2], rotation).to(value.dtype)
-        parts = zip(*(x.split(groups, dim=2) for x in (query, key, value)), strict=True)
+        query, key, value = rotated_qkv(self.qkv(x, copies[0]), rotation, self.heads)
+        parts = zip(*(x.split(groups, dim=2) for x in (query, key, value)), strict=True)  # type: ignore[no-untyped-call]
         attended = [rearrange(F.scaled_dot_product_attention(*part), "b heads n d -> b n (heads d)") for part in parts]
-        return self.proj(torch.cat(attended, dim=1) if len(attended) > 1 else attended[0])  # type: ignore[no-any-return]
+        joined = torch.cat(attended, dim=1) if len(attended) > 1 else attended[0]
+        return self.proj(joined, copies[1])  # type: ignore[no-any-return]
 
 
 class MLP(nn.Module):
@@ -43,12 +68,12 @@ class MLP(nn.Module):
 
     def __init__(self, inputs: int, hidden: int, outputs: int) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(inputs, hidden)
-        self.fc2 = nn.Linear(hidden, outputs)
+        self.fc1 = Linear(inputs, hidden)
+        self.fc2 = Linear(hidden, outputs)
 
-    def forward(self, x: Tensor) -> Tensor:
-        """[..., inputs] -> [..., outputs]."""
-        return self.fc2(F.gelu(self.fc1(x)))  # type: ignore[no-any-return]
+    def forward(self, x: Tensor, copies: Copies = (None, None)) -> Tensor:
+        """[..., inputs] -> [..., outputs]. copies: cast weights of both layers."""
+        return self.fc2(F.gelu(self.fc1(x, copies[0])), copies[1])  # type: ignore[no-any-return]
 
 
 class Block(nn.Module):
@@ -61,23 +86,44 @@ class Block(nn.Module):
     def __init__(self, width: int, heads: int, mlp_ratio: float, recompute: bool) -> None:
         super().__init__()
         self.recompute = recompute
-        self.norm1 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.norm1 = LayerNorm(width)
         self.attn = Attention(width, heads)
-        self.norm2 = nn.LayerNorm(width, eps=NORM_EPS)
+        self.norm2 = LayerNorm(width)
         self.mlp = MLP(width, round(width * mlp_ratio), width)
 
-    def forward(self, x: Tensor, rotation: Tensor, groups: Sequence[int]) -> Tensor:
+    def forward(self, x: Tensor, rotation: Tensor, groups: Sequence[int], copies: Copies | None = None) -> Tensor:
         """Features [B, N, width] and rotations [B or 1, 1, N, head_width (/ 2), 2] -> [B, N, width].
 
-        groups: numbers of tokens that add up to N; tokens attend only within their group.
+        groups: numbers of tokens that add up to N; tokens attend only within their group. copies: cast weights of
+        ``linear_layers``, if they are not to be cast here.
         """
         if self.recompute and self.training and x.requires_grad:
             return checkpoint(self._transform, x, rotation, groups, use_reentrant=False, preserve_rng_state=False)  # type: ignore[no-any-return]
-        return self._transform(x, rotation, groups)
+        return self._transform(x, rotation, groups, copies)
 
-    def _transform(self, x: Tensor, rotation: Tensor, groups: Sequence[int]) -> Tensor:
-        x = x + self.attn(self.norm1(x), rotation, groups)
-        return x + self.mlp(self.norm2(x))  # type: ignore[no-any-return]
+    @property
+    def linear_layers(self) -> tuple[nn.Linear, ...]:
+        """The linear layers, first to last."""
+        return self.attn.qkv, self.attn.proj, self.mlp.fc1, self.mlp.fc2
+
+    def _transform(self, x: Tensor, rotation: Tensor, groups: Sequence[int], copies: Copies | None = None) -> Tensor:
+        copies = cast_layers(self.linear_layers, x) if copies is None else copies
+        _, normed = self.norm1(x)
+        x, normed = self.norm2(x, self.attn(normed, rotation, groups, copies[:2]))
+        return x + self.mlp(normed, copies[2:])  # type: ignore[no-any-return]
+
+
+def cast_blocks(blocks: Sequence[Block], x: Tensor) -> list[Copies | None]:
+    """Cast weights for each block, or None where it casts its own.
+
+    Without gradients all blocks are cast together. With gradients each block casts its own, so that its gradients are
+    complete, and can be reduced, when its backward pass ends.
+    """
+    if torch.is_grad_enabled():
+        return [None] * len(blocks)
+    layers = [layer for block in blocks for layer in block.linear_layers]
+    copies, of_block = cast_layers(layers, x), len(layers) // len(blocks)
+    return [copies[start : start + of_block] for start in range(0, len(layers), of_block)]
 
 
 def exclude_cudnn_attention() -> None:

@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from hpc_jepa.kernels.casts import cast_layers
+
 MODALITY_STD = 1e-6
 
 
@@ -25,7 +27,9 @@ class PatchProjection(nn.Conv3d):
 
     def forward(self, patches: Tensor) -> Tensor:
         """Patches [B, M, 3 * tubelet * patch * patch] -> [B, M, width]."""
-        return F.linear(patches, self.weight.flatten(1), self.bias)
+        (copy,) = cast_layers([self], patches)
+        weight, bias = copy or (self.weight, self.bias)
+        return F.linear(patches, weight.flatten(1), bias)
 
 
 class PatchEmbedding(nn.Module):

@@ -6,8 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from hpc_jepa.config.model import EncoderConfig
+from hpc_jepa.kernels.casts import is_sharded
+from hpc_jepa.kernels.layer_norm import level_norms
 from hpc_jepa.kernels.patches import patches_at, patchify
-from hpc_jepa.models.block import NORM_EPS, build_blocks, init_weights
+from hpc_jepa.models.block import NORM_EPS, build_blocks, cast_blocks, init_weights
 from hpc_jepa.models.embeddings import ModalityEmbedding, PatchEmbedding
 from hpc_jepa.models.rotary import rotations
 from hpc_jepa.types import TokenGrid
@@ -34,7 +36,10 @@ class Encoder(nn.Module):
         contexts of several mask groups.
         """
         levels = self._levels(pixels, tokens, groups)
-        return torch.cat([norm(x.float()) for norm, x in zip(self.norms, levels, strict=True)], dim=-1)
+        if any(is_sharded(p) for p in self.norms.parameters()):
+            return torch.cat([norm(x.float()) for norm, x in zip(self.norms, levels, strict=True)], dim=-1)
+        weights, biases = zip(*((norm.weight, norm.bias) for norm in self.norms), strict=True)
+        return level_norms(levels, weights, biases, NORM_EPS)
 
     def forward_features(self, pixels: Tensor) -> Tensor:
         """Features [B, N, width] of the last level in fp32, as used in frozen evaluation."""
@@ -60,8 +65,9 @@ class Encoder(nn.Module):
         rotation = torch.view_as_real(rotation.unsqueeze(1))
         x = self.modality(self.patch_embedding(patches, grid.image), grid.image)
         levels = []
-        for number, block in enumerate(self.blocks, start=1):
-            x = block(x, rotation, groups or [x.shape[1]])
+        copies = cast_blocks(list(self.blocks), x)  # type: ignore[arg-type]
+        for number, (block, of_block) in enumerate(zip(self.blocks, copies, strict=True), start=1):
+            x = block(x, rotation, groups or [x.shape[1]], of_block)
             if number in self.config.levels:
                 levels.append(x)
         return levels

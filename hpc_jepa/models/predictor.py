@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from hpc_jepa.config.model import EncoderConfig, PredictorConfig
-from hpc_jepa.models.block import MLP, NORM_EPS, build_blocks, init_weights
+from hpc_jepa.kernels.casts import cast_layers
+from hpc_jepa.models.block import MLP, Copies, LayerNorm, Linear, build_blocks, init_weights
 from hpc_jepa.models.embeddings import MaskTokens, ModalityEmbedding
 from hpc_jepa.models.rotary import rotations
 from hpc_jepa.types import TokenGrid, TokenMasks
@@ -23,9 +24,9 @@ class Predictor(nn.Module):
         self.mask_tokens = MaskTokens(config.width, config.mask_tokens)
         self.modality = ModalityEmbedding(config.width)
         self.blocks = nn.ModuleList(blocks)
-        self.norm = nn.LayerNorm(config.width, eps=NORM_EPS)
-        self.target_head = nn.Linear(config.width, encoder.latent_width)
-        self.context_head = nn.Linear(config.width, encoder.latent_width)
+        self.norm = LayerNorm(config.width)
+        self.target_head = Linear(config.width, encoder.latent_width)
+        self.context_head = Linear(config.width, encoder.latent_width)
         init_weights(self, blocks)
 
     def forward(
@@ -39,18 +40,21 @@ class Predictor(nn.Module):
         tokens = [tokens for group in masks for tokens in (group.context, group.target)]
         sizes = [part.shape[1] for part in tokens]
         groups = [context + target for context, target in zip(sizes[::2], sizes[1::2], strict=True)]
-        inputs = [self._tokens(*group) for group in zip(context_features, masks, strict=True)]
+        layers = (self.embed.fc1, self.embed.fc2, self.target_head, self.context_head)
+        *embed, target_head, context_head = cast_layers(layers, context_features[0])
+        inputs = [self._tokens(*group, embed) for group in zip(context_features, masks, strict=True)]
         x = self.modality(torch.cat([part for group in inputs for part in group], dim=1), grid.image)
         rotation = torch.view_as_real(rotations(grid, self.head_width, x.device)[torch.cat(tokens, 1)].unsqueeze(1))
         for block in self.blocks:
             x = block(x, rotation, groups)
-        parts = self.norm(x).split(sizes, dim=1)
+        _, normed = self.norm(x)
+        parts = normed.split(sizes, dim=1)
         return tuple(
-            (self.target_head(target), self.context_head(context))
+            (self.target_head(target, target_head), self.context_head(context, context_head))
             for context, target in zip(parts[::2], parts[1::2], strict=True)
         )
 
-    def _tokens(self, context_features: Tensor, masks: TokenMasks) -> tuple[Tensor, Tensor]:
+    def _tokens(self, context_features: Tensor, masks: TokenMasks, copies: Copies) -> tuple[Tensor, Tensor]:
         """Input embeddings of the context [B, K, width] and target tokens [B, Q, width] of a group."""
-        context = self.embed(context_features)
+        context = self.embed(context_features, copies)
         return context, self.mask_tokens(masks.target).to(context.dtype)

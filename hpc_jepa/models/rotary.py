@@ -9,7 +9,6 @@ transform is not a rotation. Weights trained with it need it (``vjepa2``).
 from functools import lru_cache
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from hpc_jepa.config.model import Rotary
@@ -43,30 +42,6 @@ def rotations(grid: TokenGrid, head_width: int, device: torch.device, rotary: Ro
     columns = head_width if rotary == "vjepa2" else head_width // 2
     angles = torch.cat([angles, angles.new_zeros(grid.tokens, columns - angles.shape[1])], dim=1)
     return torch.polar(torch.ones_like(angles), angles)
-
-
-def rotate(x: Tensor, rotation: Tensor) -> Tensor:
-    """Rotate the channel pairs of ``x`` [..., N, head_width] by ``rotation`` [..., N, head_width / 2, 2]; returns fp32.
-
-    The last axis of ``rotation`` is cosine and sine. With one rotation per channel [..., N, head_width, 2] (``vjepa2``)
-    each channel is that component of its pair under its own rotation. torch.compile fuses real arithmetic into one pass
-    but does not support complex numbers; without it a complex product is one pass.
-    """
-    pairs = rearrange(x.float(), "... (pair part) -> ... pair part", part=2)
-    if rotation.shape[-2] == x.shape[-1]:
-        even, odd = rearrange(rotation, "... (pair part) turn -> part ... pair turn", part=2)
-        return torch.stack((_real(pairs, even), _imaginary(pairs, odd)), dim=-1).flatten(-2)
-    if torch.compiler.is_compiling():
-        return torch.stack((_real(pairs, rotation), _imaginary(pairs, rotation)), dim=-1).flatten(-2)
-    return torch.view_as_real(torch.view_as_complex(pairs) * torch.view_as_complex(rotation)).flatten(-2)
-
-
-def _real(pairs: Tensor, rotation: Tensor) -> Tensor:
-    return pairs[..., 0] * rotation[..., 0] - pairs[..., 1] * rotation[..., 1]
-
-
-def _imaginary(pairs: Tensor, rotation: Tensor) -> Tensor:
-    return pairs[..., 0] * rotation[..., 1] + pairs[..., 1] * rotation[..., 0]
 
 
 def _positions(side: int, device: torch.device, rotary: Rotary) -> Tensor:

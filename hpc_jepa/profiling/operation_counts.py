@@ -92,6 +92,8 @@ def _is_cast(name: str, args: tuple[Any, ...], result: object) -> bool:
     """Whether a copy changes the type."""
     if name == "_to_copy" and isinstance(result, Tensor):
         return bool(args[0].dtype != result.dtype)
+    if name == "_foreach_copy_":  # many tensors in one kernel
+        return any(x.dtype != y.dtype for x, y in zip(args[0], args[1], strict=True))
     return bool(name == "copy_" and args[1].dtype != args[0].dtype)
 
 

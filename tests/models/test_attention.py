@@ -1,8 +1,9 @@
 import pytest
 import torch
 
+from hpc_jepa.kernels.rotary import rotate
 from hpc_jepa.models.block import Attention
-from hpc_jepa.models.rotary import rotate, rotations
+from hpc_jepa.models.rotary import rotations
 from hpc_jepa.types import TokenGrid
 
 GRID = TokenGrid(2, 4, 4)

@@ -2,7 +2,8 @@ import pytest
 import torch
 
 from hpc_jepa.config.model import EncoderConfig, PredictorConfig
-from hpc_jepa.models.rotary import rotate, rotations
+from hpc_jepa.kernels.rotary import rotate
+from hpc_jepa.models.rotary import rotations
 from hpc_jepa.types import TokenGrid
 
 CPU = torch.device("cpu")

@@ -12,6 +12,7 @@ import torch
 import torch.distributed as dist
 from deepspeed.runtime.engine import DeepSpeedEngine
 from torch import Tensor, nn
+from torch.linalg import vector_norm
 from torch.nn.utils import get_total_norm
 
 from hpc_jepa.config.run import RunConfig
@@ -32,7 +33,7 @@ def build_engine(train_module: nn.Module, config: RunConfig) -> DeepSpeedEngine:
     Mixed precision is the model's own autocast, so weights, gradients and optimizer state stay float32 here.
     Raises InputError if the batch does not divide among the ranks, or if ``engine.compile`` finds no compiler.
     """
-    batch, stage = config.engine.batch_size, config.engine.zero_stage
+    batch, stage, grad_clip = config.engine.batch_size, config.engine.zero_stage, config.optimizer.grad_clip
     rows = local_rows(batch, rank(), world_size())
     if config.engine.compile:
         compile_blocks(train_module)
@@ -47,19 +48,21 @@ def build_engine(train_module: nn.Module, config: RunConfig) -> DeepSpeedEngine:
     settings: dict[str, Any] = {
         "train_batch_size": batch,
         "train_micro_batch_size_per_gpu": rows.stop - rows.start,
-        "gradient_clipping": config.optimizer.grad_clip,
+        "gradient_clipping": grad_clip if stage == 3 else 0.0,  # optimizer_step clips without a host sync
         "zero_optimization": {
             "stage": stage,
             "overlap_comm": config.engine.overlap_communication,
             "reduce_bucket_size": min(REDUCE_BUCKET_ELEMENTS, trainable),
             # DeepSpeed's own norm costs a host sync per step; optimizer_step computes it without one.
-            "compute_grad_norm": stage not in (1, 2) or config.optimizer.grad_clip > 0,
+            "compute_grad_norm": stage not in (1, 2),
             # Persistent parameters stay gathered, and the EMA of the shards would not reach the gathered copy.
             "stage3_param_persistence_threshold": 0,
         },
         "zero_allow_untested_optimizer": True,
+        "timers": {"throughput": {"enabled": False}},  # it would wait for the device twice per step
     }
     engine, *_ = deepspeed.initialize(model=train_module, optimizer=optimizer, config=settings)
+    engine.grad_clip = grad_clip
     return engine
 
 
@@ -104,30 +107,62 @@ def set_schedule_values(engine: DeepSpeedEngine, schedule_values: ScheduleValues
 
 
 def optimizer_step(engine: DeepSpeedEngine, skip: Tensor) -> Tensor:
-    """Update the weights, unless ``skip`` (a boolean on the device) is set or the gradient is non-finite.
+    """Clip the gradient and update the weights, unless ``skip`` (a boolean) is set or the gradient is non-finite.
 
-    Returns the 2-norm of the averaged gradient before clipping, non-finite if that is why the update was skipped.
-    No host sync, except where DeepSpeed computes the norm itself (at stage 3, and at stages 1 and 2 when it clips).
+    Returns the 2-norm of the averaged gradient before clipping, on the device of ``skip``; non-finite if that is why
+    the update was skipped. No host sync, except at stage 3, where DeepSpeed computes the norm and checks it.
     """
-    norm = _gradient_norm(engine)
-    if norm is not None:
-        skip = skip | ~norm.isfinite()
-    engine.basic_optimizer.found_inf = skip.float()  # the attribute torch.amp.GradScaler sets on fused optimizers
+    if engine.zero_optimization_stage() == 3:
+        engine.basic_optimizer.found_inf = skip.float()
+        engine.step()
+        # DeepSpeed returns a tensor, or a Python number if it skipped the update.
+        return torch.as_tensor(engine.get_global_grad_norm(), dtype=torch.float32, device=skip.device)
+    norm = _clip_gradient(engine) if engine.grad_clip else _gradient_norm(engine)
+    # The attribute torch.amp.GradScaler sets on fused optimizers.
+    engine.basic_optimizer.found_inf = (skip | ~norm.isfinite()).float()
     engine.step()
-    return torch.as_tensor(engine.get_global_grad_norm() if norm is None else norm, dtype=torch.float32)
+    return norm
 
 
-def _gradient_norm(engine: DeepSpeedEngine) -> Tensor | None:
-    """2-norm of the averaged gradient, computed on the device; None where DeepSpeed computes it in ``engine.step``.
-
-    Collective at stages 1 and 2, where gradients are sharded.
-    """
+def _gradient_norm(engine: DeepSpeedEngine) -> Tensor:
+    """2-norm of the averaged gradient at stages 0 to 2. Collective at stages 1 and 2, where gradients are sharded."""
     if not engine.zero_optimization():
         return get_total_norm([p.grad for p in engine.module.parameters() if p.grad is not None])
-    if engine.zero_compute_grad_norm():
-        return None
     shards = [shard for group in engine.optimizer.averaged_gradients.values() for shard in group]
     squared = get_total_norm(shards).square()
     if world_size() > 1:
         dist.all_reduce(squared)
     return squared.sqrt()
+
+
+def _clip_gradient(engine: DeepSpeedEngine) -> Tensor:
+    """Scale the averaged gradient down to ``engine.grad_clip`` at stages 0 to 2; returns its 2-norm before. Collective.
+
+    The same sums in the same order as in DeepSpeed 0.19, so that runs clipped by DeepSpeed continue bit for bit.
+    """
+    if engine.zero_optimization():
+        norm = _partition_norm(engine)
+        scale = 1.0 / ((norm + 1e-6) / engine.grad_clip).clamp(min=1.0)
+        for group in engine.optimizer.averaged_gradients.values():
+            torch._foreach_mul_(group, scale)
+        return norm
+    norm = _gradient_norm(engine)
+    parameters = [p for p in engine.module.parameters() if p.grad is not None]
+    limited = torch.stack([p.grad.norm() for p in parameters]).square().sum().sqrt() / world_size()
+    if world_size() > 1:
+        dist.all_reduce(limited)
+    scale = torch.full_like(limited, engine.grad_clip) / (limited + 1e-6)
+    torch._foreach_mul_([p.grad for p in parameters], scale.clamp(max=1.0))
+    return norm
+
+
+def _partition_norm(engine: DeepSpeedEngine) -> Tensor:
+    """2-norm of the averaged gradient at stages 1 and 2, summed in float64 per parameter. Collective."""
+    zero, groups = engine.optimizer, []
+    for group, shards in zero.averaged_gradients.items():
+        local = shards[: max(len(zero.params_in_partition[group]), 1)]  # without the padding after the last parameter
+        squared = torch.stack([vector_norm(shard, dtype=torch.double) for shard in local]).square().sum().float()
+        if world_size() > 1:
+            dist.all_reduce(squared)
+        groups.append(squared.sqrt())
+    return vector_norm(torch.stack(groups))

@@ -22,6 +22,7 @@ from hpc_jepa.training.launch import collective_timeout, join_process_group
 from hpc_jepa.training.metrics import OnLog
 from hpc_jepa.training.schedules import schedule_values_at
 from hpc_jepa.training.shutdown import StopSignal, WallTime
+from hpc_jepa.training.zero_state import gather_after_updates
 
 LOG = logging.getLogger(__name__)
 TrainOutcome = Literal["done", "interrupted"]
@@ -64,7 +65,8 @@ def train(config: RunConfig, on_log: OnLog, profile: bool = False) -> TrainOutco
 def train_step(run: TrainingRun, step: int) -> None:
     """One training step, without a host-device sync: logged metrics are copied asynchronously and written later.
 
-    DeepSpeed itself syncs once per step to check the gradient norm: at stage 3, and at stages 1 and 2 when it clips.
+    At stage 3 DeepSpeed itself waits for the device, to check the gradient norm among other things; see
+    docs/decisions/deepspeed.md.
     """
     config, metrics = run.config, run.metrics
     clips, masks = run.batches.get(step)
@@ -80,6 +82,7 @@ def train_step(run: TrainingRun, step: int) -> None:
     run.guard.count_step(skipped=nonfinite | ~norm.isfinite())
     if run.ema is not None:
         run.ema.update(schedule_values.ema)
+    gather_after_updates(run.engine)
 
     metrics.count_step(step_flops(config.model, clips.pixels.shape, masks))
     if metrics.should_log(step):

@@ -17,6 +17,7 @@ from math import prod
 from typing import Any
 
 import torch
+from deepspeed.accelerator import get_accelerator
 from deepspeed.runtime.engine import DeepSpeedEngine
 from deepspeed.utils import safe_get_local_fp32_param, safe_get_local_optimizer_state
 from torch import Tensor
@@ -66,6 +67,18 @@ def local_shards(engine: DeepSpeedEngine) -> Iterator[LocalShard]:
             yield _replicated_shard(name, parameter)
         else:
             yield from _unsharded_shards(engine, name, parameter)
+
+
+def gather_after_updates(engine: DeepSpeedEngine) -> None:
+    """Make the next gathering of weights wait for the updates queued so far, on the device. Call it after a step.
+
+    With ``engine.overlap_communication`` stage 3 gathers weights on a CUDA stream of its own, which DeepSpeed 0.19
+    orders after nothing: the next forward pass could gather weights that the optimizer or the EMA has not written yet.
+    """
+    if engine.zero_optimization_stage() == 3:
+        stream = engine.optimizer.parameter_offload._DeepSpeedZeRoOffload__allgather_stream
+        if stream is not None:  # None on a CPU
+            stream.wait_stream(get_accelerator().current_stream())
 
 
 def optimizer_updates(engine: DeepSpeedEngine) -> Tensor | None:

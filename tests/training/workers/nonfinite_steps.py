@@ -47,22 +47,23 @@ class TwoLayers(nn.Module):
         return (Poison.apply(hidden) if poisoned else hidden).square().mean()
 
 
-def config_at(stage):
+def config_at(stage, grad_clip):
     return RunConfig.model_validate(
         {
             "regime": "test",
             "data": {"sources": {"none": {"shards": "none"}}},
             "schedule": {"lr": 1e-2},
+            "optimizer": {"grad_clip": grad_clip},
             "engine": {"zero_stage": stage, "precision": "fp32", "batch_size": 4},
         }
     )
 
 
-def train_at(stage, where):
+def train_at(stage, where, grad_clip):
     torch.manual_seed(0)
     model = TwoLayers()
     guard = NonFiniteGuard(model.first.bias, torch.device("cpu"))
-    engine = build_engine(model, config_at(stage))
+    engine = build_engine(model, config_at(stage, grad_clip))
     result, before = {"changed": []}, dict(full_parameters(engine.module))
     for step in range(4):
         x = torch.randn(2, 4)
@@ -78,6 +79,7 @@ def train_at(stage, where):
             hook.remove()
         skip = guard.nonfinite(loss)
         norm = optimizer_step(engine, skip)
+        assert norm.shape == () and norm.dtype == torch.float32 and norm.device == skip.device
         guard.count_step(skip | ~norm.isfinite())
         after = dict(full_parameters(engine.module))
         result["changed"].append(not all(torch.equal(before[name], after[name]) for name in after))
@@ -91,7 +93,7 @@ def train_at(stage, where):
 
 if __name__ == "__main__":
     join_process_group()
-    cases = product((0, 1, 2, 3), ("loss", "gradient", "past canary"))
-    results = {(stage, where): train_at(stage, where) for stage, where in cases}
+    cases = product((0, 1, 2, 3), ("loss", "gradient", "past canary"), (0.0, 0.1))
+    results = {case: train_at(*case) for case in cases}
     if is_main():
         torch.save(results, sys.argv[1])

@@ -165,4 +165,5 @@ def _partition_norm(engine: DeepSpeedEngine) -> Tensor:
         if world_size() > 1:
             dist.all_reduce(squared)
         groups.append(squared.sqrt())
-    return vector_norm(torch.stack(groups))
+    norm: Tensor = vector_norm(torch.stack(groups))
+    return norm

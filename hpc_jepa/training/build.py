@@ -109,6 +109,7 @@ def build_run(config: RunConfig, device: torch.device, on_log: OnLog) -> Iterato
                     batch_size=batch_size,
                     first_step=first_step,
                     on_log=on_log,
+                    gather=gloo.gather,
                 ) as metrics,
             ):
                 model = train_module.model

@@ -18,31 +18,39 @@ LOG = logging.getLogger(__name__)
 
 
 class TargetHealth(NamedTuple):
-    """Collapse metrics of the target features, as scalars on the device.
+    """What the collapse metrics of the target features are made of, on the device.
 
-    target_std: standard deviation over tokens, averaged over channels.
-    effective_rank: exponential of the spectral entropy; 1 if all tokens are on a line, the width if they are isotropic.
+    target_std: [] standard deviation over tokens, averaged over channels.
+    covariance: [D, D] float64, for :func:`effective_rank`.
     """
 
     target_std: Tensor
-    effective_rank: Tensor
+    covariance: Tensor
 
 
 @torch.no_grad()
 def target_health(target: Tensor, levels: int, tokens: int) -> TargetHealth:
-    """Collapse metrics of the last level of ``target`` [B, N, levels * D], on about ``tokens`` evenly spaced tokens.
+    """Statistics of the last level of ``target`` [B, N, levels * D] on about ``tokens`` evenly spaced tokens.
 
-    The effective rank is ``exp(-sum p log p)`` with p the normalised singular values of the centred sample (Roy and
-    Vetterli 2007). No host sync.
+    No host sync.
     """
     last = target.flatten(0, 1)[:, -(target.shape[-1] // levels) :]
     sample = last[:: max(last.shape[0] // tokens, 1)][:tokens].double()  # squares of small values underflow in fp32
     centred = sample - sample.mean(0)
-    covariance = centred.T @ centred
+    return TargetHealth(centred.square().mean(0).sqrt().mean(), centred.T @ centred)
+
+
+@torch.no_grad()
+def effective_rank(covariance: Tensor) -> Tensor:
+    """``exp(-sum p log p)`` with p the normalised singular values of the centred sample (Roy and Vetterli 2007).
+
+    From the unnormalised covariance [D, D] of the sample. 1 if all tokens are on a line, D if they are isotropic.
+    On a GPU the host waits: cuSOLVER reports its status to the host.
+    """
     # eigvalsh raises on non-finite input; target_std is non-finite then, which the logger reports with the step.
     singular = torch.linalg.eigvalsh(covariance.nan_to_num()).clamp(min=0).sqrt()
     share = singular / singular.sum().clamp(min=torch.finfo(singular.dtype).tiny)
-    return TargetHealth(centred.square().mean(0).sqrt().mean(), torch.exp(torch.special.entr(share).sum()))
+    return torch.exp(torch.special.entr(share).sum())
 
 
 class DivergenceMonitor:

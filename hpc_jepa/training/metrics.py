@@ -5,6 +5,7 @@ import math
 import resource
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -20,13 +21,29 @@ from hpc_jepa.io.jsonl import JsonlWriter
 from hpc_jepa.profiling.mfu import flops_rates
 from hpc_jepa.runs.metrics_log import MetricsRecord, discard_metrics_from
 from hpc_jepa.runs.run_dir import RunDir
-from hpc_jepa.training.divergence import DivergenceMonitor, TargetHealth
+from hpc_jepa.training.divergence import DivergenceMonitor, TargetHealth, effective_rank
 from hpc_jepa.training.nonfinite import SkippedSteps
 from hpc_jepa.training.schedules import ScheduleValues
 
 LOG = logging.getLogger(__name__)
 OnLog = Callable[[MetricsRecord], None]
 """Called on every rank with each record that is logged."""
+
+
+class HostCopy:
+    """A copy to the host that runs while the host continues."""
+
+    def __init__(self, tensor: Tensor) -> None:
+        self._host = tensor.to("cpu", non_blocking=True)  # into pinned memory
+        self._copied = torch.cuda.Event(blocking=True) if tensor.is_cuda else None
+        if self._copied is not None:
+            self._copied.record()
+
+    def wait(self) -> Tensor:
+        """The tensor on the host, once it has arrived; work that was queued later goes on."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        return self._host
 
 
 class MetricsLogger:
@@ -44,7 +61,9 @@ class MetricsLogger:
         batch_size: int,
         first_step: int,
         on_log: OnLog,
+        gather: Callable[[Tensor], Tensor] = lambda rows: rows,
     ) -> None:
+        """gather: rows of all processes on the CPU, as :meth:`GlooGroup.gather`."""
         self._config = config
         self._divergence = divergence
         self._batch_size = batch_size
@@ -53,6 +72,8 @@ class MetricsLogger:
         self._events = (
             SummaryWriter(str(run.events_dir), purge_step=first_step) if is_main() and config.tensorboard else None
         )
+        self._gather = gather
+        self._rank_thread = ThreadPoolExecutor(1, "effective-rank")
         self._pending: _PendingRecord | None = None
         self.last: dict[str, float] = {}
         """Finite metrics of the last written record, by their TensorBoard names."""
@@ -68,6 +89,7 @@ class MetricsLogger:
     ) -> None:
         if error is None:
             self.flush()
+        self._rank_thread.shutdown()
         if self._file is not None:
             self._file.close()
         if self._events is not None:
@@ -98,10 +120,15 @@ class MetricsLogger:
     ) -> None:
         """Log a step. ``metrics`` (scalars) are averaged over ranks. Collective."""
         self.flush()
+        effective_ranks = None
         if health is not None:
-            metrics = metrics | {f"health.{name}": value for name, value in health._asdict().items()}
+            metrics = metrics | {"health.target_std": health.target_std}
+            if health.covariance.is_cpu:
+                metrics["health.effective_rank"] = effective_rank(health.covariance)
+            else:
+                effective_ranks = self._effective_ranks(health.covariance)
         stacked = torch.stack([value.detach().float() for value in metrics.values()])
-        averaged = torch.cat([sum_over_processes(stacked) / world_size(), skipped]).to("cpu", non_blocking=True)
+        averaged = HostCopy(torch.cat([sum_over_processes(stacked) / world_size(), skipped]))
         now = time.perf_counter()
         seconds = now - self._window_start
         values = {
@@ -116,7 +143,16 @@ class MetricsLogger:
         }
         self._window_start, self._window_clips = now, 0
         self._window_flops, self._window_wait = self.flops, data_wait_seconds
-        self._pending = _PendingRecord(values, list(metrics), averaged)
+        self._pending = _PendingRecord(values, list(metrics), averaged, effective_ranks)
+
+    def _effective_ranks(self, covariance: Tensor) -> Callable[[], float]:
+        """Compute :func:`effective_rank` in a thread on the CPU; returns a function that waits for the mean over ranks.
+
+        Collective when called.
+        """
+        copy = HostCopy(covariance)
+        local = self._rank_thread.submit(lambda: effective_rank(copy.wait()).float())
+        return lambda: self._gather(local.result()[None]).mean().item()
 
     def flush(self) -> None:
         """Write the pending record.
@@ -127,8 +163,6 @@ class MetricsLogger:
         if self._pending is None:
             return
         pending, self._pending = self._pending, None
-        if torch.cuda.is_available():
-            torch.cuda.current_stream().synchronize()
         record, skipped = pending.resolve()
         nonfinite = [name for name, value in record.scalars().items() if not math.isfinite(value)]
         if nonfinite and not skipped.steps:
@@ -158,14 +192,17 @@ class _PendingRecord(NamedTuple):
 
     values: dict[str, Any]
     names: list[str]
-    transfer: Tensor
+    transfer: HostCopy
+    effective_ranks: Callable[[], float] | None
 
     def resolve(self) -> tuple[MetricsRecord, SkippedSteps]:
-        """The record, and the skipped steps since the one before. Call it after the copy has completed."""
-        numbers = self.transfer.tolist()
+        """The record, and the skipped steps since the one before. Waits for the copy. Collective."""
+        numbers = self.transfer.wait().tolist()
         metrics = dict(zip(self.names, numbers, strict=False))
         skipped = SkippedSteps.from_counts(numbers[len(self.names) :])
         health = {name.removeprefix("health."): metrics.pop(name) for name in self.names if name.startswith("health.")}
+        if self.effective_ranks is not None:
+            health["effective_rank"] = self.effective_ranks()
         loss, gradient_norm = metrics.pop("loss"), metrics.pop("gradient_norm")
         record = MetricsRecord.model_validate(
             self.values

@@ -8,7 +8,7 @@ import torch
 from hpc_jepa.config.training import GuardConfig
 from hpc_jepa.errors import HpcJepaError
 from hpc_jepa.runs.metrics_log import MetricsRecord
-from hpc_jepa.training.divergence import DivergenceMonitor, target_health
+from hpc_jepa.training.divergence import DivergenceMonitor, effective_rank, target_health
 from hpc_jepa.training.nonfinite import SkippedSteps
 
 NONE = SkippedSteps(0, 0, Counter())
@@ -62,6 +62,6 @@ def test_effective_rank_counts_the_directions_of_the_target():
     target = (coordinates @ directions)[None]
     measured = target_health(target - target.mean(1, keepdim=True), levels=1, tokens=1000)
     # Centring five unit vectors leaves four directions of equal weight.
-    assert measured.effective_rank.item() == pytest.approx(4.0, abs=1e-4)
+    assert effective_rank(measured.covariance).item() == pytest.approx(4.0, abs=1e-4)
     collapsed = target_health(torch.ones(2, 50, 16), levels=1, tokens=100)
     assert collapsed.target_std.item() == 0.0

@@ -35,7 +35,7 @@ class HostCopy:
 
     def __init__(self, tensor: Tensor) -> None:
         self._host = tensor.to("cpu", non_blocking=True)  # into pinned memory
-        self._copied = torch.cuda.Event(blocking=True) if tensor.is_cuda else None
+        self._copied = torch.cuda.Event(blocking=True) if tensor.is_cuda else None  # type: ignore[no-untyped-call]
         if self._copied is not None:
             self._copied.record()
 

@@ -37,7 +37,7 @@ def shards_bench(
     ] = CLIPS_PER_GPU,
     as_json: AsJson = False,
 ) -> None:
-    """Measure every decoder of this machine: clips/s, share of each stage, and GPUs it keeps busy."""
+    """Measure every decoder of this machine: clips/s, share of each stage, GPUs it keeps busy, and what to set."""
     from hpc_jepa.config.data import AugmentationConfig, ClipConfig
     from hpc_jepa.data.shards.shard_folder import ShardFolder
     from hpc_jepa.data.throughput import available_decoders, measure_throughput
@@ -55,12 +55,17 @@ def shards_bench(
                 )
             )
             advance()
+    best = max((result for result in results if result.setting), key=lambda result: result.clips_per_second)
+    settings = {"decoder": best.setting, "decode_threads": cores}
     if as_json:
         rows = [{**asdict(result), "gpus_fed": result.clips_per_second / clips_per_gpu} for result in results]
-        typer.echo(json.dumps({"folder": folder, "threads": cores, "clips_per_gpu": clips_per_gpu, "decoders": rows}))
+        answer = {"folder": folder, "threads": cores, "clips_per_gpu": clips_per_gpu, "decoders": rows}
+        typer.echo(json.dumps(answer | {"settings": settings}))
         return
     SafeConsole().print(_table(results, clips_per_gpu))
-    best = max(results, key=lambda result: result.clips_per_second)
+    typer.echo(
+        f"set data.decoder={best.setting} data.decode_threads={cores}, or fewer threads for more processes a node"
+    )
     typer.echo(
         f"{best.decoder}, {cores} threads: {best.clips_per_second:.1f} clips/s of {frames} x {size} keep "
         f"{best.clips_per_second / clips_per_gpu:.2f} GPUs busy at {clips_per_gpu:g} clips/s each (--clips-per-gpu)"
@@ -68,7 +73,7 @@ def shards_bench(
 
 
 def _table(results: "list[DecoderThroughput]", clips_per_gpu: float) -> Table:
-    table = Table("decoder", "clips/s", "per CPU second", "read", "decode", "augment", "GPUs fed")
+    table = Table("decoder", "clips/s", "per CPU second", "read", "decode", "augment", "left to PyAV", "GPUs fed")
     for result in results:
         table.add_row(
             result.decoder,
@@ -77,6 +82,7 @@ def _table(results: "list[DecoderThroughput]", clips_per_gpu: float) -> Table:
             f"{result.read:.0%}",
             "with augment" if result.decode is None else f"{result.decode:.0%}",
             f"{result.augment:.0%}",
+            f"{result.left_to_pyav:.0%}",
             f"{result.clips_per_second / clips_per_gpu:.2f}",
         )
     return table

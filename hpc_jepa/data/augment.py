@@ -9,7 +9,7 @@ from torch import Tensor
 from hpc_jepa.config.data import AugmentationConfig, ClipConfig
 from hpc_jepa.data.clip import Clip, EncodedClip
 from hpc_jepa.data.dali_pipeline import ClipPipeline, Media, import_dali
-from hpc_jepa.data.gpu_decoding import DaliDecoder
+from hpc_jepa.data.gpu_decoding import DaliDecoder, DecodingPipeline
 from hpc_jepa.io.malloc import mmap_large_blocks
 
 GPU_DECODER_THREADS = 16
@@ -50,7 +50,7 @@ class Augmenter:
         self._threads = threads
         self._device = device
         self._decoder = decoder
-        self._pipelines: dict[_Kind, ClipPipeline] = {}
+        self._pipelines: dict[_Kind, DecodingPipeline] = {}
 
     def empty(self, clips: int, frames: int) -> Tensor:
         """Memory for pixels [B, C, ``frames``, size, size] of ``clips`` clips."""
@@ -94,13 +94,13 @@ class Augmenter:
             torch.cuda.current_stream(self._device).synchronize()
         return None
 
-    def _pipeline(self, kind: _Kind) -> ClipPipeline:
+    def _pipeline(self, kind: _Kind) -> DecodingPipeline:
         """Decoded images and videos share one pipeline; encoded ones need one each, and one for each colour matrix."""
         if kind not in self._pipelines:
             self._pipelines[kind] = self._make_pipeline(kind)
         return self._pipelines[kind]
 
-    def _make_pipeline(self, kind: _Kind) -> ClipPipeline:
+    def _make_pipeline(self, kind: _Kind) -> DecodingPipeline:
         settings = (self._clip, self._augmentation, self._batch_size)
         if not kind.encoded or self._decoder is None:
             return ClipPipeline(*settings, self._threads)

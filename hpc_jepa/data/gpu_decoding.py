@@ -12,13 +12,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from threading import Lock
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
+from torch import Tensor
 
 from hpc_jepa.config.data import DecoderSetting
 from hpc_jepa.data.colour import FULL_RANGE, uncommon_colour
+from hpc_jepa.data.crop import View
 from hpc_jepa.data.dali_pipeline import ClipPipeline, Decoder
 from hpc_jepa.data.decode import open_video
 from hpc_jepa.data.images import is_image, open_image
@@ -123,13 +126,22 @@ def _dotted(capability: Capability) -> str:
     return f"{capability[0]}.{capability[1]}"
 
 
+class DecodingPipeline(Protocol):
+    """Decodes and augments compressed clips, as ClipPipeline does."""
+
+    def run(
+        self, videos: Sequence[NDArray[np.uint8]], views: Sequence[View], frames: Sequence[NDArray[np.int64]]
+    ) -> Tensor:
+        """Normalised pixels [B, C, F, size, size]. Raises RuntimeError if a clip cannot be decoded."""
+
+
 @dataclass(frozen=True)
 class DaliDecoder:
     """DALI's decoding step. device: ``mixed`` on the GPU, ``cpu`` without one; refusal: why PyAV decodes a file."""
 
     device: Decoder
     refusal: Callable[[VideoFormat], str | None]
-    make_pipeline: Callable[..., ClipPipeline] = ClipPipeline
+    make_pipeline: Callable[..., DecodingPipeline] = ClipPipeline
 
 
 DALI_ON_CPU = DaliDecoder("cpu", dali_cpu_refusal)

@@ -1,17 +1,28 @@
 """Throughput of the dataloader: clips per second by decoder, and the share of each stage."""
 
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 
-from hpc_jepa.config.data import AugmentationConfig, ClipConfig, DataConfig, ReadingConfig, SourceConfig
-from hpc_jepa.data.gpu_decoding import DALI_ON_CPU
+from hpc_jepa.config.data import (
+    AugmentationConfig,
+    ClipConfig,
+    DataConfig,
+    DecoderSetting,
+    ReadingConfig,
+    SourceConfig,
+)
+from hpc_jepa.data.gpu_decoding import DALI_ON_CPU, DaliDecoder, choose_decoder, gpu_problem
 from hpc_jepa.data.loader import ClipLoader
 from hpc_jepa.data.shards.shard_folder import ShardFolder
+from hpc_jepa.data.torchcodec_pipeline import TorchcodecPipeline, has_torchcodec
 
-DecoderName = Literal["PyAV", "DALI on the CPU", "DALI on the GPU"]
+DecoderName = Literal["PyAV", "DALI on the CPU", "DALI on the GPU", "torchcodec on the GPU"]
+
+SETTINGS: dict[DecoderName, DecoderSetting] = {"PyAV": "cpu", "DALI on the GPU": "gpu"}
+"""The value of ``data.decoder`` for the decoders that a configuration can choose."""
 
 DALI_CPU_CODECS = {"vp8", "vp9", "jpeg"}
 """Codecs that DALI decodes without a GPU."""
@@ -21,7 +32,8 @@ DALI_CPU_CODECS = {"vp8", "vp9", "jpeg"}
 class DecoderThroughput:
     """Throughput of one decoder, and the shares of loader time: waiting for reads, decoding, augmenting.
 
-    DALI decodes and augments in one pipeline: ``decode`` is None and ``augment`` includes it.
+    DALI and torchcodec decode and augment in one go: ``decode`` is None and ``augment`` includes it. left_to_pyav:
+    share of the clips that PyAV decoded because the decoder does not support them.
     """
 
     decoder: DecoderName
@@ -30,6 +42,17 @@ class DecoderThroughput:
     read: float
     decode: float | None
     augment: float
+    left_to_pyav: float = 0.0
+
+    @property
+    def setting(self) -> DecoderSetting | None:
+        """Value of ``data.decoder`` that chooses this decoder, None if a configuration cannot."""
+        return SETTINGS.get(self.decoder)
+
+
+def bench_device() -> torch.device:
+    """The GPU that clips are delivered to, or the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def available_decoders(shards: ShardFolder) -> list[DecoderName]:
@@ -37,9 +60,22 @@ def available_decoders(shards: ShardFolder) -> list[DecoderName]:
     names: list[DecoderName] = ["PyAV"]
     if shards.info(0).codec in DALI_CPU_CODECS:
         names.append("DALI on the CPU")
-    if torch.cuda.is_available():
-        names.append("DALI on the GPU")
+    if gpu_problem(bench_device()) is None:
+        names += ["DALI on the GPU", "torchcodec on the GPU"] if has_torchcodec() else ["DALI on the GPU"]
     return names
+
+
+def _dali_decoder(decoder: DecoderName) -> tuple[torch.device, DaliDecoder | None]:
+    """Where the loader delivers clips, and its decoder if not PyAV alone. DALI on the CPU delivers to the CPU."""
+    if decoder == "DALI on the CPU":
+        return torch.device("cpu"), DALI_ON_CPU
+    device = bench_device()
+    if decoder == "PyAV":
+        return device, None
+    found = choose_decoder("gpu", device)
+    if found is not None and decoder == "torchcodec on the GPU":
+        return device, replace(found, make_pipeline=TorchcodecPipeline)
+    return device, found
 
 
 def measure_throughput(
@@ -54,24 +90,18 @@ def measure_throughput(
 ) -> DecoderThroughput:
     """Time the training dataloader on one shard folder, seed 0, after a warm-up batch.
 
-    Raises RuntimeError if DALI cannot decode, DataError if too many samples do not decode.
+    Raises DataError if too many samples do not decode, InputError if there is no GPU decoder.
     """
     config = DataConfig(
         sources={"shards": SourceConfig(shards=shards)},
         clip=clip,
         augmentation=augmentation,
+        decoder="cpu",
         decode_threads=threads,
         reading=ReadingConfig(threads=threads),
     )
-    loader = ClipLoader(
-        config,
-        seed=0,
-        batch_size=batch_size,
-        rank=0,
-        world_size=1,
-        device=torch.device("cuda" if decoder == "DALI on the GPU" else "cpu"),
-        decoder=DALI_ON_CPU if decoder == "DALI on the CPU" else None,
-    )
+    device, dali = _dali_decoder(decoder)
+    loader = ClipLoader(config, seed=0, batch_size=batch_size, rank=0, world_size=1, device=device, decoder=dali)
     try:
         loader.batch(0)
         loader.stage_seconds = dict.fromkeys(loader.stage_seconds, 0.0)
@@ -83,6 +113,12 @@ def measure_throughput(
         loader.close()
     clips, total = batch_size * batches, sum(loader.stage_seconds.values())
     read, decode, augment = (part / total for part in loader.stage_seconds.values())
-    if decoder != "PyAV":
-        return DecoderThroughput(decoder, clips / seconds, clips / cpu_seconds, read, None, decode + augment)
-    return DecoderThroughput(decoder, clips / seconds, clips / cpu_seconds, read, decode, augment)
+    return DecoderThroughput(
+        decoder,
+        clips / seconds,
+        clips / cpu_seconds,
+        read,
+        None if dali else decode,
+        augment + decode if dali else augment,
+        sum(loader.cpu_decoded.values()) / (batch_size * (batches + 1)),
+    )

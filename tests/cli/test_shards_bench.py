@@ -20,6 +20,8 @@ def test_every_decoder_is_timed_by_stage(motion_shards):
     names = [decoder["decoder"] for decoder in found["decoders"]]
     assert names[0] == "PyAV"
     assert ("DALI on the GPU" in names) == torch.cuda.is_available()
+    if len(names) == 1:
+        assert found["settings"] == {"decoder": "cpu", "decode_threads": 1}
     for decoder in found["decoders"]:
         assert decoder["clips_per_second"] > 0
         assert decoder["gpus_fed"] == pytest.approx(decoder["clips_per_second"] / 50)

@@ -209,16 +209,36 @@ def test_dali_makes_the_clips_and_replacements_of_pyav(webms):
     assert pyav.decode_errors == dali.decode_errors != {"train": 0}
 
 
-@pytest.mark.gpu
-def test_gpu_clips_equal_cpu_clips(mixture):
-    on_cpu, on_gpu = loader(mixture).batch(0), loader(mixture, device=torch.device("cuda", 0)).batch(0)
-    assert on_gpu.pixels.is_cuda
-    assert (on_gpu.pixels.cpu() - on_cpu.pixels).abs().mean() < 0.1
+GPU_SIDE = 256
+"""More than the smallest side that a GPU decodes."""
+
+
+@pytest.fixture
+def large(listed, built, noise, tmp_path) -> Path:
+    """8 H.264 videos that GPUs decode; one is damaged."""
+    folder = built(
+        listed(tuple(RawFrames(noise(8, GPU_SIDE, GPU_SIDE, seed), 10) for seed in range(8))), tmp_path / "train"
+    )
+    spoil(folder, [5])
+    return folder
 
 
 @pytest.mark.gpu
-def test_gpu_replacements_equal_cpu_replacements(spoilt):
-    cpu, gpu = loader(config(spoilt)), loader(config(spoilt), device=torch.device("cuda", 0))
+def test_gpu_clips_and_replacements_equal_those_of_the_cpu(large):
+    data = config(large, rate=1.0)
+    gpu = loader(data.model_copy(update={"decoder": "gpu"}), device=torch.device("cuda", 0))
+    cpu = loader(data)
     for step in range(8):
-        assert torch.equal(cpu.batch(step).samples, gpu.batch(step).samples.cpu())
+        on_cpu, on_gpu = cpu.batch(step), gpu.batch(step)
+        assert on_gpu.pixels.is_cuda
+        assert torch.equal(on_cpu.samples, on_gpu.samples.cpu())
+        assert (on_gpu.pixels.cpu() - on_cpu.pixels).abs().mean() < 0.1
     assert cpu.decode_errors == gpu.decode_errors
+    assert gpu.cpu_decoded == {"train": 0}
+
+
+@pytest.mark.gpu
+def test_clips_too_small_for_the_gpu_are_those_of_the_cpu(mixture):
+    on_cpu, gpu = loader(mixture).batch(0), loader(mixture, device=torch.device("cuda", 0))
+    assert torch.equal(gpu.batch(0).pixels.cpu(), on_cpu.pixels)
+    assert sum(gpu.cpu_decoded.values()) == 8

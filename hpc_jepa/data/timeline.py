@@ -219,14 +219,14 @@ def decode_track(stream: VideoStream, track: Track, first: int = 0) -> Iterator[
     """
     decoder = stream.codec_context
     stated = [packet.pts for packet in track.packets]
-    found: set[int] = set()
+    found: dict[int, tuple[int, int]] = {}
     try:
         for position, packet in enumerate([*track.packets[first:], None], start=first):
             if packet is not None:
                 packet.pts = position  # decoders pass it on to the frame, so that it tells where the frame comes from
             for frame in decoder.decode(packet):
                 assert frame.pts is not None
-                found.add(frame.pts)
+                found[frame.pts] = frame.width, frame.height
                 yield frame.pts, require_intact(frame)
     finally:
         for packet, pts in zip(track.packets, stated, strict=True):
@@ -236,8 +236,11 @@ def decode_track(stream: VideoStream, track: Track, first: int = 0) -> Iterator[
         _require_complete(track, found)
 
 
-def _require_complete(track: Track, found: set[int]) -> None:
-    """Raise UndecodableError if a frame is missing, unless it is decoded or shown before the first key frame."""
+def _require_complete(track: Track, found: dict[int, tuple[int, int]]) -> None:
+    """Raise UndecodableError if a frame is missing, unless it is decoded or shown before the first key frame.
+
+    ``found``: sizes of the frames by position.
+    """
     key = next(iter(track.key_positions()), 0)
     start = track.times[key]
 
@@ -247,7 +250,8 @@ def _require_complete(track: Track, found: set[int]) -> None:
 
     lost = [position for position in range(len(track.packets)) if position not in found and is_expected(position)]
     if lost or not found:
-        raise UndecodableError(f"only {len(found)} of {len(found) + len(lost)} frames decode")
+        change = ", frames are lost where their size changes" if len(set(found.values())) > 1 else ""
+        raise UndecodableError(f"only {len(found)} of {len(found) + len(lost)} frames decode{change}")
 
 
 def _unpack(stream: VideoStream, packets: list[VideoPacket]) -> list[VideoPacket]:

@@ -204,11 +204,7 @@ def decode_run(
     decoder = stream.codec_context
     # libdav1d would skip for good whatever the first packet is decoded with.
     decode_all = requested is None or decoder.name == "libdav1d"
-    # The MPEG-4 decoder derives the time scale of an interlaced stream from its first B-frame; leading ones mislead it.
-    skip_leading = requested is not None and decoder.name == "mpeg4"
     for packet in packets:
-        if skip_leading and _time(packet) < _time(packets[0]) and packet.pts not in (requested or ()):
-            continue
         decoder.skip_frame = "DEFAULT" if decode_all or packet.pts in (requested or ()) else "NONREF"
         yield from decoder.decode(packet)
     yield from decoder.decode(None)

@@ -42,8 +42,8 @@ unless it keeps a frame by name (a long-term reference of H.264)."""
 RESTART_LENGTH = 9
 """Frames to compare after a key frame over which decoders keep nothing."""
 
-ACCESS_STRIDE = 3
-"""One of this many frames is requested in a random access; odd, as often no other refers to every second frame."""
+ACCESS_PERIOD, ACCESS_PHASES = 7, (0, 1, 3)
+"""Frames to request out of each 7: they hit every kind of frame, whatever the distance of the frames of one kind."""
 
 PACKED_FLAG = re.compile(rb"(DivX\d+(?:b|Build)\d+)p")
 """Encoder's note that frames are packed."""
@@ -80,6 +80,16 @@ class Track(NamedTuple):
         packet = self.packets[position]
         decoder = packet.stream.codec_context
         return restarts(decoder.codec.canonical_name, bytes(packet), decoder.extradata or b"")
+
+    def ends_with_open_group(self) -> bool:
+        """Whether the last key frame of an H.264 stream with reordered references keeps frames before it.
+
+        FFmpeg 5.1, and torchcodec with it, loses the last frame if decoding starts there.
+        """
+        decoder = self.packets[0].stream.codec_context
+        keys = self.key_positions()
+        is_open = decoder.codec.canonical_name == "h264" and bool(keys) and not self.restarts(keys[-1])
+        return is_open and decoder.reorder_depth > 1
 
     def has_one_size(self) -> bool:
         """Whether the headers of all frames state one size."""
@@ -168,9 +178,9 @@ def establish(video: bytes) -> Timeline:
         fault = _fault(track, order, container)
         if not fault and len(set(sizes)) > 1:
             fault = "frame size changes"
-        if not fault:
-            fault = _access_fault(stream, track, dict(zip(times, checksums, strict=True)))
-        return Timeline(info, order, times, track.tick, checksums, fault)
+    if not fault:
+        fault = _access_fault(video, dict(zip(times, checksums, strict=True)))
+    return Timeline(info, order, times, track.tick, checksums, fault)
 
 
 def read_track(container: InputContainer, stream: VideoStream) -> Track:
@@ -283,21 +293,26 @@ def _fault(track: Track, order: Sequence[int], container: InputContainer) -> str
         "B-frames in AVI": "avi" in container.format.name and list(order) != sorted(order),
         "equal presentation times": len(set(known)) < len(known),
         "presentation times out of order": any(a >= b for a, b in pairwise(known)),
+        "open group at the end": track.ends_with_open_group(),
         "no key frame at the start": not track.packets[0].is_keyframe,
     }
     return next((fault for fault, applies in rules.items() if applies), None)
 
 
-def _access_fault(stream: VideoStream, track: Track, checksums: dict[int, int]) -> str | None:
+def _access_fault(video: bytes, checksums: dict[int, int]) -> str | None:
     """Why frames would differ if decoding starts at a key frame and skips frames, in a few words; None if not.
 
     A reader may start at any key frame and skip any frames that no other refers to. All that come out are compared:
-    a skipped frame depends on those only.
+    a skipped frame depends on those only. The last group is the first for a new decoder: MPEG-4's keeps what it
+    learns from the first B-frame.
     """
-    for requested in _random_accesses(track):
+    with open_video(video) as (container, stream):
+        track = read_track(container, stream)
         try:
-            if not all(_is_same(stream, run, requested, checksums) for run in packet_runs(track.packets, requested)):
-                return "frames differ if decoding starts at their key frame"
+            for requested in reversed(list(_random_accesses(track))):
+                runs = packet_runs(track.packets, requested)
+                if not all(_is_same(stream, run, requested, checksums) for run in runs):
+                    return "frames differ if decoding starts at their key frame"
         except UndecodableError:
             return "frames do not decode from their key frame"
     return None
@@ -309,8 +324,9 @@ def _random_accesses(track: Track) -> Iterator[set[int]]:
     groups = [track.times[start:end] for start, end in pairwise([*keys, len(track.packets)])]
     for number, (key, group, following) in enumerate(zip(keys, groups, [*groups[1:], []], strict=True)):
         length = RESTART_LENGTH if track.restarts(key) else ACCESS_LENGTH
-        start = number % min(ACCESS_STRIDE, len(group))
-        yield set(_without_leading(group[:length])[start::ACCESS_STRIDE]) | set(_leading(following))
+        frames = _without_leading(group[:length])
+        some = {time for n, time in enumerate(frames, start=number) if n % ACCESS_PERIOD in ACCESS_PHASES}
+        yield (some or set(frames)) | set(_leading(following))
 
 
 def _leading(group: Sequence[int | None]) -> list[int]:

@@ -19,7 +19,7 @@ from PIL import Image
 from hpc_jepa.config.data import AugmentationConfig, ClipConfig, DataConfig, SourceConfig
 from hpc_jepa.data.colour import rgb_correction
 from hpc_jepa.data.decode import decode_frames
-from hpc_jepa.data.encode import H264
+from hpc_jepa.data.encode import H264, Encoding
 from hpc_jepa.data.gpu_decoding import DALI_ON_CPU
 from hpc_jepa.data.loader import ClipLoader
 from hpc_jepa.data.shards.container import probe_container
@@ -206,12 +206,12 @@ def test_turned_videos_equal_the_ffmpeg_command(matrix, full, tmp_path):
 
 @pytest.fixture(scope="module")
 def vp9_shards(listed, built, tmp_path_factory):
-    """One video for each matrix and range; VP9, which DALI decodes on a CPU too."""
-    tags = [(None, False), (5, False), (1, False), (7, False), (9, False), (1, True), (None, True)]
+    """One video for each matrix and range; VP9 and MJPEG, which DALI decodes on a CPU too."""
     # DALI clips saturated colours before they can be corrected.
     muted = (bars() * 0.7 + 40).astype(np.uint8)
-    media = tuple(EncodedFile(video(muted, "libvpx-vp9", "webm", matrix=m, full=full)) for m, full in tags)
-    return ShardFolder(built(listed(media), tmp_path_factory.mktemp("colours") / "train"))
+    files = [video(muted, "libvpx-vp9", "webm", matrix=matrix) for matrix in (None, 5, 1, 7, 9)]
+    files += [video(muted, "mjpeg", "matroska", full=True, qmin="1", qmax="1") for _ in range(2)]
+    return ShardFolder(built(listed(tuple(map(EncodedFile, files))), tmp_path_factory.mktemp("colours") / "train"))
 
 
 def test_shards_state_colours_that_not_every_decoder_knows(vp9_shards):
@@ -222,6 +222,15 @@ def test_shards_state_colours_that_not_every_decoder_knows(vp9_shards):
     recipe = Recipe(dataset="d", split="s", settings={}, encoding=H264, samples_per_shard=1, mode="transcode")
     entry = to_tar_entry(Sample(EncodedFile(video(bars(), matrix=1))), "a file", (), recipe)
     assert b'"colour"' not in entry.json
+
+
+def test_full_range_that_torchcodec_takes_for_limited_range_is_transcoded():
+    recipe = Recipe(dataset="d", split="s", settings={}, encoding=Encoding(crf=4), samples_per_shard=1)
+    file = video(bars(), "libvpx-vp9", "webm", full=True)
+    entry = to_tar_entry(Sample(EncodedFile(file)), "a file", (), recipe)
+    assert entry.method == "transcoded: full range" and entry.info.colour is None
+    difference = decode_frames(entry.video, [1]).mean((0, 2)) - decode_frames(file, [1]).mean((0, 2))
+    assert abs(difference[4::BAR]).max() < 8 and abs(difference).mean() < 3
 
 
 def test_dali_gives_the_colours_of_pyav(vp9_shards):

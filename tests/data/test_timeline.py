@@ -393,7 +393,7 @@ def test_another_size_in_the_middle_is_found(case, check):
 
 def test_leading_frames_are_compared_at_random(monkeypatch):
     """A decoder that gives another picture for leading frames if it starts at the key frame before them."""
-    open_groups = {"x264-params": "keyint=10:min-keyint=10:open-gop=1:bframes=3:b-adapt=0:scenecut=0", "crf": "1"}
+    open_groups = {"x264-params": "keyint=10:min-keyint=10:open-gop=1:bframes=1:b-adapt=0:scenecut=0", "crf": "1"}
     file = encoded("libx264", "mp4", options=open_groups)
     with open_video(file) as (container, stream):
         packets = read_track(container, stream).packets
@@ -412,3 +412,12 @@ def test_leading_frames_are_compared_at_random(monkeypatch):
 
     monkeypatch.setattr(timeline, "decode_run", wrong)
     assert establish(file).fault == "frames differ if decoding starts at their key frame"
+
+
+@pytest.mark.parametrize("check", ["decode", "probe"])
+def test_open_groups_whose_end_old_decoders_lose_are_transcoded(check):
+    params = "keyint=10:min-keyint=10:bframes=3:b-adapt=0:b-pyramid=normal:scenecut=0"
+    for end, method in ((":open-gop=1", "transcoded: open group at the end"), ("", "copied")):
+        entry = stored(encoded("libx264", "mp4", options={"x264-params": params + end, "crf": "1"}), check=check)
+        assert entry.method == method
+        assert_frames(entry, GREYS)

@@ -58,6 +58,7 @@ def probe_container(video: bytes) -> ContainerInfo:
             and track.key_positions()[:1] == [0]
             and len(times) == len(track.packets)
             and track.has_one_size()
+            and not track.ends_with_open_group()
             and [(frame.width, frame.height) for frame in first + last] == 2 * [(width, height)],
             colour=next(map(uncommon_colour, first), None),
         )

@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from hpc_jepa.data.colour import FULL_RANGE
 from hpc_jepa.data.decode import VideoInfo
 from hpc_jepa.data.encode import Encoding, encode
 from hpc_jepa.data.images import LOSSY_FORMATS, is_still_image, open_image, opens_as_image, to_rgb
@@ -136,6 +137,8 @@ def transcode_reason(info: ContainerInfo, file: EncodedFile, recipe: Recipe) -> 
         f"container {info.container}": _extension(info) is None,
         f"pixels {info.pixel_format}": info.pixel_format not in PIXEL_FORMATS,
         "rotated": info.rotated,
+        # H.264 and HEVC of full range decode to yuvj420p; torchcodec takes other frames for limited range.
+        FULL_RANGE: info.colour == FULL_RANGE and info.pixel_format == "yuv420p",
     }
     return next((reason for reason, applies in rules.items() if applies), None)
 

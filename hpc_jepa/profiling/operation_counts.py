@@ -29,7 +29,7 @@ class Count:
     """Kernels, the casts among them, bytes that elementwise kernels and the casts among them read and write, FLOPs.
 
     Elementwise are all kernels but matrix products and attention, so reductions, norms and gathers too. Each tensor
-    counts once per kernel, with the elements it has in memory: a lower bound without caches.
+    counts once per kernel, with the elements it has in memory, or in a gather with those that are selected.
     """
 
     kernels: int = 0
@@ -81,8 +81,7 @@ def count_operation(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any], re
     packet = func.overloadpacket
     if packet in flop_registry:
         return Count(kernels=1, flops=flop_registry[packet](*args, **kwargs, out_val=result))
-    tensors = {id(x): x for x in tree_iter((args, kwargs, result)) if isinstance(x, Tensor)}
-    moved = sum(map(_bytes_in_memory, tensors.values()))
+    moved = _moved_bytes([x for x in tree_iter((args, kwargs, result)) if isinstance(x, Tensor)])
     if not _is_cast(packet.__name__, args, result):
         return Count(kernels=1, elementwise_bytes=moved)
     return Count(kernels=1, casts=1, elementwise_bytes=moved, cast_bytes=moved)
@@ -97,12 +96,22 @@ def _is_cast(name: str, args: tuple[Any, ...], result: object) -> bool:
     return bool(name == "copy_" and args[1].dtype != args[0].dtype)
 
 
-def _bytes_in_memory(tensor: Tensor) -> int:
-    """Bytes of the elements, without those that an expanded axis repeats."""
+def _moved_bytes(tensors: list[Tensor]) -> int:
+    """Bytes that one kernel reads and writes: with an index among its tensors, not more than its second largest."""
+    distinct = list({id(x): x for x in tensors}.values())
+    elements = [_elements_in_memory(x) for x in distinct]
+    if any(x.dtype == torch.int64 and x.ndim for x in distinct) and len(distinct) > 1:
+        most = sorted(elements)[-2]
+        elements = [min(count, most) for count in elements]
+    return sum(count * x.element_size() for count, x in zip(elements, distinct, strict=True))
+
+
+def _elements_in_memory(tensor: Tensor) -> int:
+    """Number of elements, without those that an expanded axis repeats."""
     elements = 1
     for size, stride in zip(tensor.shape, tensor.stride(), strict=True):
         elements *= size if stride or not size else 1
-    return elements * tensor.element_size()
+    return elements
 
 
 def _name(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:

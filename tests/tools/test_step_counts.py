@@ -35,10 +35,11 @@ def test_kernels_casts_bytes_and_flops_are_counted_by_hand():
         y + y  # 64 read, 64 written
         x.expand(3, 4, 8).sum()  # 128 read, 4 written: an expanded axis is in memory once
         x @ w
+        w.index_select(0, torch.tensor([3, 5]))  # two rows of 32 bytes read and written, two indexes of 8 bytes
     assert vars(counter.total) == {
-        "kernels": 4,
+        "kernels": 5,
         "casts": 1,
-        "elementwise_bytes": 192 + 128 + 132,
+        "elementwise_bytes": 192 + 128 + 132 + 144,
         "cast_bytes": 192,
         "flops": 2 * 4 * 8 * 8,
     }

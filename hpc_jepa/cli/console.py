@@ -1,6 +1,7 @@
 """Progress bars and messages on standard error, tables on standard output."""
 
 import logging
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
@@ -16,6 +17,9 @@ from hpc_jepa.io.escape import SafeConsole
 CONSOLE = SafeConsole(stderr=True, soft_wrap=True)
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 
+LINE_INTERVAL = 60.0
+"""Seconds between lines of progress in a pipe or a file."""
+MOST_LINES = 20
 PIPED_WIDTH = 250
 """Table width in characters when the output is a pipe or a file."""
 
@@ -76,6 +80,29 @@ def _columns(show_total: bool) -> tuple[ProgressColumn, ...]:
     )
 
 
+class _ProgressLines:
+    """Where there is no terminal: a line for each bar that has moved, once per LINE_INTERVAL."""
+
+    def __init__(self, bars: Progress) -> None:
+        self._bars = bars
+        self._printed = time.monotonic()
+        self._completed: dict[int, float] = {}
+
+    def update(self) -> None:
+        """Print the lines that are due."""
+        if CONSOLE.is_terminal or time.monotonic() - self._printed < LINE_INTERVAL:
+            return
+        self._printed = time.monotonic()
+        moved = [task for task in self._bars.tasks if self._completed.get(task.id, 0) != task.completed]
+        for task in moved[:MOST_LINES]:
+            left = "" if task.time_remaining is None else f"{_clock(task.time_remaining)} left"
+            parts = (task.description, f"{task.completed:.0f}/{task.total:.0f}", left, task.fields["note"])
+            CONSOLE.print("  ".join(part for part in parts if part), highlight=False)
+        if len(moved) > MOST_LINES:
+            CONSOLE.print(f"and {len(moved) - MOST_LINES} more", highlight=False)
+        self._completed = {task.id: task.completed for task in self._bars.tasks}
+
+
 @contextmanager
 def _bars(show_total: bool) -> Iterator[Progress]:
     """Bars that remain on success and disappear before an error message."""
@@ -94,9 +121,11 @@ def progress_bars(labels: Sequence[str], totals: Sequence[int]) -> Iterator[Call
     """One bar per run. Yields ``show(index, step, note)``."""
     with _bars(show_total=False) as bars:
         tasks = [bars.add_task(label, total=total, note="") for label, total in zip(labels, totals, strict=True)]
+        lines = _ProgressLines(bars)
 
         def show(index: int, step: int, note: str) -> None:
             bars.update(tasks[index], completed=step, note=note)
+            lines.update()
 
         yield show
 
@@ -109,12 +138,14 @@ def progress_bar(title: str, total: int, done: int = 0) -> Iterator[Advance]:
     """
     with _bars(show_total=True) as bars:
         task = bars.add_task(title, total=total, completed=done, note="")
+        lines = _ProgressLines(bars)
 
         def advance(amount: int = 1, note: str = "") -> None:
             if note:
                 bars.update(task, advance=amount, note=note)
             else:
                 bars.update(task, advance=amount)
+            lines.update()
 
         yield advance
 

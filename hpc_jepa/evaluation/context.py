@@ -1,6 +1,7 @@
 """Evaluation context: one run, one protocol of one benchmark, and feature extraction for it on all processes."""
 
 import math
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -27,10 +28,13 @@ from hpc_jepa.evaluation.extraction import Encode, ExtractedFeatures, FeatureExt
 from hpc_jepa.evaluation.probes.probe_registry import validate_probes
 from hpc_jepa.evaluation.progress import Progress
 from hpc_jepa.evaluation.run_encoders import load_run_encoders
+from hpc_jepa.runs.process_identity import is_in_use, mark_in_use
 from hpc_jepa.runs.run_dir import RunDir, open_run
 
 COLLECTIVE_TIMEOUT = timedelta(days=1)
 """Long, because the first process trains probes while the others wait for the next clips."""
+
+FEATURES_PREFIX = ".features-"
 
 SplitName = Literal["train", "test"]
 
@@ -89,11 +93,18 @@ class EvaluationContext:
 
     @contextmanager
     def scratch_dir(self) -> Iterator[Path]:
-        """A temporary folder in the run that all processes see; the first process deletes it on exit."""
+        """A temporary folder in the run that all processes see; the first process deletes it on exit.
+
+        Folders of killed processes of this machine are deleted too.
+        """
         if not is_main():
             yield Path(self.group.gather_objects(None)[0])
             return
-        with tempfile.TemporaryDirectory(prefix=".features-", dir=self.run.path) as folder:
+        for left in self.run.path.glob(f"{FEATURES_PREFIX}*"):
+            if not is_in_use(left):
+                shutil.rmtree(left, ignore_errors=True)
+        with tempfile.TemporaryDirectory(prefix=FEATURES_PREFIX, dir=self.run.path) as folder:
+            mark_in_use(Path(folder))
             self.group.gather_objects(folder)
             yield Path(folder)
 

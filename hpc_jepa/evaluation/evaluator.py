@@ -31,6 +31,7 @@ from hpc_jepa.evaluation.tasks.few_shot import evaluate_few_shot
 from hpc_jepa.evaluation.tasks.probe import evaluate_probes
 from hpc_jepa.evaluation.tasks.robustness import evaluate_robustness
 from hpc_jepa.evaluation.tasks.text import evaluate_text
+from hpc_jepa.io.atomic import exclusive_lock
 from hpc_jepa.io.revision import code_revision
 from hpc_jepa.training.launch import (
     check_launcher_variables,
@@ -71,7 +72,8 @@ def evaluate(
     record_type = RECORD_TYPES[task]
     path = context.run.record_file(benchmark.name, context.protocol, task)
     metadata = _metadata(context, task)
-    old = None if force or not path.is_file() else read_record(record_type, path)
+    read_at = path.stat().st_mtime_ns if path.is_file() else None
+    old = None if force or read_at is None else read_record(record_type, path)
     if old is not None and not _is_current(old, metadata, context, task):
         old = None
     evaluated = {result.weights for result in old.results} if old else set()
@@ -82,11 +84,22 @@ def evaluate(
     result = TASKS[task](context, encoders)
     if result is None:
         return None
-    kept = read_predictions(path, old) if old else {}
-    hashes = {name: encoder.sha256 for name, encoder in encoders.items() if encoder.sha256}
-    metadata["results"] = [*(old.results if old else ()), *result.results]
-    metadata["encoders"] = {**(old.encoders if old else {}), **hashes}
-    return write_record(record_type, path, metadata, {**kept, **result.predictions})
+    metadata["results"] = result.results
+    metadata["encoders"] = {name: encoder.sha256 for name, encoder in encoders.items() if encoder.sha256}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with exclusive_lock(path.with_name(f".{path.name}.lock"), wait=True):
+        if path.is_file() and path.stat().st_mtime_ns != read_at:  # another command has added other weights meanwhile
+            now = read_record(record_type, path)
+            old = now if _is_current(now, metadata, context, task) else None
+        predictions = result.predictions
+        if old is not None:
+            kept = [each for each in old.results if each.weights not in missing]
+            replaced = {each.key for each in old.results} - {each.key for each in kept}
+            stored = {key: values for key, values in read_predictions(path, old).items() if key not in replaced}
+            predictions = {**stored, **predictions}
+            metadata["results"] = [*kept, *result.results]
+            metadata["encoders"] = {**old.encoders, **metadata["encoders"]}
+        return write_record(record_type, path, metadata, predictions)
 
 
 @contextmanager

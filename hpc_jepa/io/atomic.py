@@ -53,10 +53,11 @@ def fsync(path: Path) -> None:
 
 
 @contextmanager
-def exclusive_lock(lock: Path) -> Iterator[None]:
+def exclusive_lock(lock: Path, *, wait: bool = False) -> Iterator[None]:
     """Lock the file ``lock``. The system releases the lock when the process ends, however it ends.
 
-    Raises InputError with the process that holds the lock. Without effect on a file system that has no locks.
+    Raises InputError with the process that holds the lock, unless ``wait``. Without effect on a file system that has no
+    locks.
     """
     try:
         opened = open(lock, "a+", encoding="utf-8", opener=no_follow)  # noqa: SIM115 - closed below
@@ -64,7 +65,7 @@ def exclusive_lock(lock: Path) -> Iterator[None]:
         raise InputError(f"{lock}: cannot be opened ({error.strerror})") from error
     with opened as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError as error:
             file.seek(0)
             holder = file.read() or "another process"

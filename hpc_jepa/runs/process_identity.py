@@ -3,9 +3,12 @@
 import os
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from hpc_jepa.config.strict import Strict
 
 PROC = Path("/proc")
+USER_FILE = ".user.json"
 START_TIME_FIELD = 19
 """Index of ``starttime`` among the fields of ``/proc/PID/stat`` after the command name: field 22 of proc(5)."""
 
@@ -55,3 +58,19 @@ def on_this_machine(process: ProcessIdentity) -> bool:
 def _this_machine() -> str:
     boot = (PROC / "sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
     return f"{boot} {(PROC / 'self/ns/pid').stat().st_ino}"
+
+
+def mark_in_use(folder: Path) -> None:
+    """Record this process as the user of a temporary folder."""
+    process = current_process()
+    if process is not None:
+        (folder / USER_FILE).write_text(process.model_dump_json(), encoding="utf-8")
+
+
+def is_in_use(folder: Path) -> bool:
+    """Whether the user of a temporary folder may still run: it does, it is on another machine, or it is unknown."""
+    try:
+        process = ProcessIdentity.model_validate_json((folder / USER_FILE).read_bytes())
+    except (OSError, ValidationError):
+        return True
+    return not on_this_machine(process) or process.is_running

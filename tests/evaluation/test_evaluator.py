@@ -1,4 +1,5 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -12,10 +13,12 @@ from hpc_jepa.config.run import RunConfig
 from hpc_jepa.errors import CheckpointError, DataError, InputError
 from hpc_jepa.evaluation import record
 from hpc_jepa.evaluation.evaluator import evaluate
+from hpc_jepa.evaluation.progress import no_progress
 from hpc_jepa.evaluation.record import ProbeRecord
 from hpc_jepa.evaluation.run_encoders import load_run_encoders
 from hpc_jepa.evaluation.stats.paired import accuracy
 from hpc_jepa.models.video_jepa import VideoJEPA
+from hpc_jepa.runs.process_identity import USER_FILE, current_process
 from hpc_jepa.runs.run_dir import RunDir
 
 
@@ -202,3 +205,32 @@ def test_clips_that_do_not_divide_into_tokens_are_refused(run_folder, benchmark,
     with pytest.raises(InputError, match=rf"standard\.clip.*{clip}.*2x8x8"):
         evaluate(run_folder, unfit, "standard", ["target"])
     assert not (run_folder / "eval").exists()
+
+
+def test_results_of_two_commands_at_the_same_time_are_all_kept(run_folder, benchmark):
+    alone = evaluate(run_folder, benchmark, "standard", ["student", "target"], force=True)
+    RunDir(run_folder).record_file(benchmark.name, "standard").unlink()
+    waiting = [True]
+
+    def progress(title, total):
+        if waiting and waiting.pop():
+            evaluate(run_folder, benchmark, "standard", ["student"])
+        return no_progress(title, total)
+
+    both = evaluate(run_folder, benchmark, "standard", ["target"], progress=progress)
+    assert sorted(both.results, key=lambda r: r.key) == sorted(alone.results, key=lambda r: r.key)
+    path = RunDir(run_folder).record_file(benchmark.name, "standard")
+    assert record.read_record(ProbeRecord, path) == both
+    assert {result.key for result in both.results} <= record.read_predictions(path, both).keys()
+
+
+@pytest.mark.parametrize("alive", [False, True])
+def test_features_of_a_killed_command_are_deleted(run_folder, benchmark, alive):
+    left = run_folder / ".features-left"
+    left.mkdir()
+    me = current_process()
+    user = me if alive else me.model_copy(update={"start": 1})
+    (left / USER_FILE).write_text(user.model_dump_json())
+    evaluate(run_folder, benchmark, "standard", ["target"], force=True)
+    assert [path.name for path in run_folder.glob(".features-*")] == ([left.name] if alive else [])
+    shutil.rmtree(left, ignore_errors=True)

@@ -54,7 +54,7 @@ def launchers(context: PartContext) -> Iterator[tuple[str, Iterator[dict[str, fl
     elif not shutil.which("srun") or "SLURM_JOB_ID" not in os.environ:
         context.warn("srun was not tried: this is no Slurm job; repeat it inside salloc --ntasks=2 --gpus-per-task=1")
     else:
-        srun = ["srun", "--overlap", f"--ntasks={PROCESSES}", "--gpus-per-task=1"]
+        srun = ["srun", "--overlap", "--nodes=1", f"--ntasks={PROCESSES}", "--gpus-per-task=1"]
         yield "srun --gpus-per-task=1", json_lines([*srun, sys.executable, *worker])
 
 
@@ -65,6 +65,8 @@ def as_srun(worker: list[str]) -> Iterator[dict[str, float]]:
         "SLURM_STEP_ID": "0",
         "SLURM_STEP_NUM_TASKS": str(PROCESSES),
         "SLURM_STEP_NODELIST": "localhost",
+        "SLURM_STEP_TASKS_PER_NODE": str(PROCESSES),
+        "SLURM_NODEID": "0",
         "OMP_NUM_THREADS": "1",
     }
     places = [{**step, "SLURM_PROCID": str(rank), "SLURM_LOCALID": str(rank)} for rank in range(PROCESSES)]

@@ -22,6 +22,12 @@ from hpc_jepa.cli.gpu_check.report import PartResult
 OnRow = Callable[[str, Row], None]
 """Called with the caption and the values of each row as a part reports it."""
 
+LAUNCHER_VARIABLES = (
+    "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_NTASKS",
+    "SLURM_NPROCS", "SLURM_NTASKS_PER_NODE", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID",
+)  # fmt: skip
+"""Not passed on, nor those of a job step: parts start processes of their own, most of them alone."""
+
 MARK = "HPC_JEPA_GPU_CHECK_PART"
 """Environment variable by which all processes of a part are found, those with a session of their own too."""
 POLL_SECONDS = 0.2
@@ -41,7 +47,7 @@ def run_part(part: Part, mode: Mode, limit: float, folder: Path, on_row: OnRow) 
     result = PartResult(part.name, part.title, limit)
     context, mark = PartContext(mode, folder, folder / "events.jsonl"), uuid.uuid4().hex
     context.events.touch()
-    environment = {**os.environ, **(REHEARSAL_ENVIRONMENT if mode.rehearse else {}), MARK: mark}
+    environment = {**_without_launcher(), **(REHEARSAL_ENVIRONMENT if mode.rehearse else {}), MARK: mark}
     arguments = [part.target, str(folder), str(context.events), json.dumps(asdict(mode))]
     started = time.monotonic()
     with (folder / "log").open("wb") as log, context.events.open(encoding="utf-8") as events:
@@ -67,6 +73,12 @@ def run_part(part: Part, mode: Mode, limit: float, folder: Path, on_row: OnRow) 
     if not result.line:
         result.status, result.line = _without_verdict(process.returncode, timed_out, limit, result, folder / "log")
     return result
+
+
+def _without_launcher() -> dict[str, str]:
+    """The environment without the variables of torchrun and of a Slurm step; that of a Slurm job stays."""
+    own = {name: value for name, value in os.environ.items() if name not in LAUNCHER_VARIABLES}
+    return {name: value for name, value in own.items() if not name.startswith("SLURM_STEP_")}
 
 
 def kill_marked(mark: str) -> None:

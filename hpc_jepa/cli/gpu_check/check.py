@@ -1,12 +1,15 @@
 """The whole check: run all parts one after the other, print a line for each, write the report."""
 
 import platform
+import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import FrameType
 
 import hpc_jepa
 from hpc_jepa.cli.gpu_check.children import visible_devices
@@ -20,9 +23,10 @@ from hpc_jepa.cli.gpu_check.report import (
     counts_line,
     shown,
 )
-from hpc_jepa.cli.gpu_check.runner import run_part
+from hpc_jepa.cli.gpu_check.runner import StoppedError, run_part
 from hpc_jepa.errors import InputError
 from hpc_jepa.io.revision import code_revision
+from hpc_jepa.training.shutdown import install_stop_handler
 
 Print = Callable[[str], None]
 
@@ -55,12 +59,13 @@ def check_gpu(parts: Sequence[Part], mode: Mode, out: Path, patience: float, sho
     )
     factor = patience * (REHEARSAL_PATIENCE if mode.rehearse else 1.0)
     progress = _Progress(show, clock_started)
-    with TemporaryDirectory(prefix="gpu-check-") as scratch:
+    with _stop_signals_interrupt(), TemporaryDirectory(prefix="gpu-check-") as scratch:
         try:
             for part in parts:
                 report.parts.append(_run(part, mode, factor, Path(scratch), out / LOGS, progress))
-        except KeyboardInterrupt:
+        except (StoppedError, KeyboardInterrupt) as stop:
             report.interrupted = True
+            report.parts += [stop.result] if isinstance(stop, StoppedError) else []
             report.parts += [_not_run(part, factor) for part in parts[len(report.parts) :]]
     report.seconds = time.monotonic() - clock_started
     paths = report.write(out)
@@ -91,8 +96,25 @@ def chosen_parts(names: Sequence[str] | None, short: bool = False) -> list[Part]
     return [part for name, part in known.items() if not names or name in names]
 
 
+@contextmanager
+def _stop_signals_interrupt() -> Iterator[None]:
+    """Ctrl-C, and the signals of schedulers, raise KeyboardInterrupt once: the report is then written undisturbed."""
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        for handled in previous:
+            signal.signal(handled, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    previous = install_stop_handler(interrupt)
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+
 def _not_run(part: Part, factor: float) -> PartResult:
-    """A part that the check did not come to, or whose run was stopped."""
+    """A part to which the check did not come."""
     return PartResult(part.name, part.title, factor * part.limit, "skipped", "the check was stopped before its end")
 
 

@@ -32,24 +32,32 @@ MARK = "HPC_JEPA_GPU_CHECK_PART"
 """Environment variable by which all processes of a part are found, those with a session of their own too."""
 POLL_SECONDS = 0.2
 OWN_ERROR = "hpc_jepa.errors.HpcJepaError: "
-KILL_ROUNDS = 5
+KILL_ROUNDS, KILL_SECONDS = 5, 5
 
 REHEARSAL_ENVIRONMENT = {**CPU_ONLY, "TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1"}
 """Hides GPUs: a rehearsal is the same on every machine."""
 
 
+class StoppedError(Exception):
+    """The user has stopped the check during a part; ``result`` has what the part had reported."""
+
+    def __init__(self, result: PartResult) -> None:
+        super().__init__(result.name)
+        self.result = result
+
+
 def run_part(part: Part, mode: Mode, limit: float, folder: Path, on_row: OnRow) -> PartResult:
     """Run a part and return its result, also if it crashes or does not end: the caller goes on with the next one.
 
-    folder: an empty folder for the files of the part; ``log`` in it gets what its processes print. On KeyboardInterrupt
-    the processes of the part are killed first.
+    folder: an empty folder for the files of the part; ``log`` in it gets what its processes print.
+    Raises StoppedError on KeyboardInterrupt, once the processes of the part are killed.
     """
     result = PartResult(part.name, part.title, limit)
     context, mark = PartContext(mode, folder, folder / "events.jsonl"), uuid.uuid4().hex
     context.events.touch()
     environment = {**_without_launcher(), **(REHEARSAL_ENVIRONMENT if mode.rehearse else {}), MARK: mark}
     arguments = [part.target, str(folder), str(context.events), json.dumps(asdict(mode))]
-    started = time.monotonic()
+    started, stopped = time.monotonic(), False
     with (folder / "log").open("wb") as log, context.events.open(encoding="utf-8") as events:
         process = subprocess.Popen(
             [sys.executable, "-m", "hpc_jepa.cli.gpu_check.worker", *arguments],
@@ -64,12 +72,20 @@ def run_part(part: Part, mode: Mode, limit: float, folder: Path, on_row: OnRow) 
                 _read_events(events, result, on_row)
                 with suppress(subprocess.TimeoutExpired):
                     process.wait(POLL_SECONDS)
+        except KeyboardInterrupt:
+            stopped = True
         finally:
             timed_out = process.poll() is None
             kill_marked(mark)
-            process.wait()
+            with suppress(subprocess.TimeoutExpired):  # a process in the driver may not be killable
+                process.wait(KILL_SECONDS)
             _read_events(events, result, on_row)
             result.seconds = time.monotonic() - started
+    if stopped:
+        result.status, result.line = "skipped", f"stopped{_after(result)}"
+        raise StoppedError(result)
+    if result.line and timed_out:
+        result.warnings.append(f"the process did not end after its verdict and was killed after {limit:.0f} s")
     if not result.line:
         result.status, result.line = _without_verdict(process.returncode, timed_out, limit, result, folder / "log")
     return result
@@ -90,7 +106,7 @@ def kill_marked(mark: str) -> None:
         for process in found:
             with suppress(psutil.NoSuchProcess):
                 process.kill()
-        psutil.wait_procs(found, timeout=5)
+        psutil.wait_procs(found, timeout=KILL_SECONDS)
 
 
 def _marked(mark: str) -> Iterator[psutil.Process]:
@@ -115,10 +131,14 @@ def _read_events(lines: Iterator[str], result: PartResult, on_row: OnRow) -> Non
 
 def _without_verdict(code: int, timed_out: bool, limit: float, result: PartResult, log: Path) -> Verdict:
     """The verdict of a part that reported none: it was killed, or it crashed."""
-    rows = sum(map(len, result.tables.values()))
-    after = f" after {rows} rows" if rows else ""
-    last = last_line(log.read_text(errors="replace"))
+    last, after = last_line(log.read_text(errors="replace")), _after(result)
     if timed_out:
         return Verdict("failed", f"stopped at its limit of {limit:.0f} s{after}; last output: {last}")
     reason = signal.Signals(-code).name if code < 0 else last.removeprefix(OWN_ERROR)
     return Verdict("failed", f"crashed{after}: {reason}")
+
+
+def _after(result: PartResult) -> str:
+    """How far a part came that has no verdict."""
+    rows = sum(map(len, result.tables.values()))
+    return f" after {rows} row{'s' if rows > 1 else ''}" if rows else ""

@@ -5,7 +5,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 from hpc_jepa.cli.gpu_check.children import json_lines
-from hpc_jepa.cli.gpu_check.part import PartContext, SkipPartError, Verdict, verdict_of
+from hpc_jepa.cli.gpu_check.part import Mode, PartContext, SkipPartError, Verdict, verdict_of
 from hpc_jepa.cli.gpu_check.step_time import OUT_OF_MEMORY, StepTiming
 from hpc_jepa.config.training import EngineConfig
 from hpc_jepa.errors import HpcJepaError
@@ -37,9 +37,7 @@ def training_steps(context: PartContext) -> Verdict:
     """ViT-B and ViT-L, eager and compiled. Where clips do not fit into the memory, half as many are tried."""
     best: dict[str, Any] = {}
     problems, limits = [], 0
-    for case, compiled in product((BASE, LARGE), (False, True)):
-        if context.mode.rehearse and case is LARGE and compiled:
-            continue  # the tiny stand-in of ViT-B has been compiled already
+    for case, compiled in cases(context.mode):
         name = f"{case.model}, {'compiled' if compiled else 'eager'}"
         try:
             for result in timed(case, (f"engine.compile={str(compiled).lower()}",), context.mode.rehearse):
@@ -54,6 +52,14 @@ def training_steps(context: PartContext) -> Verdict:
     mfu = f", MFU {best['mfu']:.0%}" if best.get("mfu") else ""
     line = f"{best['step']}, {best['clips']} clips: {best['ms']:.0f} ms{mfu}" if best else "nothing was timed"
     return verdict_of(problems, limits, line)
+
+
+def cases(mode: Mode) -> list[tuple[Case, bool]]:
+    """Models with and without torch.compile; in the short form only ViT-B without."""
+    if mode.short:
+        return [(BASE, False)]
+    every = list(product((BASE, LARGE), (False, True)))
+    return every[:-1] if mode.rehearse else every  # the tiny stand-in has been compiled once
 
 
 def timed(case: Case, settings: tuple[str, ...], rehearse: bool) -> Iterator[dict[str, Any]]:

@@ -1,7 +1,9 @@
 """The whole check: run all parts one after the other, print a line for each, write the report."""
 
 import platform
+import shutil
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -9,6 +11,7 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from textwrap import fill
 from types import FrameType
 
 import hpc_jepa
@@ -33,6 +36,7 @@ Print = Callable[[str], None]
 REHEARSAL_PATIENCE = 5.0
 """A rehearsal may run on a busy machine."""
 LOGS = "gpu_check_logs"
+INDENT = 7 * " "
 
 
 def check_gpu(parts: Sequence[Part], mode: Mode, out: Path, patience: float, show: Print) -> CheckReport:
@@ -135,8 +139,9 @@ class _Progress:
     """Prints a line when a part starts, for each of its rows, and when it ends, with the elapsed time."""
 
     def __init__(self, show: Print, started: float) -> None:
-        self._show = show
+        self._print = show
         self._started = started
+        self._columns = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
     def begin(self, part: Part, limit: float) -> None:
         """Before a part."""
@@ -144,13 +149,17 @@ class _Progress:
 
     def row(self, table: str, row: Row) -> None:
         """A row of a part."""
-        self._show(f"         {', '.join(_named(name, value) for name, value in row.items() if value is not None)}")
+        self._show(f"{INDENT}{', '.join(_named(name, value) for name, value in row.items() if value is not None)}")
 
     def end(self, result: PartResult) -> None:
         """After a part."""
         for warning in result.warnings:
-            self._show(f"         note: {warning}")
+            self._show(f"{INDENT}note: {warning}")
         self._show(f"[{self._elapsed}] {result.name} {result.status.upper()}: {result.line}")
+
+    def _show(self, line: str) -> None:
+        """Print a line, wrapped on a terminal and whole in a pipe."""
+        self._print(fill(line, self._columns, subsequent_indent=INDENT) if self._columns else line)
 
     @property
     def _elapsed(self) -> str:
@@ -158,4 +167,4 @@ class _Progress:
 
 
 def _named(name: str, value: Value) -> str:
-    return shown(value) if isinstance(value, str) else f"{name} {shown(value)}"
+    return value if isinstance(value, str) else f"{name.replace('_', ' ')} {shown(value)}"

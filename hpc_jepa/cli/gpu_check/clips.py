@@ -31,7 +31,7 @@ def moving_colours(frames: int, height: int, width: int, seed: int = 0) -> NDArr
 class GeneratedClips(RenderedClips):
     """Unlabelled clips of :func:`moving_colours`."""
 
-    frames: int = 48
+    frames: int = 32
     height: int = 256
     width: int = 340
 
@@ -44,11 +44,11 @@ class GeneratedClips(RenderedClips):
 
 
 def generated_shards(folder: Path, rehearse: bool, encoding: Encoding = H264) -> Path:
-    """A folder of shards: 64 clips of 48 x 256 x 340, or in a rehearsal 8 of 16 x 64 x 80."""
+    """A folder of shards: 24 clips of 32 x 256 x 340, or in a rehearsal 8 of 16 x 64 x 80."""
     source = (
         GeneratedClips("unlabelled", 0, 8, frames=16, height=64, width=80)
         if rehearse
-        else GeneratedClips("unlabelled", 0, 64)
+        else GeneratedClips("unlabelled", 0, 24)
     )
     build_shards(source, folder, make_recipe(source, 16, encoding), 0, lambda samples: None)
     return folder

@@ -133,11 +133,16 @@ def decode(video: bytes, frames: NDArray[np.uint8], codec: Codec, rehearse: bool
 
 def decode_rates(context: PartContext) -> Verdict:
     """``hpc-jepa shards bench`` on generated clips, H.264 and VP9."""
+    import nvidia.dali  # noqa: F401
+
     best: tuple[float, str, float] = (0.0, "", 0.0)
-    small = ["--frames=8", "--size=32", "--batch-size=2", "--batches=2", "--threads=1"] if context.mode.rehearse else []
+    small = ["--frames=8", "--size=32", "--batch-size=2", "--batches=2", "--threads=1"]
+    arguments = small if context.mode.rehearse else ["--batches=5"]
     for name, encoding in (("H.264", H264), ("VP9", VP9)):
         shards = generated_shards(context.folder / encoding.decoder, context.mode.rehearse, encoding)
-        answer = json.loads(run(module("hpc_jepa", "shards", "bench", str(shards), "--json", *small)).splitlines()[-1])
+        answer = json.loads(
+            run(module("hpc_jepa", "shards", "bench", str(shards), "--json", *arguments)).splitlines()[-1]
+        )
         for decoder in answer["decoders"]:
             rate = decoder["clips_per_second"]
             context.row(

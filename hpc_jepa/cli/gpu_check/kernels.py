@@ -1,6 +1,8 @@
 """The tests that need a GPU, and the fused operations against their lower bounds."""
 
+import importlib.util
 import json
+import os
 import subprocess
 import sys
 from collections import Counter
@@ -22,7 +24,7 @@ def gpu_tests(context: PartContext) -> Verdict:
     import pytest  # noqa: F401  # skips this part if it is not installed
 
     root, outcome = checkout(), context.folder / "tests.xml"
-    selection = STAND_INS if context.mode.rehearse else ("-m", "gpu")
+    selection = STAND_INS if context.mode.rehearse else ("-m", "gpu", *in_parallel())
     command = [sys.executable, "-m", "pytest", *selection, f"--junitxml={outcome}", "-p", "no:cacheprovider"]
     finished = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
     print(finished.stdout, finished.stderr, flush=True)
@@ -39,6 +41,12 @@ def gpu_tests(context: PartContext) -> Verdict:
     if not total["passed"]:
         problems.append(f"no test passed ({total['skipped']} skipped)")
     return verdict_of(problems, 0, line)
+
+
+def in_parallel() -> tuple[str, ...]:
+    """Options for several processes, most of whose time is compiling kernels."""
+    processes = min(8, len(os.sched_getaffinity(0)) // 2)
+    return ("-n", str(processes)) if processes > 1 and importlib.util.find_spec("xdist") else ()
 
 
 def outcomes(path: Path) -> tuple[dict[str, Counter[str]], list[str]]:

@@ -1,11 +1,12 @@
 """Speed of a training step: models, numbers of clips, torch.compile, and the cost of options."""
 
-from collections.abc import Iterator
-from itertools import product
+import os
+import shutil
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
 from hpc_jepa.cli.gpu_check.children import json_lines
-from hpc_jepa.cli.gpu_check.part import Mode, PartContext, SkipPartError, Verdict, verdict_of
+from hpc_jepa.cli.gpu_check.part import PartContext, SkipPartError, Verdict, verdict_of
 from hpc_jepa.cli.gpu_check.step_time import OUT_OF_MEMORY, StepTiming
 from hpc_jepa.config.training import EngineConfig
 from hpc_jepa.errors import HpcJepaError
@@ -33,33 +34,38 @@ BASE = Case("ViT-B", LAYERS, (64, 8, 2))
 LARGE = Case("ViT-L", (*LAYERS, "configs/model/large.yaml"), (64,))
 
 
-def training_steps(context: PartContext) -> Verdict:
-    """ViT-B and ViT-L, eager and compiled. Where clips do not fit into the memory, half as many are tried."""
+def eager_steps(context: PartContext) -> Verdict:
+    """ViT-B and, unless the form is short, ViT-L."""
+    return training_steps(context, (BASE,) if context.mode.short else (BASE, LARGE), "false")
+
+
+def compiled_steps(context: PartContext) -> Verdict:
+    """The same with ``engine.compile``, which needs a C++ compiler; one tiny model in a rehearsal."""
+    compiler = os.environ.get("CXX", "g++")
+    if not shutil.which(compiler):
+        raise SkipPartError(f"no C++ compiler: {compiler} is not on the PATH")
+    return training_steps(context, (BASE,) if context.mode.rehearse else (BASE, LARGE), "true")
+
+
+def training_steps(context: PartContext, cases: Sequence[Case], compiled: str) -> Verdict:
+    """Where clips do not fit into the memory, half as many are tried."""
     best: dict[str, Any] = {}
     problems, limits = [], 0
-    for case, compiled in cases(context.mode):
-        name = f"{case.model}, {'compiled' if compiled else 'eager'}"
+    for case in cases:
+        name = case.model
         try:
-            for result in timed(case, (f"engine.compile={str(compiled).lower()}",), context.mode.rehearse):
+            for result in timed(case, (f"engine.compile={compiled}",), context.mode.rehearse):
                 if "error" in result:
                     context.warn(f"{name}: {result['clips']} clips do not fit into the memory")
                     limits += 1
                     continue
-                context.row("A step in bf16 at ZeRO stage 1, clips of 16x224x224, fwm_hw_ld", step=name, **result)
-                best = max(best, {"step": name, **result}, key=lambda row: row.get("tflops_per_second", 0.0))
+                context.row("A step in bf16 at ZeRO stage 1, clips of 16x224x224, fwm_hw_ld", model=name, **result)
+                best = max(best, {"model": name, **result}, key=lambda row: row.get("tflops_per_second", 0.0))
         except HpcJepaError as error:
             problems.append(f"{name}: {error}")
     mfu = f", MFU {best['mfu']:.0%}" if best.get("mfu") else ""
-    line = f"{best['step']}, {best['clips']} clips: {best['ms']:.0f} ms{mfu}" if best else "nothing was timed"
+    line = f"{best['model']}, {best['clips']} clips: {best['ms']:.0f} ms{mfu}" if best else "nothing was timed"
     return verdict_of(problems, limits, line)
-
-
-def cases(mode: Mode) -> list[tuple[Case, bool]]:
-    """Models with and without torch.compile; in the short form only ViT-B without."""
-    if mode.short:
-        return [(BASE, False)]
-    every = list(product((BASE, LARGE), (False, True)))
-    return every[:-1] if mode.rehearse else every  # the tiny stand-in has been compiled once
 
 
 def timed(case: Case, settings: tuple[str, ...], rehearse: bool) -> Iterator[dict[str, Any]]:

@@ -28,6 +28,8 @@ MEMORY_SHARE = 0.7
 
 def profile_and_resume(context: PartContext) -> Verdict:
     """``hpc-jepa train --profile`` on generated clips; SIGKILL; the same command again, to the end."""
+    import nvidia.dali  # noqa: F401  # skips this part before it starts if DALI is not installed
+
     shards = generated_shards(context.folder / "shards", context.mode.rehearse)
     layers, settings = run_config(context, shards)
     config = read_config(RunConfig, layers, settings)

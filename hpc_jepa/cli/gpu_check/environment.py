@@ -4,13 +4,13 @@ import importlib.util
 import os
 import shutil
 import subprocess
-import sysconfig
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from hpc_jepa.cli.gpu_check.children import visible_devices
 from hpc_jepa.cli.gpu_check.part import PartContext, Verdict
-from hpc_jepa.cli.machine import CheckResult, hardware, software
+from hpc_jepa.cli.machine import CheckResult, cuda, hardware, software
+from hpc_jepa.kernels.build_tools import INSTALL, installed_build_tools
 
 PACKAGES = (
     "torch", "triton", "deepspeed", "nvidia-dali-cuda130", "nvidia-dali-cuda120", "av", "numpy", "nvidia-nccl-cu13",
@@ -19,8 +19,12 @@ PACKAGES = (
 
 
 def environment(context: PartContext) -> Verdict:
-    """One row per package, tool and GPU; the first missing one is a warning, since later parts name what fails."""
-    found = [software.python(), *software.packages(), *hardware.gpus(), *compilers(), software.slurm()]
+    """One row per package, tool and GPU. A missing one is a warning: later parts name what fails without it."""
+    found = [
+        *(software.python(), *software.packages(), *hardware.gpus()),
+        *(*cuda.compare_versions(cuda.installed_versions()), cuda.build_tools(), *compilers()),
+        software.slurm(),
+    ]
     for check in found:
         context.row("What is installed", check=check.check, status=check.status, detail=check.detail)
         if check.status == "missing":
@@ -38,14 +42,10 @@ def environment(context: PartContext) -> Verdict:
 
 
 def compilers() -> list[CheckResult]:
-    """What Triton needs for its first kernel (a C compiler, Python.h, ptxas), and torch.compile besides (g++)."""
-    header = Path(sysconfig.get_path("include")) / "Python.h"
+    """Versions of what Triton runs for a kernel (a C compiler, ptxas), and torch.compile besides (g++)."""
     return [
-        _tool("C compiler", os.environ.get("CC") or shutil.which("gcc") or "cc", "install gcc, or set CXX and CC"),
+        _tool("C compiler", installed_build_tools().compiler or "gcc", INSTALL),
         _tool("C++ compiler", os.environ.get("CXX", "g++"), "install g++; needed by engine.compile only"),
-        CheckResult("Python.h", "ok", str(header))
-        if header.is_file()
-        else CheckResult("Python.h", "missing", f"{header}: no such file", "install Python's headers (python3-dev)"),
         _tool("ptxas", _ptxas(), "reinstall triton, or set TRITON_PTXAS_PATH"),
     ]
 

@@ -1,6 +1,7 @@
 """A part of the GPU check: its name and time limit, and how it reports."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -57,7 +58,7 @@ class PartContext:
 
     def row(self, table: str, **values: Value) -> None:
         """Report a row of a table. Rows of a part that crashes or is killed later are kept."""
-        self._write({"table": table, "row": values})
+        self._write({"table": table, "row": {name: _in_json(value) for name, value in values.items()}})
 
     def warn(self, text: str) -> None:
         """Report a limitation that does not fail the part."""
@@ -70,6 +71,11 @@ class PartContext:
     def _write(self, event: dict[str, Any]) -> None:
         with self.events.open("a", encoding="utf-8") as file:
             file.write(json.dumps(event) + "\n")
+
+
+def _in_json(value: Value) -> Value:
+    """NaN and infinities as text, for which JSON has no numbers."""
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def verdict_of(problems: list[str], warnings: int, fine: str) -> Verdict:

@@ -12,6 +12,7 @@ from hpc_jepa.cli.gpu_check.children import last_line, module, run, visible_devi
 from hpc_jepa.cli.gpu_check.clips import generated_shards
 from hpc_jepa.cli.gpu_check.part import PartContext, Verdict, verdict_of
 from hpc_jepa.cli.gpu_check.speed import OBJECTIVE, TINY
+from hpc_jepa.cli.gpu_check.zero_stages import compare
 from hpc_jepa.config.loading import read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.errors import HpcJepaError
@@ -40,8 +41,8 @@ def profile_and_resume(context: PartContext) -> Verdict:
     run(command)
     after = {record.step: record.loss for record in folder.logged_metrics()}
     state = folder.state.state if folder.state else "none"
-    repeated = [step for step in before if step >= SAVED]
-    difference = max((abs(after[s] - before[s]) / abs(before[s]) for s in repeated if s in after), default=0.0)
+    repeated = {step: after[step] for step in before if step >= SAVED and step in after}
+    difference = compare(before, repeated)["all"]
     context.row(
         "Killed and resumed",
         killed_after=max(before) + 1,
@@ -53,7 +54,7 @@ def profile_and_resume(context: PartContext) -> Verdict:
     )
     if state != "done" or sorted(after) != list(range(STEPS)):
         problems.append(f"the resumed run is {state} with {len(after)} of {STEPS} steps")
-    if difference > TOLERANCE:
+    if not difference <= TOLERANCE:
         problems.append(f"losses after resuming differ by {difference:.1e}")
     return verdict_of(problems, 0, f"profiled, killed after step {max(before)}, resumed after {SAVED}, complete")
 

@@ -1,5 +1,6 @@
 """Every ZeRO stage on the GPU against the CPU: losses, a skipped step, a killed and resumed run."""
 
+import math
 import signal
 import sys
 from typing import Any
@@ -63,9 +64,10 @@ def add(line: dict[str, Any], losses: Losses, skipped: dict[int, list[int]]) -> 
 
 
 def compare(expected: dict[int, float], found: dict[int, float]) -> dict[str, float]:
-    """Relative differences: of the first loss, and the largest of all."""
+    """Relative differences: of the first loss, and the largest of all. NaN is the largest."""
     differences = {step: abs(found[step] - expected[step]) / abs(expected[step]) for step in found}
-    return {"first": differences[0], "all": max(differences.values())}
+    largest = max(differences.values(), key=lambda value: math.inf if math.isnan(value) else value, default=math.nan)
+    return {"first": differences.get(0, math.nan), "all": largest}
 
 
 def faults(

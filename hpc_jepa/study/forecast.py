@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from hpc_jepa.config.cluster import ClusterConfig
+from hpc_jepa.config.run import RunConfig
 from hpc_jepa.runs.metrics_log import last_metrics
 from hpc_jepa.study.gpu_memory import MemoryPlan, checkpoint_bytes, memory_plan
 from hpc_jepa.study.grid import StudyCell
@@ -14,15 +15,21 @@ from hpc_jepa.study.sizes import model_size
 ASSUMED_MFU = 0.3
 """Model FLOP utilisation that is assumed as long as no step was measured."""
 
+LAUNCH_SECONDS = 5e-6
+"""Host time of one kernel launch, as a floor: 4 to 6 us were measured for launches from C with CUDA 13 and driver 580
+(susun-blog.com/blog/pegainfer-3-cuda-graph); PyTorch's dispatcher and autograd come on top.
+"""
+
 HOUR = 3600
 
 
 @dataclass(frozen=True)
 class StepTime:
-    """Seconds of one step, and the source of that number."""
+    """Seconds of one step, and the source of that number. ``launch_bound``: the GPUs wait for launches of kernels."""
 
     seconds: float
     source: str
+    launch_bound: bool = False
 
 
 @dataclass(frozen=True)
@@ -75,7 +82,7 @@ def forecast_study(
 
 
 def step_time(cells: Sequence[StudyCell], cluster: ClusterConfig, given: float | None = None) -> StepTime | None:
-    """Step time as given, else measured by runs of these cells, else from FLOPs and the GPU's peak rate, else None."""
+    """Step time as given, else measured by runs of these cells, else from FLOPs and launches, else None."""
     if given is not None:
         return StepTime(given, "as given")
     measured = [seconds for cell in cells if (seconds := _measured(cell)) is not None]
@@ -83,9 +90,23 @@ def step_time(cells: Sequence[StudyCell], cluster: ClusterConfig, given: float |
         return StepTime(median(measured), f"measured (runs: {len(measured)})")
     if cluster.gpu_tflops is None or not cluster.train.gpus:
         return None
-    rate = cluster.gpu_tflops * 1e12 * ASSUMED_MFU * cluster.train.gpus
-    source = f"estimated: {ASSUMED_MFU:.0%} MFU at {cluster.gpu_tflops:g} TFLOP/s per GPU, without data wait"
-    return StepTime(model_size(cells[0].config).flops / rate, source)
+    return _estimated(cells[0].config, cluster.gpu_tflops, cluster.train.gpus)
+
+
+def _estimated(config: RunConfig, gpu_tflops: float, gpus: int) -> StepTime:
+    """From FLOPs, but not less than the launches of the kernels take; torch.compile fuses them to an unknown number."""
+    size = model_size(config)
+    arithmetic = size.flops / (gpu_tflops * 1e12 * ASSUMED_MFU * gpus)
+    launches = 0.0 if config.engine.compile else size.kernels * LAUNCH_SECONDS
+    if launches > arithmetic:
+        clips = config.engine.batch_size / gpus
+        source = (
+            f"estimated: at least {size.kernels:,} kernel launches of {1e6 * LAUNCH_SECONDS:g} us; the arithmetic of "
+            f"{clips:g} clips per GPU takes {1e3 * arithmetic:.1f} ms"
+        )
+        return StepTime(launches, source, launch_bound=True)
+    source = f"estimated: {ASSUMED_MFU:.0%} MFU at {gpu_tflops:g} TFLOP/s per GPU, without data wait"
+    return StepTime(arithmetic, source)
 
 
 def _regime_forecast(

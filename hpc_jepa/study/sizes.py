@@ -13,6 +13,11 @@ from hpc_jepa.models.encoder import Encoder
 from hpc_jepa.models.flops import clip_flops
 from hpc_jepa.models.predictor import Predictor
 
+FORWARD_KERNELS, BACKWARD_KERNELS = 34, 53
+"""Kernels of a step in eager mode, per block that runs: 1,087 in the forward pass of ViT-B, which runs 32 blocks
+(student, target, predictor), and 1,061 in the backward pass of 20 (docs/performance.md: ``bench_step.py --count``).
+"""
+
 
 @dataclass(frozen=True)
 class ModelSize:
@@ -20,7 +25,8 @@ class ModelSize:
 
     ``student``, ``target`` and ``predictor`` are numbers of parameters; ``tokens`` those of a clip; ``context`` the
     expected number that the student encodes, by mask group; ``flops`` those of one step over all processes, including
-    operations that activation checkpointing repeats.
+    operations that activation checkpointing repeats. ``kernels``: those that each process launches in one step,
+    whatever its number of clips.
     """
 
     student: int
@@ -29,6 +35,7 @@ class ModelSize:
     tokens: int
     context: tuple[float, ...]
     flops: float
+    kernels: int
 
     @property
     def trainable(self) -> int:
@@ -50,7 +57,15 @@ def model_size(config: RunConfig) -> ModelSize:
         context=context,
         flops=config.engine.batch_size
         * clip_flops(config.model, tokens, groups, recompute=config.model.activation_checkpointing),
+        kernels=_kernels(config.model),
     )
+
+
+def _kernels(config: ModelConfig) -> int:
+    """Student and predictor run forward and backward, all mask groups in one pass; the target runs forward."""
+    trained = config.encoder.depth + config.predictor.depth
+    forward = trained * (2 if config.activation_checkpointing else 1) + config.encoder.depth
+    return FORWARD_KERNELS * forward + BACKWARD_KERNELS * trained
 
 
 @cache

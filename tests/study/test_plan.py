@@ -1,6 +1,7 @@
 """The plan of a study: cells, preflight errors, and its estimated cost."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from hpc_jepa.config.cluster import find_profile
 from hpc_jepa.config.loading import find_config, read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.study import StudyConfig
-from hpc_jepa.study.forecast import forecast_study, step_time
+from hpc_jepa.study.forecast import LAUNCH_SECONDS, forecast_study, step_time
 from hpc_jepa.study.gpu_memory import checkpoint_bytes, memory_plan
 from hpc_jepa.study.grid import expand_study
 from hpc_jepa.study.preflight import preflight_errors
@@ -90,6 +91,43 @@ def test_a_measured_step_time_is_preferred_to_an_estimate(tmp_path):
     assert step_time(cells, site) == step_time(cells[:1], site)
     assert step_time(cells, site).seconds == 0.5
     assert step_time(cells, site).source.startswith("measured")
+
+
+def test_few_clips_per_gpu_take_as_long_as_their_launches(tmp_path):
+    """2 clips of ViT-B take 6 ms at 30 % of an H100, and launch over 2,000 kernels."""
+    site = find_profile("large").cluster
+    few, many = study("paper", tmp_path)[:1], study("paper", tmp_path)[:1]
+    few[0] = replace(few[0], config=run("ucf101", f"engine.batch_size={2 * site.train.gpus}"))
+    many[0] = replace(many[0], config=run("ucf101", f"engine.batch_size={64 * site.train.gpus}"))
+    floor, arithmetic = step_time(few, site), step_time(many, site)
+    assert floor.launch_bound and not arithmetic.launch_bound
+    assert arithmetic.seconds / 32 < floor.seconds == model_size(few[0].config).kernels * LAUNCH_SECONDS
+    assert 2_000 < model_size(few[0].config).kernels < 2_300
+    compiled = replace(few[0], config=run("ucf101", f"engine.batch_size={2 * site.train.gpus}", "engine.compile=true"))
+    assert step_time([compiled], site).seconds == pytest.approx(arithmetic.seconds / 32)
+
+
+def test_a_plan_warns_where_launches_decide(tmp_path):
+    changed = {"study": "s", "regimes": ["ucf101"], "variants": ["baseline"], "overrides": ["engine.batch_size=32"]}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(changed))
+    assert "kernel launches" in call("plan", tmp_path / "study.yaml", "--cluster", "large").stdout
+    assert "kernel launches" not in call("plan", tmp_path / "study.yaml", "--cluster", "small").stdout
+
+
+@pytest.mark.parametrize(
+    ("size", "clips", "shape"), [("large", 63, (16, 224)), ("large", 21, (16, 384)), ("large", 12, (64, 256))]
+)
+def test_the_clips_that_fit_without_checkpointing_are_those_of_the_configuration(size, clips, shape):
+    frames, side = shape
+    model = yaml.safe_load((Path(__file__).parents[2] / "configs" / "model" / f"{size}.yaml").read_text())["model"]
+    assert not model.get("activation_checkpointing", False)
+    settings = [f"data.clip.frames={frames}", f"data.clip.size={side}"]
+    layers = [
+        find_config(name, kind) for name, kind in (("ucf101", "regime"), ("baseline", "objective"), (size, "model"))
+    ]
+    for number, fits in ((clips, True), (clips + 1, False)):
+        config = read_config(RunConfig, layers, [*settings, f"engine.batch_size={number}"])
+        assert (memory_plan(config, processes=1).total <= 72 * 2**30) == fits
 
 
 def test_missing_shards_are_found_by_the_preflight_check(tmp_path, monkeypatch):

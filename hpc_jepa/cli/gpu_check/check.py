@@ -149,7 +149,9 @@ class _Progress:
 
     def row(self, table: str, row: Row) -> None:
         """A row of a part."""
-        self._show(f"{INDENT}{', '.join(_named(name, value) for name, value in row.items() if value is not None)}")
+        (first, value), *others = ((name, value) for name, value in row.items() if value is not None)
+        subject = value if isinstance(value, str) else _named(first, value)
+        self._show(f"{INDENT}{subject}: {', '.join(_named(name, value) for name, value in others)}")
 
     def end(self, result: PartResult) -> None:
         """After a part."""
@@ -167,4 +169,4 @@ class _Progress:
 
 
 def _named(name: str, value: Value) -> str:
-    return value if isinstance(value, str) else f"{name.replace('_', ' ')} {shown(value)}"
+    return f"{name.replace('_', ' ')} {shown(value)}"

@@ -73,17 +73,17 @@ def decode_each_codec(context: PartContext) -> Verdict:
         try:
             video = encoded(codec)
         except (av.FFmpegError, av.codec.codec.UnknownCodecError) as error:
-            context.row(TABLE, codec=name, gpu=f"no encoder here: {first_line(error)}", **training)
+            context.row(TABLE, codec=name, result=f"no encoder here: {first_line(error)}", **training)
             continue
         expected = decode_frames(video, range(FRAMES))
         try:
             frames, decoder = decode(video, expected, codec, context.mode.rehearse)
         except RuntimeError as error:
-            context.row(TABLE, codec=name, gpu=f"refused: {first_line(error)[:120]}", **training)
+            context.row(TABLE, codec=name, result=f"refused: {first_line(error)[:120]}", **training)
             missing += [name] if reason is None else []
             continue
         difference = float(np.abs(frames - expected.astype(np.float32)).mean())
-        context.row(TABLE, codec=name, gpu=f"decoded by {decoder}", difference=difference, **training)
+        context.row(TABLE, codec=name, result=f"decoded by {decoder}", difference=difference, **training)
         decoded += 1
         if reason is None and not difference <= TOLERANCE:
             problems.append(f"{name} differs from PyAV by {difference:.1f} of 255")

@@ -26,7 +26,8 @@ def environment(context: PartContext) -> Verdict:
         software.slurm(),
     ]
     for check in found:
-        context.row("What is installed", check=check.check, status=check.status, detail=check.detail)
+        status = None if check.status == "ok" else check.status
+        context.row("What is installed", check=check.check, status=status, found=check.detail)
         if check.status == "missing":
             context.warn(f"{check.check}: {check.detail}; {check.advice}")
     for name in PACKAGES:

@@ -45,7 +45,7 @@ def profile_and_resume(context: PartContext) -> Verdict:
     difference = compare(before, repeated)["all"]
     context.row(
         "Killed and resumed",
-        killed_after=max(before) + 1,
+        killed_after_step=max(before) + 1,
         resumed_after=SAVED,
         state=state,
         steps=len(after),

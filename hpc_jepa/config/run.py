@@ -33,7 +33,7 @@ IRRELEVANT_KEYS: dict[str, Any] = {
     "checkpoint": True,
     "guard": True,
     "data": {"decoder", "decode_threads", "reading"},
-    "engine": {"device", "zero_stage", "overlap_communication", "compile"},
+    "engine": {"device", "zero_stage", "overlap_communication", "compile", "deterministic"},
 }
 """Keys that do not change the outcome of a run: output, logging, alarms, and how the work is divided."""
 
@@ -79,7 +79,7 @@ class RunConfig(RootConfig):
     monitor: MonitorConfig = MonitorConfig()
     guard: GuardConfig = GuardConfig()
 
-    ADDED_KEYS: ClassVar[tuple[str, ...]] = ()
+    ADDED_KEYS: ClassVar[tuple[str, ...]] = ("engine.tf32",)
     """Dotted keys that decide the outcome and that release 0.1 did not have; see ``config/fingerprint.py``."""
 
     @field_validator("objectives")

@@ -42,7 +42,11 @@ class EngineConfig(Strict):
     batch_size: int = Field(32, gt=0, description="clips per step, over all processes")
     zero_stage: Literal[0, 1, 2, 3] = 1
     precision: Literal["fp32", "bf16"] = "bf16"
-    overlap_communication: bool = Field(False, description="all-reduce during backward (ZeRO 1-3); races were reported")
+    tf32: bool = Field(False, description="TF32 in float32 matrix products on a GPU: faster, 10 bits of mantissa")
+    deterministic: bool = Field(False, description="deterministic algorithms only: equal bits on a GPU too, slower")
+    overlap_communication: bool = Field(
+        False, description="average gradients during backward (ZeRO 1-3); the host then waits for the GPU every step"
+    )
     compile: bool = Field(False, description="torch.compile the blocks; needs a C++ compiler; not with ZeRO 3")
 
     @model_validator(mode="after")

@@ -62,6 +62,13 @@ def _centre_pixels(pixels: Tensor, grid: TokenGrid) -> Tensor:
     return centres.movedim((-2, -1), (1, 2)).contiguous()
 
 
+def _cumulative_sum(x: Tensor) -> Tensor:
+    """Running sums along the last axis of [B, N]; on a GPU PyTorch has no deterministic ``cumsum`` of floats."""
+    if x.is_cuda and torch.are_deterministic_algorithms_enabled():
+        return x @ x.new_ones(x.shape[1], x.shape[1]).triu()
+    return x.cumsum(1)
+
+
 def guided_origins(draws: Tensor, motion: Tensor, size: BlockSize, strength: float) -> Tensor:
     """Block origins with probability proportional to max(mean motion inside the block, 1e-6)^strength.
 
@@ -69,6 +76,6 @@ def guided_origins(draws: Tensor, motion: Tensor, size: BlockSize, strength: flo
     [B, T, H, W]. Returns raster indices of origins, int64 shaped like ``draws``; with strength 0 the uniform origins.
     """
     scores = block_scores(motion, size)
-    cumulative = scores.clamp(min=MIN_MOTION).pow(strength).cumsum(1)
+    cumulative = _cumulative_sum(scores.clamp(min=MIN_MOTION).pow(strength))
     chosen = torch.searchsorted(cumulative, draws.flatten(1) * cumulative[:, -1:], right=True)
     return chosen.clamp(max=scores.shape[1] - 1).view_as(draws)

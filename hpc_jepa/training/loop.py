@@ -20,6 +20,7 @@ from hpc_jepa.training.divergence import target_health
 from hpc_jepa.training.engine import optimizer_step, set_schedule_values
 from hpc_jepa.training.launch import collective_timeout, join_process_group
 from hpc_jepa.training.metrics import OnLog
+from hpc_jepa.training.numerics import numerics
 from hpc_jepa.training.schedules import schedule_values_at
 from hpc_jepa.training.shutdown import StopSignal, WallTime
 from hpc_jepa.training.zero_state import gather_after_updates
@@ -38,7 +39,12 @@ def train(config: RunConfig, on_log: OnLog, profile: bool = False) -> TrainOutco
     refuse_other_config(config)
     device = join_process_group(config.engine.device, collective_timeout(config.guard.stall_seconds))
     wall_time = WallTime.from_environment()
-    with StopSignal() as stop, build_run(config, device, on_log) as run, profile_steps(run, profile) as profile_step:
+    with (
+        numerics(config.engine),
+        StopSignal() as stop,
+        build_run(config, device, on_log) as run,
+        profile_steps(run, profile) as profile_step,
+    ):
         write_run_state(run, "running", run.first_step)
         for step in range(run.first_step, config.schedule.steps):
             run.check_lease()

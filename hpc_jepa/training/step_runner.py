@@ -43,15 +43,17 @@ class StepRunner:
         """The step of this number on clips [B, 3, F, Hp, Wp]: forward, backward, optimizer, average of the target."""
         from hpc_jepa.objectives.composition import weighted_sum
         from hpc_jepa.training.engine import optimizer_step, set_schedule_values
+        from hpc_jepa.training.numerics import numerics
         from hpc_jepa.training.schedules import schedule_values_at
 
-        schedule_values = schedule_values_at(number, self.config.schedule)
-        set_schedule_values(self.engine, schedule_values)
-        terms, _ = self.engine(pixels, masks, number)
-        loss = weighted_sum(terms, self.objectives.weights(number))
-        with phase("backward"):
-            self.engine.backward(loss)
-        with phase("optimizer"):
-            optimizer_step(self.engine, self._fine)
-        with phase("EMA"):
-            self._ema.update(schedule_values.ema)
+        with numerics(self.config.engine):
+            schedule_values = schedule_values_at(number, self.config.schedule)
+            set_schedule_values(self.engine, schedule_values)
+            terms, _ = self.engine(pixels, masks, number)
+            loss = weighted_sum(terms, self.objectives.weights(number))
+            with phase("backward"):
+                self.engine.backward(loss)
+            with phase("optimizer"):
+                optimizer_step(self.engine, self._fine)
+            with phase("EMA"):
+                self._ema.update(schedule_values.ema)

@@ -24,7 +24,7 @@ class LaterOptimizer(OptimizerConfig):
 class LaterRun(RunConfig):
     """The configuration of a later release, with one more optional key."""
 
-    ADDED_KEYS = ("optimizer.amsgrad",)
+    ADDED_KEYS = (*RunConfig.ADDED_KEYS, "optimizer.amsgrad")
     optimizer: LaterOptimizer = LaterOptimizer()
 
 

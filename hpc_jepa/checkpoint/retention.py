@@ -2,10 +2,12 @@
 
 import logging
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 
 from hpc_jepa.checkpoint import layout
 from hpc_jepa.checkpoint.layout import Checkpoint, CheckpointManifest
+from hpc_jepa.config.loading import nearest_or_all
 from hpc_jepa.config.training import CheckpointConfig
 from hpc_jepa.errors import CheckpointError
 from hpc_jepa.runs.run_dir import RunDir
@@ -58,8 +60,18 @@ def _spaced(manifests: Sequence[CheckpointManifest], seconds: float) -> set[int]
 
 def _best(manifests: Sequence[CheckpointManifest], policy: CheckpointConfig) -> set[int]:
     known = [manifest for manifest in manifests if policy.best_by in manifest.metrics]
+    if manifests and not known:
+        _warn_not_logged(policy.best_by, tuple(manifests[-1].metrics))
     ranked = sorted(known, key=lambda manifest: manifest.metrics[policy.best_by], reverse=policy.best_is == "highest")
     return {manifest.step for manifest in ranked[: policy.keep_best]}
+
+
+@cache
+def _warn_not_logged(metric: str, logged: tuple[str, ...]) -> None:
+    """Say once that no checkpoint has the metric."""
+    LOG.warning(
+        "checkpoint.best_by: '%s' is not logged%s; no best checkpoint is kept", metric, nearest_or_all(metric, logged)
+    )
 
 
 def _open(path: Path) -> Checkpoint | None:

@@ -147,10 +147,13 @@ def checkpoint_resume(
     processes: Annotated[int, typer.Option(min=1, help="Number of processes; may differ from before.")] = 1,
 ) -> None:
     """Resume a run from its newest valid checkpoint, with any number of processes and at any ZeRO stage."""
+    from hpc_jepa.checkpoint.layout import is_checkpoint_dir, resolve_run_dir
     from hpc_jepa.cli.train import train_command
 
     if executor == "here" and processes > 1:
         raise InputError(f"--processes {processes}: --executor here runs one process; use torchrun, deepspeed or srun")
+    if is_checkpoint_dir(run):
+        raise InputError(f"{run}: one checkpoint; name its run, {resolve_run_dir(run)}; it resumes from the newest one")
     arguments = [str(RunDir(run).config_file), *(overrides or []), f"runs={_runs_root(run)}"]
     if executor == "here":
         train_command(arguments)
@@ -181,11 +184,13 @@ def checkpoint_prune(
     Never removes the newest valid one. Refused while the run is training.
     """
     from hpc_jepa.checkpoint import retention
-    from hpc_jepa.checkpoint.layout import resolve_run_dir
+    from hpc_jepa.checkpoint.layout import is_checkpoint_dir, resolve_run_dir
     from hpc_jepa.io.atomic import exclusive_lock
 
     options = {"keep": keep, "keep_every": keep_every, "keep_hours": keep_hours, "keep_best": keep_best}
     given = {name: value for name, value in {**options, "best_by": best_by}.items() if value is not None}
+    if is_checkpoint_dir(run):
+        raise InputError(f"{run}: one checkpoint; name its run, {resolve_run_dir(run)}")
     policy = resolve_run_dir(run).config.checkpoint.model_copy(update=given)
     if dry_run:
         removed = retention.expired(run, policy)

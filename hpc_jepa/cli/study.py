@@ -38,7 +38,9 @@ def study_plan(
     study: StudyName,
     cluster: Cluster = "local",
     runs: Runs = Path("runs"),
-    step_seconds: Annotated[float | None, typer.Option(help="Seconds per step, instead of an estimate.")] = None,
+    step_seconds: Annotated[
+        float | None, typer.Option(min=1e-6, help="Seconds per step, instead of an estimate.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Check every cell and estimate time, disk and memory. Starts nothing."""

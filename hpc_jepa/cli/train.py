@@ -79,6 +79,8 @@ def train_command(
     log = logging.getLogger("hpc_jepa")
     log.setLevel(logging.INFO)
     log.handlers = [ConsoleHandler(logging.INFO if shown else logging.WARNING)]
+    if config.model.size_warning:
+        log.warning(config.model.size_warning)
     steps, first = config.schedule.steps, RunDir(config.folder).last_step()
     if profile:
         check_profile_steps(steps - first)

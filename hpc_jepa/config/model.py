@@ -9,6 +9,16 @@ from hpc_jepa.config.strict import Strict
 Rotary = Literal["vjepa2.1", "vjepa2"]
 """Rotary position embedding of an encoder: see ``models/rotary.py``."""
 
+SIZES = {
+    "tiny": (128, 4),
+    "small": (384, 12),
+    "base": (768, 12),
+    "large": (1024, 24),
+    "huge": (1280, 32),
+    "giant": (1408, 40),
+}
+"""Width and depth of the encoders in ``configs/model/``."""
+
 Targets = Literal["ema", "student", "student_detached"]
 """Network that computes the targets: the EMA copy, or the student with or without a gradient."""
 
@@ -69,3 +79,16 @@ class ModelConfig(Strict):
     encoder: EncoderConfig = EncoderConfig()
     predictor: PredictorConfig = PredictorConfig()
     activation_checkpointing: bool = False
+
+    @property
+    def size_warning(self) -> str:
+        """Why ``size`` is misleading, or an empty text: it is a label and changes nothing."""
+        width, depth = self.encoder.width, self.encoder.depth
+        if self.size == "base" or SIZES.get(self.size) == (width, depth):
+            return ""
+        known = SIZES.get(self.size)
+        usual = f", usually of {known[0]} x {known[1]}" if known else ""
+        return (
+            f"model.size: '{self.size}'{usual} is only a label; the encoder has width {width} and depth {depth}: "
+            f"configs/model/{', '.join(SIZES)} set them"
+        )

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 
 from hpc_jepa.config.data import DataConfig
 from hpc_jepa.config.fingerprint import fingerprint, fingerprint_v1
-from hpc_jepa.config.loading import read_config
+from hpc_jepa.config.loading import did_you_mean, read_config
 from hpc_jepa.config.masking import MaskingConfig
 from hpc_jepa.config.model import ModelConfig, Targets
 from hpc_jepa.config.renamed_keys import old_keys
@@ -23,6 +23,7 @@ from hpc_jepa.config.training import (
     OptimizerConfig,
     ScheduleConfig,
 )
+from hpc_jepa.io.flatten import flatten
 
 if TYPE_CHECKING:
     from hpc_jepa.types import TokenGrid
@@ -101,6 +102,15 @@ class RunConfig(RootConfig):
             raise ValueError(
                 f"data.clip.frames ({clip.frames}) must be a multiple of model.encoder.tubelet ({encoder.tubelet})"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _accepted_settings_exist(self) -> "RunConfig":
+        known = {f"data.sources.{name}" for name in self.data.sources} | set(flatten(self.model_dump(mode="json")))
+        for accepted in self.checkpoint.accept:
+            if not any(f"{key}.".startswith(f"{accepted}.") for key in known):
+                nearest = did_you_mean(accepted, known)
+                raise ValueError(f"checkpoint.accept: '{accepted}' is not a setting{nearest}")
         return self
 
     @property

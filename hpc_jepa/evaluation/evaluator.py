@@ -1,5 +1,6 @@
 """Evaluate a run on a benchmark: one task, the chosen weights, one record."""
 
+import logging
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
@@ -10,11 +11,12 @@ from typing import Any
 
 import torch.distributed as dist
 
-from hpc_jepa.config.benchmark import BenchmarkConfig, ProtocolName, Task, Weights
+from hpc_jepa.config.benchmark import BenchmarkConfig, ProtocolConfig, ProtocolName, Task, Weights
 from hpc_jepa.config.training import DeviceSetting
+from hpc_jepa.data.shards.duplicates import shared_videos
 from hpc_jepa.data.shards.manifest import MANIFEST_NAME, manifest_hash, read_manifest
 from hpc_jepa.distributed import is_main
-from hpc_jepa.errors import DataError
+from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.evaluation.context import COLLECTIVE_TIMEOUT, EvaluationContext
 from hpc_jepa.evaluation.extraction import TokenEncoder
 from hpc_jepa.evaluation.progress import Progress, no_progress
@@ -40,6 +42,7 @@ from hpc_jepa.training.launch import (
     set_ranks_from_slurm,
 )
 
+LOG = logging.getLogger(__name__)
 SOFTWARE_PACKAGES = ("hpc_jepa", "torch", "scikit-learn", "statsmodels", "scipy", "numpy")
 
 
@@ -80,6 +83,7 @@ def evaluate(
     missing = [name for name in dict.fromkeys(weights) if name not in evaluated]
     if old is not None and not missing:
         return old if is_main() else None
+    _check_splits(context.config)
     encoders = context.encoders(missing)
     result = TASKS[task](context, encoders)
     if result is None:
@@ -152,6 +156,22 @@ def _metadata(context: EvaluationContext, task: Task) -> dict[str, Any]:
             **{name: version(name) for name in SOFTWARE_PACKAGES},
         },
     }
+
+
+def _check_splits(config: ProtocolConfig) -> None:
+    """Raise InputError if the test split is part of the training split; warn about single shared videos."""
+    if not is_main():
+        return
+    shared = shared_videos(config.train, config.test)
+    samples = read_manifest(config.test).samples
+    if len(shared) == samples:
+        raise InputError(f"{config.test}: all test videos are in {config.train} too; name the shards of the test split")
+    if shared:
+        train, test = shared[0]
+        LOG.warning(
+            "%s: %d of %d test videos are in %s too, for example %s as %s: the accuracy is too high",
+            config.test, len(shared), samples, config.train, test, train,
+        )  # fmt: skip
 
 
 def _data_hash(shards: Path, benchmark: BenchmarkConfig) -> str:

@@ -69,15 +69,16 @@ def find_runs(places: Sequence[Path]) -> FoundRuns:
     Raises InputError if a folder holds no run, or if the configuration of every run is damaged.
     """
     folders: dict[Path, bool] = {}
+    damaged: list[str] = []
     for place in places:
         below = RunDir.below(place)
         if not below:
             raise InputError(f"{place}: no run in it; name a study or run folder that 'hpc-jepa train' wrote")
+        damaged += _without_config(place)
         for run in below:
             below_study = place.resolve() not in (run.path.resolve(), *run.path.resolve().parents[:2])
             folders[run.path] = folders.get(run.path, False) or below_study
     runs: list[RunReport] = []
-    damaged: list[str] = []
     for path, whole_study in folders.items():
         try:
             runs.append(_read(RunDir(path), whole_study, damaged))
@@ -86,6 +87,12 @@ def find_runs(places: Sequence[Path]) -> FoundRuns:
     if folders and not runs:
         raise InputError(damaged[0])
     return FoundRuns(runs, damaged)
+
+
+def _without_config(place: Path) -> list[str]:
+    """A line for each folder that holds the state of a run but no configuration, so that the report leaves it out."""
+    folders = [path.parent for path in sorted(place.rglob(RunDir(place).state_file.name))]
+    return [f"{folder}: left out (no config.yaml)" for folder in folders if not RunDir(folder).is_run]
 
 
 def run_label(config: RunConfig) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hpc_jepa.errors import InputError
+from hpc_jepa.io.atomic import write_atomically
 from hpc_jepa.io.escape import SafeConsole, csv_cell
 from hpc_jepa.report import export_tables
 from hpc_jepa.report.audit import Audit, audit_claims
@@ -121,10 +122,9 @@ def _write_files(report: Report) -> None:
         "index.html": render_page(data),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    for name, frame in frames.items():
-        frame.map(csv_cell).to_csv(folder / f"{name}.csv", index=False)
+    texts |= {f"{name}.csv": frame.map(csv_cell).to_csv(index=False) for name, frame in frames.items()}
     for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        write_atomically(folder / name, text.encode())
 
 
 def _main(audits: Sequence[Audit]) -> Audit:

@@ -24,6 +24,16 @@ LOG = logging.getLogger(__name__)
 UPDATES = "updates"
 
 
+def software_versions() -> dict[str, str]:
+    """Versions of what computes the numbers of a run."""
+    return {
+        "hpc_jepa": hpc_jepa.__version__,
+        "commit": code_revision(),
+        "torch": torch.__version__,
+        "deepspeed": deepspeed.__version__,
+    }
+
+
 def checkpoint_info(
     config: RunConfig, step: int, data_hashes: dict[str, str], metrics: dict[str, float]
 ) -> CheckpointInfo:
@@ -35,12 +45,7 @@ def checkpoint_info(
         zero_stage=config.engine.zero_stage,
         fingerprint=config.fingerprint(),
         config=config.model_dump(mode="json"),
-        versions={
-            "hpc_jepa": hpc_jepa.__version__,
-            "commit": code_revision(),
-            "torch": torch.__version__,
-            "deepspeed": deepspeed.__version__,
-        },
+        versions=software_versions(),
         data_hashes=data_hashes,
         metrics=metrics,
     )
@@ -72,6 +77,7 @@ def resume_from_checkpoint(engine: DeepSpeedEngine, config: RunConfig, data_hash
     restore(engine, checkpoint)
     if is_main() and step < config.schedule.steps:
         LOG.info("%s: resuming after step %d", config.folder, step)
+        _warn_other_software(checkpoint)
     return step
 
 
@@ -118,6 +124,17 @@ def _check_settings(checkpoint: Checkpoint, config: RunConfig, data_hashes: dict
                 f"{checkpoint.path}: the shards of source '{source}' have changed since it was saved; "
                 f"to continue anyway, set checkpoint.accept=[data.sources.{source}]"
             )
+
+
+def _warn_other_software(checkpoint: Checkpoint) -> None:
+    """A resumed run equals an undisturbed one to the bit only if the same software computes both."""
+    now, before = software_versions(), checkpoint.manifest.versions
+    changed = [f"{name} {before[name]} -> {now[name]}" for name in now if before.get(name, now[name]) != now[name]]
+    if changed:
+        LOG.warning(
+            "%s: saved by other software (%s): numbers may differ from those of an undisturbed run",
+            checkpoint.path, ", ".join(changed),
+        )  # fmt: skip
 
 
 def _check_parameters(module: nn.Module, checkpoint: Checkpoint, stored: TensorReader) -> None:

@@ -1,5 +1,6 @@
 """Configuration files: the location of every error, renamed keys, and layers."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import get_args
 
@@ -8,6 +9,7 @@ import pytest
 from hpc_jepa.config.benchmark import ProtocolName
 from hpc_jepa.config.cluster import find_profile
 from hpc_jepa.config.loading import dump_config, read_config
+from hpc_jepa.config.model import SIZES
 from hpc_jepa.config.renamed_keys import RENAMED_KEYS
 from hpc_jepa.config.run import RunConfig, load_config
 from hpc_jepa.errors import InputError
@@ -134,3 +136,32 @@ def test_the_grid_of_a_run():
 def test_an_unknown_key_without_a_near_name_lists_the_valid_ones(write):
     with pytest.raises(InputError, match=r"a\.yaml:5: engine\.qqq: .*batch_size"):
         read_config(RunConfig, [write("a.yaml", BASE + "engine: {qqq: 1}\n")])
+
+
+@pytest.mark.parametrize("name", list(SIZES))
+def test_the_shipped_models_have_the_size_of_their_label(name):
+    model = load_config("configs/regime/ucf101.yaml", f"configs/model/{name}.yaml").model
+    assert (model.size, model.encoder.width, model.encoder.depth) == (name, *SIZES[name]) and not model.size_warning
+
+
+def test_a_label_that_does_not_fit_is_named(write):
+    assert "large" in load_config(write("a.yaml", BASE + "model: {size: large}")).model.size_warning
+    assert "lagre" in load_config(write("b.yaml", BASE + "model: {size: lagre}")).model.size_warning
+    assert not load_config(write("c.yaml", BASE)).model.size_warning
+
+
+@pytest.mark.parametrize(
+    ("accepted", "valid"),
+    [
+        ("schedule.steps", True),
+        ("schedule", True),
+        ("data.sources.a", True),
+        ("data.sources.b", False),
+        ("schedule.stepps", False),
+        ("x", False),
+    ],
+)
+def test_accepted_changes_must_be_settings(write, accepted, valid):
+    text = BASE + f"checkpoint: {{accept: [{accepted}]}}\n"
+    with nullcontext() if valid else pytest.raises(InputError, match="accept"):
+        load_config(write("run.yaml", text))

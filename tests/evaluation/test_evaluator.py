@@ -10,6 +10,8 @@ from hpc_jepa.checkpoint.layout import resolve_checkpoint
 from hpc_jepa.config import loading
 from hpc_jepa.config.benchmark import BenchmarkConfig
 from hpc_jepa.config.run import RunConfig
+from hpc_jepa.data.shards.duplicates import shared_videos
+from hpc_jepa.data.shards.shard_folder import ShardFolder
 from hpc_jepa.errors import CheckpointError, DataError, InputError
 from hpc_jepa.evaluation import record
 from hpc_jepa.evaluation.evaluator import evaluate
@@ -234,3 +236,20 @@ def test_features_of_a_killed_command_are_deleted(run_folder, benchmark, alive):
     evaluate(run_folder, benchmark, "standard", ["target"], force=True)
     assert [path.name for path in run_folder.glob(".features-*")] == ([left.name] if alive else [])
     shutil.rmtree(left, ignore_errors=True)
+
+
+def test_test_shards_that_are_the_training_shards_are_refused(run_folder, benchmark, tmp_path):
+    same = changed(benchmark, test=benchmark.protocols["standard"].train)
+    with pytest.raises(InputError, match="all test videos"):
+        evaluate(run_folder, same, "standard", ["target"], force=True)
+    copied = tmp_path / "copied"
+    shutil.copytree(benchmark.protocols["standard"].train, copied)
+    with pytest.raises(InputError, match="copied"):
+        evaluate(run_folder, changed(benchmark, test=copied), "standard", ["target"], force=True)
+
+
+def test_single_shared_videos_are_found(benchmark, tmp_path):
+    train, test = benchmark.protocols["standard"].train, benchmark.protocols["standard"].test
+    assert shared_videos(train, test) == []
+    folder = ShardFolder(train)
+    assert shared_videos(train, train) == [(folder.key(i), folder.key(i)) for i in range(len(folder))]

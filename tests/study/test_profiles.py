@@ -3,6 +3,7 @@
 import pickle
 import shlex
 import shutil
+import signal
 import subprocess
 from pathlib import Path
 
@@ -138,7 +139,15 @@ def test_a_batch_script_holds_the_settings_of_the_profile(profile, sbatch, tmp_p
 
 
 @pytest.mark.parametrize(
-    ("state", "code", "requeued"), [("RUNNING", 130, True), ("RUNNING", 1, False), ("CANCELLED", 130, False)]
+    ("state", "code", "requeued"),
+    [
+        ("RUNNING", 130, True),
+        ("RUNNING", 128 + signal.SIGUSR1, True),
+        ("RUNNING", 128 + signal.SIGUSR2, True),
+        ("RUNNING", 128 + signal.SIGTERM, False),
+        ("RUNNING", 1, False),
+        ("CANCELLED", 130, False),
+    ],
 )
 def test_a_job_is_requeued_only_if_it_saved_and_was_not_cancelled(tmp_path, sbatch, state, code, requeued):
     sbatch("true")

@@ -3,6 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.data.shards.build_task import VideoChecksum
 from hpc_jepa.data.shards.partial_build import CONTENTS
@@ -53,3 +55,22 @@ def _compare(shards: Mapping[str, ShardFolder], candidates: list[tuple[SampleRef
     for equal in samples.values():
         if len(equal) > 1:
             yield Duplicate(samples=tuple(equal))
+
+
+def shared_videos(first: Path, second: Path) -> list[tuple[str, str]]:
+    """Keys of the samples of two shard folders whose videos are byte-identical, by the key in ``second``.
+
+    Reads only excerpts of videos of equal size, and videos of equal excerpts.
+    """
+    a, b = ShardFolder(first), ShardFolder(second)
+    sizes_a, sizes_b = a.video_sizes, b.video_sizes
+    common = np.intersect1d(sizes_a, sizes_b)
+    excerpts: dict[tuple[int, bytes], int] = {}
+    for index in np.flatnonzero(np.isin(sizes_a, common)).tolist():
+        excerpts.setdefault((int(sizes_a[index]), a.excerpt(index)), index)
+    shared = []
+    for index in np.flatnonzero(np.isin(sizes_b, common)).tolist():
+        other = excerpts.get((int(sizes_b[index]), b.excerpt(index)))
+        if other is not None and a.read(other).data == b.read(index).data:
+            shared.append((a.key(other), b.key(index)))
+    return shared

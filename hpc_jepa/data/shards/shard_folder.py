@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from hpc_jepa.data.shards.index import IndexedSample, index_path, read_index
@@ -17,6 +18,9 @@ class StoredVideo(NamedTuple):
 
     data: bytes
     info: SampleInfo
+
+
+EXCERPT_BYTES = 4096
 
 
 class ShardFolder:
@@ -70,6 +74,17 @@ class ShardFolder:
         info_offset, info_size, offset, size = self._extents[index].tolist()
         data = self._read(index, info_offset, offset + size - info_offset)
         return StoredVideo(data[offset - info_offset :], self._parse(data[:info_size]))
+
+    @property
+    def video_sizes(self) -> NDArray[np.int64]:
+        """Bytes of each video [n]."""
+        return self._extents[:, 3]
+
+    def excerpt(self, index: int) -> bytes:
+        """At most EXCERPT_BYTES from the middle of a video, to tell videos of equal size apart."""
+        offset, size = self._extents[index, 2:].tolist()
+        skipped = max(size - EXCERPT_BYTES, 0) // 2
+        return self._read(index, offset + skipped, min(size, EXCERPT_BYTES))
 
     def close(self) -> None:
         """Close the open tars."""

@@ -21,3 +21,13 @@ def test_the_ema_is_a_lerp_of_every_parameter():
         ]
         ema.update(momentum)
         assert all(map(torch.equal, target.parameters(), expected))
+
+
+def test_the_ema_follows_parameters_that_are_moved():
+    """As at stage 0 on a GPU, where DeepSpeed moves the module; a change of type moves parameters likewise."""
+    model = nn.ModuleDict({"student": nn.Linear(4, 4), "target": nn.Linear(4, 4)})
+    ema = TargetEMA(model["student"], model["target"])
+    model.to(torch.float64)
+    ema.update(0.0)
+    assert model["target"].weight.dtype == torch.float64
+    assert torch.equal(model["target"].weight, model["student"].weight)

@@ -125,6 +125,9 @@ def _edit_lists() -> Iterator[Case]:
                     name = f"{codec}_b{b}_{container}_{start}"
                     cut = Remux(container, before=f"-ss {start}")
                     yield Case("edit_list", name, container, _encoders(b)[codec], (cut,), fps=25)
+    for codec in ("h264_open", "hevc_open"):
+        cut = Remux("mkv", before="-ss 0.4")
+        yield Case("edit_list", f"{codec}_mkv", "mp4", _encoders(2)[codec], (cut,))
     for codec in ("h264", "hevc"):
         cut = Remux("mp4", "-c:a aac -shortest", "-ss 0.24 -f lavfi -i sine=duration=0.9 -ss 0.24")
         yield Case("edit_list", f"{codec}_sound", "mp4", _encoders(2)[codec], (cut,), fps=25)
@@ -311,3 +314,6 @@ def _odd() -> Iterator[Case]:
     }
     for name, (container, encoder) in interlaced.items():
         yield Case("odd", name, container, encoder, fps=25)
+    for codec in ("h264", "hevc"):
+        crop = f"-bsf:v {codec}_metadata=crop_left=4:crop_right=4:crop_top=2:crop_bottom=6"
+        yield Case("odd", f"cropped_{codec}", "mp4", _encoders(2)[codec], (Remux("mp4", crop),), fps=25)

@@ -11,7 +11,7 @@ from typing import TypeAlias
 Header: TypeAlias = bytes | tuple[int, int]
 
 H264_IDR, H264_SPS = 5, 7
-HEVC_RESTARTS, HEVC_SPS = range(16, 21), 33
+HEVC_SKIPPED_LEADING, HEVC_RESTARTS, HEVC_SPS = (8, 9), range(16, 21), 33
 AV1_SEQUENCE_HEADER = 1
 RGB_MATRIX = 7
 MPEG4_VOL = re.compile(rb"\x00\x00\x01[\x20-\x2f].*?(?=\x00\x00\x01)", re.DOTALL)
@@ -30,6 +30,12 @@ def restarts(codec: str, key_frame: bytes, extradata: bytes) -> bool:
             return _Bits(key_frame).is_vp9_key
         case _:
             return codec in ("mpeg4", "mjpeg")
+
+
+def is_skipped_leading(codec: str, frame: bytes, extradata: bytes) -> bool:
+    """Whether this is a leading frame of HEVC that decoders drop if they start at its key frame (RASL)."""
+    units = nal_units(codec, frame, extradata) if codec == "hevc" else ()
+    return any(_nal_type(codec, unit) in HEVC_SKIPPED_LEADING for unit in units)
 
 
 def one_size(codec: str, packets: Iterable[tuple[bytes, bool]], extradata: bytes) -> bool:

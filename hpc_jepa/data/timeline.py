@@ -20,7 +20,7 @@ from av.video.frame import VideoFrame
 from av.video.stream import VideoStream
 
 from hpc_jepa.data.decode import VideoInfo, VideoPacket, decode_run, open_video, packet_runs, require_intact
-from hpc_jepa.data.frame_headers import one_size, restarts
+from hpc_jepa.data.frame_headers import is_skipped_leading, one_size, restarts
 from hpc_jepa.data.images import is_image, open_image
 from hpc_jepa.errors import UndecodableError
 
@@ -80,6 +80,12 @@ class Track(NamedTuple):
         packet = self.packets[position]
         decoder = packet.stream.codec_context
         return restarts(decoder.codec.canonical_name, bytes(packet), decoder.extradata or b"")
+
+    def needs_earlier_group(self, position: int) -> bool:
+        """Whether a decoder that starts at the key frame before this frame drops it, as the standard requires."""
+        packet = self.packets[position]
+        decoder = packet.stream.codec_context
+        return is_skipped_leading(decoder.codec.canonical_name, bytes(packet), decoder.extradata or b"")
 
     def ends_with_open_group(self) -> bool:
         """Whether the last key frame of an H.264 stream with reordered references keeps frames before it.
@@ -165,6 +171,7 @@ def establish(video: bytes) -> Timeline:
     """Decode a video from its first packet to its last. Raises UndecodableError if a frame is missing or damaged."""
     with open_video(video) as (container, stream):
         track = read_track(container, stream)
+        stated_size = stream.width, stream.height
         order, checksums, sizes = [], [], []
         for position, frame in decode_track(stream, track):
             order.append(position)
@@ -178,6 +185,8 @@ def establish(video: bytes) -> Timeline:
         fault = _fault(track, order, container)
         if not fault and len(set(sizes)) > 1:
             fault = "frame size changes"
+        if not fault and sizes[0] != stated_size:
+            fault = "frames of another size than the header states"
     if not fault:
         fault = _access_fault(video, dict(zip(times, checksums, strict=True)))
     return Timeline(info, order, times, track.tick, checksums, fault)
@@ -251,12 +260,17 @@ def _require_complete(track: Track, found: dict[int, tuple[int, int]]) -> None:
 
     ``found``: sizes of the frames by position.
     """
-    key = next(iter(track.key_positions()), 0)
+    key, second, *_ = [*track.key_positions(), len(track.packets), len(track.packets)]
+    key = key if key < len(track.packets) else 0
     start = track.times[key]
 
     def is_expected(position: int) -> bool:
+        if position < key or not track.is_shown(position):
+            return False
+        if position < second and track.needs_earlier_group(position):
+            return False
         time = track.times[position]
-        return position >= key and track.is_shown(position) and (time is None or start is None or time >= start)
+        return time is None or start is None or time >= start
 
     lost = [position for position in range(len(track.packets)) if position not in found and is_expected(position)]
     if lost or not found:

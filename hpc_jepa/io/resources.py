@@ -25,6 +25,16 @@ def find_resource(path: str | Path) -> Path | None:
     return shipped if folder in FOLDERS and shipped.is_file() else None
 
 
+def resource_name(path: Path) -> Path:
+    """``configs/...`` or ``slurm/...`` of a shipped file, by which every installation finds its own, also one in a
+    container; other paths as they are.
+    """
+    for folder in FOLDERS:
+        if path.is_relative_to(shipped_dir(folder)):
+            return Path(folder) / path.relative_to(shipped_dir(folder))
+    return path
+
+
 def list_resources(folder: str, pattern: str = "*.yaml") -> dict[str, Path]:
     """Files of a folder such as ``configs/objective`` by stem, the user's own in place of shipped ones of that name."""
     top, _, below = folder.partition("/")

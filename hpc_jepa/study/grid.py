@@ -11,6 +11,7 @@ from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.study import EvaluationConfig, StudyConfig, VariantConfig
 from hpc_jepa.config.yaml_reader import as_value
 from hpc_jepa.errors import InputError
+from hpc_jepa.io.resources import resource_name
 from hpc_jepa.runs.run_dir import RunDir, StudyDir
 
 
@@ -77,7 +78,8 @@ def create_study_dir(study: StudyConfig, runs: Path) -> StudyDir:
 def _cells(study: StudyConfig, regime: str, variant: VariantConfig, runs: Path) -> list[StudyCell]:
     """One cell per seed. The configuration is read and validated once: seeds are validated with the study."""
     seeds = variant.seeds or study.seeds
-    layers = (str(find_config(regime, "regime")), str(find_config(variant.objective, "objective")))
+    files = (find_config(regime, "regime"), find_config(variant.objective, "objective"))
+    layers = tuple(str(resource_name(file)) for file in files)
     overrides = (f"study={as_value(study.study)}", f"runs={as_value(str(runs))}", f"semantics={variant.semantics}")
     config = read_config(RunConfig, layers, (*overrides, f"seed={seeds[0]}", *study.overrides))
     return [

@@ -1,12 +1,14 @@
 """Shipped files are found from any folder, and the user's own files win."""
 
+from pathlib import Path
+
 import pytest
 import yaml
 
 from hpc_jepa.config.loading import find_config, merge_files
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.errors import InputError
-from hpc_jepa.io.resources import find_resource, list_resources, shipped_dir
+from hpc_jepa.io.resources import find_resource, list_resources, resource_name, shipped_dir
 
 
 @pytest.fixture
@@ -49,3 +51,11 @@ def test_files_that_nobody_ships_are_not_found(own, path):
 def test_shipped_configurations_are_valid_from_anywhere(own):
     layers = merge_files(["configs/regime/quickstart.yaml", "configs/objective/fwm_hw_ld.yaml"])
     assert RunConfig.model_validate(layers.values).variant == "fwm_hw_ld"
+
+
+def test_a_shipped_file_has_a_name_that_other_installations_find(own):
+    shipped = find_resource("configs/objective/baseline.yaml")
+    assert shipped.is_absolute()
+    assert resource_name(shipped) == Path("configs/objective/baseline.yaml")
+    for path in (Path("configs/objective/mine.yaml"), Path("/elsewhere/baseline.yaml")):
+        assert resource_name(path) == path

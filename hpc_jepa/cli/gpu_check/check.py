@@ -24,6 +24,7 @@ from hpc_jepa.cli.gpu_check.report import (
     PartResult,
     clock,
     counts_line,
+    label,
     shown,
 )
 from hpc_jepa.cli.gpu_check.runner import StoppedError, run_part
@@ -169,4 +170,4 @@ class _Progress:
 
 
 def _named(name: str, value: Value) -> str:
-    return f"{name.replace('_', ' ')} {shown(value)}"
+    return f"{label(name)} {shown(value)}"

@@ -10,6 +10,16 @@ from hpc_jepa.errors import EXIT_INTERRUPTED
 from hpc_jepa.io.atomic import write_atomically
 
 FORMAT = 1
+LABELS = {
+    "clips_per_second": "clips/s",
+    "clips_per_cpu_second": "clips per CPU second",
+    "peak_gib": "peak GiB",
+    "tflops_per_second": "TFLOP/s",
+    "mfu": "MFU",
+    "first_step_s": "first step, s",
+    "gpus_fed": "GPUs fed",
+}
+"""Headings of columns that are more than their name."""
 BEGIN, END = "<!-- gpu-check: begin -->", "<!-- gpu-check: end -->"
 """Around the page, so that a later page can replace it in ``docs/performance.md``."""
 REHEARSAL = "REHEARSAL on a CPU, with stand-ins for the GPU. No number here is a measurement."
@@ -102,6 +112,11 @@ def part_row(part: PartResult) -> Row:
     return {"part": part.name, "verdict": part.status, "min": clock(part.seconds), "result": part.line}
 
 
+def label(column: str) -> str:
+    """Heading of a column."""
+    return LABELS.get(column, column.replace("_", " "))
+
+
 def shown(value: Value) -> str:
     """A value in a table: three significant digits, thousands with separators."""
     if value is None:
@@ -132,4 +147,4 @@ def _table(rows: list[Row]) -> list[str]:
     numeric = {name for name in columns if all(isinstance(row.get(name), int | float | None) for row in rows)}
     cells = [[shown(row.get(name)).replace("|", "\\|") for name in columns] for row in rows]
     rule = ["---:" if name in numeric else "---" for name in columns]
-    return [f"| {' | '.join(line)} |" for line in ([name.replace("_", " ") for name in columns], rule, *cells)]
+    return [f"| {' | '.join(line)} |" for line in ([label(name) for name in columns], rule, *cells)]

@@ -56,7 +56,7 @@ def outcomes(path: Path) -> tuple[dict[str, Counter[str]], list[str]]:
     for case in ElementTree.parse(path).iter("testcase"):
         tags = {element.tag for element in case}
         result = "failed" if tags & {"failure", "error"} else "skipped" if "skipped" in tags else "passed"
-        file = (case.get("classname") or case.get("name", "")).replace(".", "/") + ".py"
+        file = (case.get("classname") or case.get("name") or "").replace(".", "/") + ".py"
         by_file.setdefault(file, Counter())[result] += 1
         if result == "failed":
             failed.append(f"{file}::{case.get('name')}")

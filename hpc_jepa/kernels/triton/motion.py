@@ -9,6 +9,9 @@ from torch import Tensor
 
 from hpc_jepa.types import BlockSize, TokenGrid
 
+CELLS_OF_WARP = 128
+"""Places of a tubelet per warp in ``_block_scores``: four per thread, in double precision."""
+
 
 def average_motion_triton(pixels: Tensor, grid: TokenGrid) -> Tensor:
     """``average_motion`` on a GPU: one program per patch goes through all frames, so memory is read once."""
@@ -26,16 +29,21 @@ def average_motion_triton(pixels: Tensor, grid: TokenGrid) -> Tensor:
 
 def block_scores_triton(motion: Tensor, size: BlockSize) -> Tensor:
     """``block_scores`` on a GPU, from the eight corners of a block in a summed-area table (Crow 1984) of three axes."""
-    counts = TokenGrid(*motion.shape[1:]).origin_counts(size)
+    grid = TokenGrid(*motion.shape[1:])
+    counts = grid.origin_counts(size)
     scores = torch.empty(len(motion), math.prod(counts), dtype=torch.float64, device=motion.device)
     _block_scores[(len(motion),)](
         motion.contiguous(), torch.empty_like(motion, dtype=torch.float64), scores,
         *motion.shape[1:], *size, *counts,
-        TIME=triton.next_power_of_2(motion.shape[1]),
-        HEIGHT=triton.next_power_of_2(motion.shape[2]),
-        WIDTH=triton.next_power_of_2(motion.shape[3]),
+        **block_scores_sizes(grid),
     )  # fmt: skip
     return scores
+
+
+def block_scores_sizes(grid: TokenGrid) -> dict[str, int]:
+    """Sizes ``_block_scores`` is compiled for."""
+    height, width = triton.next_power_of_2(grid.height), triton.next_power_of_2(grid.width)
+    return {"HEIGHT": height, "WIDTH": width, "num_warps": min(max(height * width // CELLS_OF_WARP, 4), 32)}
 
 
 @triton.jit
@@ -71,29 +79,33 @@ def _average_motion(
 def _block_scores(
     motion, table, scores, time, height, width, block_time, block_height, block_width,
     origin_times, origin_rows, origin_columns,
-    TIME: tl.constexpr, HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
+    HEIGHT: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     clip = tl.program_id(0)
-    t = tl.arange(0, TIME)[:, None, None]
-    y = tl.arange(0, HEIGHT)[None, :, None]
-    x = tl.arange(0, WIDTH)[None, None, :]
-    inside = (t < time) & (y < height) & (x < width)
-    token = (t * height + y) * width + x
-    table += clip * time * height * width
+    y = tl.arange(0, HEIGHT)[:, None]
+    x = tl.arange(0, WIDTH)[None, :]
+    cells = height * width
+    inside = (y < height) & (x < width)
+    cell = y * width + x
+    table += clip * time * cells
 
-    sums = tl.load(motion + clip * time * height * width + token, mask=inside, other=0.0).to(tl.float64)
-    sums = tl.cumsum(tl.cumsum(tl.cumsum(sums, 0), 1), 2)
-    tl.store(table + token, sums, mask=inside)
+    below = tl.zeros([HEIGHT, WIDTH], tl.float64)
+    for t in range(time):  # one tubelet at a time: a whole grid of 64 frames does not fit into the registers
+        below += tl.load(motion + (clip * time + t) * cells + cell, mask=inside, other=0.0).to(tl.float64)
+        tl.store(table + t * cells + cell, tl.cumsum(tl.cumsum(below, 0), 1), mask=inside)
     tl.debug_barrier()  # other threads' writes are read below
 
-    admissible = (t < origin_times) & (y < origin_rows) & (x < origin_columns)
-    score = tl.zeros([TIME, HEIGHT, WIDTH], tl.float64)
-    for corner in tl.static_range(8):
-        later, lower, right = corner // 4, corner // 2 % 2, corner % 2
-        end_t, end_y, end_x = t + later * block_time, y + lower * block_height, x + right * block_width
-        place = ((end_t - 1) * height + end_y - 1) * width + end_x - 1
-        below = tl.load(table + place, mask=admissible & (end_t > 0) & (end_y > 0) & (end_x > 0), other=0.0)
-        score += below if (later + lower + right) % 2 else -below
-    origin = (t * origin_rows + y) * origin_columns + x
+    admissible = (y < origin_rows) & (x < origin_columns)
     volume = block_time * block_height * block_width
-    tl.store(scores + clip * origin_times * origin_rows * origin_columns + origin, score / volume, mask=admissible)
+    scores += clip * origin_times * origin_rows * origin_columns
+    for t in range(origin_times):
+        score = tl.zeros([HEIGHT, WIDTH], tl.float64)
+        for corner in tl.static_range(8):
+            later, lower, right = corner // 4, corner // 2 % 2, corner % 2
+            end_y, end_x = y + lower * block_height, x + right * block_width
+            end_t = t + later * block_time + tl.zeros_like(y)
+            place = ((end_t - 1) * height + end_y - 1) * width + end_x - 1
+            sums = tl.load(table + place, mask=admissible & (end_t > 0) & (end_y > 0) & (end_x > 0), other=0.0)
+            score += sums if (later + lower + right) % 2 else -sums
+        origin = (t * origin_rows + y) * origin_columns + x
+        tl.store(scores + origin, score / volume, mask=admissible)

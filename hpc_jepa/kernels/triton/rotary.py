@@ -34,8 +34,8 @@ def rotate_qk(projections: Tensor, rotation: Tensor, heads: int) -> Tensor:
     """Rotated queries and keys [2, B, N, heads, d] of their part [B, N, 2 * heads * d] of contiguous projections."""
     clips, tokens, channels = projections.shape
     turned = projections.new_empty(2, clips, tokens, heads, channels // 2 // heads)
-    sizes = _sizes(rotation, clips, channels // 2, heads)
-    _rotate[(clips * tokens,)](projections, rotation.contiguous(), turned, tokens, projections.stride(1), **sizes)
+    constants = _constants(rotation, clips, channels // 2, heads)
+    _rotate[(clips * tokens,)](projections, rotation.contiguous(), turned, tokens, projections.stride(1), **constants)
     return turned
 
 
@@ -52,8 +52,8 @@ def rotate_back(query: Tensor, key: Tensor, value: Tensor, rotation: Tensor) -> 
     joined = value.new_empty(clips, tokens, 3 * heads * width)
     parts = [part if part.stride(3) == 1 else part.contiguous() for part in (query, key, value)]
     strides = [part.stride(axis) for part in parts for axis in (0, 1, 2)]
-    sizes = _sizes(rotation, clips, heads * width, heads)
-    _rotate_back[(clips * tokens,)](*parts, rotation.contiguous(), joined, tokens, *strides, **sizes)
+    constants = _constants(rotation, clips, heads * width, heads)
+    _rotate_back[(clips * tokens,)](*parts, rotation.contiguous(), joined, tokens, *strides, **constants)
     return joined
 
 
@@ -63,18 +63,21 @@ def _(query: Tensor, key: Tensor, value: Tensor, rotation: Tensor) -> Tensor:
     return value.new_empty(clips, tokens, 3 * heads * width)
 
 
-def _sizes(rotation: Tensor, clips: int, width: int, heads: int) -> dict[str, int | bool]:
-    """Sizes the kernels are compiled for. Raises ValueError if the rotations do not fit."""
+def _constants(rotation: Tensor, clips: int, width: int, heads: int) -> dict[str, int | bool]:
+    """Constants the kernels are compiled for. Raises ValueError if the rotations do not fit."""
     head = width // heads
     if rotation.shape[-2] not in (head, head // 2) or len(rotation) not in (1, clips):
         raise ValueError(f"rotations {list(rotation.shape)} do not fit {clips} clips with heads of {head} channels")
     return {
-        "WIDTH": width,
-        "HEAD": head,
         "ONE_TABLE": len(rotation) == 1,
         "PER_CHANNEL": rotation.shape[-2] == head,
-        "BLOCK": min(BLOCK, triton.next_power_of_2(width // 2)),
+        **sizes(width, heads),
     }
+
+
+def sizes(width: int, heads: int) -> dict[str, int]:
+    """Sizes of a network the kernels are compiled for."""
+    return {"WIDTH": width, "HEAD": width // heads, "BLOCK": min(BLOCK, triton.next_power_of_2(width // 2))}
 
 
 @triton.jit

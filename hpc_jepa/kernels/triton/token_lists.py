@@ -7,6 +7,8 @@ from torch import Tensor
 
 from hpc_jepa.types import TokenGrid, TokenLists, Truncation
 
+TOKENS_OF_WARP = 512
+
 
 def token_lists_triton(visible: Tensor, truncation: Truncation, clips: slice, grid: TokenGrid) -> TokenLists:
     """``token_lists`` on a GPU. Pairs are counted for all clips; lists are written for the requested clips."""
@@ -26,10 +28,16 @@ def token_lists_triton(visible: Tensor, truncation: Truncation, clips: slice, gr
         torch.empty(total, grid.tokens, dtype=torch.int32, device=visible.device),
         torch.empty(total, grid.tokens, device=visible.device),
         total // len(truncation.limits), clips.start, clips.stop, keep, predict,
-        TIME=grid.time, HEIGHT=grid.height, WIDTH=grid.width, BLOCK=triton.next_power_of_2(grid.tokens),
+        TIME=grid.time, HEIGHT=grid.height, WIDTH=grid.width, **block_of(grid),
         ORDERED=order is not None, COMPLEMENT=truncation.complement,
     )  # fmt: skip
     return lists
+
+
+def block_of(grid: TokenGrid) -> dict[str, int]:
+    """Block over all tokens of a clip, with sixteen tokens per thread: more would not fit into the registers."""
+    block = triton.next_power_of_2(grid.tokens)
+    return {"BLOCK": block, "num_warps": min(max(block // TOKENS_OF_WARP, 4), 32)}
 
 
 @triton.jit(do_not_specialize=["first", "end", "keep", "predict"])  # compiled once for all lengths
@@ -76,7 +84,9 @@ def _lists(
         nearest = _minimum_along_axis(nearest, squared, token, inside, CELLS, TIME)
         nearest = _minimum_along_axis(nearest, squared, token, inside, WIDTH, HEIGHT)
         nearest = _minimum_along_axis(nearest, squared, token, inside, 1, WIDTH)
-        tl.store(distance + place, tl.sqrt_rn(tl.sqrt_rn(nearest)), mask=kept)
+        position = tl.load(scratch + token, mask=inside, other=-1)  # again: kept in registers it would spill
+        place = (clip - first) * keep + position
+        tl.store(distance + place, tl.sqrt_rn(tl.sqrt_rn(nearest)), mask=position >= 0)
 
 
 @triton.jit

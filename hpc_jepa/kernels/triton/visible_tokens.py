@@ -5,6 +5,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from hpc_jepa.kernels.triton.token_lists import block_of
 from hpc_jepa.types import BlockSize, TokenGrid
 
 
@@ -16,7 +17,7 @@ def visible_tokens_triton(placements: Tensor, size: BlockSize, grid: TokenGrid, 
     _, rows, columns = grid.origin_counts(size)
     _visible[(clips,)](
         placements.contiguous(), visible.view(torch.uint8), counts, attempts, blocks, *size, rows, columns,
-        grid.tokens, grid.height, grid.width, tubelets * grid.cells, BLOCK=triton.next_power_of_2(grid.tokens),
+        grid.tokens, grid.height, grid.width, tubelets * grid.cells, **block_of(grid),
     )  # fmt: skip
     return visible, counts
 

@@ -2,7 +2,6 @@
 
 import json
 import re
-import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -240,7 +239,8 @@ def test_the_rehearsal_runs_every_part(rehearsal):
         status: sum(part["status"] == status for part in found.values())
         for status in {part["status"] for part in found.values()}
     }
-    assert all(len(re.findall(rf"^\[\d+:\d\d\] {name} OK|WARNING: ", printed, re.M)) >= 1 for name in found)
+    for name in found:
+        assert re.search(rf"^\[\d+:\d\d\] {name} (OK|WARNING): ", printed, re.M), name
 
 
 @pytest.mark.slow
@@ -269,9 +269,8 @@ def test_verdicts_of_the_rehearsal_follow_from_its_rows(rehearsal):
 def test_figures_of_the_rehearsal_are_consistent(rehearsal):
     content, _ = rehearsal
     rows = [*only_table(content, "speed"), *only_table(content, "compiled")]
-    assert [(row["model"], row["clips"]) for row in rows] == [
-        (m, n) for m in ("ViT-B", "ViT-L", "ViT-B") for n in (4, 2)
-    ]
+    assert [row["model"] for row in rows] == [f"tiny, for ViT-{size}" for size in "BBLLBB"]
+    assert [row["clips"] for row in rows] == 3 * [4, 2]
     for row in rows:
         assert row["clips_per_second"] == pytest.approx(1e3 * row["clips"] / row["ms"])
     per_clip = {row["clips"]: row["tflops_per_second"] * row["ms"] / row["clips"] for row in rows}
@@ -282,4 +281,3 @@ def test_figures_of_the_rehearsal_are_consistent(rehearsal):
     assert f"{fastest:.0f} clips/s" in by_name(content)["rates"]["line"]
     options = tables(content, "options")
     assert all(row["ratio"] == pytest.approx(row["ms"] / row["without"]) for rows in options.values() for row in rows)
-    assert statistics.fmean(part["seconds"] for part in content["parts"]) > 0

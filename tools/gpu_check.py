@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from timing import one_line_errors
+from timing import one_line_errors, require_writable
 
 from hpc_jepa.cli.gpu_check.check import check_gpu, chosen_parts
 from hpc_jepa.cli.gpu_check.part import Mode
@@ -31,7 +31,7 @@ def main(
 ) -> None:
     """Run all parts and write the report."""
     with one_line_errors():
-        report = check_gpu(chosen_parts(only), Mode(rehearse), out, patience, typer.echo)
+        report = check_gpu(chosen_parts(only), Mode(rehearse), require_writable(out), patience, typer.echo)
     raise typer.Exit(report.exit_code)
 
 

@@ -259,7 +259,8 @@ def test_verdicts_of_the_rehearsal_follow_from_its_rows(rehearsal):
     for row in only_table(content, "processes"):
         assert row["steps"] == 20 and row["skipped_steps"] == "7" and row["all_losses"] < 1e-3
     resumed = tables(content, "profile")["Killed and resumed"][0]
-    assert resumed["state"] == "done" and resumed["steps"] == 22 and resumed["loss_difference"] == 0
+    assert resumed["state"] == "done" and resumed["steps"] == 40 and resumed["loss_difference"] == 0
+    assert resumed["resumed_after"] % 12 == 0 < resumed["repeated_steps"]
     shares = [row["share"] for row in tables(content, "profile")["Shares of the phases"]]
     assert sum(shares) == pytest.approx(1)
 

@@ -20,8 +20,12 @@ from hpc_jepa.profiling.trace import IDLE, Trace
 from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.study.gpu_memory import memory_plan
 
-STEPS, SAVED, KILLED = 22, 12, 15
-"""Steps of the run, the step of its checkpoint, and the logged lines after which it is killed."""
+STEPS, SAVE_EVERY, STEPS_LOST = 40, 12, 3
+"""Steps of the run, between its checkpoints, and after a checkpoint until it is killed.
+
+A save waits for the one before. So the first checkpoint exists by step 24, however slow the disk, and the run has some
+seconds left in which to kill it.
+"""
 TOLERANCE = 0.02
 """Relative difference of a repeated loss. A GPU adds in another order each time; a CPU repeats it to the bit."""
 MEMORY_SHARE = 0.7
@@ -38,15 +42,16 @@ def profile_and_resume(context: PartContext) -> Verdict:
     command = module("hpc_jepa", "train", *layers, *settings)
     before = killed_losses([*command, "--profile"], folder, context.folder / "train.log")
     problems = [f"no profile in {folder.profile_dir.name}/"] if not report_profile(context, config, folder) else []
+    saved = folder.last_step()
     run(command)
     after = {record.step: record.loss for record in folder.logged_metrics()}
     state = folder.state.state if folder.state else "none"
-    repeated = {step: after[step] for step in before if step >= SAVED and step in after}
+    repeated = {step: after[step] for step in before if step >= saved and step in after}
     difference = compare(before, repeated)["all"]
     context.row(
         "Killed and resumed",
         killed_after_step=max(before) + 1,
-        resumed_after=SAVED,
+        resumed_after=saved,
         state=state,
         steps=len(after),
         repeated_steps=len(repeated),
@@ -56,7 +61,7 @@ def profile_and_resume(context: PartContext) -> Verdict:
         problems.append(f"the resumed run is {state} with {len(after)} of {STEPS} steps")
     if not difference <= TOLERANCE:
         problems.append(f"losses after resuming differ by {difference:.1e}")
-    return verdict_of(problems, 0, f"profiled, killed after step {max(before)}, resumed after {SAVED}, complete")
+    return verdict_of(problems, 0, f"profiled, killed after step {max(before)}, resumed after {saved}, complete")
 
 
 def run_config(context: PartContext, shards: Path) -> tuple[list[str], list[str]]:
@@ -70,7 +75,7 @@ def run_config(context: PartContext, shards: Path) -> tuple[list[str], list[str]
         *small,
         f"runs={context.folder / 'runs'}",
         f"schedule.steps={STEPS}",
-        f"checkpoint.every={SAVED}",
+        f"checkpoint.every={SAVE_EVERY}",
         "monitor.log_every=1",
         "monitor.health_every=5",
     ]
@@ -89,14 +94,13 @@ def fitting_clips(layers: list[str], settings: list[str]) -> int:
 
 
 def killed_losses(command: list[str], folder: RunDir, log: Path) -> dict[int, float]:
-    """Start a run, kill it once it has a checkpoint and enough lines; the losses that it had logged.
+    """Start a run, kill it some steps after its first checkpoint; the losses that it had logged.
 
     Raises HpcJepaError if it ends by itself.
     """
-    checkpoint = folder.checkpoint_dir(SAVED)
     with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as process:
         while process.poll() is None:
-            if checkpoint.is_dir() and len(losses(folder)) >= KILLED:
+            if 0 < folder.last_step() <= len(losses(folder)) - STEPS_LOST:
                 process.kill()
             time.sleep(0.1)
     text = log.read_text(errors="replace")

@@ -28,6 +28,7 @@ from hpc_jepa.evaluation.extraction import Encode, ExtractedFeatures, FeatureExt
 from hpc_jepa.evaluation.probes.probe_registry import validate_probes
 from hpc_jepa.evaluation.progress import Progress
 from hpc_jepa.evaluation.run_encoders import load_run_encoders
+from hpc_jepa.kernels.build_tools import require_build_tools
 from hpc_jepa.runs.process_identity import is_in_use, mark_in_use
 from hpc_jepa.runs.run_dir import RunDir, open_run
 
@@ -63,7 +64,8 @@ class EvaluationContext:
         """Open a run folder. Collective: all processes must call it. ``device``: None: as the run's engine.device.
 
         Raises InputError if the folder is not a run, the protocol or one of its probes is unknown, or like
-        :func:`hpc_jepa.devices.choose_device`; CheckpointError if the run has no checkpoint.
+        :func:`hpc_jepa.devices.choose_device`; CheckpointError if the run has no checkpoint; HpcJepaError if Triton
+        cannot start kernels on this node.
         """
         protocol = current_protocol(protocol)
         if protocol not in benchmark.protocols:
@@ -73,6 +75,8 @@ class EvaluationContext:
         run = open_run(folder)
         checkpoint, group = resolve_checkpoint(folder), GlooGroup(COLLECTIVE_TIMEOUT)
         chosen = select_device(device or run.config.engine.device)
+        if chosen.type == "cuda":
+            require_build_tools()
         return cls(run, checkpoint, benchmark, protocol, progress, group, chosen)
 
     @property

@@ -70,3 +70,17 @@ def test_a_gpu_run_is_refused_before_its_networks_are_built(monkeypatch, configu
     ):
         pass
     assert not config.folder.exists()
+
+
+def test_an_evaluation_on_a_gpu_is_refused_too(monkeypatch, configure, tmp_path):
+    from hpc_jepa.config.benchmark import BenchmarkConfig
+    from hpc_jepa.evaluation import context
+
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    for name in ("open_run", "resolve_checkpoint", "GlooGroup", "validate_probes"):
+        monkeypatch.setattr(context, name, lambda *arguments: None)
+    monkeypatch.setattr(context, "select_device", lambda setting: torch.device("cuda"))
+    benchmark = BenchmarkConfig.model_construct(name="b", protocols={"standard": None})
+    with pytest.raises(HpcJepaError, match="compiler"):
+        context.EvaluationContext.open(tmp_path, benchmark, "standard", lambda *more: None, "cuda")

@@ -1,7 +1,6 @@
 """Decoding with torchcodec, an optional package, in place of DALI's pipeline: to compare their speed."""
 
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -12,6 +11,7 @@ from torch.nn.functional import interpolate
 
 from hpc_jepa.config.data import AugmentationConfig, ClipConfig
 from hpc_jepa.data.crop import View
+from hpc_jepa.devices import thread_pool
 
 
 def has_torchcodec() -> bool:
@@ -42,7 +42,7 @@ class TorchcodecPipeline:
         self._device = torch.device("cpu") if device is None else torch.device("cuda", device)
         self._mean = 255 * torch.tensor(augmentation.mean, device=self._device).view(3, 1, 1)
         self._std = 255 * torch.tensor(augmentation.std, device=self._device).view(3, 1, 1)
-        self._threads = ThreadPoolExecutor(min(threads, batch_size))
+        self._threads = thread_pool(min(threads, batch_size), "torchcodec")
 
     def run(
         self, videos: Sequence[NDArray[np.uint8]], views: Sequence[View], frames: Sequence[NDArray[np.int64]]

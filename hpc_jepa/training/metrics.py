@@ -5,7 +5,6 @@ import math
 import resource
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -15,6 +14,7 @@ from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
 from hpc_jepa.config.training import MonitorConfig
+from hpc_jepa.devices import thread_pool
 from hpc_jepa.distributed import is_main, sum_over_processes, world_size
 from hpc_jepa.errors import HpcJepaError
 from hpc_jepa.io.jsonl import JsonlWriter
@@ -73,7 +73,7 @@ class MetricsLogger:
             SummaryWriter(str(run.events_dir), purge_step=first_step) if is_main() and config.tensorboard else None
         )
         self._gather = gather
-        self._rank_thread = ThreadPoolExecutor(1, "effective-rank")
+        self._rank_thread = thread_pool(1, "effective-rank")
         self._pending: _PendingRecord | None = None
         self.last: dict[str, float] = {}
         """Finite metrics of the last written record, by their TensorBoard names."""

@@ -4,13 +4,16 @@ import json
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
+from typer.testing import CliRunner
 
+from hpc_jepa.cli.app import app
 from hpc_jepa.cli.gpu_check import check, speed, step_time
 from hpc_jepa.cli.gpu_check.check import check_gpu, chosen_parts
 from hpc_jepa.cli.gpu_check.children import Devices
@@ -148,6 +151,24 @@ def test_the_limits_keep_a_machine_with_one_gpu_below_ten_minutes():
 def test_an_unknown_part_is_an_input_error():
     with pytest.raises(InputError, match=r"decodin.*decoding"):
         chosen_parts(["decodin"])
+
+
+def test_doctor_runs_the_short_form_and_prints_its_json(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", f"{HERE}:{ROOT}")
+    monkeypatch.setattr(check, "PARTS", (*planted("crashes"), replace(planted("fine")[0], short=True)))
+    result = CliRunner().invoke(app, ["doctor", "--gpu", "--rehearse", "--json", "--folder", str(tmp_path)])
+    assert result.exit_code == 0, result.output
+    content = json.loads(result.stdout)
+    assert content["short"] and content["rehearsal"] and list(by_name(content)) == ["fine"]
+    assert "fine OK" in result.stderr
+    assert "`hpc-jepa doctor --gpu`" in (tmp_path / "gpu_check_rehearsal.md").read_text()
+
+
+def test_doctor_without_a_gpu_is_an_input_error(tmp_path, monkeypatch):
+    monkeypatch.setattr(check, "visible_devices", lambda: Devices([], [], "2.13.0", None))
+    result = CliRunner().invoke(app, ["doctor", "--gpu", "--folder", str(tmp_path)])
+    assert result.exit_code == 2 and "REHEARSE=1" in result.stderr
+    assert not list(tmp_path.iterdir())
 
 
 def test_clips_that_do_not_fit_into_the_memory_are_halved_in_a_new_process(monkeypatch):

@@ -1,4 +1,4 @@
-"""Two hundred steps of a tiny model, trained in one of three variants: the losses, and how many programs were compiled.
+"""Two hundred steps of a tiny model in one of several variants: the losses, and how many programs were compiled.
 
 usage: curve.py VARIANT OUTPUT
 """
@@ -86,9 +86,28 @@ class CompiledEngine(Engine):
     config = CONFIG.model_copy(update={"engine": CONFIG.engine.model_copy(update={"compile": True})})
 
 
+class Mixed(Engine):
+    """The step of a run in bf16."""
+
+    config = CONFIG.model_copy(update={"engine": CONFIG.engine.model_copy(update={"precision": "bf16"})})
+
+
+class MixedKernels(Mixed):
+    """The same with the fused forms that a GPU uses in the networks."""
+
+    def __init__(self, train_module):
+        from reference_kernels import use_reference_kernels
+
+        use_reference_kernels()
+        super().__init__(train_module)
+
+
+VARIANTS = (Plain, Engine, CompiledEngine, Mixed, MixedKernels)
+
+
 def curve(variant, device):
     """Losses of all steps."""
-    train_module = build_train_module(CONFIG).to(device)
+    train_module = build_train_module(getattr(variant, "config", CONFIG)).to(device)
     trained = variant(train_module)
     masker = MaskSampler(CONFIG.masking, CONFIG.semantics, TokenGrid(4, 4, 4), seed=CONFIG.seed, batch_size=BATCH)
     nothing = torch.zeros(BATCH, dtype=torch.int64, device=device)
@@ -107,5 +126,5 @@ if __name__ == "__main__":
     variant, output = sys.argv[1:]
     if variant == "Plain":
         token_errors.masked_error = plain_masked_error
-    losses = curve({known.__name__: known for known in (Plain, Engine, CompiledEngine)}[variant], join_process_group())
+    losses = curve({known.__name__: known for known in VARIANTS}[variant], join_process_group())
     torch.save({"losses": losses, "programs": counters["stats"]["unique_graphs"]}, output)

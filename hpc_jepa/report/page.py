@@ -6,10 +6,8 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from hpc_jepa.errors import DataError
 from hpc_jepa.report import curves, grid_plots, plots
 from hpc_jepa.report.audit import audit_lines
-from hpc_jepa.report.clip_preview import PreviewStrip, preview_strips
 from hpc_jepa.report.curves import Chart
 from hpc_jepa.report.export_tables import format_bound, note
 from hpc_jepa.report.plots import StepMetric
@@ -18,6 +16,7 @@ from hpc_jepa.report.result_grid import ResultGrid
 from hpc_jepa.report.results import Panel, group_by_panel
 from hpc_jepa.report.robustness_table import RobustnessRow
 from hpc_jepa.report.run_report import RunReport
+from hpc_jepa.runs.preview import PreviewStrip
 
 BANDS = "Bands: 95 % intervals. Neutral colour: encoders that no run trained. Line style: seed."
 
@@ -32,11 +31,10 @@ class PagePlot:
 
 @dataclass(frozen=True)
 class ClipPreview:
-    """Frames of a run's first clip, or the reason why there are none."""
+    """Frames of a run's first clip."""
 
     run: str
     strips: Sequence[PreviewStrip]
-    error: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,7 +77,7 @@ def render_page(data: ReportData) -> str:
         curves=_curves(data, colours),
         losses=_loss_plots(data.runs),
         health=_health_plots(data.runs),
-        preview=_preview(data.runs) if data.runs else None,
+        preview=next((ClipPreview(run.label, run.preview.strips) for run in data.runs if run.preview), None),
     )
 
 
@@ -156,12 +154,3 @@ def _term(name: str) -> StepMetric:
 
 def _curve(runs: Sequence[RunReport], title: str, read: StepMetric) -> PagePlot:
     return PagePlot(title, Markup(plots.step_curves(runs, read)))
-
-
-def _preview(runs: Sequence[RunReport]) -> ClipPreview:
-    """Preview of the first run."""
-    run = runs[0]
-    try:
-        return ClipPreview(run.label, preview_strips(run.config))
-    except DataError as error:
-        return ClipPreview(run.label, (), error=str(error))

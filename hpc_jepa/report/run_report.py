@@ -20,6 +20,7 @@ from hpc_jepa.evaluation.record import (
     read_record,
 )
 from hpc_jepa.runs.metrics_log import MetricsRecord
+from hpc_jepa.runs.preview import Preview, read_preview
 from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.runs.state import RunState
 
@@ -41,6 +42,7 @@ class RunReport:
     few_shot: dict[Path, FewShotRecord] = field(default_factory=dict)
     robustness: dict[Path, RobustnessRecord] = field(default_factory=dict)
     text: dict[Path, TextRecord] = field(default_factory=dict)
+    preview: Preview | None = None
     whole_study: bool = False
 
     @property
@@ -124,6 +126,7 @@ def _read(run: RunDir, whole_study: bool, damaged: list[str]) -> RunReport:
         few_shot=records(FewShotRecord, "few_shot"),
         robustness=records(RobustnessRecord, "robustness"),
         text=records(TextRecord, "text"),
+        preview=sound(partial(read_preview, run.preview_file)),
         whole_study=whole_study,
     )
 

@@ -14,6 +14,7 @@ RUNS/<study>/
         checkpoints/step-<step>/  latest              checkpoints (checkpoint/layout.py)
         eval/[<task>/]<benchmark>.<protocol>.json     evaluation records, predictions in .npz beside them
         profile/                                      where the first steps spent their time
+        preview.json                                  first clip with its masks (runs/preview.py)
 """
 
 from functools import cached_property
@@ -61,6 +62,7 @@ class RunDir:
         self.starts_file = self.log_dir / "starts.jsonl"
         self.events_dir = self.path / "events"
         self.profile_dir = self.path / "profile"
+        self.preview_file = self.path / "preview.json"
         self.checkpoints_dir = self.path / CHECKPOINTS
         self.latest_link = self.checkpoints_dir / "latest"
 

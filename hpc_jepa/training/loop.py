@@ -13,9 +13,11 @@ from hpc_jepa.objectives.composition import weighted_sum
 from hpc_jepa.objectives.registry import validate_objectives
 from hpc_jepa.profiling.profile import profile_steps
 from hpc_jepa.runs.acquire import refuse_other_config
+from hpc_jepa.runs.preview import write_preview
 from hpc_jepa.runs.state import RunState, write_state
 from hpc_jepa.training.build import TrainingRun, build_run
 from hpc_jepa.training.checkpoint_state import checkpoint_info, shards_to_save
+from hpc_jepa.training.clip_preview import clip_preview
 from hpc_jepa.training.divergence import target_health
 from hpc_jepa.training.engine import optimizer_step, set_schedule_values
 from hpc_jepa.training.launch import collective_timeout, join_process_group
@@ -97,6 +99,8 @@ def train_step(run: TrainingRun, step: int) -> None:
         scalars = {"loss": loss, "gradient_norm": norm, **terms}
         skipped, waited = run.guard.pop_counts(), run.batches.wait_seconds
         metrics.log(step, scalars, coefficients, schedule_values, health, skipped, waited)
+    if step == 0 and is_main():
+        write_preview(run.run_dir.preview_file, clip_preview(config, clips, masks))
     if step == run.first_step:
         run.startup_timer.phase_done("first step")
         run.startup_timer.log()

@@ -1,10 +1,12 @@
 import base64
 import io
+import json
 import re
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from hpc_jepa.config import loading
@@ -12,9 +14,12 @@ from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.data.shards.builder import build_shards, make_recipe
 from hpc_jepa.data.sources.motion8 import Motion8
-from hpc_jepa.report.clip_preview import preview_strips
+from hpc_jepa.distributed import GlooGroup
 from hpc_jepa.report.write_report import write_report
+from hpc_jepa.runs.preview import read_preview, write_preview
 from hpc_jepa.study.grid import create_study_dir
+from hpc_jepa.training.build import build_loader, build_masker
+from hpc_jepa.training.clip_preview import clip_preview
 
 VOID = {"meta", "img", "br", "hr", "link", "input"}
 
@@ -87,9 +92,29 @@ def test_the_same_records_give_the_same_page(study):
     assert (folder / "index.html").read_bytes() == first
 
 
-def test_without_shards_the_page_has_the_error_instead_of_frames(page):
-    assert "no-shards" in page
+def test_a_run_without_a_preview_has_no_frames(page):
+    assert "preview.json" in page
     assert outline(page).count.get("img") is None
+
+
+def test_a_report_opens_no_data(study, monkeypatch):
+    """The shards of a received run could be anywhere: no folder, and no URL, is opened."""
+
+    def opened(*arguments):
+        raise AssertionError(f"opened {arguments}")
+
+    monkeypatch.setattr("hpc_jepa.data.storage.parse_location", opened)
+    monkeypatch.setattr("hpc_jepa.data.shards.shard_folder.parse_location", opened)
+    write_report([study])
+
+
+@pytest.mark.parametrize("image", ["http://127.0.0.1/x.png", "data:text/html;base64,AAAA", 'data:image/png;base64,A"'])
+def test_a_preview_that_is_no_picture_is_damaged(study, image):
+    path = study / "quickstart/baseline/seed-0/preview.json"
+    path.write_text(json.dumps({"strips": [{"caption": "<b>", "image": image}]}))
+    report = write_report([study])
+    assert any(str(path) in line for line in report.data.gaps)
+    assert image not in (report.folder / "index.html").read_text(encoding="utf-8")
 
 
 def test_the_preview_shows_the_clip_and_all_tokens_of_each_mask_group(tmp_path):
@@ -107,7 +132,11 @@ def test_the_preview_shows_the_clip_and_all_tokens_of_each_mask_group(tmp_path):
             "engine": {"batch_size": 4},
         }
     )
-    plain, *groups = preview_strips(config)
+    clips = build_loader(config, torch.device("cpu")).batch(0)
+    masks = build_masker(config, GlooGroup())(0, clips)
+    path = tmp_path / "preview.json"
+    write_preview(path, clip_preview(config, clips, masks))
+    plain, *groups = read_preview(path).strips
     assert len(groups) == 2
     clip, masked = picture(plain.image), picture(groups[0].image)
     assert clip.shape == masked.shape == (160, 4 * 160 + 3 * 8, 4)

@@ -2,8 +2,7 @@
 
 import base64
 import io
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -12,8 +11,7 @@ from PIL import Image
 
 from hpc_jepa.config.data import AugmentationConfig
 from hpc_jepa.config.run import RunConfig
-from hpc_jepa.data.loader import ClipLoader
-from hpc_jepa.masking.mask_sampler import MaskSampler
+from hpc_jepa.runs.preview import Preview, PreviewStrip
 from hpc_jepa.types import ClipBatch, TokenGrid, TokenMasks
 
 FRAME_SIDE = 168
@@ -28,35 +26,13 @@ Frames = NDArray[np.float32]
 """[T, Hp, Wp, 3] in [0, 255]: the first frame of each tubelet."""
 
 
-@dataclass(frozen=True)
-class PreviewStrip:
-    """One row of frames as a PNG data URL, with a caption."""
-
-    caption: str
-    image: str
-
-
-def preview_strips(config: RunConfig) -> list[PreviewStrip]:
-    """The first clip of the run's first step, unmasked and with each mask group.
-
-    Raises DataError if the training shards are missing.
-    """
-    clips = _first_batch(config)
-    grid = config.grid
-    masks = MaskSampler(config.masking, config.semantics, grid, seed=config.seed, batch_size=config.engine.batch_size)
-    frames = _frames(clips.pixels[0], config.model.encoder.tubelet, config.data.augmentation)
-    return [PreviewStrip("The clip, one frame per tubelet", _png(frames)), *_masked(frames, masks(0, clips), grid)]
-
-
-def _first_batch(config: RunConfig) -> ClipBatch:
-    device = torch.device("cpu")
-    batch_size = config.engine.batch_size
-    data = config.data.model_copy(update={"decoder": "cpu"})  # a report may be written where there is no GPU
-    loader = ClipLoader(data, seed=config.seed, batch_size=batch_size, rank=0, world_size=1, device=device)
-    try:
-        return loader.batch(0)
-    finally:
-        loader.close()
+def clip_preview(config: RunConfig, clips: ClipBatch, masks: Sequence[TokenMasks]) -> Preview:
+    """The first clip of a batch, unmasked and with each mask group."""
+    pixels = clips.pixels[0].float().cpu()
+    grid = config.image_grid if pixels.shape[1] == 1 else config.grid
+    frames = _frames(pixels, config.model.encoder.tubelet, config.data.augmentation)
+    plain = PreviewStrip(caption="The clip, one frame per tubelet", image=_png(frames))
+    return Preview(strips=(plain, *_masked(frames, masks, grid)))
 
 
 def _frames(pixels: torch.Tensor, tubelet: int, augmentation: AugmentationConfig) -> Frames:
@@ -66,19 +42,19 @@ def _frames(pixels: torch.Tensor, tubelet: int, augmentation: AugmentationConfig
     return np.asarray(np.clip((frames * std + mean) * 255, 0, 255), dtype=np.float32)
 
 
-def _masked(frames: Frames, masks: tuple[TokenMasks, ...], grid: TokenGrid) -> Iterator[PreviewStrip]:
+def _masked(frames: Frames, masks: Sequence[TokenMasks], grid: TokenGrid) -> Iterator[PreviewStrip]:
     for number, group in enumerate(masks, start=1):
         context, target = _token_mask(group.context[0], grid), _token_mask(group.target[0], grid)
         drawn = np.where(_per_pixel(context, frames), frames, HIDDEN_LIGHT * frames)
         drawn = np.where(_per_pixel(target, frames), (1 - TINT) * frames + TINT * TARGET_COLOUR, drawn)
         caption = f"Mask group {number}: {context.sum()} context and {target.sum()} target tokens of {grid.tokens}"
-        yield PreviewStrip(caption, _png(drawn))
+        yield PreviewStrip(caption=caption, image=_png(drawn))
 
 
 def _token_mask(tokens: torch.Tensor, grid: TokenGrid) -> NDArray[np.bool_]:
     """Boolean mask [T, H, W] of a list of tokens."""
     mask = np.zeros(grid.tokens, dtype=np.bool_)
-    mask[tokens.numpy()] = True
+    mask[tokens.cpu().numpy()] = True
     return mask.reshape(grid.time, grid.height, grid.width)
 
 

@@ -125,3 +125,18 @@ def test_a_model_that_fails_does_not_end_the_others(context, monkeypatch):
     assert verdict.status == "failed" and "ViT-B: planted" in verdict.line
     assert [event["row"]["clips"] for event in events(context) if "row" in event] == [32]
     assert any("ViT-L: 64 clips" in event.get("warning", "") for event in events(context))
+
+
+def test_an_option_that_fails_does_not_end_the_others(context, monkeypatch):
+    times = {"engine.tf32=true": 50.0, "engine.precision=fp32": 100.0, "engine.precision=bf16": 40.0}
+
+    def timed(case, settings, rehearse):
+        if settings[-1] == "engine.deterministic=true":
+            raise speed.HpcJepaError("no deterministic implementation")
+        yield {"clips": 8, "ms": times[settings[-1]]}
+
+    monkeypatch.setattr(speed, "timed", timed)
+    verdict = speed.options(context)
+    assert verdict.status == "failed" and "no deterministic implementation" in verdict.line
+    (row,) = [event["row"] for event in events(context)]
+    assert row == {"option": "tf32", "clips": 8, "ms": 50.0, "without": 100.0, "ratio": 0.5}

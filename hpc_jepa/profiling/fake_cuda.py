@@ -53,9 +53,8 @@ def fake_cuda() -> Iterator[FakeTensorMode]:
     replaces functions of PyTorch until it is left.
     """
     with ExitStack() as stack:
-        if torch.version.cuda is None:
-            stack.enter_context(_cuda_in_autograd())
         if not torch.cuda.is_available():
+            stack.enter_context(_cuda_in_autograd())
             stack.enter_context(_replaced(torch.cuda.amp.common, "amp_definitely_not_available", lambda: False))
             stack.enter_context(_replaced(torch.cuda, "is_bf16_supported", lambda *_, **__: True))
         stack.enter_context(_replaced(F, "scaled_dot_product_attention", _attention(F.scaled_dot_product_attention)))
@@ -139,12 +138,12 @@ def _replaced(owner: Any, name: str, value: object) -> Iterator[None]:
 
 @contextmanager
 def _cuda_in_autograd() -> Iterator[None]:
-    """Let a PyTorch without CUDA compute gradients of fake CUDA tensors.
+    """Let PyTorch compute gradients of fake CUDA tensors where no GPU is, and in a build without CUDA.
 
-    Two objects in its C++ code prevent it. The device guard of CUDA is missing: ``_ensureCUDADeviceGuardSet`` installs
-    one without effect, but only over a guard that counts no devices, so such a guard is made first. And the autograd
-    engine asks the CUDA hooks whether CUDA was built in and whether a device is in use: a copy of their function table
-    answers yes and no. Raises RuntimeError if this PyTorch is laid out differently.
+    Two objects in its C++ code prevent it. Builds without CUDA have no device guard: ``_ensureCUDADeviceGuardSet``
+    installs one without effect, but only over a guard that counts no devices, so such a guard is made first. And the
+    autograd engine asks the CUDA hooks whether CUDA was built in and whether a device is in use: a copy of their
+    function table answers yes and no. Raises RuntimeError if this PyTorch is laid out differently.
     """
     libraries = Path(torch.__file__).parent / "lib"
     guards = (ctypes.c_void_p * (CUDA + 1)).in_dll(ctypes.CDLL(str(libraries / "libc10.so")), GUARDS)

@@ -107,7 +107,7 @@ def test_a_study_writes_its_files_once(write_study, tmp_path):
     for variant in ("baseline", "ld"):
         run = tmp_path / "runs/demo/tiny" / variant / "seed-0"
         assert {path.name for path in run.iterdir() if not path.name.startswith(".")} == {
-            "config.yaml", "state.json", "metrics.jsonl", "events", "log", "checkpoints", "eval",
+            "config.yaml", "state.json", "metrics.jsonl", "events", "log", "checkpoints", "eval", "preview.json",
         }  # fmt: skip
         assert {path.name for path in (run / "log").iterdir()} == {"train.log", "evaluate.log", "starts.jsonl"}
     assert (tmp_path / "runs/demo/study.yaml").is_file()

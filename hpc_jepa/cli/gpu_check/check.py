@@ -88,7 +88,7 @@ def _run(part: Part, mode: Mode, factor: float, scratch: Path, logs: Path, progr
         result = run_part(part, mode, limit, folder, progress.row)
     finally:
         logs.mkdir(exist_ok=True)
-        (folder / "log").rename(logs / f"{part.name}.log")
+        (folder / "output.txt").rename(logs / f"{part.name}.log")
     progress.end(result)
     return result
 

@@ -58,7 +58,7 @@ def run_part(part: Part, mode: Mode, limit: float, folder: Path, on_row: OnRow) 
     environment = {**_without_launcher(), **(REHEARSAL_ENVIRONMENT if mode.rehearse else {}), MARK: mark}
     arguments = [part.target, str(folder), str(context.events), json.dumps(asdict(mode))]
     started, stopped = time.monotonic(), False
-    with (folder / "log").open("wb") as log, context.events.open(encoding="utf-8") as events:
+    with (folder / "output.txt").open("wb") as log, context.events.open(encoding="utf-8") as events:
         process = subprocess.Popen(
             [sys.executable, "-m", "hpc_jepa.cli.gpu_check.worker", *arguments],
             stdin=subprocess.DEVNULL,
@@ -87,7 +87,9 @@ def run_part(part: Part, mode: Mode, limit: float, folder: Path, on_row: OnRow) 
     if result.line and timed_out:
         result.warnings.append(f"the process did not end after its verdict and was killed after {limit:.0f} s")
     if not result.line:
-        result.status, result.line = _without_verdict(process.returncode, timed_out, limit, result, folder / "log")
+        result.status, result.line = _without_verdict(
+            process.returncode, timed_out, limit, result, folder / "output.txt"
+        )
     return result
 
 

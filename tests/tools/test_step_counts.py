@@ -13,12 +13,13 @@ from hpc_jepa.profiling.operation_counts import OperationCounter
 TOOL = Path(__file__).parents[2] / "tools" / "bench_step.py"
 
 
-def test_a_step_of_the_study_has_the_flops_of_its_shapes():
+def test_a_step_of_the_study_has_the_flops_of_its_shapes_and_few_casts():
     finished = subprocess.run([sys.executable, TOOL, "--count", "--json"], capture_output=True, text=True)
     assert finished.returncode == 0, finished.stderr[-4000:]
     passes = json.loads(finished.stdout.splitlines()[-1])
     flops = {name: counts["total"]["flops"] for name, counts in passes.items()}
     assert sum(flops.values()) == pytest.approx(47.6e12, rel=0.02)
+    assert all(counts["total"]["casts"] <= 40 for counts in passes.values()), "see by_place of --json"
     for counts in passes.values():
         for key, total in counts["total"].items():
             assert total == sum(count[key] for count in counts["by_place"].values())

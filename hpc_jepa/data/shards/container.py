@@ -42,7 +42,8 @@ def probe_container(video: bytes) -> ContainerInfo:
     with open_video(video) as (container, stream):
         track = read_track(container, stream)
         width, height, times = stream.width, stream.height, track.shown_times()
-        first, last = _decoded(stream, track, 0), _decoded(stream, track, max(track.key_positions(), default=0))
+        first, last_key = _decoded(stream, track, 0), max(track.key_positions(), default=0)
+        last = _decoded(stream, track, last_key) if last_key else first
         return ContainerInfo(
             container=container.format.name,
             codec=stream.codec_context.codec.canonical_name,

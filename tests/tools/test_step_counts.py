@@ -24,6 +24,7 @@ def test_a_step_of_the_study_has_the_flops_of_its_shapes_and_few_casts():
         for key, total in counts["total"].items():
             assert total == sum(count[key] for count in counts["by_place"].values())
             assert total == sum(count[key] for count in counts["by_operator"].values())
+    assert passes["forward"]["total"]["casts"] <= 40
     assert {"triton._forward", "aten._scaled_dot_product_flash_attention"} <= passes["forward"]["by_operator"].keys()
 
 

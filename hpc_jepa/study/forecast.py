@@ -15,9 +15,9 @@ from hpc_jepa.study.sizes import model_size
 ASSUMED_MFU = 0.3
 """Model FLOP utilisation that is assumed as long as no step was measured."""
 
-LAUNCH_SECONDS = 5e-6
-"""Host time of one kernel launch, as a floor: 4 to 6 us were measured for launches from C with CUDA 13 and driver 580
-(susun-blog.com/blog/pegainfer-3-cuda-graph); PyTorch's dispatcher and autograd come on top.
+LAUNCH_SECONDS = 10e-6
+"""Host time of one kernel in eager mode, assumed: 4 to 6 us were measured for a launch from C with CUDA 13, driver 580
+(susun-blog.com/blog/pegainfer-3-cuda-graph), and PyTorch's dispatcher and autograd are taken to double it.
 """
 
 HOUR = 3600
@@ -101,7 +101,7 @@ def _estimated(config: RunConfig, gpu_tflops: float, gpus: int) -> StepTime:
     if launches > arithmetic:
         clips = config.engine.batch_size / gpus
         source = (
-            f"estimated: at least {size.kernels:,} kernel launches of {1e6 * LAUNCH_SECONDS:g} us; the arithmetic of "
+            f"estimated: {size.kernels:,} kernel launches of {1e6 * LAUNCH_SECONDS:g} us; the arithmetic of "
             f"{clips:g} clips per GPU takes {1e3 * arithmetic:.1f} ms"
         )
         return StepTime(launches, source, launch_bound=True)

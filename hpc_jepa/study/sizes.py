@@ -13,9 +13,9 @@ from hpc_jepa.models.encoder import Encoder
 from hpc_jepa.models.flops import clip_flops
 from hpc_jepa.models.predictor import Predictor
 
-FORWARD_KERNELS, BACKWARD_KERNELS = 34, 53
-"""Kernels of a step in eager mode, per block that runs: 1,087 in the forward pass of ViT-B, which runs 32 blocks
-(student, target, predictor), and 1,061 in the backward pass of 20 (docs/performance.md: ``bench_step.py --count``).
+FORWARD_KERNELS, BACKWARD_KERNELS = 19, 32
+"""Kernels of a step in eager mode, per block that runs: 606 in the forward pass of ViT-B, which runs 32 blocks
+(student, target, predictor), and 644 in the backward pass of 20 (docs/performance.md: ``bench_step.py --count``).
 """
 
 

@@ -94,7 +94,7 @@ def test_a_measured_step_time_is_preferred_to_an_estimate(tmp_path):
 
 
 def test_few_clips_per_gpu_take_as_long_as_their_launches(tmp_path):
-    """2 clips of ViT-B take 6 ms at 30 % of an H100, and launch over 2,000 kernels."""
+    """2 clips of ViT-B take 6 ms at 30 % of an H100, and launch 1,250 kernels."""
     site = find_profile("large").cluster
     few, many = study("paper", tmp_path)[:1], study("paper", tmp_path)[:1]
     few[0] = replace(few[0], config=run("ucf101", f"engine.batch_size={2 * site.train.gpus}"))
@@ -102,7 +102,7 @@ def test_few_clips_per_gpu_take_as_long_as_their_launches(tmp_path):
     floor, arithmetic = step_time(few, site), step_time(many, site)
     assert floor.launch_bound and not arithmetic.launch_bound
     assert arithmetic.seconds / 32 < floor.seconds == model_size(few[0].config).kernels * LAUNCH_SECONDS
-    assert 2_000 < model_size(few[0].config).kernels < 2_300
+    assert 1_200 < model_size(few[0].config).kernels < 1_300
     compiled = replace(few[0], config=run("ucf101", f"engine.batch_size={2 * site.train.gpus}", "engine.compile=true"))
     assert step_time([compiled], site).seconds == pytest.approx(arithmetic.seconds / 32)
 

@@ -270,6 +270,8 @@ def _require_complete(track: Track, found: dict[int, tuple[int, int]]) -> None:
         if position < second and track.needs_earlier_group(position):
             return False
         time = track.times[position]
+        if position < second and start is not None and time is None:
+            return False  # Matroska states no time before 0: a leading frame of an open group that was cut there
         return time is None or start is None or time >= start
 
     lost = [position for position in range(len(track.packets)) if position not in found and is_expected(position)]

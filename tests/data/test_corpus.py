@@ -11,6 +11,7 @@ MENDED = (
     "odd/mpeg4_avi",
     "order/h264_open_b3_mp4",
     "remuxed/h264_open_mkv",
+    "edit_list/h264_open_mkv",
     "edit_list/hevc_open_mkv",
     "odd/cropped_h264",
     "odd/cropped_hevc",

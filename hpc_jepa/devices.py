@@ -17,6 +17,8 @@ from hpc_jepa.errors import InputError
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 GPU_NAME = re.compile(r"\d+|(GPU|MIG)-.+")
 """An entry of CUDA_VISIBLE_DEVICES that names a GPU: an index, or the UUID of a GPU or of a MIG instance."""
+NO_GPU = re.compile(r"|-\d+|NoDevFiles|none|void", re.IGNORECASE)
+"""First entries of CUDA_VISIBLE_DEVICES that hide all GPUs on purpose."""
 TASKS_PER_NODE = re.compile(r"(\d+)(?:\(x(\d+)\))?")
 """A part of SLURM_STEP_TASKS_PER_NODE: ``4(x2)`` is two nodes of four tasks."""
 DRIVER_VERSION = Path("/proc/driver/nvidia/version")
@@ -84,12 +86,14 @@ def choose_device(setting: DeviceSetting, environment: Mapping[str, str], gpus: 
 def gpu_promise(environment: Mapping[str, str], files: tuple[str, ...]) -> str | None:
     """What promises GPUs to this process: a variable and its value, or device files; None if nothing does.
 
-    An empty CUDA_VISIBLE_DEVICES, -1 and NoDevFiles hide GPUs on purpose. Without that variable, a step of a Slurm job
-    has the GPUs in its own variables; those of its job may belong to other steps.
+    An empty CUDA_VISIBLE_DEVICES, -1, NoDevFiles, none and void hide GPUs on purpose; another value is a promise even if
+    CUDA does not understand it ("all" is for NVIDIA_VISIBLE_DEVICES). Without that variable, a step of a Slurm job has
+    the GPUs in its own variables; those of its job may belong to other steps.
     """
     visible = environment.get(VISIBLE)
     if visible is not None:
-        return f"{VISIBLE}={visible}" if visible_names(visible) else None
+        first = visible.split(",")[0].strip()
+        return None if NO_GPU.fullmatch(first) else f"{VISIBLE}={visible}"
     listed = "SLURM_STEP_GPUS" if "SLURM_STEP_ID" in environment else "SLURM_JOB_GPUS"
     if environment.get(listed):
         return f"{listed}={environment[listed]}"

@@ -103,6 +103,8 @@ PROMISED = {
     "an index that does not exist": ({"CUDA_VISIBLE_DEVICES": "7"}, "CUDA_VISIBLE_DEVICES=7"),
     "a UUID": ({"CUDA_VISIBLE_DEVICES": "GPU-b5c3"}, "GPU-b5c3"),
     "a MIG instance": ({"CUDA_VISIBLE_DEVICES": "MIG-1"}, "MIG-1"),
+    "a word of container runtimes": ({"CUDA_VISIBLE_DEVICES": "all"}, "CUDA_VISIBLE_DEVICES=all"),
+    "a name that CUDA does not know": ({"CUDA_VISIBLE_DEVICES": "cuda:0"}, "CUDA_VISIBLE_DEVICES=cuda:0"),
     "a step": (srun(0, "1", "0"), "CUDA_VISIBLE_DEVICES=0"),
     "a step that lost the variable": (
         {"SLURM_STEP_ID": "0", "SLURM_STEP_GPUS": "0", "SLURM_JOB_GPUS": "0,1"}, "SLURM_STEP_GPUS=0",
@@ -146,7 +148,8 @@ def test_device_files_promise_a_gpu_unless_it_is_hidden(gpus, part):
         choose_device("auto", {}, gpus)
     assert "/dev/nvidia0" in str(error.value)
     assert gpus.build in str(error.value)
-    assert choose_device("auto", {"CUDA_VISIBLE_DEVICES": ""}, gpus).type == "cpu"
+    for hidden in ("", " ", "-1", "-1,0", "NoDevFiles", "none", "void"):
+        assert choose_device("auto", {"CUDA_VISIBLE_DEVICES": hidden}, gpus).type == "cpu"
 
 
 def test_cuda_on_purpose_is_never_the_cpu():

@@ -47,14 +47,22 @@ FAILURES_TO_DISABLE = 8
 """Clips that fail before any is decoded, after which the decoder is not tried again: NVDEC is out of order."""
 
 
+LOSSLESS_PROFILES = ("High 4:4:4 Predictive", "CAVLC 4:4:4")
+"""Of H.264. x264 writes the first for 4:2:0 too if it compresses without loss; NVDEC has Baseline, Main and High only."""
+
+
 class VideoFormat(NamedTuple):
-    """What decides where a file is decoded. codec: as in SampleInfo; pixel_format: FFmpeg's, or Pillow's mode."""
+    """What decides where a file is decoded. codec: as in SampleInfo; pixel_format: FFmpeg's, or Pillow's mode.
+
+    lossless: it is H.264 of a profile with lossless blocks.
+    """
 
     codec: str
     pixel_format: str
     width: int
     height: int
     interlaced: bool = False
+    lossless: bool = False
 
 
 class SizeLimits(NamedTuple):
@@ -90,6 +98,8 @@ def gpu_refusal(video: VideoFormat, capability: Capability) -> str | None:
         return f"pixel format {video.pixel_format}, not yuv420p"
     if video.interlaced:
         return "interlaced frames"
+    if video.lossless:
+        return "lossless H.264"
     if video.codec == "h264" and capability >= LARGE_H264:
         limits = limits._replace(largest=(8192, 8192))
     return _size_refusal(video, limits)
@@ -244,7 +254,8 @@ def probe_format(file: bytes) -> VideoFormat:
     with open_video(file) as (_, stream):
         decoder = stream.codec_context
         codec, pixel_format = decoder.codec.canonical_name, decoder.pix_fmt or "unknown"
-        return VideoFormat(codec, pixel_format, decoder.width, decoder.height, decoder.field_order > 1)
+        lossless = codec == "h264" and decoder.profile in LOSSLESS_PROFILES
+        return VideoFormat(codec, pixel_format, decoder.width, decoder.height, decoder.field_order > 1, lossless)
 
 
 def probe_colour(video: bytes) -> str | None:

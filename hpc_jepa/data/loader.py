@@ -7,6 +7,7 @@ from functools import lru_cache, partial
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from hpc_jepa.config.data import DataConfig
 from hpc_jepa.data.augment import Augmenter
@@ -133,13 +134,13 @@ class ClipLoader:
         rows = self._make_rows(step, draws, range(len(self._rows)), videos)
         decoded = time.perf_counter()
         pixels = self._augment.empty(len(rows), self._frames(draws))
-        failures = self._augment.fill(pixels, {index: row.clip for index, row in enumerate(rows)})
+        failures = self._fill(pixels, dict(enumerate(rows)))
         while failures:  # DALI could not decode these; PyAV tries, and if it cannot either, the sample is replaced
             self._refuse(step, rows, failures)
             again = self._make_rows(step, draws, list(failures), [videos[index] for index in failures])
             remade = dict(zip(failures, again, strict=True))
             rows = [remade.get(index, row) for index, row in enumerate(rows)]
-            failures = self._augment.fill(pixels, {index: row.clip for index, row in remade.items()})
+            failures = self._fill(pixels, remade)
         self._log(rows)
         self._add_stage_seconds(rows, decoded - started, time.perf_counter() - decoded)
         return ClipBatch(
@@ -163,6 +164,13 @@ class ClipLoader:
         images_only = self._config.images == "batches" and self._sampler.sources[draws.sources[0]].images
         return 1 if images_only else self._config.clip.frames
 
+    def _fill(self, pixels: Tensor, rows: dict[int, _Row]) -> dict[int, str]:
+        """Write the clips of some rows; those that DALI could not decode, and why."""
+        failures = self._augment.fill(pixels, {index: row.clip for index, row in rows.items()})
+        if self._choice is not None:  # before any is refused: clips decoded beside them show that DALI works
+            self._choice.count_decoded(sum(row.refusal is None for row in rows.values()) - len(failures))
+        return failures
+
     def _refuse(self, step: int, rows: list[_Row], failures: dict[int, str]) -> None:
         """Leave the samples of some rows to PyAV from now on."""
         assert self._choice is not None
@@ -181,7 +189,6 @@ class ClipLoader:
                 folder = self._folders[row.source]
                 name, key, tar = self.source_names[row.source], folder.key(row.sample), str(folder.tar(row.sample))
                 self._cpu_log.count(name, key, tar, row.refusal)
-        self._choice.count_decoded(sum(row.refusal is None for row in rows))
 
     def _record(self, step: int, index: int, source: int, sample: int, reason: str) -> DecodeErrorRecord:
         folder = self._folders[source]

@@ -63,6 +63,7 @@ def size(codec, width, height, pixel_format="yuv420p", **changes):
         (size("h264", 340, 256, "yuvj420p"), ()),
         (size("h264", 340, 256, "gray"), ()),
         (size("h264", 340, 256, interlaced=True), ()),
+        (size("h264", 340, 256, lossless=True), ()),
         (size("h264", 32, 32), ()),
         (size("h264", 48, 16), ALL),
         (size("h264", 48, 14), ()),
@@ -112,6 +113,7 @@ def picture(kind, mode="RGB"):
     ("codec", "container", "pixel_format", "options", "expected"),
     [
         ("libx264", "mp4", "yuv420p", {}, size("h264", 48, 32)),
+        ("libx264", "mp4", "yuv420p", {"qp": "0"}, size("h264", 48, 32, lossless=True)),
         ("libx264", "matroska", "yuv422p10le", {}, size("h264", 48, 32, "yuv422p10le")),
         ("libx264", "mp4", "yuv420p", {"flags": "+ilme+ildct", "x264-params": "tff=1"}, None),
         ("libx265", "mp4", "yuv420p10le", QUIET_X265, size("hevc", 64, 64, "yuv420p10le")),
@@ -333,6 +335,24 @@ def test_after_some_failures_and_no_success_no_sample_is_tried(listed, built, no
         dali.batch(step)
     assert FAILURES_TO_DISABLE <= sum(count == 1 for count in runs) < FAILURES_TO_DISABLE + 4
     assert dali.cpu_decoded == {"train": 48}
+
+
+def test_failures_beside_decoded_clips_leave_the_decoder_in_use(listed, built, noise, tmp_path, encoded_with):
+    options = {"deadline": "realtime", "cpu-used": "8"}
+    files = [encoded_with(noise(4, seed=seed), "libvpx-vp9", "webm", options) for seed in range(24)]
+    folder = built(listed(tuple(map(EncodedFile, files))), tmp_path / "train")
+    shards = ShardFolder(folder)
+    refused = set(range(0, len(shards), 2))
+    decoder, _ = choosy({shards.read(index).data for index in refused})
+    dali, whole = loader(folder, decoder, batch_size=24), loader(folder, DALI_ON_CPU, batch_size=24)
+    parts = [loader(folder, decoder, rank, 4, batch_size=24) for rank in range(4)]
+    for step in range(2):
+        batch, by_dali = dali.batch(step), whole.batch(step).pixels
+        good = torch.tensor([int(sample) not in refused for sample in batch.samples])
+        assert (~good).sum() >= FAILURES_TO_DISABLE and good.any()  # in the first batch too
+        assert torch.equal(batch.pixels[good], by_dali[good])
+        assert torch.equal(batch.pixels, torch.cat([part.batch(step).pixels for part in parts]))
+    assert dali.cpu_decoded["train"] == sum(part.cpu_decoded["train"] for part in parts)
 
 
 @pytest.mark.parametrize(

@@ -86,9 +86,9 @@ def choose_device(setting: DeviceSetting, environment: Mapping[str, str], gpus: 
 def gpu_promise(environment: Mapping[str, str], files: tuple[str, ...]) -> str | None:
     """What promises GPUs to this process: a variable and its value, or device files; None if nothing does.
 
-    An empty CUDA_VISIBLE_DEVICES, -1, NoDevFiles, none and void hide GPUs on purpose; another value is a promise even if
-    CUDA does not understand it ("all" is for NVIDIA_VISIBLE_DEVICES). Without that variable, a step of a Slurm job has
-    the GPUs in its own variables; those of its job may belong to other steps.
+    An empty CUDA_VISIBLE_DEVICES, -1, NoDevFiles, none and void hide GPUs on purpose; another value is a promise, even
+    if CUDA does not understand it ("all" is for NVIDIA_VISIBLE_DEVICES). Without that variable, a step of a Slurm job
+    has the GPUs in its own variables; those of its job may belong to other steps.
     """
     visible = environment.get(VISIBLE)
     if visible is not None:

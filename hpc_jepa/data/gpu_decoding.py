@@ -48,7 +48,7 @@ FAILURES_TO_DISABLE = 8
 
 
 LOSSLESS_PROFILES = ("High 4:4:4 Predictive", "CAVLC 4:4:4")
-"""Of H.264. x264 writes the first for 4:2:0 too if it compresses without loss; NVDEC has Baseline, Main and High only."""
+"""Of H.264. x264 writes the first for lossless 4:2:0 too; NVDEC has Baseline, Main and High only."""
 
 
 class VideoFormat(NamedTuple):

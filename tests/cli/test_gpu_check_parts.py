@@ -83,6 +83,13 @@ def test_codecs_are_judged_by_what_training_decodes_on_the_gpu(wrong, status, na
     assert any("H.264, 8 bit" in event.get("warning", "") for event in events(context)) == (status == "warning")
 
 
+def test_where_nothing_is_decoded_nothing_is_claimed(context, monkeypatch):
+    pytest.importorskip("nvidia.dali", reason="DALI is not installed")
+    decoder(monkeypatch, {(codec.title, codec.bits): RuntimeError("no NVDEC") for codec in decoding.CODECS})
+    verdict = decoding.decode_each_codec(context)
+    assert verdict.status == "warning" and "0 of 8" in verdict.line and "within" not in verdict.line
+
+
 JUNIT = """<testsuites><testsuite>
   <testcase classname="tests.kernels.test_patches" name="one"/>
   <testcase classname="tests.kernels.test_patches" name="two[cuda]"><failure message="differs"/></testcase>

@@ -48,7 +48,8 @@ def parse_key(key: str) -> tuple[str, int]:
 
 
 def write_rank_file(path: Path, shards: Sequence[TensorShard]) -> FileDigest:
-    """Write shards in host memory and flush them to the disk. Raises OSError."""
+    """Write shards in host memory and flush them to the disk; replaces the file of a failed attempt. Raises OSError."""
+    path.unlink(missing_ok=True)
     digest = hashlib.sha256()
     size = 0
     with path.open("xb") as file:

@@ -25,6 +25,7 @@ from hpc_jepa.config.training import CheckpointConfig
 from hpc_jepa.devices import thread_pool
 from hpc_jepa.distributed import GlooGroup, is_main, rank
 from hpc_jepa.errors import HpcJepaError
+from hpc_jepa.io.retry import retry
 
 DISK_HEADROOM = 1.05
 """Free space required, as a multiple of the size of the tensors: manifest and folders need some too."""
@@ -148,12 +149,12 @@ class CheckpointWriter:
         return layout.create_partial(self._run, step)
 
     def _write(self, folder: Path, shards: list[TensorShard]) -> tuple[Files, Shapes]:
-        """Write this rank's two files."""
+        """Write this rank's two files; each is written again after a transient error."""
         kinds: dict[str, list[TensorShard]] = {"weights": [], "training": []}
         for shard in shards:
             kinds["weights" if shard.name.startswith(WEIGHT_PREFIXES) else "training"].append(shard)
         files = {f"{kind}-{rank():04d}.safetensors": own for kind, own in kinds.items()}
-        digests = {name: write_rank_file(folder / name, own) for name, own in files.items()}
+        digests = {name: retry(partial(write_rank_file, folder / name, own)) for name, own in files.items()}
         return digests, {shard.name: shard.shape for shard in shards}
 
     def _commit(self, folder: Path, info: CheckpointInfo, written: list[tuple[Files, Shapes]]) -> None:

@@ -2,10 +2,9 @@
 
 import signal
 import sys
-from types import FrameType
 
 from hpc_jepa.errors import EXIT_INTERRUPTED
-from hpc_jepa.training.shutdown import STOP_SIGNALS, install_stop_handler
+from hpc_jepa.training.shutdown import STOP_SIGNALS, Interrupt, install_stop_handler
 
 
 def main() -> None:
@@ -14,7 +13,7 @@ def main() -> None:
     While it trains, ``hpc-jepa train`` replaces these handlers: it saves first.
     """
     try:
-        install_stop_handler(_interrupt)
+        install_stop_handler(Interrupt())
         from hpc_jepa.cli.app import app
 
         app()
@@ -25,7 +24,3 @@ def main() -> None:
         for number in STOP_SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:
                 signal.signal(number, signal.SIG_DFL)
-
-
-def _interrupt(number: int, frame: FrameType | None) -> None:
-    raise KeyboardInterrupt

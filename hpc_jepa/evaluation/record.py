@@ -20,6 +20,7 @@ from hpc_jepa.config.strict import Strict
 from hpc_jepa.errors import DataError
 from hpc_jepa.evaluation.stats.paired import Correct, accuracy
 from hpc_jepa.io.atomic import write_atomically
+from hpc_jepa.io.retry import read_bytes
 from hpc_jepa.io.validation import parse_json
 
 Predictions = dict[str, NDArray[np.int64]]
@@ -222,7 +223,7 @@ def write_record(record_type: type[Record], path: Path, fields: dict[str, Any], 
 
 def read_record(record_type: type[Record], path: Path) -> Record:
     """A record of the given type. Raises DataError with the path if it is damaged."""
-    return parse_json(record_type, path.read_bytes(), path, _REEVALUATE)
+    return parse_json(record_type, read_bytes(path), path, _REEVALUATE)
 
 
 def read_predictions(path: Path, record: AnyRecord) -> Predictions:
@@ -230,7 +231,7 @@ def read_predictions(path: Path, record: AnyRecord) -> Predictions:
     file = path.with_suffix(".npz")
     if not file.is_file():
         raise DataError(f"{file}: missing predictions of {path.name}; {_REEVALUATE}")
-    content = file.read_bytes()
+    content = read_bytes(file)
     if hashlib.sha256(content).hexdigest() != record.predictions:
         raise DataError(f"{file}: checksum differs from the one in {path.name}; {_REEVALUATE}")
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:

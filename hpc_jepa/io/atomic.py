@@ -5,10 +5,12 @@ import fcntl
 import os
 import socket
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from hpc_jepa.errors import HpcJepaError, InputError
+from hpc_jepa.io.retry import retry
 
 UNSUPPORTED_LOCK_ERRNOS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)
 """Errors of file systems that have no locks, or have them switched off."""
@@ -27,24 +29,35 @@ def no_follow(path: str, flags: int) -> int:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a temporary file and rename it, so that readers see the old or the new file, even after a power cut.
 
-    Raises HpcJepaError on failure; the old file is then unchanged and the temporary file removed.
+    Transient errors are retried. Raises HpcJepaError on failure; the old file is then unchanged and the temporary file
+    removed.
     """
-    partial = path.with_name(f".{path.name}.partial")
     try:
-        partial.unlink(missing_ok=True)  # of a killed process
-        with open(partial, "xb", opener=no_follow) as file:
+        retry(partial(_write_and_rename, path, content))
+    except OSError as error:
+        raise HpcJepaError(f"{path}: cannot be written ({error.strerror})") from error
+
+
+def _write_and_rename(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.partial")
+    try:
+        temporary.unlink(missing_ok=True)  # of a killed process
+        with open(temporary, "xb", opener=no_follow) as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        partial.rename(path)
-    except OSError as error:
-        raise HpcJepaError(f"{path}: cannot be written ({error.strerror})") from error
+        temporary.rename(path)
     finally:
-        partial.unlink(missing_ok=True)
+        with suppress(OSError):  # the next write removes it
+            temporary.unlink(missing_ok=True)
 
 
 def fsync(path: Path) -> None:
-    """Flush a file, or the entries of a folder, to the disk."""
+    """Flush a file, or the entries of a folder, to the disk; transient errors are retried."""
+    retry(partial(_fsync, path))
+
+
+def _fsync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

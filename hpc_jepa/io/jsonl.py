@@ -7,6 +7,8 @@ removes it, so that it is never joined with a new line.
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from io import FileIO
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -15,6 +17,7 @@ from pydantic import BaseModel
 
 from hpc_jepa.errors import HpcJepaError
 from hpc_jepa.io.atomic import no_follow, write_atomically
+from hpc_jepa.io.retry import read_if_exists, retry
 from hpc_jepa.io.validation import Model, parse_json
 
 Line = BaseModel | Mapping[str, Any]
@@ -26,14 +29,14 @@ TAIL_BYTES = 1 << 16
 class JsonlWriter:
     """Appends to a file, unbuffered: after ``write`` a reader sees whole lines.
 
-    Raises HpcJepaError when the file cannot be written or the disk is full.
+    After a transient error the file is opened again and the line repeated. Raises HpcJepaError when the file cannot be
+    written or the disk is full.
     """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         try:
-            _remove_torn_line(path)
-            self._file = open(path, "ab", buffering=0, opener=no_follow)  # noqa: SIM115
+            self._file = retry(self._open)
         except OSError as error:
             raise self._failure(error) from error
 
@@ -49,7 +52,7 @@ class JsonlWriter:
         """Append one line per record."""
         content = b"".join(map(_encode, lines))
         try:
-            written = self._file.write(content)
+            written = retry(partial(self._append, content))
         except OSError as error:
             raise self._failure(error) from error
         if written != len(content):
@@ -57,11 +60,27 @@ class JsonlWriter:
 
     def fsync(self) -> None:
         """Wait until all lines are on the disk."""
-        os.fsync(self._file.fileno())
+        try:
+            os.fsync(self._file.fileno())
+        except OSError as error:  # not repeated: the kernel may have dropped the data
+            raise self._failure(error) from error
 
     def close(self) -> None:
         """Close the file."""
         self._file.close()
+
+    def _open(self) -> FileIO:
+        _remove_torn_line(self._path)
+        return open(self._path, "ab", buffering=0, opener=no_follow)
+
+    def _append(self, content: bytes) -> int:
+        if self._file.closed:
+            self._file = self._open()
+        try:
+            return self._file.write(content)
+        except OSError:
+            self._file.close()  # the handle may be stale, the line torn
+            raise
 
     def _failure(self, error: OSError) -> HpcJepaError:
         return HpcJepaError(f"{self._path}: cannot be written ({error.strerror})")
@@ -69,7 +88,7 @@ class JsonlWriter:
 
 def whole_lines(path: Path) -> list[bytes]:
     """Whole lines in order, without a torn last one; empty if there is no file."""
-    content = path.read_bytes() if path.exists() else b""
+    content = read_if_exists(path) or b""
     return content[: content.rfind(b"\n") + 1].splitlines()
 
 
@@ -82,11 +101,7 @@ def read_jsonl(path: Path, model: type[Model], remedy: str) -> list[Model]:
 
 def read_last(path: Path, model: type[Model], remedy: str) -> Model | None:
     """The last record of a file that may be growing, None if it has none. Reads the end of the file only."""
-    if not path.exists():
-        return None
-    with path.open("rb") as file:
-        file.seek(max(path.stat().st_size - TAIL_BYTES, 0))
-        lines = file.read().split(b"\n")[:-1]
+    lines = (read_if_exists(path, TAIL_BYTES) or b"").split(b"\n")[:-1]
     return parse_json(model, lines[-1], f"{path}: last line", remedy) if lines else None
 
 

@@ -2,9 +2,13 @@
 
 import errno
 import logging
+import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import TypeVar
+
+from hpc_jepa.errors import DataError
 
 Result = TypeVar("Result")
 LOG = logging.getLogger(__name__)
@@ -40,3 +44,32 @@ def retry(operation: Callable[[], Result]) -> Result:
             LOG.warning("%s: %s; trying again", error.filename or "file", error.strerror)
             time.sleep(delay)
     return operation()
+
+
+def read_bytes(path: Path) -> bytes:
+    """Content of a file. Raises DataError if it stays unreadable, which is no damage."""
+    try:
+        return retry(path.read_bytes)
+    except OSError as error:
+        raise _read_error(path, error) from error
+
+
+def read_if_exists(path: Path, size: int = -1) -> bytes | None:
+    """The last ``size`` bytes of a file, or all; None if there is none. Raises DataError like :func:`read_bytes`."""
+
+    def read() -> bytes:
+        with path.open("rb") as file:
+            if size >= 0:
+                file.seek(max(os.fstat(file.fileno()).st_size - size, 0))
+            return file.read()
+
+    try:
+        return retry(read)
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as error:
+        raise _read_error(path, error) from error
+
+
+def _read_error(path: Path, error: OSError) -> DataError:
+    return DataError(f"{path}: cannot be read ({error.strerror}); check the file system, then try again")

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from hpc_jepa.config.benchmark import current_protocol
+from hpc_jepa.io.retry import read_bytes
 from hpc_jepa.io.validation import parse_json
 
 RUN_COLUMNS = ("study", "regime", "variant", "semantics", "seed", "step")
@@ -53,4 +54,4 @@ class RecordSummary(_Open):
 
 def read_summary(path: Path) -> RecordSummary:
     """The record in a file. Raises DataError if it is damaged."""
-    return parse_json(RecordSummary, path.read_bytes(), path, "delete it, 'hpc-jepa study submit' evaluates again")
+    return parse_json(RecordSummary, read_bytes(path), path, "delete it, 'hpc-jepa study submit' evaluates again")

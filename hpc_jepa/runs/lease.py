@@ -85,9 +85,15 @@ class Lease:
     def __init__(self, run: RunDir, holder: LeaseHolder) -> None:
         self._run = run
         self._holder = holder
+        self._heartbeat_error: BaseException | None = None
 
     def check(self) -> None:
-        """Raise LeaseLostError if another process holds the lease now, OSError if the file stays unreadable."""
+        """Raise LeaseLostError if another process holds the lease now, OSError if the file stays unreadable.
+
+        Raises HpcJepaError if the heartbeats have ended: others would believe this process dead.
+        """
+        if self._heartbeat_error is not None:
+            raise HpcJepaError(f"{self._run}: heartbeats ended ({self._heartbeat_error!r})") from self._heartbeat_error
         if not retry(self._is_held):
             newer = read_holder(self._run) or "another process"
             raise LeaseLostError(f"{self._run}: {newer} has taken over; this process stops without saving")
@@ -96,6 +102,10 @@ class Lease:
         """Renew the lease, unless it is lost."""
         if self._is_held():
             os.utime(self._run.lease_file)
+
+    def heartbeats_ended(self, error: BaseException) -> None:
+        """Let the next ``check`` raise: the thread of the heartbeats has failed."""
+        self._heartbeat_error = error
 
     def release(self) -> None:
         """Delete the lease, unless it is lost, so that the next process need not wait."""
@@ -170,6 +180,9 @@ def _heartbeat_loop(lease: Lease, stop: threading.Event) -> None:
             lease.heartbeat()
         except OSError as error:
             LOG.warning("%s: heartbeat failed (%s); trying again", error.filename, error.strerror)
+        except BaseException as error:
+            lease.heartbeats_ended(error)
+            raise
 
 
 def _is_alive(run: RunDir, holder: LeaseHolder) -> bool:

@@ -6,6 +6,7 @@ from pydantic import Field
 
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.io.atomic import write_atomically
+from hpc_jepa.io.retry import read_if_exists
 from hpc_jepa.io.validation import parse_json
 
 MAX_IMAGE_CHARACTERS = 16 << 20
@@ -31,4 +32,5 @@ def write_preview(path: Path, preview: Preview) -> None:
 
 def read_preview(path: Path) -> Preview | None:
     """The preview, None if there is no file. Raises DataError if it is damaged."""
-    return parse_json(Preview, path.read_bytes(), path, "delete it") if path.is_file() else None
+    content = read_if_exists(path)
+    return None if content is None else parse_json(Preview, content, path, "delete it")

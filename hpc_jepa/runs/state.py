@@ -9,6 +9,7 @@ from pydantic import AliasChoices, BeforeValidator, Field, NonNegativeInt
 
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.io.atomic import write_atomically
+from hpc_jepa.io.retry import read_if_exists
 from hpc_jepa.io.validation import parse_json
 
 RunStatus = Literal["running", "done", "interrupted", "failed"]
@@ -56,6 +57,5 @@ def write_state(path: Path, state: RunState) -> None:
 
 def read_state(path: Path) -> RunState | None:
     """The last written state, None if there is no file. Raises DataError if it is damaged."""
-    if not path.exists():
-        return None
-    return parse_json(RunState, path.read_bytes(), path, "delete it, 'hpc-jepa train' writes a new one")
+    content = read_if_exists(path)
+    return None if content is None else parse_json(RunState, content, path, "delete it, 'hpc-jepa train' writes one")

@@ -4,7 +4,8 @@ import logging
 import math
 import resource
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, NamedTuple
 
@@ -69,9 +70,10 @@ class MetricsLogger:
         self._batch_size = batch_size
         self._on_log = on_log
         self._file = _open_log(run, first_step) if is_main() else None
-        self._events = (
-            SummaryWriter(str(run.events_dir), purge_step=first_step) if is_main() and config.tensorboard else None
-        )
+        self._events: SummaryWriter | None = None
+        with self._tensorboard():
+            if is_main() and config.tensorboard:
+                self._events = SummaryWriter(str(run.events_dir), purge_step=first_step)
         self._gather = gather
         self._rank_thread = thread_pool(1, "effective-rank")
         self._pending: _PendingRecord | None = None
@@ -92,8 +94,9 @@ class MetricsLogger:
         self._rank_thread.shutdown()
         if self._file is not None:
             self._file.close()
-        if self._events is not None:
-            self._events.close()
+        with self._tensorboard() as events:
+            if events is not None:
+                events.close()
 
     def should_log(self, step: int) -> bool:
         """Whether ``step`` is logged."""
@@ -181,10 +184,20 @@ class MetricsLogger:
         self.last = {name: value for name, value in scalars.items() if math.isfinite(value)}
         if self._file is not None:
             self._file.write(record.model_dump(exclude_none=True))
-        if self._events is not None:
-            for name, value in scalars.items():
-                self._events.add_scalar(name, value, record.step)
+        with self._tensorboard() as events:
+            if events is not None:
+                for name, value in scalars.items():
+                    events.add_scalar(name, value, record.step)
         self._on_log(record)
+
+    @contextmanager
+    def _tensorboard(self) -> Iterator[SummaryWriter | None]:
+        """The TensorBoard log, None after a write to it has failed: ``metrics.jsonl`` has all metrics."""
+        try:
+            yield self._events
+        except OSError as error:
+            self._events = None
+            LOG.warning("TensorBoard events end here (%s); metrics.jsonl goes on", error.strerror)
 
 
 class _PendingRecord(NamedTuple):

@@ -28,8 +28,22 @@ def install_stop_handler(handler: Callable[[int, FrameType | None], object]) -> 
     return {number: signal.signal(number, handler) for number in handled}
 
 
+class Interrupt:
+    """Handler that acts like Ctrl-C and remembers the signal: a library may have caught the KeyboardInterrupt."""
+
+    def __init__(self) -> None:
+        self.received = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        """Raise KeyboardInterrupt."""
+        self.received = True
+        raise KeyboardInterrupt
+
+
 class StopSignal:
     """While entered, a stop signal sets a flag that the loop reads between two steps; a second SIGINT ends at once.
+
+    Raises KeyboardInterrupt on entry if a signal has come before, to a handler of type :class:`Interrupt`.
 
     A handler must not save: only one rank may have received the signal, and a save is collective.
     """
@@ -40,6 +54,8 @@ class StopSignal:
 
     def __enter__(self) -> "StopSignal":
         self._previous = install_stop_handler(self._set)
+        if any(isinstance(handler, Interrupt) and handler.received for handler in self._previous.values()):
+            raise KeyboardInterrupt
         return self
 
     def __exit__(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from hpc_jepa.errors import DataError
+from hpc_jepa.io.retry import retry
 
 VERSION = "v1.2"
 BLOCK = tarfile.BLOCKSIZE
@@ -94,7 +95,7 @@ def _tar_members(path: Path) -> Iterator[Member]:
 
 def _read_text(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        return retry(path.read_bytes).decode()
     except FileNotFoundError:
         raise DataError(f"{path}: missing index; {_remedy(path)}") from None
     except OSError as error:

@@ -10,6 +10,7 @@ from hpc_jepa.config.strict import Strict
 from hpc_jepa.data.encode import Encoding
 from hpc_jepa.data.sources.source import SettingValue
 from hpc_jepa.errors import DataError
+from hpc_jepa.io.retry import retry
 from hpc_jepa.io.validation import first_error
 
 MANIFEST_NAME = "manifest.json"
@@ -108,7 +109,7 @@ def read_manifest(folder: Path) -> ShardManifest:
     """Read the manifest of a shard folder. Raises DataError if it is missing or damaged."""
     path = folder / MANIFEST_NAME
     try:
-        return ShardManifest.model_validate_json(path.read_bytes())
+        return ShardManifest.model_validate_json(retry(path.read_bytes))
     except (FileNotFoundError, NotADirectoryError) as error:
         problem = f"not a shard folder, {MANIFEST_NAME} is missing" if folder.is_dir() else "no such folder"
         raise DataError(
@@ -122,7 +123,7 @@ def read_manifest(folder: Path) -> ShardManifest:
 
 def manifest_hash(folder: Path) -> str:
     """Hash that identifies the data: the manifest contains the checksum of every tar."""
-    return hashlib.sha256((folder / MANIFEST_NAME).read_bytes()).hexdigest()
+    return hashlib.sha256(retry((folder / MANIFEST_NAME).read_bytes)).hexdigest()
 
 
 def recipe_difference(old: Recipe, new: Recipe) -> str:

@@ -11,6 +11,7 @@ from hpc_jepa.data.shards.index import IndexedSample, index_path, read_index
 from hpc_jepa.data.shards.manifest import SampleInfo, ShardFile, manifest_hash, read_manifest
 from hpc_jepa.data.storage import ScratchCache, open_storage, parse_location
 from hpc_jepa.errors import DataError, UndecodableError
+from hpc_jepa.io.retry import retry
 
 
 class StoredVideo(NamedTuple):
@@ -99,7 +100,7 @@ class ShardFolder:
             else:
                 data = self._storage.read(path, offset, size)
         except OSError as error:
-            raise DataError(f"{path}: cannot be read ({error.strerror or error}); copy or build it again") from error
+            raise self._read_error(path, error) from error
         if len(data) != size:
             raise DataError(f"{path}: ends early, inside {self.key(index)}; copy or build it again")
         return data
@@ -113,9 +114,13 @@ class ShardFolder:
     def _read_extents(self, shard: ShardFile) -> np.ndarray[tuple[int, int], np.dtype[np.int64]]:
         """[samples, 4]: offset and size of the metadata, offset and size of the video; also collects the keys."""
         path = self.path / shard.name
-        if not path.is_file():
-            raise DataError(f"{path}: missing, but listed in the manifest; copy or build it again")
-        if (size := path.stat().st_size) != shard.size:
+        try:
+            size = retry(path.stat).st_size
+        except FileNotFoundError as error:
+            raise DataError(f"{path}: missing, but listed in the manifest; copy or build it again") from error
+        except OSError as error:
+            raise self._read_error(path, error) from error
+        if size != shard.size:
             raise DataError(f"{path}: has {size} bytes, {shard.size} in the manifest; copy or build it again")
         samples = read_index(index_path(path))
         if len(samples) != shard.samples:
@@ -135,6 +140,11 @@ class ShardFolder:
         if not 0 <= info.offset < info.offset + info.size <= video.offset < video.offset + video.size <= end:
             raise self._index_error(path, "points outside the tar")
         return info.offset, info.size, video.offset, video.size
+
+    def _read_error(self, tar: Path, error: OSError) -> DataError:
+        return DataError(
+            f"{tar}: cannot be read ({error.strerror or error}); it may be sound: check the file system, then try again"
+        )
 
     def _index_error(self, tar: Path, problem: str) -> DataError:
         return DataError(f"{index_path(tar)}: {problem}; run: hpc-jepa shards index {self.path}")

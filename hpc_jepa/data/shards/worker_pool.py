@@ -199,5 +199,7 @@ def _exit_with_parent() -> None:
     """End a busy worker whose parent was killed."""
     parent = multiprocessing.parent_process()
     if parent is not None:
-        parent.join()
-        os._exit(1)
+        try:
+            parent.join()
+        finally:
+            os._exit(1)

@@ -97,7 +97,7 @@ def evaluate_command(
 
     config = loading.read_config(BenchmarkConfig, [loading.find_config(benchmark, "benchmark")], overrides or [])
     names = _validated(weights or ["target", "student"])
-    with process_group():
+    with process_group(run):
         record = evaluate_run(
             run, config, protocol, names, task=task, force=force, progress=progress_bar, device=device
         )

@@ -35,6 +35,7 @@ from hpc_jepa.evaluation.tasks.robustness import evaluate_robustness
 from hpc_jepa.evaluation.tasks.text import evaluate_text
 from hpc_jepa.io.atomic import exclusive_lock
 from hpc_jepa.io.revision import code_revision
+from hpc_jepa.runs.run_dir import open_run
 from hpc_jepa.training.launch import (
     check_launcher_variables,
     init_from_launcher,
@@ -107,9 +108,10 @@ def evaluate(
 
 
 @contextmanager
-def process_group() -> Iterator[None]:
+def process_group(folder: Path) -> Iterator[None]:
     """A gloo process group for the duration of the block if torchrun or srun started several processes; else none.
 
+    ``folder``: the run, where the tasks of a Slurm step meet.
     Gloo suffices: processes exchange only file names and labels. All processes leave the block together, because srun
     ends a step soon after its first process, and the others finish while the first still trains probes.
     Raises InputError if the launcher's variables are incomplete, HpcJepaError if another process has exited.
@@ -119,7 +121,7 @@ def process_group() -> Iterator[None]:
         yield
         return
     check_launcher_variables()
-    init_from_launcher("gloo", COLLECTIVE_TIMEOUT)
+    init_from_launcher("gloo", COLLECTIVE_TIMEOUT, open_run(folder).path)
     try:
         with report_lost_peers():
             yield

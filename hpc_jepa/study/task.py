@@ -22,7 +22,7 @@ Command = tuple[str, ...]
 """Arguments of ``hpc-jepa``."""
 
 COMMAND_NUMBER = "HPC_JEPA_COMMAND_NUMBER"
-"""Number of a command in its task; the ranks of each command in a Slurm job meet at a port of their own."""
+"""Number of a command in its task; it makes the rendezvous of each command in a Slurm job unique."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """Signals after which a command saves and exits."""

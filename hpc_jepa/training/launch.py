@@ -2,11 +2,11 @@
 
 import atexit
 import os
-import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from pathlib import Path
 
 import torch
 import torch.distributed as dist
@@ -15,30 +15,27 @@ from torch.distributed.rendezvous import rendezvous
 from hpc_jepa.config.training import DeviceSetting
 from hpc_jepa.devices import select_device
 from hpc_jepa.errors import HpcJepaError, InputError
+from hpc_jepa.training.slurm_rendezvous import slurm_store
 
 RANK_VARIABLES = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
-LAUNCHER_VARIABLES = (*RANK_VARIABLES, "MASTER_ADDR", "MASTER_PORT")
+MASTER_VARIABLES = ("MASTER_ADDR", "MASTER_PORT")
+LAUNCHER_VARIABLES = (*RANK_VARIABLES, *MASTER_VARIABLES)
+SLURM_RANK_VARIABLES = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_STEP_NUM_TASKS", "LOCAL_RANK": "SLURM_LOCALID"}
 RENDEZVOUS_TIMEOUT = timedelta(minutes=5)
 """Wait this long for all ranks at start-up: the nodes of a job start at different times."""
 COLLECTIVE_MARGIN = timedelta(minutes=5)
 """Collectives end this long after the stall watchdog. NCCL's default of ten minutes would end the process before the
 watchdog prints its stacks: NCCL's own watchdog thread then exits the process (TORCH_NCCL_ASYNC_ERROR_HANDLING=3)."""
-SLURM_PORTS = range(20_000, 32_000)
-"""Below the ephemeral ports that systems give to outgoing connections."""
-PORTS_BETWEEN_COMMANDS = 1009
-COMMAND_NUMBER = "HPC_JEPA_COMMAND_NUMBER"
-"""Environment variable: the number of a command among those that a task of a study runs in one job step
-(``study/task.py``)."""
-FIRST_HOST = re.compile(r"(?P<before>[^\[,]+)(?:\[(?P<first>\d+)[^\]]*\](?P<after>[^\[,]*))?")
-"""The first host of a Slurm node list such as ``node[017-020,031],login``."""
 
 
-def join_process_group(setting: DeviceSetting = "auto", timeout: timedelta | None = None) -> torch.device:
+def join_process_group(
+    setting: DeviceSetting = "auto", timeout: timedelta | None = None, folder: Path | None = None
+) -> torch.device:
     """Initialise the process group once per process; returns the device of this rank.
 
     Without a launcher the world size is 1. The group lasts as long as the process, because DeepSpeed keeps references
     to it and cannot start on a second one. ``setting``: ``engine.device``. ``timeout``: of one collective; None:
-    torch's default.
+    torch's default. ``folder``: where the tasks of a Slurm step meet; None: the working directory.
     Raises InputError if the launcher's variables are incomplete or invalid (N processes that train alone would appear
     to succeed), or like :func:`hpc_jepa.devices.choose_device`. Raises HpcJepaError if the rendezvous times out.
     """
@@ -49,7 +46,7 @@ def join_process_group(setting: DeviceSetting = "auto", timeout: timedelta | Non
     if not dist.is_initialized():
         if device.type == "cuda":
             os.environ["LOCAL_RANK"] = str(device.index)  # DeepSpeed uses it as the index of its device
-        _init_backend("nccl" if device.type == "cuda" else "gloo", timeout)
+        _init_backend("nccl" if device.type == "cuda" else "gloo", timeout, folder or Path())
         atexit.register(dist.destroy_process_group)
     return device
 
@@ -73,7 +70,7 @@ def report_lost_peers() -> Iterator[None]:
         raise
 
 
-def _init_backend(backend: str, timeout: timedelta | None) -> None:
+def _init_backend(backend: str, timeout: timedelta | None, folder: Path) -> None:
     import deepspeed  # takes seconds; evaluation imports this module without it
 
     # On a CPU, DeepSpeed would compile a shared-memory all-reduce at first start; gloo needs no compiler.
@@ -83,23 +80,29 @@ def _init_backend(backend: str, timeout: timedelta | None) -> None:
         store = torch.distributed.HashStore()  # type: ignore[attr-defined]
         dist.init_process_group(backend, store=store, rank=0, world_size=1, timeout=timeout)
     else:
-        init_from_launcher(backend, timeout)
+        init_from_launcher(backend, timeout, folder)
     # DeepSpeed calls collectives by deprecated names; users cannot act on the warning.
     warnings.filterwarnings("ignore", message=".*deprecated.*", category=FutureWarning, module="torch.distributed")
     deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False, verbose=False)
 
 
-def init_from_launcher(backend: str, timeout: timedelta | None) -> None:
-    """Initialise the process group of the launcher's ranks. Raises HpcJepaError after RENDEZVOUS_TIMEOUT."""
+def init_from_launcher(backend: str, timeout: timedelta | None, folder: Path) -> None:
+    """Initialise the process group of the launcher's ranks; the tasks of a Slurm step meet in ``folder``.
+
+    Raises HpcJepaError after RENDEZVOUS_TIMEOUT.
+    """
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     try:
-        store, *_ = next(rendezvous("env://", rank, world_size, timeout=RENDEZVOUS_TIMEOUT))
+        if _meets_in_slurm():
+            place, store = str(folder), slurm_store(os.environ, folder, RENDEZVOUS_TIMEOUT)
+        else:
+            place = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
+            store, *_ = next(rendezvous("env://", rank, world_size, timeout=RENDEZVOUS_TIMEOUT))
         dist.init_process_group(backend, store=store, rank=rank, world_size=world_size, timeout=timeout)
     except dist.DistError as error:
-        address = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
         reason = str(error).partition("\n")[0]
         raise HpcJepaError(
-            f"rank {rank} of {world_size}: rendezvous at {address} timed out after {RENDEZVOUS_TIMEOUT.seconds} s "
+            f"rank {rank} of {world_size}: rendezvous at {place} timed out after {RENDEZVOUS_TIMEOUT.seconds} s "
             f"({reason}); check the logs of the other ranks, and the network between the nodes"
         ) from error
 
@@ -111,11 +114,12 @@ def is_single_process() -> bool:
 
 def check_launcher_variables() -> None:
     """Raise InputError unless the launcher's variables are complete and valid; torch would wait for missing ranks."""
-    missing = [name for name in LAUNCHER_VARIABLES if name not in os.environ]
+    required = RANK_VARIABLES if _meets_in_slurm() else LAUNCHER_VARIABLES
+    missing = [name for name in required if name not in os.environ]
     if missing:
         present = next(name for name in RANK_VARIABLES if name in os.environ)
         raise InputError(f"{present} is set but {', '.join(missing)} is not: start with torchrun, or unset {present}")
-    invalid = [name for name in (*RANK_VARIABLES, "MASTER_PORT") if not os.environ[name].isdecimal()]
+    invalid = [name for name in required if name != "MASTER_ADDR" and not os.environ[name].isdecimal()]
     if invalid:
         raise InputError(f"{invalid[0]}={os.environ[invalid[0]]}: not a number; start with torchrun, or unset it")
     rank, world_size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
@@ -124,16 +128,18 @@ def check_launcher_variables() -> None:
 
 
 def set_ranks_from_slurm() -> None:
-    """Set torch's launcher variables from Slurm's if srun started this process as one of several.
+    """Set torch's variables of ranks from Slurm's if srun started this process as one of several.
 
-    Variables of another launcher take precedence. Raises InputError in a multi-task job that was started without srun:
+    Ranks of another launcher take precedence. Raises InputError in a multi-task job that was started without srun:
     it would train as one process and appear to succeed.
     """
     if os.environ.keys() & {"RANK", "WORLD_SIZE"}:
         return
     if "SLURM_STEP_ID" in os.environ:
         if int(os.environ["SLURM_STEP_NUM_TASKS"]) > 1:
-            os.environ |= _slurm_ranks(os.environ)
+            os.environ |= {name: os.environ[SLURM_RANK_VARIABLES[name]] for name in RANK_VARIABLES}
+            for name in MASTER_VARIABLES:  # a job script may set them for torchrun
+                os.environ.pop(name, None)
     elif int(os.environ.get("SLURM_NTASKS", "1")) > 1 and "SLURM_JOB_ID" in os.environ:
         raise InputError(
             f"this Slurm job has {os.environ['SLURM_NTASKS']} tasks but was started as one process; "
@@ -141,26 +147,8 @@ def set_ranks_from_slurm() -> None:
         )
 
 
-def _slurm_ranks(step: Mapping[str, str]) -> dict[str, str]:
-    """From the variables of a job step.
-
-    A restart, and each command of a task, uses another port: an older copy of the job, or rank 0 of the command before,
-    may still listen.
-    """
-    number = 7 * int(step["SLURM_JOB_ID"]) + int(step.get("SLURM_RESTART_COUNT", "0"))
-    number += PORTS_BETWEEN_COMMANDS * int(step.get(COMMAND_NUMBER, "0"))
-    return {
-        "RANK": step["SLURM_PROCID"],
-        "WORLD_SIZE": step["SLURM_STEP_NUM_TASKS"],
-        "LOCAL_RANK": step["SLURM_LOCALID"],
-        "MASTER_ADDR": first_host(step["SLURM_STEP_NODELIST"]),
-        "MASTER_PORT": str(SLURM_PORTS[number % len(SLURM_PORTS)]),
-    }
-
-
-def first_host(node_list: str) -> str:
-    """The first host name of a compressed Slurm node list."""
-    match = FIRST_HOST.match(node_list)
-    if match is None:
-        raise InputError(f"SLURM_STEP_NODELIST={node_list}: not a Slurm node list")
-    return match["before"] + (match["first"] or "") + (match["after"] or "")
+def _meets_in_slurm() -> bool:
+    """Whether the ranks are the tasks of a Slurm step and no launcher has named an address."""
+    if "SLURM_STEP_ID" not in os.environ or os.environ.keys() & set(MASTER_VARIABLES):
+        return False
+    return all(os.environ.get(name, "") == os.environ.get(slurm) for name, slurm in SLURM_RANK_VARIABLES.items())

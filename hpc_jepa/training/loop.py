@@ -39,7 +39,8 @@ def train(config: RunConfig, on_log: OnLog, profile: bool = False) -> TrainOutco
     """
     validate_objectives(config)
     refuse_other_config(config)
-    device = join_process_group(config.engine.device, collective_timeout(config.guard.stall_seconds))
+    timeout = collective_timeout(config.guard.stall_seconds)
+    device = join_process_group(config.engine.device, timeout, config.folder)
     wall_time = WallTime.from_environment()
     with (
         numerics(config.engine),

@@ -52,7 +52,11 @@ LAUNCHES = {
     "no launcher": ({}, None),
     "one task": (STEP | {"SLURM_NTASKS": "1", "SLURM_STEP_NUM_TASKS": "1", "SLURM_PROCID": "0"}, None),
     "second of two tasks": (
-        STEP | {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}, ("1", "2", "a1"),
+        STEP | {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "0"}, ("1", "2", None),
+    ),
+    "second of two tasks of a script for torchrun": (
+        STEP | {"SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "0", "MASTER_ADDR": "b"},
+        ("1", "2", None),
     ),
     "torchrun": (TORCHRUN, ("3", "4", "b")),
     "torchrun in each of two tasks": (
@@ -72,26 +76,27 @@ def groups(monkeypatch):
         monkeypatch.delenv(name)
     created = []
 
-    def join(backend, timeout):
-        created.append(tuple(os.environ[name] for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR")))
+    def join(backend, timeout, folder):
+        created.append(tuple(os.environ.get(name) for name in ("RANK", "WORLD_SIZE", "MASTER_ADDR")))
 
     monkeypatch.setattr(evaluator, "init_from_launcher", join)
+    monkeypatch.setattr(evaluator, "open_run", RunDir)  # the folder is empty
     monkeypatch.setattr(evaluator.dist, "barrier", lambda: created.append("left together"))
     monkeypatch.setattr(evaluator.dist, "destroy_process_group", lambda: None)
     return created
 
 
 @pytest.mark.parametrize(("environment", "group"), LAUNCHES.values(), ids=LAUNCHES)
-def test_the_processes_of_a_launcher_join(environment, group, groups, monkeypatch):
+def test_the_processes_of_a_launcher_join(environment, group, groups, monkeypatch, tmp_path):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    with evaluator.process_group():
+    with evaluator.process_group(tmp_path):
         assert groups == ([group] if group else [])
     assert groups == ([group, "left together"] if group else [])
 
 
-def test_a_job_of_two_tasks_is_not_evaluated_as_one_process(groups, monkeypatch):
+def test_a_job_of_two_tasks_is_not_evaluated_as_one_process(groups, monkeypatch, tmp_path):
     monkeypatch.setenv("SLURM_JOB_ID", "40")
     monkeypatch.setenv("SLURM_NTASKS", "2")
-    with pytest.raises(InputError, match="srun"), evaluator.process_group():
+    with pytest.raises(InputError, match="srun"), evaluator.process_group(tmp_path):
         pass

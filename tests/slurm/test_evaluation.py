@@ -34,6 +34,10 @@ def test_two_tasks_share_the_clips_and_write_the_record_of_one(cluster, uninterr
     command = [sys.executable, WORKER, tmp_path, shared, "--benchmark", benchmarks[0], "--weights", "target"]
     cluster.slurm("srun", "--ntasks=2", "--nodes=1", *map(str, command), timeout=600)
 
+    for rank in (0, 1):
+        listening = (tmp_path / f"listening-{rank}").read_text().splitlines()
+        assert listening and not {"0.0.0.0", "::"} & {*listening}
+    assert list(shared.glob(".rendezvous-*")) == []
     decoded = [(tmp_path / f"rank-{rank}").read_text().splitlines() for rank in (0, 1)]
     assert [len(samples) for samples in decoded] == [12 + 4, 12 + 4]
     every = {f"train {sample}" for sample in range(24)} | {f"test {sample}" for sample in range(8)}

@@ -7,6 +7,7 @@ RUNS/<study>/
         state.json                                    status and step (runs/state.py)
         metrics.jsonl  events/                        metrics of logged steps (runs/metrics_log.py), TensorBoard
         lease.json  .lock                             the process that may write (runs/lease.py)
+        .rendezvous-*                                 while ranks join under srun (training/slurm_rendezvous.py)
         log/starts.jsonl                              one line per start (runs/restarts.py)
         log/dropped-<rank>.jsonl                      clips that could not be decoded (data/decode_errors.py)
         log/gpu-failures-<rank>.jsonl                 clips that only the CPU could decode

@@ -38,4 +38,6 @@ def test_a_requeued_job_meets_beside_an_older_copy_that_still_waits(cluster, tmp
     eventually(lambda: len(met((tmp_path / "output").read_text().splitlines())) == 2)
     assert set(cluster.processes_on(node)) & set(copy)
     assert not older.exists()
+    cluster.control("start-node", node)  # kill-node ends the older copy only with its daemon
     cluster.control("kill-node", node)
+    assert cluster.processes_on(node) == []

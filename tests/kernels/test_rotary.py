@@ -42,7 +42,7 @@ def by_definition(qkv, rotation, heads):
     return *turned, parts[2]
 
 
-SHAPES = [(2, 5, 3, 8), (1, 3, 1, 2), (2, 2, 2, 22)]
+SHAPES = [(2, 5, 3, 8), (1, 3, 1, 2), (2, 2, 2, 22), (2, 0, 3, 8)]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

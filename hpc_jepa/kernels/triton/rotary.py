@@ -20,7 +20,7 @@ class TritonRotatedQKV(torch.autograd.Function):
         qkv = qkv.contiguous()
         query, key = rotate_qk(qkv[..., : qkv.shape[2] // 3 * 2], rotation, heads).unbind(0)
         ctx.save_for_backward(rotation)
-        value = qkv.view(*qkv.shape[:2], 3, heads, -1)[:, :, 2]
+        value = qkv.view(*qkv.shape[:2], 3, heads, qkv.shape[2] // 3 // heads)[:, :, 2]
         return query.transpose(1, 2), key.transpose(1, 2), value.transpose(1, 2)
 
     @staticmethod

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from hpc_jepa.cli.console import CONSOLE, AsJson, examples
@@ -78,7 +78,7 @@ def _check_gpu(folder: Path, as_json: bool, rehearse: bool) -> int:
 
 
 def _table(results: list[CheckResult]) -> Table:
-    table = Table.grid(padding=(0, 2))
+    table = Table("", "", Column(overflow="fold"), box=None, show_header=False, padding=(0, 1), pad_edge=False)
     for result in results:
         text = Text(result.detail)
         if result.advice:

@@ -9,12 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 from rich.table import Table
 
-from hpc_jepa.cli.console import examples, progress_bar
+from hpc_jepa.cli.console import CONSOLE, examples, progress_bar, stdout_console
 from hpc_jepa.config import loading
 from hpc_jepa.config.benchmark import ENCODER_PATTERN, BenchmarkConfig, ProtocolName, Task, current_protocol
 from hpc_jepa.config.training import DeviceSetting
 from hpc_jepa.errors import InputError
-from hpc_jepa.io.escape import SafeConsole
 
 if TYPE_CHECKING:
     from hpc_jepa.evaluation.record import AnyRecord
@@ -94,6 +93,7 @@ def evaluate_command(
     """
     from hpc_jepa.evaluation.evaluator import evaluate as evaluate_run
     from hpc_jepa.evaluation.evaluator import process_group
+    from hpc_jepa.runs.run_dir import RunDir
 
     config = loading.read_config(BenchmarkConfig, [loading.find_config(benchmark, "benchmark")], overrides or [])
     names = _validated(weights or ["target", "student"])
@@ -106,7 +106,10 @@ def evaluate_command(
     if json:
         typer.echo(record.model_dump_json(indent=1))
     else:
-        SafeConsole().print(_table(record))
+        console = stdout_console()
+        console.print(_title(record), highlight=False, soft_wrap=True)
+        console.print(_table(record))
+        CONSOLE.print(f"record: {RunDir(run).record_file(record.benchmark, record.protocol, task)}", highlight=False)
 
 
 def _validated(names: list[str]) -> list[str]:
@@ -118,11 +121,14 @@ def _validated(names: list[str]) -> list[str]:
     return names
 
 
-def _table(record: "AnyRecord") -> Table:
+def _title(record: "AnyRecord") -> str:
     run = record.run
-    title = f"{record.title}, {record.protocol}: {run.variant} ({run.semantics}), seed {run.seed}, step {run.step}"
+    return f"{record.title}, {record.protocol}: {run.variant} ({run.semantics}), seed {run.seed}, step {run.step}"
+
+
+def _table(record: "AnyRecord") -> Table:
     columns = _COLUMNS[type(record).__name__]
-    table = Table("weights", *columns, "%", "95 % interval", "of", title=title, title_justify="left")
+    table = Table("weights", *columns, "%", "95 % interval", "clips")
     for result in record.results:
         cells = [str(getattr(result, name)) for name in columns.values()]
         interval = f"{100 * result.low:.1f} - {100 * result.high:.1f}"

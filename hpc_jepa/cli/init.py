@@ -24,7 +24,8 @@ def init_command(
     """
     for name in FOLDERS:
         shutil.copytree(shipped_dir(name), folder / name, dirs_exist_ok=True, copy_function=_copy_if_missing)
-    CONSOLE.print(f"{folder.resolve()}: {' and '.join(f'{name}/' for name in FOLDERS)} are complete")
+    names = " and ".join(f"{name}/" for name in FOLDERS)
+    CONSOLE.print(f"{folder.resolve()}: {names} hold all shipped files; files that existed are unchanged")
 
 
 def _copy_if_missing(source: str, target: str) -> None:

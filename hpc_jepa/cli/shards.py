@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from hpc_jepa.cli import shards_build
-from hpc_jepa.cli.console import CONSOLE, AsJson, plural, progress_bar
+from hpc_jepa.cli.console import CONSOLE, AsJson, plural, progress_bar, stdout_console
 from hpc_jepa.cli.shards_build import summary
 from hpc_jepa.data.shards.index import index_path
 from hpc_jepa.data.shards.manifest import MANIFEST_NAME, ShardManifest, read_manifest
@@ -19,7 +19,6 @@ from hpc_jepa.data.shards.shard_folder import ShardFolder
 from hpc_jepa.data.shards.verify import find_decode_errors, find_shard_errors, random_samples, write_indexes
 from hpc_jepa.data.sources.layouts import PUBLISHED_COUNTS
 from hpc_jepa.errors import DataError, InputError
-from hpc_jepa.io.escape import SafeConsole
 
 app = typer.Typer(no_args_is_help=True, help="Build, verify and inspect shard folders.")
 app.add_typer(
@@ -79,7 +78,7 @@ def shards_info(
         typer.echo(json.dumps(contents[0] if (folder / MANIFEST_NAME).is_file() else contents, indent=1))
     else:
         for folder, manifest in manifests.items():
-            SafeConsole().print(_table(folder, manifest))
+            stdout_console().print(_table(folder, manifest))
     if expect:
         for folder, manifest in manifests.items():
             CONSOLE.print(_compare_with_published(folder, manifest))

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from hpc_jepa.cli.console import AsJson, examples, progress_bar
-from hpc_jepa.io.escape import SafeConsole
+from hpc_jepa.cli.console import AsJson, examples, progress_bar, stdout_console
 
 if TYPE_CHECKING:
     from hpc_jepa.data.throughput import DecoderThroughput
@@ -33,7 +32,7 @@ def shards_bench(
     threads: Annotated[int | None, typer.Option(min=1, help="Decoding threads.", show_default="one per core")] = None,
     clips_per_gpu: Annotated[
         float,
-        typer.Option(min=0.01, help="Assumed training speed of a GPU in clips/s (tools/bench_step.py measures it)."),
+        typer.Option(min=0.01, help="Training speed of one GPU in clips/s, as bench_step.py or a run shows it."),
     ] = CLIPS_PER_GPU,
     as_json: AsJson = False,
 ) -> None:
@@ -62,7 +61,7 @@ def shards_bench(
         answer = {"folder": folder, "threads": cores, "clips_per_gpu": clips_per_gpu, "decoders": rows}
         typer.echo(json.dumps(answer | {"settings": settings}))
         return
-    SafeConsole().print(_table(results, clips_per_gpu))
+    stdout_console().print(_table(results, clips_per_gpu))
     typer.echo(
         f"set data.decoder={best.setting} data.decode_threads={cores}, or fewer threads for more processes a node"
     )

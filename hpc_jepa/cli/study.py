@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from hpc_jepa.cli.console import CONSOLE, AsJson, progress_bars
+from hpc_jepa.cli.console import CONSOLE, AsJson, plural, progress_bars
 from hpc_jepa.config.loading import find_config, read_config
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.errors import HpcJepaError, InputError
@@ -85,11 +85,19 @@ def study_resume(study: StudyName, cluster: Cluster = "local", runs: Runs = Path
 @app.command("cancel", epilog="Example:  hpc-jepa study cancel paper")
 def study_cancel(study: StudyName, runs: Runs = Path("runs")) -> None:
     """Cancel the jobs of a study. Running cells save first; results are kept."""
-    from hpc_jepa.study.submit import cancel_study
+    from hpc_jepa.study.submit import CancelledWork, cancel_study
 
     cancelled = cancel_study(_cells(study, runs), _folder(study, runs))
+    if cancelled == CancelledWork(0, 0):
+        CONSOLE.print(
+            "nothing cancelled: no job is queued, and no run is training on this machine "
+            "(Ctrl-C in study submit also stops an evaluation)",
+            highlight=False,
+        )
+        return
     CONSOLE.print(
-        f"cancelled {cancelled.jobs} jobs, sent SIGTERM to {cancelled.processes} runs on this machine; "
+        f"cancelled {plural(cancelled.jobs, 'job', 'jobs')}, "
+        f"stopped {plural(cancelled.processes, 'run', 'runs')} on this machine with SIGTERM; "
         f"continue with: {shlex.join(['hpc-jepa', 'study', 'resume', study, '--runs', str(runs)])}",
         highlight=False,
     )

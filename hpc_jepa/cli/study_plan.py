@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
+from hpc_jepa.cli.console import stdout_console
 from hpc_jepa.config.cluster import ClusterConfig
-from hpc_jepa.io.escape import SafeConsole
 from hpc_jepa.study.forecast import RegimeForecast, StudyForecast
 from hpc_jepa.study.gpu_memory import GIB, MemoryPlan
 from hpc_jepa.study.grid import StudyCell
@@ -17,7 +17,7 @@ LAUNCH_BOUND = "the GPUs wait for kernel launches; use fewer GPUs per run, a lar
 
 def show_plan(cells: Sequence[StudyCell], site: ClusterConfig, forecast: StudyForecast, on_slurm: bool) -> None:
     """Print variants, benchmarks, and the cost of each regime and of the whole study."""
-    console = SafeConsole()
+    console = stdout_console()
     console.print(_variants(cells))
     console.print(f"evaluated on: {_benchmarks(cells[0])}", highlight=False, soft_wrap=True)
     console.print(_regimes(forecast.regimes))

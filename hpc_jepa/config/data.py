@@ -2,7 +2,7 @@
 
 from math import ceil
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -72,6 +72,13 @@ class ShardOrderConfig(Strict):
     steps: int = Field(100, gt=0, description="steps that each tar stays in use")
 
 
+def _without_removed(sources: Any) -> Any:
+    """Drop the names that a later file sets to null: mappings merge, so a file could only add to those it extends."""
+    if not isinstance(sources, dict):
+        return sources
+    return {name: source for name, source in sources.items() if source is not None}
+
+
 DecoderSetting = Literal["auto", "gpu", "cpu"]
 
 
@@ -88,7 +95,9 @@ class ReadingConfig(Strict):
 class DataConfig(Strict):
     """A mixture of sources, read as clips."""
 
-    sources: dict[str, SourceConfig] = Field(min_length=1)
+    sources: Annotated[dict[str, SourceConfig], BeforeValidator(_without_removed)] = Field(
+        min_length=1, description="null removes a source of the file that this one extends"
+    )
     clip: ClipConfig = ClipConfig()
     augmentation: AugmentationConfig = AugmentationConfig()
     images: Literal["clips", "batches"] = Field(

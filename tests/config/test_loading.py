@@ -127,6 +127,15 @@ def test_a_dumped_configuration_is_read_back(write):
     assert read_config(RunConfig, [write("again.yaml", dump_config(config))]) == config
 
 
+def test_null_removes_a_source_of_the_extended_file(write):
+    base = write("base.yaml", "regime: r\ndata:\n  sources: {a: {shards: x}, b: {shards: y, weight: 2}}\n")
+    own = write("own.yaml", "extends: base.yaml\ndata:\n  sources: {a: null, c: {shards: z}}\n")
+    assert {name: source.shards for name, source in load_config(own).data.sources.items()} == {"b": "y", "c": "z"}
+    assert list(load_config(base, overrides=["data.sources.b=null"]).data.sources) == ["a"]
+    with pytest.raises(InputError, match="sources"):
+        load_config(own, overrides=["data.sources={b: null, c: null}"])
+
+
 def test_the_grid_of_a_run():
     config = RunConfig.model_validate({"regime": "r", "data": {"sources": {"a": {"shards": "x"}}}})
     assert (config.grid.time, config.grid.height, config.grid.width, config.grid.image) == (8, 14, 14, False)

@@ -111,6 +111,9 @@ def read_manifest(folder: Path) -> ShardManifest:
     try:
         return ShardManifest.model_validate_json(retry(path.read_bytes))
     except (FileNotFoundError, NotADirectoryError) as error:
+        splits = [str(below.parent) for below in sorted(folder.glob(f"*/{MANIFEST_NAME}"))]
+        if splits:
+            raise DataError(f"{folder}: has a folder for each split; name one: {', '.join(splits)}") from error
         problem = f"not a shard folder, {MANIFEST_NAME} is missing" if folder.is_dir() else "no such folder"
         raise DataError(
             f"{folder}: {problem}; build it with: hpc-jepa shards build DATASET --out {folder.parent}"

@@ -98,7 +98,8 @@ def study_cancel(study: StudyName, runs: Runs = Path("runs")) -> None:
     CONSOLE.print(
         f"cancelled {plural(cancelled.jobs, 'job', 'jobs')}, "
         f"stopped {plural(cancelled.processes, 'run', 'runs')} on this machine with SIGTERM; "
-        f"continue with: {shlex.join(['hpc-jepa', 'study', 'resume', study, '--runs', str(runs)])}",
+        f"continue with: {shlex.join(['hpc-jepa', 'study', 'submit', study, '--runs', str(runs)])} "
+        "and the same --cluster",
         highlight=False,
     )
 

@@ -229,7 +229,7 @@ def test_threads_of_a_process_without_cuda_set_no_device(monkeypatch):
 
 HOST_ONLY = {
     "devices.py",  # thread_pool itself
-    "checkpoint/layout.py",  # hashes files
+    "checkpoint/integrity.py",  # hashes files
     "data/shards/verify.py",  # hashes and decodes on the CPU, in a process without CUDA
     "study/local.py",  # waits for child processes
     "cli/gpu_check/processes.py",  # the same

@@ -23,9 +23,6 @@ import json
 import logging
 import os
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -35,9 +32,10 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from hpc_jepa.checkpoint.format_2 import upgrade_manifest
+from hpc_jepa.checkpoint.integrity import MISSING, file_errors, read_errors
 from hpc_jepa.checkpoint.rank_file import FileDigest
 from hpc_jepa.config.run import RunConfig
-from hpc_jepa.errors import CheckpointError, HpcJepaError, InputError
+from hpc_jepa.errors import CheckpointError, InputError
 from hpc_jepa.io.atomic import fsync, write_atomically
 from hpc_jepa.io.retry import retry
 from hpc_jepa.io.validation import first_error
@@ -48,7 +46,6 @@ MANIFEST = "manifest.json"
 WEIGHT_PREFIXES = ("student", "target", "predictor", "objectives")
 """First parts of the names of weights; all other tensors are optimizer and random state."""
 CHECKSUM_PLACEHOLDER = "0" * 64
-MISSING = (FileNotFoundError, NotADirectoryError)
 RESUME_HINT = "'hpc-jepa train' with the same configuration resumes from the checkpoint before"
 
 LOG = logging.getLogger(__name__)
@@ -199,9 +196,8 @@ def verify_files(checkpoint: Checkpoint, prefix: str = "") -> list[str]:
 
     Raises HpcJepaError if a file cannot be read.
     """
-    names = [name for name in checkpoint.manifest.files if name.startswith(prefix)]
-    with ThreadPoolExecutor() as pool:
-        return [error for error in pool.map(partial(_file_error, checkpoint), names) if error]
+    recorded = {name: digest for name, digest in checkpoint.manifest.files.items() if name.startswith(prefix)}
+    return file_errors(checkpoint.path, recorded)
 
 
 def create_partial(run: Path, step: int) -> Path:
@@ -291,7 +287,7 @@ def _read(path: Path) -> Checkpoint | None:
     Raises HpcJepaError if the manifest cannot be read.
     """
     try:
-        with _read_errors(path / MANIFEST):
+        with read_errors(path / MANIFEST):
             text = retry(partial((path / MANIFEST).read_text, encoding="utf-8"))
         content = json.loads(text)
         intact = content["checksum"] == _checksum(text.replace(content["checksum"], CHECKSUM_PLACEHOLDER))
@@ -308,36 +304,3 @@ def _read(path: Path) -> Checkpoint | None:
 
 def _checksum(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _file_error(checkpoint: Checkpoint, name: str) -> str | None:
-    """What is wrong with a file, None if it has the recorded size and checksum. Raises HpcJepaError."""
-    recorded, path = checkpoint.manifest.files[name], checkpoint.path / name
-    try:
-        with _read_errors(path):
-            size, sha256 = retry(partial(_size_and_checksum, path, recorded.size))
-    except MISSING:
-        return f"{path}: missing"
-    if size != recorded.size:
-        return f"{path}: {size} bytes instead of {recorded.size}"
-    return f"{path}: checksum differs" if sha256 != recorded.sha256 else None
-
-
-def _size_and_checksum(path: Path, expected_size: int) -> tuple[int, str]:
-    """Size and SHA-256 of a file; the checksum is empty if it has another size. Raises OSError."""
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        return size, hashlib.file_digest(file, "sha256").hexdigest() if size == expected_size else ""
-
-
-@contextmanager
-def _read_errors(path: Path) -> Iterator[None]:
-    """Turn an error of the file system into an HpcJepaError; a missing file is not one."""
-    try:
-        yield
-    except MISSING:
-        raise
-    except OSError as error:
-        raise HpcJepaError(
-            f"{path}: cannot be read ({error.strerror}); it may be sound: check the file system, then try again"
-        ) from error

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from hpc_jepa.cli.shards import app
 from hpc_jepa.config.data import ClipConfig
-from hpc_jepa.data import timeline
+from hpc_jepa.data import random_access
 from hpc_jepa.data.decode import UndecodableError, decode_frames, decode_run, open_video
 from hpc_jepa.data.encode import Encoding
 from hpc_jepa.data.frame_sampling import training_frames
@@ -20,7 +20,8 @@ from hpc_jepa.data.shards.manifest import Recipe, SampleInfo
 from hpc_jepa.data.shards.shard_folder import ShardFolder
 from hpc_jepa.data.shards.storage_policy import to_tar_entry
 from hpc_jepa.data.sources.source import EncodedFile, PackedSample, Sample
-from hpc_jepa.data.timeline import establish, read_track
+from hpc_jepa.data.timeline import establish
+from hpc_jepa.data.track import read_track
 from hpc_jepa.errors import DataError
 
 FRAMES = 30
@@ -410,7 +411,7 @@ def test_leading_frames_are_compared_at_random(monkeypatch):
             yield frame
             last = frame
 
-    monkeypatch.setattr(timeline, "decode_run", wrong)
+    monkeypatch.setattr(random_access, "decode_run", wrong)
     assert establish(file).fault == "frames differ if decoding starts at their key frame"
 
 

@@ -9,7 +9,7 @@ from av.video.stream import VideoStream
 from hpc_jepa.data.colour import uncommon_colour
 from hpc_jepa.data.decode import open_video
 from hpc_jepa.data.shards.frame_conversion import display_filters
-from hpc_jepa.data.timeline import Track, read_track, variable_times
+from hpc_jepa.data.track import Track, read_track, variable_times
 
 MAX_FRAME_PIXELS = 1 << 26
 """Larger frames come from damaged headers and would exhaust memory."""

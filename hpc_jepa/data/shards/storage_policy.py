@@ -19,7 +19,8 @@ from hpc_jepa.data.shards.container import MAX_FRAME_PIXELS, ContainerInfo, prob
 from hpc_jepa.data.shards.manifest import Recipe, SampleInfo
 from hpc_jepa.data.shards.transcode import keep_video_stream, remux_in_order, transcode
 from hpc_jepa.data.sources.source import EncodedFile, PackedSample, RawFrames, Sample
-from hpc_jepa.data.timeline import RATE_TOLERANCE, Timeline, establish, inspect_video
+from hpc_jepa.data.timeline import Timeline, establish, inspect_video
+from hpc_jepa.data.track import RATE_TOLERANCE
 from hpc_jepa.errors import UndecodableError
 
 CODECS = ("h264", "hevc", "vp8", "vp9", "av1", "mpeg4", "mjpeg")

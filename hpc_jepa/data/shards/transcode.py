@@ -11,7 +11,8 @@ from hpc_jepa.data.decode import VideoInfo, open_video
 from hpc_jepa.data.encode import MAX_RATE_DENOMINATOR, Encoding, encode_frames
 from hpc_jepa.data.shards.container import MAX_FRAME_PIXELS
 from hpc_jepa.data.shards.frame_conversion import convert, stored_colour, upright
-from hpc_jepa.data.timeline import PACKED_FLAG, Timeline, frames_between, read_track, variable_times
+from hpc_jepa.data.timeline import Timeline
+from hpc_jepa.data.track import PACKED_FLAG, frames_between, read_track, variable_times
 from hpc_jepa.errors import UndecodableError
 
 BITEXACT = {"fflags": "bitexact"}

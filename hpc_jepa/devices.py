@@ -26,9 +26,9 @@ DRIVER_VERSION = Path("/proc/driver/nvidia/version")
 
 @dataclass(frozen=True)
 class Gpus:
-    """What torch and the operating system know about the GPUs that this process may use.
+    """GPUs that this process may use, according to torch and the operating system.
 
-    count: CUDA devices that torch sees. files: NVIDIA device files that can be opened. driver: version of the loaded
+    count: CUDA devices that torch can use. files: NVIDIA device files that can be opened. driver: version of the loaded
     driver. build, cuda: version of torch, and of the CUDA that it was built for.
     """
 
@@ -68,27 +68,27 @@ def choose_device(setting: DeviceSetting, environment: Mapping[str, str], gpus: 
     """The device of one process.
 
     Raises InputError if this host has fewer GPUs than processes, and if no GPU is visible although ``setting`` is
-    "cuda" or the job was promised one: training on the CPU would appear to work.
+    "cuda" or the job was given one: training on the CPU would appear to work.
     """
     if setting == "cpu":
         return torch.device("cpu")
     if gpus.count:
         return torch.device("cuda", _device_index(environment, gpus.count))
-    promise = "engine.device=cuda" if setting == "cuda" else gpu_promise(environment, gpus.files)
-    if promise is None:
+    evidence = "engine.device=cuda" if setting == "cuda" else gpu_evidence(environment, gpus.files)
+    if evidence is None:
         return torch.device("cpu")
     raise InputError(
-        f"torch sees no GPU, but {promise}: {_diagnosis(gpus)}; to use the CPU on purpose, set engine.device=cpu "
+        f"torch sees no GPU, but {evidence}: {_diagnosis(gpus)}; to use the CPU on purpose, set engine.device=cpu "
         "(hpc-jepa evaluate: --device cpu)"
     )
 
 
-def gpu_promise(environment: Mapping[str, str], files: tuple[str, ...]) -> str | None:
-    """What promises GPUs to this process: a variable and its value, or device files; None if nothing does.
+def gpu_evidence(environment: Mapping[str, str], files: tuple[str, ...]) -> str | None:
+    """Evidence that this process was given GPUs: a variable and its value, or a device file; None without it.
 
-    An empty CUDA_VISIBLE_DEVICES, -1, NoDevFiles, none and void hide GPUs on purpose; another value is a promise, even
-    if CUDA does not understand it ("all" is for NVIDIA_VISIBLE_DEVICES). Without that variable, a step of a Slurm job
-    has the GPUs in its own variables; those of its job may belong to other steps.
+    An empty CUDA_VISIBLE_DEVICES, -1, NoDevFiles, none and void hide GPUs on purpose; any other value is evidence,
+    even one that is invalid for CUDA ("all" is for NVIDIA_VISIBLE_DEVICES). Without that variable, a step of a Slurm
+    job has the GPUs in its own variables; those of its job may belong to other steps.
     """
     visible = environment.get(VISIBLE)
     if visible is not None:
@@ -108,7 +108,7 @@ def visible_names(value: str) -> list[str]:
 
 
 def gpu_names(environment: Mapping[str, str], count: int) -> list[str]:
-    """Values of CUDA_VISIBLE_DEVICES, each for a child process with one GPU; ``count``: devices that torch sees.
+    """Values of CUDA_VISIBLE_DEVICES, each for a child process with one GPU; ``count``: devices that torch can use.
 
     A process sees at most one MIG instance, so all that are named count.
     """

@@ -63,7 +63,7 @@ class Case:
 def pictures(height: int = HEIGHT, width: int = WIDTH, frames: int = FRAMES) -> NDArray[np.uint8]:
     """RGB frames [F, H, W, 3]: a grey that rises with each frame, beside coloured bars that stay and a moving square.
 
-    The grey tells the frames apart, the bars show wrong colours, and no two orientations are alike.
+    The grey identifies the frames, the bars show wrong colours, and no two orientations are alike.
     """
     video = np.empty((frames, height, width, 3), np.uint8)
     for number, picture in enumerate(video):
@@ -75,7 +75,7 @@ def pictures(height: int = HEIGHT, width: int = WIDTH, frames: int = FRAMES) -> 
 
 
 def write(case: Case, folder: Path) -> Path:
-    """Write the file of a case. Raises CalledProcessError if ffmpeg refuses."""
+    """Write the file of a case. Raises CalledProcessError if ffmpeg fails."""
     path = folder / f"0.{case.suffix}"
     video = pictures(case.height, case.width)
     size = ["-s", f"{case.width}x{case.height}", "-r", str(case.rate)]
@@ -132,7 +132,7 @@ def with_display_matrix(mp4: bytes, matrix: Matrix) -> bytes:
 def packed(avi: bytes) -> bytes:
     """MPEG-4 in AVI with each B-frame in the packet of the frame before it, as XviD and DivX write it.
 
-    An empty VOP takes the place of the B-frame; user data before the first VOP tells of it.
+    An empty VOP takes the place of the B-frame; user data before the first VOP announces it.
     """
     file = io.BytesIO()
     with av.open(io.BytesIO(avi), "r") as source, av.open(file, "w", format="avi") as output:

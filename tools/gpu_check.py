@@ -8,7 +8,7 @@
 
 Every part runs in its own process with a time limit, and a part that fails does not stop the others. The check writes
 ``gpu_check.json``, the page ``gpu_check.md`` for docs/performance.md, and the logs of all parts into --out. Exit code:
-0 if no part failed, 1 if one did, 130 if it was stopped; the files are written all the same.
+0 if no part failed, 1 if one did, 130 if it was stopped; the files are written in every case.
 """
 
 from pathlib import Path

@@ -185,7 +185,7 @@ def latest_valid(run: Path) -> Checkpoint | None:
 def verify_dir(path: Path) -> list[str]:
     """Errors of the checkpoint in a folder, one line per file including the manifest; empty if it is valid.
 
-    Raises HpcJepaError if a file cannot be read; that says nothing about its content.
+    Raises HpcJepaError if a file cannot be read: it may be sound.
     """
     checkpoint = _read(path)
     return verify_files(checkpoint) if checkpoint else [f"{path / MANIFEST}: missing or damaged"]
@@ -264,7 +264,7 @@ def _point_latest_at(final: Path) -> None:
         new.symlink_to(final.name)
         new.rename(link)
         fsync(final.parent)
-    except OSError as error:  # for people only: the newest checkpoint is found by its name
+    except OSError as error:  # only users follow it: the newest checkpoint is found by its name
         LOG.debug("%s: cannot be set (%s)", link, error.strerror)
 
 

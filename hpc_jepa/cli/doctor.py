@@ -66,7 +66,7 @@ def doctor_command(
 
 
 def _check_gpu(folder: Path, as_json: bool, rehearse: bool) -> int:
-    """The short form of ``make gpu-check``; its exit code. Progress goes to standard error if JSON is asked for."""
+    """The short form of ``make gpu-check``; its exit code. With JSON, progress goes to standard error."""
     from hpc_jepa.cli.gpu_check.check import check_gpu, chosen_parts
     from hpc_jepa.cli.gpu_check.part import Mode
 

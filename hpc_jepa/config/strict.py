@@ -82,7 +82,7 @@ def _accepts_bool(annotation: Hashable) -> bool:
 
 
 class RootConfig(Strict):
-    """Root of a configuration tree: accepts renamed keys and knows where each of its keys was set."""
+    """Root of a configuration tree: accepts renamed keys and records where each of its keys was set."""
 
     _locations: Locations = PrivateAttr(default_factory=Locations)
 

@@ -1,4 +1,4 @@
-"""Read YAML safely: duplicate keys, ambiguous numbers and files that explode are errors, not surprises."""
+"""Read YAML safely: duplicate keys, ambiguous numbers and exponential aliases are errors."""
 
 import re
 import stat
@@ -104,7 +104,7 @@ def _parsed(path: Path, working_dir: Path, mtime: int, size: int) -> tuple[dict[
         raise InputError(f"{name}:{line}: not valid YAML: {error.problem}") from error
     except (UnicodeDecodeError, yaml.reader.ReaderError) as error:
         raise InputError(f"{name}: not a text file; a configuration is YAML in UTF-8") from error
-    except ValueError as error:  # a number that Python refuses to convert
+    except ValueError as error:  # a number that Python does not convert, for example one of 5000 digits
         raise InputError(f"{name}: not valid YAML: {error}") from error
     except RecursionError as error:
         raise InputError(f"{name}: nested too deeply, or an alias (*name) is part of its own anchor") from error

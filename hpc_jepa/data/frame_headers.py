@@ -72,7 +72,7 @@ def _headers(codec: str, data: bytes, extradata: bytes) -> Iterator[Header]:
 
 
 def nal_units(codec: str, data: bytes, extradata: bytes) -> Iterator[bytes]:
-    """NAL units of a packet of H.264 or HEVC, with length prefixes if the extradata says so, else with start codes."""
+    """NAL units of a packet of H.264 or HEVC, with length prefixes or, if the extradata state none, start codes."""
     if len(extradata) < 23 * (codec == "hevc") + 5 or extradata[:3] in (b"\0\0\0", b"\0\0\1"):
         yield from (unit for unit in data.split(b"\0\0\1")[1:] if unit)
         return

@@ -135,7 +135,7 @@ class ClipLoader:
         decoded = time.perf_counter()
         pixels = self._augment.empty(len(rows), self._frames(draws))
         failures = self._fill(pixels, dict(enumerate(rows)))
-        while failures:  # DALI could not decode these; PyAV tries, and if it cannot either, the sample is replaced
+        while failures:  # DALI could not decode these: PyAV does, or the sample is replaced
             self._refuse(step, rows, failures)
             again = self._make_rows(step, draws, list(failures), [videos[index] for index in failures])
             remade = dict(zip(failures, again, strict=True))

@@ -47,7 +47,7 @@ def retry(operation: Callable[[], Result]) -> Result:
 
 
 def read_bytes(path: Path) -> bytes:
-    """Content of a file. Raises DataError if it stays unreadable, which is no damage."""
+    """Content of a file. Raises DataError if it stays unreadable; the message does not call it damaged."""
     try:
         return retry(path.read_bytes)
     except OSError as error:

@@ -21,13 +21,13 @@ class BuildTools:
 
     @property
     def missing(self) -> tuple[str, ...]:
-        """What Triton cannot do without, for people."""
+        """Names of the tools that Triton needs and that were not found."""
         parts = {"a C compiler (gcc, clang or $CC)": self.compiler, "Python.h": self.python_h}
         return tuple(name for name, found in parts.items() if found is None)
 
 
 def find_build_tools(environment: Mapping[str, str], headers: Path) -> BuildTools:
-    """Look where Triton's runtime/build.py looks: $CC, else gcc, else clang; ``headers``, $CPATH, $C_INCLUDE_PATH."""
+    """Search as Triton's runtime/build.py does: $CC, else gcc, else clang; ``headers``, $CPATH, $C_INCLUDE_PATH."""
     names = [environment["CC"]] if "CC" in environment else ["gcc", "clang"]
     compilers = (shutil.which(name, path=environment.get("PATH", os.defpath)) for name in names)
     variables = [environment.get(name, "") for name in ("CPATH", "C_INCLUDE_PATH")]

@@ -140,10 +140,10 @@ def _replaced(owner: Any, name: str, value: object) -> Iterator[None]:
 def _cuda_in_autograd() -> Iterator[None]:
     """Let PyTorch compute gradients of fake CUDA tensors where no GPU is, and in a build without CUDA.
 
-    Two objects in its C++ code prevent it. Builds without CUDA have no device guard: ``_ensureCUDADeviceGuardSet``
+    Two objects of its C++ code prevent that. Builds without CUDA have no device guard: ``_ensureCUDADeviceGuardSet``
     installs one without effect, but only over a guard that counts no devices, so such a guard is made first. And the
-    autograd engine asks the CUDA hooks whether CUDA was built in and whether a device is in use: a copy of their
-    function table answers yes and no. Raises RuntimeError if this PyTorch is laid out differently.
+    autograd engine calls two CUDA hooks, whether CUDA was built in and whether a device is in use: in a copy of their
+    function table they return true and false. Raises RuntimeError if this PyTorch is laid out differently.
     """
     libraries = Path(torch.__file__).parent / "lib"
     guards = (ctypes.c_void_p * (CUDA + 1)).in_dll(ctypes.CDLL(str(libraries / "libc10.so")), GUARDS)

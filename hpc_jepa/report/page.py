@@ -16,7 +16,7 @@ from hpc_jepa.report.result_grid import ResultGrid
 from hpc_jepa.report.results import Panel, group_by_panel
 from hpc_jepa.report.robustness_table import RobustnessRow
 from hpc_jepa.report.run_report import RunReport
-from hpc_jepa.runs.preview import PreviewStrip
+from hpc_jepa.runs.preview_file import PreviewStrip
 
 BANDS = "Bands: 95 % intervals. Neutral colour: encoders that no run trained. Line style: seed."
 

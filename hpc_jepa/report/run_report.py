@@ -20,7 +20,7 @@ from hpc_jepa.evaluation.record import (
     read_record,
 )
 from hpc_jepa.runs.metrics_log import MetricsRecord
-from hpc_jepa.runs.preview import Preview, read_preview
+from hpc_jepa.runs.preview_file import Preview, read_preview
 from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.runs.state import RunState
 

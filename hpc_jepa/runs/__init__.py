@@ -1,4 +1,4 @@
-"""A run on disk: its folder, state, metrics, records, lease and restarts. Only this room knows the file names."""
+"""A run on disk: its folder, state, metrics, records, lease and restarts. Only this package names the files."""
 
 from hpc_jepa.runs.run_dir import RunDir, open_run
 

@@ -1,8 +1,8 @@
 """Run lease with heartbeat, ``lease.json``: which process may write to a run folder.
 
 A scheduler that loses contact with a node starts a second copy of its job. The newer copy takes the lease; the older
-one notices and stops before it writes. A file lock is not enough: many shared file systems do not pass locks between
-nodes, and the older copy would keep it.
+one detects that and stops before it writes. A file lock is not enough: many shared file systems do not pass locks
+between nodes, and the older copy would keep it.
 """
 
 import logging
@@ -90,7 +90,7 @@ class Lease:
     def check(self) -> None:
         """Raise LeaseLostError if another process holds the lease now, OSError if the file stays unreadable.
 
-        Raises HpcJepaError if the heartbeats have ended: others would believe this process dead.
+        Raises HpcJepaError if the heartbeats have ended: other processes would take over the run.
         """
         if self._heartbeat_error is not None:
             raise HpcJepaError(f"{self._run}: heartbeats ended ({self._heartbeat_error!r})") from self._heartbeat_error

@@ -1,4 +1,4 @@
-"""Identity of a process: process ids are reused, so an id alone does not say which process it was."""
+"""Identity of a process: process ids are reused, so an id alone is not one."""
 
 import os
 from pathlib import Path
@@ -14,9 +14,9 @@ START_TIME_FIELD = 19
 
 
 class ProcessIdentity(Strict):
-    """A process that can be told apart from a later one with the same id.
+    """A process, distinguishable from a later one with the same id.
 
-    ``machine``: boot of the machine and PID namespace, that the id belongs to; ``start``: start time in clock
+    ``machine``: boot of the machine and PID namespace to which the id belongs; ``start``: start time in clock
     ticks since the boot; ``command``: its arguments.
     """
 

@@ -15,7 +15,7 @@ RUNS/<study>/
         checkpoints/step-<step>/  latest              checkpoints (checkpoint/layout.py)
         eval/[<task>/]<benchmark>.<protocol>.json     evaluation records, predictions in .npz beside them
         profile/                                      where the first steps spent their time
-        preview.json                                  first clip with its masks (runs/preview.py)
+        preview.json                                  first clip with its masks (runs/preview_file.py)
 """
 
 from functools import cached_property

@@ -95,23 +95,9 @@ def build_run(config: RunConfig, device: torch.device, on_log: OnLog) -> Iterato
         startup_timer.phase_done("first batch")
         with acquire_run_dir(config) as check_lease, record_failure(run, config.schedule.steps), report_lost_peers():
             first_step = resume_from_checkpoint(engine, config, loader.data_hashes)
-            if is_main():
-                record_start(run, first_step)
-            _open_decode_error_log(loader, run, first_step)
+            _start_logs(loader, run, first_step)
             startup_timer.phase_done("checkpoint")
-            divergence, batch_size = DivergenceMonitor(config.guard), config.engine.batch_size
-            with (
-                CheckpointWriter(run.path, config.checkpoint, check_lease) as writer,
-                MetricsLogger(
-                    run,
-                    config.monitor,
-                    divergence=divergence,
-                    batch_size=batch_size,
-                    first_step=first_step,
-                    on_log=on_log,
-                    gather=gloo.gather,
-                ) as metrics,
-            ):
+            with _open_outputs(config, first_step, check_lease, on_log, gloo) as (writer, metrics):
                 model = train_module.model
                 yield TrainingRun(
                     config=config,
@@ -145,12 +131,34 @@ def build_loader(config: RunConfig, device: torch.device) -> ClipLoader:
     )
 
 
-def _open_decode_error_log(loader: ClipLoader, run: RunDir, first_step: int) -> None:
-    """Log decode errors per rank, without the records of steps that will be repeated."""
+def _start_logs(loader: ClipLoader, run: RunDir, first_step: int) -> None:
+    """Record the start, and log decode errors per rank, without the records of steps that will be repeated."""
     if is_main():
+        record_start(run, first_step)
         truncate_decode_errors(run, first_step)
     barrier()
     loader.log_decode_errors_to(run, rank())
+
+
+@contextmanager
+def _open_outputs(
+    config: RunConfig, first_step: int, check_lease: LeaseCheck, on_log: OnLog, gloo: GlooGroup
+) -> Iterator[tuple[CheckpointWriter, MetricsLogger]]:
+    """Writer of checkpoints and logger of metrics, closed together."""
+    run = RunDir(config.folder)
+    with (
+        CheckpointWriter(run.path, config.checkpoint, check_lease) as writer,
+        MetricsLogger(
+            run,
+            config.monitor,
+            divergence=DivergenceMonitor(config.guard),
+            batch_size=config.engine.batch_size,
+            first_step=first_step,
+            on_log=on_log,
+            gather=gloo.gather,
+        ) as metrics,
+    ):
+        yield writer, metrics
 
 
 def build_masker(config: RunConfig, gloo: GlooGroup) -> Masker:

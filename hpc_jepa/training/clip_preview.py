@@ -11,7 +11,7 @@ from PIL import Image
 
 from hpc_jepa.config.data import AugmentationConfig
 from hpc_jepa.config.run import RunConfig
-from hpc_jepa.runs.preview import Preview, PreviewStrip
+from hpc_jepa.runs.preview_file import Preview, PreviewStrip
 from hpc_jepa.types import ClipBatch, TokenGrid, TokenMasks
 
 FRAME_SIDE = 168

@@ -13,7 +13,7 @@ from hpc_jepa.objectives.composition import weighted_sum
 from hpc_jepa.objectives.registry import validate_objectives
 from hpc_jepa.profiling.profile import profile_steps
 from hpc_jepa.runs.acquire import refuse_other_config
-from hpc_jepa.runs.preview import write_preview
+from hpc_jepa.runs.preview_file import write_preview
 from hpc_jepa.runs.state import RunState, write_state
 from hpc_jepa.training.build import TrainingRun, build_run
 from hpc_jepa.training.checkpoint_state import checkpoint_info, shards_to_save

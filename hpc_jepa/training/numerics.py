@@ -12,7 +12,7 @@ from hpc_jepa.errors import InputError
 
 WORKSPACE_VARIABLE = "CUBLAS_WORKSPACE_CONFIG"
 DETERMINISTIC_WORKSPACES = (":4096:8", ":16:8")
-"""Workspaces with which cuBLAS promises equal bits on several streams; the first is the faster one."""
+"""Workspaces with which cuBLAS guarantees equal bits on several streams; the first is the faster one."""
 
 
 @contextmanager
@@ -20,7 +20,7 @@ def numerics(engine: EngineConfig) -> Iterator[None]:
     """Apply ``engine.tf32`` and ``engine.deterministic`` in this process until the context is left.
 
     Enter it before the first matrix product on a GPU: cuBLAS reads its workspace once. A setting that is off leaves
-    PyTorch as it is. Raises InputError if the environment has a workspace without that promise.
+    PyTorch as it is. Raises InputError if the environment has a workspace without that guarantee.
     """
     with ExitStack() as stack:
         if engine.tf32:
@@ -51,7 +51,7 @@ def _deterministic() -> Iterator[None]:
             f"{' or '.join(DETERMINISTIC_WORKSPACES)}"
         )
     before = (torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled())
-    memory: Any = torch.utils.deterministic  # a module with a property, which type checkers do not see
+    memory: Any = torch.utils.deterministic  # a module with a property, which its type does not have
     fill = memory.fill_uninitialized_memory
     cudnn = torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark
     torch.use_deterministic_algorithms(True)

@@ -29,7 +29,7 @@ def install_stop_handler(handler: Callable[[int, FrameType | None], object]) -> 
 
 
 class Interrupt:
-    """Handler that acts like Ctrl-C and remembers the signal: a library may have caught the KeyboardInterrupt."""
+    """Handler that acts like Ctrl-C and records the signal: a library may have caught the KeyboardInterrupt."""
 
     def __init__(self) -> None:
         self.received = False

@@ -16,10 +16,10 @@ from typer.testing import CliRunner
 from hpc_jepa.cli.app import app
 from hpc_jepa.cli.gpu_check import check, speed, step_time
 from hpc_jepa.cli.gpu_check.check import check_gpu, chosen_parts
+from hpc_jepa.cli.gpu_check.check_report import BEGIN, END, REHEARSAL
 from hpc_jepa.cli.gpu_check.children import Devices
 from hpc_jepa.cli.gpu_check.part import Mode, Part
 from hpc_jepa.cli.gpu_check.parts import PARTS
-from hpc_jepa.cli.gpu_check.report import BEGIN, END, REHEARSAL
 from hpc_jepa.errors import InputError
 from hpc_jepa.training import step_runner
 

@@ -143,7 +143,7 @@ def test_an_option_that_fails_does_not_end_the_others(context, monkeypatch):
         yield {"clips": 8, "ms": times[settings[-1]]}
 
     monkeypatch.setattr(speed, "timed", timed)
-    verdict = speed.options(context)
+    verdict = speed.option_costs(context)
     assert verdict.status == "failed" and "no deterministic implementation" in verdict.line
     (row,) = [event["row"] for event in events(context)]
     assert row == {"option": "tf32", "clips": 8, "ms": 50.0, "without": 100.0, "ratio": 0.5}

@@ -16,7 +16,7 @@ from hpc_jepa.data.shards.builder import build_shards, make_recipe
 from hpc_jepa.data.sources.motion8 import Motion8
 from hpc_jepa.distributed import GlooGroup
 from hpc_jepa.report.write_report import write_report
-from hpc_jepa.runs.preview import read_preview, write_preview
+from hpc_jepa.runs.preview_file import read_preview, write_preview
 from hpc_jepa.study.grid import create_study_dir
 from hpc_jepa.training.build import build_loader, build_masker
 from hpc_jepa.training.clip_preview import clip_preview

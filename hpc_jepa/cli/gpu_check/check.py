@@ -15,10 +15,7 @@ from textwrap import fill
 from types import FrameType
 
 import hpc_jepa
-from hpc_jepa.cli.gpu_check.children import visible_devices
-from hpc_jepa.cli.gpu_check.part import Mode, Part, Row, Value
-from hpc_jepa.cli.gpu_check.parts import PARTS
-from hpc_jepa.cli.gpu_check.report import (
+from hpc_jepa.cli.gpu_check.check_report import (
     REHEARSAL,
     CheckReport,
     PartResult,
@@ -27,6 +24,9 @@ from hpc_jepa.cli.gpu_check.report import (
     label,
     shown,
 )
+from hpc_jepa.cli.gpu_check.children import visible_devices
+from hpc_jepa.cli.gpu_check.part import Mode, Part, Row, Value
+from hpc_jepa.cli.gpu_check.parts import PARTS
 from hpc_jepa.cli.gpu_check.runner import StoppedError, run_part
 from hpc_jepa.errors import InputError
 from hpc_jepa.io.revision import code_revision
@@ -119,7 +119,7 @@ def _stop_signals_interrupt() -> Iterator[None]:
 
 
 def _not_run(part: Part, factor: float) -> PartResult:
-    """A part to which the check did not come."""
+    """The result of a part that was not started."""
     return PartResult(part.name, part.title, factor * part.limit, "skipped", "the check was stopped before its end")
 
 

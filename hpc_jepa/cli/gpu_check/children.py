@@ -1,4 +1,4 @@
-"""Processes that parts start: Python modules, commands, and questions to the GPU."""
+"""Processes that parts start: Python modules, commands, and a query of the visible GPUs."""
 
 import json
 import os
@@ -34,9 +34,9 @@ class Devices(NamedTuple):
 
 @cache
 def visible_devices() -> Devices:
-    """What torch sees, from a process that ends: this one holds no GPU memory, and no GPU in exclusive mode."""
-    answer = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True)
-    return Devices(**json.loads(answer.stdout.splitlines()[-1]))
+    """GPUs that torch can use, from a short-lived process: the GPU and its memory stay free for the parts."""
+    finished = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True)
+    return Devices(**json.loads(finished.stdout.splitlines()[-1]))
 
 
 def checkout() -> Path:
@@ -47,7 +47,7 @@ def checkout() -> Path:
     return root
 
 
-def run(command: Sequence[str], environment: dict[str, str] | None = None, cwd: Path | None = None) -> str:
+def run_command(command: Sequence[str], environment: dict[str, str] | None = None, cwd: Path | None = None) -> str:
     """Standard output of a command, which is also printed. Raises HpcJepaError with its last line if it fails."""
     finished = subprocess.run(
         command, env={**os.environ, **(environment or {})}, cwd=cwd, capture_output=True, text=True, check=False

@@ -9,7 +9,7 @@ import numpy as np
 from av.video.stream import VideoStream
 from numpy.typing import NDArray
 
-from hpc_jepa.cli.gpu_check.children import module, run
+from hpc_jepa.cli.gpu_check.children import module, run_command
 from hpc_jepa.cli.gpu_check.clips import generated_shards, moving_colours
 from hpc_jepa.cli.gpu_check.part import PartContext, SkipPartError, Verdict, verdict_of
 from hpc_jepa.cli.machine import first_line
@@ -20,7 +20,7 @@ from hpc_jepa.data.encode import H264, VP9
 from hpc_jepa.data.gpu_decoding import VideoFormat, gpu_refusal
 
 TOLERANCE = 3.0
-"""Mean grey difference (of 255). Chroma is interpolated in other ways; a wrong colour matrix gives 10 and more."""
+"""Mean grey difference (of 255). Decoders interpolate chroma differently; a wrong colour matrix gives 10 and more."""
 TABLE = "Mean difference from PyAV's frames, in grey levels of 255"
 FRAMES, SIDE = 8, 256
 """No side below the smallest that a GPU decodes (144 for HEVC)."""
@@ -61,7 +61,7 @@ def decode_each_codec(context: PartContext) -> Verdict:
 
     A codec that training decodes on the GPU must match; if it is refused, training falls back to PyAV, a warning.
     """
-    import nvidia.dali  # noqa: F401  # skips this part before any row if it is not installed
+    import nvidia.dali  # noqa: F401  # the part is skipped before any row if it is not installed
     import torch
 
     capability = HOPPER if context.mode.rehearse else torch.cuda.get_device_capability(0)
@@ -143,13 +143,13 @@ def decode_rates(context: PartContext) -> Verdict:
     arguments = small if context.mode.rehearse else ["--batches=5"]
     for name, encoding in (("H.264", H264), ("VP9", VP9)):
         shards = generated_shards(context.folder / encoding.decoder, context.mode.rehearse, encoding)
-        answer = json.loads(
-            run(module("hpc_jepa", "shards", "bench", str(shards), "--json", *arguments)).splitlines()[-1]
+        measured = json.loads(
+            run_command(module("hpc_jepa", "shards", "bench", str(shards), "--json", *arguments)).splitlines()[-1]
         )
-        for decoder in answer["decoders"]:
+        for decoder in measured["decoders"]:
             rate = decoder["clips_per_second"]
             context.row(
-                f"Clips a second, {answer['threads']} threads",
+                f"Clips a second, {measured['threads']} threads",
                 codec=name,
                 decoder=decoder["decoder"],
                 clips_per_second=rate,

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from hpc_jepa.cli.gpu_check.children import checkout, last_line, run
+from hpc_jepa.cli.gpu_check.children import checkout, last_line, run_command
 from hpc_jepa.cli.gpu_check.part import PartContext, Verdict, verdict_of
 
 NO_TESTS = 5
@@ -95,6 +95,6 @@ def operations(quick: list[str]) -> Iterator[tuple[str, float, float, float]]:
 def bench(tool: str, *arguments: str) -> dict[str, Any]:
     """The JSON of a benchmark in ``tools/``. Needs a checkout."""
     root = checkout()
-    output = run([sys.executable, str(root / "tools" / tool), *arguments, "--json"], cwd=root)
+    output = run_command([sys.executable, str(root / "tools" / tool), *arguments, "--json"], cwd=root)
     result: dict[str, Any] = json.loads(output.splitlines()[-1])
     return result

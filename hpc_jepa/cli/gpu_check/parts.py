@@ -14,7 +14,7 @@ PARTS = (
     Part("kernels", "Operations against their lower bounds", f"{_HERE}.kernels:bounds", 30),
     Part("profile", "Profile of a run, killed and resumed", f"{_HERE}.training_run:profile_and_resume", 70),
     Part("rates", "Decode rates", f"{_HERE}.decoding:decode_rates", 35),
-    Part("options", "Cost of deterministic and TF32", f"{_HERE}.speed:options", 60),
+    Part("options", "Cost of deterministic and TF32", f"{_HERE}.speed:option_costs", 60),
     Part("processes", "Several GPUs against one", f"{_HERE}.processes:several_processes", 60),
 )
 """The limits of all parts but the last, which needs two GPUs, add up to less than ten minutes."""

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from hpc_jepa.cli.gpu_check.children import json_lines, visible_devices
 from hpc_jepa.cli.gpu_check.part import PartContext, SkipPartError, Verdict, verdict_of
 from hpc_jepa.cli.gpu_check.small_training import NAN_STEP, SmallTraining
-from hpc_jepa.cli.gpu_check.zero_stages import LAST, Losses, add, compare, train
+from hpc_jepa.cli.gpu_check.zero_stages import LAST, Losses, add, compare, train_stages
 
 PROCESSES, STAGE = 2, 1
 JOB_ID = "4711"
@@ -21,7 +21,7 @@ def several_processes(context: PartContext) -> Verdict:
     if not context.mode.rehearse and len(visible_devices().names) < PROCESSES:
         raise SkipPartError("one GPU is visible; two are needed")
     task = SmallTraining(str(context.folder / "one"), (STAGE,))
-    expected, _ = train(task)
+    expected, _ = train_stages(task)
     problems, started = [], []
     for name, lines in launchers(context):
         found: Losses = {}

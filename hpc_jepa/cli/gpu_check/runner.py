@@ -15,9 +15,9 @@ from typing import Any
 
 import psutil
 
+from hpc_jepa.cli.gpu_check.check_report import PartResult
 from hpc_jepa.cli.gpu_check.children import CPU_ONLY, last_line
 from hpc_jepa.cli.gpu_check.part import Mode, Part, PartContext, Row, Verdict
-from hpc_jepa.cli.gpu_check.report import PartResult
 
 OnRow = Callable[[str, Row], None]
 """Called with the caption and the values of each row as a part reports it."""
@@ -141,6 +141,6 @@ def _without_verdict(code: int, timed_out: bool, limit: float, result: PartResul
 
 
 def _after(result: PartResult) -> str:
-    """How far a part came that has no verdict."""
+    """Number of rows that a part without a verdict has reported."""
     rows = sum(map(len, result.tables.values()))
     return f" after {rows} row{'s' if rows > 1 else ''}" if rows else ""

@@ -57,7 +57,7 @@ def config_at(stage: int, task: SmallTraining) -> RunConfig:
     )
 
 
-def losses(stage: int, task: SmallTraining) -> Iterator[dict[str, Any]]:
+def step_losses(stage: int, task: SmallTraining) -> Iterator[dict[str, Any]]:
     """The loss of each step, as a mean over processes, and whether the step was skipped."""
     import torch
 
@@ -115,12 +115,12 @@ def noise_clips(config: RunConfig, step: int, device: Any) -> Any:
     return ClipBatch(pixels, zeros, zeros, zeros.bool())
 
 
-def main(task: SmallTraining) -> None:
+def train_small(task: SmallTraining) -> None:
     """Train at every stage, stage 3 last: it replaces torch.nn.functional.linear for good."""
     set_ds_accelerator()
     Path(task.folder).mkdir(parents=True, exist_ok=True)
     for stage in sorted(task.stages):
-        for line in losses(stage, task):
+        for line in step_losses(stage, task):
             if is_main():
                 print(json.dumps(line), flush=True)
     if task.action == "save":
@@ -129,4 +129,4 @@ def main(task: SmallTraining) -> None:
 
 if __name__ == "__main__":
     arguments = json.loads(sys.argv[1])
-    main(SmallTraining(**{**arguments, "stages": tuple(arguments["stages"])}))
+    train_small(SmallTraining(**{**arguments, "stages": tuple(arguments["stages"])}))

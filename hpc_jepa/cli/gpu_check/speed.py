@@ -50,7 +50,7 @@ def compiled_steps(context: PartContext) -> Verdict:
 
 
 def training_steps(context: PartContext, cases: Sequence[Case], compiled: str) -> Verdict:
-    """Where clips do not fit into the memory, half as many are tried."""
+    """Rows for all models; if the clips do not fit into the memory, for half as many."""
     best: dict[str, Any] = {}
     problems, limits = [], 0
     caption = REHEARSED if context.mode.rehearse else MEASURED
@@ -88,7 +88,7 @@ def timed(case: Case, settings: tuple[str, ...], rehearse: bool) -> Iterator[dic
         clips = tuple(dict.fromkeys(clips))
 
 
-def options(context: PartContext) -> Verdict:
+def option_costs(context: PartContext) -> Verdict:
     """What ``engine.deterministic`` costs in bf16, and TF32 saves in fp32: ViT-B, 8 clips."""
     caption = REHEARSED if context.mode.rehearse else "A step of ViT-B in ms, with and without the option"
     ratios, problems = [], []

@@ -152,7 +152,7 @@ def synchronize(device: "torch.device") -> None:
 
 
 def reset_peak(device: "torch.device") -> None:
-    """Forget the peak of memory so far."""
+    """Reset the peak of GPU memory."""
     import torch
 
     if device.type == "cuda":
@@ -169,7 +169,7 @@ def peak_gib(device: "torch.device") -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
 
 
-def main(timing: StepTiming) -> None:
+def print_timings(timing: StepTiming) -> None:
     """Print one line per number of clips."""
     set_ds_accelerator()
     for result in results(timing):
@@ -179,4 +179,4 @@ def main(timing: StepTiming) -> None:
 if __name__ == "__main__":
     arguments = json.loads(sys.argv[1])
     lists = {name: tuple(value) for name, value in arguments.items() if isinstance(value, list)}
-    main(StepTiming(**{**arguments, **lists}))
+    print_timings(StepTiming(**{**arguments, **lists}))

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from hpc_jepa.cli.gpu_check.children import last_line, module, run, visible_devices
+from hpc_jepa.cli.gpu_check.children import last_line, module, run_command, visible_devices
 from hpc_jepa.cli.gpu_check.clips import generated_shards
 from hpc_jepa.cli.gpu_check.part import PartContext, Verdict, verdict_of
 from hpc_jepa.cli.gpu_check.speed import OBJECTIVE, TINY
@@ -23,8 +23,8 @@ from hpc_jepa.study.gpu_memory import memory_plan
 STEPS, SAVE_EVERY, STEPS_LOST = 40, 12, 3
 """Steps of the run, between its checkpoints, and after a checkpoint until it is killed.
 
-A save waits for the one before. So the first checkpoint exists by step 24, however slow the disk, and the run has some
-seconds left in which to kill it.
+A save waits for the previous one, so the first checkpoint exists by step 24 even on a slow disk, and the run is still
+long enough to be killed.
 """
 TOLERANCE = 0.02
 """Relative difference of a repeated loss. A GPU adds in another order each time; a CPU repeats it to the bit."""
@@ -43,7 +43,7 @@ def profile_and_resume(context: PartContext) -> Verdict:
     before = killed_losses([*command, "--profile"], folder, context.folder / "train.log")
     problems = [f"no profile in {folder.profile_dir.name}/"] if not report_profile(context, config, folder) else []
     saved = folder.last_step()
-    run(command)
+    run_command(command)
     after = {record.step: record.loss for record in folder.logged_metrics()}
     state = folder.state.state if folder.state else "none"
     repeated = {step: after[step] for step in before if step >= saved and step in after}
@@ -65,7 +65,7 @@ def profile_and_resume(context: PartContext) -> Verdict:
 
 
 def run_config(context: PartContext, shards: Path) -> tuple[list[str], list[str]]:
-    """Files and settings: ViT-B on as many clips as surely fit, or the tiny stand-in."""
+    """Files and settings: ViT-B with as many clips as fit with a margin, or the tiny stand-in."""
     regime = context.folder / "regime.yaml"
     data = {"sources": {"generated": {"shards": str(shards)}}, "clip": {"stride": 1}, "decode_threads": 4}
     regime.write_text(json.dumps({"regime": "check", "data": data}))  # JSON is YAML
@@ -100,17 +100,17 @@ def killed_losses(command: list[str], folder: RunDir, log: Path) -> dict[int, fl
     """
     with log.open("w") as output, subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT) as process:
         while process.poll() is None:
-            if 0 < folder.last_step() <= len(losses(folder)) - STEPS_LOST:
+            if 0 < folder.last_step() <= len(logged_losses(folder)) - STEPS_LOST:
                 process.kill()
             time.sleep(0.1)
     text = log.read_text(errors="replace")
     print(text, flush=True)
     if process.returncode != -signal.SIGKILL:
         raise HpcJepaError(f"hpc-jepa train: exit code {process.returncode}, not killed: {last_line(text)}")
-    return losses(folder)
+    return logged_losses(folder)
 
 
-def losses(folder: RunDir) -> dict[int, float]:
+def logged_losses(folder: RunDir) -> dict[int, float]:
     """Logged losses by step; none before the run folder exists."""
     if not folder.metrics_file.exists():
         return {}

@@ -15,8 +15,8 @@ OPTIONAL = {
 """Packages by their import name without which parts are skipped; any other missing package fails the part."""
 
 
-def run(target: str, context: PartContext) -> Verdict:
-    """The verdict of a part; skipped if it says so, or if it needs an optional package that is not installed."""
+def run_target(target: str, context: PartContext) -> Verdict:
+    """The verdict of a part; skipped if it raises SkipPartError or needs an optional package that is not installed."""
     module, _, function = target.partition(":")
     try:
         verdict: Verdict = getattr(import_module(module), function)(context)
@@ -30,11 +30,11 @@ def run(target: str, context: PartContext) -> Verdict:
         return Verdict("skipped", f"not installed: {OPTIONAL[package]}")
 
 
-def main(target: str, folder: str, events: str, mode: str) -> None:
+def run_worker(target: str, folder: str, events: str, mode: str) -> None:
     """Run a part. Any other exception ends this process; the runner reads its last line from the log."""
     context = PartContext(Mode(**json.loads(mode)), Path(folder), Path(events))
-    context.finish(run(target, context))
+    context.finish(run_target(target, context))
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    run_worker(*sys.argv[1:])

@@ -22,9 +22,9 @@ def zero_stages(context: PartContext) -> Verdict:
     """Twenty steps at stages 0 to 3 in fp32. The run saves after ten, is killed after fourteen, and is resumed."""
     stages = (1, 3) if context.mode.rehearse else (0, 1, 2, 3)
     folder = str(context.folder / "runs")
-    reference, _ = train(SmallTraining(folder, stages=(0,)), CPU_ONLY)
-    killed, skipped = train(SmallTraining(folder, stages, "save"))
-    resumed, _ = train(SmallTraining(folder, stages, "resume"))
+    reference, _ = train_stages(SmallTraining(folder, stages=(0,)), CPU_ONLY)
+    killed, skipped = train_stages(SmallTraining(folder, stages, "save"))
+    resumed, _ = train_stages(SmallTraining(folder, stages, "resume"))
     problems = []
     for stage in stages:
         known = {**killed.get(stage, {}), **resumed.get(stage, {})}
@@ -43,7 +43,7 @@ def zero_stages(context: PartContext) -> Verdict:
     return verdict_of(problems, 0, line)
 
 
-def train(task: SmallTraining, environment: dict[str, str] | None = None) -> tuple[Losses, dict[int, list[int]]]:
+def train_stages(task: SmallTraining, environment: dict[str, str] | None = None) -> tuple[Losses, dict[int, list[int]]]:
     """Losses by stage and step, and the skipped steps by stage."""
     losses: Losses = {}
     skipped: dict[int, list[int]] = {}

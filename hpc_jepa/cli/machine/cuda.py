@@ -113,7 +113,7 @@ def _visible(found: CudaVersions) -> CheckResult | None:
 
 
 def _runs(driver: str, cuda: int) -> bool:
-    """Whether a driver runs programs of a CUDA major version; of a newer one than we know, no driver is refused."""
+    """Whether a driver runs programs of a CUDA major version; unknown newer versions are taken to run."""
     return _branch(driver) >= MINIMUM_DRIVER.get(cuda, 0)
 
 

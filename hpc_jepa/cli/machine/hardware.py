@@ -38,10 +38,10 @@ def bf16() -> CheckResult:
 
 
 def gpus() -> list[CheckResult]:
-    """Name, memory and bf16 support of every CUDA device that torch sees."""
+    """Name, memory and bf16 support of every CUDA device that torch can use."""
     if not torch.cuda.is_available():
         if driver_versions():
-            return []  # cuda.py tells why torch sees none
+            return []  # cuda.py reports why torch can use none
         return [CheckResult("GPU", "note", "none", "runs use the CPU, which is fast enough for the quickstart only")]
     return [_gpu(number) for number in range(torch.cuda.device_count())]
 

@@ -144,5 +144,5 @@ def _scaled(frames: Iterable[VideoFrame], width: int, height: int, pixel_format:
 
 
 def _without_chroma_location(frame: VideoFrame) -> VideoFrame:
-    """An RGB frame as 8-bit RGB. Decoders give it a chroma location all the same, which would shift the chroma."""
+    """An RGB frame as 8-bit RGB. Decoders give it a chroma location, which would shift the chroma."""
     return VideoFrame.from_ndarray(frame.to_ndarray(format="rgb24"), format="rgb24")

@@ -82,7 +82,7 @@ class ShardFolder:
         return self._extents[:, 3]
 
     def excerpt(self, index: int) -> bytes:
-        """At most EXCERPT_BYTES from the middle of a video, to tell videos of equal size apart."""
+        """At most EXCERPT_BYTES from the middle of a video, which distinguish videos of equal size."""
         offset, size = self._extents[index, 2:].tolist()
         skipped = max(size - EXCERPT_BYTES, 0) // 2
         return self._read(index, offset + skipped, min(size, EXCERPT_BYTES))

@@ -63,7 +63,7 @@ def add_norm(x: Tensor, update: Tensor, weight: Tensor, bias: Tensor, eps: float
     total, normed = torch.empty_like(x), torch.empty_like(x)
     width = x.shape[-1]
     _forward[(x.numel() // width,)](
-        x, update, weight, bias, total, normed, width, eps, ADD=True, **sizes(width)
+        x, update, weight, bias, total, normed, width, eps, ADD=True, **norm_sizes(width)
     )  # fmt: skip
     return total, normed
 
@@ -82,7 +82,7 @@ def norms(levels: list[Tensor], weights: list[Tensor], biases: list[Tensor], eps
         x = x.contiguous()
         part = normed[..., index * width :]
         _forward[(x.numel() // width,)](
-            x, x, weight, bias, x, part, len(levels) * width, eps, ADD=False, **sizes(width)
+            x, x, weight, bias, x, part, len(levels) * width, eps, ADD=False, **norm_sizes(width)
         )  # fmt: skip
     return normed
 
@@ -106,7 +106,7 @@ def norm_backward(
     partial = torch.empty(2, PARTIAL_SUMS, width, dtype=torch.float32, device=x.device)
     _backward[(PARTIAL_SUMS,)](
         x, weight, of_normed[..., index * width :], x if of_total is None else of_total.contiguous(), of_input, partial,
-        x.numel() // width, row, eps, ADD=of_total is not None, PROGRAMS=PARTIAL_SUMS, **sizes(width),
+        x.numel() // width, row, eps, ADD=of_total is not None, PROGRAMS=PARTIAL_SUMS, **norm_sizes(width),
     )  # fmt: skip
     return of_input, partial.sum(1)
 
@@ -118,7 +118,7 @@ def _(
     return x.new_empty(x.shape), x.new_empty(2, x.shape[-1], dtype=torch.float32)
 
 
-def sizes(width: int) -> dict[str, int]:
+def norm_sizes(width: int) -> dict[str, int]:
     """Sizes a kernel is compiled for; a thread holds up to eight channels."""
     block = triton.next_power_of_2(width)
     return {"WIDTH": width, "BLOCK": block, "num_warps": min(max(block // 256, 1), 8)}

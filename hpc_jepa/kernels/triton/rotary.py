@@ -71,11 +71,11 @@ def _constants(rotation: Tensor, clips: int, width: int, heads: int) -> dict[str
     return {
         "ONE_TABLE": len(rotation) == 1,
         "PER_CHANNEL": rotation.shape[-2] == head,
-        **sizes(width, heads),
+        **rotary_sizes(width, heads),
     }
 
 
-def sizes(width: int, heads: int) -> dict[str, int]:
+def rotary_sizes(width: int, heads: int) -> dict[str, int]:
     """Sizes of a network the kernels are compiled for."""
     return {"WIDTH": width, "HEAD": width // heads, "BLOCK": min(BLOCK, triton.next_power_of_2(width // 2))}
 

@@ -58,10 +58,10 @@ def kernels() -> Iterator[tuple]:
     patch = {"CHANNELS": 4, "ROWS": 16, "COLUMNS": 16}
     yield "patch 16", motion._average_motion, {"pixels": "*fp32", "motion": "*fp32"}, patch
     for name, (width, heads) in NETWORKS.items():
-        sizes = layer_norm.sizes(width)
+        sizes = layer_norm.norm_sizes(width)
         yield name, layer_norm._forward, NORM, {**sizes, "ADD": True}
         yield name, layer_norm._backward, NORM, {**sizes, "ADD": True, "PROGRAMS": layer_norm.PARTIAL_SUMS}
-        turn = {"ONE_TABLE": False, **rotary.sizes(width, heads)}
+        turn = {"ONE_TABLE": False, **rotary.rotary_sizes(width, heads)}
         yield name, rotary._rotate, ROTATION, {**turn, "PER_CHANNEL": False}
         yield name, rotary._rotate_back, ROTATION, {**turn, "PER_CHANNEL": True}
         if name != "predictor":

@@ -66,7 +66,7 @@ class CheckReport:
         return 1 if self.counts["failed"] else 0
 
     def write(self, folder: Path) -> tuple[Path, Path]:
-        """Write the JSON and the page; returns their paths. The names tell a rehearsal from a check."""
+        """Write the JSON and the page; returns their paths. A rehearsal has other file names than a check."""
         stem = "gpu_check_rehearsal" if self.rehearsal else "gpu_check"
         paths = folder / f"{stem}.json", folder / f"{stem}.md"
         for path, text in zip(paths, (self.to_json(), self.to_markdown()), strict=True):

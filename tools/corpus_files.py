@@ -33,11 +33,11 @@ Step = Remux | Callable[[bytes], bytes]
 
 @dataclass(frozen=True)
 class Case:
-    """A file: how it is written and what must come of it.
+    """A file: how it is written, and the properties that must be found.
 
     steps: what is done to the encoded file; interval: seconds to cut it to, with the frames that must be left;
-    matrix: orientation in the track header; fps: that must be found, None if it is not constant; lossy: a named reason
-    for leaving the file out is right too.
+    matrix: orientation in the track header; fps: that must be found, None if it is not constant; may_be_left_out: the
+    file may also be left out of the shards, with a reason.
     """
 
     family: str

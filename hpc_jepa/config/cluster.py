@@ -22,6 +22,9 @@ RESERVED_OPTIONS = {
 }  # fmt: skip
 """Options of sbatch that have a key of their own or that the submission sets."""
 
+COMMAND_NUMBER = "HPC_JEPA_COMMAND_NUMBER"
+"""Environment variable: number of a command of a study task, which makes its rendezvous in a job step unique."""
+
 RESERVED_SRUN_OPTIONS = {"cpus-per-task", "error", "output", "unbuffered", "wait"}
 """Options of srun that the submission sets."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import FrameType
 from typing import BinaryIO, Literal
 
+from hpc_jepa.config.cluster import COMMAND_NUMBER
 from hpc_jepa.errors import EXIT_INTERRUPTED
 from hpc_jepa.io.atomic import no_follow
 from hpc_jepa.runs.run_dir import task_log_file
@@ -20,9 +21,6 @@ from hpc_jepa.training.shutdown import WallTime
 TaskKind = Literal["train", "evaluate", "report"]
 Command = tuple[str, ...]
 """Arguments of ``hpc-jepa``."""
-
-COMMAND_NUMBER = "HPC_JEPA_COMMAND_NUMBER"
-"""Number of a command in its task; it makes the rendezvous of each command in a Slurm job unique."""
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """Signals after which a command saves and exits."""

@@ -20,16 +20,16 @@ from pathlib import Path
 import psutil
 from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
+from hpc_jepa.config.cluster import COMMAND_NUMBER
 from hpc_jepa.errors import HpcJepaError, InputError
 from hpc_jepa.io.retry import TRANSIENT_ERRNOS
 
-COMMAND_NUMBER = "HPC_JEPA_COMMAND_NUMBER"
-"""Environment variable: the number of a command among those that a task of a study runs in one job step
-(``study/task.py``)."""
 FILE_NAME = re.compile(r"\.rendezvous-(?P<job>.+)-(?P<restart>\d+)-(?P<step>\d+)-(?P<command>\d+)")
 POLL_SECONDS = 0.5
 INTERFACE_VARIABLES = ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")
 ADDRESS_FAMILIES = (socket.AF_INET, socket.AF_INET6)
+FOREIGN = "remove it, and see who else can write to this folder; torchrun does without the file"
+REMEDY = "set nccl.interface in the profile, or GLOO_SOCKET_IFNAME, to the interface between the nodes"
 
 
 def slurm_store(step: Mapping[str, str], folder: Path, timeout: timedelta) -> TCPStore:
@@ -70,10 +70,7 @@ def listen(step: Mapping[str, str]) -> socket.socket:
         family = socket.AF_INET6 if ":" in address else socket.AF_INET
         with suppress(OSError):
             return socket.create_server((address, 0), family=family)
-    raise InputError(
-        f"this node cannot listen on {', '.join(addresses)}, the address of its name in Slurm; set nccl.interface in "
-        "the profile, or GLOO_SOCKET_IFNAME, to the interface between the nodes"
-    )
+    raise InputError(f"this node cannot listen on {', '.join(addresses)}, the address of its name in Slurm; {REMEDY}")
 
 
 def node_addresses(step: Mapping[str, str]) -> list[str]:
@@ -91,15 +88,12 @@ def node_addresses(step: Mapping[str, str]) -> list[str]:
     try:
         found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
     except OSError as error:
-        raise InputError(f"{name}: this node cannot resolve its name ({error.strerror}); {_REMEDY}") from error
+        raise InputError(f"{name}: this node cannot resolve its name ({error.strerror}); {REMEDY}") from error
     addresses = [str(address[0]) for *_, address in found]
     reachable = [address for address in addresses if address == name or not ipaddress.ip_address(address).is_loopback]
     if not reachable:
-        raise InputError(f"{name} is {addresses[0]} on this node, which other nodes cannot reach; {_REMEDY}")
+        raise InputError(f"{name} is {addresses[0]} on this node, which other nodes cannot reach; {REMEDY}")
     return reachable
-
-
-_REMEDY = "set nccl.interface in the profile, or GLOO_SOCKET_IFNAME, to the interface between the nodes"
 
 
 def _addresses_of_interface(variable: str, value: str) -> list[str]:
@@ -134,7 +128,7 @@ def _published(file: Path, address: str, port: int) -> Iterator[None]:
 
 
 def _wait_for(file: Path, timeout: timedelta, refresh: bool) -> tuple[str, int]:
-    """Address and port from the file of rank 0. ``refresh``: one process of a node makes an NFS client look again."""
+    """Address and port from the file of rank 0. ``refresh``: update the cache of an NFS client; one rank per node."""
     deadline = time.monotonic() + timeout.total_seconds()
     while (found := read_address(file)) is None:
         if time.monotonic() > deadline:
@@ -143,7 +137,7 @@ def _wait_for(file: Path, timeout: timedelta, refresh: bool) -> tuple[str, int]:
                 "and that all nodes share this folder"
             )
         time.sleep(POLL_SECONDS)
-        if refresh:  # NFS remembers for up to a minute that a file is missing, unless its folder changes
+        if refresh:  # an NFS client caches a missing file for up to a minute, unless its folder changes
             with suppress(OSError), tempfile.TemporaryFile(dir=file.parent):
                 pass
     return found
@@ -160,11 +154,11 @@ def read_address(file: Path) -> tuple[str, int] | None:
         if error.errno in (errno.ENOENT, *TRANSIENT_ERRNOS):
             return None
         reason = "it is a symbolic link" if error.errno == errno.ELOOP else error.strerror
-        raise HpcJepaError(f"{file}: cannot be read ({reason}); {_FOREIGN}") from error
+        raise HpcJepaError(f"{file}: cannot be read ({reason}); {FOREIGN}") from error
     with os.fdopen(descriptor, "rb") as opened:
         status = os.fstat(descriptor)
         if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid() or status.st_mode & 0o022:
-            raise HpcJepaError(f"{file}: not a regular file that only this user can write; {_FOREIGN}")
+            raise HpcJepaError(f"{file}: not a regular file that only this user can write; {FOREIGN}")
         content = opened.read(4096)
     if not content.endswith(b"\n"):
         return None
@@ -172,10 +166,7 @@ def read_address(file: Path) -> tuple[str, int] | None:
         match json.loads(content):
             case [file.name, str(address), int(port)]:
                 return address, port
-    raise HpcJepaError(f"{file}: written by another start; {_FOREIGN}")
-
-
-_FOREIGN = "remove it, and see who else can write to this folder; torchrun does without the file"
+    raise HpcJepaError(f"{file}: written by another start; {FOREIGN}")
 
 
 def _remove_leftovers(own: Path, age: timedelta) -> None:

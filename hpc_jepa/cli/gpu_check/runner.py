@@ -22,11 +22,11 @@ from hpc_jepa.cli.gpu_check.part import Mode, Part, PartContext, Row, Verdict
 OnRow = Callable[[str, Row], None]
 """Called with the caption and the values of each row as a part reports it."""
 
-LAUNCHER_VARIABLES = (
+REMOVED_VARIABLES = (
     "RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "SLURM_NTASKS",
     "SLURM_NPROCS", "SLURM_NTASKS_PER_NODE", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID",
 )  # fmt: skip
-"""Not passed on, nor those of a job step: parts start processes of their own, most of them alone."""
+"""Not passed on to parts, nor those of a job step: parts start processes of their own."""
 
 MARK = "HPC_JEPA_GPU_CHECK_PART"
 """Environment variable by which all processes of a part are found, those with a session of their own too."""
@@ -95,7 +95,7 @@ def run_part(part: Part, mode: Mode, limit: float, folder: Path, on_row: OnRow) 
 
 def _without_launcher() -> dict[str, str]:
     """The environment without the variables of torchrun and of a Slurm step; that of a Slurm job stays."""
-    own = {name: value for name, value in os.environ.items() if name not in LAUNCHER_VARIABLES}
+    own = {name: value for name, value in os.environ.items() if name not in REMOVED_VARIABLES}
     return {name: value for name, value in own.items() if not name.startswith("SLURM_STEP_")}
 
 

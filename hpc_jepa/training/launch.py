@@ -148,7 +148,12 @@ def set_ranks_from_slurm() -> None:
 
 
 def _meets_in_slurm() -> bool:
-    """Whether the ranks are the tasks of a Slurm step and no launcher has named an address."""
+    """Whether the ranks are the tasks of a Slurm step and no launcher has named an address.
+
+    LOCAL_RANK proves nothing: it becomes the index of the device, 0 in every task of ``srun --gpus-per-task=1``.
+    """
     if "SLURM_STEP_ID" not in os.environ or os.environ.keys() & set(MASTER_VARIABLES):
         return False
-    return all(os.environ.get(name, "") == os.environ.get(slurm) for name, slurm in SLURM_RANK_VARIABLES.items())
+    return all(
+        os.environ.get(name, "") == os.environ.get(SLURM_RANK_VARIABLES[name]) for name in ("RANK", "WORLD_SIZE")
+    )

@@ -4,8 +4,11 @@ import os
 import subprocess
 import sys
 from datetime import timedelta
+from pathlib import Path
 
+import deepspeed
 import pytest
+import torch
 
 from hpc_jepa.errors import InputError
 from hpc_jepa.training import launch
@@ -32,6 +35,22 @@ def test_ranks_come_from_slurm_and_no_address_does(step, monkeypatch):
     set_ranks_from_slurm()
     found = {name: launch.os.environ.get(name) for name in launch.LAUNCHER_VARIABLES}
     assert found == {"RANK": "3", "WORLD_SIZE": "4", "LOCAL_RANK": "1", "MASTER_ADDR": None, "MASTER_PORT": None}
+    check_launcher_variables()
+
+
+def test_a_task_whose_only_gpu_has_index_0_meets_the_others(step, monkeypatch):
+    """``srun --gpus-per-task=1`` with cgroups: LOCAL_RANK becomes the index of the device before the rendezvous."""
+    joined = []
+    monkeypatch.setattr(launch, "select_device", lambda setting: torch.device("cuda", 0))
+    monkeypatch.setattr(launch, "slurm_store", lambda environment, folder, timeout: folder)
+    monkeypatch.setattr(launch.dist, "is_initialized", lambda: False)
+    monkeypatch.setattr(launch.dist, "init_process_group", lambda backend, **group: joined.append((backend, group)))
+    monkeypatch.setattr(launch.atexit, "register", lambda function: None)
+    monkeypatch.setattr(deepspeed, "init_distributed", lambda **settings: None)
+    step(JOB_ID="1", STEP_ID="0", STEP_NUM_TASKS="2", PROCID="1", LOCALID="1", STEP_NODELIST="a")
+    assert launch.join_process_group(folder=Path("run")) == torch.device("cuda", 0)
+    assert launch.os.environ["LOCAL_RANK"] == "0"
+    assert joined == [("nccl", {"store": Path("run"), "rank": 1, "world_size": 2, "timeout": None})]
     check_launcher_variables()
 
 

@@ -72,7 +72,7 @@ def step_losses(stage: int, task: SmallTraining) -> Iterator[dict[str, Any]]:
     from hpc_jepa.training.schedules import schedule_values_at
     from hpc_jepa.training.train_module import build_train_module
 
-    device = join_process_group()
+    device = join_process_group(folder=Path(task.folder))
     config = config_at(stage, task)
     train_module = build_train_module(config)
     model, objectives = train_module.model, train_module.objectives

@@ -63,6 +63,7 @@ def as_srun(worker: list[str]) -> Iterator[dict[str, float]]:
     step = {
         "SLURM_JOB_ID": JOB_ID,
         "SLURM_STEP_ID": "0",
+        "SLURM_STEP_NUM_NODES": "1",
         "SLURM_STEP_NUM_TASKS": str(PROCESSES),
         "SLURM_STEP_NODELIST": "localhost",
         "SLURM_STEP_TASKS_PER_NODE": str(PROCESSES),

@@ -2,7 +2,6 @@
 
 import json
 import os
-import subprocess
 import sys
 
 import pytest
@@ -11,6 +10,7 @@ import torch
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.data.shards.builder import build_shards, make_recipe
 from hpc_jepa.data.sources import motion8
+from tests import waiting
 
 
 def pytest_configure(config):
@@ -51,13 +51,8 @@ def launch():
 
     def run(script, *arguments, processes=2, check=True):
         torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        finished = subprocess.run(
-            [*torchrun, str(script), *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            timeout=600,
-            env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
+        command = [*torchrun, str(script), *map(str, arguments)]
+        finished = waiting.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
         assert not check or finished.returncode == 0, finished.stderr[-4000:]
         return finished
 

@@ -1,11 +1,12 @@
 """Only marked tests see GPUs: pytest runs where CUDA_VISIBLE_DEVICES names two GPUs; torch has a stand-in for them."""
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from tests.waiting import run
 
 ROOT = Path(__file__).parents[1]
 STAND_IN = """
@@ -45,13 +46,10 @@ def test_only_marked_tests_see_gpus(selection, expected, tmp_path):
     (tmp_path / "test_it.py").write_text(TESTS)
     options = ["-vv", "-p", "tests.conftest", "-c", ROOT / "pyproject.toml", *selection]
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    finished = subprocess.run(
+    finished = run(
         [sys.executable, "-m", "pytest", *options, tmp_path],
         cwd=ROOT,
         env={**environment, "CUDA_VISIBLE_DEVICES": "0,1", "PYTEST_ADDOPTS": ""},
-        capture_output=True,
-        text=True,
-        timeout=200,
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
     lines = [line.split("::")[1].split() for line in finished.stdout.splitlines() if "test_it.py::" in line]

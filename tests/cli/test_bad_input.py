@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from hpc_jepa.cli.app import app
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.runs import RunDir
+from tests.waiting import run
 
 INPUT, DATA, CHECKPOINT, OTHER = 2, 3, 4, 1
 
@@ -262,7 +263,7 @@ def test_a_closed_pipe_causes_no_error_message():
 def test_a_batch_that_processes_cannot_share_is_refused(here):
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=3", "-m", "hpc_jepa"]
     command = [*torchrun, "train", "run.yaml"]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    finished = run(command)
     assert finished.returncode != 0
     # torchrun ends the other processes with the first, so not all of them may print the error.
     assert 1 <= finished.stderr.count("error: engine.batch_size: ") <= 3
@@ -278,7 +279,7 @@ def test_a_profile_of_more_steps_than_there_are_is_refused(here):
 def test_a_non_finite_loss_ends_the_run_and_is_not_saved(here):
     settings = ["schedule.lr=1e30", "schedule.warmup=0", "schedule.steps=4"]
     command = [sys.executable, "-m", "hpc_jepa", "train", "run.yaml", *settings]
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    finished = run(command)
     check_last_line(finished.returncode, finished.stderr, OTHER, r"step 4: .*\b3\b", r"schedule\.lr")
     assert not (here / "runs/adhoc/test/baseline/seed-239/checkpoints/step-00000004").exists()
 

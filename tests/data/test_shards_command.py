@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import tarfile
-import time
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from typer.testing import CliRunner
 
 from hpc_jepa.cli.shards import app
 from hpc_jepa.errors import DataError, InputError
+from tests.waiting import wait_until
 
 SMALL = ["--size", "32", "--frames", "4", "--train", "6", "--test", "3", "--unlabelled", "2"]
 
@@ -84,13 +84,6 @@ def alive(pid):
     return Path(f"/proc/{pid}").exists()
 
 
-def wait_until(condition):
-    deadline = time.monotonic() + 60
-    while not condition() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert condition()
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
 def test_a_stopped_build_leaves_no_workers_and_resumes(number, tmp_path):
     build = ["build", "motion8", "--size", "32", "--frames", "4", "--test", "0", "--unlabelled", "0"]
@@ -100,7 +93,7 @@ def test_a_stopped_build_leaves_no_workers_and_resumes(number, tmp_path):
     wait_until(lambda: any(tmp_path.glob(".train.partial/000001.tar")))
     helpers = [pid for child in children_of(process.pid) for pid in (child, *children_of(child))]
     process.send_signal(number)
-    assert process.wait(timeout=60) == (130 if number == signal.SIGTERM else -number)
+    assert process.wait() == (130 if number == signal.SIGTERM else -number)
     wait_until(lambda: not any(alive(pid) for pid in helpers))
     assert not (tmp_path / "train").exists()
     first = (tmp_path / ".train.partial" / "000000.tar").stat().st_ino

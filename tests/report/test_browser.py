@@ -11,6 +11,7 @@ from PIL import Image
 
 from hpc_jepa.report.published_results import PUBLISHED_RESULTS
 from hpc_jepa.report.write_report import write_report
+from tests.waiting import run
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -32,7 +33,9 @@ def browse(page, *options) -> subprocess.CompletedProcess:
     quiet = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--enable-logging=stderr")
     profile = f"--user-data-dir={page.parent / 'profile'}"
     command = [CHROMIUM, *quiet, profile, "--hide-scrollbars", *options, page.as_uri()]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, check=True)
+    finished = run(command)
+    finished.check_returncode()
+    return finished
 
 
 def console_messages(stderr: str) -> list[str]:

@@ -16,6 +16,7 @@ from hpc_jepa.runs.lease import LeaseHolder, LeaseLostError, hold_lease, is_expi
 from hpc_jepa.runs.process_identity import find_process
 from hpc_jepa.runs.restarts import MAX_RESTARTS_WITHOUT_PROGRESS, read_starts, record_start
 from hpc_jepa.runs.run_dir import RunDir
+from tests.waiting import wait_until
 
 
 @pytest.fixture
@@ -153,11 +154,6 @@ def test_lease_is_checked_again_after_a_transient_read_error(run, monkeypatch):
         lease.check()
 
 
-def wait_until(condition):
-    while not condition():
-        time.sleep(0.01)
-
-
 def test_lease_of_another_host_with_heartbeats_is_respected(run, monkeypatch):
     left_behind(run)
     monkeypatch.setattr(time, "sleep", lambda seconds: os.utime(run.lease_file))
@@ -169,10 +165,7 @@ def test_holder_renews_its_heartbeat(run, monkeypatch):
     monkeypatch.setattr(leases, "HEARTBEAT_INTERVAL", 0.01)
     with hold_lease(run):
         os.utime(run.lease_file, (0, 0))
-        deadline = time.monotonic() + 10
-        while run.lease_file.stat().st_mtime == 0 and time.monotonic() < deadline:
-            time.sleep(0.01)
-        assert run.lease_file.stat().st_mtime > 0
+        wait_until(lambda: run.lease_file.stat().st_mtime > 0)
 
 
 def test_job_restarts_without_limit_while_it_makes_progress_and_three_times_without(run, as_job):

@@ -7,7 +7,6 @@ import socket
 import subprocess
 import sys
 import tempfile
-import time
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
@@ -17,25 +16,12 @@ import yaml
 from typer.testing import CliRunner
 
 from hpc_jepa.cli.app import app
+from tests import waiting
 
 SCRIPT = Path(__file__).parents[2] / "slurm" / "trial_cluster.sh"
 NODES = [f"127.0.0.{number}" for number in (1, 2, 3, 4)]
 DETERMINISTIC = ("loss", "gradient_norm", "terms", "coefficients", "learning_rate", "weight_decay", "ema")
 LOCAL_INSTEAD = "tests/study tests the same commands on the local executor"
-
-
-def wait_for(condition, seconds=300):
-    """Wait until ``condition()`` is true and return its value."""
-    deadline = time.monotonic() + seconds
-    while not (value := condition()):
-        assert time.monotonic() < deadline, f"condition still false after {seconds} s"
-        time.sleep(0.2)
-    return value
-
-
-@pytest.fixture
-def eventually():
-    return wait_for
 
 
 class Cluster:
@@ -53,11 +39,11 @@ class Cluster:
         return done.stdout
 
     def attempt(self, *words):
-        return subprocess.run([SCRIPT, *words], env=self.environment, capture_output=True, text=True, timeout=60)
+        return subprocess.run([SCRIPT, *words], env=self.environment, capture_output=True, text=True, check=False)
 
-    def slurm(self, *command, timeout=30):
+    def slurm(self, *command):
         """Output lines of a Slurm command, which must succeed."""
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=timeout)
+        done = waiting.run(command, self.progress, env=self.environment)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 
@@ -73,12 +59,22 @@ class Cluster:
             again = shown["JobState"] == "RUNNING" and int(shown["Restarts"]) >= restarts
             return again and shown["NodeList"]
 
-        return wait_for(where)
+        return self.wait_until(where)
 
     def processes_on(self, node):
         """Process ids of all jobs on a node, orphans included."""
         mark = f"SLURM_CONF={self.configuration.parents[1] / node}/slurm.conf".encode()
         return [int(path.name) for path in Path("/proc").glob("[0-9]*") if mark in environment_of(path)]
+
+    def progress(self):
+        """What changes while the cluster works: its queue, and the CPU time of its jobs."""
+        command = ["squeue", "--noheader", "--array", "--format=%i %T"]
+        queue = subprocess.run(command, env=self.environment, capture_output=True, check=False)
+        return queue.stdout, waiting.cpu_seconds([pid for node in NODES for pid in self.processes_on(node)])
+
+    def wait_until(self, condition):
+        """Wait until ``condition()`` is true and return its value."""
+        return waiting.wait_until(condition, self.progress, poll=0.2)
 
     def restore(self):
         """Start what a test killed, and empty the queue."""
@@ -89,7 +85,7 @@ class Cluster:
             if not (pids / node).exists():
                 self.control("start-node", node)
         self.slurm("scancel", "--user=root")
-        wait_for(self.is_idle)
+        self.wait_until(self.is_idle)
 
     def is_idle(self):
         return len(self.slurm("sinfo", "-h", "--Node", "--partition=main", "--states=idle")) == len(NODES)
@@ -156,6 +152,12 @@ def running_cluster():
 def cluster(running_cluster):
     yield running_cluster
     running_cluster.restore()
+
+
+@pytest.fixture
+def eventually(cluster):
+    """``eventually(condition)`` waits as long as jobs make progress."""
+    return cluster.wait_until
 
 
 @pytest.fixture

@@ -20,13 +20,12 @@ def in_image(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)
 def test_a_run_in_the_image_equals_one_outside(grid, in_image, uninterrupted, eventually, monkeypatch):
     monkeypatch.setenv("PYTHONNOUSERSITE", "1")
     monkeypatch.delenv("PYTHONPATH", raising=False)
     study = grid("baseline", every=4, python=in_image)
     study.call("submit")
-    eventually(study.done, 600)
+    eventually(study.done)
     assert study.run().metrics() == uninterrupted(4).metrics()
     assert study.run().weights() == uninterrupted(4).weights()
     (script,) = study.folder.rglob("*submission.sh")

@@ -8,7 +8,6 @@ import yaml
 GPUS = {"gpus_per_node": 2, "cpus_per_node": 2, "time": 10}
 
 
-@pytest.mark.timeout(900)  # on a machine that is busy otherwise
 @pytest.mark.skipif(Path("/dev/nvidiactl").exists(), reason="the jobs would use the real GPUs of this machine")
 def test_a_job_with_gpus_uses_the_cpu_only_on_purpose(grid, tiny_benchmark, tmp_path, eventually):
     (tmp_path / "benchmark.yaml").write_text(yaml.safe_dump(tiny_benchmark))

@@ -1,9 +1,6 @@
 """Runs of several nodes: ranks from Slurm, DeepSpeed over gloo."""
 
-import pytest
 
-
-@pytest.mark.timeout(900)  # on a machine that is busy otherwise
 def test_two_nodes_of_two_tasks_equal_one_node_of_four(cluster, grid, eventually):
     finished = []
     for nodes, tasks in ((2, 2), (1, 4)):

@@ -3,10 +3,7 @@
 import sys
 from pathlib import Path
 
-import pytest
-
 WORKER = Path(__file__).parents[1] / "training" / "workers" / "slurm_store.py"
-pytestmark = pytest.mark.timeout(900)  # on a machine that is busy otherwise
 
 
 def met(lines):
@@ -16,7 +13,7 @@ def met(lines):
 
 def test_tasks_of_two_nodes_meet_at_the_address_of_the_first(cluster, tmp_path):
     command = ["srun", "--nodes=2", "--ntasks=2", sys.executable, WORKER, tmp_path, "300"]
-    found = met(cluster.slurm(*map(str, command), timeout=600))
+    found = met(cluster.slurm(*map(str, command)))
     assert found.keys() == {"0", "1"}
     assert found["1"] == []
     assert found["0"] in ([f"127.0.0.{number}"] for number in (1, 2, 3, 4))

@@ -8,7 +8,6 @@ import sys
 import pytest
 import yaml
 
-pytestmark = pytest.mark.timeout(900)  # on a machine that is busy otherwise
 VARIANTS = ("baseline", "ld")
 REGIMES = ("tiny", "other")
 
@@ -28,7 +27,7 @@ def test_36_cells_are_submitted_in_less_than_five_seconds_and_cancelled(cluster,
     study = evaluated_grid(*(f"{variant}.yaml" for variant in variants), regimes=REGIMES, sbatch={"hold": True})
     submit = [sys.executable, "-m", "hpc_jepa", "study", "submit", "study.yaml", "--cluster", "profile.yaml"]
     before = os.times()
-    subprocess.run(submit, check=True, timeout=60)
+    subprocess.run(submit, check=True)
     after = os.times()
     # CPU time, because other processes on this machine slow the command down.
     assert after.children_user + after.children_system - before.children_user - before.children_system < 5

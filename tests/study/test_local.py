@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import pytest
 import yaml
@@ -15,6 +14,7 @@ from hpc_jepa.cli.app import app
 from hpc_jepa.devices import Gpus
 from hpc_jepa.study import task
 from hpc_jepa.study.local import LocalJobs
+from tests.waiting import LEAST_PATIENCE, wait_until
 
 
 @pytest.fixture
@@ -59,7 +59,7 @@ def test_concurrent_tasks_get_a_gpu_each(gpus, cells, requested, expected):
 def test_each_running_task_sees_its_own_gpu(write_study, tmp_path, monkeypatch):
     """Two stand-ins for GPUs and three cells: no two tasks that run at the same time see the same one."""
     starts, lock = [], threading.Lock()
-    running, both = {}, threading.Barrier(2, timeout=60)
+    running, both = {}, threading.Barrier(2, timeout=LEAST_PATIENCE)
 
     def start(command, *, env, **options):
         gpu = env["CUDA_VISIBLE_DEVICES"]
@@ -137,11 +137,9 @@ def test_a_signal_to_the_study_saves_running_cells_and_starts_no_others(number, 
     command = [sys.executable, "-m", "hpc_jepa", "study", "submit", str(study), "--jobs", "1"]
     process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
     log = tmp_path / "runs/demo/tiny/baseline/seed-0/metrics.jsonl"
-    deadline = time.monotonic() + 120
-    while not (log.exists() and log.stat().st_size) and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.05)
+    wait_until(lambda: (log.exists() and log.stat().st_size) or process.poll() is not None)
     process.send_signal(number)
-    assert process.wait(timeout=60) == 130
+    assert process.wait() == 130
     first, second = json.loads(call("status", study, "--json").stdout)
     assert first["state"] == "interrupted"
     assert first["step"] > 0

@@ -2,17 +2,17 @@
 
 import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from tests.waiting import run
+
 TOOL = Path(__file__).parents[2] / "tools" / "torture.py"
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(900)  # slow on a busy machine
 def test_twenty_kills_lose_nothing(motion_shards):
     command = [
         sys.executable,
@@ -25,7 +25,7 @@ def test_twenty_kills_lose_nothing(motion_shards):
         str(motion_shards / "unlabelled"),
     ]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    finished = subprocess.run(command, capture_output=True, text=True, timeout=880, check=False, env=environment)
+    finished = run(command, env=environment)
     assert finished.returncode == 0, finished.stderr[-4000:]
     assert finished.stdout.startswith("20 kills (")
     # A run that finishes before its kill is followed by another.

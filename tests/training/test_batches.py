@@ -7,6 +7,7 @@ import torch
 
 from hpc_jepa.training.batches import BatchPrefetcher
 from hpc_jepa.types import ClipBatch
+from tests.waiting import wait_until
 
 CPU = torch.device("cpu")
 
@@ -29,8 +30,7 @@ class Loader:
         )
 
     def wait_for(self, count):
-        with self.waiting:
-            assert self.waiting.wait_for(lambda: len(self.made) >= count, timeout=30)
+        wait_until(lambda: len(self.made) >= count, progress=lambda: len(self.made))
 
     def close(self):
         self.closed = True

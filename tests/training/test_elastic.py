@@ -13,7 +13,7 @@ WORKER = Path(__file__).parent / "workers" / "elastic.py"
 WORLDS, STAGES = (1, 2, 4), (0, 1, 2, 3)
 SAVED_AT, MORE = 2, 2
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]  # busy machines are slow
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.waiting import communicate, wait_until
+
 STEPS = 60
 
 
@@ -56,9 +58,7 @@ def lines_in(run):
 
 
 def wait_for_lines(run, count, process):
-    deadline = time.monotonic() + 120
-    while lines_in(run) < count and process.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.002)
+    wait_until(lambda: lines_in(run) >= count or process.poll() is not None, poll=0.002)
 
 
 def test_a_run_killed_at_random_steps_ends_as_an_undisturbed_one(write, metrics_of):
@@ -93,7 +93,7 @@ def test_when_one_rank_of_two_is_killed_the_other_fails_with_one_line(write):
     process = start(path, *launcher)
     wait_for_lines(run, 3, process)
     os.kill(ranks_of(process)["1"], signal.SIGKILL)
-    _, errors = process.communicate(timeout=60)
+    _, errors = communicate(process)
     assert process.returncode == 1
     assert "error: rank 0: " in errors
     assert json.loads((run / "state.json").read_text())["state"] == "failed"

@@ -1,7 +1,6 @@
 """Ranks come from the launcher or from Slurm, or the run is refused."""
 
 import os
-import subprocess
 import sys
 from datetime import timedelta
 from pathlib import Path
@@ -13,6 +12,7 @@ import torch
 from hpc_jepa.errors import InputError
 from hpc_jepa.training import launch
 from hpc_jepa.training.launch import check_launcher_variables, collective_timeout, set_ranks_from_slurm
+from tests.waiting import run
 
 
 @pytest.fixture
@@ -82,9 +82,7 @@ def test_the_process_group_has_the_limit_of_the_run():
         "print(dist.distributed_c10d._get_default_group()._get_backend(device).options._timeout.total_seconds())",
     ]
     environment = {name: value for name, value in os.environ.items() if name not in launch.LAUNCHER_VARIABLES}
-    finished = subprocess.run(
-        [sys.executable, "-c", "\n".join(lines)], env=environment, capture_output=True, text=True, timeout=200
-    )
+    finished = run([sys.executable, "-c", "\n".join(lines)], env=environment)
     assert finished.stdout.splitlines()[-1:] == ["360.0"], finished.stderr
 
 
@@ -97,12 +95,9 @@ def test_a_rendezvous_that_times_out_names_rank_and_address():
         "launch.join_process_group()",
     ]
     coordinates = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1"}
-    finished = subprocess.run(
+    finished = run(
         [sys.executable, "-c", "\n".join(lines)],
         env={**os.environ, **coordinates, "MASTER_PORT": "29871"},
-        capture_output=True,
-        text=True,
-        timeout=120,
     )
     last = finished.stderr.strip().splitlines()[-1]
     assert last.startswith("hpc_jepa.errors.HpcJepaError: rank 0 of 2: ")

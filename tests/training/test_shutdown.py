@@ -83,5 +83,5 @@ def test_before_heavy_imports_every_stop_signal_exits_with_the_code_that_requeue
     process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
     assert process.stdout.readline() == "importing\n"
     process.send_signal(number)
-    process.communicate(timeout=30)
+    process.communicate()
     assert process.returncode == EXIT_INTERRUPTED

@@ -3,7 +3,6 @@
 import ctypes.util
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -23,21 +22,19 @@ def test_every_rank_of_a_stalled_collective_prints_its_stacks_and_exits(launch):
 def test_it_fires_while_a_foreign_call_blocks(library):
     program = (
         f"import ctypes; from hpc_jepa.training.watchdog import Watchdog\n"
-        f"with Watchdog(1.0): ctypes.{library}({ctypes.util.find_library('c')!r}).sleep(60)"
+        f"with Watchdog(1.0): ctypes.{library}({ctypes.util.find_library('c')!r}).sleep(600); print('slept')"
     )
-    started = time.monotonic()
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
-    assert finished.returncode == 1
+    assert (finished.returncode, finished.stdout) == (1, "")
     assert "<module>" in finished.stderr
-    assert time.monotonic() - started < 50
 
 
 def test_it_does_not_fire_while_it_is_reset_or_after_the_block():
     program = (
         "import time; from hpc_jepa.training.watchdog import Watchdog\n"
-        "with Watchdog(2.0) as watchdog:\n"
-        "    for _ in range(8): time.sleep(0.5); watchdog.reset()\n"
-        "time.sleep(2.5)"
+        "with Watchdog(4.0) as watchdog:\n"
+        "    for _ in range(18): time.sleep(0.25); watchdog.reset()\n"
+        "time.sleep(4.5)"
     )
     finished = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=False)
     assert (finished.returncode, finished.stderr) == (0, "")

@@ -5,6 +5,7 @@ import logging
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
@@ -69,6 +70,16 @@ def read_if_exists(path: Path, size: int = -1) -> bytes | None:
         return None
     except OSError as error:
         raise _read_error(path, error) from error
+
+
+def list_if_exists(folder: Path) -> list[str]:
+    """Names in a folder, empty if there is none. Raises DataError if it stays unreadable: it may have content."""
+    try:
+        return retry(partial(os.listdir, folder))
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise _read_error(folder, error) from error
 
 
 def _read_error(path: Path, error: OSError) -> DataError:

@@ -18,6 +18,7 @@ RUNS/<study>/
         preview.json                                  first clip with its masks (runs/preview_file.py)
 """
 
+import re
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -25,6 +26,7 @@ from typing import TYPE_CHECKING
 from hpc_jepa.config.loading import read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.errors import InputError
+from hpc_jepa.io.retry import list_if_exists
 from hpc_jepa.runs.evaluations import read_summary
 from hpc_jepa.runs.metrics_log import MetricsRecord, read_metrics
 from hpc_jepa.runs.state import RunState, read_state
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
+CHECKPOINT = re.compile(r"step-[0-9]{8}")
 LOGS = "log"
 
 
@@ -124,8 +127,9 @@ class RunDir:
         return self.checkpoints_dir / f"step-{step:08d}"
 
     def checkpoint_dirs(self) -> list[Path]:
-        """Folders of all checkpoints, valid or not, oldest first."""
-        return sorted(self.checkpoints_dir.glob("step-" + 8 * "[0-9]"))
+        """Folders of all checkpoints, valid or not, oldest first. Raises DataError if they cannot be listed."""
+        names = list_if_exists(self.checkpoints_dir)
+        return sorted(self.checkpoints_dir / name for name in names if CHECKPOINT.fullmatch(name))
 
     def last_step(self) -> int:
         """Step of the newest checkpoint, valid or not; 0 if there is none."""

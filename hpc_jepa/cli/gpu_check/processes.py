@@ -54,7 +54,7 @@ def launchers(context: PartContext) -> Iterator[tuple[str, Iterator[dict[str, fl
     elif not shutil.which("srun") or "SLURM_JOB_ID" not in os.environ:
         context.warn("srun was not tried: this is no Slurm job; repeat it inside salloc --ntasks=2 --gpus-per-task=1")
     else:
-        srun = ["srun", "--overlap", "--nodes=1", f"--ntasks={PROCESSES}", "--gpus-per-task=1"]
+        srun = ["srun", "--overlap", "--kill-on-bad-exit=1", "--nodes=1", f"--ntasks={PROCESSES}", "--gpus-per-task=1"]
         yield "srun --gpus-per-task=1", json_lines([*srun, sys.executable, *worker])
 
 

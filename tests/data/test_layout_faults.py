@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from pathlib import Path
 
 import av
@@ -13,7 +14,7 @@ from hpc_jepa.cli.shards import app
 from hpc_jepa.data.sources.annotated_files import is_cut
 from hpc_jepa.data.sources.layout_faults import find_faults
 from hpc_jepa.data.sources.layouts import LAYOUTS
-from hpc_jepa.errors import InputError
+from hpc_jepa.errors import InputError, UndecodableError
 
 VIDEO_ID = "-0abcdefgh_"
 
@@ -389,3 +390,179 @@ def test_a_build_stops_before_it_writes(tmp_path):
     with pytest.raises(InputError, match=r"dog \(b\.gif is of a type that is not read.*--allowed-drops"):
         CliRunner().invoke(app, [*map(str, words), "--out", str(tmp_path / "out")], catch_exceptions=False)
     assert not (tmp_path / "out").exists()
+
+
+def shown(listing):
+    """Counts, texts and examples of the faults."""
+    return [(fault.faulty, fault.total, fault.what, fault.examples) for fault in find_faults(listing)]
+
+
+def test_annotations_in_other_encodings_of_lines_and_beside_copies_of_macos_are_read(listed):
+    lists = UCF | {"trainlist01.txt": "YoYo/v_YoYo_g08_c01.avi 3\n"} | UCF_TEST
+    windows = {name: "\ufeff" + text.replace("\n", "\r\n") for name, text in lists.items()}
+    hidden = dict.fromkeys((f"{folder}._{name}" for name in lists for folder in ("", "__MACOSX/")), "\x00\x05\x16")
+    files = ["UCF-101/UCF-101/YoYo/v_YoYo_g08_c01.AVI", "YoYo/v_YoYo_g01_c01.avi", "__MACOSX/YoYo/._v_YoYo_g01_c01.avi"]
+    listing = listed("ucf101", files, windows | hidden)
+    assert chosen(listing) == files[:2]
+    assert listing.unannotated == []
+
+
+@pytest.mark.parametrize("name", ["._train.csv", "__MACOSX/._train.csv", "__MACOSX/train.csv"])
+def test_tables_of_kinetics_leave_out_what_macos_adds(listed, name):
+    rows = f"{KINETICS}a,{VIDEO_ID},40,50,train\n"
+    listing = listed("kinetics400", [f"{CUT}.mp4"], {"train.csv": rows, name: "no table"})
+    assert chosen(listing) == [f"{CUT}.mp4"]
+
+
+def test_folders_and_files_of_systems_are_no_classes(listed):
+    system = ["__MACOSX/cats/._a.mp4", "cats/@eaDir/a.mp4/thumb.jpg", "$RECYCLE.BIN/q.mp4", "lost+found/q.mp4"]
+    listing = listed("folder", ["cats/a.mp4", "birds/b.mp4", "dogs/Thumbs.db", *system], {})
+    assert listing.classes == ("birds", "cats")
+    assert fault(listing, "no video or image") == ("1 of 3 folders have no video or image: dogs", True)
+
+
+def test_links_to_nothing_are_named(listed, tmp_path):
+    (tmp_path / "videos").mkdir()
+    (tmp_path / "videos" / "dogs").symlink_to(tmp_path / "nowhere")
+    listing = listed("folder", ["cats/a.mp4", "birds/b.mp4"], {})
+    assert [examples for *_, examples in shown(listing)] == [("dogs",)]
+
+
+@pytest.mark.parametrize(
+    ("files", "examples", "stops"),
+    [
+        (["d/train/a/1.mp4", "d/train/b/2.mp4", "d/val/a/3.mp4"], ("d/train", "d/val"), True),
+        (["train/train/a/1.mp4", "val/val/a/3.mp4"], ("train", "val"), True),
+        (["data/a/1.mp4", "data/b/2.mp4"], ("data",), False),
+        (["vehicles/train/1.mp4", "vehicles/bus/2.mp4", "animals/cat/3.mp4"], None, False),
+    ],
+)
+def test_folders_of_splits_or_classes_inside_another_are_named(listed, files, examples, stops):
+    found = [fault for fault in find_faults(listed("folder", files, {})) if "--videos" in fault.what]
+    assert [(fault.examples, fault.exceeds(0.05)) for fault in found] == ([(examples, stops)] if examples else [])
+
+
+def test_samples_without_label_and_thumbnails_are_named(listed):
+    listing = listed("folder", ["cats/a.mp4", "cats/a.jpg", "birds/b.mp4", "c.mp4"], {})
+    assert [examples for *_, examples in shown(listing)] == [("cats/a.jpg",), ("c.mp4",)]
+
+
+def test_images_in_place_of_videos_are_named(listed):
+    lists = UCF | {"trainlist01.txt": "YoYo/v_YoYo_g08_c01.avi 3\n"} | UCF_TEST
+    listing = listed("ucf101", ["v_YoYo_g08_c01.jpg", "v_YoYo_g01_c01.avi"], lists)
+    assert fault(listing, "images of the same name")[0].startswith("1 of 2 ")
+
+
+@pytest.mark.parametrize("suffix", [".f137.mp4", ".avi.mp4", ".avi.aria2", ".avi.part"])
+def test_unfinished_downloads_are_named(listed, suffix):
+    lists = UCF | {"trainlist01.txt": "YoYo/v_YoYo_g08_c01.avi 3\n"} | UCF_TEST
+    listing = listed("ucf101", [f"v_YoYo_g08_c01{suffix}", "v_YoYo_g01_c01.avi"], lists)
+    assert f"v_YoYo_g08_c01{suffix}" in fault(listing, "are missing")[0]
+
+
+def test_repeated_annotations_and_those_in_several_splits_are_counted(listed):
+    rows = ["a.mp4,x,train", "a.mp4,x,train", "b.mp4,x,train", "b.mp4,y,train", "c.mp4,y,train", "c.mp4,y,test"]
+    listing = listed("csv", ["a.mp4", "b.mp4", "c.mp4"], {"t.csv": "\n".join(["file,label,split", *rows])})
+    assert [(*counts, examples) for *counts, _, examples in shown(listing)] == [
+        (1, 4, ("a.mp4",)),
+        (1, 4, ("b.mp4",)),
+        (1, 3, ("c.mp4",)),
+    ]
+
+
+def test_numbers_of_classes_that_differ_from_the_list_of_classes_are_named(listed):
+    lists = UCF | {"trainlist01.txt": "YoYo/v_YoYo_g08_c01.avi 2\n"} | UCF_TEST
+    listing = listed("ucf101", ["v_YoYo_g08_c01.avi", "v_YoYo_g01_c01.avi"], lists)
+    assert listing.entries[0].label == 2
+    assert fault(listing, "classInd.txt")[0].endswith("trainlist01.txt:1: 2, not 3")
+
+
+@pytest.mark.parametrize(
+    ("table", "example"),
+    [
+        ("file,label\na.mp4,-1\nb.mp4,0", "-1"),
+        ("file,label\na.mp4,1.0\nb.mp4,x", "1.0"),
+        ("file,label\na.mp4,nan\nb.mp4,x", "nan"),
+        ("file,split\na.mp4,Train\nb.mp4,training", "Train / training"),
+    ],
+)
+def test_odd_labels_and_splits_of_a_table_are_named(listed, table, example):
+    assert (example,) in [examples for *_, examples in shown(listed("csv", ["a.mp4", "b.mp4"], {"t.csv": table}))]
+
+
+def test_spaces_around_cells_are_left_out(listed):
+    listing = listed("csv", ["a b.mp4", "b.mp4"], {"t.csv": "file , label\n a b.mp4 , x \nb.mp4,x\n"})
+    assert (chosen(listing), listing.classes) == (["a b.mp4", "b.mp4"], ("x",))
+
+
+def test_names_are_found_in_either_unicode_form(listed):
+    lists = {"t.csv": f"{KINETICS}a,{VIDEO_ID},40,50,train\n"}
+    assert chosen(listed("kinetics400", [f"{CUT}.mp4"], lists)) == [f"{CUT}.mp4"]
+    tree = listed("folder", ["cats/caf\u00e9.mp4", "cats/nin\u0303o.mp4"], {}).files
+    assert (tree.find("cafe\u0301"), tree.find("ni\u00f1o")) == ("cats/caf\u00e9.mp4", "cats/nin\u0303o.mp4")
+
+
+def something(record):
+    return {"labels.json": '{"Holding something": "0"}', "train.json": json.dumps([record])}
+
+
+DIVING = {"Diving48_vocab.json": '[["Back"], ["Forward"]]', "Diving48_V2_test.json": "[]"}
+HOLDING = {"id": "1.webm", "label": "holding it", "template": "Holding [something]", "placeholders": ["it"], "more": 1}
+HACS = "classname,youtube_id,subset,start,end,label\n"
+
+
+@pytest.mark.parametrize(
+    ("layout", "annotations", "named"),
+    [
+        ("something-something-v2", something(HOLDING | {"placeholders": 3}), "id 1.webm"),
+        ("something-something-v2", something(HOLDING | {"label": 3}), "id 1.webm"),
+        (
+            "diving48",
+            DIVING | {"Diving48_V2_train.json": '[{"vid_name": "a", "label": true, "start_frame": 0, "end_frame": 9}]'},
+            "a has label True",
+        ),
+        ("imagenet100", {"Labels.json": "5"}, "Labels.json"),
+        ("hacs", {"HACS_clips_v1.1.1.csv": f"{HACS}A,{VIDEO_ID},training,1,3,yes\n"}, VIDEO_ID),
+        ("kinetics400", {"t.csv": f"{KINETICS}a,{VIDEO_ID},40,50,train\n{KINETICS}"}, "t.csv:3"),
+        ("kinetics400", {"t.csv": f"{KINETICS}a,{VIDEO_ID},,50,train\n"}, VIDEO_ID),
+        ("kinetics400", {"t.json": json.dumps({VIDEO_ID: {"annotations": {}, "subset": "val"}})}, VIDEO_ID),
+        ("csv", {"t.csv": "file,start,end\na.mp4,5,3\n"}, "end 3 of a.mp4"),
+    ],
+)
+def test_a_corrupted_annotation_is_named(listed, layout, annotations, named):
+    with pytest.raises(InputError) as raised:
+        listed(layout, ["1.webm", "a.mp4"], annotations)
+    assert named in str(raised.value)
+
+
+def test_ids_with_an_extension_are_found(listed):
+    assert chosen(listed("something-something-v2", ["1.webm"], something(HOLDING))) == ["1.webm"]
+
+
+def test_classes_may_be_numbers_in_json(listed):
+    numbered = {VIDEO_ID: {"annotations": {"label": 5, "segment": [40, 50]}, "subset": "val"}}
+    assert listed("kinetics400", [f"{CUT}.mp4"], {"t.json": json.dumps(numbered)}).classes == ("5",)
+
+
+def test_a_named_pipe_is_left_out_and_does_not_block(listed, tmp_path):
+    (tmp_path / "videos").mkdir()
+    os.mkfifo(tmp_path / "videos" / "a.mp4")
+    (source,) = listed("folder", {"b.mp4": "\0"}, {}).sources()
+    with pytest.raises(UndecodableError, match="regular"):
+        source.load(0)
+    source.load(1)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("\ufeff\n<!DOCTYPE html><html><title>404</title></html>", "HTML"),
+        ("version https://git-lfs.github.com/spec/v1\noid sha256:12\n", "LFS"),
+        ('{"error": "quota exceeded"}', "text"),
+        ("#EXTM3U\r\nhttp://somewhere/1.ts\r\n", "text"),
+    ],
+)
+def test_text_in_place_of_a_video_is_named(listed, text, reason):
+    (source,) = listed("folder", {"a.mp4": text}, {}).sources()
+    with pytest.raises(UndecodableError, match=reason):
+        source.load(0)

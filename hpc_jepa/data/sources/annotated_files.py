@@ -3,6 +3,8 @@
 import hashlib
 import io
 import json
+import stat
+import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain, count
@@ -11,12 +13,14 @@ from typing import NamedTuple
 
 import av
 
-from hpc_jepa.data.sources.file_tree import FileTree
+from hpc_jepa.data.sources.file_tree import UNFINISHED, FileTree
 from hpc_jepa.data.sources.source import EncodedFile, Sample, SampleOrigin, SettingValue
 from hpc_jepa.errors import InputError, UndecodableError
 
 NO_FILE = "the file does not exist"
 EXAMPLES = 3
+TEXT_BYTES = 512
+TEXT = frozenset(string.printable.encode())
 CUT_TOLERANCE = 0.75
 """Seconds by which a cut file may be longer than its annotation, because it was cut at key frames."""
 
@@ -153,13 +157,18 @@ class FileSource:
         entry = self.entries[index]
         if entry.file is None:
             raise UndecodableError(f"annotated, but {self.missing.get(entry.key, NO_FILE)}")
+        path = self.root / entry.file
         try:
-            data = (self.root / entry.file).read_bytes()
+            if not stat.S_ISREG(path.stat().st_mode):
+                raise UndecodableError("is no regular file")
+            data = path.read_bytes()
         except OSError as error:
             raise UndecodableError(f"cannot be read ({error.strerror})") from error
         text = entry.text if entry.text is not None or entry.label is None else self.classes[entry.label]
         if not data:
             raise UndecodableError("the file is empty (0 bytes)")
+        if reason := why_text(data):
+            raise UndecodableError(reason)
         whole = self.may_be_cut and is_cut(data, entry.start, entry.end)
         media = EncodedFile(data) if whole else EncodedFile(data, entry.start, entry.end)
         return Sample(media, entry.label, text, entry.template, entry.placeholders)
@@ -169,11 +178,25 @@ def why_missing(files: FileTree, entry: AnnotatedSample) -> str:
     """Why there is no file for a sample: nothing, a file of a type that is not read, or one in another spelling."""
     for stem in entry.sought or (entry.key,):
         if other := files.other_type(stem):
+            if other.lower().endswith(UNFINISHED):
+                return f"{other} is an unfinished download"
             return f"{other} is of a type that is not read; convert it to MP4, PNG or JPEG"
     for stem in entry.sought or (entry.key,):
         if similar := files.similar(stem):
             return f"the file does not exist; its name resembles that of {similar}"
     return NO_FILE
+
+
+def why_text(data: bytes) -> str:
+    """What a file is that has text instead of a video or an image; empty if it is none."""
+    start = data[:TEXT_BYTES].removeprefix(b"\xef\xbb\xbf").lstrip()
+    if not all(byte in TEXT for byte in start):
+        return ""
+    if start.startswith(b"version https://git-lfs"):
+        return "is a Git LFS pointer, the file itself was not downloaded"
+    if start.lower().startswith((b"<!doctype html", b"<html")):
+        return "is an HTML page, probably an error of the download"
+    return "is text, not a video or image" if start else ""
 
 
 def is_cut(data: bytes, start: float | None, end: float | None) -> bool:

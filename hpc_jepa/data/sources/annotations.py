@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from hpc_jepa.data.sources.file_tree import spelling
+from hpc_jepa.data.sources.file_tree import SYSTEM_FOLDERS, spelling
 from hpc_jepa.errors import InputError
 
 SPLITS = {
@@ -46,10 +46,13 @@ def find_annotations(folder: Path, *patterns: str) -> list[Path]:
 
     Raises InputError with the expected and the existing names if there are none.
     """
-    files = dict.fromkeys(path for pattern in patterns for path in _matches(folder, pattern))
+    try:
+        files = dict.fromkeys(path for pattern in patterns for path in _matches(folder, pattern))
+        found = "" if files else _contents(folder)
+    except OSError as error:
+        raise InputError(f"{folder}: cannot be listed ({error.strerror}); check --annotations") from error
     if not files:
-        names = " or ".join(patterns)
-        raise InputError(f"{folder}: expected {names}, found {_contents(folder)}; check --annotations")
+        raise InputError(f"{folder}: expected {' or '.join(patterns)}, found {found}; check --annotations")
     return list(files)
 
 
@@ -102,7 +105,8 @@ def parse_seconds(path: Path, row: dict[str, str], column: str) -> float:
     except ValueError:
         time = float("nan")
     if not abs(time) <= MAX_SECONDS:
-        raise InputError(f"{path}: {column} '{row[column][:20]}' is not a number of seconds")
+        text = ", ".join(row.values())
+        raise InputError(f"{path}: {column} '{row[column][:20]}' is not a number of seconds, in the row '{text[:120]}'")
     return time
 
 
@@ -124,13 +128,25 @@ def _rows(path: Path, reader: "csv.DictReader[str]", columns: tuple[str, ...]) -
     for row in reader:
         if None in row.values() or None in row:
             raise InputError(f"{path}:{reader.line_num}: expected {len(names)} columns")
-        yield row
+        stripped = {name: value.strip() for name, value in row.items()}
+        if [value.lower() for value in stripped.values()] == names:
+            raise InputError(f"{path}:{reader.line_num}: the header is repeated; remove this line")
+        yield stripped
+
+
+def files_below(folder: Path, pattern: str) -> Iterator[tuple[bool, Path]]:
+    """Files that match, in ``folder`` (True) and one level below (False), without those that macOS adds to archives."""
+    for direct, parts in ((True, pattern), (False, f"*/{pattern}")):
+        for path in sorted(folder.glob(parts)):
+            if not path.name.startswith(".") and path.parent.name not in SYSTEM_FOLDERS:
+                yield direct, path
 
 
 def _matches(folder: Path, pattern: str) -> list[Path]:
     if folder.is_file():
         return [folder]
-    return sorted(folder.glob(pattern)) or sorted(folder.glob(f"*/{pattern}"))
+    found = list(files_below(folder, pattern))
+    return [path for direct, path in found if direct] or [path for _, path in found]
 
 
 def _contents(folder: Path) -> str:

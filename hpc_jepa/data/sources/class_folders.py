@@ -1,5 +1,6 @@
 """Your own data in folders: <class>/<file> or <split>/<class>/<file>, videos or images."""
 
+from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
 from hpc_jepa.data.sources.annotated_files import AnnotatedSample, DatasetListing, LayoutFault
@@ -33,13 +34,34 @@ def _faults(files: FileTree, places: int) -> tuple[LayoutFault, ...]:
     empty = tuple(name for name in leaves if name not in texts)
     top = {PurePosixPath(name).parts[0] for name in files.names if "/" in name}
     classes = tuple(sorted(name for name in top if name.lower() not in SPLITS))
-    faults = []
+    faults = list(_nesting_faults(files))
     if empty:
         faults.append(LayoutFault(len(empty), places + len(empty), "folders have no video or image", empty))
     if classes and len(classes) < len(top):
         what = f"folders are beside those of splits but not named like one, so they are classes ({', '.join(SPLITS)})"
         faults.append(LayoutFault(len(classes), len(top), what, classes, limited=False))
     return tuple(faults)
+
+
+def _nesting_faults(files: FileTree) -> Iterator[LayoutFault]:
+    """Folders around those of splits or classes, as archives have them: the names of all classes begin with theirs."""
+    parsed = [_parse(name) for name in files.names]
+    folders = {folder for _, folder, _ in parsed if folder}
+    inner = {place for folder in folders if (place := _split_within(folder))}
+    if len(inner) > 1:
+        what = "files are in folders of splits inside another folder, so they are classes; give it as --videos"
+        examples = tuple(sorted(inner))
+        count = sum(bool(_split_within(folder)) for _, folder, _ in parsed)
+        yield LayoutFault(count, len(parsed), what, examples)
+    elif len(folders) > 1 and len(tops := {folder.split("/")[0] for folder in folders}) == 1:
+        what = "names of classes begin with the same folder; give it as --videos to leave it out"
+        yield LayoutFault(len(folders), len(folders), what, tuple(tops), limited=False)
+
+
+def _split_within(folder: str) -> str:
+    """The part of a class folder up to a folder named like a split; empty if there is none above the last one."""
+    parts = folder.split("/")
+    return next(("/".join(parts[:end]) for end in range(1, len(parts)) if parts[end - 1].lower() in SPLITS), "")
 
 
 def _parse(file: str) -> tuple[str, str, str]:

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path, PurePosixPath
 
-from hpc_jepa.data.sources.annotated_files import AnnotatedSample, DatasetListing
+from hpc_jepa.data.sources.annotated_files import AnnotatedSample, DatasetListing, LayoutFault
 from hpc_jepa.data.sources.annotations import find_annotation, parse_seconds, read_csv, read_text
 from hpc_jepa.data.sources.file_tree import IMAGE_TYPES, VIDEO_TYPES, FileTree, safe_key
 from hpc_jepa.errors import InputError
@@ -11,6 +11,7 @@ from hpc_jepa.errors import InputError
 LAYOUT = "as in column 'file', relative to the folder of videos"
 COLUMNS = ("file", "label", "text", "start", "end", "split", "key")
 HEADERLESS = re.compile(rf"(.+(?:{'|'.join(map(re.escape, VIDEO_TYPES + IMAGE_TYPES))}))(?:[ ,;\t]+(\S+))?", re.I)
+NOT_A_NAME = re.compile(r"[+-]\d+|[+-]?\d*\.\d+|\d+\.|nan|null|none|n/a|na|#n/a", re.I)
 MAX_LABEL_DIGITS = 6
 """Limit for numeric labels, because the largest one sets the number of classes."""
 
@@ -35,7 +36,14 @@ def list_csv_table(videos: Path, annotations: Path) -> DatasetListing:
     labels = {name: int(name) for name in names} if numbered else {name: i for i, name in enumerate(sorted(names))}
     classes = tuple(map(str, range(max(labels.values(), default=-1) + 1))) if numbered else tuple(sorted(names))
     entries = [_entry(path, row, labels, files) for row in rows]
-    return DatasetListing("csv", tuple(entries), classes, files, LAYOUT)
+    return DatasetListing("csv", tuple(entries), classes, files, LAYOUT, faults=_odd_labels(classes))
+
+
+def _odd_labels(classes: tuple[str, ...]) -> tuple[LayoutFault, ...]:
+    """Class names that look like numbers other than 0, 1, 2, ... or like empty cells."""
+    odd = tuple(name for name in classes if NOT_A_NAME.fullmatch(name))
+    what = "labels look like numbers or empty cells, but are class names in alphabetical order"
+    return (LayoutFault(len(odd), len(classes), what, odd, limited=False),) if odd else ()
 
 
 def _entry(path: Path, row: dict[str, str], labels: dict[str, int], files: FileTree) -> AnnotatedSample:
@@ -48,6 +56,8 @@ def _entry(path: Path, row: dict[str, str], labels: dict[str, int], files: FileT
     start, end = (parse_seconds(path, row, column) if row.get(column) else None for column in ("start", "end"))
     if start is not None and start < 0:
         raise InputError(f"{path}: start {start:g} of {file} is negative")
+    if end is not None and end <= (start or 0):
+        raise InputError(f"{path}: end {end:g} of {file} is not after its start, {start or 0:g}")
     found = files.resolve(file)
     name = PurePosixPath(found or file)
     times = "".join(f"_{time:g}" for time in (start, end) if time is not None)

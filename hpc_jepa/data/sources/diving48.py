@@ -4,7 +4,7 @@ from pathlib import Path
 
 from hpc_jepa.data.sources.annotated_files import AnnotatedSample, DatasetListing
 from hpc_jepa.data.sources.annotations import find_annotation, read_json, read_json_records
-from hpc_jepa.data.sources.file_tree import FileTree, safe_key
+from hpc_jepa.data.sources.file_tree import FileTree, media_stem, safe_key
 from hpc_jepa.errors import InputError
 
 LAYOUT = "<vid_name>.mp4"
@@ -21,10 +21,10 @@ def list_diving48(videos: Path, annotations: Path) -> DatasetListing:
     for split in ("train", "test"):
         path = find_annotation(annotations, f"Diving48_V2_{split}.json")
         for record in read_json_records(path, "vid_name", "label", "start_frame", "end_frame"):
-            name, label = str(record["vid_name"]), record["label"]
+            name, label = media_stem(str(record["vid_name"])), record["label"]
             if record["start_frame"] != 0:
                 raise InputError(f"{path}: {name} has start_frame {record['start_frame']}; expected 0, as in V2")
-            if not isinstance(label, int) or not 0 <= label < len(classes):
+            if type(label) is not int or not 0 <= label < len(classes):
                 raise InputError(f"{path}: {name} has label {label!r}, Diving48_vocab.json has {len(classes)} classes")
             entries.append(AnnotatedSample(safe_key(name), files.find(name), split, label, sought=(name,)))
     return DatasetListing("diving48", tuple(entries), classes, files, LAYOUT, expected_splits=("train", "test"))

@@ -15,12 +15,19 @@ from hpc_jepa.errors import InputError
 
 VIDEO_TYPES = (".avi", ".mp4", ".m4v", ".mov", ".webm", ".mkv", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv")
 IMAGE_TYPES = (".jpeg", ".jpg", ".png", ".bmp", ".webp", ".tif", ".tiff")
+UNFINISHED = (".part", ".crdownload", ".aria2", ".filepart", ".download", ".tmp")
 OTHER_MEDIA = (
     *(".gif", ".heic", ".heif", ".avif", ".jp2", ".ppm", ".npy", ".npz", ".h5", ".pkl"),
-    *(".m2ts", ".mts", ".m2v", ".vob", ".f4v", ".asf", ".divx", ".rm", ".rmvb", ".y4m", ".yuv", ".part", ".crdownload"),
+    *(".m2ts", ".mts", ".m2v", ".vob", ".f4v", ".asf", ".divx", ".rm", ".rmvb", ".y4m", ".yuv"),
+    *UNFINISHED,
     *(".zip", ".tar", ".tgz", ".gz", ".rar", ".7z"),
 )
 """Files that may hold samples, but of types that are not read, unfinished downloads, and archives."""
+SYSTEM_FOLDERS = frozenset(
+    ("__MACOSX", "@eaDir", "#recycle", "#snapshot", "lost+found", "$RECYCLE.BIN", "System Volume Information")
+)
+"""Folders of operating systems and storage servers: copies of metadata, thumbnails, and deleted files."""
+SYSTEM_FILES = frozenset(("thumbs.db", "desktop.ini"))
 REPLACEMENTS = "replacement_for_corrupted"
 """Folders of Kinetics with this prefix hold sound copies of files that are corrupted elsewhere in the tree."""
 MAX_KEY_LENGTH = 90
@@ -32,6 +39,7 @@ class FileTree:
 
     names: the files, sorted. other: files of other types, sorted. empty_folders: folders without any file of a known
     type at any depth. replaced: empty files that ``find`` passed over, with the file that it took instead.
+    broken_links: links to nothing that may be folders. Hidden files and those of operating systems are left out.
     """
 
     def __init__(self, root: Path) -> None:
@@ -49,6 +57,7 @@ class FileTree:
                     self.other.append(os.fsencode(path).decode(errors="backslashreplace"))
         self.names.sort()
         self.other.sort()
+        self.broken_links = [name for name in self.other if not PurePosixPath(name).suffix and _is_broken(root / name)]
         used = {str(parent) for name in self.names for parent in PurePosixPath(name).parents}
         self.empty_folders = sorted(folders - used)
         self.replaced: dict[str, str] = {}
@@ -60,6 +69,10 @@ class FileTree:
     @cached_property
     def _by_spelling(self) -> dict[str, list[str]]:
         return _group(self.names, lambda name: spelling(PurePosixPath(name).stem))
+
+    @cached_property
+    def _by_first_part(self) -> dict[str, list[str]]:
+        return _group(self.names, lambda name: spelling(PurePosixPath(name).name.partition(".")[0]))
 
     @cached_property
     def _by_case(self) -> dict[str, list[str]]:
@@ -82,7 +95,8 @@ class FileTree:
         Of several, prefer files that are not empty, then videos, then replacements for corrupted files, then those in a
         folder named ``near`` in any spelling.
         """
-        return self._best(self._by_stem.get(stem) or self._by_stem.get(unicodedata.normalize("NFD", stem), []), near)
+        forms = (stem, unicodedata.normalize("NFC", stem), unicodedata.normalize("NFD", stem))
+        return self._best(next((found for form in forms if (found := self._by_stem.get(form))), []), near)
 
     def find_spelling(self, stem: str, near: str = "") -> str | None:
         """``find``, or else a file whose stem differs only in case, spaces or punctuation.
@@ -111,8 +125,9 @@ class FileTree:
         return next(iter(self._other_by_key.get(safe_key(stem), [])), None)
 
     def similar(self, stem: str) -> str | None:
-        """A file whose name differs from ``stem`` only in case, spaces or punctuation."""
-        return next(iter(self._by_spelling.get(spelling(stem), [])), None)
+        """A file whose name differs from ``stem`` only in case, spaces, punctuation, or what follows the first dot."""
+        spelt = spelling(stem)
+        return next(iter(self._by_spelling.get(spelt) or self._by_first_part.get(spelt, [])), None)
 
     def _best(self, names: list[str], near: str) -> str | None:
         if len(names) < 2:
@@ -152,6 +167,11 @@ def safe_key(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9_-]", "_", name)[:MAX_KEY_LENGTH]
 
 
+def media_stem(name: str) -> str:
+    """A name without the extension of a video or image."""
+    return str(PurePosixPath(name).with_suffix("")) if name.lower().endswith(VIDEO_TYPES + IMAGE_TYPES) else name
+
+
 def spelling(name: str) -> str:
     """What remains of a name in every spelling: no case, spaces, quotes, dashes, underscores or brackets."""
     return re.sub(r"[\s_\-'’\".,()\[\]]+", "", unicodedata.normalize("NFKC", name)).casefold()
@@ -177,10 +197,20 @@ def _size(path: Path) -> int:
 
 
 def _folders_below(root: Path) -> Iterator[tuple[str, list[str]]]:
-    """Every folder, relative to the root, with its files; hidden ones are left out."""
+    """Every folder, relative to the root, with its files; hidden ones and those of systems are left out."""
     for folder, folders, files in os.walk(root, onerror=_raise_listing_error, followlinks=True):
-        folders[:] = sorted(name for name in folders if not name.startswith(".") and not _is_link_loop(folder, name))
-        yield os.path.relpath(folder, root), [name for name in files if not name.startswith(".")]
+        folders[:] = sorted(name for name in folders if _is_kept(folder, name))
+        shown = [name for name in files if not name.startswith(".") and name.lower() not in SYSTEM_FILES]
+        yield os.path.relpath(folder, root), shown
+
+
+def _is_kept(folder: str, name: str) -> bool:
+    """Whether a folder may hold samples: not hidden, not of the operating system, not one of its own parents."""
+    return not name.startswith(".") and name not in SYSTEM_FOLDERS and not _is_link_loop(folder, name)
+
+
+def _is_broken(path: Path) -> bool:
+    return path.is_symlink() and not path.exists()
 
 
 def _is_link_loop(folder: str, name: str) -> bool:

@@ -6,6 +6,7 @@ from pathlib import Path
 from hpc_jepa.data.sources.annotated_files import AnnotatedSample, DatasetListing
 from hpc_jepa.data.sources.annotations import find_annotation, parse_seconds, read_csv, standard_split_name
 from hpc_jepa.data.sources.file_tree import FileTree, safe_key
+from hpc_jepa.errors import InputError
 
 LAYOUT = "<class>/v_<youtube_id>_<start>_<end>.mp4, or v_<youtube_id>.mp4 uncut, in any folder"
 CUT = re.compile(r"(?:v_)?(.{11})_([0-9]+\.?[0-9]*)_([0-9]+\.?[0-9]*)")
@@ -22,12 +23,18 @@ def list_hacs(videos: Path, annotations: Path) -> DatasetListing:
     cut = cut_clips(files, CUT)
     path = find_annotation(annotations, "HACS_clips_v1.1.1.csv", "HACS_clips*.csv")
     rows = list(read_csv(path, "classname", "youtube_id", "subset", "start", "end", "label"))
-    positive = [row for row in rows if row["label"].strip() in ("1", "1.0")]
+    positive = [row for row in rows if _has_action(path, row)]
     classes = tuple(sorted({row["classname"] for row in rows}))
     labels = {name: label for label, name in enumerate(classes)}
     entries = [_entry(path, row, labels, files, cut) for row in positive]
     splits = tuple(dict.fromkeys(standard_split_name(path, row["subset"]) for row in rows))
     return DatasetListing("hacs", tuple(entries), classes, files, LAYOUT, splits, may_be_cut=True)
+
+
+def _has_action(path: Path, row: dict[str, str]) -> bool:
+    if row["label"] not in ("1", "1.0", "0", "0.0", "-1", "-1.0"):
+        raise InputError(f"{path}: label '{row['label'][:20]}' of {row['youtube_id']} is not 1, 0 or -1")
+    return row["label"] in ("1", "1.0")
 
 
 def cut_clips(files: FileTree, pattern: re.Pattern[str]) -> dict[Interval, str]:

@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from hpc_jepa.data.sources.annotated_files import AnnotatedSample, DatasetListing, LayoutFault
-from hpc_jepa.data.sources.annotations import SPLITS, find_annotations, read_json, read_lines
+from hpc_jepa.data.sources.annotations import SPLITS, files_below, find_annotations, read_json, read_lines
 from hpc_jepa.data.sources.file_tree import FileTree, safe_key
 from hpc_jepa.errors import InputError
 
@@ -93,7 +93,7 @@ def _validation_labels(annotations: Path) -> dict[str, str]:
     """Class by stem of the validation images, from lists with an image and a wnid in each line, if there are any."""
     labels = {}
     for pattern in VALIDATION_LABELS if annotations.is_dir() else ():
-        for path in (*annotations.glob(pattern), *annotations.glob(f"*/{pattern}")):
+        for _, path in files_below(annotations, pattern):
             for words in read_lines(path):
                 line = " ".join(words)
                 image, wnid = IMAGE.search(line), WNID.search(line)
@@ -113,8 +113,8 @@ def _names(path: Path) -> dict[str, str]:
 def _json_classes(path: Path) -> Iterator[tuple[str, str]]:
     """``{"n01440764": "tench"}``, ``["n01440764"]``, or ``{"0": ["n01440764", "tench"]}``."""
     content = read_json(path)
-    items = content.items() if isinstance(content, dict) else ((wnid, wnid) for wnid in content or ())
     try:
+        items = content.items() if isinstance(content, dict) else [(wnid, wnid) for wnid in content or ()]
         for key, value in items:
             words = [str(word) for word in (key, *(value if isinstance(value, list) else [value]))]
             wnid = next(word for word in words if WNID.fullmatch(word))

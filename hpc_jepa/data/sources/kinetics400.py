@@ -7,6 +7,7 @@ from pathlib import Path
 from hpc_jepa.data.sources.annotated_files import AnnotatedSample, DatasetListing
 from hpc_jepa.data.sources.annotations import (
     SPLITS,
+    files_below,
     find_annotations,
     parse_seconds,
     read_csv,
@@ -42,9 +43,7 @@ def list_kinetics400(videos: Path, annotations: Path) -> DatasetListing:
 
 def _patterns(annotations: Path) -> list[str]:
     """All CSV files; JSON files, which a release has beside them, only without CSV files."""
-    tables, records = (
-        any((*annotations.glob(f"*.{kind}"), *annotations.glob(f"*/*.{kind}"))) for kind in ("csv", "json")
-    )
+    tables, records = (any(files_below(annotations, f"*.{kind}")) for kind in ("csv", "json"))
     return ["*.json"] if records and not tables else ["*.csv"]
 
 
@@ -67,16 +66,18 @@ def _split_in_name(path: Path) -> str:
 def _json_rows(path: Path) -> Iterator[dict[str, str]]:
     """``{"<youtube_id>": {"annotations": {"label": ..., "segment": [start, end]}, "subset": ...}, ...}``."""
     content = read_json(path)
+    video = ""
     try:
         for video, record in content.items():
             annotation = record["annotations"]
             start, end = annotation["segment"]
             yield {
                 **{"youtube_id": video, "time_start": str(start), "time_end": str(end)},
-                **{"split": record["subset"], "label": annotation.get("label", "")},
+                **{"split": str(record["subset"]), "label": str(annotation.get("label") or "")},
             }
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path}: expected videos with 'subset' and 'annotations': 'label', 'segment'") from error
+        expected = "videos with 'subset' and 'annotations': 'label', 'segment'"
+        raise InputError(f"{path}: expected {expected}; wrong in '{video}'") from error
 
 
 def _entry(

@@ -5,10 +5,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import PurePosixPath
 
 from hpc_jepa.data.sources.annotated_files import NO_FILE, AnnotatedSample, DatasetListing, LayoutFault, why_missing
-from hpc_jepa.data.sources.file_tree import OTHER_MEDIA, FileTree, spelling
+from hpc_jepa.data.sources.annotations import SPLITS
+from hpc_jepa.data.sources.file_tree import IMAGE_TYPES, OTHER_MEDIA, VIDEO_TYPES, FileTree, media_stem, spelling
 
 MIN_SAMPLES_FOR_SHARE = 1000
 """The share of missing files is computed over at least this many, so that small tests of a large data set work."""
+
+VIDEO_DATASETS = ("ucf101", "something-something-v2", "diving48", "kinetics400", "hacs")
+_Extent = tuple[str, str, float | None, float | None]
+"""Split, file, start and end of a sample."""
 
 
 def find_faults(listing: DatasetListing, splits: Sequence[str] = ()) -> list[LayoutFault]:
@@ -21,6 +26,12 @@ def find_faults(listing: DatasetListing, splits: Sequence[str] = ()) -> list[Lay
         *listing.faults,
         *_classes_without_annotations(listing, entries),
         *_replaced_files(listing.files),
+        *_images_for_videos(listing, entries),
+        *_repeated(entries),
+        *_in_several_splits(entries),
+        *_without_label(entries),
+        *_similar_splits(entries),
+        *_broken_links(listing.files),
         *_classes_without_training(listing, entries),
         *_similar_classes(listing.classes),
         *_other_types(listing.files),
@@ -74,6 +85,69 @@ def _replaced_files(files: FileTree) -> Iterator[LayoutFault]:
         examples = tuple(f"{name} by {best}" for name, best in files.replaced.items())
         what = "files are empty and replaced by others of the same name"
         yield LayoutFault(len(files.replaced), len(files.names), what, examples, limited=False)
+
+
+def _images_for_videos(listing: DatasetListing, entries: Sequence[AnnotatedSample]) -> Iterator[LayoutFault]:
+    """Images in data sets of videos, or beside a video of the same name: thumbnails of downloads."""
+    videos = {media_stem(name) for name in listing.files.names if name.lower().endswith(VIDEO_TYPES)}
+    files = [entry.file for entry in entries if entry.file is not None]
+    images = [file for file in files if file.lower().endswith(IMAGE_TYPES)]
+    if listing.dataset in VIDEO_DATASETS and images:
+        what = "files of videos are missing, and images of the same name are used instead"
+        yield LayoutFault(len(images), len(files), what, tuple(images), at_least=MIN_SAMPLES_FOR_SHARE)
+    elif beside := tuple(file for file in images if media_stem(file) in videos):
+        what = "samples are images beside a video of the same name, perhaps thumbnails"
+        yield LayoutFault(len(beside), len(files), what, beside, limited=False)
+
+
+def _repeated(entries: Sequence[AnnotatedSample]) -> Iterator[LayoutFault]:
+    """Samples of one split that are listed several times, with the same label or others."""
+    labels: dict[_Extent, list[int | None]] = {}
+    for entry in entries:
+        if entry.file is not None:
+            labels.setdefault((entry.split, entry.file, entry.start, entry.end), []).append(entry.label)
+    several = [(extent[1], found) for extent, found in labels.items() if len(found) > 1]
+    same = tuple(file for file, found in several if len(set(found)) == 1)
+    other = tuple(file for file, found in several if len(set(found)) > 1)
+    if same:
+        yield LayoutFault(len(same), len(labels), "samples are annotated more than once", same, limited=False)
+    if other:
+        what = "samples are annotated more than once, with different labels; each is stored with each label"
+        yield LayoutFault(len(other), len(labels), what, other, limited=False)
+
+
+def _in_several_splits(entries: Sequence[AnnotatedSample]) -> Iterator[LayoutFault]:
+    splits: dict[_Extent, set[str]] = {}
+    for entry in entries:
+        if entry.file is not None:
+            splits.setdefault(("", entry.file, entry.start, entry.end), set()).add(entry.split)
+    if shared := tuple(extent[1] for extent, found in splits.items() if len(found) > 1):
+        yield LayoutFault(
+            len(shared), len(splits), "samples are in more than one split (leakage)", shared, limited=False
+        )
+
+
+def _without_label(entries: Sequence[AnnotatedSample]) -> Iterator[LayoutFault]:
+    """Samples without a label in splits where others have one."""
+    labelled = {entry.split for entry in entries if entry.label is not None}
+    concerned = [entry for entry in entries if entry.split in labelled]
+    if missing := tuple(entry.file or entry.key for entry in concerned if entry.label is None):
+        what = "samples have no label, although others of their split have one"
+        yield LayoutFault(len(missing), len(concerned), what, missing, limited=False)
+
+
+def _similar_splits(entries: Sequence[AnnotatedSample]) -> Iterator[LayoutFault]:
+    meanings: dict[str, list[str]] = {}
+    for split in dict.fromkeys(entry.split for entry in entries):
+        meanings.setdefault(SPLITS.get(split.lower(), split.lower()), []).append(split)
+    if pairs := tuple(" / ".join(names) for names in meanings.values() if len(names) > 1):
+        what = "splits have several names, and a folder for each"
+        yield LayoutFault(len(pairs), len(meanings), what, pairs, limited=False)
+
+
+def _broken_links(files: FileTree) -> Iterator[LayoutFault]:
+    if links := tuple(files.broken_links):
+        yield LayoutFault(len(links), len(files.other), "other files are links to nothing", links, limited=False)
 
 
 def _classes_without_training(listing: DatasetListing, entries: Sequence[AnnotatedSample]) -> Iterator[LayoutFault]:

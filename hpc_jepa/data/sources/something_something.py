@@ -10,7 +10,7 @@ from hpc_jepa.data.sources.annotations import (
     read_json,
     read_json_records,
 )
-from hpc_jepa.data.sources.file_tree import FileTree, safe_key
+from hpc_jepa.data.sources.file_tree import FileTree, media_stem, safe_key
 from hpc_jepa.errors import InputError
 
 LAYOUT = "<id>.webm"
@@ -44,13 +44,21 @@ def list_something_something(videos: Path, annotations: Path) -> DatasetListing:
 def _entries(path: Path, split: str, numbers: ClassNumbers, files: FileTree) -> list[AnnotatedSample]:
     entries = []
     for record in read_json_records(path, "id", *(LABEL_KEYS if split != "test" else ())):
-        entry = AnnotatedSample(safe_key(str(record["id"])), files.find(str(record["id"])), split)
+        stem = media_stem(str(record["id"]))
+        entry = AnnotatedSample(safe_key(stem), files.find(stem), split)
         if split != "test":
             text, template, placeholders = (record[key] for key in LABEL_KEYS)
+            if not isinstance(text, str) or not isinstance(placeholders, list | None):
+                raise InputError(f"{path}: id {record['id']}: expected text as label, and a list of placeholders")
             number = numbers.get(str(template).replace("[", "").replace("]", ""))
             if number is None:
                 raise InputError(f"{path}: id {record['id']}: template '{template}' is not in labels.json")
-            label = {"label": number, "text": text, "template": template, "placeholders": tuple(placeholders or ())}
+            label = {
+                "label": number,
+                "text": text,
+                "template": template,
+                "placeholders": tuple(map(str, placeholders or ())),
+            }
             entry = entry._replace(**label)
         entries.append(entry)
     return entries

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path, PurePosixPath
 
-from hpc_jepa.data.sources.annotated_files import AnnotatedSample, DatasetListing
+from hpc_jepa.data.sources.annotated_files import AnnotatedSample, DatasetListing, LayoutFault
 from hpc_jepa.data.sources.annotations import ClassNumbers, find_annotation, read_lines
 from hpc_jepa.data.sources.file_tree import VIDEO_TYPES, FileTree, safe_key
 from hpc_jepa.errors import InputError
@@ -20,6 +20,7 @@ def list_ucf101(videos: Path, annotations: Path, number: int = 1) -> DatasetList
     files = FileTree(videos)
     labels = ClassNumbers(classes)
     entries = []
+    contradictions = []
     for split in ("train", "test"):
         path = find_annotation(annotations, f"{split}list{number:02d}.txt")
         for line, words in enumerate(read_lines(path), start=1):
@@ -27,9 +28,14 @@ def list_ucf101(videos: Path, annotations: Path, number: int = 1) -> DatasetList
             label = labels.get(name)
             if label is None:
                 raise InputError(f"{path}:{line}: class '{name}' is not in classInd.txt; expected lines like {LAYOUT}")
+            if len(words) > 1 and words[1] != str(label + 1):
+                contradictions.append(f"{path.name}:{line}: {words[1]}, not {label + 1}")
             file = files.find_spelling(stem, near=name)
             entries.append(AnnotatedSample(safe_key(stem), file, split, label, sought=(stem,)))
-    return DatasetListing("ucf101", tuple(entries), classes, files, LAYOUT, expected_splits=("train", "test"))
+    what = "numbers of classes differ from those in classInd.txt, which are used"
+    fault = LayoutFault(len(contradictions), len(entries), what, tuple(contradictions), limited=False)
+    faults = (fault,) if contradictions else ()
+    return DatasetListing("ucf101", tuple(entries), classes, files, LAYOUT, ("train", "test"), faults)
 
 
 def _parse(file: str) -> tuple[str, str]:

@@ -78,13 +78,13 @@ def node_addresses(step: Mapping[str, str]) -> list[str]:
 
     From the interface that gloo or NCCL uses if one is set, else from the name of the node.
     """
-    if int(step["SLURM_STEP_NUM_NODES"]) == 1:
+    if step.get("SLURM_STEP_NUM_NODES") == "1":
         return ["127.0.0.1"]
     for variable in INTERFACE_VARIABLES:
         value = step.get(variable, "")
         if value and not value.startswith("^"):  # NCCL: all interfaces but these
             return _addresses_of_interface(variable, value)
-    name = step["SLURMD_NODENAME"]
+    name = step.get("SLURMD_NODENAME", socket.gethostname())
     try:
         found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
     except OSError as error:

@@ -228,6 +228,13 @@ def test_a_node_without_a_reachable_address_is_refused(step, named, interfaces):
         node_addresses({**STEP, "SLURM_STEP_NUM_NODES": "2", **step})
 
 
+def test_without_the_names_of_slurm_the_host_name_counts(interfaces, monkeypatch):
+    """A container may pass only some of Slurm's variables on."""
+    monkeypatch.setattr(slurm_rendezvous.socket, "gethostname", lambda: "node07")
+    step = {name: value for name, value in STEP.items() if name not in ("SLURMD_NODENAME", "SLURM_STEP_NUM_NODES")}
+    assert node_addresses(step) == ["192.168.0.7"]
+
+
 def test_an_address_of_another_machine_is_refused(monkeypatch):
     monkeypatch.setattr(slurm_rendezvous, "node_addresses", lambda step: ["192.0.2.1"])  # reserved for documentation
     with pytest.raises(InputError, match=r"192\.0\.2\.1"):

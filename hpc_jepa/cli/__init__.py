@@ -12,13 +12,19 @@ def main() -> None:
 
     While it trains, ``hpc-jepa train`` replaces these handlers: it saves first.
     """
+    interrupt = Interrupt()
     try:
-        install_stop_handler(Interrupt())
+        install_stop_handler(interrupt)
         from hpc_jepa.cli.app import app
 
         app()
     except KeyboardInterrupt:
         sys.exit(EXIT_INTERRUPTED)
+    except BaseException as error:
+        failed = not isinstance(error, SystemExit) or error.code
+        if interrupt.received and failed:  # a library has turned the KeyboardInterrupt into another error
+            sys.exit(EXIT_INTERRUPTED)
+        raise
     finally:
         # The command has ended: another signal should not print a traceback during interpreter shutdown.
         for number in STOP_SIGNALS:

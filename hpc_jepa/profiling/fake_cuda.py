@@ -65,7 +65,10 @@ def fake_cuda() -> Iterator[FakeTensorMode]:
 
 
 def move_to_cuda(module: nn.Module) -> None:
-    """Give a module built under ``torch.device("meta")`` fake CUDA parameters and buffers: what ``cuda()`` moves."""
+    """Give a module built under ``torch.device("meta")`` fake CUDA parameters and buffers.
+
+    Sets the dictionaries of ``nn.Module`` themselves: ``cuda()`` does not move from the device meta.
+    """
     for part in module.modules():
         for name, parameter in part._parameters.items():
             if parameter is not None:

@@ -122,7 +122,10 @@ def _name(func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
 
 
 def _place() -> str:
-    """``file:line`` of the innermost frame in this package, or the autograd function that runs."""
+    """``file:line`` of the innermost frame in this package, or the autograd function that runs.
+
+    PyTorch has no public function for the latter.
+    """
     if (node := torch._C._current_autograd_node()) is not None:
         return str(node.name())
     for frame in _frames():

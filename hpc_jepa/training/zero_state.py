@@ -74,6 +74,7 @@ def gather_after_updates(engine: DeepSpeedEngine) -> None:
 
     With ``engine.overlap_communication`` stage 3 gathers weights on a CUDA stream of its own, which DeepSpeed 0.19
     orders after nothing: the next forward pass could gather weights that the optimizer or the EMA has not written yet.
+    DeepSpeed has no public name for that stream.
     """
     if engine.zero_optimization_stage() == 3:
         stream = engine.optimizer.parameter_offload._DeepSpeedZeRoOffload__allgather_stream

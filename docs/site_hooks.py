@@ -11,8 +11,8 @@ from typing import Any, Union, get_args, get_origin
 from pydantic import BaseModel
 
 ROOT = Path(__file__).parents[1]
-INCLUDED = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md"}
-PAGES = {"CHANGELOG.md": "changelog.md", "CONTRIBUTING.md": "contributing.md"}
+INCLUDED = {"contributing.md": "CONTRIBUTING.md", "changelog.md": "CHANGELOG.md", "security.md": "SECURITY.md"}
+PAGES = {name: page for page, name in INCLUDED.items()}
 
 
 def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
@@ -20,7 +20,7 @@ def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     name = page.file.src_uri
     if name in INCLUDED:
         text = (ROOT / INCLUDED[name]).read_text(encoding="utf-8").replace("](docs/", "](")
-        return re.sub(r"\]\((CHANGELOG|CONTRIBUTING)\.md", lambda match: f"]({PAGES[match[1] + '.md']}", text)
+        return re.sub(r"\]\((CHANGELOG|CONTRIBUTING|SECURITY)\.md", lambda match: f"]({PAGES[match[1] + '.md']}", text)
     if name == "reference/cli.md":
         return markdown + commands()
     if name == "reference/configuration.md":

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from hpc_jepa.checkpoint.rank_file import FileDigest
 from hpc_jepa.errors import HpcJepaError
+from hpc_jepa.io.regular import open_regular
 from hpc_jepa.io.retry import retry
 
 MISSING = (FileNotFoundError, NotADirectoryError)
@@ -53,6 +54,6 @@ def _file_error(path: Path, recorded: FileDigest) -> str | None:
 
 def _size_and_checksum(path: Path, expected_size: int) -> tuple[int, str]:
     """Size and SHA-256 of a file; the checksum is empty if it has another size. Raises OSError."""
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         size = os.fstat(file.fileno()).st_size
         return size, hashlib.file_digest(file, "sha256").hexdigest() if size == expected_size else ""

@@ -26,10 +26,11 @@ import shutil
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
+from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
 from hpc_jepa.checkpoint.format_2 import upgrade_manifest
 from hpc_jepa.checkpoint.integrity import MISSING, file_errors, read_errors
@@ -37,8 +38,9 @@ from hpc_jepa.checkpoint.rank_file import FileDigest
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.errors import CheckpointError, InputError
 from hpc_jepa.io.atomic import fsync, write_atomically
+from hpc_jepa.io.regular import read_regular
 from hpc_jepa.io.retry import retry
-from hpc_jepa.io.validation import first_error
+from hpc_jepa.io.validation import LARGEST_INTEGER, first_error
 from hpc_jepa.runs.run_dir import RunDir
 
 FORMAT = 3
@@ -46,9 +48,21 @@ MANIFEST = "manifest.json"
 WEIGHT_PREFIXES = ("student", "target", "predictor", "objectives")
 """First parts of the names of weights; all other tensors are optimizer and random state."""
 CHECKSUM_PLACEHOLDER = "0" * 64
+LATEST_TIME = 1e11
+"""Unix time in the year 5138: larger numbers are no times."""
 RESUME_HINT = "'hpc-jepa train' with the same configuration resumes from the checkpoint before"
 
 LOG = logging.getLogger(__name__)
+
+
+def _check_elements(shape: tuple[int, ...]) -> tuple[int, ...]:
+    if prod(max(size, 1) for size in shape) > LARGEST_INTEGER:
+        raise ValueError("more elements than any tensor has")
+    return shape
+
+
+FileName = Annotated[str, Field(pattern=r"^[^/\x00]*[^/\x00.]$")]
+"""Name of a file in the folder of the checkpoint, not a path that leads out of it."""
 
 
 class CheckpointInfo(BaseModel):
@@ -56,10 +70,10 @@ class CheckpointInfo(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    step: int
-    time: float
-    world_size: int
-    zero_stage: int
+    step: int = Field(ge=0)
+    time: float = Field(ge=0, le=LATEST_TIME)
+    world_size: int = Field(gt=0)
+    zero_stage: int = Field(ge=0, le=3)
     fingerprint: str
     config: dict[str, Any]
     versions: dict[str, str]
@@ -71,8 +85,8 @@ class CheckpointManifest(CheckpointInfo):
     """Metadata, shapes of the full tensors, and size and checksum of every file."""
 
     format: int
-    shapes: dict[str, tuple[int, ...]]
-    files: dict[str, FileDigest]
+    shapes: dict[str, Annotated[tuple[NonNegativeInt, ...], AfterValidator(_check_elements)]]
+    files: dict[FileName, FileDigest]
     checksum: str = CHECKSUM_PLACEHOLDER
 
     def to_bytes(self) -> bytes:
@@ -288,7 +302,7 @@ def _read(path: Path) -> Checkpoint | None:
     """
     try:
         with read_errors(path / MANIFEST):
-            text = retry(partial((path / MANIFEST).read_text, encoding="utf-8"))
+            text = retry(partial(read_regular, path / MANIFEST)).decode()
         content = json.loads(text)
         intact = content["checksum"] == _checksum(text.replace(content["checksum"], CHECKSUM_PLACEHOLDER))
         if not intact or path.name != RunDir(path).checkpoint_dir(content["step"]).name:
@@ -298,7 +312,14 @@ def _read(path: Path) -> Checkpoint | None:
         if content["format"] < FORMAT:
             content = upgrade_manifest(content)
         return Checkpoint(path, CheckpointManifest.model_validate(content))
-    except (*MISSING, ValueError, KeyError, TypeError, RecursionError):  # damaged JSON can contain anything
+    except (
+        *MISSING,
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+    ):  # damaged JSON can contain anything
         return None
 
 

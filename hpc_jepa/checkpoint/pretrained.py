@@ -2,7 +2,6 @@
 
 import json
 import logging
-import pickle
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+from torch.nn import Parameter
 
 from hpc_jepa.checkpoint.export import CARD_KEY, ModelCard
 from hpc_jepa.checkpoint.format_2 import upgrade_name
@@ -21,6 +21,8 @@ from hpc_jepa.checkpoint.reader import EncoderName, encoder_from_state, encoder_
 from hpc_jepa.config.data import IMAGENET_MEAN, IMAGENET_STD
 from hpc_jepa.config.model import EncoderConfig
 from hpc_jepa.errors import CheckpointError, InputError
+from hpc_jepa.io.escape import first_line
+from hpc_jepa.io.regular import read_regular
 from hpc_jepa.models.encoder import Encoder
 from hpc_jepa.models.feature_extractor import FeatureExtractor
 from hpc_jepa.models.released import DEPTHS, EncoderWeights, from_original, from_transformers
@@ -33,7 +35,10 @@ ENCODER_KEYS: dict[EncoderName, tuple[str, ...]] = {
 }
 """Keys of the encoders in released ``.pt`` files, the newer one first."""
 
-BLOCK = r"(?:^|\.)blocks\.(\d+)\."
+BLOCK = r"(?:^|\.)blocks\.([0-9]{1,9})\."
+
+MAX_FILE_DIGITS = 5
+"""Digits of the number of files of one encoder."""
 
 FETCH_AGAIN = "download or export it again"
 
@@ -119,6 +124,8 @@ def read_pretrained(
         raise CheckpointError(f"{path}: not a V-JEPA encoder: no {error.args[0]}") from error
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}; {FETCH_AGAIN}") from error
+    except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:  # shapes that do not fit
+        raise CheckpointError(f"{path}: not a V-JEPA encoder ({first_line(error)}); {FETCH_AGAIN}") from error
     _require_depth(path, weights.config, depth or _stored_depth(path, card))
     _require_complete(path, weights)
     return PretrainedEncoder(path, weights, card.mean, card.std) if card else PretrainedEncoder(path, weights)
@@ -149,7 +156,7 @@ def _depth_of_other_encoders(content: Mapping[str, Any]) -> int | None:
     """The largest number of blocks of any encoder in a ``.pt`` file with several; they have equal architectures."""
     depths = []
     for key in sum(ENCODER_KEYS.values(), ()):
-        names = content[key] if isinstance(content.get(key), Mapping) else ()
+        names = map(str, content[key] if isinstance(content.get(key), Mapping) else ())
         depths.append(max((1 + int(match[1]) for name in names if (match := re.search(BLOCK, name))), default=0))
     return max(depths) if sum(depth > 0 for depth in depths) > 1 else None
 
@@ -176,9 +183,14 @@ def _require_depth(path: Path, config: EncoderConfig, depth: int | None) -> None
 
 def _require_complete(path: Path, weights: EncoderWeights) -> None:
     """Raise CheckpointError if tensors are missing, unknown, of other shapes or not finite; names the first ones."""
+    state, config = weights.state, weights.config
+    if max(config.depth, config.width) > sum(x.numel() for x in state.values()) or config.depth > len(state):
+        raise CheckpointError(
+            f"{path}: {len(state)} tensors are not an encoder of {config.depth} blocks and width {config.width}; "
+            f"{FETCH_AGAIN}"
+        )
     with torch.device("meta"):
-        shapes = {name: tensor.shape for name, tensor in Encoder(weights.config).state_dict().items()}
-    state = weights.state
+        shapes = {name: tensor.shape for name, tensor in Encoder(config).state_dict().items()}
     faults = {
         "missing": [name for name in shapes if name not in state],
         "unknown": [name for name in state if name not in shapes],
@@ -191,7 +203,7 @@ def _require_complete(path: Path, weights: EncoderWeights) -> None:
 
 
 def _examples(names: Sequence[str]) -> str:
-    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
+    return ", ".join(f"{name:.200}" for name in names[:3]) + (", ..." if len(names) > 3 else "")
 
 
 def _require_all_files(path: Path) -> None:
@@ -202,12 +214,16 @@ def _require_all_files(path: Path) -> None:
     expected: set[str] = set()
     for listing in path.glob("*.safetensors.index.json"):
         try:
-            expected |= set(json.loads(listing.read_text(encoding="utf-8"))["weight_map"].values())
-        except (OSError, ValueError, KeyError, AttributeError, TypeError) as error:
-            raise CheckpointError(f"{listing}: cannot be read ({error}); {FETCH_AGAIN}") from error
+            expected |= set(_read_json(listing)["weight_map"].values())
+        except (KeyError, AttributeError, TypeError) as error:
+            raise CheckpointError(f"{listing}: no list of files in it; {FETCH_AGAIN}") from error
+    if unnamed := [name for name in expected if not isinstance(name, str)]:
+        raise CheckpointError(f"{path}: {unnamed[0]!r:.40} in the list of its files is no file name; {FETCH_AGAIN}")
     for name in names:
         if match := re.fullmatch(r"(.*-)(\d+)-of-(\d+)\.safetensors", name):
             prefix, number, count = match.groups()
+            if len(count) > MAX_FILE_DIGITS:
+                raise CheckpointError(f"{path / name}: one of {count:.40} files; {FETCH_AGAIN}")
             expected |= {f"{prefix}{i:0{len(number)}d}-of-{count}.safetensors" for i in range(1, int(count) + 1)}
     if missing := sorted(expected - names):
         raise CheckpointError(
@@ -216,32 +232,40 @@ def _require_all_files(path: Path) -> None:
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:
+    return _read_json(folder / "config.json")
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises CheckpointError."""
     try:
-        content: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{folder / 'config.json'}: cannot be read ({error}); {FETCH_AGAIN}") from error
+        content: Any = json.loads(read_regular(path))
+    except (OSError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: cannot be read ({first_line(error)}); {FETCH_AGAIN}") from error
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path}: not a JSON object; {FETCH_AGAIN}")
     return content
 
 
 def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], ModelCard | None]:
     """Tensors, and the model card if hpc_jepa exported the file."""
+    if not file.is_file():
+        raise CheckpointError(f"{file}: not a regular file; {FETCH_AGAIN}")
     try:
         with safe_open(file, framework="pt") as stored:
             tensors = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118 - not a mapping
             metadata = stored.metadata() or {}
         return tensors, ModelCard.model_validate_json(metadata[CARD_KEY]) if CARD_KEY in metadata else None
     except (SafetensorError, OSError, ValidationError) as error:
-        raise CheckpointError(f"{file}: cannot be read ({error}); {FETCH_AGAIN}") from error
+        raise CheckpointError(f"{file}: cannot be read ({first_line(error)}); {FETCH_AGAIN}") from error
 
 
 def _read_pickle(path: Path) -> dict[str, Any]:
     """Content of a ``torch.save`` file, loaded without executing code."""
     try:
         content: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, ValueError, OSError, EOFError, KeyError, pickle.UnpicklingError) as error:
-        reason = str(error).splitlines()[0]
-        raise CheckpointError(f"{path}: cannot be read as weights ({reason}); {FETCH_AGAIN}") from error
-    if not isinstance(content, dict):
+    except Exception as error:  # whatever a foreign pickle makes the restricted unpickler raise
+        raise CheckpointError(f"{path}: cannot be read as weights ({first_line(error)}); {FETCH_AGAIN}") from error
+    if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
         raise CheckpointError(f"{path}: not a dictionary of encoders; name a V-JEPA 2 checkpoint")
     return content
 
@@ -249,11 +273,27 @@ def _read_pickle(path: Path) -> dict[str, Any]:
 def _select_encoder(content: dict[str, Any], weights: EncoderName, path: Path) -> dict[str, Tensor]:
     """The state dict of one encoder; the file may also be a single state dict."""
     if all(isinstance(value, Tensor) for value in content.values()):
-        return content
+        return _require_plain(content, path)
     for key in ENCODER_KEYS[weights]:
         if key in content:
             state = content[key]
             if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
                 raise CheckpointError(f"{path}: {key} is not a state dict of tensors; name a V-JEPA 2 checkpoint")
-            return dict(state)
-    raise CheckpointError(f"{path}: no {' or '.join(ENCODER_KEYS[weights])}, only {', '.join(content)}")
+            return _require_plain(state, path)
+    raise CheckpointError(
+        f"{path}: no {' or '.join(ENCODER_KEYS[weights])}, only {_examples(list(content)) or 'nothing'}"
+    )
+
+
+def _require_plain(state: Mapping[Any, Tensor], path: Path) -> dict[str, Tensor]:
+    """The state dict, of named dense tensors of real numbers. Raises CheckpointError.
+
+    A pickle can also hold sparse, quantized and empty ones, and views that repeat one element 10^12 times.
+    """
+    for name, x in state.items():
+        dense = type(x) in (Tensor, Parameter) and x.layout == torch.strided and x.device.type == "cpu"
+        if not isinstance(name, str) or not dense or not x.is_floating_point():
+            raise CheckpointError(f"{path}: {name!r:.80} is not a dense tensor of real numbers; {FETCH_AGAIN}")
+        if x.numel() * x.element_size() > x.untyped_storage().nbytes():
+            raise CheckpointError(f"{path}: {name!r:.80} has more elements than are stored; {FETCH_AGAIN}")
+    return dict(state)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 from torch import Tensor
 
 DTYPES = {torch.float32: "F32", torch.uint8: "U8"}
@@ -22,7 +22,7 @@ ALIGNMENT = 8
 class FileDigest(BaseModel):
     """Size in bytes and SHA-256 of a file."""
 
-    size: int
+    size: int = Field(ge=0)
     sha256: str
 
 

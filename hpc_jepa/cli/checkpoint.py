@@ -4,7 +4,6 @@ import json
 import os
 import sys
 import time
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -12,7 +11,7 @@ import typer
 from rich.table import Column, Table
 from rich.text import Text
 
-from hpc_jepa.cli.console import CONSOLE, AsJson, examples, plural, progress_bar, split_overrides, stdout_console
+from hpc_jepa.cli.console import CONSOLE, AsJson, clock, examples, plural, progress_bar, split_overrides, stdout_console
 from hpc_jepa.errors import CheckpointError, InputError
 from hpc_jepa.io.escape import SafeConsole
 from hpc_jepa.runs.run_dir import RunDir
@@ -295,7 +294,7 @@ def _cells(entry: "CheckpointEntry") -> list[str]:
     summary, metrics = _summary(entry), entry.manifest.metrics
     return [
         str(summary["step"]),
-        str(timedelta(seconds=round(summary["age_seconds"]))),
+        clock(summary["age_seconds"]),
         f"{summary['bytes'] / 2**20:.1f} MiB",
         f"{summary['world_size']} x ZeRO {summary['zero_stage']}",
         f"{metrics['loss']:.4f}" if "loss" in metrics else "",

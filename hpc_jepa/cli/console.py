@@ -20,6 +20,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON for scripts.")]
 LINE_INTERVAL = 60.0
 """Seconds between lines of progress in a pipe or a file."""
 MOST_LINES = 20
+LONGEST = 1e11
+"""Seconds of the longest duration that is shown."""
 PIPED_WIDTH = 250
 """Table width in characters when the output is a pipe or a file."""
 
@@ -61,12 +63,13 @@ class TimeColumn(ProgressColumn):
     def render(self, task: Task) -> Text:
         """Empty until the time left can be estimated."""
         if task.finished_time is not None:
-            return Text(f"in {_clock(task.finished_time)}" if self._show_total else "")
-        return Text("" if task.time_remaining is None else f"{_clock(task.time_remaining)} left")
+            return Text(f"in {clock(task.finished_time)}" if self._show_total else "")
+        return Text("" if task.time_remaining is None else f"{clock(task.time_remaining)} left")
 
 
-def _clock(seconds: float) -> str:
-    return str(timedelta(seconds=round(seconds)))
+def clock(seconds: float) -> str:
+    """A duration as ``1 day, 2:03:04``; empty if it is none: damaged files can hold any number."""
+    return str(timedelta(seconds=round(seconds))) if abs(seconds) < LONGEST else ""
 
 
 def _columns(show_total: bool) -> tuple[ProgressColumn, ...]:
@@ -95,7 +98,7 @@ class _ProgressLines:
         self._printed = time.monotonic()
         moved = [task for task in self._bars.tasks if self._completed.get(task.id, 0) != task.completed]
         for task in moved[:MOST_LINES]:
-            left = "" if task.time_remaining is None else f"{_clock(task.time_remaining)} left"
+            left = "" if task.time_remaining is None else f"{clock(task.time_remaining)} left"
             parts = (task.description, f"{task.completed:.0f}/{task.total:.0f}", left, task.fields["note"])
             CONSOLE.print("  ".join(part for part in parts if part), highlight=False)
         if len(moved) > MOST_LINES:

@@ -24,6 +24,7 @@ from hpc_jepa.data.sources.layout_faults import find_faults
 from hpc_jepa.data.sources.layouts import LAYOUTS
 from hpc_jepa.data.sources.source import DataSource
 from hpc_jepa.errors import InputError
+from hpc_jepa.io.jsonl import read_jsonl
 
 MOTION8_EXAMPLES = examples(
     "hpc-jepa shards build motion8 --size 64 --frames 16 --unlabelled 4096 --out shards/motion8-small",
@@ -245,8 +246,7 @@ def _write_unannotated(listing: DatasetListing, out: Path) -> None:
 def _report_drops(folder: Path) -> None:
     """Print the most frequent reasons in the ledger, each with an example."""
     path = folder / LEDGER
-    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
-    drops = [DroppedSample.model_validate_json(line) for line in lines]
+    drops = read_jsonl(path, DroppedSample, "build the shards again")
     first = {drop.reason: drop for drop in reversed(drops)}
     for reason, count in Counter(drop.reason for drop in drops).most_common(SHOWN_REASONS):
         CONSOLE.print(f"  {count:,} skipped, for example {first[reason].key}: {reason}")

@@ -25,7 +25,7 @@ def show_plan(cells: Sequence[StudyCell], site: ClusterConfig, forecast: StudyFo
         source = each.step.source if each.step else "unknown; set --step-seconds, or gpu_tflops in the profile"
         console.print(f"{each.regime}: step time {source}", highlight=False, soft_wrap=True)
         if each.step and each.step.launch_bound:
-            console.print(f"[yellow]{each.regime}: {LAUNCH_BOUND}[/]", highlight=False, soft_wrap=True)
+            console.print(f"{each.regime}: {LAUNCH_BOUND}", style="yellow", highlight=False, soft_wrap=True)
         console.print(f"{each.regime}: on each GPU {_memory(each.memory)}", highlight=False, soft_wrap=True)
     folder = cells[0].config.runs / cells[0].config.study
     console.print(f"{len(cells)} runs, in {folder}/<regime>/<variant>/seed-<n>", highlight=False, soft_wrap=True)

@@ -3,14 +3,13 @@
 import time
 from collections import Counter
 from collections.abc import Sequence
-from datetime import timedelta
 
 from rich.console import Group, RenderableType
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from hpc_jepa.cli.console import stdout_console
+from hpc_jepa.cli.console import clock, stdout_console
 from hpc_jepa.runs.run_dir import StudyDir
 from hpc_jepa.study.grid import StudyCell
 from hpc_jepa.study.status import CellStatus, StudyStatus, read_study_status
@@ -59,7 +58,13 @@ def _render(view: StudyStatus, labels: Sequence[str]) -> RenderableType:
     for label, cell, status in zip(labels, view.cells, view.statuses, strict=True):
         colour = COLOURS.get(status.state, "default")
         steps = f"{status.step}/{cell.config.schedule.steps}"
-        table.add_row(label, Text(status.state, colour), steps, _clock(status.seconds_left), _note(status))
+        table.add_row(
+            label,
+            Text(status.state, colour),
+            steps,
+            "" if status.seconds_left is None else clock(status.seconds_left),
+            _note(status),
+        )
     counts = Counter(status.state for status in view.statuses)
     summary = ", ".join(f"{number} {state}" for state, number in counts.most_common())
     return Group(table, f"\n{len(view.cells)} cells: {summary}", *([view.warning] if view.warning else []))
@@ -72,7 +77,3 @@ def _note(status: CellStatus) -> str:
     again = f"resumed {status.resumptions} x" if status.resumptions else ""
     log = f"({status.log})" if status.log and status.state in ("failed", "stalled") else ""
     return "  ".join(part for part in (status.note, again, log) if part)
-
-
-def _clock(seconds: float | None) -> str:
-    return "" if seconds is None else str(timedelta(seconds=round(seconds)))

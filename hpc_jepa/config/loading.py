@@ -23,6 +23,10 @@ Config = TypeVar("Config", bound=BaseModel)
 CONFIGS = shipped_dir("configs")
 """The configurations shipped with the package."""
 
+LONGEST_NAME = 100
+"""Characters of a key that an error shows."""
+LONGEST_LOCATION = 1000
+
 SHORT_FORMS = {"semantics": "preset"}
 """Keys whose value may be a single word instead of a mapping, and the key of the mapping that the word sets."""
 
@@ -106,7 +110,7 @@ def dump_config(config: BaseModel) -> str:
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """``" (did you mean '...'?)"`` with the nearest known name, or an empty string."""
-    matches = difflib.get_close_matches(name, list(known), n=1, cutoff=0.4)
+    matches = difflib.get_close_matches(name[:LONGEST_NAME], list(known), n=1, cutoff=0.4)
     return f" (did you mean '{matches[0]}'?)" if matches else ""
 
 
@@ -150,12 +154,12 @@ def _add_file(layers: ConfigLayers, path: Path, ancestors: tuple[Path, ...]) -> 
 def _parse_override(text: str) -> tuple[dict[str, Any], Locations]:
     key, separator, value = text.partition("=")
     if not separator or not key:
-        raise InputError(f"{text}: an override has the form key.sub=value")
+        raise InputError(f"{text[:LONGEST_LOCATION]}: an override has the form key.sub=value")
     path = tuple(key.split("."))
     try:
         nested: Any = parse_value(value)
-    except (yaml.YAMLError, ValueError, RecursionError) as error:
-        raise InputError(f"{text}: the value is not valid YAML") from error
+    except yaml.YAMLError as error:
+        raise InputError(f"{text[:LONGEST_LOCATION]}: the value is not valid YAML") from error
     for part in reversed(path):
         nested = {part: nested}
     return _expand(nested), Locations({path: f"override {text}"})
@@ -193,7 +197,8 @@ def _error_message(config_type: type[BaseModel], layers: ConfigLayers, error: Va
     message = _message(config_type, path, details)
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     location = _overrides_named(layers.locations, path, message) or layers.locations.prefix(path)
-    return f"{location}{'.'.join(path) or 'configuration'}: {message}{more}"
+    key = ".".join(part[:LONGEST_NAME] for part in path) or "configuration"
+    return f"{location[:LONGEST_LOCATION]}{key}: {message[:LONGEST_LOCATION]}{more}"
 
 
 def _overrides_named(locations: Locations, path: KeyPath, message: str) -> str:

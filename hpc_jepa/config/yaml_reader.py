@@ -10,12 +10,16 @@ import yaml
 
 from hpc_jepa.config.strict import KeyPath, Locations
 from hpc_jepa.errors import InputError
+from hpc_jepa.io.escape import first_line
 
 MAX_BYTES = 4 << 20
 """Larger files are refused: a configuration has a few kilobytes."""
 MAX_VALUES = 100_000
 """Limit of the values of a file after its aliases are written out."""
 LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+")
+
+WRONG_VALUES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
+"""What PyYAML raises for a value that is not of its explicit tag, as in ``!!int ''``, and for too much depth."""
 
 TAG = "tag:yaml.org,2002:"
 
@@ -31,6 +35,9 @@ class _Loader(yaml.SafeLoader):
         node = super().compose_mapping_node(anchor)
         lines: dict[tuple[str, str], int] = {}
         for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                problem = "a key that is no text or number"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
             name = (key.tag, str(key.value))
             if name in lines and key.tag != f"{TAG}merge":
                 problem = f"key '{key.value}' is already set in line {lines[name]}; remove one of them"
@@ -52,7 +59,10 @@ class _Loader(yaml.SafeLoader):
 
 def parse_value(text: str) -> Any:
     """The value of an override. Raises YAMLError if it is not valid YAML."""
-    return yaml.load(text, _Loader)
+    try:
+        return yaml.load(text, _Loader)
+    except WRONG_VALUES as error:
+        raise yaml.YAMLError(str(error)) from error
 
 
 def as_value(text: str) -> str:
@@ -104,10 +114,10 @@ def _parsed(path: Path, working_dir: Path, mtime: int, size: int) -> tuple[dict[
         raise InputError(f"{name}:{line}: not valid YAML: {error.problem}") from error
     except (UnicodeDecodeError, yaml.reader.ReaderError) as error:
         raise InputError(f"{name}: not a text file; a configuration is YAML in UTF-8") from error
-    except ValueError as error:  # a number that Python does not convert, for example one of 5000 digits
-        raise InputError(f"{name}: not valid YAML: {error}") from error
     except RecursionError as error:
         raise InputError(f"{name}: nested too deeply, or an alias (*name) is part of its own anchor") from error
+    except WRONG_VALUES as error:
+        raise InputError(f"{name}: not valid YAML: a value that is not of its type ({first_line(error)})") from error
     if values is None:
         return {}, Locations()
     if not isinstance(values, dict):

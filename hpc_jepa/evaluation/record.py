@@ -7,6 +7,10 @@ RUN/eval/<task>/<benchmark>.<protocol>.json    few_shot, robustness, text
 
 import hashlib
 import io
+import struct
+import tokenize
+import zipfile
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -20,11 +24,20 @@ from hpc_jepa.config.strict import Strict
 from hpc_jepa.errors import DataError
 from hpc_jepa.evaluation.stats.paired import Correct, accuracy
 from hpc_jepa.io.atomic import write_atomically
+from hpc_jepa.io.escape import first_line
 from hpc_jepa.io.retry import read_bytes
 from hpc_jepa.io.validation import parse_json
 
 Predictions = dict[str, NDArray[np.int64]]
 """``labels`` [n], ``samples`` [n], and the predictions of each result under its ``key``, usually classes [S, n]."""
+
+MAX_PREDICTIONS = 1 << 30
+"""Limit of the bytes of a file of predictions, before and after it is unpacked."""
+NPZ_ERRORS = (
+    *(ValueError, LookupError, ArithmeticError, TypeError, EOFError, OSError, MemoryError, RuntimeError),
+    *(SyntaxError, tokenize.TokenError, zipfile.BadZipFile, zlib.error, struct.error),
+)
+"""What numpy and zipfile raise for damaged or foreign files."""
 
 Proportion = Annotated[float, Field(ge=0, le=1)]
 
@@ -234,8 +247,24 @@ def read_predictions(path: Path, record: AnyRecord) -> Predictions:
     content = read_bytes(file)
     if hashlib.sha256(content).hexdigest() != record.predictions:
         raise DataError(f"{file}: checksum differs from the one in {path.name}; {_REEVALUATE}")
+    try:
+        return _unpack(content)
+    except NPZ_ERRORS as error:
+        raise DataError(f"{file}: not the arrays of predictions ({first_line(error)}); {_REEVALUATE}") from error
+
+
+def _unpack(content: bytes) -> Predictions:
+    """Integer arrays of an NPZ. Raises one of NPZ_ERRORS."""
+    with zipfile.ZipFile(io.BytesIO(content)) as archive:
+        size = sum(entry.file_size for entry in archive.infolist())
+    if size > MAX_PREDICTIONS:
+        raise ValueError(f"{size:,} bytes uncompressed")
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
-        return {name: arrays[name].astype(np.int64) for name in arrays.files}
+        predictions = {name: arrays[name] for name in arrays.files}
+    for name, values in predictions.items():
+        if values.dtype.kind not in "iub" or values.ndim not in (1, 2) or not values.size:
+            raise ValueError(f"{name} is not a table of integers")
+    return {name: values.astype(np.int64) for name, values in predictions.items()}
 
 
 def is_correct(predictions: Predictions, key: str) -> Correct:

@@ -37,6 +37,12 @@ def visible(text: str) -> str:
     )
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type if it has none; at most 200 characters."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0][:200]
+
+
 def csv_cell(value: Any) -> Any:
     """A visible text, with an apostrophe before it where a spreadsheet would take it for a formula.
 

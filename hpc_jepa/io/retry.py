@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from hpc_jepa.errors import DataError
+from hpc_jepa.io.regular import read_regular
 
 Result = TypeVar("Result")
 LOG = logging.getLogger(__name__)
@@ -50,22 +51,15 @@ def retry(operation: Callable[[], Result]) -> Result:
 def read_bytes(path: Path) -> bytes:
     """Content of a file. Raises DataError if it stays unreadable; the message does not call it damaged."""
     try:
-        return retry(path.read_bytes)
+        return retry(partial(read_regular, path))
     except OSError as error:
         raise _read_error(path, error) from error
 
 
 def read_if_exists(path: Path, size: int = -1) -> bytes | None:
     """The last ``size`` bytes of a file, or all; None if there is none. Raises DataError like :func:`read_bytes`."""
-
-    def read() -> bytes:
-        with path.open("rb") as file:
-            if size >= 0:
-                file.seek(max(os.fstat(file.fileno()).st_size - size, 0))
-            return file.read()
-
     try:
-        return retry(read)
+        return retry(partial(read_regular, path, size))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

@@ -192,9 +192,11 @@ def _infer_config(ours: dict[str, Tensor], heads: int | None, rotary: Rotary) ->
 
 def _count(names: Mapping[str, Tensor], part: str) -> int:
     """One more than the largest number in names ``<part>.<number>.…``. Raises KeyError if there is none."""
-    numbers = [int(name.split(".")[1]) for name in names if re.match(rf"{part}\.\d+\.", name)]
+    numbers = [int(match[1]) for name in names if (match := re.match(rf"{part}\.([0-9]{{1,9}})\.", name))]
     if not numbers:
         raise KeyError(f"{part}.0")
+    if max(numbers) >= len(names):
+        raise CheckpointError(f"incomplete encoder: {part}.{max(numbers)} in a file of {len(names)} tensors")
     return 1 + max(numbers)
 
 

@@ -80,6 +80,9 @@ def _correct(source: ResultSource, loaded: dict[str, Predictions]) -> Correct:
     absent = [name for name in ("labels", "samples", key) if name not in predictions]
     if absent:
         raise DataError(f"{source.path}: no '{absent[0]}' in its predictions; {EVALUATE_AGAIN}")
+    labels = predictions["labels"]
+    if labels.ndim != 1 or {predictions[each].shape[-1] for each in ("samples", key)} != {len(labels)}:
+        raise DataError(f"{source.path}: {key} and its labels have different lengths; {EVALUATE_AGAIN}")
     largest = max(predictions["labels"].max(), predictions[key].max())
     if largest >= source.record.classes:
         raise DataError(

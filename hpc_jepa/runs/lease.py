@@ -21,6 +21,7 @@ from pydantic import ValidationError
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.errors import HpcJepaError, InputError
 from hpc_jepa.io.atomic import exclusive_lock, write_atomically
+from hpc_jepa.io.regular import read_regular
 from hpc_jepa.io.retry import retry
 from hpc_jepa.runs.process_identity import ProcessIdentity, current_process, on_this_machine
 from hpc_jepa.runs.run_dir import RunDir
@@ -147,7 +148,7 @@ def hold_lease(run: RunDir) -> Iterator[Lease]:
 def read_holder(run: RunDir) -> LeaseHolder | None:
     """Holder of the lease, dead or alive; None if there is no readable lease."""
     try:
-        return LeaseHolder.model_validate_json(run.lease_file.read_bytes())
+        return LeaseHolder.model_validate_json(read_regular(run.lease_file))
     except (FileNotFoundError, ValidationError):
         return None
 

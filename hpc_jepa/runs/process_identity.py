@@ -6,6 +6,7 @@ from pathlib import Path
 from pydantic import ValidationError
 
 from hpc_jepa.config.strict import Strict
+from hpc_jepa.io.regular import read_regular
 
 PROC = Path("/proc")
 USER_FILE = ".user.json"
@@ -70,7 +71,7 @@ def mark_in_use(folder: Path) -> None:
 def is_in_use(folder: Path) -> bool:
     """Whether the user of a temporary folder may still run: it does, it is on another machine, or it is unknown."""
     try:
-        process = ProcessIdentity.model_validate_json((folder / USER_FILE).read_bytes())
+        process = ProcessIdentity.model_validate_json(read_regular(folder / USER_FILE))
     except (OSError, ValidationError):
         return True
     return not on_this_machine(process) or process.is_running

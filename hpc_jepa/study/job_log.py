@@ -5,12 +5,13 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import RootModel
 
 from hpc_jepa.config.strict import Strict
-from hpc_jepa.errors import DataError
 from hpc_jepa.io.atomic import write_atomically
 from hpc_jepa.io.jsonl import read_jsonl
+from hpc_jepa.io.retry import read_if_exists
+from hpc_jepa.io.validation import parse_json
 from hpc_jepa.runs.run_dir import StudyDir
 from hpc_jepa.study.grid import StudyCell
 from hpc_jepa.study.slurm_cli import JobState, sacct_jobs, squeue_jobs
@@ -30,6 +31,10 @@ class SubmittedJob(Strict):
     def array(self) -> str:
         """Id of the array of this element; of a single job its own id."""
         return self.job.partition("_")[0]
+
+
+class _Refused(RootModel[dict[str, str]]):
+    """Content of ``refused.json``: run folders with the reason."""
 
 
 class JobLog:
@@ -54,12 +59,9 @@ class JobLog:
 
     def refused(self) -> dict[str, str]:
         """Run folders that the last submission refused, with the reason. Raises DataError if the file is damaged."""
-        if not self._refused.exists():
-            return {}
-        try:
-            return TypeAdapter(dict[str, str]).validate_json(self._refused.read_bytes())
-        except ValidationError as error:
-            raise DataError(f"{self._refused}: damaged; delete it, 'study submit' writes a new one") from error
+        content = read_if_exists(self._refused)
+        remedy = "delete it, 'study submit' writes a new one"
+        return {} if content is None else parse_json(_Refused, content, self._refused, remedy).root
 
     def set_refused(self, reasons: Mapping[Path, str]) -> None:
         """Replace the refused cells of an earlier submission."""

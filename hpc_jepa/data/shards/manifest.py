@@ -1,17 +1,19 @@
 """The manifest of a shard folder. It is written last: a folder without one is incomplete."""
 
 import hashlib
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.data.encode import Encoding
 from hpc_jepa.data.sources.source import SettingValue
 from hpc_jepa.errors import DataError
+from hpc_jepa.io.regular import read_regular
 from hpc_jepa.io.retry import retry
-from hpc_jepa.io.validation import first_error
+from hpc_jepa.io.validation import parse_json
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = 1
@@ -22,9 +24,9 @@ class SampleInfo(Strict):
     """Metadata of a sample, stored as ``<key>.json`` before its video. Unknown fields are omitted."""
 
     frames: int = Field(gt=0)
-    fps: float = Field(description="average over the video; 0 for an image")
-    width: int
-    height: int
+    fps: float = Field(ge=0, description="average over the video; 0 for an image")
+    width: int = Field(ge=0)
+    height: int = Field(ge=0)
     codec: str = Field(description="as FFmpeg names it; jpeg or png for an image")
     label: int | None = None
     class_name: str | None = None
@@ -63,7 +65,7 @@ class SampleInfo(Strict):
 class ShardFile(Strict):
     """One tar: number of samples, bytes, and checksum."""
 
-    name: str = Field(pattern=r"^[^/]+$")
+    name: str = Field(pattern=r"^[^/\x00]*[^/\x00.]$", description="file name, without a folder")
     samples: int = Field(ge=0)
     size: int = Field(ge=0)
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
@@ -89,10 +91,10 @@ class ShardManifest(Strict):
     format: int = Field(FORMAT, ge=FORMAT, le=FORMAT)
     recipe: Recipe
     classes: tuple[str, ...]
-    samples: int
-    dropped: int = Field(description="samples left out, listed in ledger.jsonl")
-    shortest: int = Field(description="frames of the shortest video")
-    longest: int
+    samples: int = Field(ge=0)
+    dropped: int = Field(ge=0, description="samples left out, listed in ledger.jsonl")
+    shortest: int = Field(ge=0, description="frames of the shortest video")
+    longest: int = Field(ge=0)
     shards: tuple[ShardFile, ...] = Field(min_length=1)
     software: dict[str, str]
     seconds: float = Field(0.0, description="total duration of all videos")
@@ -109,7 +111,7 @@ def read_manifest(folder: Path) -> ShardManifest:
     """Read the manifest of a shard folder. Raises DataError if it is missing or damaged."""
     path = folder / MANIFEST_NAME
     try:
-        return ShardManifest.model_validate_json(retry(path.read_bytes))
+        content = retry(partial(read_regular, path) if isinstance(path, Path) else path.read_bytes)
     except (FileNotFoundError, NotADirectoryError) as error:
         splits = [str(below.parent) for below in sorted(folder.glob(f"*/{MANIFEST_NAME}"))]
         if splits:
@@ -120,8 +122,7 @@ def read_manifest(folder: Path) -> ShardManifest:
         ) from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    except ValidationError as error:
-        raise DataError(f"{path}: damaged manifest ({first_error(error)}); build the shards again") from error
+    return parse_json(ShardManifest, content, path, "build the shards again")
 
 
 def manifest_hash(folder: Path) -> str:

@@ -66,7 +66,8 @@ def _one_line_usage_errors() -> Iterator[None]:
         if error.ctx is None or not error.format_message() or type(error).__name__ == "NoArgsIsHelpError":
             raise
         message = " ".join(error.format_message().split()).removesuffix(".")
-        _print_error(f"{message}; see {error.ctx.command_path} --help")
+        separator = "" if message.endswith("?") else ";"
+        _print_error(f"{message}{separator} see {error.ctx.command_path} --help")
         raise typer.Exit(error.exit_code) from error
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from hpc_jepa.checkpoint import layout
+from hpc_jepa.checkpoint import integrity
 from hpc_jepa.data import storage
 from hpc_jepa.data.prefetch import Prefetcher
 from hpc_jepa.data.shards import verify
@@ -23,7 +23,7 @@ from hpc_jepa.training import metrics
 PACKAGE = Path(leases.__file__).parents[1]
 STARTS_THREADS = re.compile(r"\b(thread_pool|ThreadPoolExecutor|threading\.Thread|Prefetcher)\(")
 TESTED_BY = {
-    "checkpoint/layout.py": "test_an_error_while_files_are_verified",
+    "checkpoint/integrity.py": "test_an_error_while_files_are_verified",
     "checkpoint/writer.py": "test_an_error_in_a_thread_of_a_run",
     "cli/gpu_check/processes.py": "test_a_pool_raises_what_its_tasks_raise",
     "data/evaluation_clips.py": "test_an_error_in_a_decoding_thread_of_an_evaluation",
@@ -88,10 +88,9 @@ def test_heartbeats_that_end_stop_the_run(tmp_path, monkeypatch):
 
 
 def test_an_error_while_files_are_verified(tmp_path, monkeypatch):
-    monkeypatch.setattr(layout, "_file_error", planted)
-    manifest = type("Manifest", (), {"files": {"a": None, "b": None}})
+    monkeypatch.setattr(integrity, "_file_error", planted)
     with pytest.raises(RuntimeError, match="planted"):
-        layout.verify_files(layout.Checkpoint(tmp_path, manifest))
+        integrity.file_errors(tmp_path, {"a": None, "b": None})
 
 
 def test_an_error_while_shards_are_verified(motion_shards, monkeypatch):

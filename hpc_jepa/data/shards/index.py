@@ -83,10 +83,10 @@ def _tar_members(path: Path) -> Iterator[Member]:
                 key, extension = split_member_name(info.name)
                 if not info.isreg() or not key or key.endswith("/") or not extension:
                     continue
-                if info.offset_data + info.size > size:
+                if not 0 <= info.size <= size - info.offset_data:
                     raise DataError(f"{path}: ends early, inside {info.name}; copy or build it again")
                 yield Member(extension, info.offset_data, info.size, info.name)
-    except tarfile.TarError as error:
+    except (tarfile.TarError, ValueError, OverflowError) as error:  # sizes in a header can be any number
         with path.open("rb") as file:
             if file.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd")):
                 raise DataError(f"{path}: compressed; an index needs an uncompressed tar, decompress it") from error

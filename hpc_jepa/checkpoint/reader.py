@@ -18,6 +18,7 @@ from hpc_jepa.checkpoint.layout import RESUME_HINT, Checkpoint, config_error, op
 from hpc_jepa.checkpoint.rank_file import parse_key
 from hpc_jepa.config.model import EncoderConfig
 from hpc_jepa.errors import CheckpointError
+from hpc_jepa.io.regular import open_regular
 from hpc_jepa.models.encoder import Encoder
 
 EncoderName = Literal["target", "student"]
@@ -85,7 +86,8 @@ class TensorReader(Mapping[str, Tensor]):
 
     def _index(self, path: Path) -> None:
         with _named_errors(path):
-            file: Any = safe_open(path, framework="pt")
+            with open_regular(path):  # safe_open would wait at a pipe
+                file: Any = safe_open(path, framework="pt")
             for key in file.keys():  # noqa: SIM118 - the file is not a mapping
                 name, start = parse_key(key)
                 name = upgrade_name(name) if self._upgrade else name

@@ -18,6 +18,7 @@ import psutil
 from hpc_jepa.devices import thread_pool
 from hpc_jepa.errors import InputError
 from hpc_jepa.io.atomic import no_follow
+from hpc_jepa.io.regular import read_regular
 from hpc_jepa.io.retry import retry
 
 MAX_OPEN_FILES = 64
@@ -72,6 +73,11 @@ def parse_location(location: Path | str) -> Path:
         return cast(Path, UPath(location))
     except (ImportError, ValueError) as error:
         raise InputError(f"{location}: cannot be read ({error})") from error
+
+
+def read_file(path: Path) -> bytes:
+    """A whole file of a shard folder, repeated after a transient error. Raises OSError, also for a pipe or a device."""
+    return retry(partial(read_regular, path) if isinstance(path, Path) else path.read_bytes)
 
 
 def open_storage(folder: Path) -> ShardStorage:

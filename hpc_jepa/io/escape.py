@@ -15,7 +15,8 @@ HIDDEN_CATEGORIES = ("Cc", "Cf", "Cs", "Zl", "Zp")
 """Unicode categories of control and invisible characters, halves of surrogate pairs, and line separators."""
 FORMULA = re.compile(r"\s*[=+\-@]")
 NUMBER = re.compile(r"\s*[-+]?(?:\d+(?:\.\d*)?|\.\d+)(?:[eE][-+]?\d+)?")
-MARKDOWN = re.compile(r"([\\`*_\[\]|~#])")
+MARKDOWN = re.compile(r"([\\`*\[\]|~#]|(?<![^\W_])_|_(?![^\W_]))")
+"""An underscore inside a word has no meaning."""
 
 
 class SafeConsole(Console):

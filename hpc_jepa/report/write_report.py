@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from hpc_jepa.errors import InputError
 from hpc_jepa.io.atomic import write_atomically
 from hpc_jepa.io.escape import SafeConsole, csv_cell
@@ -122,9 +124,15 @@ def _write_files(report: Report) -> None:
         "index.html": render_page(data),
     }
     folder.mkdir(parents=True, exist_ok=True)
-    texts |= {f"{name}.csv": frame.map(csv_cell).to_csv(index=False) for name, frame in frames.items()}
+    texts |= {f"{name}.csv": _to_csv(frame) for name, frame in frames.items()}
     for name, text in texts.items():
         write_atomically(folder / name, text.encode())
+
+
+def _to_csv(frame: pd.DataFrame) -> str:
+    """The frame without formulas, each value with its own type: ``DataFrame.map`` would turn integers into floats."""
+    rows = [[csv_cell(value) for value in row] for row in frame.astype(object).to_numpy().tolist()]
+    return str(pd.DataFrame(rows, columns=frame.columns, dtype=object).to_csv(index=False))
 
 
 def _main(audits: Sequence[Audit]) -> Audit:

@@ -10,8 +10,8 @@ from itertools import groupby
 from pathlib import Path
 from typing import NamedTuple
 
+from hpc_jepa.data.storage import read_file
 from hpc_jepa.errors import DataError
-from hpc_jepa.io.retry import retry
 
 VERSION = "v1.2"
 BLOCK = tarfile.BLOCKSIZE
@@ -95,7 +95,7 @@ def _tar_members(path: Path) -> Iterator[Member]:
 
 def _read_text(path: Path) -> str:
     try:
-        return retry(path.read_bytes).decode()
+        return read_file(path).decode()
     except FileNotFoundError:
         raise DataError(f"{path}: missing index; {_remedy(path)}") from None
     except OSError as error:

@@ -1,7 +1,6 @@
 """The manifest of a shard folder. It is written last: a folder without one is incomplete."""
 
 import hashlib
-from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -10,9 +9,8 @@ from pydantic import Field
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.data.encode import Encoding
 from hpc_jepa.data.sources.source import SettingValue
+from hpc_jepa.data.storage import read_file
 from hpc_jepa.errors import DataError
-from hpc_jepa.io.regular import read_regular
-from hpc_jepa.io.retry import retry
 from hpc_jepa.io.validation import parse_json
 
 MANIFEST_NAME = "manifest.json"
@@ -111,7 +109,7 @@ def read_manifest(folder: Path) -> ShardManifest:
     """Read the manifest of a shard folder. Raises DataError if it is missing or damaged."""
     path = folder / MANIFEST_NAME
     try:
-        content = retry(partial(read_regular, path) if isinstance(path, Path) else path.read_bytes)
+        content = read_file(path)
     except (FileNotFoundError, NotADirectoryError) as error:
         splits = [str(below.parent) for below in sorted(folder.glob(f"*/{MANIFEST_NAME}"))]
         if splits:
@@ -127,7 +125,7 @@ def read_manifest(folder: Path) -> ShardManifest:
 
 def manifest_hash(folder: Path) -> str:
     """Hash that identifies the data: the manifest contains the checksum of every tar."""
-    return hashlib.sha256(retry((folder / MANIFEST_NAME).read_bytes)).hexdigest()
+    return hashlib.sha256(read_file(folder / MANIFEST_NAME)).hexdigest()
 
 
 def recipe_difference(old: Recipe, new: Recipe) -> str:

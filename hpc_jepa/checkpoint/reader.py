@@ -187,5 +187,5 @@ def _named_errors(path: Path) -> Iterator[None]:
     """Add the file name to errors of the safetensors library."""
     try:
         yield
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
+    except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:  # torch: a file that was removed
         raise CheckpointError(f"{path}: cannot be read ({error}); {RESUME_HINT}") from error

@@ -36,10 +36,11 @@ def rename_keys(
     renamed: dict[Any, Any] = {}
     for key, value in values.items():
         path = (*at, str(key))
-        new = RENAMED_KEYS.get(".".join(path), key)
+        dotted = ".".join(path)
+        new = RENAMED_KEYS.get(dotted, key)
         if isinstance(value, dict):
             value = rename_keys(value, path, on_rename)
-        if new != key:
+        if dotted in RENAMED_KEYS:
             if new in values:
                 raise InputError(f"{'.'.join(path)}: the old name of {new}, which is set too; remove one of them")
             on_rename(path, (*at, new))

@@ -12,7 +12,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from mutations import HUGE, cut, damaged_bytes, damaged_json, damaged_values, fuzz
 
@@ -22,7 +22,7 @@ from hpc_jepa.checkpoint.reader import TensorReader, read_encoder
 from hpc_jepa.cli.checkpoint import _cells
 from hpc_jepa.data.shards.index import index_path, read_index, scan_tar
 from hpc_jepa.data.shards.shard_folder import ShardFolder
-from hpc_jepa.errors import HpcJepaError
+from hpc_jepa.errors import DataError, HpcJepaError, UndecodableError
 from hpc_jepa.evaluation.record import read_predictions
 from hpc_jepa.runs.run_dir import RunDir
 
@@ -66,10 +66,13 @@ def checkpoint(tmp_path_factory):
 
 
 def use(shards):
-    """Read metadata and video of the first samples."""
+    """Read metadata and video of the first samples; like its callers, name the sample that is damaged."""
     for index in range(min(len(shards), 3)):
-        shards.info(index)
-        shards.read(index)
+        try:
+            shards.info(index)
+            shards.read(index)
+        except UndecodableError as error:
+            raise DataError(f"{shards.tar(index)}: {shards.key(index)} {error}") from error
         shards.excerpt(index)
 
 
@@ -124,6 +127,7 @@ def test_index(changes, cuts, where, survives, folder, open_folder):
 
 
 @fuzz
+@example(content=PAX.getvalue(), size=2**31, member=0)
 @given(content=damaged_bytes(TAR, TAR, PAX.getvalue()), size=st.sampled_from((None, *HUGE)), member=st.integers(0, 5))
 def test_tar(content, size, member, survives, sandbox):
     if size is not None:  # a size in the headers, with the checksum of the header

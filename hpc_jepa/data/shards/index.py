@@ -8,13 +8,22 @@ import tarfile
 from collections.abc import Iterable, Iterator
 from itertools import groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 from hpc_jepa.data.storage import read_file
 from hpc_jepa.errors import DataError
 
 VERSION = "v1.2"
 BLOCK = tarfile.BLOCKSIZE
+MAX_TEXT_HEADER = 1 << 20
+"""Longest text of a header with a long name or pax records, in bytes."""
+TEXT_HEADERS = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
 
 
 class Member(NamedTuple):
@@ -74,11 +83,24 @@ def split_member_name(name: str) -> tuple[str, str]:
     return f"{folders}{slash}{stem}", extension
 
 
+class _BoundedHeader(tarfile.TarInfo):
+    """Header of a tar member. ``tarfile`` reads the whole text of long names and pax records: its size is limited."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        header = super().frombuf(buf, encoding, errors)
+        if header.type in TEXT_HEADERS and not 0 <= header.size <= MAX_TEXT_HEADER:
+            raise tarfile.ReadError(f"a header of {header.size} bytes")
+        return header
+
+
 def _tar_members(path: Path) -> Iterator[Member]:
     """Members that belong to samples; like other readers, skip hidden files and those without extension."""
     size = path.stat().st_size
     try:
-        with tarfile.open(path, "r:") as tar:  # offsets in a compressed tar would be those of its content
+        with tarfile.open(
+            path, "r:", tarinfo=_BoundedHeader
+        ) as tar:  # offsets in a compressed tar would be those of its content
             for info in tar:
                 key, extension = split_member_name(info.name)
                 if not info.isreg() or not key or key.endswith("/") or not extension:

@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import json
 import os
+import shlex
 import statistics
 import subprocess
 import sys
@@ -56,7 +57,7 @@ class Checkout:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line and self._process.poll():
-            raise input_error(f"{about}: the process of a checkout failed; run: python {__file__}")
+            raise input_error(f"{about}: the process of a checkout failed; run: {shlex.join(['python', __file__])}")
         return json.loads(line or "null")
 
     def close(self) -> None:

@@ -78,7 +78,7 @@ def _print_error(message: str) -> None:
 def _one_line(error: HpcJepaError | OSError) -> str:
     if isinstance(error, OSError) and error.filename:
         return f"{error.filename}: {error.strerror}"
-    return " ".join(str(error).split())
+    return " ".join(filter(None, map(str.strip, str(error).splitlines())))  # blanks may be part of a path
 
 
 app = typer.Typer(

@@ -19,6 +19,7 @@ from hpc_jepa.data.shards.shard_folder import ShardFolder
 from hpc_jepa.data.shards.verify import find_decode_errors, find_shard_errors, random_samples, write_indexes
 from hpc_jepa.data.sources.layouts import PUBLISHED_COUNTS
 from hpc_jepa.errors import DataError, InputError
+from hpc_jepa.io.escape import shell_command
 
 app = typer.Typer(no_args_is_help=True, help="Build, verify and inspect shard folders.")
 app.add_typer(
@@ -56,7 +57,8 @@ def shards_verify(
         typer.echo(json.dumps({"folder": str(folder), "decoded": len(indices), "errors": errors}, indent=1))
     if errors:
         more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
-        repair = f", or repair samples with: hpc-jepa shards reshard {folder} --out NEW --repair" if indices else ""
+        command = shell_command("hpc-jepa", "shards", "reshard", folder, "--out", "NEW", "--repair")
+        repair = f", or repair samples with: {command}" if indices else ""
         raise DataError(f"{errors[0]}{more}; copy {folder} again or rebuild it{repair}")
     decoded = f", {len(indices)} decoded" if indices else ""
     shards = plural(len(manifest.shards), "shard", "shards")

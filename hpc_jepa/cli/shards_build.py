@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from rich.text import Text
 
 from hpc_jepa.cli.console import CONSOLE, Advance, examples, plural, progress_bar
 from hpc_jepa.cli.evaluate import ProtocolOption
@@ -24,6 +25,7 @@ from hpc_jepa.data.sources.layout_faults import find_faults
 from hpc_jepa.data.sources.layouts import LAYOUTS
 from hpc_jepa.data.sources.source import DataSource
 from hpc_jepa.errors import InputError
+from hpc_jepa.io.escape import visible
 from hpc_jepa.io.jsonl import read_jsonl
 
 MOTION8_EXAMPLES = examples(
@@ -212,7 +214,7 @@ def _listing(dataset: str, videos: Path, annotations: Path | None, official_spli
         raise InputError(f"{dataset}: --annotations is required (folder with its annotation files)")
     if official_split != 1 and dataset != "ucf101":
         raise InputError(f"--official-split: only for ucf101, not {dataset}")
-    with CONSOLE.status(f"listing {videos}"):
+    with CONSOLE.status(Text(visible(f"listing {videos}"))):
         if dataset == "ucf101" and annotations is not None:
             return ucf101.list_ucf101(videos, annotations, official_split)
         return read(videos, annotations or videos)

@@ -2,7 +2,6 @@
 
 import json
 import os
-import shlex
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -15,7 +14,7 @@ from hpc_jepa.cli.console import CONSOLE, AsJson, plural, progress_bars
 from hpc_jepa.config.loading import find_config, read_config
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.errors import HpcJepaError, InputError
-from hpc_jepa.io.escape import visible
+from hpc_jepa.io.escape import shell_command, visible
 
 if TYPE_CHECKING:
     from hpc_jepa.config.cluster import Profile
@@ -98,7 +97,7 @@ def study_cancel(study: StudyName, runs: Runs = Path("runs")) -> None:
     CONSOLE.print(
         f"cancelled {plural(cancelled.jobs, 'job', 'jobs')}, "
         f"stopped {plural(cancelled.processes, 'run', 'runs')} on this machine with SIGTERM; "
-        f"continue with: {shlex.join(['hpc-jepa', 'study', 'submit', study, '--runs', str(runs)])} "
+        f"continue with: {shell_command('hpc-jepa', 'study', 'submit', study, '--runs', runs)} "
         "and the same --cluster",
         highlight=False,
     )
@@ -178,7 +177,7 @@ def _submit(study: str, profile: "Profile", runs: Path, only_unfinished: bool) -
     for line in outcome.lines:
         CONSOLE.print(line, highlight=False)
     CONSOLE.print(
-        f"next: {shlex.join(['hpc-jepa', 'study', 'status', study, '--runs', str(runs), '--watch'])}", highlight=False
+        f"next: {shell_command('hpc-jepa', 'study', 'status', study, '--runs', runs, '--watch')}", highlight=False
     )
     if outcome.refused:
         reasons = "; ".join(f"{reason} ({len(folders)} cells)" for reason, folders in outcome.refused)
@@ -212,5 +211,6 @@ def _cells(study: str, runs: Path) -> "list[StudyCell]":
 def _config(study: str) -> StudyConfig:
     path = Path(study)
     if len(path.parts) > 1 and path.is_dir():
-        raise InputError(f"{study}: a folder; name the study and its root: {path.name} --runs {path.parent}")
+        root = shell_command(path.name, "--runs", path.parent)
+        raise InputError(f"{study}: a folder; name the study and its root: {root}")
     return read_config(StudyConfig, [find_config(study, "study")])

@@ -21,6 +21,7 @@ from hpc_jepa.data.storage import ScratchCache
 from hpc_jepa.devices import thread_pool
 from hpc_jepa.distributed import local_rows
 from hpc_jepa.errors import DataError, UndecodableError
+from hpc_jepa.io.escape import shell_command
 from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.types import ClipBatch
 
@@ -237,7 +238,7 @@ class ClipLoader:
                 sample = int(self._sampler.replacements(step, attempt)[row])
         raise DataError(
             f"{folder.path}: {MAX_REPLACEMENTS} samples in a row do not decode ({errors[-1].reason}); "
-            f"run: hpc-jepa shards verify --decode {folder.path}"
+            f"run: {shell_command('hpc-jepa', 'shards', 'verify', '--decode', folder.path)}"
         )
 
     def _make_clip(

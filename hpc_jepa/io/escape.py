@@ -1,11 +1,13 @@
-"""Texts from files and data sets, made harmless for each medium: terminal, CSV, Markdown.
+"""Texts from files and data sets, made harmless for each medium: terminal, shell, CSV, Markdown.
 
 HTML and LaTeX are escaped by jinja2 and in ``report/export_tables.py``.
 """
 
 import html
 import re
+import shlex
 import unicodedata
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -42,6 +44,13 @@ def first_line(error: BaseException) -> str:
     """The first line of an error's message, or its type if it has none; at most 200 characters."""
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return lines[0][:200]
+
+
+def shell_command(*words: str | Path) -> str:
+    """A command to copy into a shell, with quotes where a word needs them; no path of it is taken for an option."""
+    return shlex.join(
+        f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in words
+    )
 
 
 def csv_cell(value: Any) -> Any:

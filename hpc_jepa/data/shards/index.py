@@ -12,6 +12,7 @@ from typing import NamedTuple, Self
 
 from hpc_jepa.data.storage import read_file
 from hpc_jepa.errors import DataError
+from hpc_jepa.io.escape import shell_command
 
 VERSION = "v1.2"
 BLOCK = tarfile.BLOCKSIZE
@@ -46,6 +47,11 @@ IndexedSample = tuple[Member, ...]
 def index_path(tar: Path) -> Path:
     """Path of the index of a tar."""
     return tar.with_suffix(".idx")
+
+
+def index_command(folder: Path) -> str:
+    """The advice to write the indexes of a folder again."""
+    return f"run: {shell_command('hpc-jepa', 'shards', 'index', folder)}"
 
 
 def format_index(samples: Iterable[IndexedSample]) -> str:
@@ -136,4 +142,4 @@ def _parse(path: Path, number: int, line: str) -> IndexedSample:
 
 
 def _remedy(path: Path) -> str:
-    return f"run: hpc-jepa shards index {path.parent}"
+    return index_command(path.parent)

@@ -11,6 +11,7 @@ from hpc_jepa.data.encode import Encoding
 from hpc_jepa.data.sources.source import SettingValue
 from hpc_jepa.data.storage import read_file
 from hpc_jepa.errors import DataError
+from hpc_jepa.io.escape import shell_command
 from hpc_jepa.io.validation import parse_json
 
 MANIFEST_NAME = "manifest.json"
@@ -115,9 +116,8 @@ def read_manifest(folder: Path) -> ShardManifest:
         if splits:
             raise DataError(f"{folder}: has a folder for each split; name one: {', '.join(splits)}") from error
         problem = f"not a shard folder, {MANIFEST_NAME} is missing" if folder.is_dir() else "no such folder"
-        raise DataError(
-            f"{folder}: {problem}; build it with: hpc-jepa shards build DATASET --out {folder.parent}"
-        ) from error
+        build = shell_command("hpc-jepa", "shards", "build", "DATASET", "--out", folder.parent)
+        raise DataError(f"{folder}: {problem}; build it with: {build}") from error
     except OSError as error:
         raise DataError(f"{path}: cannot be read ({error.strerror})") from error
     return parse_json(ShardManifest, content, path, "build the shards again")

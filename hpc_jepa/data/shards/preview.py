@@ -10,6 +10,7 @@ from hpc_jepa.data.shards.container import keyframe_indices
 from hpc_jepa.data.shards.manifest import SampleInfo
 from hpc_jepa.data.shards.shard_folder import ShardFolder
 from hpc_jepa.errors import DataError, UndecodableError
+from hpc_jepa.io.escape import shell_command
 
 CAPTION = 14
 TIMELINE = 8
@@ -31,7 +32,7 @@ def _row(shards: ShardFolder, index: int, frames: int, height: int) -> Image.Ima
         thumbnails = decode_frames(video, np.linspace(0, info.frames - 1, frames).astype(np.int64))
         keys = [0] if info.is_image else keyframe_indices(video)
     except UndecodableError as error:
-        remedy = f"run: hpc-jepa shards verify {shards.path}"
+        remedy = f"run: {shell_command('hpc-jepa', 'shards', 'verify', shards.path)}"
         raise DataError(f"{shards.tar(index)}: {shards.key(index)}: {error}; {remedy}") from error
     width = round(info.width * height / info.height)
     row = Image.new("RGB", (frames * (width + GAP), CAPTION + height + TIMELINE + GAP), "white")

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from hpc_jepa.data.shards.index import IndexedSample, index_path, read_index
+from hpc_jepa.data.shards.index import IndexedSample, index_command, index_path, read_index
 from hpc_jepa.data.shards.manifest import SampleInfo, ShardFile, manifest_hash, read_manifest
 from hpc_jepa.data.storage import ScratchCache, open_storage, parse_location
 from hpc_jepa.errors import DataError, UndecodableError
@@ -147,4 +147,4 @@ class ShardFolder:
         )
 
     def _index_error(self, tar: Path, problem: str) -> DataError:
-        return DataError(f"{index_path(tar)}: {problem}; run: hpc-jepa shards index {self.path}")
+        return DataError(f"{index_path(tar)}: {problem}; {index_command(self.path)}")

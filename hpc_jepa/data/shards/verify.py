@@ -7,7 +7,14 @@ from functools import partial
 from pathlib import Path
 
 from hpc_jepa.data.shards.container import probe_container
-from hpc_jepa.data.shards.index import format_index, index_path, names_with_spaces, read_index, scan_tar
+from hpc_jepa.data.shards.index import (
+    format_index,
+    index_command,
+    index_path,
+    names_with_spaces,
+    read_index,
+    scan_tar,
+)
 from hpc_jepa.data.shards.manifest import ShardFile, read_manifest
 from hpc_jepa.data.shards.shard_folder import ShardFolder
 from hpc_jepa.data.shards.storage_policy import metadata_differences
@@ -83,7 +90,7 @@ def _shard_errors(folder: Path, shard: ShardFile) -> list[str]:
         return [str(error)]
     except OSError as error:
         return [f"{path}: cannot be read ({error.strerror})"]
-    return [] if index_matches else [f"{index_path(path)}: does not match the tar; run: hpc-jepa shards index {folder}"]
+    return [] if index_matches else [f"{index_path(path)}: does not match the tar; {index_command(folder)}"]
 
 
 def _sample_errors(shards: ShardFolder, index: int) -> list[str]:

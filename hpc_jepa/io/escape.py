@@ -48,9 +48,8 @@ def first_line(error: BaseException) -> str:
 
 def shell_command(*words: str | Path) -> str:
     """A command to copy into a shell, with quotes where a word needs them; no path of it is taken for an option."""
-    return shlex.join(
-        f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in words
-    )
+    paths = (f"./{word}" if isinstance(word, Path) and str(word).startswith("-") else str(word) for word in words)
+    return shlex.join(paths)
 
 
 def csv_cell(value: Any) -> Any:

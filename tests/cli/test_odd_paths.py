@@ -1,4 +1,4 @@
-"""Paths with blanks, quotes and brackets: suggested commands can be pasted into a shell, and every command shows them."""
+"""Paths with blanks, quotes and brackets: suggested commands quote them, and every command shows them."""
 
 import hashlib
 import re

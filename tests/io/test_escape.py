@@ -3,7 +3,9 @@
 import csv
 import html
 import io
+import shlex
 import unicodedata
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -12,7 +14,7 @@ from hypothesis import strategies as st
 from markdown import markdown as to_html
 from rich.table import Table
 
-from hpc_jepa.io.escape import SafeConsole, csv_cell, markdown, visible
+from hpc_jepa.io.escape import SafeConsole, csv_cell, markdown, shell_command, visible
 
 HOSTILE = ["[v2]", "x[/y]", "[bold]b[/]", ":smile:", "\x1b[31mred\x1b[0m", "a\rb", "\u202egnp", "\x9b2J", "\udc80"]
 
@@ -34,6 +36,15 @@ def test_visible_text_encodes_and_has_no_control_characters(text):
     shown = visible(text)
     assert not {unicodedata.category(char) for char in shown.replace("\n", "").replace("\t", "")} & {"Cc", "Cf", "Cs"}
     shown.encode()
+
+
+@given(st.text())
+def test_a_shell_sees_one_word_for_each_word(text):
+    assert shlex.split(shell_command("hpc-jepa", text, "x")) == ["hpc-jepa", text, "x"]
+
+
+def test_no_path_is_an_option_of_a_command():
+    assert shell_command("rm", Path("-rf"), "-v") == "rm ./-rf -v"
 
 
 @pytest.mark.parametrize("text", ["=1+1", "+cmd|' /C calc'!A0", "-2+3", "@SUM(A1)", "\t=1", " =1"])

@@ -32,9 +32,9 @@ from numpy.typing import NDArray
 from timing import one_line_errors
 
 from hpc_jepa.cli.console import progress_bar
-from hpc_jepa.data.colour import FULL_RANGE, rgb_correction
 from hpc_jepa.data.encode import H264
-from hpc_jepa.data.shards.manifest import Recipe, SampleInfo
+from hpc_jepa.data.gpu_decoding import colour_refusal
+from hpc_jepa.data.shards.manifest import Recipe
 from hpc_jepa.data.shards.storage_policy import TarEntry, to_tar_entry
 from hpc_jepa.data.sources.source import EncodedFile, Sample
 from hpc_jepa.data.timeline import inspect_video
@@ -153,18 +153,9 @@ def reader_faults(reader: Reader, entry: TarEntry, expected: Frames) -> list[str
         return [f"{len(frames)} frames, ffmpeg has {len(expected)}"]
     if frames.shape[1:3] != (entry.info.height, entry.info.width):
         return [f"frames of {frames.shape[1:3]}, metadata says {(entry.info.height, entry.info.width)}"]
-    corrected = _corrected(frames, entry.info) if reader.name == "dali" else frames
-    unused = reader.name == "dali" and entry.info.colour == FULL_RANGE  # the dataloader decodes full range by PyAV
-    faults = _differences(corrected, expected, None if unused else reader.tolerance)
+    unused = reader.name == "dali" and colour_refusal(entry.info.colour)  # PyAV decodes these colours
+    faults = _differences(frames, expected, None if unused else reader.tolerance)
     return faults + _random_access(reader, entry.video, frames)
-
-
-def _corrected(frames: Frames, info: SampleInfo) -> Frames:
-    """DALI converts all colours by BT.601, which the dataloader corrects."""
-    if info.colour in (None, FULL_RANGE):
-        return frames
-    assert info.colour is not None
-    return np.clip(np.rint(frames @ rgb_correction(info.colour).T), 0, 255).astype(np.uint8)
 
 
 def _differences(frames: Frames, expected: Frames, tolerance: int | None) -> list[str]:

@@ -22,7 +22,6 @@ class _Kind(NamedTuple):
 
     encoded: bool
     media: Media = "video"
-    matrix: str | None = None
 
 
 class Augmenter:
@@ -95,7 +94,7 @@ class Augmenter:
         return None
 
     def _pipeline(self, kind: _Kind) -> DecodingPipeline:
-        """Decoded images and videos share one pipeline; encoded ones need one each, and one for each colour matrix."""
+        """Decoded images and videos share one pipeline; encoded ones need one each."""
         if kind not in self._pipelines:
             self._pipelines[kind] = self._make_pipeline(kind)
         return self._pipelines[kind]
@@ -109,7 +108,7 @@ class Augmenter:
             threads = max(threads, min(self._batch_size, GPU_DECODER_THREADS))
             device = self._device.index or 0
         make = self._decoder.make_pipeline
-        return make(*settings, threads, device, self._decoder.device, kind.media, kind.matrix)
+        return make(*settings, threads, device, self._decoder.device, kind.media)
 
 
 def dali_reason(error: RuntimeError) -> str:
@@ -121,5 +120,5 @@ def dali_reason(error: RuntimeError) -> str:
 
 def _kind(clip: Clip) -> _Kind:
     if isinstance(clip, EncodedClip):
-        return _Kind(True, clip.plan.media, clip.matrix)
+        return _Kind(True, clip.plan.media)
     return _Kind(False)

@@ -24,11 +24,10 @@ class ClipPlan(NamedTuple):
 
 
 class EncodedClip(NamedTuple):
-    """A compressed file that DALI decodes; matrix: of its colours, if not BT.601."""
+    """A compressed file that DALI decodes."""
 
     plan: ClipPlan
     file: bytes
-    matrix: str | None = None
 
     @property
     def video(self) -> NDArray[np.uint8]:

@@ -5,14 +5,13 @@ limited. The size of a video does not matter. This is the rule of the ``ffmpeg``
 primaries are not converted.
 
 DALI 2.4 converts by BT.601 whatever the matrix; its GPU decoder takes the full-range form of it if the bitstream says
-so (dali/operators/video: frames_decoder_gpu.cc, color_space.cu). So clips with another matrix are corrected after DALI,
-and clips with full range, which a container may state too, are left to PyAV.
+so (dali/operators/video: frames_decoder_gpu.cc, color_space.cu). It clips the result to 0 to 255, so the RGB of another
+matrix cannot be restored afterwards, and its in-memory decoder has no YCbCr output. So it decodes BT.601 with limited
+range only, and PyAV the rest.
 """
 
-import numpy as np
 from av.video.frame import VideoFrame
 from av.video.reformatter import ColorRange
-from numpy.typing import NDArray
 
 UNSPECIFIED = 2
 BT601 = (5, 6)
@@ -21,16 +20,6 @@ CONVERTED = (1, 2, 4, 5, 6, 7, 9)
 
 SAME_MATRIX = {10: 9}
 """BT.2020 with constant luminance is converted like BT.2020 without."""
-
-
-LUMA = {
-    "bt601": (0.299, 0.114),
-    "bt709": (0.2126, 0.0722),
-    "fcc": (0.30, 0.11),
-    "smpte240m": (0.212, 0.087),
-    "bt2020nc": (0.2627, 0.0593),
-}
-"""Weights of red and blue in the luma of each matrix, by FFmpeg's names; ITU-T H.273, table 4."""
 
 NAMES = {1: "bt709", 4: "fcc", 7: "smpte240m", 9: "bt2020nc"}
 FULL_RANGE = "full range"
@@ -58,17 +47,3 @@ def uncommon_colour(frame: VideoFrame) -> str | None:
     if is_common_colour(with_known_matrix(frame)):
         return None
     return FULL_RANGE if is_full_range(frame) else NAMES.get(frame.colorspace)
-
-
-def rgb_correction(matrix: str) -> NDArray[np.float64]:
-    """Matrix [3, 3] from RGB that was converted by BT.601 to RGB as converted by ``matrix``, a name in LUMA.
-
-    Exact unless the first conversion clipped a colour; then off by up to 37 of 255 (pure green of BT.709).
-    """
-    return np.linalg.inv(_to_yuv(*LUMA[matrix])) @ _to_yuv(*LUMA["bt601"])
-
-
-def _to_yuv(red: float, blue: float) -> NDArray[np.float64]:
-    """Matrix [3, 3] from RGB to Y, Cb, Cr."""
-    luma = np.array([red, 1 - red - blue, blue])
-    return np.stack([luma, (np.eye(3)[2] - luma) / (2 - 2 * blue), (np.eye(3)[0] - luma) / (2 - 2 * red)])

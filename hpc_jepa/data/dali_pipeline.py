@@ -12,7 +12,6 @@ from torch import Tensor
 from torch.utils.dlpack import from_dlpack
 
 from hpc_jepa.config.data import AugmentationConfig, ClipConfig
-from hpc_jepa.data.colour import rgb_correction
 from hpc_jepa.data.crop import View
 from hpc_jepa.errors import InputError
 
@@ -29,9 +28,9 @@ class ClipPipeline:
 
     Without ``decoder`` a video is its chosen frames, cropped to its view: uint8 [F, h, w, 3]. With one it is a
     compressed file, uint8 [bytes]; DALI decodes the chosen frames and crops them, ``mixed`` on the GPU, ``cpu`` (VP8,
-    VP9 and MJPEG only) on the host. With ``media`` "image" it decodes JPEG and PNG files. ``matrix``: the colour matrix
-    of the videos if it is not BT.601, by which DALI converts all colours to RGB; they are corrected. ``threads``: on
-    the GPU each thread decodes one video at a time with a decoder of its own.
+    VP9 and MJPEG only) on the host. With ``media`` "image" it decodes JPEG and PNG files. DALI converts all colours by
+    BT.601: videos of another matrix come out wrong. ``threads``: on the GPU each thread decodes one video at a time
+    with a decoder of its own.
 
     Raises InputError if DALI is not installed.
     """
@@ -45,7 +44,6 @@ class ClipPipeline:
         device: int | None = None,
         decoder: Decoder | None = None,
         media: Media = "video",
-        matrix: str | None = None,
     ) -> None:
         self._decoder = decoder
         self._selects_frames = decoder is not None and media == "video"
@@ -59,7 +57,7 @@ class ClipPipeline:
             exec_pipelined=False,
         )
         with self._pipeline:
-            self._pipeline.set_outputs(_pixels(dali, clip, augmentation, decoder, media, matrix))
+            self._pipeline.set_outputs(_pixels(dali, clip, augmentation, decoder, media))
         self._pipeline.build()
 
     def run(
@@ -99,7 +97,6 @@ def _pixels(
     augmentation: AugmentationConfig,
     decoder: Decoder | None,
     media: Media,
-    matrix: str | None,
 ) -> Any:
     """The graph: normalised pixels, CFHW."""
     fn, types = dali.fn, dali.types
@@ -108,8 +105,6 @@ def _pixels(
     if decoder:
         starts, shapes = _int_input(dali, "starts"), _int_input(dali, "shapes")
         pixels = fn.slice(pixels, start=starts, shape=shapes, axis_names="HW")
-    if matrix:
-        pixels = fn.coord_transform(pixels, M=rgb_correction(matrix).ravel().tolist(), dtype=types.UINT8)
     # Flipping bytes is cheaper than flipping floats, and bilinear interpolation is symmetric.
     pixels = fn.flip(pixels, horizontal=flips[0], vertical=flips[1])
     pixels = fn.resize(

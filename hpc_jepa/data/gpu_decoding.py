@@ -1,9 +1,10 @@
 """Where a clip is decoded: by the GPU's video decoder (NVDEC, through DALI) or by PyAV on the CPU.
 
 ``auto`` and ``gpu`` decode on the GPU what both NVDEC and DALI are known to decode right: 8-bit 4:2:0 video of one of
-the codecs in LIMITS, and JPEG images. Codecs follow NVIDIA's NVDEC application note (Video Codec SDK 13.0, table 1),
-sizes the capabilities that the driver reports (cuvidGetDecoderCaps). DALI converts frames as NV12 only, so other pixel
-formats are left to PyAV even where NVDEC decodes them.
+the codecs in LIMITS with BT.601 colours and limited range, and JPEG images. Codecs follow NVIDIA's NVDEC application
+note (Video Codec SDK 13.0, table 1), sizes the capabilities that the driver reports (cuvidGetDecoderCaps). DALI
+converts all frames as NV12 by BT.601, so other pixel formats and colours are left to PyAV even where NVDEC decodes
+them.
 """
 
 import ctypes
@@ -44,7 +45,7 @@ LARGE_H264 = (10, 0)
 """From this capability on, H.264 is decoded up to 8192 x 8192."""
 
 FAILURES_TO_DISABLE = 8
-"""Clips that fail before any is decoded, after which the decoder is not tried again: NVDEC is out of order."""
+"""Clips of a process that fail before any is decoded, after which it does not try the decoder again."""
 
 
 LOSSLESS_PROFILES = ("High 4:4:4 Predictive", "CAVLC 4:4:4")
@@ -185,31 +186,24 @@ def gpu_problem(device: torch.device) -> str | None:
     return None
 
 
-class Decision(NamedTuple):
-    """refusal: why PyAV decodes the sample, None for DALI; matrix: of its colours, if not BT.601."""
-
-    refusal: str | None
-    matrix: str | None = None
-
-
 class DecoderChoice:
     """Decides for each sample once whether DALI decodes it. Thread-safe.
 
-    ``samples``: number of samples of each source.
+    ``samples``: number of samples of each source. Failures are counted for this process alone.
     """
 
     def __init__(self, decoder: DaliDecoder, samples: Sequence[int]) -> None:
         self._refusal = decoder.refusal
-        self._decisions: list[Decision] = []
-        self._numbers: dict[Decision, int] = {}
+        self._decisions: list[str | None] = []
+        self._numbers: dict[str | None, int] = {}
         self._chosen = [np.zeros(count, np.int32) for count in samples]
         self._lock = Lock()
         self._decoded = 0
         self._failed = 0
-        self._disabled: Decision | None = None
+        self._disabled: str | None = None
 
-    def decide(self, source: int, sample: int, video: StoredVideo) -> Decision:
-        """The decision for a sample. Raises UndecodableError if its header cannot be read."""
+    def decide(self, source: int, sample: int, video: StoredVideo) -> str | None:
+        """Why PyAV decodes a sample, None for DALI. Raises UndecodableError if its header cannot be read."""
         if self._disabled is not None:
             return self._disabled
         if number := int(self._chosen[source][sample]):
@@ -218,17 +212,17 @@ class DecoderChoice:
 
     def refuse(self, source: int, sample: int, reason: str) -> None:
         """Leave a sample that DALI failed to decode to PyAV from now on."""
-        self._remember(source, sample, Decision(reason))
+        self._remember(source, sample, reason)
         self._failed += 1
         if not self._decoded and self._failed >= FAILURES_TO_DISABLE:
             LOG.warning("DALI decoded none of %d clips (%s): PyAV decodes all clips from now on", self._failed, reason)
-            self._disabled = Decision(reason)
+            self._disabled = reason
 
     def count_decoded(self, clips: int) -> None:
         """Count clips that DALI decoded."""
         self._decoded += clips
 
-    def _remember(self, source: int, sample: int, decision: Decision) -> Decision:
+    def _remember(self, source: int, sample: int, decision: str | None) -> str | None:
         with self._lock:
             if decision not in self._numbers:
                 self._decisions.append(decision)
@@ -236,13 +230,18 @@ class DecoderChoice:
             self._chosen[source][sample] = self._numbers[decision]
         return decision
 
-    def _decide(self, video: StoredVideo) -> Decision:
-        found = probe_format(video.data)
-        refusal = self._refusal(found)
+    def _decide(self, video: StoredVideo) -> str | None:
+        refusal = self._refusal(probe_format(video.data))
         if refusal is not None or is_image(video.data):
-            return Decision(refusal)
-        colour = video.info.colour if video.info.stored else probe_colour(video.data)
-        return Decision("full colour range") if colour == FULL_RANGE else Decision(None, colour)
+            return refusal
+        return colour_refusal(video.info.colour if video.info.stored else probe_colour(video.data))
+
+
+def colour_refusal(colour: str | None) -> str | None:
+    """Why DALI does not convert the colours of a video right; ``colour`` as in SampleInfo, None if it does."""
+    if colour is None:
+        return None
+    return "full colour range" if colour == FULL_RANGE else f"colour matrix {colour}, not BT.601"
 
 
 def probe_format(file: bytes) -> VideoFormat:

@@ -248,10 +248,10 @@ class ClipLoader:
         plan = plan_clip(video, draws, row, self._config.clip, self._config.augmentation)
         if self._choice is None:
             return decode_clip(video, plan), None
-        refusal, matrix = self._choice.decide(source, sample, video)
+        refusal = self._choice.decide(source, sample, video)
         if refusal is not None:
             return decode_clip(video, plan), refusal
-        return EncodedClip(plan, video.data, matrix), None
+        return EncodedClip(plan, video.data), None
 
 
 def _scratch(config: DataConfig) -> ScratchCache | None:

@@ -24,7 +24,7 @@ def has_torchcodec() -> bool:
 
 
 class TorchcodecPipeline:
-    """Compressed videos and views of one batch -> normalised pixels, as ClipPipeline; no colour matrix is corrected.
+    """Compressed videos and views of one batch -> normalised pixels, as ClipPipeline.
 
     ``device``: index of the GPU that decodes, None for the CPU. ``kind``: the other arguments of ClipPipeline, unused.
     """

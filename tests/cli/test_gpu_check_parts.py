@@ -51,14 +51,14 @@ def test_faults_of_a_stage_are_named(changes, named):
 
 
 def decoder(monkeypatch, wrong=()):
-    """A decoder that shifts the frames of some codecs by the given number of grey levels, or raises what is given."""
+    """A decoder that shifts the frames of some codecs by so many grey levels, or as a function says, or raises."""
     shifts = dict(wrong)
 
     def decode(video, frames, codec, rehearse):
         shift = shifts.get((codec.title, codec.bits), 0)
         if isinstance(shift, Exception):
             raise shift
-        return frames.astype("float32") + shift, "planted"
+        return frames.astype("float32") + (shift(frames) if callable(shift) else shift), "planted"
 
     monkeypatch.setattr(decoding, "decode", decode)
 
@@ -69,6 +69,7 @@ def decoder(monkeypatch, wrong=()):
         ({}, "ok", "8 of 8"),
         ({("HEVC", 8): 12.0}, "failed", "HEVC, 8 bit"),
         ({("HEVC", 8): math.nan}, "failed", "HEVC, 8 bit"),
+        ({("HEVC", 8): lambda frames: 10 * (frames > 240)}, "failed", "HEVC, 8 bit"),  # saturated colours only
         ({("HEVC", 10): 12.0}, "ok", "8 of 8"),  # training does not decode it on the GPU
         ({("H.264", 8): RuntimeError("no NVDEC")}, "warning", "7 of 8"),
         ({("AV1", 8): RuntimeError("no AV1 on Hopper")}, "ok", "7 of 8"),

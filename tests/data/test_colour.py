@@ -7,6 +7,7 @@ import struct
 import subprocess
 from collections import Counter
 from dataclasses import replace
+from functools import partial
 
 import av
 import numpy as np
@@ -17,11 +18,11 @@ from av.video.reformatter import ColorRange, Colorspace, VideoReformatter
 from PIL import Image
 
 from hpc_jepa.config.data import AugmentationConfig, ClipConfig, DataConfig, SourceConfig
-from hpc_jepa.data.colour import rgb_correction
 from hpc_jepa.data.decode import decode_frames
-from hpc_jepa.data.encode import H264, Encoding
-from hpc_jepa.data.gpu_decoding import DALI_ON_CPU
+from hpc_jepa.data.encode import ENCODINGS, H264, Encoding, encode
+from hpc_jepa.data.gpu_decoding import DALI_ON_CPU, DaliDecoder, DecoderChoice, gpu_refusal, probe_colour
 from hpc_jepa.data.loader import ClipLoader
+from hpc_jepa.data.shards.builder import build_shards, make_recipe
 from hpc_jepa.data.shards.container import probe_container
 from hpc_jepa.data.shards.manifest import Recipe, SampleInfo
 from hpc_jepa.data.shards.shard_folder import ShardFolder
@@ -207,10 +208,8 @@ def test_turned_videos_equal_the_ffmpeg_command(matrix, full, tmp_path):
 @pytest.fixture(scope="module")
 def vp9_shards(listed, built, tmp_path_factory):
     """One video for each matrix and range; VP9 and MJPEG, which DALI decodes on a CPU too."""
-    # DALI clips saturated colours before they can be corrected.
-    muted = (bars() * 0.7 + 40).astype(np.uint8)
-    files = [video(muted, "libvpx-vp9", "webm", matrix=matrix) for matrix in (None, 5, 1, 7, 9)]
-    files += [video(muted, "mjpeg", "matroska", full=True, qmin="1", qmax="1") for _ in range(2)]
+    files = [video(bars(), "libvpx-vp9", "webm", matrix=matrix) for matrix in (None, 5, 1, 7, 9)]
+    files += [video(bars(), "mjpeg", "matroska", full=True, qmin="1", qmax="1") for _ in range(2)]
     return ShardFolder(built(listed(tuple(map(EncodedFile, files))), tmp_path_factory.mktemp("colours") / "train"))
 
 
@@ -251,50 +250,83 @@ def test_dali_gives_the_colours_of_pyav(vp9_shards):
     assert difference.abs().flatten(1).median(dim=1).values.max() <= 3  # borders of colours differ more
 
 
-MUTED_BARS = (bars() * 0.7 + 40).astype(np.uint8)
-TAGS = [(matrix, full) for matrix in (None, 1, 5, 9) for full in (False, True)]
+TAGS = [(matrix, full) for matrix in (None, 1, 4, 5, 6, 7, 9) for full in (False, True)]
+CONVERTED_BY_DALI = [(None, False), (5, False), (6, False)]
+PATCH = 16
+
+
+def colour_cube() -> np.ndarray:
+    """Flat patches of 4 levels per channel, corners of the cube included."""
+    levels = np.array([0, 85, 170, 255], np.uint8)
+    colours = np.stack(np.meshgrid(levels, levels, levels, indexing="ij"), -1).reshape(8, 8, 3)
+    return colours.repeat(PATCH, axis=0).repeat(PATCH, axis=1)
+
+
+def in_patches(picture: np.ndarray) -> np.ndarray:
+    """The 4 x 4 pixels in the middle of every patch: [8, 4, 8, 4, 3]."""
+    middle = slice(PATCH // 2 - 2, PATCH // 2 + 2)
+    return picture.reshape(8, PATCH, 8, PATCH, 3)[:, middle, :, middle]
+
+
+def as_in_release_01(file: bytes) -> PackedSample:
+    """A sample whose metadata do not state colours, so that VP9 of full range is in a shard too."""
+    side = len(colour_cube())
+    return PackedSample(SampleInfo(frames=3, fps=25.0, width=side, height=side, codec="vp9").to_json(), file, "webm")
+
+
+@pytest.fixture(scope="module")
+def tagged_cubes(listed, built, tmp_path_factory):
+    """Shards with the colour cube in VP9, which DALI decodes on a CPU too, and the files in their order."""
+    tags = [(matrix, full) for matrix, full in TAGS if matrix != 4]  # VP9 has no tag for 4
+    files = [video(colour_cube(), "libvpx-vp9", "webm", matrix=matrix, full=full) for matrix, full in tags]
+    folder = built(listed(tuple(map(as_in_release_01, files))), tmp_path_factory.mktemp("cubes") / "train", len(files))
+    shards = ShardFolder(folder)
+    order = [files.index(shards.read(index).data) for index in range(len(files))]
+    return folder, [tags[at] for at in order], [files[at] for at in order]
 
 
 @pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="the ffmpeg command is not installed")
 @pytest.mark.parametrize("decoder", [None, DALI_ON_CPU], ids=["pyav", "dali"])
-def test_clips_have_the_colours_of_the_ffmpeg_command(decoder, listed, built, tmp_path):
-    files = [
-        video(MUTED_BARS, matrix=matrix, full=True)  # VP9 of full range would be transcoded
-        if full
-        else video(MUTED_BARS, "libvpx-vp9", "webm", matrix=matrix)
-        for matrix, full in TAGS
-    ]
-    folder = built(listed(tuple(map(EncodedFile, files))), tmp_path / "train")
-    height, width = MUTED_BARS.shape[:2]
-    ratio = width / height
+def test_saturated_colours_of_clips_are_those_of_the_ffmpeg_command(decoder, tagged_cubes, tmp_path):
+    folder, tags, files = tagged_cubes
+    side = len(colour_cube())
     data = DataConfig(
         sources={"colours": SourceConfig(shards=str(folder))},
-        clip=ClipConfig(frames=2, stride=1, size=height),
-        augmentation=AugmentationConfig(
-            area=(1, 1), aspect=(ratio, ratio), horizontal_flip=0.0, mean=(0, 0, 0), std=(1, 1, 1)
-        ),
+        clip=ClipConfig(frames=2, stride=1, size=side),
+        augmentation=AugmentationConfig(area=(1, 1), aspect=(1, 1), horizontal_flip=0.0, mean=(0, 0, 0), std=(1, 1, 1)),
     )
-    loader = ClipLoader(data, seed=1, batch_size=32, rank=0, world_size=1, device=torch.device("cpu"), decoder=decoder)
+    loader = ClipLoader(data, seed=1, batch_size=48, rank=0, world_size=1, device=torch.device("cpu"), decoder=decoder)
     batch = loader.batch(0)
-    assert set(batch.samples.tolist()) == set(range(len(TAGS)))
-    if decoder is not None:  # full range is left to PyAV
-        assert loader.cpu_decoded == {"colours": sum(TAGS[sample][1] for sample in batch.samples.tolist())}
-    for sample, pixels in zip(batch.samples.tolist(), 255 * batch.pixels[:, :, 0], strict=True):
-        expected = by_ffmpeg(files[sample], tmp_path).reshape(-1, height, width, 3)[0, BAR // 2 :: BAR, 24]
-        found = pixels[:, BAR // 2 :: BAR, 24 * height // width].T.round().numpy()
-        assert np.abs(found - expected).max() <= 3, TAGS[sample]
+    loader.close()
+    samples = batch.samples.tolist()
+    assert set(samples) == set(range(len(tags)))
+    for sample, pixels in zip(samples, 255 * batch.pixels[:, :, 0].permute(0, 2, 3, 1).numpy(), strict=True):
+        expected = by_ffmpeg(files[sample], tmp_path).reshape(-1, side, side, 3)[0]
+        assert np.abs(in_patches(pixels) - in_patches(expected)).max() <= 3, tags[sample]
+    left_to_pyav = sum(tags[sample] not in CONVERTED_BY_DALI for sample in samples)
+    assert loader.cpu_decoded == {"colours": 0 if decoder is None else left_to_pyav}
 
 
-@pytest.mark.parametrize(("matrix", "largest"), [("bt709", 37), ("bt2020nc", 29), ("smpte240m", 33), ("fcc", 2)])
-def test_corrected_colours_are_off_only_where_bt601_clips_them(matrix, largest):
-    levels = np.linspace(0, 255, 18)
-    colours = np.stack(np.meshgrid(levels, levels, levels), -1).reshape(-1, 3)
-    correction = rgb_correction(matrix)
-    by_bt601 = np.rint(colours @ np.linalg.inv(correction).T)
-    clipped = (by_bt601 != by_bt601.clip(0, 255)).any(1)
-    error = np.abs(np.rint(by_bt601.clip(0, 255) @ correction.T).clip(0, 255) - colours).max(1)
-    assert error[~clipped].max() <= 2
-    assert error.max() == largest  # as docs/reading.md states
+def on_a_gpu(folder) -> Counter[str | None]:
+    """Samples by the reason for which a GPU does not decode them; None: it does."""
+    shards = ShardFolder(folder)
+    choice = DecoderChoice(DaliDecoder("mixed", partial(gpu_refusal, capability=(9, 0))), [len(shards)])
+    return Counter(choice.decide(0, index, shards.read(index)) for index in range(len(shards)))
+
+
+def test_a_gpu_decodes_copies_of_its_one_matrix_and_all_transcoded_videos(listed, tmp_path):
+    files = [video(colour_cube(), matrix=matrix, full=full) for matrix, full in TAGS]
+    refusals = {}
+    for mode in ("copy", "transcode"):
+        source = listed(tuple(map(EncodedFile, files)))
+        recipe = make_recipe(source, len(files)).model_copy(update={"mode": mode})
+        build_shards(source, tmp_path / mode, recipe, 0, lambda samples: None)
+        refusals[mode] = on_a_gpu(tmp_path / mode)
+    assert refusals["transcode"] == {None: len(TAGS)}
+    assert refusals["copy"][None] == len(CONVERTED_BY_DALI)
+    named = Counter({"bt709": 1, "fcc": 1, "smpte240m": 1, "bt2020nc": 1})
+    assert {name: sum(name in str(reason) for reason in refusals["copy"]) for name in named} == named
+    assert all(probe_colour(encode(colour_cube()[None], 25, encoding)) is None for encoding in ENCODINGS.values())
 
 
 def test_verify_finds_a_mirrored_video_and_repair_turns_it_and_states_colours(listed, built, tmp_path):

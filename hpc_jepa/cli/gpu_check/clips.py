@@ -27,6 +27,13 @@ def moving_colours(frames: int, height: int, width: int, seed: int = 0) -> NDArr
     return np.stack(channels, axis=-1).round().astype(np.uint8)
 
 
+def colour_cube(frames: int, patch: int) -> NDArray[np.uint8]:
+    """Still frames [F, 8 * patch, 8 * patch, 3]: flat patches of 64 colours, the saturated ones included."""
+    levels = np.array([0, 85, 170, 255], np.uint8)
+    colours = np.stack(np.meshgrid(levels, levels, levels), axis=-1).reshape(1, 8, 8, 3)
+    return colours.repeat(frames, axis=0).repeat(patch, axis=1).repeat(patch, axis=2)
+
+
 @dataclass(frozen=True)
 class GeneratedClips(RenderedClips):
     """Unlabelled clips of :func:`moving_colours`."""

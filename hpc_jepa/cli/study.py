@@ -84,10 +84,12 @@ def study_resume(study: StudyName, cluster: Cluster = "local", runs: Runs = Path
 @app.command("cancel", epilog="Example:  hpc-jepa study cancel paper")
 def study_cancel(study: StudyName, runs: Runs = Path("runs")) -> None:
     """Cancel the jobs of a study. Running cells save first; results are kept."""
-    from hpc_jepa.study.submit import CancelledWork, cancel_study
+    from hpc_jepa.study.submit import cancel_study
 
     cancelled = cancel_study(_cells(study, runs), _folder(study, runs))
-    if cancelled == CancelledWork(0, 0):
+    if cancelled.warning:
+        CONSOLE.print(f"warning: {cancelled.warning}; its job is not cancelled", highlight=False)
+    if not cancelled.jobs and not cancelled.processes:
         CONSOLE.print(
             "nothing cancelled: no job is queued, and no run is training on this machine "
             "(Ctrl-C in study submit also stops an evaluation)",
@@ -126,6 +128,8 @@ def study_status(
         view = status.read_study_status(cells, folder)
         rows = [{"folder": cell.folder, **asdict(status)} for cell, status in zip(cells, view.statuses, strict=True)]
         typer.echo(json.dumps(rows, default=str))
+        if view.warning:
+            CONSOLE.print(f"warning: {view.warning}", highlight=False)
         return
     from hpc_jepa.cli.study_table import print_status, watch_status
 

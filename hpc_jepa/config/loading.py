@@ -159,7 +159,8 @@ def _parse_override(text: str) -> tuple[dict[str, Any], Locations]:
     try:
         nested: Any = parse_value(value)
     except yaml.YAMLError as error:
-        raise InputError(f"{text[:LONGEST_LOCATION]}: the value is not valid YAML") from error
+        problem = getattr(error, "problem", None) or "a value that is not of its type"
+        raise InputError(f"{text[:LONGEST_LOCATION]}: the value cannot be read as YAML: {problem}") from error
     for part in reversed(path):
         nested = {part: nested}
     return _expand(nested), Locations({path: f"override {text}"})

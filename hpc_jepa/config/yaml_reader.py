@@ -15,7 +15,7 @@ from hpc_jepa.io.escape import first_line
 MAX_BYTES = 4 << 20
 """Larger files are refused: a configuration has a few kilobytes."""
 MAX_VALUES = 100_000
-"""Limit of the values of a file after its aliases are written out."""
+"""Limit of the values of a file or an override after its aliases are written out."""
 LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+")
 
 WRONG_VALUES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -58,9 +58,9 @@ class _Loader(yaml.SafeLoader):
 
 
 def parse_value(text: str) -> Any:
-    """The value of an override. Raises YAMLError if it is not valid YAML."""
+    """The value of an override. Raises YAMLError if it is not valid YAML, or exceeds MAX_VALUES."""
     try:
-        return yaml.load(text, _Loader)
+        return _load(text)[1]
     except WRONG_VALUES as error:
         raise yaml.YAMLError(str(error)) from error
 
@@ -102,16 +102,13 @@ def _parsed(path: Path, working_dir: Path, mtime: int, size: int) -> tuple[dict[
     name = display_path(path)
     locations = Locations()
     try:
-        loader = _Loader(path.read_text(encoding="utf-8"))
-        node = loader.get_single_node()
-        _check_size(node, name, {})
-        values = loader.construct_document(node) if node else None
+        node, values = _load(path.read_text(encoding="utf-8"))
         _record_locations(node, name, (), locations)
     except OSError as error:
         raise InputError(f"{name}: cannot be read ({error.strerror})") from error
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        raise InputError(f"{name}:{line}: not valid YAML: {error.problem}") from error
+        raise InputError(f"{name}:{line}: cannot be read as YAML: {error.problem}") from error
     except (UnicodeDecodeError, yaml.reader.ReaderError) as error:
         raise InputError(f"{name}: not a text file; a configuration is YAML in UTF-8") from error
     except RecursionError as error:
@@ -125,18 +122,26 @@ def _parsed(path: Path, working_dir: Path, mtime: int, size: int) -> tuple[dict[
     return values, locations
 
 
-def _check_size(node: yaml.Node | None, name: str, known: dict[yaml.Node, int]) -> int:
-    """Number of values below a node, counted once for every alias. Raises InputError above MAX_VALUES."""
+def _load(text: str) -> tuple[yaml.Node | None, Any]:
+    """The only document of a text and its value. Raises YAMLError, or one of WRONG_VALUES."""
+    loader = _Loader(text)
+    node = loader.get_single_node()
+    _check_size(node, {})
+    return node, loader.construct_document(node) if node else None
+
+
+def _check_size(node: yaml.Node | None, known: dict[yaml.Node, int]) -> int:
+    """Number of values below a node, counted once for every alias. Raises YAMLError above MAX_VALUES."""
     if node is None or isinstance(node, yaml.ScalarNode):
         return 1
     if node not in known:
         children = (
             [child for pair in node.value for child in pair] if isinstance(node, yaml.MappingNode) else node.value
         )
-        known[node] = 1 + sum(_check_size(child, name, known) for child in children)
+        known[node] = 1 + sum(_check_size(child, known) for child in children)
         if known[node] > MAX_VALUES:
-            line = node.start_mark.line + 1
-            raise InputError(f"{name}:{line}: more than {MAX_VALUES:,} values once its aliases are written out")
+            problem = f"more than {MAX_VALUES:,} values once its aliases are written out"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
     return known[node]
 
 

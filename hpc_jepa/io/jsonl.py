@@ -15,7 +15,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from hpc_jepa.errors import HpcJepaError
+from hpc_jepa.errors import DataError, HpcJepaError
 from hpc_jepa.io.atomic import no_follow, write_atomically
 from hpc_jepa.io.retry import read_if_exists, retry
 from hpc_jepa.io.validation import Model, parse_json
@@ -97,6 +97,17 @@ def read_jsonl(path: Path, model: type[Model], remedy: str) -> list[Model]:
     return [
         parse_json(model, line, f"{path}:{number}", remedy) for number, line in enumerate(whole_lines(path), start=1)
     ]
+
+
+def read_sound(path: Path, model: type[Model], remedy: str) -> tuple[list[Model], list[DataError]]:
+    """The records that ``model`` accepts, and an error like that of ``read_jsonl`` for each other line."""
+    records, errors = [], []
+    for number, line in enumerate(whole_lines(path), start=1):
+        try:
+            records.append(parse_json(model, line, f"{path}:{number}", remedy))
+        except DataError as error:
+            errors.append(error)
+    return records, errors
 
 
 def read_last(path: Path, model: type[Model], remedy: str) -> Model | None:

@@ -8,14 +8,17 @@ from pathlib import Path
 from pydantic import RootModel
 
 from hpc_jepa.config.strict import Strict
+from hpc_jepa.errors import DataError
 from hpc_jepa.io.atomic import write_atomically
-from hpc_jepa.io.jsonl import read_jsonl
+from hpc_jepa.io.jsonl import read_jsonl, read_sound
 from hpc_jepa.io.retry import read_if_exists
 from hpc_jepa.io.validation import parse_json
 from hpc_jepa.runs.run_dir import StudyDir
 from hpc_jepa.study.grid import StudyCell
 from hpc_jepa.study.slurm_cli import JobState, sacct_jobs, squeue_jobs
 from hpc_jepa.study.task import TaskKind
+
+REMEDY = "delete the line, then 'study submit' submits missing work"
 
 
 class SubmittedJob(Strict):
@@ -46,15 +49,21 @@ class JobLog:
 
     def jobs(self) -> list[SubmittedJob]:
         """All jobs. Raises DataError naming the damaged line."""
-        return read_jsonl(self.path, SubmittedJob, "delete it, then 'study submit' submits missing work")
+        return read_jsonl(self.path, SubmittedJob, REMEDY)
 
-    def latest(self) -> dict[tuple[Path, str], SubmittedJob]:
-        """The newest job of every run folder and kind."""
-        return {(job.folder, job.kind): job for job in self.jobs()}
+    def sound_jobs(self) -> tuple[list[SubmittedJob], str]:
+        """All jobs on sound lines, and one line about the others, empty if there are none."""
+        try:
+            jobs, errors = read_sound(self.path, SubmittedJob, REMEDY)
+        except DataError as error:  # the file cannot be read
+            return [], str(error)
+        more = f" (and {len(errors) - 1} more lines)" if len(errors) > 1 else ""
+        return jobs, f"{errors[0]}{more}" if errors else ""
 
     def append(self, jobs: Sequence[SubmittedJob]) -> None:
         """Add jobs at the end, all or none."""
         before = self.path.read_bytes() if self.path.exists() else b""
+        before += b"" if before.endswith(b"\n") or not before else b"\n"
         write_atomically(self.path, before + "".join(f"{job.model_dump_json()}\n" for job in jobs).encode())
 
     def refused(self) -> dict[str, str]:
@@ -96,12 +105,17 @@ class JobQueue:
         return CellJobs(*(self.states.get(job.job) if job else None for job in jobs))
 
 
-def fetch_job_queue(job_log: JobLog) -> JobQueue:
-    """The newest jobs of a study with their states. Slurm is queried only if the study has jobs.
+def newest(jobs: Iterable[SubmittedJob]) -> dict[tuple[Path, str], SubmittedJob]:
+    """The newest job of every run folder and kind."""
+    return {(job.folder, job.kind): job for job in jobs}
+
+
+def fetch_job_queue(jobs: Iterable[SubmittedJob]) -> JobQueue:
+    """The newest of some jobs, oldest first, with their states. Slurm is queried only if there are any.
 
     Raises HpcJepaError if Slurm does not answer.
     """
-    latest = job_log.latest()
+    latest = newest(jobs)
     if not latest:
         return JobQueue({}, {})
     in_queue = squeue_jobs()

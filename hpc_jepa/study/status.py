@@ -13,7 +13,7 @@ from hpc_jepa.runs.restarts import read_starts
 from hpc_jepa.runs.run_dir import StudyDir
 from hpc_jepa.runs.state import RunState
 from hpc_jepa.study.grid import CellEvaluation, StudyCell
-from hpc_jepa.study.job_log import CellJobs, JobLog, JobQueue, fetch_job_queue
+from hpc_jepa.study.job_log import CellJobs, JobLog, JobQueue, fetch_job_queue, newest
 from hpc_jepa.study.task import evaluation_task, last_log_line, training_task
 
 CellState = Literal[
@@ -54,7 +54,7 @@ class CellStatus:
 
 @dataclass(frozen=True)
 class StudyStatus:
-    """All cells with their status. ``warning``: why the Slurm state of jobs is missing, else empty."""
+    """All cells with their status. ``warning``: damaged lists, and why Slurm states are missing, else empty."""
 
     cells: Sequence[StudyCell]
     statuses: Sequence[CellStatus]
@@ -68,20 +68,25 @@ class StudyStatus:
 
 
 def read_study_status(cells: Sequence[StudyCell], study: StudyDir) -> StudyStatus:
-    """Status of all cells of the study folder. If Slurm does not answer, the status comes from run files alone."""
+    """Status of all cells of the study folder. If Slurm does not answer, the status comes from run files alone.
+
+    Damaged lines of the list of jobs are left out, with a warning.
+    """
     job_log = JobLog(study)
-    warning = ""
+    jobs, damaged = job_log.sound_jobs()
+    warnings = [damaged]
     try:
-        queue = fetch_job_queue(job_log)
+        queue = fetch_job_queue(jobs)
     except HpcJepaError as error:
-        queue, warning = JobQueue(job_log.latest(), {}), f"{error}; status from run files only"
+        queue = JobQueue(newest(jobs), {})
+        warnings.append(f"{error}; status from run files only")
     refused: dict[str, str] = {}
     try:
         refused = job_log.refused()
     except DataError as error:
-        warning = f"{warning}\n{error}".lstrip()
+        warnings.append(str(error))
     statuses = [_status_or_damaged(cell, queue.jobs(cell), refused.get(str(cell.folder))) for cell in cells]
-    return StudyStatus(cells, statuses, warning)
+    return StudyStatus(cells, statuses, "\n".join(filter(None, warnings)))
 
 
 def cell_status(cell: StudyCell, jobs: CellJobs = NO_JOBS, refused: str | None = None) -> CellStatus:
@@ -106,6 +111,8 @@ def _status_or_damaged(cell: StudyCell, jobs: CellJobs, refused: str | None) -> 
         return cell_status(cell, jobs, refused)
     except DataError as error:
         return CellStatus("damaged", 0, str(error))
+    except OSError as error:  # a folder or a lease that may not be read
+        return CellStatus("damaged", 0, f"{error.filename}: cannot be read ({error.strerror})")
 
 
 def _evaluation_status(cell: StudyCell, step: int, jobs: CellJobs) -> CellStatus:

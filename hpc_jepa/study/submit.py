@@ -59,10 +59,14 @@ class MissingWork:
 
 @dataclass(frozen=True)
 class CancelledWork:
-    """Number of cancelled Slurm jobs, and of processes on this machine that were sent SIGTERM."""
+    """Number of cancelled Slurm jobs, and of processes on this machine that were sent SIGTERM.
+
+    ``warning``: which jobs are unknown because their lines are damaged, else empty.
+    """
 
     jobs: int
     processes: int
+    warning: str = ""
 
 
 def submit_study(study: StudyConfig, profile: Profile, runs: Path, *, only_unfinished: bool = False) -> SubmittedJobs:
@@ -83,7 +87,7 @@ def submit_study(study: StudyConfig, profile: Profile, runs: Path, *, only_unfin
         runnable = [cell for cell in selected if cell.folder not in refused]
         job_log.set_refused(refused)
         batch = _Batch(SlurmSubmitter(profile, folder.slurm_dir, study.study), job_log)
-        batch.submit(missing_work(runnable, fetch_job_queue(job_log)), folder.path)
+        batch.submit(missing_work(runnable, fetch_job_queue(job_log.jobs())), folder.path)
     batch.submitted.refused = group_by_reason(refused)
     return batch.submitted
 
@@ -96,9 +100,10 @@ def missing_work(cells: Iterable[StudyCell], queue: JobQueue) -> list[MissingWor
 
 def cancel_study(cells: Sequence[StudyCell], study: StudyDir) -> CancelledWork:
     """Cancel all waiting and running jobs of the study, and send SIGTERM to its runs on this machine: they save."""
-    active = fetch_job_queue(JobLog(study)).active
+    jobs, damaged = JobLog(study).sound_jobs()
+    active = fetch_job_queue(jobs).active
     scancel(array_ids(active))
-    return CancelledWork(len(active), sum(_terminate(cell) for cell in cells))
+    return CancelledWork(len(active), sum(_terminate(cell) for cell in cells), damaged)
 
 
 class _Batch:

@@ -42,6 +42,15 @@ def test_a_file_that_explodes_is_refused(refused):
     refused("x: " + "y" * MAX_BYTES)
 
 
+def test_an_override_that_explodes_is_refused():
+    levels = ", ".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]" for n in range(1, 20))
+    for value in ("{a0: &a0 [x], " + levels + "}", "[" * 5000 + "]" * 5000, "&x {y: *x}", "1" * 10_000):
+        with pytest.raises(InputError) as raised:
+            load_config(overrides=[f"guard={value}"])
+        assert "guard=" in str(raised.value) and len(str(raised.value)) < 1500
+        assert parse_value(as_value(value)) == value
+
+
 def test_a_null_character_is_refused(refused):
     assert ":2:" in refused('a: 1\nextends: "other\\0.yaml"\n')
 

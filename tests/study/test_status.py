@@ -16,7 +16,7 @@ from hpc_jepa.runs.lease import LEASE_TIMEOUT, LeaseHolder
 from hpc_jepa.runs.run_dir import StudyDir
 from hpc_jepa.runs.state import RunState, write_state
 from hpc_jepa.study.grid import expand_study
-from hpc_jepa.study.job_log import CellJobs, JobLog, JobQueue, SubmittedJob
+from hpc_jepa.study.job_log import CellJobs, JobLog, JobQueue, SubmittedJob, newest
 from hpc_jepa.study.slurm_cli import JobState
 from hpc_jepa.study.status import cell_status, read_study_status
 from hpc_jepa.study.submit import missing_work
@@ -137,11 +137,25 @@ def test_a_job_log_keeps_its_jobs_and_names_a_damaged_line(cell, tmp_path):
     job_log.append([first])
     job_log.append([second])
     assert job_log.jobs() == [first, second]
-    assert job_log.latest() == {(cell.folder, "train"): second}
+    assert newest(job_log.jobs()) == {(cell.folder, "train"): second}
     with job_log.path.open("a") as file:
-        file.write("{]\n")
+        file.write("{]")  # without an end of line
+    job_log.append([second])
     with pytest.raises(DataError, match=r"jobs\.jsonl:3: "):
         job_log.jobs()
+    jobs, damaged = job_log.sound_jobs()
+    assert jobs == [first, second, second] and "jobs.jsonl:3: " in damaged
+
+
+@pytest.mark.parametrize("damage", ["{]\n", "{}\n", "\0\n"])
+def test_damaged_line_of_the_jobs_is_named_and_the_other_jobs_count(cell, tmp_path, monkeypatch, damage):
+    study = StudyDir(tmp_path)
+    job = SubmittedJob(job="7", kind="train", folder=cell.folder, cluster="c", time=0.0)
+    study.jobs_file.write_text(f"{damage}{job.model_dump_json()}\n{damage}")
+    monkeypatch.setattr("hpc_jepa.study.job_log.squeue_jobs", lambda: {"7": WAITING})
+    status = read_study_status([cell], study)
+    assert f"{study.jobs_file}:1: " in status.warning and "1 more" in status.warning
+    assert [one.state for one in status.statuses] == ["queued"]
 
 
 @pytest.mark.parametrize(
@@ -166,6 +180,13 @@ def test_damaged_file_of_one_run_is_named_and_the_other_cells_are_shown(cell, fi
     assert damaged.state == "damaged" and str(path) in damaged.note
     assert shown.state == "not started"
     assert study.unfinished == []
+
+
+def test_a_pipe_in_place_of_the_lease_is_named(cell, tmp_path):
+    set_state(cell, "running", 5)
+    os.mkfifo(cell.run.lease_file)
+    (status,) = read_study_status([cell], StudyDir(tmp_path)).statuses
+    assert status.state == "damaged" and str(cell.run.lease_file) in status.note
 
 
 def test_the_file_of_a_damaged_cell_is_printed_whole_in_a_pipe(cell, tmp_path, capsys):

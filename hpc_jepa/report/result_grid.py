@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from hpc_jepa.evaluation.stats.unpaired import holm, minimum_detectable_gain
+from hpc_jepa.evaluation.stats.simultaneous import holm
+from hpc_jepa.evaluation.stats.unpaired import minimum_detectable_gain
 
 SIGNIFICANCE = 0.05
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from hpc_jepa.evaluation.stats.unpaired import CorrectCount, compare_unpaired, holm, minimum_detectable_gain
+from hpc_jepa.evaluation.stats.simultaneous import holm
+from hpc_jepa.evaluation.stats.unpaired import CorrectCount, compare_unpaired, minimum_detectable_gain
 
 FIRST, SECOND = CorrectCount(171, 1970), CorrectCount(140, 1970)
 

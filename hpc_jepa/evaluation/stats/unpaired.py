@@ -1,10 +1,8 @@
-"""Compare accuracies known only as counts, correct for multiple tests, and compute minimum detectable gains."""
+"""Compare accuracies known only as counts, and compute minimum detectable gains."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scipy.optimize import brentq
-from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import (
     confint_proportions_2indep,
     power_proportions_2indep,
@@ -44,11 +42,6 @@ def compare_unpaired(first: CorrectCount, second: CorrectCount) -> Estimate:
     counts = (first.right, first.n, second.right, second.n)
     low, high = confint_proportions_2indep(*counts, compare="diff", method="newcomb", alpha=1 - CONFIDENCE_LEVEL)
     return Estimate(first.share - second.share, float(low), float(high), _score_p(first, second))
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values adjusted for the whole family (Holm 1979), in the given order."""
-    return [float(p) for p in multipletests(p_values, method="holm")[1]] if p_values else []
 
 
 def minimum_detectable_gain(share: float, n: int, tests: int = 1) -> float:

@@ -23,12 +23,13 @@ import json
 import logging
 import os
 import shutil
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, ValidationError
 
@@ -52,7 +53,15 @@ LATEST_TIME = 1e11
 """Unix time in the year 5138: larger numbers are no times."""
 RESUME_HINT = "'hpc-jepa train' with the same configuration resumes from the checkpoint before"
 
+READ_ATTEMPTS = 5
+"""Checkpoints that a command opens one after the other while the training run removes them."""
+
 LOG = logging.getLogger(__name__)
+Result = TypeVar("Result")
+
+
+class RemovedCheckpointError(CheckpointError):
+    """The training run has removed a checkpoint while it was read. It has saved a newer one before."""
 
 
 def _check_elements(shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -137,6 +146,25 @@ def resolve_checkpoint(path: Path) -> Checkpoint:
     if checkpoint is None:
         raise CheckpointError(f"{path}/checkpoints: no checkpoint yet; train the run first")
     return checkpoint
+
+
+def read_checkpoint(path: Path, read: Callable[[Checkpoint], Result]) -> Result:
+    """``read(checkpoint)`` of the checkpoint in a folder, or of the latest of a run.
+
+    If a training run removes that one meanwhile, the next one is read. Raises like ``read`` and ``resolve_checkpoint``.
+    """
+    for _ in range(READ_ATTEMPTS - 1):
+        try:
+            return read(resolve_checkpoint(path))
+        except RemovedCheckpointError:
+            if is_checkpoint_dir(path):
+                raise
+    return read(resolve_checkpoint(path))
+
+
+def removed_meanwhile(checkpoint: Path) -> RemovedCheckpointError:
+    """The error for a checkpoint whose folder has disappeared."""
+    return RemovedCheckpointError(f"{checkpoint}: the training run has removed it meanwhile; repeat the command")
 
 
 def resolve_run_dir(path: Path) -> RunDir:

@@ -5,6 +5,7 @@ import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from torch.nn import Parameter
 
 from hpc_jepa.checkpoint.export import CARD_KEY, ModelCard
 from hpc_jepa.checkpoint.format_2 import upgrade_name
-from hpc_jepa.checkpoint.layout import is_checkpoint_dir, resolve_checkpoint
+from hpc_jepa.checkpoint.layout import Checkpoint, is_checkpoint_dir, read_checkpoint
 from hpc_jepa.checkpoint.reader import EncoderName, encoder_from_state, encoder_settings, read_encoder
 from hpc_jepa.config.data import IMAGENET_MEAN, IMAGENET_STD
 from hpc_jepa.config.model import EncoderConfig
@@ -87,7 +88,10 @@ def load_encoder(
     if is_weights_path(path):
         file = read_pretrained(path, weights, heads, depth)
         return FeatureExtractor(file.encoder(), file.mean, file.std)
-    checkpoint = resolve_checkpoint(path)
+    return read_checkpoint(path, partial(_extractor, weights=weights))
+
+
+def _extractor(checkpoint: Checkpoint, weights: EncoderName) -> FeatureExtractor:
     settings = encoder_settings(checkpoint)
     return FeatureExtractor(read_encoder(checkpoint, weights), settings.mean, settings.std)
 

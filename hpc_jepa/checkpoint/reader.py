@@ -14,7 +14,14 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from hpc_jepa.checkpoint.format_2 import upgrade_name
-from hpc_jepa.checkpoint.layout import RESUME_HINT, Checkpoint, config_error, open_checkpoint, verify_files
+from hpc_jepa.checkpoint.layout import (
+    RESUME_HINT,
+    Checkpoint,
+    config_error,
+    open_checkpoint,
+    removed_meanwhile,
+    verify_files,
+)
 from hpc_jepa.checkpoint.rank_file import parse_key
 from hpc_jepa.config.model import EncoderConfig
 from hpc_jepa.errors import CheckpointError
@@ -39,7 +46,7 @@ class TensorReader(Mapping[str, Tensor]):
     """Maps names to full tensors on the CPU, each read on access, whatever world size and ZeRO stage wrote them.
 
     Does not verify checksums (see ``layout.verify_files``). Raises CheckpointError if a file cannot be read or a shard
-    is missing.
+    is missing, RemovedCheckpointError if the training run has removed the checkpoint.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -74,7 +81,7 @@ class TensorReader(Mapping[str, Tensor]):
         shards = self._shards[name]
         parts: list[Tensor] = []
         end = start
-        with _named_errors(self._folder):
+        with _named_errors(self._folder, self._folder):
             for shard in shards[max(bisect_right(shards, start, key=lambda shard: shard.start) - 1, 0) :]:
                 if shard.start > end or end >= stop:
                     break
@@ -85,7 +92,7 @@ class TensorReader(Mapping[str, Tensor]):
         return parts[0] if len(parts) == 1 else torch.cat(parts) if parts else torch.empty(0)
 
     def _index(self, path: Path) -> None:
-        with _named_errors(path):
+        with _named_errors(self._folder, path):
             with open_regular(path):  # safe_open would wait at a pipe
                 file: Any = safe_open(path, framework="pt")
             for key in file.keys():  # noqa: SIM118 - the file is not a mapping
@@ -146,7 +153,7 @@ def read_part(checkpoint: Checkpoint, name: str) -> dict[str, Tensor]:
     """
     errors = verify_files(checkpoint, "weights")
     if errors and not checkpoint.path.exists():
-        raise CheckpointError(f"{checkpoint.path}: the training run has removed it meanwhile; repeat the command")
+        raise removed_meanwhile(checkpoint.path)
     if errors:
         raise CheckpointError(f"{errors[0]}; {RESUME_HINT}")
     tensors, prefix = TensorReader(checkpoint), f"{name}."
@@ -183,9 +190,11 @@ def encoder_from_state(config: EncoderConfig, state: dict[str, Tensor]) -> Encod
 
 
 @contextmanager
-def _named_errors(path: Path) -> Iterator[None]:
-    """Add the file name to errors of the safetensors library."""
+def _named_errors(folder: Path, path: Path) -> Iterator[None]:
+    """Add the file name to errors of the safetensors library; tell a folder that has been removed from damage."""
     try:
         yield
     except (SafetensorError, OSError, KeyError, ValueError, RuntimeError) as error:  # torch: a file that was removed
+        if not folder.exists():
+            raise removed_meanwhile(folder) from error
         raise CheckpointError(f"{path}: cannot be read ({error}); {RESUME_HINT}") from error

@@ -85,10 +85,10 @@ def checkpoint_inspect(
 ) -> None:
     """Show a checkpoint: origin, head parameters of each term, and norm and NaN counts of each tensor."""
     from hpc_jepa.checkpoint.inspect import parameter_counts, tensor_stats
-    from hpc_jepa.checkpoint.layout import WEIGHT_PREFIXES, resolve_checkpoint
+    from hpc_jepa.checkpoint.layout import WEIGHT_PREFIXES, read_checkpoint
 
-    checkpoint = resolve_checkpoint(path)
-    stats = list(tensor_stats(checkpoint, (part,) if part or all_tensors else WEIGHT_PREFIXES))
+    prefixes = (part,) if part or all_tensors else WEIGHT_PREFIXES
+    checkpoint, stats = read_checkpoint(path, lambda found: (found, list(tensor_stats(found, prefixes))))
     if part and not stats:
         raise InputError(f"--part {part}: {checkpoint.path}: no tensor name starts with this prefix")
     heads = parameter_counts(stats, "objectives.auxiliary.")
@@ -246,9 +246,9 @@ def checkpoint_export(
 ) -> None:
     """Export the encoder with a model card, for hpc_jepa.load_encoder, transformers (VJEPA2Model) or timm-like code."""
     from hpc_jepa.checkpoint.export import export_encoder
-    from hpc_jepa.checkpoint.layout import resolve_checkpoint
+    from hpc_jepa.checkpoint.layout import read_checkpoint
 
-    card = export_encoder(resolve_checkpoint(path), to, weights, out)
+    card = read_checkpoint(path, lambda checkpoint: export_encoder(checkpoint, to, weights, out))
     untrained = f" (the {card.read_from}: without EMA the target is not trained)"
     CONSOLE.print(f"{out}: {weights}{untrained if card.read_from != weights else ''} of step {card.step}, {to}")
 

@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpc_jepa.checkpoint.layout import Checkpoint, resolve_checkpoint
+from hpc_jepa.checkpoint.layout import Checkpoint, RemovedCheckpointError, resolve_checkpoint
 from hpc_jepa.config.benchmark import BenchmarkConfig, Pooling, ProtocolConfig, ProtocolName, Weights, current_protocol
 from hpc_jepa.config.training import DeviceSetting
 from hpc_jepa.data.evaluation_clips import Corruption, EvaluationClips
@@ -29,6 +29,7 @@ from hpc_jepa.evaluation.probes.probe_registry import validate_probes
 from hpc_jepa.evaluation.progress import Progress
 from hpc_jepa.evaluation.run_encoders import load_run_encoders
 from hpc_jepa.kernels.build_tools import require_build_tools
+from hpc_jepa.models.encoder import Encoder
 from hpc_jepa.runs.process_identity import is_in_use, mark_in_use
 from hpc_jepa.runs.run_dir import RunDir, open_run
 
@@ -73,7 +74,8 @@ class EvaluationContext:
             raise InputError(f"{benchmark.name}: unknown protocol '{protocol}'; choose from {known}")
         validate_probes(benchmark, protocol)
         run = open_run(folder)
-        checkpoint, group = resolve_checkpoint(folder), GlooGroup(COLLECTIVE_TIMEOUT)
+        group = GlooGroup(COLLECTIVE_TIMEOUT)
+        checkpoint = _newest_checkpoint(folder, group)
         chosen = select_device(device or run.config.engine.device)
         if chosen.type == "cuda":
             require_build_tools()
@@ -84,11 +86,17 @@ class EvaluationContext:
         """Configuration of the protocol."""
         return self.benchmark.protocols[self.protocol]
 
+    def with_newest_checkpoint(self) -> "EvaluationContext":
+        """The same for the checkpoint that is the newest now. Collective."""
+        return replace(self, checkpoint=_newest_checkpoint(self.run.path, self.group))
+
     def encoders(self, names: Sequence[Weights]) -> dict[Weights, TokenEncoder]:
-        """The named encoders on the device."""
+        """The named encoders on the device. Collective.
+
+        Raises RemovedCheckpointError on all processes if the training run has removed the checkpoint meanwhile.
+        """
         clip, config = self.config.clip, self.run.config
-        own_names = [name for name in names if not is_external(name)]
-        own = load_run_encoders(config, self.checkpoint, own_names, self.device)
+        own = self._own_encoders([name for name in names if not is_external(name)])
         tubelets = clip.frames // config.model.encoder.tubelet
         encoders = {n: TokenEncoder(self._checked(encoder.forward_features), tubelets) for n, encoder in own.items()}
         for name in filter(is_external, names):
@@ -156,6 +164,17 @@ class EvaluationContext:
             raise DataError(f"{self.benchmark.name}: subset.{split} is {size}, but the split has {count} samples")
         return np.sort(np.random.RandomState(subset.seed).choice(count, size, replace=False))
 
+    def _own_encoders(self, names: Sequence[Weights]) -> dict[Weights, Encoder]:
+        own: dict[Weights, Encoder] = {}
+        failure: RemovedCheckpointError | None = None
+        try:
+            own = load_run_encoders(self.run.config, self.checkpoint, names, self.device)
+        except RemovedCheckpointError as error:
+            failure = error
+        for removed in filter(None, self.group.gather_objects(failure)):
+            raise removed
+        return own
+
     def _shards(self, split: SplitName) -> Path:
         return self.config.train if split == "train" else self.config.test
 
@@ -193,6 +212,12 @@ class EvaluationContext:
                 return encoder.encode(pixels.to(device))
 
         return replace(encoder, encode=encode)
+
+
+def _newest_checkpoint(folder: Path, group: GlooGroup) -> Checkpoint:
+    """The one that the first process finds: a training run may save another one before the last process looks."""
+    checkpoint: Checkpoint = group.gather_objects(resolve_checkpoint(folder))[0]
+    return checkpoint
 
 
 def _dimensions(sides: Sequence[int]) -> str:

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch.distributed as dist
 
+from hpc_jepa.checkpoint.layout import READ_ATTEMPTS, RemovedCheckpointError
 from hpc_jepa.config.benchmark import BenchmarkConfig, ProtocolConfig, ProtocolName, Task, Weights
 from hpc_jepa.config.training import DeviceSetting
 from hpc_jepa.data.shards.duplicates import shared_videos
@@ -73,8 +74,18 @@ def evaluate(
     Raises InputError, DataError or CheckpointError with a one-line message.
     """
     context = EvaluationContext.open(folder, benchmark, protocol, progress, device)
+    for _ in range(READ_ATTEMPTS - 1):
+        try:
+            return _evaluate(context, weights, task, force)
+        except RemovedCheckpointError:  # raised before anything is computed
+            context = context.with_newest_checkpoint()
+    return _evaluate(context, weights, task, force)
+
+
+def _evaluate(context: EvaluationContext, weights: Sequence[Weights], task: Task, force: bool) -> AnyRecord | None:
+    """Evaluate one checkpoint. Raises RemovedCheckpointError if the training run has removed it meanwhile."""
     record_type = RECORD_TYPES[task]
-    path = context.run.record_file(benchmark.name, context.protocol, task)
+    path = context.run.record_file(context.benchmark.name, context.protocol, task)
     metadata = _metadata(context, task)
     read_at = path.stat().st_mtime_ns if path.is_file() else None
     old = None if force or read_at is None else read_record(record_type, path)
@@ -82,7 +93,8 @@ def evaluate(
         old = None
     evaluated = {result.weights for result in old.results} if old else set()
     missing = [name for name in dict.fromkeys(weights) if name not in evaluated]
-    if old is not None and not missing:
+    missing = context.group.gather_objects(missing)[0]  # another command may write the record just now
+    if not missing:
         return old if is_main() else None
     _check_splits(context.config)
     encoders = context.encoders(missing)

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from hpc_jepa.checkpoint import reader
-from hpc_jepa.checkpoint.layout import resolve_checkpoint
+from hpc_jepa.checkpoint.layout import READ_ATTEMPTS, RemovedCheckpointError, resolve_checkpoint
+from hpc_jepa.checkpoint.pretrained import load_encoder
 from hpc_jepa.config import loading
 from hpc_jepa.config.benchmark import BenchmarkConfig
 from hpc_jepa.config.run import RunConfig
@@ -70,6 +71,51 @@ def test_a_record_has_every_result_and_its_predictions(run_folder, benchmark):
         assert (result.low, result.high) == (accuracy(right).low, accuracy(right).high)
         assert result.probe_seeds == (() if result.probe == "linear" else (0, 1))
     assert (written.run.step, written.run.steps, written.run.seed) == (20, 20, 3)
+
+
+@pytest.fixture
+def remove_while_read(run_folder, save, monkeypatch):
+    """``remove_while_read(times)``: a training run saves the next checkpoint whenever the newest one is opened."""
+    config = loading.read_config(RunConfig, [run_folder / "config.yaml"])
+    verify = reader.verify_files
+    opened = []
+
+    def patch(times):
+        def save_and_verify(checkpoint, prefix=""):
+            opened.append(checkpoint.step)
+            if len(opened) <= times:
+                save(config, checkpoint.step + 1)  # keeps only this one
+            return verify(checkpoint, prefix)
+
+        monkeypatch.setattr(reader, "verify_files", save_and_verify)
+        return opened
+
+    return patch
+
+
+def test_a_checkpoint_that_is_removed_while_it_is_read_is_replaced_by_the_newest(
+    run_folder, benchmark, remove_while_read
+):
+    opened = remove_while_read(2)
+    written = evaluate(run_folder, benchmark, "standard", ["target", "student"])
+    assert written.run.step == 22 and opened == [20, 21, 22, 22]
+    assert {result.weights for result in written.results} == {"target", "student"}
+
+
+def test_checkpoints_that_are_always_removed_end_the_evaluation(run_folder, benchmark, remove_while_read):
+    opened = remove_while_read(1000)
+    with pytest.raises(RemovedCheckpointError, match="removed"):
+        evaluate(run_folder, benchmark, "standard", ["target"])
+    assert len(opened) == READ_ATTEMPTS
+    with pytest.raises(RemovedCheckpointError, match="removed"):
+        load_encoder(run_folder)
+
+
+def test_other_readers_open_the_newest_checkpoint_too(run_folder, remove_while_read):
+    remove_while_read(1)
+    assert load_encoder(run_folder).width == 32
+    with pytest.raises(InputError):
+        load_encoder(run_folder / "checkpoints/step-00000020")
 
 
 def test_only_missing_weights_are_evaluated(run_folder, benchmark):

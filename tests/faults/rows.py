@@ -148,7 +148,7 @@ ROWS = (
     ),
     Row(
         "`verify`, `evaluate`, `study status` and `report` beside a training run",
-        "No false damage, no traceback; an evaluation whose checkpoint has been removed says so.",
+        "No false damage, no traceback; an evaluation opens the newest checkpoint when its own is removed.",
         "real processes",
         f"{PROCESSES}::test_readers_beside_a_training_run_see_no_damage",
     ),

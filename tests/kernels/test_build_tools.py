@@ -78,7 +78,7 @@ def test_an_evaluation_on_a_gpu_is_refused_too(monkeypatch, configure, tmp_path)
 
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
-    for name in ("open_run", "resolve_checkpoint", "GlooGroup", "validate_probes"):
+    for name in ("open_run", "_newest_checkpoint", "GlooGroup", "validate_probes"):
         monkeypatch.setattr(context, name, lambda *arguments: None)
     monkeypatch.setattr(context, "select_device", lambda setting: torch.device("cuda"))
     benchmark = BenchmarkConfig.model_construct(name="b", protocols={"standard": None})

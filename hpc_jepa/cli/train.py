@@ -3,6 +3,7 @@
 import logging
 import os
 from contextlib import nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -20,6 +21,7 @@ EXAMPLES = examples(
     "hpc-jepa train configs/regime/quickstart.yaml configs/objective/fwm_hw_ld.yaml",
     "hpc-jepa train configs/regime/ucf101.yaml configs/objective/baseline.yaml seed=42 engine.zero_stage=2",
     "hpc-jepa train configs/regime/quickstart.yaml study=profile schedule.steps=10 --profile",
+    "hpc-jepa train configs/regime/quickstart.yaml --plot-schedules schedules.png",
     "torchrun --nproc-per-node 4 -m hpc_jepa train configs/regime/ucf101.yaml configs/objective/motion_guided.yaml",
 )
 
@@ -57,6 +59,12 @@ def train_command(
         bool,
         typer.Option("--profile", help="Profile the first steps: RUN/profile/summary.md."),
     ] = False,
+    plot_schedules: Annotated[
+        Path | None,
+        typer.Option(
+            "--plot-schedules", metavar="FILE", help="Draw the schedules in a PNG, SVG or PDF; train nothing."
+        ),
+    ] = None,
 ) -> None:
     """Pretrain one model. Repeat the command to resume an interrupted run.
 
@@ -65,7 +73,12 @@ def train_command(
     Runs as one process, or under torchrun, deepspeed or srun as one process per GPU, which share the batch.
     """
     config = read_config(RunConfig, *split_overrides(arguments))
+    if plot_schedules is not None:
+        from hpc_jepa.report import schedule_plot
 
+        schedule_plot.plot_schedules(config, plot_schedules)
+        CONSOLE.print(f"{plot_schedules}: schedules of {config.schedule.steps:,} steps", highlight=False)
+        return
     if profile:
         os.environ.setdefault("KINETO_LOG_LEVEL", KINETO_QUIET)  # read when torch is imported
 

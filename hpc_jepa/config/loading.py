@@ -13,7 +13,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from hpc_jepa.config.renamed_keys import rename_keys, warn_once
-from hpc_jepa.config.strict import KeyPath, Locations, RootConfig
+from hpc_jepa.config.strict import KeyPath, Locations, RootConfig, SettingError
 from hpc_jepa.config.yaml_reader import display_path, parse_value, read_yaml
 from hpc_jepa.errors import InputError
 from hpc_jepa.io.resources import find_resource, list_resources, shipped_dir
@@ -195,6 +195,8 @@ def _error_message(config_type: type[BaseModel], layers: ConfigLayers, error: Va
     errors = error.errors()
     details = next((candidate for candidate in errors if candidate["type"] == "extra_forbidden"), errors[0])
     path = _key_path(layers.values, details["loc"])
+    if isinstance(cause := details.get("ctx", {}).get("error"), SettingError):
+        path = (*path, *cause.keys)
     message = _message(config_type, path, details)
     more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
     location = _overrides_named(layers.locations, path, message) or layers.locations.prefix(path)
@@ -218,10 +220,19 @@ def _key_path(values: Any, loc: Sequence[int | str]) -> KeyPath:
     path = []
     for part in loc:
         is_tag = isinstance(values, dict) and part not in values and part != loc[-1]
+        is_tag = is_tag or (isinstance(part, str) and isinstance(values, list | str | int | float))
         if not is_tag:
             path.append(str(part))
-            values = values.get(part) if isinstance(values, dict) else None
+            values = _entry(values, part)
     return tuple(path)
+
+
+def _entry(values: Any, part: int | str) -> Any:
+    """What a mapping or a list has at ``part``, None if it has nothing."""
+    if isinstance(values, dict):
+        return values.get(part)
+    is_index = isinstance(values, list) and isinstance(part, int) and part < len(values)
+    return values[part] if is_index else None
 
 
 def _message(config_type: type[BaseModel], path: KeyPath, details: ErrorDetails) -> str:

@@ -12,6 +12,7 @@ from hpc_jepa.config.fingerprint import fingerprint, fingerprint_v1
 from hpc_jepa.config.loading import did_you_mean, read_config
 from hpc_jepa.config.masking import MaskingConfig
 from hpc_jepa.config.model import ModelConfig, Targets
+from hpc_jepa.config.phases import Ramp
 from hpc_jepa.config.renamed_keys import old_keys
 from hpc_jepa.config.semantics import Semantics
 from hpc_jepa.config.strict import RootConfig, Strict
@@ -80,7 +81,7 @@ class RunConfig(RootConfig):
     monitor: MonitorConfig = MonitorConfig()
     guard: GuardConfig = GuardConfig()
 
-    ADDED_KEYS: ClassVar[tuple[str, ...]] = ("engine.tf32",)
+    ADDED_KEYS: ClassVar[tuple[str, ...]] = ("engine.tf32", "schedule.phases")
     """Dotted keys that decide the outcome and that release 0.1 did not have; see ``config/fingerprint.py``."""
 
     @field_validator("objectives")
@@ -125,6 +126,11 @@ class RunConfig(RootConfig):
         if self.ema == "always" or (self.ema == "unless_published" and self.semantics.preset != "published"):
             return "ema"
         return "student" if self.semantics.online_target_gradient else "student_detached"
+
+    @property
+    def context_ramps(self) -> tuple[Ramp, ...]:
+        """The weight of the context loss over the run."""
+        return self.schedule.context_ramps(self.semantics.ramp_name)
 
     @property
     def grid(self) -> "TokenGrid":

@@ -68,6 +68,11 @@ class Semantics(Strict):
         """A preset with some switches overridden."""
         return cls.model_validate({"preset": preset, **overrides})
 
+    @property
+    def ramp_name(self) -> Preset:
+        """Name of the context ramp."""
+        return "published" if self.context_ramp == "iterations" else "corrected"
+
     def overridden(self) -> dict[str, Any]:
         """Switches that differ from the preset."""
         return {key: getattr(self, key) for key, value in PRESETS[self.preset].items() if getattr(self, key) != value}

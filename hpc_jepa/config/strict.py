@@ -51,6 +51,14 @@ def _check_range(value: tuple[float, float]) -> tuple[float, float]:
 PositiveRange = Annotated[tuple[float, float], AfterValidator(_check_range)]
 
 
+class SettingError(ValueError):
+    """An error of a validator about a key below the section that it validates: ``keys`` lead from there to it."""
+
+    def __init__(self, keys: KeyPath, message: str) -> None:
+        super().__init__(message)
+        self.keys = keys
+
+
 class Frozen(BaseModel):
     """Immutable; an unknown key is an error rather than a silent default."""
 

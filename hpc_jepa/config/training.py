@@ -1,10 +1,19 @@
 """Schedules, optimizer, engine, checkpoints and monitoring of one run."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from hpc_jepa.config.strict import Strict
+from hpc_jepa.config.phases import Phase, Ramp, RampName, SchedulePhases, named_ramp, place
+from hpc_jepa.config.strict import SettingError, Strict
+
+QUANTITIES = {
+    "lr": ("warmup", "lr_start", "lr", "lr_final"),
+    "weight_decay": ("weight_decay", "weight_decay_final"),
+    "ema": ("ema_start", "ema_final"),
+    "context_weight": ("context_weight",),
+}
+"""Lists of ``schedule.phases``, and the keys of ``schedule`` that each replaces."""
 
 
 class ScheduleConfig(Strict):
@@ -20,6 +29,61 @@ class ScheduleConfig(Strict):
     ema_start: float = Field(0.99925, ge=0, le=1)
     ema_final: float = Field(0.99925, ge=0, le=1)
     context_weight: float = Field(0.5, ge=0, description="final weight of the context loss")
+    phases: SchedulePhases = SchedulePhases()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _null_is_the_default(cls, data: Any) -> Any:
+        """``lr: null`` takes back a key of an extended file, which a list of phases replaces."""
+        replaced = {key for keys in QUANTITIES.values() for key in keys}
+        if isinstance(data, dict):
+            return {key: value for key, value in data.items() if value is not None or key not in replaced}
+        return data
+
+    @model_validator(mode="after")
+    def _one_schedule_per_quantity(self) -> "ScheduleConfig":
+        for quantity, keys in QUANTITIES.items():
+            phases = getattr(self.phases, quantity)
+            if not isinstance(phases, tuple):
+                continue
+            for key in keys:
+                if getattr(self, key) != type(self).model_fields[key].default:
+                    raise SettingError(
+                        ("phases", quantity),
+                        f"replaces schedule.{key}, which is set too ({getattr(self, key):g}); remove it, or write "
+                        f"{key}: null to take it back from an extended file",
+                    )
+            place(phases, self.steps, ("phases", quantity))
+        return self
+
+    @property
+    def learning_rate(self) -> tuple[Ramp, ...]:
+        """Ramps of the learning rate: linear over the warm-up, then a half cosine, unless there is a list."""
+        warmup = int(self.warmup * self.steps)
+        ramps = (Ramp(0, warmup, self.lr_start, self.lr), Ramp(warmup, self.steps, self.lr, self.lr_final, cosine=True))
+        return self._placed("lr") or (ramps if warmup else ramps[1:])
+
+    @property
+    def decay(self) -> tuple[Ramp, ...]:
+        """Ramps of the weight decay: a half cosine over the run, unless there is a list."""
+        ramp = Ramp(0, self.steps, self.weight_decay, self.weight_decay_final, cosine=True)
+        return self._placed("weight_decay") or (ramp,)
+
+    @property
+    def momentum(self) -> tuple[Ramp, ...]:
+        """Ramps of the momentum of the EMA: linear over the run, unless there is a list."""
+        return self._placed("ema") or (Ramp(0, self.steps, self.ema_start, self.ema_final),)
+
+    def context_ramps(self, default: RampName) -> tuple[Ramp, ...]:
+        """Ramps of the context weight; ``default`` is the name of the ramp if ``phases`` has none."""
+        chosen = self.phases.context_weight or default
+        if isinstance(chosen, tuple):
+            return place(chosen, self.steps, ())
+        return named_ramp(chosen, self.context_weight, self.steps)
+
+    def _placed(self, quantity: str) -> tuple[Ramp, ...]:
+        phases: tuple[Phase, ...] | None = getattr(self.phases, quantity)
+        return place(phases, self.steps, ()) if phases else ()
 
 
 class OptimizerConfig(Strict):

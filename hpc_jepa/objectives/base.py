@@ -1,15 +1,15 @@
 """The Video-JEPA loss: predict masked tokens and, with a weight that rises over the run, context tokens."""
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
+from hpc_jepa.config.phases import Ramp, named_ramp, value_at
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.objectives.objective import Objective, ObjectiveContext
 from hpc_jepa.objectives.token_errors import context_errors, prediction_errors
 from hpc_jepa.types import Latents
-
-PUBLISHED_RAMP = (15_000, 30_000)
-CORRECTED_RAMP = (0.5, 1.0)
 
 
 class BaseOptions(Strict):
@@ -30,12 +30,10 @@ class Base(Objective[BaseOptions]):
     families = ""
     options_type = BaseOptions
 
-    def __init__(self, options: BaseOptions, ctx: ObjectiveContext) -> None:
+    def __init__(self, options: BaseOptions, ctx: ObjectiveContext, ramps: Sequence[Ramp] = ()) -> None:
+        """ramps: schedule of the context weight, by default the ramp that the semantics name."""
         super().__init__(options, ctx)
-        if ctx.semantics.context_ramp == "iterations":
-            self._ramp: tuple[float, float] = PUBLISHED_RAMP
-        else:
-            self._ramp = (CORRECTED_RAMP[0] * ctx.steps, CORRECTED_RAMP[1] * ctx.steps)
+        self._ramps = tuple(ramps) or named_ramp(ctx.semantics.ramp_name, options.context_weight, ctx.steps)
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Terms ``prediction`` and ``context``."""
@@ -47,7 +45,5 @@ class Base(Objective[BaseOptions]):
         return {"prediction": torch.stack(prediction).mean(), "context": torch.stack(context).mean()}
 
     def weights(self, step: int) -> dict[str, float]:
-        """1 for the prediction; the context weight rises linearly over the ramp."""
-        start, end = self._ramp
-        progress = min(max((step - start) / (end - start), 0.0), 1.0) if end > start else 1.0
-        return {"prediction": 1.0, "context": self.options.context_weight * progress}
+        """1 for the prediction; the context weight follows its schedule."""
+        return {"prediction": 1.0, "context": value_at(self._ramps, step)}

@@ -7,6 +7,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor, nn
 
+from hpc_jepa.config.phases import Ramp
 from hpc_jepa.config.run import ObjectiveChoice
 from hpc_jepa.config.semantics import Semantics
 from hpc_jepa.errors import InputError
@@ -23,14 +24,15 @@ class ObjectiveSet(nn.Module):
         self,
         choices: Sequence[ObjectiveChoice],
         ctx: ObjectiveContext,
-        context_weight: float,
+        context_weight: float | Sequence[Ramp],
         include_base: bool = True,
     ) -> None:
+        """context_weight: its final value, reached over the ramp that the semantics name, or its whole schedule."""
         super().__init__()
         options = parse_options(choices)
         ctx = replace(ctx, other_objectives=options)
         self._fp32 = ctx.semantics.auxiliary_precision == "fp32"
-        self.base = Base(BaseOptions(context_weight=context_weight), ctx) if include_base else None
+        self.base = _base(context_weight, ctx) if include_base else None
         self.auxiliary = nn.ModuleDict({name: primitives()[name](chosen, ctx) for name, chosen in options.items()})
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
@@ -54,6 +56,12 @@ class ObjectiveSet(nn.Module):
         return weighted_sum(self(latents), self.weights(latents.step))
 
 
+def _base(context_weight: float | Sequence[Ramp], ctx: ObjectiveContext) -> Base:
+    if isinstance(context_weight, Sequence):
+        return Base(BaseOptions(), ctx, context_weight)
+    return Base(BaseOptions(context_weight=context_weight), ctx)
+
+
 def weighted_sum(terms: Mapping[str, Tensor], coefficients: Mapping[str, float]) -> Tensor:
     """Sum of the terms, each times its coefficient."""
     return torch.stack([coefficients[name] * term for name, term in terms.items()]).sum()
@@ -67,13 +75,14 @@ def build_objective(
     grid: TokenGrid,
     semantics: str | Semantics = "corrected",
     steps: int = 30_000,
-    context_weight: float = 0.5,
+    context_weight: float | Sequence[Ramp] = 0.5,
     include_base: bool = True,
     **overrides: object,
 ) -> ObjectiveSet:
     """The loss of a named composition or primitive.
 
     width: channels C of one level. levels: L. steps: length of the run, which scales the context ramp and annealing.
+    context_weight: its final value, or its schedule as ``RunConfig.context_ramps``.
     include_base: whether the prediction and context loss is part of it. overrides: options by primitive,
     ``ld={"hidden": 128}``, or alone if only one primitive has the option, ``hidden=128``.
 

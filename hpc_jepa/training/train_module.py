@@ -42,6 +42,6 @@ def build_train_module(config: RunConfig) -> TrainModule:
         grid=config.grid,
         semantics=config.semantics,
         steps=config.schedule.steps,
-        context_weight=config.schedule.context_weight,
+        context_weight=config.context_ramps,
     )
     return TrainModule(model, objectives)

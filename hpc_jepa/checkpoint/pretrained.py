@@ -128,6 +128,8 @@ def read_pretrained(
         raise CheckpointError(f"{path}: not a V-JEPA encoder: no {error.args[0]}") from error
     except CheckpointError as error:
         raise CheckpointError(f"{path}: {error}; {FETCH_AGAIN}") from error
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from error
     except (ArithmeticError, IndexError, RuntimeError, TypeError, ValueError) as error:  # shapes that do not fit
         raise CheckpointError(f"{path}: not a V-JEPA encoder ({first_line(error)}); {FETCH_AGAIN}") from error
     _require_depth(path, weights.config, depth or _stored_depth(path, card))

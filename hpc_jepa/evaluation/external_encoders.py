@@ -13,6 +13,7 @@ from hpc_jepa.config.benchmark import EvaluationClipConfig
 from hpc_jepa.errors import InputError
 from hpc_jepa.evaluation.extraction import TokenEncoder
 from hpc_jepa.evaluation.torchvision_operators import register_torchvision_operators
+from hpc_jepa.io.escape import first_line
 
 INSTALL = "run: pip install 'hpc_jepa[encoders]'"
 
@@ -68,12 +69,12 @@ class _TimmPerFrame(nn.Module):
             raise InputError(f"timm:{model}: unknown timm model; similar names: {known}")
         if file and not Path(file).is_file():
             raise InputError(f"timm:{model_name}: weights file not found: {file}")
+        self.model = timm.create_model(model, pretrained=False)
         try:
-            self.model = timm.create_model(model, pretrained=False, checkpoint_path=file)
-        except (RuntimeError, KeyError, ValueError) as error:
-            raise InputError(
-                f"timm:{model_name}: weights do not fit the model: {str(error).splitlines()[0]}"
-            ) from error
+            if file:
+                timm.models.load_checkpoint(self.model, file, weights_only=True)
+        except Exception as error:  # whatever a foreign file makes timm raise
+            raise InputError(f"timm:{model_name}: not weights of this model: {first_line(error)}") from error
         metadata = self.model.pretrained_cfg
         self.size = metadata["input_size"][1:]
         self.renormalise = _Renormalise(clip, metadata["mean"], metadata["std"])
@@ -113,8 +114,8 @@ class _VJEPA2(nn.Module):
             raise InputError(f"vjepa2:{folder}: config.json not found; use a folder written by save_pretrained")
         try:
             self.model = VJEPA2Model.from_pretrained(folder, local_files_only=True)
-        except (OSError, ValueError, RuntimeError) as error:
-            raise InputError(f"vjepa2:{folder}: loading failed: {str(error).splitlines()[0]}") from error
+        except Exception as error:  # whatever a foreign folder makes transformers raise
+            raise InputError(f"vjepa2:{folder}: loading failed: {first_line(error)}") from error
 
     def tubelets(self, frames: int) -> int:
         """Frames divided by the tubelet size of the model."""

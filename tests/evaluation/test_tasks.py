@@ -209,6 +209,16 @@ def test_a_timm_model_is_applied_per_frame(model, tokens):
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-4)
 
 
+class Hostile:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return type(self.path).touch, (self.path,)
+
+
 def test_local_timm_weights_are_loaded_and_hashed(tmp_path):
     drawn = external_encoders.load_external_encoder("timm:test_resnet", CLIP, 9, CPU)
     save_file(drawn.encode.model.state_dict(), tmp_path / "w.safetensors")
@@ -220,6 +230,15 @@ def test_local_timm_weights_are_loaded_and_hashed(tmp_path):
         external_encoders.load_external_encoder("timm:test_resnet@/nowhere.safetensors", CLIP, 0, CPU)
     with pytest.raises(InputError, match=r"timm:test_vit@"):
         external_encoders.load_external_encoder(f"timm:test_vit@{tmp_path / 'w.safetensors'}", CLIP, 0, CPU)
+    hostile = {"code": Hostile(tmp_path / "executed"), "list": [1], "keys": {1: torch.zeros(2)}}
+    for name, content in hostile.items():
+        torch.save(content, tmp_path / f"{name}.pth")
+    for name in ("code", "list", "keys", "empty"):
+        path = tmp_path / f"{name}.pth"
+        path.touch()
+        with pytest.raises(InputError, match=rf"timm:test_resnet@{path}: "):
+            external_encoders.load_external_encoder(f"timm:test_resnet@{path}", CLIP, 0, CPU)
+    assert not (tmp_path / "executed").exists()
     with pytest.raises(InputError, match="timm:resnot"):
         external_encoders.load_external_encoder("timm:resnot", CLIP, 0, CPU)
 
@@ -240,6 +259,10 @@ def test_a_vjepa2_folder_equals_transformers(tmp_path):
     assert (found.tubelets, expected.shape) == (2, (2, 32, 48))
     with pytest.raises(InputError, match=r"config\.json"):
         external_encoders.load_external_encoder(f"vjepa2:{tmp_path}", CLIP, 0, CPU)
+    for strange in ("[]", "{}", '{"model_type": "vjepa2", "hidden_size": "x"}', "\0"):
+        (tmp_path / "model" / "config.json").write_text(strange)
+        with pytest.raises(InputError, match=r"vjepa2:\S*/model: "):
+            external_encoders.load_external_encoder(f"vjepa2:{tmp_path / 'model'}", CLIP, 0, CPU)
 
 
 def test_external_encoders_are_in_the_same_record(run_folder, benchmark):

@@ -79,6 +79,7 @@ def _without_removed(sources: Any) -> Any:
     return {name: source for name, source in sources.items() if source is not None}
 
 
+Sampling = Literal["replacement", "passes"]
 DecoderSetting = Literal["auto", "gpu", "cpu"]
 
 
@@ -104,6 +105,10 @@ class DataConfig(Strict):
         "clips",
         description="clips: an image is a clip that repeats it (published); batches: separate batches of single images",
     )
+    sampling: Sampling = Field(
+        "replacement",
+        description="passes: every sample of a source once before any comes again; replacement: drawn independently",
+    )
     shard_order: ShardOrderConfig | None = Field(None, description="sample from a few tars at a time; null: from all")
     decoder: DecoderSetting = Field(
         "auto", description="auto: on the GPU what its decoder supports; gpu: likewise, a GPU is required; cpu: PyAV"
@@ -118,4 +123,13 @@ class DataConfig(Strict):
     def _images_differ_from_clips(self) -> "DataConfig":
         if self.images == "batches" and self.clip.frames == 1:
             raise ValueError("images: batches needs clips of more than one frame")
+        return self
+
+    @model_validator(mode="after")
+    def _one_order(self) -> "DataConfig":
+        if self.sampling == "passes" and self.shard_order is not None:
+            raise ValueError(
+                "shard_order draws with replacement, sampling: passes without; set shard_order: null or sampling: "
+                "replacement"
+            )
         return self

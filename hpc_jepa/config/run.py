@@ -81,7 +81,7 @@ class RunConfig(RootConfig):
     monitor: MonitorConfig = MonitorConfig()
     guard: GuardConfig = GuardConfig()
 
-    ADDED_KEYS: ClassVar[tuple[str, ...]] = ("engine.tf32", "schedule.phases")
+    ADDED_KEYS: ClassVar[tuple[str, ...]] = ("engine.tf32", "schedule.phases", "data.sampling")
     """Dotted keys that decide the outcome and that release 0.1 did not have; see ``config/fingerprint.py``."""
 
     @field_validator("objectives")

@@ -1,13 +1,16 @@
 """The clip sampler: samples of each step and the random numbers of their augmentation, from seed and step alone."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_jepa.config.data import ShardOrderConfig
+from hpc_jepa.config.data import Sampling, ShardOrderConfig
 from hpc_jepa.data.crop import CROP_ATTEMPTS
+from hpc_jepa.data.mixture import MixtureSource
+from hpc_jepa.data.passes import Passes
 from hpc_jepa.io.random_streams import RandomStream, uniforms
 
 
@@ -30,31 +33,14 @@ class ClipDraws:
 
 
 @dataclass(frozen=True)
-class MixtureSource:
-    """One source of the mixture: relative weight, samples in each tar, and whether it holds images only."""
-
-    weight: float
-    shard_sizes: Sequence[int]
-    images: bool = False
-    ends: NDArray[np.int64] = field(init=False, repr=False, compare=False)
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "ends", np.cumsum(self.shard_sizes, dtype=np.int64))
-
-    @property
-    def size(self) -> int:
-        """Number of samples."""
-        return int(self.ends[-1])
-
-
-@dataclass(frozen=True)
 class ClipSampler:
-    """Draws the source of each clip by weight, then a sample of that source uniformly, with replacement.
+    """Draws the source of each clip by weight, then a sample of that source uniformly, with replacement or in passes.
 
     batch_size: clips of all processes together.
     repeats: equal parts of the batch that share crops and flips, as processes that share a seed do (B17).
     order: draw from a few tars at a time. Over all steps every sample is still drawn equally often.
     image_batches: each batch holds images only or videos only, images as often as their share of the weights.
+    sampling: ``passes`` reads every sample of a source once before any comes again; see :class:`Passes`.
     """
 
     seed: int
@@ -63,15 +49,20 @@ class ClipSampler:
     repeats: int = 1
     order: ShardOrderConfig | None = None
     image_batches: bool = False
+    sampling: Sampling = "replacement"
 
     def samples(self, step: int) -> ClipDraws:
         """Draws for all clips of a step."""
         batch = self.batch_size
-        uniform = uniforms(self.seed, RandomStream.SAMPLE, step, (batch, 2))
-        sources = self._sources(step, uniform[:, 0])
+        if self.sampling == "passes":
+            sources, samples = self._passes.samples(step)
+        else:
+            uniform = uniforms(self.seed, RandomStream.SAMPLE, step, (batch, 2))
+            sources = self._sources(step, uniform[:, 0])
+            samples = self._uniform_samples(step, sources, uniform[:, 1])
         return ClipDraws(
             sources=sources,
-            samples=self._uniform_samples(step, sources, uniform[:, 1]),
+            samples=samples,
             starts=uniforms(self.seed, RandomStream.CLIP_START, step, (batch,), repeats=self.repeats),
             crops=uniforms(self.seed, RandomStream.CROP, step, (batch, CROP_ATTEMPTS, 4), repeats=self.repeats),
             flips=uniforms(self.seed, RandomStream.FLIP, step, (batch, 2), repeats=self.repeats),
@@ -82,6 +73,19 @@ class ClipSampler:
         sources = self.samples(step).sources
         uniform = uniforms(self.seed, RandomStream.REPLACEMENT, step, (self.batch_size,), part=attempt)
         return self._uniform_samples(step, sources, uniform)
+
+    def passes(self, steps: int) -> list[float]:
+        """Samples of each source in the first ``steps`` steps over its size; with replacement their expected number."""
+        if self.sampling == "passes":
+            counts: list[float] = [*self._passes.counts(steps)]
+        else:
+            weights = [source.weight for source in self.sources]
+            counts = [steps * self.batch_size * weight / sum(weights) for weight in weights]
+        return [count / source.size for count, source in zip(counts, self.sources, strict=True)]
+
+    @cached_property
+    def _passes(self) -> Passes:
+        return Passes(self.seed, self.sources, self.batch_size, self.image_batches)
 
     def _sources(self, step: int, uniform: NDArray[np.float64]) -> NDArray[np.int64]:
         """The source of each row, by weight among the sources eligible in this step."""

@@ -12,9 +12,10 @@ from torch import Tensor
 from hpc_jepa.config.data import DataConfig
 from hpc_jepa.data.augment import Augmenter
 from hpc_jepa.data.clip import Clip, EncodedClip, decode_clip, plan_clip
-from hpc_jepa.data.clip_sampler import ClipDraws, ClipSampler, MixtureSource
+from hpc_jepa.data.clip_sampler import ClipDraws, ClipSampler
 from hpc_jepa.data.decode_errors import CpuDecodeLog, DecodeErrorLog, DecodeErrorRecord
 from hpc_jepa.data.gpu_decoding import DaliDecoder, DecoderChoice, choose_decoder
+from hpc_jepa.data.mixture import MixtureSource
 from hpc_jepa.data.prefetch import Prefetcher
 from hpc_jepa.data.shards.shard_folder import ShardFolder, StoredVideo
 from hpc_jepa.data.storage import ScratchCache
@@ -94,6 +95,7 @@ class ClipLoader:
             world_size if same_randomness else 1,
             config.shard_order,
             config.images == "batches",
+            config.sampling,
         )
         self._rows = range(rows.start, rows.stop)
         share = len(self._rows)
@@ -121,6 +123,10 @@ class ClipLoader:
     def data_hashes(self) -> dict[str, str]:
         """Hash of the manifest of each source."""
         return {name: folder.hash for name, folder in zip(self.source_names, self._folders, strict=True)}
+
+    def passes(self, steps: int) -> dict[str, float]:
+        """How often the first ``steps`` steps read each source: clips of all processes over the size of the source."""
+        return dict(zip(self.source_names, self._sampler.passes(steps), strict=True))
 
     def log_decode_errors_to(self, run: RunDir, rank: int) -> None:
         """Log replaced samples, and those that DALI could not decode, of earlier batches too, to files of the run."""

@@ -27,6 +27,7 @@ class RandomStream(IntEnum):
     CORRUPTION = 12
     FEW_SHOT = 13
     EPISODE = 14
+    PASS = 15
 
 
 def uniforms(

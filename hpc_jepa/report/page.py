@@ -77,6 +77,7 @@ def render_page(data: ReportData) -> str:
         curves=_curves(data, colours),
         losses=_loss_plots(data.runs),
         health=_health_plots(data.runs),
+        passes=[(run, run.state.passes) for run in data.runs if run.state and run.state.passes],
         preview=next((ClipPreview(run.label, run.preview.strips) for run in data.runs if run.preview), None),
     )
 

@@ -20,6 +20,7 @@ class TargetHealthRecord(BaseModel):
 class MetricsRecord(BaseModel):
     """Metrics of one step, averaged over processes. Metrics that this release does not know are kept.
 
+    passes: how often the steps up to this one read each source; with replacement on average.
     Values of skipped steps can be NaN or infinite.
     """
 
@@ -37,6 +38,7 @@ class MetricsRecord(BaseModel):
     clips_per_second: float | None = None
     tflops_per_second: float | None = None
     mfu: float | None = None
+    passes: dict[str, float] = {}
     data_wait_share: float | None = None
     memory_bytes: int | None = None
     skipped_steps: int = 0

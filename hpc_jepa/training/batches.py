@@ -77,6 +77,10 @@ class BatchPrefetcher:
         """Clips of this rank that PyAV decoded although others are decoded on the GPU, by source."""
         return self._loader.cpu_decoded
 
+    def passes(self, steps: int) -> dict[str, float]:
+        """How often the first ``steps`` steps read each source."""
+        return self._loader.passes(steps)
+
     def _make(self, step: int) -> TrainBatch:
         clips = self._clips.get(step)
         with torch.cuda.stream(self._stream):

@@ -99,7 +99,8 @@ def train_step(run: TrainingRun, step: int) -> None:
         health = target_health(target, levels, tokens) if metrics.should_log_health(step) else None
         scalars = {"loss": loss, "gradient_norm": norm, **terms}
         skipped, waited = run.guard.pop_counts(), run.batches.wait_seconds
-        metrics.log(step, scalars, coefficients, schedule_values, health, skipped, waited)
+        passes = run.batches.passes(step + 1)
+        metrics.log(step, scalars, coefficients, schedule_values, health, skipped, waited, passes)
     if step == 0 and is_main():
         write_preview(run.run_dir.preview_file, clip_preview(config, clips, masks))
     if step == run.first_step:
@@ -136,6 +137,7 @@ def write_run_state(
             steps=run.config.schedule.steps,
             decode_errors=run.batches.decode_errors,
             cpu_decoded=run.batches.cpu_decoded,
+            passes=run.batches.passes(step),
             stopped_by=stopped_by,
         )
         write_state(run.run_dir.state_file, content)

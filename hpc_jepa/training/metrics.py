@@ -120,6 +120,7 @@ class MetricsLogger:
         health: TargetHealth | None,
         skipped: Tensor,
         data_wait_seconds: float,
+        passes: dict[str, float],
     ) -> None:
         """Log a step. ``metrics`` (scalars) are averaged over ranks. Collective."""
         self.flush()
@@ -138,6 +139,7 @@ class MetricsLogger:
             "step": step,
             "time": time.time(),
             "coefficients": coefficients,
+            "passes": passes,
             **schedule_values._asdict(),
             "clips_per_second": self._window_clips / seconds,
             **flops_rates(self.flops - self._window_flops, seconds),

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from scipy.stats import chisquare
 
 from hpc_jepa.config.data import ShardOrderConfig
-from hpc_jepa.data.clip_sampler import ClipSampler, MixtureSource
+from hpc_jepa.data.clip_sampler import ClipSampler
+from hpc_jepa.data.mixture import MixtureSource
 
 
 def mixture(sizes, weights):

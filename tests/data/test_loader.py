@@ -11,12 +11,13 @@ import torch
 
 from hpc_jepa.config.data import AugmentationConfig, ClipConfig, DataConfig, SourceConfig
 from hpc_jepa.data import decode_errors
-from hpc_jepa.data.clip_sampler import ClipSampler, MixtureSource
+from hpc_jepa.data.clip_sampler import ClipSampler
 from hpc_jepa.data.crop import View, random_view
 from hpc_jepa.data.dali_pipeline import ClipPipeline
 from hpc_jepa.data.decode import decode_frames
 from hpc_jepa.data.gpu_decoding import DALI_ON_CPU
 from hpc_jepa.data.loader import ClipLoader
+from hpc_jepa.data.mixture import MixtureSource
 from hpc_jepa.data.shards.shard_folder import ShardFolder
 from hpc_jepa.data.sources.source import EncodedFile, RawFrames
 from hpc_jepa.errors import DataError, InputError
@@ -67,6 +68,17 @@ def test_a_batch_depends_on_the_step_alone(mixture):
     assert not torch.equal(forwards[0], forwards[1])
 
 
+@pytest.mark.parametrize("world_size", [1, 2, 3, 4])
+def test_passes_read_every_sample_once_for_any_number_of_processes(shards, world_size):
+    data = config(shards / "train", frames=4).model_copy(update={"sampling": "passes"})
+    ranks = [loader(data, 12, rank=rank, world_size=world_size) for rank in range(world_size)]
+    samples = torch.cat([rank.batch(step).samples for step in range(6) for rank in ranks])
+    passes = samples.view(3, 24)  # 24 videos; 6 steps of 12 clips
+    assert torch.equal(passes.sort(1).values, torch.arange(24).expand(3, -1))
+    assert not torch.equal(passes[0], passes[1])
+    assert ranks[0].passes(6) == {"train": 3.0}
+
+
 def test_clips_follow_the_draws_of_the_sampler(shards):
     data = config(shards / "train", shards / "unlabelled", frames=4, stride=3)
     batch = loader(data).batch(17)
@@ -112,6 +124,19 @@ def test_videos_shorter_than_the_span_repeat_their_last_frame(listed, built, noi
     pixels = loader(config(folder, frames=4, stride=2)).batch(0).pixels
     assert torch.equal(pixels[:, :, 2], pixels[:, :, 3])
     assert not torch.equal(pixels[:, :, 0], pixels[:, :, 1])
+
+
+def test_passes_go_on_as_they_were_after_a_sample_that_does_not_decode(spoilt):
+    data = config(spoilt).model_copy(update={"sampling": "passes", "undecodable_rate": 1.0})
+    drawn = np.concatenate(
+        [ClipSampler(3, [MixtureSource(1.0, (20,))], 8, sampling="passes").samples(step).samples for step in range(5)]
+    )
+    one = loader(data)
+    read = torch.cat([one.batch(step).samples for step in range(5)]).numpy()
+    bad = np.isin(drawn, [4, 11])
+    assert bad.sum() == 4  # two samples in two passes
+    np.testing.assert_array_equal(read[~bad], drawn[~bad])
+    assert not np.isin(read, [4, 11]).any()
 
 
 def spoil(folder: Path, samples: list[int]) -> None:

@@ -6,7 +6,8 @@ import torch
 
 from hpc_jepa.config.masking import MaskingConfig
 from hpc_jepa.config.semantics import Semantics
-from hpc_jepa.data.clip_sampler import ClipSampler, MixtureSource
+from hpc_jepa.data.clip_sampler import ClipSampler
+from hpc_jepa.data.mixture import MixtureSource
 from hpc_jepa.io.random_streams import RandomStream, uniforms
 from hpc_jepa.masking.mask_sampler import MaskSampler
 from hpc_jepa.types import ClipBatch, TokenGrid

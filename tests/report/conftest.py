@@ -39,7 +39,9 @@ class StudyWriter:
         )
         config.folder.mkdir(parents=True)
         (config.folder / "config.yaml").write_text(loading.dump_config(config))
-        (config.folder / "state.json").write_text(json.dumps({"state": state, "step": 500, "steps": 500}))
+        (config.folder / "state.json").write_text(
+            json.dumps({"state": state, "step": 500, "steps": 500, "passes": {"gone": 12.345}})
+        )
         lines = [self._line(step, auxiliary=variant != "baseline") for step in range(0, 500, 10)]
         (config.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         return config.folder

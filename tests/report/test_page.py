@@ -80,6 +80,10 @@ def test_the_page_has_plots_of_accuracy_loss_terms_and_target_health(page):
     assert sum("Linear probe" in title for title in plots) == sum("Attentive probe" in title for title in plots) == 1
 
 
+def test_the_page_says_how_often_each_source_was_read(page, study):
+    assert page.count("gone 12.35") == len(list(study.rglob("state.json")))
+
+
 def test_plots_use_the_colours_of_the_page(page):
     assert "var(--series-0)" in page and "var(--ink)" in page
     assert not re.search(r"#0a0b0\d|#010203|#040506", page)

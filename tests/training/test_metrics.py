@@ -64,7 +64,7 @@ def test_the_effective_rank_of_a_gpu_is_that_of_a_cpu_averaged_over_processes(mo
     scalars = {"loss": torch.tensor(1.0), "gradient_norm": torch.tensor(2.0)}
     health = TargetHealth(torch.tensor(0.5), OnGpu(covariance))
     with logger:
-        logger.log(0, scalars, {}, ScheduleValues(1e-3, 0.0, 0.9), health, torch.zeros(3), 0.0)
+        logger.log(0, scalars, {}, ScheduleValues(1e-3, 0.0, 0.9), health, torch.zeros(3), 0.0, {"videos": 0.5})
         assert records == []
     assert records[0].health.target_std == 0.5
     assert records[0].health.effective_rank == float(effective_rank(covariance).float()) + 1.0

@@ -47,7 +47,9 @@ def test_a_run_writes_metrics_checkpoints_and_events(configure):
         )
     assert [line["step"] for line in lines if "health" in line] == [0, 4, 8]
     assert 1 <= lines[0]["health"]["effective_rank"] <= 32
-    assert RunDir(config.folder).state.state == "done"
+    state = RunDir(config.folder).state
+    assert state.state == "done"
+    assert state.passes == lines[-1]["passes"] != lines[0]["passes"]
 
     events = EventAccumulator(str(config.folder / "events")).Reload()
     logged = [scalar.value for scalar in events.Scalars("terms/ld")]
@@ -62,10 +64,11 @@ def test_a_run_writes_metrics_checkpoints_and_events(configure):
     assert not torch.equal(weights["student.blocks.0.mlp.fc1.weight"], weights["target.blocks.0.mlp.fc1.weight"])
 
 
-@pytest.mark.parametrize("stage", [0, 1, 2, 3])
-def test_an_interrupted_run_ends_as_an_undisturbed_one_bit_for_bit(stage, configure, metrics_of):
+@pytest.mark.parametrize(("stage", "sampling"), [(0, "replacement"), (1, "passes"), (2, "replacement"), (3, "passes")])
+def test_an_interrupted_run_ends_as_an_undisturbed_one_bit_for_bit(stage, sampling, configure, metrics_of):
     engine = {"precision": "fp32", "batch_size": 4, "zero_stage": stage}
     whole = configure(study="whole", engine=engine, schedule={"steps": 7}, checkpoint={"every": 100})
+    whole = whole.model_copy(update={"data": whole.data.model_copy(update={"sampling": sampling})})
     train(whole, silent)
 
     def interrupt(record):

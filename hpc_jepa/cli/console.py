@@ -154,5 +154,14 @@ def progress_bar(title: str, total: int, done: int = 0) -> Iterator[Advance]:
 
 
 def split_overrides(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Configuration files and ``key.sub=value`` overrides of a command line, each in its order."""
-    return [x for x in arguments if "=" not in x], [x for x in arguments if "=" in x]
+    """Configuration files and ``key.sub=value`` overrides of a command line, each in its order.
+
+    Folders of runs may be named after switches: ``runs/.../fwm_hw_ld.ld_hw_gradient=false/seed-0/config.yaml``.
+    """
+    overrides = [x for x in arguments if "=" in x and not _is_file_in_folder(x)]
+    return [x for x in arguments if x not in overrides], overrides
+
+
+def _is_file_in_folder(argument: str) -> bool:
+    """Whether an argument with ``=`` is a YAML file below a folder of such a name; no key has a slash."""
+    return "/" in argument.partition("=")[0] and argument.endswith((".yaml", ".yml"))

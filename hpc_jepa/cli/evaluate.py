@@ -123,7 +123,7 @@ def _validated(names: list[str]) -> list[str]:
 
 def _title(record: "AnyRecord") -> str:
     run = record.run
-    return f"{record.title}, {record.protocol}: {run.variant} ({run.semantics}), seed {run.seed}, step {run.step}"
+    return f"{record.title}, {record.protocol}: {run.variant} ({run.semantics_name}), seed {run.seed}, step {run.step}"
 
 
 def _table(record: "AnyRecord") -> Table:

@@ -37,7 +37,7 @@ def _variants(cells: Sequence[StudyCell]) -> Table:
     rows: dict[tuple[str, str, str], list[StudyCell]] = {}
     for cell in cells:
         config = cell.config
-        rows.setdefault((config.regime, config.variant, config.semantics.preset), []).append(cell)
+        rows.setdefault((config.regime, config.variant, config.semantics_name), []).append(cell)
     for (regime, variant, semantics), group in rows.items():
         seeds = ", ".join(str(cell.config.seed) for cell in group)
         table.add_row(regime, variant, semantics, seeds, str(group[0].config.schedule.steps))

@@ -9,12 +9,12 @@ from pydantic import Field, field_validator, model_validator
 
 from hpc_jepa.config.data import DataConfig
 from hpc_jepa.config.fingerprint import fingerprint, fingerprint_v1
-from hpc_jepa.config.loading import did_you_mean, read_config
+from hpc_jepa.config.loading import did_you_mean, nearest_or_all, read_config
 from hpc_jepa.config.masking import MaskingConfig
 from hpc_jepa.config.model import ModelConfig, Targets
 from hpc_jepa.config.phases import Ramp
 from hpc_jepa.config.renamed_keys import old_keys
-from hpc_jepa.config.semantics import Semantics
+from hpc_jepa.config.semantics import SWITCHES, Semantics, semantics_name, switch_text
 from hpc_jepa.config.strict import RootConfig, Strict
 from hpc_jepa.config.training import (
     CheckpointConfig,
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 IRRELEVANT_KEYS: dict[str, Any] = {
     "runs": True,
+    "switches": True,
     "monitor": True,
     "checkpoint": True,
     "guard": True,
@@ -38,6 +39,9 @@ IRRELEVANT_KEYS: dict[str, Any] = {
     "engine": {"device", "zero_stage", "overlap_communication", "compile", "deterministic"},
 }
 """Keys that do not change the outcome of a run: output, logging, alarms, and how the work is divided."""
+
+MAX_FOLDER_NAME = 200
+"""Characters of a folder name that lists switches; file systems allow 255 bytes."""
 
 
 class ObjectiveChoice(Strict):
@@ -71,6 +75,7 @@ class RunConfig(RootConfig):
     masking: MaskingConfig = MaskingConfig()
     objectives: tuple[ObjectiveChoice, ...] = ()
     semantics: Semantics = Semantics.of("corrected")
+    switches: tuple[str, ...] = Field((), description="switches of semantics: that the run is named after")
     ema: Literal["always", "unless_published", "never"] = Field(
         "always", description="never: the student makes its own targets; unless_published: so under published semantics"
     )
@@ -91,6 +96,14 @@ class RunConfig(RootConfig):
         if len(names) != len(set(names)):
             raise ValueError(f"one of {', '.join(names)} is listed twice")
         return choices
+
+    @field_validator("switches")
+    @classmethod
+    def _switches_exist(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name not in SWITCHES:
+                raise ValueError(f"'{name}' is not a switch of semantics:{nearest_or_all(name, SWITCHES)}")
+        return tuple(sorted(set(names)))
 
     @model_validator(mode="after")
     def _shapes_fit(self) -> "RunConfig":
@@ -116,9 +129,23 @@ class RunConfig(RootConfig):
 
     @property
     def folder(self) -> Path:
-        """The run folder: RUNS/<study>/<regime>/<variant>[.published]/seed-<n>."""
-        suffix = "" if self.semantics.preset == "corrected" else f".{self.semantics.preset}"
-        return self.runs / self.study / self.regime / f"{self.variant}{suffix}" / f"seed-{self.seed}"
+        """The run folder: RUNS/<study>/<regime>/<variant>[.published][.<switch>=<value>]/seed-<n>."""
+        preset = () if self.semantics.preset == "corrected" else (self.semantics.preset,)
+        switches = [f"{name}={switch_text(value)}" for name, value in self.named_switches.items()]
+        named = ".".join((self.variant, *preset, *switches))
+        if len(named) > MAX_FOLDER_NAME:
+            named = ".".join((self.variant, *preset, f"switches={fingerprint(self.named_switches)}"))
+        return self.runs / self.study / self.regime / named / f"seed-{self.seed}"
+
+    @property
+    def named_switches(self) -> dict[str, Any]:
+        """Values of ``switches``."""
+        return {name: getattr(self.semantics, name) for name in self.switches}
+
+    @property
+    def semantics_name(self) -> str:
+        """The preset and the named switches; a run has its own row in a report for each."""
+        return semantics_name(self.semantics.preset, self.named_switches)
 
     @property
     def targets(self) -> Targets:

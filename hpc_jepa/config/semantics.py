@@ -4,9 +4,10 @@
 of differences in ``docs/semantics.md``.
 """
 
+from collections.abc import Mapping
 from typing import Any, Literal, Self, get_args
 
-from pydantic import Field, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, model_validator
 
 from hpc_jepa.config.strict import Strict
 
@@ -60,7 +61,8 @@ class Semantics(Strict):
         if isinstance(data, str):
             data = {"preset": data}
         if isinstance(data, dict):
-            return {**PRESETS.get(data.get("preset", "corrected"), {}), **data}
+            preset = data.get("preset")
+            return {**PRESETS[preset if preset in get_args(Preset) else "corrected"], **data}
         return data
 
     @classmethod
@@ -76,3 +78,41 @@ class Semantics(Strict):
     def overridden(self) -> dict[str, Any]:
         """Switches that differ from the preset."""
         return {key: getattr(self, key) for key, value in PRESETS[self.preset].items() if getattr(self, key) != value}
+
+
+class VariantSemantics(Semantics):
+    """Semantics of a variant of a study: a preset, or ``{preset: corrected, ld_hw_gradient: false}``."""
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _remember_keys(cls, data: Any, handler: ModelWrapValidatorHandler[Self]) -> Self:
+        """Keep the written keys apart from those that the preset fills in."""
+        choice = handler(data)
+        if not isinstance(data, Semantics):
+            choice.model_fields_set.intersection_update(data if isinstance(data, dict) else ())
+        return choice
+
+    @property
+    def switches(self) -> dict[str, Any]:
+        """The single switches that are written beside the preset, by name."""
+        return {name: getattr(self, name) for name in sorted(self.model_fields_set & SWITCHES.keys())}
+
+    @property
+    def written(self) -> str | dict[str, Any]:
+        """The shortest form in YAML: the word for a preset alone."""
+        return {"preset": self.preset, **self.switches} if self.switches else self.preset
+
+
+def semantics_name(preset: str, switches: Mapping[str, Any]) -> str:
+    """``corrected``, and with single switches ``corrected, ld_hw_gradient: false``."""
+    return ", ".join([preset, *(f"{name}: {switch_text(value)}" for name, value in switches.items())])
+
+
+def preset_of(name: str) -> str:
+    """The preset in a ``semantics_name``."""
+    return name.partition(",")[0]
+
+
+def switch_text(value: bool | str) -> str:
+    """The value of a switch as in YAML."""
+    return str(value).lower() if isinstance(value, bool) else value

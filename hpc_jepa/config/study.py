@@ -2,10 +2,10 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, field_serializer, field_validator, model_validator
 
 from hpc_jepa.config.benchmark import ProtocolName
-from hpc_jepa.config.semantics import Preset
+from hpc_jepa.config.semantics import VariantSemantics
 from hpc_jepa.config.strict import RootConfig, Strict
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
@@ -17,6 +17,7 @@ CELL_KEYS = {
     "regime": "list the regimes under regimes:",
     "variant": "list the variants under variants:",
     "semantics": "set semantics: of a variant",
+    "switches": "set semantics: of a variant",
     "runs": "pass --runs to the command",
 }
 """Keys of a run that a study sets for each cell, and where to set them."""
@@ -26,13 +27,17 @@ class VariantConfig(Strict):
     """One variant: a composition of ``configs/objective/``, its semantics, and optionally its own seeds."""
 
     objective: str
-    semantics: Preset = "corrected"
+    semantics: VariantSemantics = VariantSemantics.of("corrected")
     seeds: tuple[Seed, ...] | None = Field(None, min_length=1, description="null: the seeds of the study")
 
     @model_validator(mode="before")
     @classmethod
     def _short_form(cls, value: Any) -> Any:
         return {"objective": value} if isinstance(value, str) else value
+
+    @field_serializer("semantics")
+    def _as_written(self, semantics: VariantSemantics) -> str | dict[str, Any]:
+        return semantics.written
 
 
 class EvaluationConfig(Strict):

@@ -152,6 +152,7 @@ def _metadata(context: EvaluationContext, task: Task) -> dict[str, Any]:
         seed=run.seed,
         semantics=run.semantics.preset,
         overridden=run.semantics.overridden(),
+        switches=run.named_switches,
         fingerprint=run.fingerprint(),
         step=context.checkpoint.step,
         steps=run.schedule.steps,

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from hpc_jepa.config.benchmark import Pooling, ProtocolName, Task, Weights, current_fingerprint
+from hpc_jepa.config.semantics import semantics_name
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.errors import DataError
 from hpc_jepa.evaluation.stats.paired import Correct, accuracy
@@ -51,9 +52,15 @@ class RunIdentity(Strict):
     seed: int
     semantics: Literal["published", "corrected"]
     overridden: dict[str, Any] = Field(description="semantics switches that differ from the preset")
+    switches: dict[str, Any] = Field({}, description="switches that the run is named after", exclude_if=lambda x: not x)
     fingerprint: str = Field(description="hash of the run's configuration")
     step: int = Field(ge=0)
     steps: int = Field(ge=0)
+
+    @property
+    def semantics_name(self) -> str:
+        """The preset and the switches that the run is named after."""
+        return semantics_name(self.semantics, self.switches)
 
 
 class BaseResult(Strict):

@@ -127,7 +127,7 @@ def _charts(placed: Iterable[_PlacedPoint], x_label: str, y_label: str) -> list[
 
 def _curve_key(record: BaseRecord, result: BaseResult) -> tuple[str, int]:
     if result.weights in TRAINED:
-        return f"{record.run.variant} ({record.run.semantics})", record.run.seed
+        return f"{record.run.variant} ({record.run.semantics_name})", record.run.seed
     return result.weights, record.run.seed if result.weights == RANDOM else 0
 
 

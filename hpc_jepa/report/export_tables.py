@@ -109,7 +109,7 @@ def result_tables(runs: Iterable[RunReport], rows: Sequence[ResultRow]) -> list[
         group = [row for row in rows if (row.study, row.regime, row.benchmark, row.protocol) == key]
         cells = {(EncoderKey(row.variant, row.semantics, row.seed, row.weights), row.probe): row for row in group}
         expected = {
-            EncoderKey(config.variant, config.semantics.preset, config.seed, weights)
+            EncoderKey(config.variant, config.semantics_name, config.seed, weights)
             for config in configs
             for weights in {row.weights for row in group if row.is_trained}
             if (config.study, config.regime) == key[:2]

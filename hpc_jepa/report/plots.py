@@ -98,7 +98,7 @@ def variant_colours(runs: Sequence[RunReport]) -> dict[str, int]:
 
 def variant_label(run: RunReport) -> str:
     """Variant with its semantics, as in result rows."""
-    return f"{run.config.variant} ({run.config.semantics.preset})"
+    return f"{run.config.variant} ({run.config.semantics_name})"
 
 
 def _whisker(axes: Axes, place: int, row: ResultRow, colour: str) -> None:

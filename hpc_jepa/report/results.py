@@ -17,6 +17,7 @@ TRAINED = ("target", "student")
 class ResultRow:
     """One result. ``value``, ``low`` and ``high`` are in percent.
 
+    ``semantics``: the preset and the switches that the run is named after, as ``semantics_name`` writes them.
     Encoders that no run trained (``random_init`` of each seed, external encoders) have their weights as variant,
     semantics ``none`` and 0 steps.
     """
@@ -127,7 +128,7 @@ def _row(source: ResultSource) -> ResultRow:
         study=run.study,
         regime=run.regime,
         variant=run.variant if trained else result.weights,
-        semantics=run.semantics if trained else "none",
+        semantics=run.semantics_name if trained else "none",
         seed=run.seed,
         weights=result.weights,
         benchmark=source.record.benchmark,

@@ -40,7 +40,7 @@ def robustness_table(runs: Sequence[RunReport]) -> list[RobustnessRow]:
 def _baseline(
     run: RunReport, record: RobustnessRecord, records: Iterable[tuple[RunReport, RobustnessRecord]]
 ) -> tuple[RunReport, RobustnessRecord] | None:
-    """Record of the baseline for the same benchmark, preferably of the same seed and semantics."""
+    """Record of the baseline for the same benchmark, preferably of the same seed, preset and switches."""
     same = [
         (other, other_record)
         for other, other_record in records
@@ -49,11 +49,16 @@ def _baseline(
         and (other_record.benchmark, other_record.protocol) == (record.benchmark, record.protocol)
     ]
     own = run.config
-    return min(
-        same,
-        key=lambda item: (item[0].config.seed != own.seed, item[0].config.semantics.preset != own.semantics.preset),
-        default=None,
-    )
+
+    def distance(item: tuple[RunReport, RobustnessRecord]) -> tuple[bool, bool, bool]:
+        config = item[0].config
+        return (
+            config.seed != own.seed,
+            config.semantics.preset != own.semantics.preset,
+            config.named_switches != own.named_switches,
+        )
+
+    return min(same, key=distance, default=None)
 
 
 def _lines(

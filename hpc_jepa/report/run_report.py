@@ -99,7 +99,7 @@ def _without_config(place: Path) -> list[str]:
 
 def run_label(config: RunConfig) -> str:
     """Variant, semantics and seed."""
-    return f"{config.variant} ({config.semantics.preset}), seed {config.seed}"
+    return f"{config.variant} ({config.semantics_name}), seed {config.seed}"
 
 
 def study_descriptions(runs: Sequence[RunReport]) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from hpc_jepa.config.semantics import preset_of
 from hpc_jepa.evaluation.stats import hierarchical
 from hpc_jepa.evaluation.stats.paired import Correct, accuracy, compare_paired
 from hpc_jepa.report.claims import ClaimCell
@@ -100,7 +101,7 @@ def collect_evidence(runs: Sequence[RunReport], correct: Mapping[ResultRow, Corr
     for study in dict.fromkeys(run.config.study for run in runs):
         rows = [row for row in correct if row.study == study]
         for semantics in SEMANTICS:
-            own = [run for run in runs if (run.config.study, run.config.semantics.preset) == (study, semantics)]
+            own = [run for run in runs if (run.config.study, run.config.semantics_name) == (study, semantics)]
             if own:
                 evidence.append(_evidence(study, semantics, own, rows, correct))
     return evidence
@@ -156,8 +157,9 @@ def _grid(
     }
     names = {(variant, semantics) for variant, semantics, _ in replicates}
     own = [run.config for run in runs if (run.config.study, run.config.regime) == (study, regime)]
-    names |= {(config.variant, config.semantics.preset) for config in own}
-    reference = next(((BASELINE, semantics) for semantics in SEMANTICS if (BASELINE, semantics) in names), None)
+    names |= {(config.variant, config.semantics_name) for config in own}
+    baselines = [name for name in names if name[0] == BASELINE]
+    reference = min(baselines, key=lambda name: (name[1] not in SEMANTICS, name), default=None)
     cells: dict[CellKey, ResultCell] = {}
     for (variant, semantics, column), seeds in replicates.items():
         if column in first.values():
@@ -173,10 +175,12 @@ def _grid(
 def _reference(
     variant: str, semantics: str, column: ProbeColumn, replicates: Mapping[tuple[str, str, ProbeColumn], Replicates]
 ) -> tuple[str, str] | None:
-    """The baseline to compare a row with: of the same semantics, else of the other; None for the baseline itself."""
+    """The baseline to compare a row with: of the same semantics, else of the same preset, else of the other; None for
+    the baseline itself.
+    """
     if variant == BASELINE:
         return None
-    order = (semantics, *(other for other in SEMANTICS if other != semantics))
+    order = dict.fromkeys((semantics, preset_of(semantics), *SEMANTICS))
     return next(((BASELINE, name) for name in order if (BASELINE, name, column) in replicates), None)
 
 
@@ -208,7 +212,8 @@ def _column(row: ResultRow) -> ProbeColumn:
 
 
 def _label(variant: str, semantics: str) -> str:
-    return variant if semantics in ("none", "corrected") else f"{variant} ({semantics})"
+    shown = semantics.removeprefix("corrected").removeprefix(", ")
+    return variant if shown in ("none", "") else f"{variant} ({shown})"
 
 
 def _variant(cell: ClaimCell) -> str:

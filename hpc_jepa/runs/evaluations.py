@@ -11,6 +11,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict
 
 from hpc_jepa.config.benchmark import current_protocol
+from hpc_jepa.config.semantics import semantics_name
 from hpc_jepa.io.retry import read_bytes
 from hpc_jepa.io.validation import parse_json
 
@@ -45,6 +46,8 @@ class RecordSummary(_Open):
     def rows(self, task: str) -> Iterator[dict[str, Any]]:
         """One flat row per result: keys of the run, then scalars of the result."""
         run = self.run.model_dump()
+        if "semantics" in run:
+            run["semantics"] = semantics_name(run["semantics"], run.get("switches", {}))
         head = {"task": task, "benchmark": self.benchmark, "protocol": self.protocol}
         head |= {name: run[name] for name in RUN_COLUMNS if name in run}
         for result in self.results:

@@ -8,6 +8,7 @@ from pathlib import Path
 from hpc_jepa.config.benchmark import BenchmarkConfig, ProtocolName, Weights
 from hpc_jepa.config.loading import dump_config, find_config, read_config
 from hpc_jepa.config.run import RunConfig
+from hpc_jepa.config.semantics import switch_text
 from hpc_jepa.config.study import EvaluationConfig, StudyConfig, VariantConfig
 from hpc_jepa.config.yaml_reader import as_value
 from hpc_jepa.errors import InputError
@@ -80,12 +81,44 @@ def _cells(study: StudyConfig, regime: str, variant: VariantConfig, runs: Path) 
     seeds = variant.seeds or study.seeds
     files = (find_config(regime, "regime"), find_config(variant.objective, "objective"))
     layers = tuple(str(resource_name(file)) for file in files)
-    overrides = (f"study={as_value(study.study)}", f"runs={as_value(str(runs))}", f"semantics={variant.semantics}")
+    preset = f"semantics={variant.semantics.preset}"
+    overrides = (f"study={as_value(study.study)}", f"runs={as_value(str(runs))}", preset)
+    switches = _switch_overrides(variant)
     config = read_config(RunConfig, layers, (*overrides, f"seed={seeds[0]}", *study.overrides))
+    if switches:
+        config = _with_switches(variant, config, layers, (*overrides, f"seed={seeds[0]}", *study.overrides, *switches))
     return [
-        StudyCell(config.model_copy(update={"seed": seed}), (*layers, *overrides, f"seed={seed}", *study.overrides), ())
+        StudyCell(
+            config.model_copy(update={"seed": seed}),
+            (*layers, *overrides, f"seed={seed}", *study.overrides, *switches),
+            (),
+        )
         for seed in seeds
     ]
+
+
+def _switch_overrides(variant: VariantConfig) -> tuple[str, ...]:
+    """Overrides that set the single switches of a variant. They come last: overrides of the study are for all cells."""
+    switches = variant.semantics.switches
+    if not switches:
+        return ()
+    return (
+        *(f"semantics.{name}={switch_text(value)}" for name, value in switches.items()),
+        f"switches=[{', '.join(switches)}]",
+    )
+
+
+def _with_switches(
+    variant: VariantConfig, plain: RunConfig, layers: Sequence[str], overrides: Sequence[str]
+) -> RunConfig:
+    """The configuration with the switches. Raises InputError if one of them changes nothing in this regime."""
+    for name, value in variant.semantics.switches.items():
+        if getattr(plain.semantics, name) == value:
+            raise InputError(
+                f"variants: {variant.objective}: {name} is {switch_text(value)} under {plain.semantics_name} semantics "
+                f"in regime {plain.regime} without this switch too; leave it out"
+            )
+    return read_config(RunConfig, layers, overrides)
 
 
 def _with_evaluations(cells: Sequence[StudyCell], evaluations: Sequence[CellEvaluation]) -> list[StudyCell]:

@@ -24,7 +24,10 @@ class StudyWriter:
         self.root = root
         self.labels = np.arange(CLIPS) % CLASSES
 
-    def run(self, variant="baseline", semantics="corrected", seed=0, state="done", regime="quickstart") -> Path:
+    def run(
+        self, variant="baseline", semantics="corrected", seed=0, state="done", regime="quickstart", switches=None
+    ) -> Path:
+        """``switches``: of semantics, beside the preset; the run is named after them."""
         config = RunConfig.model_validate(
             {
                 "study": "demo",
@@ -32,7 +35,8 @@ class StudyWriter:
                 "variant": variant,
                 "seed": seed,
                 "runs": str(self.root),
-                "semantics": {"preset": semantics, "mask_truncation": "tubes"},
+                "semantics": {"preset": semantics, "mask_truncation": "tubes", **(switches or {})},
+                "switches": tuple(switches or ()),
                 "data": {"sources": {"gone": {"shards": str(self.root / "no-shards")}}},
                 "schedule": {"steps": 500},
             }
@@ -136,6 +140,7 @@ class StudyWriter:
                 "seed": config.seed,
                 "semantics": config.semantics.preset,
                 "overridden": config.semantics.overridden(),
+                "switches": config.named_switches,
                 "fingerprint": config.fingerprint(),
                 "step": 500,
                 "steps": 500,

@@ -1,8 +1,10 @@
 """For every room: a small motion benchmark, built by the real builder, and real processes: torchrun and gloo."""
 
+import gc
 import json
 import os
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,12 +30,38 @@ def selects_gpu_tests(expression):
     return "gpu" in expression.replace("not gpu", "").split()
 
 
+NEED_GPU = pytest.StashKey[int]()
+
+
 def pytest_collection_modifyitems(config, items):
+    """Without a GPU, leave out the tests that need one; a run of ``-m gpu`` names each of them as skipped."""
     if torch.cuda.is_available():
         return
-    for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(pytest.mark.skip(reason="needs a CUDA device and pytest -m gpu"))
+    marked = [item for item in items if item.get_closest_marker("gpu")]
+    if selects_gpu_tests(config.getoption("markexpr")):
+        for item in marked:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device"))
+    elif marked:
+        items[:] = [item for item in items if not item.get_closest_marker("gpu")]
+        config.hook.pytest_deselected(items=marked)
+        config.stash[NEED_GPU] = len(marked)
+
+
+def pytest_collection_finish():
+    """Exempt all that has been imported from garbage collection: every full one would visit a million objects."""
+    gc.collect()
+    gc.freeze()
+
+
+def pytest_unconfigure():
+    gc.unfreeze()  # libraries report what is not collected at exit
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    if count := config.stash.get(NEED_GPU, 0):
+        terminalreporter.write_line(
+            f"{count} deselected tests need a GPU: pytest -m gpu, or make gpu-check, on a machine with one"
+        )
 
 
 @pytest.fixture(scope="session")
@@ -45,13 +73,22 @@ def motion_shards(tmp_path_factory):
     return out
 
 
+TORCHRUN = """
+from hpc_jepa.io.imports import uncollected_imports
+with uncollected_imports():
+    from torch.distributed.run import main
+main()
+"""
+WORKER = Path(__file__).parent / "worker.py"
+
+
 @pytest.fixture(scope="session")
 def launch():
     """``launch(script, *arguments, processes=2)`` runs a script under torchrun and returns its finished process."""
 
     def run(script, *arguments, processes=2, check=True):
-        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc-per-node={processes}"]
-        command = [*torchrun, str(script), *map(str, arguments)]
+        torchrun = [sys.executable, "-c", TORCHRUN, "--standalone", f"--nproc-per-node={processes}"]
+        command = [*torchrun, str(WORKER), str(script), *map(str, arguments)]
         finished = waiting.run(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
         assert not check or finished.returncode == 0, finished.stderr[-4000:]
         return finished

@@ -10,6 +10,7 @@ Processes are forked from this one, which has imported everything and never trai
 """
 
 import faulthandler
+import gc
 import json
 import os
 import random
@@ -285,6 +286,12 @@ def main(
 
     set_ds_accelerator()
     import hpc_jepa.training.loop  # noqa: F401 - imported before forking
+    from hpc_jepa.data.dali_pipeline import import_dali
+    from hpc_jepa.training.uncompiled import import_muon
+
+    import_dali()
+    import_muon()
+    gc.freeze()  # what is imported before forking is not copied by the garbage collector of each process
 
     counts: Counter[str] = Counter()
     chosen = [int(stage) for stage in stages.split(",")]

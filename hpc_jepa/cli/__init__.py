@@ -4,6 +4,7 @@ import signal
 import sys
 
 from hpc_jepa.errors import EXIT_INTERRUPTED
+from hpc_jepa.io.imports import uncollected_imports
 from hpc_jepa.training.shutdown import STOP_SIGNALS, Interrupt, install_stop_handler
 
 
@@ -15,7 +16,8 @@ def main() -> None:
     interrupt = Interrupt()
     try:
         install_stop_handler(interrupt)
-        from hpc_jepa.cli.app import app
+        with uncollected_imports():
+            from hpc_jepa.cli.app import app
 
         app()
     except KeyboardInterrupt:

@@ -14,6 +14,7 @@ from hpc_jepa.config import loading
 from hpc_jepa.config.benchmark import ENCODER_PATTERN, BenchmarkConfig, ProtocolName, Task, current_protocol
 from hpc_jepa.config.training import DeviceSetting
 from hpc_jepa.errors import InputError
+from hpc_jepa.io.imports import uncollected_imports
 
 if TYPE_CHECKING:
     from hpc_jepa.evaluation.record import AnyRecord
@@ -91,9 +92,10 @@ def evaluate_command(
 
     Under torchrun or srun all processes share the extraction of features; rank 0 trains the probes.
     """
-    from hpc_jepa.evaluation.evaluator import evaluate as evaluate_run
-    from hpc_jepa.evaluation.evaluator import process_group
-    from hpc_jepa.runs.run_dir import RunDir
+    with uncollected_imports():
+        from hpc_jepa.evaluation.evaluator import evaluate as evaluate_run
+        from hpc_jepa.evaluation.evaluator import process_group
+        from hpc_jepa.runs.run_dir import RunDir
 
     config = loading.read_config(BenchmarkConfig, [loading.find_config(benchmark, "benchmark")], overrides or [])
     names = _validated(weights or ["target", "student"])

@@ -12,6 +12,7 @@ from hpc_jepa.cli.console import CONSOLE, Advance, ConsoleHandler, examples, pro
 from hpc_jepa.config.loading import read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.errors import EXIT_INTERRUPTED
+from hpc_jepa.io.imports import uncollected_imports
 from hpc_jepa.runs.run_dir import RunDir
 
 if TYPE_CHECKING:
@@ -82,11 +83,12 @@ def train_command(
     if profile:
         os.environ.setdefault("KINETO_LOG_LEVEL", KINETO_QUIET)  # read when torch is imported
 
-    from hpc_jepa.distributed import set_ds_accelerator
+    with uncollected_imports():
+        from hpc_jepa.distributed import set_ds_accelerator
 
-    set_ds_accelerator(config.engine.device)
-    from hpc_jepa.profiling.profile import check_profile_steps
-    from hpc_jepa.training.loop import train
+        set_ds_accelerator(config.engine.device)
+        from hpc_jepa.profiling.profile import check_profile_steps
+        from hpc_jepa.training.loop import train
 
     shown = os.environ.get("RANK", os.environ.get("SLURM_PROCID", "0")) == "0"
     log = logging.getLogger("hpc_jepa")

@@ -15,7 +15,6 @@ from typing import Any, Protocol, cast
 
 import psutil
 
-from hpc_jepa.devices import thread_pool
 from hpc_jepa.errors import InputError
 from hpc_jepa.io.atomic import no_follow
 from hpc_jepa.io.regular import read_regular
@@ -136,6 +135,8 @@ class ScratchCache:
         self._folder = folder
         self._limit = limit
         self._evict = evict
+        from hpc_jepa.devices import thread_pool  # imports torch, which building shards does not need
+
         self._copier = thread_pool(1, "scratch")
         self._copies: dict[Path, Future[Path | None]] = {}
         self._lock = Lock()

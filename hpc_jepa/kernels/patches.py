@@ -29,5 +29,7 @@ def plain_patches_at(
     """:func:`patches_at` by indexing."""
     places = rearrange(pixels, "b c (t f) (y h) (x w) -> b t y x c f h w", f=tubelet, h=patch, w=patch)
     clip = torch.arange(len(tokens), device=tokens.device).unsqueeze(1)
-    time, row, column = torch.unravel_index(tokens, places.shape[1:4])
+    height, width = places.shape[2:4]
+    # torch.unravel_index imports the symbolic shapes of torch.compile, and SymPy with them.
+    time, row, column = tokens // (height * width), tokens // width % height, tokens % width
     return places[clip, time, row, column].flatten(2), rotations[tokens]

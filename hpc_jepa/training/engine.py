@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import sysconfig
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,8 +19,10 @@ from torch.nn.utils import get_total_norm
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import local_rows, rank, world_size
 from hpc_jepa.errors import InputError
+from hpc_jepa.kernels.eager_optimizer import eager_optimizer
 from hpc_jepa.models.block import Block
 from hpc_jepa.training.schedules import ScheduleValues
+from hpc_jepa.training.uncompiled import import_muon, uncompiled_stage_3
 
 LOG = logging.getLogger(__name__)
 
@@ -38,7 +41,8 @@ def build_engine(train_module: nn.Module, config: RunConfig) -> DeepSpeedEngine:
     if config.engine.compile:
         compile_blocks(train_module)
     trainable = sum(p.numel() for p in train_module.parameters() if p.requires_grad)
-    optimizer = torch.optim.AdamW(
+    optimizer = eager_optimizer(
+        torch.optim.AdamW,
         parameter_groups(train_module),
         lr=config.schedule.lr,
         betas=config.optimizer.betas,
@@ -61,7 +65,9 @@ def build_engine(train_module: nn.Module, config: RunConfig) -> DeepSpeedEngine:
         "zero_allow_untested_optimizer": True,
         "timers": {"throughput": {"enabled": False}},  # it would wait for the device twice per step
     }
-    engine, *_ = deepspeed.initialize(model=train_module, optimizer=optimizer, config=settings)
+    import_muon()
+    with uncompiled_stage_3() if stage == 3 else nullcontext():
+        engine, *_ = deepspeed.initialize(model=train_module, optimizer=optimizer, config=settings)
     engine.grad_clip = grad_clip
     return engine
 

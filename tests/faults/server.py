@@ -4,6 +4,7 @@ The shim is preloaded into this process; a rule is added in the child alone.
 """
 
 import ctypes
+import gc
 import importlib
 import itertools
 import json
@@ -104,8 +105,10 @@ def main():
     from hpc_jepa.distributed import set_ds_accelerator
 
     set_ds_accelerator("cpu")
-    import deepspeed  # noqa: F401
+    from hpc_jepa.training.uncompiled import import_muon
 
+    import_muon()
+    gc.freeze()
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     print("ready", flush=True)
     for line in sys.stdin:

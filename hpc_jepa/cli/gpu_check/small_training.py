@@ -15,6 +15,7 @@ from typing import Any
 
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import GlooGroup, is_main, local_rows, rank, set_ds_accelerator, world_size
+from hpc_jepa.io.imports import uncollected_imports
 
 STEPS, BATCH = 20, 4
 NAN_STEP, SAVED, KILLED = 7, 10, 14
@@ -59,18 +60,19 @@ def config_at(stage: int, task: SmallTraining) -> RunConfig:
 
 def step_losses(stage: int, task: SmallTraining) -> Iterator[dict[str, Any]]:
     """The loss of each step, as a mean over processes, and whether the step was skipped."""
-    import torch
+    with uncollected_imports():
+        import torch
 
-    from hpc_jepa.checkpoint.writer import CheckpointWriter
-    from hpc_jepa.objectives.composition import weighted_sum
-    from hpc_jepa.training.build import build_masker
-    from hpc_jepa.training.checkpoint_state import checkpoint_info, resume_from_checkpoint, shards_to_save
-    from hpc_jepa.training.ema import TargetEMA
-    from hpc_jepa.training.engine import build_engine, optimizer_step, set_schedule_values
-    from hpc_jepa.training.launch import join_process_group
-    from hpc_jepa.training.nonfinite import NonFiniteGuard
-    from hpc_jepa.training.schedules import schedule_values_at
-    from hpc_jepa.training.train_module import build_train_module
+        from hpc_jepa.checkpoint.writer import CheckpointWriter
+        from hpc_jepa.objectives.composition import weighted_sum
+        from hpc_jepa.training.build import build_masker
+        from hpc_jepa.training.checkpoint_state import checkpoint_info, resume_from_checkpoint, shards_to_save
+        from hpc_jepa.training.ema import TargetEMA
+        from hpc_jepa.training.engine import build_engine, optimizer_step, set_schedule_values
+        from hpc_jepa.training.launch import join_process_group
+        from hpc_jepa.training.nonfinite import NonFiniteGuard
+        from hpc_jepa.training.schedules import schedule_values_at
+        from hpc_jepa.training.train_module import build_train_module
 
     device = join_process_group(folder=Path(task.folder))
     config = config_at(stage, task)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from hpc_jepa.config.loading import read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import GlooGroup, set_ds_accelerator
+from hpc_jepa.io.imports import uncollected_imports
 
 if TYPE_CHECKING:
     import torch
@@ -53,9 +54,10 @@ def results(timing: StepTiming) -> Iterator[dict[str, Any]]:
 
     Ends early with ``OUT_OF_MEMORY``: a backward pass that was cut short leaves the engine in an unusable state.
     """
-    import torch
+    with uncollected_imports():
+        import torch
 
-    from hpc_jepa.training.step_runner import StepRunner
+        from hpc_jepa.training.step_runner import StepRunner
 
     runner = StepRunner(timing.config(timing.clips[0]))
     for clips in timing.clips:

@@ -6,6 +6,7 @@ from importlib import import_module
 from pathlib import Path
 
 from hpc_jepa.cli.gpu_check.part import Mode, PartContext, SkipPartError, Verdict
+from hpc_jepa.io.imports import uncollected_imports
 
 OPTIONAL = {
     "nvidia": "DALI (pip install 'hpc_jepa[cuda13]' or 'hpc_jepa[cuda12]')",
@@ -19,7 +20,9 @@ def run_target(target: str, context: PartContext) -> Verdict:
     """The verdict of a part; skipped if it raises SkipPartError or needs an optional package that is not installed."""
     module, _, function = target.partition(":")
     try:
-        verdict: Verdict = getattr(import_module(module), function)(context)
+        with uncollected_imports():
+            part = import_module(module)
+        verdict: Verdict = getattr(part, function)(context)
         return verdict
     except SkipPartError as reason:
         return Verdict("skipped", str(reason))

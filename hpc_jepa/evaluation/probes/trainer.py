@@ -17,6 +17,7 @@ from hpc_jepa.config.benchmark import TrainedProbeConfig
 from hpc_jepa.evaluation.frozen_features import FrozenFeatures, Standardiser
 from hpc_jepa.evaluation.probes.probe_registry import build_probes
 from hpc_jepa.evaluation.progress import Advance
+from hpc_jepa.kernels.eager_optimizer import eager_optimizer
 
 
 class ProbeHyperparameters(NamedTuple):
@@ -84,7 +85,7 @@ class _StackedAdamW:
 
     def __init__(self, parameters: Sequence[nn.Parameter], settings: Sequence[ProbeHyperparameters]) -> None:
         self._parameters = parameters
-        self.adam = Adam(parameters, lr=1.0, fused=True)
+        self.adam = eager_optimizer(Adam, parameters, lr=1.0, fused=True)
         rates, decays = torch.tensor([[s.lr, s.weight_decay] for s in settings], dtype=torch.float32).T
         self._rates, self._decays = rates.to(parameters[0].device), decays.to(parameters[0].device)
 

@@ -12,6 +12,7 @@ from torch.nn.functional import cross_entropy, normalize
 from hpc_jepa.config.benchmark import TextConfig
 from hpc_jepa.evaluation.frozen_features import FrozenFeatures, Standardiser
 from hpc_jepa.evaluation.progress import Advance
+from hpc_jepa.kernels.eager_optimizer import eager_optimizer
 
 INITIAL_TEMPERATURE = 0.07
 MIN_TEMPERATURE = 0.01
@@ -63,7 +64,8 @@ def fit_projection_heads(
     device = sentences.device
     inputs = features.tokens.shape[1] * features.width
     heads = ProjectionHeads(inputs, sentences.shape[1], config.width, seeds).to(device)
-    optimizer = torch.optim.AdamW(heads.parameters(), lr=config.lr, weight_decay=config.weight_decay)
+    settings = {"lr": config.lr, "weight_decay": config.weight_decay}
+    optimizer = eager_optimizer(torch.optim.AdamW, heads.parameters(), **settings)
     rng = np.random.default_rng(0)
     for _ in range(config.updates):
         rows = rng.choice(len(features), min(config.batch_size, len(features)), replace=False)

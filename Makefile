@@ -1,4 +1,4 @@
-# make quickstart   data, three pretrained encoders and a report of them, without a GPU
+# make quickstart   data, four pretrained encoders and a report of them, without a GPU
 # make slurm-demo   a study of 36 tiny runs on a Slurm cluster set up on this machine (Debian, as root)
 # make test         the whole test suite
 # make gpu-check    checks a GPU machine in under ten minutes (PATIENCE=2: twice the limits, for a cold file system);

@@ -117,7 +117,7 @@ def shards(run_python):
 
 def test_the_quickstart_is_planned(run_python, shards):
     plan = json.loads(run_python("-m", "hpc_jepa", "study", "plan", "quickstart", "--json"))
-    assert len(plan["cells"]) == 3 and all(cell["error"] is None for cell in plan["cells"])
+    assert len(plan["cells"]) == 4 and all(cell["error"] is None for cell in plan["cells"])
 
 
 def test_slurm_files_are_in_the_package(run_python):

@@ -11,11 +11,12 @@ from typer.testing import CliRunner
 
 from hpc_jepa.cli.app import app
 from hpc_jepa.cli.console import split_overrides
-from hpc_jepa.config.loading import dump_config, read_config
+from hpc_jepa.config.loading import dump_config, find_config, read_config
 from hpc_jepa.config.run import RunConfig
-from hpc_jepa.config.semantics import SWITCHES
+from hpc_jepa.config.semantics import PRESETS, SWITCHES
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.errors import InputError
+from hpc_jepa.io.flatten import flatten
 from hpc_jepa.study.grid import create_study_dir, expand_study
 
 SWITCHED = {"objective": "fwm_hw_ld", "semantics": {"preset": "corrected", "ld_hw_gradient": False}}
@@ -137,3 +138,16 @@ def test_the_status_has_a_row_for_each_cell(tmp_path, monkeypatch):
     assert [row["folder"] for row in rows] == [str(cell.folder) for cell in cells("fwm_hw_ld", SWITCHED)]
     shown = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["study", "status", "study.yaml"]).stdout
     assert "fwm_hw_ld.ld_hw_gradient=false" in shown
+
+
+def test_the_quickstart_asks_about_the_gradient_by_one_switch():
+    grid = expand_study(read_config(StudyConfig, [find_config("quickstart", "study")]), Path("runs"))
+    assert [cell.folder.parent.name for cell in grid] == [
+        *("baseline", "fwm_hw_ld", "fwm_hw_ld.ld_hw_gradient=false", "fwm_hw_ld.published")
+    ]
+    with_gradient, without = (flatten(cell.config.outcome_settings()) for cell in grid[1:3])
+    differing = {key for key in with_gradient if with_gradient[key] != without[key]}
+    assert differing == {"semantics.ld_hw_gradient"}
+    presets = PRESETS["published"], PRESETS["corrected"]
+    count = sum(presets[0][name] != presets[1][name] for name in SWITCHES)
+    assert f"differ in {count} switches" in (Path(__file__).parents[2] / "docs/quickstart.md").read_text()

@@ -9,7 +9,8 @@ from hpc_jepa.config.semantics import VariantSemantics
 from hpc_jepa.config.strict import RootConfig, Strict
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
-
+MAX_CELLS = 10_000
+"""Limit of the runs of a study."""
 
 CELL_KEYS = {
     "seed": "list the seeds under seeds:",
@@ -58,6 +59,13 @@ class StudyConfig(RootConfig):
     seeds: tuple[Seed, ...] = Field((239,), min_length=1)
     overrides: tuple[str, ...] = Field((), description="key.sub=value, applied to every run")
     evaluations: tuple[EvaluationConfig, ...] = ()
+
+    @model_validator(mode="after")
+    def _is_finite(self) -> "StudyConfig":
+        cells = len(self.regimes) * sum(len(variant.seeds or self.seeds) for variant in self.variants)
+        if cells > MAX_CELLS:
+            raise ValueError(f"{cells:,} runs; a study has at most {MAX_CELLS:,}: divide it")
+        return self
 
     @field_validator("overrides")
     @classmethod

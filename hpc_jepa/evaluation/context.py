@@ -74,6 +74,7 @@ class EvaluationContext:
             raise InputError(f"{benchmark.name}: unknown protocol '{protocol}'; choose from {known}")
         validate_probes(benchmark, protocol)
         run = open_run(folder)
+        run.refuse_links_outside()
         group = GlooGroup(COLLECTIVE_TIMEOUT)
         checkpoint = _newest_checkpoint(folder, group)
         chosen = select_device(device or run.config.engine.device)

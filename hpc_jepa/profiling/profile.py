@@ -23,6 +23,7 @@ from torch.profiler import ProfilerActivity, profile, record_function
 
 from hpc_jepa.distributed import is_main
 from hpc_jepa.errors import InputError
+from hpc_jepa.io.atomic import write_atomically
 from hpc_jepa.profiling.summary import ProfiledSteps, summary_page
 from hpc_jepa.profiling.trace import PHASES, STEP, Trace
 from hpc_jepa.training.build import TrainingRun
@@ -143,7 +144,7 @@ def _write_summary(steps: ProfiledSteps, timed: profile, with_stacks: profile, f
         timed.export_chrome_trace(str(trace))
         with_stacks.export_chrome_trace(str(stacks))
         page = summary_page(steps, Trace(trace), Trace(stacks), _keep_trace(trace, folder))
-    (folder / "summary.md").write_text(page)
+    write_atomically(folder / "summary.md", page.encode())
     return page
 
 

@@ -29,7 +29,7 @@ def _absent(path: Path, started: set[Path]) -> list[str]:
     try:
         cells = expand_study(loading.read_config(StudyConfig, [path]), path.parent.parent)
     except InputError as error:
-        return [f"{path.parent.name}: its grid cannot be expanded ({error})"]
+        return [f"{path}: its grid cannot be expanded ({error})"]
     absent = [cell.config for cell in cells if cell.config.folder.resolve() not in started]
     return [f"{run_label(config)} ({config.regime}): never started" for config in absent]
 

@@ -103,9 +103,16 @@ def run_label(config: RunConfig) -> str:
 
 
 def study_descriptions(runs: Sequence[RunReport]) -> list[str]:
-    """``about`` of each study that has a ``study.yaml``."""
+    """``about`` of each study that has a sound ``study.yaml``."""
     files = dict.fromkeys(run.dir.study.config_file for run in runs)
-    return [about for path in files if path.is_file() and (about := read_config(StudyConfig, [path]).about)]
+    return [about for path in files if path.is_file() and (about := _about(path))]
+
+
+def _about(path: Path) -> str:
+    try:
+        return read_config(StudyConfig, [path]).about
+    except InputError:  # a report on the whole study names it among the gaps
+        return ""
 
 
 def _read(run: RunDir, whole_study: bool, damaged: list[str]) -> RunReport:

@@ -22,6 +22,7 @@ from hpc_jepa.report.report_data import ReportData, collect_run_data, with_audit
 from hpc_jepa.report.run_report import find_runs
 from hpc_jepa.report.study_evidence import collect_evidence
 from hpc_jepa.report.verdicts import ClaimResult
+from hpc_jepa.runs.run_dir import StudyDir
 
 TEXT_WIDTH = 120
 
@@ -58,9 +59,16 @@ def write_report(
     if published is not None:
         study = read_published(published)
         data = with_published(data, study, audit_claims(claim_list, study, as_printed=True))
-    report = Report(out or runs[0].dir.study.path / "report", data)
+    report = Report(out or _inside(runs[0].dir.study), data)
     _write_files(report)
     return report
+
+
+def _inside(study: StudyDir) -> Path:
+    """The folder of a report inside its study. Raises InputError if it is a link that leads out of it."""
+    if not study.report_dir.resolve().is_relative_to(study.path.resolve()):
+        raise InputError(f"{study.report_dir}: a symbolic link, outside the study; name it with --out to write there")
+    return study.report_dir
 
 
 def print_report(report: Report, console: SafeConsole) -> None:

@@ -2,6 +2,7 @@
 
 RUNS/<study>/
     study.yaml  jobs.jsonl  refused.json  slurm/      grid, submitted jobs, refused cells, batch scripts
+    report/                                           report on the study
     <regime>/<variant>/seed-<n>/
         config.yaml                                   configuration
         state.json                                    status and step (runs/state.py)
@@ -21,8 +22,9 @@ RUNS/<study>/
 import re
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
+from hpc_jepa.config.benchmark import Task
 from hpc_jepa.config.loading import read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.errors import InputError
@@ -50,6 +52,11 @@ class StudyDir:
         self.refused_file = self.path / "refused.json"
         self.lock_file = self.path / ".submission"
         self.slurm_dir = self.path / "slurm"
+        self.report_dir = self.path / "report"
+
+    def refuse_links_outside(self) -> None:
+        """Raise InputError if a folder of the study is a symbolic link that leads outside it; see :class:`RunDir`."""
+        _refuse_links_outside(self.path, self.slurm_dir, self.path / LOGS)
 
 
 class RunDir:
@@ -114,13 +121,10 @@ class RunDir:
 
         Call before anything is written or removed: such a run could be received from somebody else.
         """
-        inside = self.path.resolve()
-        for folder in (self.checkpoints_dir, self.log_dir, self.events_dir, self.profile_dir, self.record_dir()):
-            if not folder.resolve().is_relative_to(inside):
-                raise InputError(
-                    f"{folder}: a symbolic link to {folder.resolve()}, outside the run; move the folder into the run, "
-                    "or link the whole run folder"
-                )
+        records = (self.record_dir(task) for task in get_args(Task))
+        _refuse_links_outside(
+            self.path, self.checkpoints_dir, self.log_dir, self.events_dir, self.profile_dir, *records
+        )
 
     def checkpoint_dir(self, step: int) -> Path:
         """Folder of the checkpoint after ``step`` steps."""
@@ -182,6 +186,16 @@ class RunDir:
         probes = [("probe", path) for path in sorted(self.record_dir().glob("*.json"))]
         others = [(path.parent.name, path) for path in sorted(self.record_dir().glob("*/*.json"))]
         return pd.DataFrame([row for task, path in probes + others for row in read_summary(path).rows(task)])
+
+
+def _refuse_links_outside(path: Path, *folders: Path) -> None:
+    inside = path.resolve()
+    for folder in folders:
+        if not folder.resolve().is_relative_to(inside):
+            raise InputError(
+                f"{folder}: a symbolic link to {folder.resolve()}, outside {path}; move the folder there, or link the "
+                "whole run folder"
+            )
 
 
 def task_log_file(folder: Path, kind: str, rank: int = 0) -> Path:

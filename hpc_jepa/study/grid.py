@@ -12,6 +12,7 @@ from hpc_jepa.config.semantics import switch_text
 from hpc_jepa.config.study import EvaluationConfig, StudyConfig, VariantConfig
 from hpc_jepa.config.yaml_reader import as_value
 from hpc_jepa.errors import InputError
+from hpc_jepa.io.atomic import write_atomically
 from hpc_jepa.io.resources import resource_name
 from hpc_jepa.runs.run_dir import RunDir, StudyDir
 
@@ -69,10 +70,14 @@ def expand_study(study: StudyConfig, runs: Path) -> list[StudyCell]:
 
 
 def create_study_dir(study: StudyConfig, runs: Path) -> StudyDir:
-    """Create ``RUNS/<study>`` and write its ``study.yaml``, from which a report lists missing cells."""
+    """Create ``RUNS/<study>`` and write its ``study.yaml``, from which a report lists missing cells.
+
+    Raises InputError if a folder in it is a link that leads out of it.
+    """
     folder = StudyDir(runs / study.study)
     folder.path.mkdir(parents=True, exist_ok=True)
-    folder.config_file.write_text(dump_config(study), encoding="utf-8")
+    folder.refuse_links_outside()
+    write_atomically(folder.config_file, dump_config(study).encode())
     return folder
 
 

@@ -11,9 +11,9 @@ from queue import SimpleQueue
 from signal import SIGTERM
 
 from hpc_jepa.devices import VISIBLE
-from hpc_jepa.errors import EXIT_INTERRUPTED
+from hpc_jepa.errors import EXIT_INTERRUPTED, DataError, InputError
 from hpc_jepa.study.grid import StudyCell
-from hpc_jepa.study.status import CellStatus, cell_status, is_evaluated
+from hpc_jepa.study.status import CellStatus, cell_status, is_evaluated, status_or_damaged
 from hpc_jepa.study.task import StudyTask, TaskRunner, evaluation_task, last_log_line, training_task
 
 POLL_INTERVAL = 0.5  # seconds
@@ -58,8 +58,8 @@ class LocalJobs:
 def run_locally(cells: Sequence[StudyCell], jobs: LocalJobs, on_status: OnStatus) -> list[FailedTask]:
     """Train and evaluate all cells that are not done; the failed tasks.
 
-    A failed cell does not stop the others. ``on_status`` is called for each cell every POLL_INTERVAL. Raises
-    KeyboardInterrupt if a task was interrupted; running commands save first.
+    A failed cell, or one with a damaged file, does not stop the others. ``on_status`` is called for each cell every
+    POLL_INTERVAL. Raises KeyboardInterrupt if a task was interrupted; running commands save first.
     """
     failures: list[FailedTask] = []
     chains = {number: cell_tasks(cell) for number, cell in enumerate(cells)}
@@ -67,24 +67,40 @@ def run_locally(cells: Sequence[StudyCell], jobs: LocalJobs, on_status: OnStatus
         submitted: dict[Future[int], tuple[int, StudyTask]] = {}
         ready = list(chains)
         while ready or submitted:
-            new = [(number, task) for number in ready if (task := next(chains[number], None))]
-            submitted |= {pool.submit(run, task): (number, task) for number, task in new}
+            for number in ready:
+                task = _next_task(cells[number], chains[number])
+                if isinstance(task, FailedTask):
+                    failures.append(task)
+                elif task is not None:
+                    submitted[pool.submit(run, task)] = (number, task)
             done, _ = wait(submitted, timeout=POLL_INTERVAL, return_when=FIRST_COMPLETED)
             ended = [(*submitted.pop(future), future.result()) for future in done]
             ready = [number for number, _, code in ended if code == 0]
             failures += [_failure(cells[number], task, code) for number, task, code in ended if code != 0]
             running = {number: task for future, (number, task) in submitted.items() if future.running()}
             for number, cell in enumerate(cells):
-                on_status(cell, _running_status(running.get(number), cell_status(cell)))
+                on_status(cell, _running_status(running.get(number), status_or_damaged(cell)))
     return failures
 
 
 def cell_tasks(cell: StudyCell) -> Iterator[StudyTask]:
-    """Unfinished tasks of one cell in their order. Read the next one only when the last has ended."""
+    """Unfinished tasks of one cell in their order. Read the next one only when the last has ended.
+
+    Raises DataError if a file of the run is damaged, InputError if a folder of it is a link that leads out of it.
+    """
+    cell.run.refuse_links_outside()
     if cell_status(cell).state not in ("done", "trained"):
         yield training_task(cell)
     if not is_evaluated(cell):
         yield evaluation_task(cell)
+
+
+def _next_task(cell: StudyCell, tasks: Iterator[StudyTask]) -> StudyTask | FailedTask | None:
+    """The next task of a cell, None if there is none, a failure if a file of its run is damaged."""
+    try:
+        return next(tasks, None)
+    except (DataError, InputError) as error:
+        return FailedTask(cell, str(error), cell.folder)
 
 
 def _failure(cell: StudyCell, task: StudyTask, code: int) -> FailedTask:

@@ -14,6 +14,7 @@ from hpc_jepa.objectives.registry import validate_objectives
 from hpc_jepa.runs.acquire import refuse_other_config
 from hpc_jepa.study.gpu_memory import GIB, memory_plan
 from hpc_jepa.study.grid import StudyCell
+from hpc_jepa.study.status import status_or_damaged
 
 
 def preflight_errors(cells: Iterable[StudyCell], cluster: ClusterConfig | None = None) -> dict[Path, str]:
@@ -44,13 +45,15 @@ def _cell_error(cell: StudyCell, cluster: ClusterConfig | None) -> str | None:
         validate_objectives(cell.config)
         for evaluation in cell.evaluations:
             validate_probes(evaluation.benchmark, evaluation.protocol)
+        cell.run.refuse_links_outside()
         refuse_other_config(cell.config)
         if cluster is not None:
             local_rows(cell.config.engine.batch_size, 0, cluster.train.processes)
             _check_memory(cell, cluster)
     except HpcJepaError as error:
         return str(error)
-    return None
+    status = status_or_damaged(cell)
+    return status.note if status.state == "damaged" else None
 
 
 def _check_memory(cell: StudyCell, cluster: ClusterConfig) -> None:

@@ -85,7 +85,7 @@ def read_study_status(cells: Sequence[StudyCell], study: StudyDir) -> StudyStatu
         refused = job_log.refused()
     except DataError as error:
         warnings.append(str(error))
-    statuses = [_status_or_damaged(cell, queue.jobs(cell), refused.get(str(cell.folder))) for cell in cells]
+    statuses = [status_or_damaged(cell, queue.jobs(cell), refused.get(str(cell.folder))) for cell in cells]
     return StudyStatus(cells, statuses, "\n".join(filter(None, warnings)))
 
 
@@ -105,7 +105,7 @@ def is_evaluated(cell: StudyCell) -> bool:
     return all(_has_record(cell, evaluation) for evaluation in cell.evaluations)
 
 
-def _status_or_damaged(cell: StudyCell, jobs: CellJobs, refused: str | None) -> CellStatus:
+def status_or_damaged(cell: StudyCell, jobs: CellJobs = NO_JOBS, refused: str | None = None) -> CellStatus:
     """Like ``cell_status``. A damaged file of one run must not hide the status of the others."""
     try:
         return cell_status(cell, jobs, refused)

@@ -17,7 +17,7 @@ from hpc_jepa.config.training import CheckpointConfig
 from hpc_jepa.errors import CheckpointError, HpcJepaError, InputError
 from hpc_jepa.io.atomic import exclusive_lock, write_atomically
 from hpc_jepa.io.jsonl import append_jsonl
-from hpc_jepa.runs.run_dir import RunDir
+from hpc_jepa.runs.run_dir import RunDir, StudyDir
 
 FILES = ("manifest.json", "training-0000.safetensors", "weights-0000.safetensors")
 
@@ -256,10 +256,16 @@ def test_a_file_system_without_symbolic_links_suffices(tmp_path, save, monkeypat
     assert layout.latest_valid(tmp_path).step == 2
 
 
-@pytest.mark.parametrize("name", ["checkpoints", "log", "events", "eval", "profile"])
-def test_a_folder_that_leads_outside_the_run_is_refused(tmp_path, name):
-    run, outside = RunDir(tmp_path / "run"), tmp_path / "outside"
-    run.path.mkdir()
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        *((RunDir, name) for name in ("checkpoints", "log", "events", "eval", "eval/few_shot", "profile")),
+        *((StudyDir, name) for name in ("slurm", "log")),
+    ],
+)
+def test_a_folder_that_leads_outside_the_run_is_refused(tmp_path, kind, name):
+    run, outside = kind(tmp_path / "run"), tmp_path / "outside"
+    (run.path / name).parent.mkdir(parents=True)
     run.refuse_links_outside()
     outside.mkdir()
     (run.path / name).symlink_to(outside)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hpc_jepa.config.cluster import find_profile
 from hpc_jepa.config.loading import read_config
 from hpc_jepa.config.run import load_config
-from hpc_jepa.config.study import StudyConfig
+from hpc_jepa.config.study import MAX_CELLS, StudyConfig
 from hpc_jepa.config.yaml_reader import MAX_BYTES, as_value, parse_value, read_yaml
 from hpc_jepa.errors import InputError
 from hpc_jepa.study.grid import expand_study
@@ -120,6 +120,13 @@ def write_study(tmp_path, monkeypatch):
 def test_a_study_refuses_overrides_of_what_keeps_its_cells_apart(write_study, override):
     with pytest.raises(InputError, match=r"study\.yaml:5: overrides"):
         write_study(f"overrides: [{override}]\n")
+
+
+def test_a_study_of_too_many_runs_is_refused(tmp_path):
+    seeds = list(range(MAX_CELLS // 2 + 1))
+    (tmp_path / "study.yaml").write_text(f"study: s\nregimes: [x]\nvariants: [a, b]\nseeds: {seeds}\n")
+    with pytest.raises(InputError, match=r"study\.yaml.*10,002 runs"):
+        read_config(StudyConfig, [tmp_path / "study.yaml"])
 
 
 @pytest.mark.parametrize("runs", ["a #1", "2026-01-31", "~", "12:00:00", "null", "it's", " x ", "1e3", "a: b", "[x]"])

@@ -92,6 +92,25 @@ def test_a_damaged_file_is_named_and_the_other_runs_are_reported(study, name, co
     assert others and set(others) <= set(data.rows)
 
 
+@pytest.mark.parametrize("content", ["a: &a [*a]", "study: [", "study: demo\nregimes: [x]\nvariants: [y]\n"])
+def test_a_damaged_study_file_is_named_and_the_runs_are_reported(study, content):
+    rows = write_report([study]).data.rows
+    (study / "study.yaml").write_text(content)
+    data = write_report([study]).data
+    assert set(data.rows) == set(rows)
+    assert len([line for line in data.gaps if str(study / "study.yaml") in line]) == 1
+
+
+def test_a_report_folder_that_leads_outside_the_study_is_written_only_if_it_is_named(study, tmp_path):
+    (tmp_path / "outside").mkdir()
+    (study / "report").symlink_to(tmp_path / "outside")
+    with pytest.raises(InputError, match="--out"):
+        write_report([study])
+    assert not [*(tmp_path / "outside").iterdir()]
+    write_report([study], study / "report")
+    assert (tmp_path / "outside/index.html").exists()
+
+
 def test_a_torn_last_line_is_not_damage(study):
     path = study / "quickstart/baseline/seed-0/metrics.jsonl"
     path.write_text(path.read_text() + '{"step": 500, "lo')

@@ -11,9 +11,14 @@ import yaml
 from typer.testing import CliRunner
 
 from hpc_jepa.cli.app import app
+from hpc_jepa.config.loading import read_config
+from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.devices import Gpus
-from hpc_jepa.study import task
+from hpc_jepa.errors import InputError
+from hpc_jepa.study import local, task
+from hpc_jepa.study.grid import create_study_dir, expand_study
 from hpc_jepa.study.local import LocalJobs
+from hpc_jepa.study.preflight import preflight_errors
 from tests.waiting import LEAST_PATIENCE, wait_until
 
 
@@ -54,6 +59,39 @@ def test_concurrent_tasks_get_a_gpu_each(gpus, cells, requested, expected):
     jobs = LocalJobs.plan(gpus, cores=4, cells=cells, requested=requested)
     assert jobs == expected
     assert all(gpu in str(jobs) for gpu in jobs.gpus)
+
+
+def test_a_damaged_cell_does_not_stop_the_others(write_study, tmp_path, monkeypatch):
+    study = read_config(StudyConfig, [write_study("baseline", "fwm", "ld", "delta")])
+    cells = expand_study(study, tmp_path / "runs")
+    damaged, linked, *others = cells
+    for cell in (damaged, linked):
+        cell.folder.mkdir(parents=True)
+    damaged.run.state_file.write_text("{")
+    (tmp_path / "outside").mkdir()
+    linked.run.log_dir.symlink_to(tmp_path / "outside")
+    ran = []
+    monkeypatch.setattr(local.TaskRunner, "run", lambda self, task: ran.append(task.folder) or 0)
+    shown = {}
+    failures = local.run_locally(cells, LocalJobs(1), lambda cell, status: shown.setdefault(cell.folder, status.state))
+    assert [failure.cell for failure in failures] == [damaged, linked]
+    assert str(damaged.run.state_file) in failures[0].message and str(linked.run.log_dir) in failures[1].message
+    assert set(ran) == {cell.folder for cell in others} and shown[damaged.folder] == "damaged"
+    assert not [*(tmp_path / "outside").iterdir()]
+    errors = preflight_errors(cells)
+    assert errors.keys() == {damaged.folder, linked.folder}
+
+
+def test_the_file_of_a_study_is_not_written_through_a_link(write_study, tmp_path):
+    study = read_config(StudyConfig, [write_study("baseline")])
+    (tmp_path / "runs/demo").mkdir(parents=True)
+    (tmp_path / "precious").write_text("precious")
+    (tmp_path / "runs/demo/study.yaml").symlink_to(tmp_path / "precious")
+    create_study_dir(study, tmp_path / "runs")
+    assert (tmp_path / "precious").read_text() == "precious"
+    (tmp_path / "runs/demo/slurm").symlink_to(tmp_path)
+    with pytest.raises(InputError, match="slurm"):
+        create_study_dir(study, tmp_path / "runs")
 
 
 def test_each_running_task_sees_its_own_gpu(write_study, tmp_path, monkeypatch):

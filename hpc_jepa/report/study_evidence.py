@@ -222,7 +222,7 @@ def _variant(cell: ClaimCell) -> str:
 
 
 def _mean(seeds: Replicates) -> Interval:
-    estimate = accuracy(*seeds.values()) if len(seeds) == 1 else hierarchical.estimate_mean(_scores(seeds))
+    estimate = accuracy(next(iter(seeds.values()))) if len(seeds) == 1 else hierarchical.estimate_mean(_scores(seeds))
     return Interval(*_percent(estimate.value, estimate.low, estimate.high))
 
 

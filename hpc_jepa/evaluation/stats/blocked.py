@@ -18,12 +18,11 @@ from typing import Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import f as f_distribution
-from scipy.stats import t
+from scipy.special import fdtrc, stdtr, stdtrit
 
 from hpc_jepa.errors import InputError
 from hpc_jepa.evaluation.stats.moderation import VariancePrior, fit_prior
-from hpc_jepa.evaluation.stats.paired import CONFIDENCE_LEVEL, Estimate
+from hpc_jepa.evaluation.stats.paired import CONFIDENCE_LEVEL, Estimate, mean_of_clips
 from hpc_jepa.evaluation.stats.simultaneous import holm, simultaneous_level
 
 Scores = NDArray[np.float64]
@@ -38,6 +37,9 @@ FEWEST_TO_MODERATE = 3
 
 OUTLIER_LEVEL = 0.01
 """A comparison whose variance exceeds the prior at this level keeps its own variance."""
+
+SHARE_MARGIN = 1.2
+"""The estimated share of the reference is multiplied by this: few seeds underestimate it more often than not."""
 
 SHARED_CORRELATION = 0.5
 """Correlation of two comparisons with one reference if all variants vary alike; half of each variance is shared."""
@@ -74,7 +76,7 @@ class Comparison:
     @property
     def standard_error(self) -> float:
         """Standard error of ``value``, recovered from its interval."""
-        return (self.high - self.low) / 2 / float(t.isf((1 - CONFIDENCE_LEVEL) / 2, self.df))
+        return (self.high - self.low) / 2 / -float(stdtrit(self.df, (1 - CONFIDENCE_LEVEL) / 2))
 
 
 def compare_with_reference(
@@ -86,12 +88,15 @@ def compare_with_reference(
     the variation between seeds is unknown and the interval is over test clips alone. ``clusters`` [n]: clips of equal
     numbers come from one source video.
     """
+    if not variants:
+        return {}
     clips = _Clips.of([*variants.values(), reference], clusters)
-    parts = {name: _difference(scores, reference, clips) for name, scores in variants.items()}
-    paired = {name: part for name, part in parts.items() if part.method == "paired"}
-    parts |= _moderate(paired, clips)
-    found = {name: _comparison(part, clips) for name, part in parts.items()}
-    return adjust_family(found, _shared_correlation(list(paired.values())))
+    parts = _parts(variants, reference, clips)
+    several = {name: part for name, part in parts.items() if part.method == "paired"}
+    share = _reference_share(list(several.values()))
+    parts |= _moderate(several, share, clips)
+    found = dict(zip(parts, _comparisons(list(parts.values()), clips), strict=True))
+    return adjust_family(found, min(SHARED_CORRELATION, share) if len(several) > 1 else 0.0)
 
 
 def estimate_contrast(
@@ -110,18 +115,22 @@ def estimate_contrast(
     if not seeds:
         raise InputError(f"no pretraining seed is common to {', '.join(weights)}")
     dropped = len(set().union(*(variants[name] for name in weights))) - len(seeds)
-    sums = sum(weight * clips.sums(variants[name], seeds) for name, weight in weights.items())
-    part = _paired_part(np.asarray(sums), dropped, clips)
+    sums = np.tensordot(list(weights.values()), np.stack([clips.sums(variants[name], seeds) for name in weights]), 1)
+    (part,) = _paired_parts(sums[None], [dropped], clips)
     if part.method == "paired":
-        part = _moderate_contrast(part, variants, weights, clips)
-    return adjust_family({"": _comparison(part, clips)})[""]
+        complete = [clips.means(scores, seeds) for scores in variants.values() if set(seeds) <= set(scores)]
+        part = _moderate_contrast(part, np.stack(complete), np.array(list(weights.values())), clips)
+    return adjust_family({"": _comparisons([part], clips)[0]})[""]
 
 
 def mean_score(scores: SeedScores, clusters: NDArray[np.int64] | None = None) -> Estimate:
     """Mean over seeds and clips with its 95 % interval. With one seed the interval is over test clips alone."""
     clips = _Clips.of([scores], clusters)
-    part = _paired_part(clips.sums(scores, sorted(scores)), 0, clips)
-    found = _comparison(part, clips)
+    if len(scores) == 1:
+        (only,) = scores.values()
+        return mean_of_clips(only, clusters)
+    parts = _paired_parts(clips.sums(scores, sorted(scores))[None], [0], clips)
+    (found,) = _comparisons(parts, clips)
     return Estimate(found.value, max(0.0, found.low), min(1.0, found.high))
 
 
@@ -138,7 +147,7 @@ def adjust_family(comparisons: Mapping[Key, Comparison], correlation: float = 0.
     adjusted = dict(comparisons)
     for key, p_value in zip(members, holm([comparisons[key].p_value for key in members]), strict=True):
         found = comparisons[key]
-        margin = found.standard_error * float(t.isf(level / 2, found.df))
+        margin = found.standard_error * -float(stdtrit(found.df, level / 2))
         interval = (found.value - margin, found.value + margin)
         adjusted[key] = replace(found, adjusted_p=p_value, simultaneous=interval)
     return adjusted
@@ -183,10 +192,14 @@ class _Clips:
         stacked = np.stack([np.asarray(scores[seed], float) for seed in seeds])
         return np.add.reduceat(stacked[:, self.order], self.starts, axis=1) if self.known else stacked
 
+    def means(self, scores: SeedScores, seeds: Sequence[int]) -> Scores:
+        """[S]: mean score of each seed."""
+        return np.array([float(np.mean(scores[seed])) for seed in seeds])
+
 
 @dataclass(frozen=True)
 class _Part:
-    """A difference and the two parts of its variance, with degrees of freedom."""
+    """A difference and the parts of its variance, each with degrees of freedom."""
 
     value: float
     method: Method
@@ -195,113 +208,138 @@ class _Part:
     means: Scores
     """[S]: difference of each common seed."""
     seed_variance: float
-    """Between seeds, for one seed."""
+    """Of the mean over seeds."""
     seed_df: float
     clip_variance: float
-    """Of the mean over seeds."""
+    """Of the mean over seeds, between clusters of clips."""
     interaction: float
+    """Contained in both variances."""
     interaction_df: float
 
 
-def _difference(scores: SeedScores, reference: SeedScores, clips: _Clips) -> _Part:
-    common = sorted(set(scores) & set(reference))
-    dropped = len(set(scores) ^ set(reference))
-    if common:
-        return _paired_part(clips.sums(scores, common) - clips.sums(reference, common), dropped, clips)
-    ours, theirs = (_paired_part(clips.sums(side, sorted(side)), 0, clips) for side in (scores, reference))
-    first, second = (clips.sums(side, sorted(side)).mean(axis=0) for side in (scores, reference))
-    value = float((first - second).sum() / clips.n)
-    variance = _over_clusters(first - second - value * clips.sizes, clips)
-    if min(ours.seeds, theirs.seeds) == 1:
-        return _Part(value, "one_seed", 1, dropped, np.array([value]), 0.0, 1, variance, 0.0, 1)
-    shares = [part.seed_variance / part.seeds for part in (ours, theirs)]
-    df = satterthwaite(shares, [ours.seed_df, theirs.seed_df])
-    seeds = min(ours.seeds, theirs.seeds)
-    interaction = ours.interaction + theirs.interaction
+def _parts(variants: Mapping[str, SeedScores], reference: SeedScores, clips: _Clips) -> dict[str, _Part]:
+    """Differences to the reference, in the order of ``variants``; those over the same seeds are computed together."""
+    groups: dict[tuple[int, ...], list[str]] = {}
+    for name, scores in variants.items():
+        groups.setdefault(tuple(sorted(set(scores) & set(reference))), []).append(name)
+    found: dict[str, _Part] = {}
+    for seeds, names in groups.items():
+        if not seeds:
+            found |= {name: _unpaired_part(variants[name], reference, clips) for name in names}
+            continue
+        sums = np.stack([clips.sums(variants[name], seeds) for name in names]) - clips.sums(reference, seeds)
+        dropped = [len(set(variants[name]) ^ set(reference)) for name in names]
+        found |= dict(zip(names, _paired_parts(sums, dropped, clips), strict=True))
+    return {name: found[name] for name in variants}
+
+
+def _paired_parts(sums: Scores, dropped: Sequence[int], clips: _Clips) -> list[_Part]:
+    """Parts of the means of ``sums`` [m, S, G] over clips and seeds."""
+    _, seeds, groups = sums.shape
+    means, over_seeds = sums.sum(axis=2) / clips.n, sums.mean(axis=1)
+    values = means.mean(axis=1)
+    clip_variance = _over_clusters(over_seeds - values[:, None] * clips.sizes, clips)
+    if seeds == 1:
+        return [
+            _Part(float(value), "one_seed", 1, lost, mean, 0.0, 1.0, float(variance), 0.0, 1.0)
+            for value, lost, mean, variance in zip(values, dropped, means, clip_variance, strict=True)
+        ]
+    residual = sums - over_seeds[:, None] - (means - values[:, None])[..., None] * clips.sizes
+    interaction = np.square(residual).sum(axis=(1, 2)) * groups / clips.df / (seeds - 1) / seeds / clips.n**2
+    seed_variance, df = means.var(axis=1, ddof=1) / seeds, seeds - 1
+    columns = zip(values, dropped, means, seed_variance, clip_variance, interaction, strict=True)
+    return [
+        _Part(float(value), "paired", seeds, lost, mean, float(a), df, float(b), float(c), df * clips.df)
+        for value, lost, mean, a, b, c in columns
+    ]
+
+
+def _unpaired_part(scores: SeedScores, reference: SeedScores, clips: _Clips) -> _Part:
+    """Difference of two sides without a common seed. Clips are the same on both."""
+    sums = [clips.sums(side, sorted(side)) for side in (scores, reference)]
+    gain = sums[0].mean(axis=0) - sums[1].mean(axis=0)
+    value = float(gain.sum() / clips.n)
+    variance = float(_over_clusters(gain - value * clips.sizes, clips))
+    seeds = min(len(scores), len(reference))
+    if seeds == 1:
+        dropped = len(scores) + len(reference) - 2
+        return _Part(value, "one_seed", 1, dropped, np.array([value]), 0.0, 1.0, variance, 0.0, 1.0)
+    sides = [_paired_parts(side[None], [0], clips)[0] for side in sums]
+    seed = [side.seed_variance for side in sides]
     return _Part(
         value,
         "welch",
         seeds,
         0,
         np.array([value]),
-        sum(shares) * seeds,
-        df,
+        sum(seed),
+        float(satterthwaite(np.array(seed), np.array([side.seed_df for side in sides]), np.array(sum(seed)))),
         variance,
-        interaction,
-        ours.interaction_df + theirs.interaction_df,
+        sum(side.interaction for side in sides),
+        sum(side.interaction_df for side in sides),
     )
 
 
-def _paired_part(sums: Scores, dropped: int, clips: _Clips) -> _Part:
-    """Parts of the mean of ``sums`` [S, G] over clips and seeds."""
-    seeds, groups = sums.shape
-    means, over_seeds = sums.sum(axis=1) / clips.n, sums.mean(axis=0)
-    value = float(means.mean())
-    clip_variance = _over_clusters(over_seeds - value * clips.sizes, clips)
-    if seeds == 1:
-        return _Part(value, "one_seed", 1, dropped, means, 0.0, 1, clip_variance, 0.0, 1)
-    residual = sums - over_seeds - (means - value)[:, None] * clips.sizes
-    scale = groups / clips.df / (seeds - 1) / seeds / clips.n**2
-    interaction = float(np.square(residual).sum()) * scale
-    seed_variance = float(means.var(ddof=1))
-    df = seeds - 1
-    return _Part(value, "paired", seeds, dropped, means, seed_variance, df, clip_variance, interaction, df * clips.df)
-
-
-def _over_clusters(residuals: Scores, clips: _Clips) -> float:
-    """Variance of a mean over clips from ``residuals`` [G], sums by cluster of the deviations from that mean.
+def _over_clusters(residuals: Scores, clips: _Clips) -> Scores:
+    """Variances [...] of means over clips from ``residuals`` [..., G], sums by cluster of the deviations from the mean.
 
     At least that of two further clusters, one right only on one side and one only on the other (Bonett & Price 2012):
     equal scores on all clips do not prove a difference of exactly their size.
     """
     groups = clips.sizes.size
-    smallest = 2 / (groups + 2) ** 2
-    return max(smallest, float(np.square(residuals).sum()) * groups / clips.df / clips.n**2)
+    found = np.square(residuals).sum(axis=-1) * groups / clips.df / clips.n**2
+    return np.asarray(np.maximum(found, 2 / (groups + 2) ** 2))
 
 
-def _moderate(parts: Mapping[str, _Part], clips: _Clips) -> dict[str, _Part]:
-    """Moderated variances between seeds; a comparison with a larger variance than the others' keeps its own."""
+def _moderate(parts: Mapping[str, _Part], share: float, clips: _Clips) -> dict[str, _Part]:
+    """Moderated variances between seeds; a comparison with a larger variance than the others' keeps its own.
+
+    All comparisons contain the seeds of the same reference, so that even their pooled variance has few degrees of
+    freedom: the reference's ``share`` of it has only those of one variant. The prior is worth no more than that.
+    """
     if len(parts) < FEWEST_TO_MODERATE:
         return dict(parts)
-    variances = np.array([part.seed_variance for part in parts.values()])
+    seeds = np.array([part.seeds for part in parts.values()])
     df = np.array([part.seed_df for part in parts.values()])
+    variances = np.array([part.seed_variance for part in parts.values()]) * seeds
     prior = fit_prior(np.maximum(variances, _rounding(clips)), df)
-    moderated, moderated_df = prior.moderate(variances, df)
-    shared = max(SHARED_CORRELATION, _reference_share(list(parts.values()))) ** 2
-    cap = df / (shared + (1 - shared) / len(parts))
+    shared = min(1.0, max(SHARED_CORRELATION, SHARE_MARGIN * share)) ** 2
+    pooled_df = float(df.mean()) / (shared + (1 - shared) / len(parts))
+    limited = prior.limited(max(pooled_df - float(df.mean()), 0.0))
+    moderated, _ = prior.moderate(variances, df)
     return {
         name: part
-        if _is_outlier(part, prior)
+        if _is_outlier(float(variances[i]), part.seed_df, prior)
         else replace(
             part,
             method="blocked",
-            seed_variance=float(moderated[i]),
-            seed_df=float(min(moderated_df[i], cap[i])),
+            seed_variance=float(moderated[i]) / part.seeds,
+            seed_df=part.seed_df + limited,
         )
         for i, (name, part) in enumerate(parts.items())
     }
 
 
-def _moderate_contrast(
-    part: _Part, variants: Mapping[str, SeedScores], weights: Mapping[str, float], clips: _Clips
-) -> _Part:
-    """Variance of a contrast moderated by the residual variance of all complete variants of its seeds."""
-    seeds = sorted(set.intersection(*(set(variants[name]) for name in weights)))
-    complete = [scores for scores in variants.values() if set(seeds) <= set(scores)]
-    if len(complete) <= FEWEST_TO_MODERATE:
+def _moderate_contrast(part: _Part, means: Scores, weights: Scores, clips: _Clips) -> _Part:
+    """Variance of a contrast moderated by the residual variances of all variants with its seeds, ``means`` [V, S].
+
+    The prior of a weighted sum of k variants is k times as certain as that of one.
+    """
+    count = len(means)
+    if count <= FEWEST_TO_MODERATE:
         return part
-    means = np.stack([clips.sums(scores, seeds).sum(axis=1) for scores in complete]) / clips.n
     residual = means - means.mean(axis=1, keepdims=True) - means.mean(axis=0) + means.mean()
-    count = len(complete)
     own = np.square(residual).sum(axis=1) / part.seed_df * count / (count - 1)
-    prior = fit_prior(np.maximum(own, _rounding(clips)), np.full(count, part.seed_df))
-    norm = sum(weight**2 for weight in weights.values())
-    scaled = VariancePrior(prior.variance * norm, prior.df)
-    if _is_outlier(part, scaled):
+    variation = fit_prior(np.maximum(own, _rounding(clips)), np.full(count, part.seed_df)).df
+    squares = float(np.square(weights).sum())
+    effective = squares**2 / float((weights**4).sum())
+    prior = VariancePrior(float(own.mean()) * squares, variation * effective)
+    variance = part.seed_variance * part.seeds
+    if _is_outlier(variance, part.seed_df, prior):
         return part
-    variance, df = scaled.moderate(np.array([part.seed_variance]), np.array([part.seed_df]))
-    seed_df = min(float(df[0]), (count - 1) * part.seed_df)
-    return replace(part, method="blocked", seed_variance=float(variance[0]), seed_df=seed_df)
+    moderated, _ = prior.moderate(np.array([variance]), np.array([part.seed_df]))
+    df = part.seed_df + prior.limited((count - 2) * part.seed_df)
+    return replace(part, method="blocked", seed_variance=float(moderated[0]) / part.seeds, seed_df=df)
 
 
 def _rounding(clips: _Clips) -> float:
@@ -309,68 +347,64 @@ def _rounding(clips: _Clips) -> float:
     return 1 / 12 / clips.n**2
 
 
-def _is_outlier(part: _Part, prior: VariancePrior) -> bool:
-    if prior.variance == 0:
-        return part.seed_variance > 0
-    ratio = part.seed_variance / prior.variance
-    return bool(f_distribution.sf(ratio, part.seed_df, min(prior.df, 1e8)) < OUTLIER_LEVEL)
+def _is_outlier(variance: float, df: float, prior: VariancePrior) -> bool:
+    return variance > 0 and bool(fdtrc(df, min(prior.df, 1e8), variance / max(prior.variance, 1e-300)) < OUTLIER_LEVEL)
 
 
 def _reference_share(parts: Sequence[_Part]) -> float:
     """Mean covariance of two comparisons over seeds by their mean variance: the share of the reference's variation."""
-    seeds = {part.seeds for part in parts}
-    if len(seeds) != 1 or len(parts) < 2:
+    most = max((part.seeds for part in parts), default=0)
+    means = [part.means for part in parts if part.seeds == most]
+    count = len(means)
+    if count < 2:
         return SHARED_CORRELATION
-    means = np.stack([part.means for part in parts])
-    count = len(parts)
-    mean_variance = float(means.var(axis=1, ddof=1).mean())
+    mean_variance = float(np.var(means, axis=1, ddof=1).mean())
     if mean_variance == 0:
         return SHARED_CORRELATION
-    of_mean = float(means.mean(axis=0).var(ddof=1))
+    of_mean = float(np.mean(means, axis=0).var(ddof=1))
     covariance = (of_mean - mean_variance / count) * count / (count - 1)
     return min(1.0, max(0.0, covariance / mean_variance))
 
 
-def _shared_correlation(parts: Sequence[_Part]) -> float:
-    """Correlation of comparisons for simultaneous intervals, at most that of equal variants."""
-    return min(SHARED_CORRELATION, _reference_share(parts)) if len(parts) > 1 else 0.0
-
-
-def _comparison(part: _Part, clips: _Clips) -> Comparison:
-    clip = max(part.clip_variance - part.interaction, 0.0) if part.seeds > 1 else part.clip_variance
-    seed = part.seed_variance / part.seeds if part.seeds > 1 else 0.0
-    if part.seeds == 1:
-        df = float(clips.df)
-    elif clip == 0:
-        df = part.seed_df
-    else:
-        parts = [seed, part.clip_variance, part.interaction]
-        df = satterthwaite(parts, [part.seed_df, clips.df, part.interaction_df], seed + clip)
-    error = math.sqrt(seed + clip)
-    margin = error * float(t.isf((1 - CONFIDENCE_LEVEL) / 2, df))
-    p_value = 1.0 if part.value == 0 else float(2 * t.sf(abs(part.value) / error, df)) if error else 0.0
-    clusters = clips.sizes.size if clips.known else None
-    nothing = (math.nan, math.nan)
-    return Comparison(
-        part.value,
-        part.value - margin,
-        part.value + margin,
-        p_value,
-        math.nan,
-        nothing,
-        part.seeds,
-        df,
-        part.dropped_seeds,
-        clusters,
-        part.method,
+def _comparisons(parts: Sequence[_Part], clips: _Clips) -> list[Comparison]:
+    """Intervals and p-values, not yet adjusted for a family."""
+    values = np.array([part.value for part in parts])
+    seed, between, both = (
+        np.array([getattr(part, name) for part in parts]) for name in ("seed_variance", "clip_variance", "interaction")
     )
+    clip = np.maximum(between - both, 0.0)
+    used = np.where(clip > 0, 1.0, 0.0)
+    df = satterthwaite(
+        np.stack([seed, used * between, used * both], axis=-1),
+        np.array([[part.seed_df, clips.df, part.interaction_df] for part in parts]),
+        seed + clip,
+    )
+    error = np.sqrt(seed + clip)
+    margins = -stdtrit(df, (1 - CONFIDENCE_LEVEL) / 2) * error
+    p_values = np.where(values == 0, 1.0, 2 * stdtr(df, -np.abs(values) / np.maximum(error, 1e-300)))
+    clusters = clips.sizes.size if clips.known else None
+    return [
+        Comparison(
+            value=part.value,
+            low=part.value - float(margin),
+            high=part.value + float(margin),
+            p_value=min(1.0, float(p_value)),
+            adjusted_p=math.nan,
+            simultaneous=(math.nan, math.nan),
+            seeds=part.seeds,
+            df=float(own_df),
+            dropped_seeds=part.dropped_seeds,
+            clusters=clusters,
+            method=part.method,
+        )
+        for part, margin, p_value, own_df in zip(parts, margins, p_values, df, strict=True)
+    ]
 
 
-def satterthwaite(variances: Sequence[float], df: Sequence[float], total: float | None = None) -> float:
-    """Degrees of freedom of a sum of independent ``variances`` with ``df`` each (Satterthwaite 1946).
+def satterthwaite(variances: Scores, df: Scores, totals: Scores) -> Scores:
+    """Degrees of freedom [...] of ``totals`` [...], sums of ``variances`` [..., k] with ``df`` each, at least 1.
 
-    ``total`` is their sum unless some are subtracted. Infinite ``df`` are allowed; 1 at least.
+    Satterthwaite (1946). ``totals`` is smaller than the sum if some of the parts are subtracted.
     """
-    total = sum(variances) if total is None else total
-    spread = sum(variance**2 / own for variance, own in zip(variances, df, strict=True))
-    return max(1.0, total**2 / spread) if spread > 0 else max(1.0, min(df))
+    spread = (np.square(variances) / df).sum(axis=-1)
+    return np.asarray(np.maximum(1.0, np.square(totals) / np.maximum(spread, 1e-300)))

@@ -33,6 +33,10 @@ class VariancePrior:
             return np.full_like(variances, self.variance), np.full_like(variances, math.inf)
         return (self.df * self.variance + df * variances) / (self.df + df), self.df + df
 
+    def limited(self, pooled_df: float) -> float:
+        """``df`` of a prior whose variance is known from ``pooled_df`` degrees of freedom only."""
+        return pooled_df if math.isinf(self.df) else self.df * pooled_df / (self.df + pooled_df)
+
 
 def fit_prior(variances: Values, df: Values) -> VariancePrior:
     """Prior of at least two ``variances`` [m] with ``df`` [m] degrees of freedom, by moments of their logarithms.

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import ndtri, stdtrit
 from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
@@ -30,16 +31,39 @@ class Estimate:
         return self.low > 0 or self.high < 0
 
 
-def accuracy(correct: Correct) -> Estimate:
+def accuracy(correct: Correct, clusters: NDArray[np.int64] | None = None) -> Estimate:
     """Mean accuracy over probe seeds with the Wilson (1927) interval at that mean.
 
     The interval uses n = number of test clips for any number of seeds: all seeds are tested on the same clips, so they
-    add no independent observations. It covers the sampling of test clips, not that of pretraining seeds.
+    add no independent observations. It covers the sampling of test clips, not that of pretraining seeds. ``clusters``
+    [n]: clips of equal numbers come from one source video, and count for fewer.
     """
-    n = correct.shape[1]
-    value = float(correct.mean())
+    return mean_of_clips(correct.mean(axis=0), clusters)
+
+
+def mean_of_clips(scores: NDArray[np.float64], clusters: NDArray[np.int64] | None = None) -> Estimate:
+    """Mean of ``scores`` [n] in [0, 1] with Wilson's interval, at the effective number of clips if in ``clusters``."""
+    value = float(scores.mean())
+    n = float(scores.size) if clusters is None else effective_clips(scores, clusters)
     low, high = proportion_confint(value * n, n, alpha=1 - CONFIDENCE_LEVEL, method="wilson")
     return Estimate(value, float(low), float(high))
+
+
+def effective_clips(scores: NDArray[np.float64], clusters: NDArray[np.int64]) -> float:
+    """Number of independent clips that give a mean as exact as that of ``scores`` [n] in ``clusters`` [n].
+
+    Korn & Graubard (1998): binomial variance by the variance over clusters, less for few clusters (Student's t against
+    the normal quantile); between 1 and n. If all scores are equal, clips of one cluster count once.
+    """
+    n, value = scores.size, float(scores.mean())
+    numbers = np.unique(clusters, return_inverse=True)[1]
+    sums = np.bincount(numbers, scores - value)
+    groups = sums.size
+    variance = float(np.square(sums).sum()) * groups / max(1, groups - 1) / n**2
+    quantile = (1 + CONFIDENCE_LEVEL) / 2
+    few = float(ndtri(quantile) / stdtrit(max(1, groups - 1), quantile)) ** 2
+    independent = value * (1 - value) / variance if variance > 0 else groups
+    return min(float(n), max(1.0, independent * few))
 
 
 def compare_paired(first: Correct, second: Correct, seed: int = 0) -> Estimate:

@@ -174,6 +174,7 @@ def _table(folder: Path, manifest: ShardManifest) -> Table:
         "classes": _classes(manifest.classes),
         "codecs": _counts(manifest.codecs),
         "stored": _counts(manifest.stored),
+        "clusters": manifest.known_clusters,
         "settings": ", ".join(f"{name} {value}" for name, value in recipe.settings.items()),
         "encoding": ", ".join(f"{name} {value}" for name, value in encoding.model_dump().items()),
         "software": ", ".join(f"{name} {version}" for name, version in manifest.software.items()),

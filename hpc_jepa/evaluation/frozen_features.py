@@ -88,6 +88,7 @@ class FrozenFeatures:
     samples: [n] int64 index of each clip's sample within its data set.
     tubelets: T, so that N = T * H * W for unpooled tokens.
     clips: number per sample; row i + v * (n / clips) is clip v of the sample of row i.
+    clusters: [n] int64, equal for samples that were cut from one source video; None if unknown.
     """
 
     tokens: FeatureTable
@@ -95,6 +96,7 @@ class FrozenFeatures:
     samples: NDArray[np.int64]
     tubelets: int
     clips: int = 1
+    clusters: NDArray[np.int64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -134,13 +136,21 @@ class FrozenFeatures:
         """The first clip of every sample."""
         return self._select(np.arange(len(self) // self.clips), clips=1)
 
+    @property
+    def sample_clusters(self) -> NDArray[np.int64] | None:
+        """``clusters`` of the first clip of each sample."""
+        return None if self.clusters is None else self.per_sample(self.clusters)
+
     def per_sample(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
         """[n] values of clips -> those of the first clip of each sample."""
         return values[: len(self) // self.clips]
 
     def _select(self, rows: NDArray[np.int64], clips: int) -> Self:
         tokens = RowSubset(self.tokens, rows)
-        return replace(self, tokens=tokens, labels=self.labels[rows], samples=self.samples[rows], clips=clips)
+        clusters = None if self.clusters is None else self.clusters[rows]
+        return replace(
+            self, tokens=tokens, labels=self.labels[rows], samples=self.samples[rows], clips=clips, clusters=clusters
+        )
 
 
 @dataclass(frozen=True)

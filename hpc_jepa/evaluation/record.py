@@ -30,7 +30,9 @@ from hpc_jepa.io.retry import read_bytes
 from hpc_jepa.io.validation import parse_json
 
 Predictions = dict[str, NDArray[np.int64]]
-"""``labels`` [n], ``samples`` [n], and the predictions of each result under its ``key``, usually classes [S, n]."""
+"""``labels`` [n], ``samples`` [n], where known ``clusters`` [n] (equal numbers: cut from one source video), and the
+predictions of each result under its ``key``, usually classes [S, n].
+"""
 
 MAX_PREDICTIONS = 1 << 30
 """Limit of the bytes of a file of predictions, before and after it is unpacked."""
@@ -169,6 +171,12 @@ class BaseRecord(Strict):
     software: dict[str, str]
     encoders: dict[str, str] = Field({}, description="SHA-256 of the weights of external encoders")
     predictions: str = Field(description="SHA-256 of the file of predictions")
+    clusters: int | None = Field(
+        None,
+        gt=0,
+        description="source videos that the test clips were cut from; absent if unknown",
+        exclude_if=lambda value: value is None,
+    )
 
     task: ClassVar[Task] = "probe"
 
@@ -218,10 +226,18 @@ Record = TypeVar("Record", bound=BaseRecord)
 
 @dataclass(frozen=True)
 class TaskResult:
-    """Results in table order, and predictions by result key, beside ``labels`` and ``samples``."""
+    """Results in table order, and predictions by result key, beside ``labels``, ``samples`` and ``clusters``."""
 
     results: list[AnyResult] = field(default_factory=list)
     predictions: Predictions = field(default_factory=dict)
+
+    def set_clips(
+        self, labels: NDArray[np.int64], samples: NDArray[np.int64], clusters: NDArray[np.int64] | None
+    ) -> None:
+        """Store what is known of the test clips, each [n]; ``clusters``: None if unknown."""
+        self.predictions.update(labels=labels, samples=samples)
+        if clusters is not None:
+            self.predictions["clusters"] = clusters
 
     def add(self, result: AnyResult, predictions: NDArray[np.int64]) -> None:
         """Append a result and store its predictions."""
@@ -234,7 +250,8 @@ def write_record(record_type: type[Record], path: Path, fields: dict[str, Any], 
     buffer = io.BytesIO()
     np.savez_compressed(buffer, allow_pickle=False, **predictions)
     digest = hashlib.sha256(buffer.getvalue()).hexdigest()
-    record = record_type.model_validate({**fields, "predictions": digest})
+    clusters = {"clusters": len(np.unique(predictions["clusters"]))} if "clusters" in predictions else {}
+    record = record_type.model_validate({**fields, "predictions": digest, **clusters})
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path.with_suffix(".npz"), buffer.getvalue())
     write_atomically(path, (record.model_dump_json(indent=1) + "\n").encode())

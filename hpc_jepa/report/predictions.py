@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.evaluation.record import Predictions, is_correct, read_predictions
@@ -42,17 +43,21 @@ def check_comparable(runs: Iterable[RunReport]) -> None:
 class CheckedPredictions:
     """For each sound row, which test samples each probe seed classifies correctly: [S, n].
 
-    ``damaged``: one line for each record whose predictions are missing, damaged or contradict the recorded value.
+    ``clusters``: for each row [n], equal for samples that were cut from one source video; None if unknown. Rows of one
+    benchmark and protocol have the same. ``damaged``: one line for each record whose predictions are missing, damaged
+    or contradict the recorded value.
     """
 
     correct: dict[ResultRow, Correct]
     damaged: Sequence[str]
+    clusters: dict[ResultRow, NDArray[np.int64] | None]
 
 
 def check_predictions(results: Mapping[ResultRow, ResultSource]) -> CheckedPredictions:
     """Read and check the predictions of all rows.
 
-    Raises InputError naming two records of one protocol with different test samples.
+    Clusters that one record of a protocol lacks, because an older release wrote it, are those of the others. Raises
+    InputError naming two records of one protocol with different test samples or clusters.
     """
     loaded: dict[str, Predictions] = {}
     correct: dict[ResultRow, Correct] = {}
@@ -69,7 +74,25 @@ def check_predictions(results: Mapping[ResultRow, ResultSource]) -> CheckedPredi
         other = first.setdefault((row.benchmark, row.protocol), path)
         if not all(np.array_equal(loaded[path][name], loaded[other][name]) for name in ("samples", "labels")):
             raise InputError(f"{path} and {other} are not comparable: different test samples; {REPORT_SEPARATELY}")
-    return CheckedPredictions(sound, list(damaged.values()))
+    clusters = _clusters(sound, {row: str(results[row].path) for row in sound}, loaded)
+    return CheckedPredictions(sound, list(damaged.values()), clusters)
+
+
+def _clusters(
+    rows: Iterable[ResultRow], paths: Mapping[ResultRow, str], loaded: Mapping[str, Predictions]
+) -> dict[ResultRow, NDArray[np.int64] | None]:
+    """The clusters of the test samples of each row, which all records of a protocol share that have them."""
+    first: dict[tuple[str, str], str] = {}
+    for row in rows:
+        path = paths[row]
+        if "clusters" not in loaded[path]:
+            continue
+        other = first.setdefault((row.benchmark, row.protocol), path)
+        if not np.array_equal(loaded[path]["clusters"], loaded[other]["clusters"]):
+            raise InputError(f"{path} and {other} are not comparable: different clusters; {REPORT_SEPARATELY}")
+    return {
+        row: loaded[first[key]]["clusters"] if (key := (row.benchmark, row.protocol)) in first else None for row in rows
+    }
 
 
 def _correct(source: ResultSource, loaded: dict[str, Predictions]) -> Correct:
@@ -83,6 +106,10 @@ def _correct(source: ResultSource, loaded: dict[str, Predictions]) -> Correct:
     labels = predictions["labels"]
     if labels.ndim != 1 or {predictions[each].shape[-1] for each in ("samples", key)} != {len(labels)}:
         raise DataError(f"{source.path}: {key} and its labels have different lengths; {EVALUATE_AGAIN}")
+    clusters = predictions.get("clusters", np.empty(0, np.int64))
+    counted = source.record.clusters is not None or clusters.size
+    if counted and (clusters.shape != labels.shape or len(np.unique(clusters)) != source.record.clusters):
+        raise DataError(f"{source.path}: the clusters of its predictions are not those of its record; {EVALUATE_AGAIN}")
     largest = max(predictions["labels"].max(), predictions[key].max())
     if largest >= source.record.classes:
         raise DataError(

@@ -51,15 +51,19 @@ class StudyWriter:
         return config.folder
 
     def evaluated(
-        self, run: Path, accuracies: dict[str, dict[str, float]], salt=0, benchmark="motion8", **facts
+        self, run: Path, accuracies: dict[str, dict[str, float]], salt=0, benchmark="motion8", clusters=None, **facts
     ) -> Path:
-        """``accuracies``: weights -> probe -> share of correctly classified clips."""
+        """``accuracies``: weights -> probe -> share of correctly classified clips. ``clusters``: [CLIPS]."""
         config = loading.read_config(RunConfig, [run / "config.yaml"])
         predictions = {"labels": self.labels, "samples": np.arange(CLIPS)}
+        drawn = len(predictions)
+        if clusters is not None:
+            predictions["clusters"] = clusters
         results = []
         for weights, probes in accuracies.items():
             for probe, share in probes.items():
-                rng = np.random.default_rng([config.seed, salt, len(predictions)])
+                rng = np.random.default_rng([config.seed, salt, drawn])
+                drawn += 1
                 seeds = (0, 1, 2) if probe == "attentive" else ()
                 right = np.stack([rng.permutation(CLIPS) < round(share * CLIPS) for _ in seeds or (0,)])
                 predictions[f"{weights}.{probe}"] = np.where(right, self.labels, (self.labels + 1) % CLASSES)

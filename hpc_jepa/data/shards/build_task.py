@@ -56,6 +56,7 @@ class BuildTaskResult(Strict):
     stored: dict[str, int]
     contents: tuple[VideoChecksum, ...]
     dropped: tuple[DroppedSample, ...]
+    with_cluster: int = 0
 
     @property
     def size(self) -> int:
@@ -93,6 +94,7 @@ def run_build_task(
         stored=methods,
         contents=tuple(checksums),
         dropped=tuple(dropped),
+        with_cluster=sum(info.cluster is not None for info in infos),
     )
 
 

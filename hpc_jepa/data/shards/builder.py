@@ -19,7 +19,14 @@ import numpy as np
 import hpc_jepa
 from hpc_jepa.data.encode import H264, Encoding
 from hpc_jepa.data.shards.build_task import BuildTask, BuildTaskResult
-from hpc_jepa.data.shards.manifest import MANIFEST_NAME, Recipe, ShardManifest, read_manifest, recipe_difference
+from hpc_jepa.data.shards.manifest import (
+    MANIFEST_NAME,
+    Clusters,
+    Recipe,
+    ShardManifest,
+    read_manifest,
+    recipe_difference,
+)
 from hpc_jepa.data.shards.partial_build import LEDGER, PartialBuild, open_partial_build
 from hpc_jepa.data.shards.worker_pool import Advance, BuildContext, run_build_tasks
 from hpc_jepa.data.sources.source import DataSource
@@ -154,7 +161,15 @@ def _make_manifest(
         seconds=round(sum(result.seconds for result in results), 3),
         codecs=_sum_counts(result.codecs for result in results),
         stored=_sum_counts(result.stored for result in results),
+        clusters=_clusters(source, samples, sum(result.with_cluster for result in results)),
     )
+
+
+def _clusters(source: DataSource, samples: int, with_cluster: int) -> Clusters:
+    """What is known of the clusters; some samples without one, as a resumed build may have, make all unknown."""
+    if getattr(source, "independent", False):  # an optional attribute of sources
+        return "independent"
+    return "known" if with_cluster == samples else "unknown"
 
 
 def _sum_counts(counts: Iterable[dict[str, int]]) -> dict[str, int]:

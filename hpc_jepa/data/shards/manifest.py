@@ -45,6 +45,9 @@ class SampleInfo(Strict):
     colour: str | None = Field(
         None, description="colour matrix (bt709, ...) or full range, if other than BT.601 with limited range"
     )
+    cluster: str | None = Field(
+        None, min_length=1, description="source video or recording that the sample was cut from, with others"
+    )
 
     @property
     def is_image(self) -> bool:
@@ -59,6 +62,10 @@ class SampleInfo(Strict):
     def to_json(self) -> bytes:
         """Serialise, without unknown fields."""
         return self.model_dump_json(exclude_none=True).encode()
+
+
+Clusters = Literal["unknown", "known", "independent"]
+"""What is known of the source videos of samples: nothing; each sample names its own; no two samples share one."""
 
 
 class ShardFile(Strict):
@@ -99,6 +106,15 @@ class ShardManifest(Strict):
     seconds: float = Field(0.0, description="total duration of all videos")
     codecs: dict[str, int] = Field({}, description="samples by codec")
     stored: dict[str, int] = Field({}, description="samples by how they were stored, with the reason")
+    clusters: Clusters = Field(
+        "unknown", description="known: every sample has a cluster", exclude_if=lambda value: value == "unknown"
+    )
+
+    @property
+    def known_clusters(self) -> Clusters:
+        """``clusters``; samples that a release without this field rendered are independent too."""
+        rendered = {"first", "count"} <= self.recipe.settings.keys()
+        return "independent" if self.clusters == "unknown" and rendered else self.clusters
 
     @property
     def size(self) -> int:

@@ -43,6 +43,7 @@ class ReshardSource:
     manifest_hash: str
     selection: SampleFilter
     repair: bool = False
+    independent: bool = False
 
     @property
     def settings(self) -> Mapping[str, SettingValue]:
@@ -89,8 +90,9 @@ def reshard_source(folder: Path, selection: SampleFilter, repair: bool = False) 
         raise InputError(f"{folder}: the filter selects none of {len(shards)} samples")
     recipe = manifest.recipe
     return ReshardSource(
-        folder, samples, recipe.dataset, recipe.split, manifest.classes, shards.hash, selection, repair
-    )
+        folder, samples, recipe.dataset, recipe.split, manifest.classes, shards.hash, selection, repair,
+        independent=manifest.known_clusters == "independent",
+    )  # fmt: skip
 
 
 def _is_selected(shards: ShardFolder, index: int, selection: SampleFilter) -> bool:

@@ -69,6 +69,7 @@ def to_tar_entry(sample: Sample, file: str, classes: tuple[str, ...], recipe: Re
         end=interval[1],
         stored=video.method.partition(":")[0],
         colour=video.colour,
+        cluster=sample.cluster,
     )
     return TarEntry(info, info.to_json(), video.extension, video.data, video.method)
 

@@ -104,5 +104,7 @@ def _sample_errors(shards: ShardFolder, index: int) -> list[str]:
 def _metadata_differences(shards: ShardFolder, index: int) -> Iterator[str]:
     video, info = shards.read(index)
     yield from metadata_differences(inspect_video(video), info)
+    if shards.manifest.clusters == "known" and info.cluster is None:
+        yield "has no cluster, but the manifest says that all have one"
     if not info.is_image and probe_container(video).rotated:
         yield "is not upright: players rotate or mirror it"

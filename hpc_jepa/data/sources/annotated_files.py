@@ -54,7 +54,7 @@ class AnnotatedSample(NamedTuple):
     """One annotated sample. file: relative to the folder of videos; None if it does not exist.
 
     text: a caption, if other than the class name. start, end: seconds; None for the whole file. sought: the stems that
-    were looked up, if other than the key, to explain a missing file.
+    were looked up, if other than the key, to explain a missing file. cluster: the source video or recording.
     """
 
     key: str
@@ -67,6 +67,7 @@ class AnnotatedSample(NamedTuple):
     template: str | None = None
     placeholders: tuple[str, ...] | None = None
     sought: tuple[str, ...] = ()
+    cluster: str | None = None
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,8 @@ class DatasetListing:
     """All samples of a data set. files: the searched tree; layout: the expected file names, for error messages.
 
     expected_splits: splits that have a list or a folder. faults: what the listing function found wrong.
-    may_be_cut: whether files named like uncut videos may be cut to their annotation already.
+    may_be_cut: whether files named like uncut videos may be cut to their annotation already. independent: no two
+    samples come from one source video or recording. given_clusters: the clusters are the user's, not part of names.
     """
 
     dataset: str
@@ -85,6 +87,8 @@ class DatasetListing:
     expected_splits: tuple[str, ...] = ()
     faults: tuple[LayoutFault, ...] = ()
     may_be_cut: bool = False
+    independent: bool = False
+    given_clusters: bool = False
 
     @property
     def unannotated(self) -> list[str]:
@@ -123,7 +127,10 @@ class DatasetListing:
 
     def _source(self, split: str, entries: tuple[AnnotatedSample, ...]) -> "FileSource":
         reasons = {entry.key: why_missing(self.files, entry) for entry in entries if entry.file is None}
-        return FileSource(self.dataset, split, self.files.root, entries, self.classes, reasons, self.may_be_cut)
+        return FileSource(
+            self.dataset, split, self.files.root, entries, self.classes, reasons, self.may_be_cut, self.independent,
+            self.given_clusters,
+        )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -137,12 +144,15 @@ class FileSource:
     classes: tuple[str, ...]
     missing: Mapping[str, str] = field(default_factory=dict)
     may_be_cut: bool = False
+    independent: bool = False
+    given_clusters: bool = False
 
     @property
     def settings(self) -> Mapping[str, SettingValue]:
-        """Hash of the annotations; the files are assumed not to change."""
-        text = json.dumps([self.classes, [entry[: entry._fields.index("sought")] for entry in self.entries]])
-        return {"annotations": hashlib.sha256(text.encode()).hexdigest()[:16]}
+        """Hashes of the annotations and of the clusters that are given; the files are assumed not to change."""
+        annotations = _hash([self.classes, [entry[: entry._fields.index("sought")] for entry in self.entries]])
+        clusters = {"clusters": _hash([entry.cluster for entry in self.entries])} if self.given_clusters else {}
+        return {"annotations": annotations, **clusters}
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -171,7 +181,11 @@ class FileSource:
             raise UndecodableError(reason)
         whole = self.may_be_cut and is_cut(data, entry.start, entry.end)
         media = EncodedFile(data) if whole else EncodedFile(data, entry.start, entry.end)
-        return Sample(media, entry.label, text, entry.template, entry.placeholders)
+        return Sample(media, entry.label, text, entry.template, entry.placeholders, entry.cluster)
+
+
+def _hash(content: object) -> str:
+    return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
 
 def why_missing(files: FileTree, entry: AnnotatedSample) -> str:

@@ -1,5 +1,6 @@
 """Your own data in folders: <class>/<file> or <split>/<class>/<file>, videos or images."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 
@@ -11,8 +12,12 @@ from hpc_jepa.errors import InputError
 LAYOUT = "<class>/<file> or <split>/<class>/<file>"
 
 
-def list_class_folders(videos: Path) -> DatasetListing:
-    """Every file, labelled by its folder; files directly in the root or in a split have no label."""
+def list_class_folders(videos: Path, cluster: str | None = None) -> DatasetListing:
+    """Every file, labelled by its folder; files directly in the root or in a split have no label.
+
+    cluster: a regular expression for paths below ``videos``; what its first group, or without one all of it, matches
+    names the source video or recording.
+    """
     files = FileTree(videos)
     if not files.names:
         raise InputError(f"{videos}: no videos or images; expected {LAYOUT}")
@@ -20,11 +25,31 @@ def list_class_folders(videos: Path) -> DatasetListing:
     places = {(split, name) for split, name, _ in parsed if name}
     classes = tuple(sorted({name for _, name in places}))
     labels = {name: label for label, name in enumerate(classes)}
+    clusters = [None] * len(files.names) if cluster is None else _clusters(files, cluster)
     entries = [
-        AnnotatedSample(safe_key(key), file, split, labels.get(name))
-        for file, (split, name, key) in zip(files.names, parsed, strict=True)
+        AnnotatedSample(safe_key(key), file, split, labels.get(name), cluster=source)
+        for file, (split, name, key), source in zip(files.names, parsed, clusters, strict=True)
     ]
-    return DatasetListing("folder", tuple(entries), classes, files, LAYOUT, faults=_faults(files, len(places)))
+    faults = _faults(files, len(places))
+    return DatasetListing(
+        "folder", tuple(entries), classes, files, LAYOUT, faults=faults, given_clusters=cluster is not None
+    )
+
+
+def _clusters(files: FileTree, pattern: str) -> list[str]:
+    """The cluster of every file. Raises InputError for an invalid pattern and for a file that it does not match."""
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise InputError(f"--cluster '{pattern}': not a regular expression ({error})") from error
+    clusters = []
+    for name in files.names:
+        found = expression.search(name)
+        cluster = found[min(expression.groups, 1)] if found else None
+        if not cluster:
+            raise InputError(f"--cluster '{pattern}': finds nothing in {files.root / name}")
+        clusters.append(cluster)
+    return clusters
 
 
 def _faults(files: FileTree, places: int) -> tuple[LayoutFault, ...]:

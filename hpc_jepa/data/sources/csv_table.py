@@ -1,6 +1,7 @@
-"""Your own data in a CSV file with a column ``file`` and optional label, text, start, end, split and key."""
+"""Your own data in a CSV file with a column ``file`` and optional label, text, start, end, split, key and cluster."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from hpc_jepa.data.sources.annotated_files import AnnotatedSample, DatasetListing, LayoutFault
@@ -9,7 +10,7 @@ from hpc_jepa.data.sources.file_tree import IMAGE_TYPES, VIDEO_TYPES, FileTree, 
 from hpc_jepa.errors import InputError
 
 LAYOUT = "as in column 'file', relative to the folder of videos"
-COLUMNS = ("file", "label", "text", "start", "end", "split", "key")
+COLUMNS = ("file", "label", "text", "start", "end", "split", "key", "cluster")
 HEADERLESS = re.compile(rf"(.+(?:{'|'.join(map(re.escape, VIDEO_TYPES + IMAGE_TYPES))}))(?:[ ,;\t]+(\S+))?", re.I)
 NOT_A_NAME = re.compile(r"[+-]\d+|[+-]?\d*\.\d+|\d+\.|nan|null|none|n/a|na|#n/a", re.I)
 MAX_LABEL_DIGITS = 6
@@ -19,8 +20,8 @@ MAX_LABEL_DIGITS = 6
 def list_csv_table(videos: Path, annotations: Path) -> DatasetListing:
     """Labels are class names, numbered in alphabetical order, or numbers. The default split is ``train``.
 
-    Times are in seconds. Files may have absolute paths. Tables of V-JEPA, ``<file> <label>`` without a header, are read
-    too.
+    Times are in seconds. ``cluster`` names the recording (or person, or animal) that a clip shows, in every row or in
+    none. Files may have absolute paths. Tables of V-JEPA, ``<file> <label>`` without a header, are read too.
     """
     path = find_annotation(annotations, "*.csv")
     rows = _rows_without_header(path) or list(read_csv(path, "file"))
@@ -36,7 +37,21 @@ def list_csv_table(videos: Path, annotations: Path) -> DatasetListing:
     labels = {name: int(name) for name in names} if numbered else {name: i for i, name in enumerate(sorted(names))}
     classes = tuple(map(str, range(max(labels.values(), default=-1) + 1))) if numbered else tuple(sorted(names))
     entries = [_entry(path, row, labels, files) for row in rows]
-    return DatasetListing("csv", tuple(entries), classes, files, LAYOUT, faults=_odd_labels(classes))
+    given = _check_clusters(path, rows)
+    return DatasetListing(
+        "csv", tuple(entries), classes, files, LAYOUT, faults=_odd_labels(classes), given_clusters=given
+    )
+
+
+def _check_clusters(path: Path, rows: Sequence[dict[str, str]]) -> bool:
+    """Whether the table has clusters. Raises InputError if it has them for some rows only."""
+    without = [row["file"] for row in rows if not row.get("cluster")]
+    if without and len(without) < len(rows):
+        raise InputError(
+            f"{path}: {without[0]} has no cluster, but other files have one; a clip from a recording of its own gets "
+            "a cluster of its own"
+        )
+    return not without
 
 
 def _odd_labels(classes: tuple[str, ...]) -> tuple[LayoutFault, ...]:
@@ -70,6 +85,7 @@ def _entry(path: Path, row: dict[str, str], labels: dict[str, int], files: FileT
         start=start,
         end=end,
         sought=(name.name.partition(".")[0],),
+        cluster=row.get("cluster") or None,
     )
 
 

@@ -1,5 +1,6 @@
-"""Diving-48 V2: <vid_name>.mp4, one dive each; the class is its sequence of figures."""
+"""Diving-48 V2: <youtube_id>_<number>.mp4, one dive each; the class is its sequence of figures."""
 
+import re
 from pathlib import Path
 
 from hpc_jepa.data.sources.annotated_files import AnnotatedSample, DatasetListing
@@ -8,6 +9,8 @@ from hpc_jepa.data.sources.file_tree import FileTree, media_stem, safe_key
 from hpc_jepa.errors import InputError
 
 LAYOUT = "<vid_name>.mp4"
+CUT = re.compile(r"(.{11})_[0-9]+")
+"""Name of a dive: the id of the video that it was cut from, with dozens of others, and its number."""
 
 
 def list_diving48(videos: Path, annotations: Path) -> DatasetListing:
@@ -26,7 +29,9 @@ def list_diving48(videos: Path, annotations: Path) -> DatasetListing:
                 raise InputError(f"{path}: {name} has start_frame {record['start_frame']}; expected 0, as in V2")
             if type(label) is not int or not 0 <= label < len(classes):
                 raise InputError(f"{path}: {name} has label {label!r}, Diving48_vocab.json has {len(classes)} classes")
-            entries.append(AnnotatedSample(safe_key(name), files.find(name), split, label, sought=(name,)))
+            cut = CUT.fullmatch(name)
+            sample = AnnotatedSample(safe_key(name), files.find(name), split, label, sought=(name,))
+            entries.append(sample._replace(cluster=cut[1] if cut else None))
     return DatasetListing("diving48", tuple(entries), classes, files, LAYOUT, expected_splits=("train", "test"))
 
 

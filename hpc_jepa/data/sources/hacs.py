@@ -57,4 +57,6 @@ def _entry(
     key = safe_key(f"{video}_{start:g}_{end:g}")
     split = standard_split_name(path, row["subset"])
     sought = (f"{video}_{row['start']}_{row['end']}", video)
-    return AnnotatedSample(key, file, split, labels[name], start=first, end=last, sought=sought)
+    return AnnotatedSample(
+        key, file, split, labels[name], start=first, end=last, sought=sought, cluster=row["youtube_id"] or None
+    )

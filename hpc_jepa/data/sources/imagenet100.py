@@ -54,7 +54,9 @@ def list_imagenet100(videos: Path, annotations: Path) -> DatasetListing:
         )
     faults = tuple(_unsorted_fault(split, found, len(files.names)) for split, found in unsorted.items() if found)
     classes = tuple(names[wnid] for wnid in wnids)
-    return DatasetListing("imagenet100", tuple(entries), classes, files, LAYOUT, ("train", "validation"), faults)
+    return DatasetListing(
+        "imagenet100", tuple(entries), classes, files, LAYOUT, ("train", "validation"), faults, independent=True
+    )
 
 
 def _place(name: str, validation: dict[str, str]) -> _Place | None:

@@ -93,4 +93,6 @@ def _entry(
     first, last = (None, None) if clip or not whole else (start, end)
     split, label = standard_split_name(path, row["split"]), labels.get(name)
     key, sought = safe_key(stem), (stem, video)
-    return AnnotatedSample(key, clip or whole, split, label, start=first, end=last, sought=sought)
+    return AnnotatedSample(
+        key, clip or whole, split, label, start=first, end=last, sought=sought, cluster=video or None
+    )

@@ -46,20 +46,25 @@ class PackedSample:
 
 @dataclass(frozen=True)
 class Sample:
-    """One video and its annotations. text: a caption, or else the class name."""
+    """One video and its annotations. text: a caption, or else the class name.
+
+    cluster: name of the source video or recording that the sample was cut from; None if unknown.
+    """
 
     media: RawFrames | EncodedFile | PackedSample
     label: int | None = None
     text: str | None = None
     template: str | None = None
     placeholders: tuple[str, ...] | None = None
+    cluster: str | None = None
 
 
 class DataSource(Protocol):
     """One split of one data set: an ordered collection of samples with random access.
 
     Sources are pickled for worker processes, so they hold paths and settings, no open files. ``load`` raises
-    UndecodableError for a sample that must be left out; the builder lists it in the ledger.
+    UndecodableError for a sample that must be left out; the builder lists it in the ledger. A source whose samples are
+    all independent of each other, as rendered ones are, has the optional attribute ``independent = True``.
     """
 
     @property
@@ -96,6 +101,7 @@ class RenderedClips:
     count: int
 
     dataset: ClassVar[str]
+    independent: ClassVar[bool] = True
 
     @property
     def settings(self) -> Mapping[str, SettingValue]:

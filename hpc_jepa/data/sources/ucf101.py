@@ -31,7 +31,7 @@ def list_ucf101(videos: Path, annotations: Path, number: int = 1) -> DatasetList
             if len(words) > 1 and words[1] != str(label + 1):
                 contradictions.append(f"{path.name}:{line}: {words[1]}, not {label + 1}")
             file = files.find_spelling(stem, near=name)
-            entries.append(AnnotatedSample(safe_key(stem), file, split, label, sought=(stem,)))
+            entries.append(AnnotatedSample(safe_key(stem), file, split, label, sought=(stem,), cluster=_group(stem)))
     what = "numbers of classes differ from those in classInd.txt, which are used"
     fault = LayoutFault(len(contradictions), len(entries), what, tuple(contradictions), limited=False)
     faults = (fault,) if contradictions else ()
@@ -44,6 +44,12 @@ def _parse(file: str) -> tuple[str, str]:
     stem = path.stem if path.suffix.lower() in VIDEO_TYPES else path.name
     named = re.fullmatch(r"v_(.+)_g\d+_c\d+", stem)
     return path.parent.name or (named[1] if named else ""), stem
+
+
+def _group(stem: str) -> str | None:
+    """``v_Class_g08``: the clips of a group are cut from one video."""
+    named = re.fullmatch(r"(v_.+_g\d+)_c\d+", stem)
+    return named[1] if named else None
 
 
 def _classes(path: Path) -> tuple[str, ...]:

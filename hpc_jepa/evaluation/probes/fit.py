@@ -47,16 +47,50 @@ class FittedProbe:
 
 
 def split_validation(features: FrozenFeatures, fraction: float) -> tuple[FrozenFeatures, FrozenFeatures | None]:
-    """Training and validation features by a fixed stratified split. Raises DataError if there are too few samples."""
+    """Training and validation features by a fixed stratified split; clips of one source video stay together.
+
+    Raises DataError if there are too few samples or source videos.
+    """
     if not fraction:
         return features, None
-    labels = features.per_sample(features.labels)
+    labels, clusters = features.per_sample(features.labels), features.sample_clusters
     rows = np.arange(len(labels))
+    if clusters is not None and len(np.unique(clusters)) < len(clusters):
+        held_out = hold_out_clusters(labels, clusters, fraction)
+        return features.subset(rows[~held_out]), features.subset(rows[held_out])
     try:
         train, validation = train_test_split(rows, test_size=fraction, random_state=0, stratify=labels)
     except ValueError as error:
         raise DataError(f"validation: cannot hold out {fraction} of {len(labels)} clips: {error}") from error
     return features.subset(np.sort(train)), features.subset(np.sort(validation))
+
+
+def hold_out_clusters(labels: NDArray[np.int64], clusters: NDArray[np.int64], fraction: float) -> NDArray[np.bool_]:
+    """[n]: whether each sample is held out: of every class whole clusters, in a fixed random order, as many as fit into
+    ``fraction`` of its samples, or the smallest one of several if none does.
+
+    A cluster with several classes counts as of the class of its first sample. Clusters that have all samples of a class
+    are not held out. Raises DataError if no cluster can be held out.
+    """
+    _, first, members, sizes = np.unique(clusters, return_index=True, return_inverse=True, return_counts=True)
+    order = np.random.default_rng(0).permutation(len(first))
+    chosen = np.zeros(len(first), dtype=bool)
+    for label in np.unique(labels):
+        own = order[labels[first[order]] == label]
+        left = fraction * sizes[own].sum()
+        for cluster in own:
+            if sizes[cluster] <= left:
+                chosen[cluster], left = True, left - sizes[cluster]
+        if not chosen[own].any() and len(own) > 1:
+            chosen[own[np.argmin(sizes[own])]] = True
+    lost = np.setdiff1d(labels, labels[~chosen[members]])
+    chosen[members[np.isin(labels, lost)]] = False
+    if not chosen.any():
+        raise DataError(
+            f"validation: cannot hold out {fraction} of {len(labels)} clips: no class has clips of two source videos"
+        )
+    held_out: NDArray[np.bool_] = chosen[members]
+    return held_out
 
 
 def fit_probe(data: ProbeData, config: ProbeConfig, seeds: Sequence[int], advance: Advance) -> FittedProbe:

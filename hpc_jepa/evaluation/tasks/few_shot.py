@@ -35,7 +35,7 @@ def evaluate_few_shot(context: EvaluationContext, encoders: dict[Weights, TokenE
             return None
         for name in encoders:
             known, queries = (split[name, config.pooling].first_clips() for split in (train, test))
-            result.predictions.update(labels=queries.labels, samples=queries.samples)
+            result.set_clips(queries.labels, queries.samples, queries.clusters)
             with context.progress(f"few-shot draws, {name}", len(config.shots) * config.draws) as advance:
                 draws = {shots: predict_draws(known, queries, shots, config, advance) for shots in config.shots}
             for shots, predicted in draws.items():

@@ -26,7 +26,7 @@ def evaluate_probes(context: EvaluationContext, encoders: dict[Weights, TokenEnc
         for (name, probe), fitted in fit_all(context, configs, train).items():
             features = test[name, configs[probe].pooling]
             predicted, labels = fitted.predict(features), features.per_sample(features.labels)
-            result.predictions.update(labels=labels, samples=features.per_sample(features.samples))
+            result.set_clips(labels, features.per_sample(features.samples), features.sample_clusters)
             result.add(_result(context, name, probe, fitted, predicted, labels), predicted)
     return result
 

@@ -119,7 +119,7 @@ def _add_results(
     for (name, probe), fitted in probes.items():
         features = test[name, configs[probe].pooling]
         predicted, labels = fitted.predict(features), features.per_sample(features.labels)
-        result.predictions.update(labels=labels, samples=features.per_sample(features.samples))
+        result.set_clips(labels, features.per_sample(features.samples), features.sample_clusters)
         clean = result.predictions.get(f"{name}.{probe}.{CLEAN}.0", predicted)
         robustness = RobustnessResult(
             weights=name,

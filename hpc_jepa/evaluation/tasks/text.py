@@ -99,7 +99,7 @@ def evaluate_text(context: EvaluationContext, encoders: dict[Weights, TokenEncod
                 continue
             for name, model in models.items():
                 features = test[name, pooling].first_clips()
-                result.predictions.update(labels=features.labels, samples=features.samples)
+                result.set_clips(features.labels, features.samples, features.clusters)
                 _add_results(result, context, name, dropout, model.predict(features, captions))
             shutil.rmtree(out)
     return result if is_main() else None

@@ -9,13 +9,14 @@ from pydantic import Field, field_validator, model_validator
 
 from hpc_jepa.config.data import DataConfig
 from hpc_jepa.config.fingerprint import fingerprint, fingerprint_v1
+from hpc_jepa.config.init import InitConfig
 from hpc_jepa.config.loading import did_you_mean, nearest_or_all, read_config
 from hpc_jepa.config.masking import MaskingConfig
 from hpc_jepa.config.model import ModelConfig, Targets
 from hpc_jepa.config.phases import Ramp
 from hpc_jepa.config.renamed_keys import old_keys
 from hpc_jepa.config.semantics import SWITCHES, Semantics, semantics_name, switch_text
-from hpc_jepa.config.strict import RootConfig, Strict
+from hpc_jepa.config.strict import RootConfig, SettingError, Strict
 from hpc_jepa.config.training import (
     CheckpointConfig,
     EngineConfig,
@@ -35,6 +36,7 @@ IRRELEVANT_KEYS: dict[str, Any] = {
     "monitor": True,
     "checkpoint": True,
     "guard": True,
+    "init": {"file"},
     "data": {"decoder", "decode_threads", "reading"},
     "engine": {"device", "zero_stage", "overlap_communication", "compile", "deterministic"},
 }
@@ -70,6 +72,7 @@ class RunConfig(RootConfig):
     variant: str = Field("baseline", pattern=r"^\w[\w.-]*$")
     seed: int = Field(239, ge=0, lt=2**63)
     runs: Path = Path("runs")
+    init: InitConfig | None = Field(None, description="null: the networks are initialised from the seed")
     model: ModelConfig = ModelConfig()
     data: DataConfig
     masking: MaskingConfig = MaskingConfig()
@@ -86,7 +89,7 @@ class RunConfig(RootConfig):
     monitor: MonitorConfig = MonitorConfig()
     guard: GuardConfig = GuardConfig()
 
-    ADDED_KEYS: ClassVar[tuple[str, ...]] = ("engine.tf32", "schedule.phases", "data.sampling")
+    ADDED_KEYS: ClassVar[tuple[str, ...]] = ("engine.tf32", "schedule.phases", "data.sampling", "init")
     """Dotted keys that decide the outcome and that release 0.1 did not have; see ``config/fingerprint.py``."""
 
     @field_validator("objectives")
@@ -116,6 +119,19 @@ class RunConfig(RootConfig):
             raise ValueError(
                 f"data.clip.frames ({clip.frames}) must be a multiple of model.encoder.tubelet ({encoder.tubelet})"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _begins_before_its_end(self) -> "RunConfig":
+        if self.init is not None and self.init.count == "continue":
+            if self.init.step is None:
+                raise SettingError(("init", "step"), "required with count: continue")
+            if self.init.step >= self.schedule.steps:
+                raise SettingError(
+                    ("init", "step"),
+                    f"step {self.init.step:,} of a run of {self.schedule.steps:,} steps leaves nothing to train; "
+                    "raise schedule.steps, or set init.count=own",
+                )
         return self
 
     @model_validator(mode="after")

@@ -20,6 +20,7 @@ from hpc_jepa.evaluation.record import (
     read_record,
 )
 from hpc_jepa.runs.metrics_log import MetricsRecord
+from hpc_jepa.runs.origin import RunOrigin
 from hpc_jepa.runs.preview_file import Preview, read_preview
 from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.runs.state import RunState
@@ -43,6 +44,7 @@ class RunReport:
     robustness: dict[Path, RobustnessRecord] = field(default_factory=dict)
     text: dict[Path, TextRecord] = field(default_factory=dict)
     preview: Preview | None = None
+    origin: RunOrigin | None = None
     whole_study: bool = False
 
     @property
@@ -134,6 +136,7 @@ def _read(run: RunDir, whole_study: bool, damaged: list[str]) -> RunReport:
         robustness=records(RobustnessRecord, "robustness"),
         text=records(TextRecord, "text"),
         preview=sound(partial(read_preview, run.preview_file)),
+        origin=sound(lambda: run.origin),
         whole_study=whole_study,
     )
 

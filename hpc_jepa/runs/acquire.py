@@ -25,6 +25,12 @@ def refuse_other_config(config: RunConfig) -> None:
     run = RunDir(config.folder)
     if not run.is_run or not run.checkpoint_dirs():
         return
+    if config.init is not None and run.config.init is None:
+        where = config.locations.prefix(("init",))
+        raise InputError(
+            f"{where}init: {run} has a checkpoint of its own, after step {run.last_step()}, and continues from it; "
+            "init can only begin a run: remove it, or choose another study= or variant="
+        )
     changes = unaccepted_changes(run.config, config)
     if changes:
         raise InputError(

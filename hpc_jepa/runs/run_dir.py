@@ -17,6 +17,7 @@ RUNS/<study>/
         eval/[<task>/]<benchmark>.<protocol>.json     evaluation records, predictions in .npz beside them
         profile/                                      where the first steps spent their time
         preview.json                                  first clip with its masks (runs/preview_file.py)
+        origin.json                                   run or file that it began from, if any (runs/origin.py)
 """
 
 import re
@@ -31,6 +32,7 @@ from hpc_jepa.errors import InputError
 from hpc_jepa.io.retry import list_if_exists
 from hpc_jepa.runs.evaluations import read_summary
 from hpc_jepa.runs.metrics_log import MetricsRecord, read_metrics
+from hpc_jepa.runs.origin import RunOrigin, read_origin
 from hpc_jepa.runs.state import RunState, read_state
 
 if TYPE_CHECKING:
@@ -74,6 +76,7 @@ class RunDir:
         self.events_dir = self.path / "events"
         self.profile_dir = self.path / "profile"
         self.preview_file = self.path / "preview.json"
+        self.origin_file = self.path / "origin.json"
         self.checkpoints_dir = self.path / CHECKPOINTS
         self.latest_link = self.checkpoints_dir / "latest"
 
@@ -115,6 +118,11 @@ class RunDir:
     def state(self) -> RunState | None:
         """Content of ``state.json`` now, None before the first start. Raises DataError if it is damaged."""
         return read_state(self.state_file)
+
+    @property
+    def origin(self) -> RunOrigin | None:
+        """Content of ``origin.json``, None if the run began from its seed. Raises DataError if it is damaged."""
+        return read_origin(self.origin_file)
 
     def refuse_links_outside(self) -> None:
         """Raise InputError if a folder of the run is a symbolic link that leads outside the run.

@@ -4,7 +4,9 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
+from hpc_jepa.checkpoint.branch_point import origin_checkpoint, origin_run
 from hpc_jepa.config.cluster import ClusterConfig
+from hpc_jepa.config.run import RunConfig
 from hpc_jepa.data.shards.manifest import read_manifest
 from hpc_jepa.data.storage import parse_location
 from hpc_jepa.distributed import local_rows
@@ -12,6 +14,7 @@ from hpc_jepa.errors import HpcJepaError, InputError
 from hpc_jepa.evaluation.probes.probe_registry import validate_probes
 from hpc_jepa.objectives.registry import validate_objectives
 from hpc_jepa.runs.acquire import refuse_other_config
+from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.study.gpu_memory import GIB, memory_plan
 from hpc_jepa.study.grid import StudyCell
 from hpc_jepa.study.status import status_or_damaged
@@ -47,6 +50,7 @@ def _cell_error(cell: StudyCell, cluster: ClusterConfig | None) -> str | None:
             validate_probes(evaluation.benchmark, evaluation.protocol)
         cell.run.refuse_links_outside()
         refuse_other_config(cell.config)
+        _check_origin(cell.config)
         if cluster is not None:
             local_rows(cell.config.engine.batch_size, 0, cluster.train.processes)
             _check_memory(cell, cluster)
@@ -54,6 +58,19 @@ def _cell_error(cell: StudyCell, cluster: ClusterConfig | None) -> str | None:
         return str(error)
     status = status_or_damaged(cell)
     return status.note if status.state == "damaged" else None
+
+
+def _check_origin(config: RunConfig) -> None:
+    """Raise InputError or CheckpointError if a run that has not begun cannot begin as ``init`` says.
+
+    The content of a released file is checked when the run starts, and by ``checkpoint check``.
+    """
+    if config.init is None or RunDir(config.folder).checkpoint_dirs():
+        return
+    if config.init.run is not None:
+        origin_checkpoint(config, origin_run(config))
+    elif config.init.file is not None and not config.init.file.is_file():
+        raise InputError(f"{config.locations.prefix(('init', 'file'))}init.file: {config.init.file}: no such file")
 
 
 def _check_memory(cell: StudyCell, cluster: ClusterConfig) -> None:

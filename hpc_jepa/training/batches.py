@@ -32,10 +32,20 @@ class BatchPrefetcher:
     On a GPU the threads use a CUDA stream of their own, so their copies and kernels overlap with the step, and their
     host syncs do not block the training thread. Masks may need an exchange between processes, so they are never made
     further ahead: all processes begin the same exchanges. ``steps``: number of steps of the run; ``ahead``: batches of
-    clips made ahead of the step that trains, at least 1; each takes its memory on the device.
+    clips made ahead of the step that trains, at least 1; each takes its memory on the device. ``clip_offset``: clips
+    and masks of a step are those of the step that is this much later, for a run that goes on where another stopped.
     """
 
-    def __init__(self, loader: ClipLoader, masker: Masker, steps: int, device: torch.device, ahead: int = 1) -> None:
+    def __init__(
+        self,
+        loader: ClipLoader,
+        masker: Masker,
+        steps: int,
+        device: torch.device,
+        ahead: int = 1,
+        clip_offset: int = 0,
+    ) -> None:
+        self._clip_offset = clip_offset
         self._loader = loader
         self._masker = masker
         self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
@@ -78,19 +88,19 @@ class BatchPrefetcher:
         return self._loader.cpu_decoded
 
     def passes(self, steps: int) -> dict[str, float]:
-        """How often the first ``steps`` steps read each source."""
-        return self._loader.passes(steps)
+        """How often the first ``steps`` steps, and those of the run it branched from, read each source."""
+        return self._loader.passes(steps + self._clip_offset)
 
     def _make(self, step: int) -> TrainBatch:
         clips = self._clips.get(step)
         with torch.cuda.stream(self._stream):
-            batch = TrainBatch(clips, self._masker(step, clips))
+            batch = TrainBatch(clips, self._masker(step + self._clip_offset, clips))
         self._wait_for_device()
         return batch
 
     def _make_clips(self, step: int) -> ClipBatch:
         with torch.cuda.stream(self._stream):
-            clips = self._loader.batch(step)
+            clips = self._loader.batch(step + self._clip_offset)
         self._wait_for_device()
         return clips
 

@@ -11,7 +11,7 @@ from hpc_jepa.checkpoint.writer import CheckpointWriter
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.data.decode_errors import truncate_decode_errors
 from hpc_jepa.data.loader import ClipLoader
-from hpc_jepa.distributed import GlooGroup, barrier, broadcast_int, is_main, rank, world_size
+from hpc_jepa.distributed import GlooGroup, barrier, is_main, rank, world_size
 from hpc_jepa.io.malloc import keep_freed_memory
 from hpc_jepa.kernels.build_tools import require_build_tools
 from hpc_jepa.masking.mask_sampler import MaskSampler
@@ -28,6 +28,7 @@ from hpc_jepa.training.engine import build_engine
 from hpc_jepa.training.launch import collective_timeout, report_lost_peers
 from hpc_jepa.training.metrics import MetricsLogger, OnLog, StartupTimer
 from hpc_jepa.training.nonfinite import NonFiniteGuard
+from hpc_jepa.training.start import find_start
 from hpc_jepa.training.train_module import build_train_module
 from hpc_jepa.training.watchdog import Watchdog
 
@@ -36,7 +37,7 @@ from hpc_jepa.training.watchdog import Watchdog
 class TrainingRun:
     """Everything the loop uses.
 
-    first_step: 0, or the step of the checkpoint that was loaded.
+    first_step: 0, or the step of the checkpoint that was loaded, its own or the one it branches from.
     check_lease: raises LeaseLostError if a newer process has taken over the run.
     """
 
@@ -72,6 +73,7 @@ def build_run(config: RunConfig, device: torch.device, on_log: OnLog) -> Iterato
     else:
         require_build_tools()
     train_module = build_train_module(config)
+    start = find_start(config, train_module)
     startup_timer.phase_done("networks")
     guard = NonFiniteGuard(train_module.model.student.modality.video, device)
     engine = build_engine(train_module, config)
@@ -89,13 +91,14 @@ def build_run(config: RunConfig, device: torch.device, on_log: OnLog) -> Iterato
             config.schedule.steps,
             device,
             ahead=config.data.reading.prefetch_batches,
+            clip_offset=start.clip_offset,
         ) as batches,
     ):
-        batches.prepare(broadcast_int(run.last_step()))
+        batches.prepare(start.step)
         startup_timer.phase_done("first batch")
         with acquire_run_dir(config) as check_lease, record_failure(run, config.schedule.steps), report_lost_peers():
-            first_step = resume_from_checkpoint(engine, config, loader.data_hashes)
-            _start_logs(loader, run, first_step)
+            first_step = resume_from_checkpoint(engine, config, loader.data_hashes, start)
+            _start_logs(loader, run, first_step, start.clip_offset)
             startup_timer.phase_done("checkpoint")
             with _open_outputs(config, first_step, check_lease, on_log, gloo) as (writer, metrics):
                 model = train_module.model
@@ -131,11 +134,11 @@ def build_loader(config: RunConfig, device: torch.device) -> ClipLoader:
     )
 
 
-def _start_logs(loader: ClipLoader, run: RunDir, first_step: int) -> None:
+def _start_logs(loader: ClipLoader, run: RunDir, first_step: int, clip_offset: int) -> None:
     """Record the start, and log decode errors per rank, without the records of steps that will be repeated."""
     if is_main():
         record_start(run, first_step)
-        truncate_decode_errors(run, first_step)
+        truncate_decode_errors(run, first_step + clip_offset)
     barrier()
     loader.log_decode_errors_to(run, rank())
 

@@ -2,6 +2,7 @@
 
 import logging
 import time
+from collections.abc import Mapping
 
 import deepspeed
 import torch
@@ -17,7 +18,9 @@ from hpc_jepa.distributed import broadcast_int, is_main, rank, world_size
 from hpc_jepa.errors import CheckpointError
 from hpc_jepa.io.revision import code_revision
 from hpc_jepa.runs.acquire import unaccepted_changes
+from hpc_jepa.runs.origin import write_origin
 from hpc_jepa.runs.run_dir import RunDir
+from hpc_jepa.training.start import FROM_SEED, Start, StartTensors
 from hpc_jepa.training.zero_state import checkpoint_name, init_optimizer_state, local_shards, optimizer_updates
 
 LOG = logging.getLogger(__name__)
@@ -60,8 +63,10 @@ def shards_to_save(engine: DeepSpeedEngine) -> list[TensorShard]:
     return own + [TensorShard(name, tuple(state.shape), 0, state) for name, state in _random_states().items()]
 
 
-def resume_from_checkpoint(engine: DeepSpeedEngine, config: RunConfig, data_hashes: dict[str, str]) -> int:
-    """Load the latest valid checkpoint; returns the number of steps done, 0 for a new run. Collective.
+def resume_from_checkpoint(
+    engine: DeepSpeedEngine, config: RunConfig, data_hashes: dict[str, str], start: Start = FROM_SEED
+) -> int:
+    """Load the latest valid checkpoint; returns the number of steps done. A new run begins at ``start``. Collective.
 
     Raises CheckpointError if all checkpoints are damaged, or if the data or settings differ from those at the save in
     more than ``checkpoint.accept`` allows.
@@ -71,7 +76,8 @@ def resume_from_checkpoint(engine: DeepSpeedEngine, config: RunConfig, data_hash
     latest = latest_valid(config.folder) if is_main() else None
     step = broadcast_int(latest.step if latest else -1)
     if step < 0:
-        return 0
+        _begin(engine, config, start)
+        return start.step
     checkpoint = open_checkpoint(RunDir(config.folder).checkpoint_dir(step))
     _check_settings(checkpoint, config, data_hashes)
     restore(engine, checkpoint)
@@ -89,14 +95,34 @@ def restore(engine: DeepSpeedEngine, checkpoint: Checkpoint) -> None:
     """
     stored = TensorReader(checkpoint)
     _check_parameters(engine.module, checkpoint, stored)
-    if UPDATES in stored:
+    _copy_into(engine, stored)
+    if checkpoint.manifest.world_size == world_size():
+        _set_random_states(stored)
+
+
+@torch.no_grad()
+def _begin(engine: DeepSpeedEngine, config: RunConfig, start: Start) -> None:
+    """Give a new run the weights, and the moments of the optimizer, that it begins with, and record their origin."""
+    if start.origin is None or start.tensors is None:
+        return
+    _copy_into(engine, start.tensors, start.moments)
+    if start.moments and f"random.cpu.{rank()}" in start.tensors:
+        _set_random_states(start.tensors)
+    if is_main():
+        write_origin(RunDir(config.folder).origin_file, start.origin)
+        LOG.info("%s: begins with %s", config.folder, start.origin.summary)
+        if start.origin.drawn:
+            LOG.info("initialised from the seed: %s", ", ".join(start.origin.drawn))
+
+
+def _copy_into(engine: DeepSpeedEngine, stored: TensorReader | StartTensors, moments: bool = True) -> None:
+    """Copy the stored tensors into this rank's shards; others keep their values."""
+    if moments and UPDATES in stored:
         with_state = {name.removeprefix("exp_avg.") for name in stored if name.startswith("exp_avg.")}
         init_optimizer_state(engine, stored[UPDATES], with_state)
     for shard in local_shards(engine):
         if shard.name in stored:  # no moments are stored for a parameter that never had a gradient
             shard.view.copy_(stored.read_slice(shard.name, shard.start, shard.start + len(shard.view)))
-    if checkpoint.manifest.world_size == world_size():
-        _set_random_states(stored)
 
 
 def _random_states() -> dict[str, Tensor]:
@@ -107,7 +133,7 @@ def _random_states() -> dict[str, Tensor]:
     return states
 
 
-def _set_random_states(stored: TensorReader) -> None:
+def _set_random_states(stored: Mapping[str, Tensor]) -> None:
     torch.set_rng_state(stored[f"random.cpu.{rank()}"])
     if torch.cuda.is_available() and f"random.cuda.{rank()}" in stored:
         torch.cuda.set_rng_state(stored[f"random.cuda.{rank()}"])

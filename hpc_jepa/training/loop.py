@@ -101,7 +101,8 @@ def train_step(run: TrainingRun, step: int) -> None:
         skipped, waited = run.guard.pop_counts(), run.batches.wait_seconds
         passes = run.batches.passes(step + 1)
         metrics.log(step, scalars, coefficients, schedule_values, health, skipped, waited, passes)
-    if step == 0 and is_main():
+    begins = step == run.first_step and not run.run_dir.preview_file.is_file()
+    if (step == 0 or begins) and is_main():
         write_preview(run.run_dir.preview_file, clip_preview(config, clips, masks))
     if step == run.first_step:
         run.startup_timer.phase_done("first step")

@@ -16,7 +16,9 @@ from hpc_jepa.data.shards.builder import build_shards, make_recipe
 from hpc_jepa.data.sources.motion8 import Motion8
 from hpc_jepa.distributed import GlooGroup
 from hpc_jepa.report.write_report import write_report
+from hpc_jepa.runs.origin import RunOrigin, write_origin
 from hpc_jepa.runs.preview_file import read_preview, write_preview
+from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.study.grid import create_study_dir
 from hpc_jepa.training.build import build_loader, build_masker
 from hpc_jepa.training.clip_preview import clip_preview
@@ -55,6 +57,16 @@ def outline(page: str) -> Outline:
 @pytest.fixture
 def page(study) -> str:
     return (write_report([study]).folder / "index.html").read_text()
+
+
+def test_the_page_says_where_a_run_began(study):
+    (folder, *_) = sorted(study.rglob("config.yaml"))
+    before = ("weights of /elsewhere/old after step 70",)
+    origin = RunOrigin(kind="run", path="runs/first", step=3900, what="all", sha256="a" * 64, before=before)
+    write_origin(RunDir(folder.parent).origin_file, origin)
+    page = (write_report([study]).folder / "index.html").read_text()
+    outline(page)
+    assert "weights and optimizer of runs/first after step 3,900; that run with weights of /elsewhere/old" in page
 
 
 def test_the_page_is_well_formed_and_self_contained(page):

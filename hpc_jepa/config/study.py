@@ -49,6 +49,37 @@ class EvaluationConfig(Strict):
     weights: tuple[Literal["target", "student", "random_init"], ...] = ("target", "student", "random_init")
 
 
+class SequentialConfig(Strict):
+    """Looks at the results while seeds are added: a variant that is decided at a look gets no further seeds."""
+
+    looks: tuple[Annotated[int, Field(ge=2)], ...] = Field(
+        min_length=1, description="seeds of a variant at each look, increasing, for example [2, 3, 5, 8]"
+    )
+    error: float = Field(
+        0.05, gt=0, lt=0.5, description="probability of any false gain or loss in the whole study; of any false equal"
+    )
+    margin: float = Field(1.0, gt=0, le=100, description="points within which a variant counts as equal to the baseline")
+    futility: float = Field(
+        0.15, ge=0, lt=1, description="stop a variant that has less chance than this of a gain or loss by the last look"
+    )
+    decides: tuple[str, ...] = Field(
+        (), description="benchmarks that decide, by their names in evaluations; empty: the first evaluation"
+    )
+
+    @field_validator("looks")
+    @classmethod
+    def _increasing(cls, looks: tuple[int, ...]) -> tuple[int, ...]:
+        if list(looks) != sorted(set(looks)):
+            raise ValueError(f"{list(looks)} is not increasing; write the number of seeds at each look")
+        return looks
+
+
+class ConfirmationConfig(Strict):
+    """Fresh seeds for the final comparison of the variants that the looks left."""
+
+    seeds: tuple[Seed, ...] = Field(min_length=2, description="seeds that no look uses")
+
+
 class StudyConfig(RootConfig):
     """Every combination of regime, variant and seed is one run."""
 
@@ -59,6 +90,8 @@ class StudyConfig(RootConfig):
     seeds: tuple[Seed, ...] = Field((239,), min_length=1)
     overrides: tuple[str, ...] = Field((), description="key.sub=value, applied to every run")
     evaluations: tuple[EvaluationConfig, ...] = ()
+    sequential: SequentialConfig | None = Field(None, description="null: all seeds of all variants")
+    confirmation: ConfirmationConfig | None = Field(None, description="null: the looks of sequential decide")
 
     @model_validator(mode="after")
     def _is_finite(self) -> "StudyConfig":
@@ -75,3 +108,33 @@ class StudyConfig(RootConfig):
             if key in CELL_KEYS:
                 raise ValueError(f"'{override}' would put all cells into one run folder; {CELL_KEYS[key]}")
         return overrides
+
+    @model_validator(mode="after")
+    def _plans_looks(self) -> "StudyConfig":
+        if self.sequential is not None:
+            _check_looks(self, self.sequential)
+        if self.confirmation is not None:
+            if self.sequential is None:
+                raise ValueError("confirmation: needs sequential:, whose looks select what is confirmed")
+            used = sorted(set(self.confirmation.seeds) & set(self.seeds))
+            if used or len(set(self.confirmation.seeds)) < len(self.confirmation.seeds):
+                raise ValueError(f"confirmation.seeds: needs distinct seeds that seeds: does not list {used or ''}".strip())
+        return self
+
+
+def _check_looks(study: StudyConfig, rule: SequentialConfig) -> None:
+    """Raise ValueError if the looks do not fit the seeds, variants and evaluations of the study."""
+    if rule.looks[-1] > len(study.seeds):
+        raise ValueError(f"sequential.looks: a look at {rule.looks[-1]} seeds, but seeds: lists {len(study.seeds)}")
+    own = [variant.objective for variant in study.variants if variant.seeds is not None]
+    if own:
+        raise ValueError(f"sequential: all variants take the seeds of the study; remove seeds of {', '.join(own)}")
+    names = [evaluation.benchmark for evaluation in study.evaluations]
+    if not names:
+        raise ValueError("sequential: needs evaluations:, on which it decides")
+    unknown = [name for name in rule.decides if name not in names]
+    if unknown:
+        raise ValueError(f"sequential.decides: {unknown[0]} is not in evaluations, which has {', '.join(names)}")
+    for evaluation in study.evaluations:
+        if evaluation.benchmark in (rule.decides or names[:1]) and "target" not in evaluation.weights:
+            raise ValueError(f"sequential: decides on target weights, which {evaluation.benchmark} does not evaluate")

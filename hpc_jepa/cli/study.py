@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.text import Text
 
-from hpc_jepa.cli.console import CONSOLE, AsJson, plural, progress_bars
+from hpc_jepa.cli.console import CONSOLE, AsJson, examples, plural, progress_bars
 from hpc_jepa.config.loading import find_config, read_config
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.errors import HpcJepaError, InputError
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from hpc_jepa.config.cluster import Profile
     from hpc_jepa.runs.run_dir import StudyDir
     from hpc_jepa.study.grid import StudyCell
+    from hpc_jepa.study.local import FailedTask
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -29,6 +30,10 @@ Cluster = Annotated[str, typer.Option(help="local (this machine), a name in slur
 Jobs = Annotated[
     int | None,
     typer.Option("--jobs", min=1, help="Concurrent cells on this machine.", show_default="one per GPU, else per core"),
+]
+SkipFailed = Annotated[
+    bool,
+    typer.Option("--skip-failed", help="Sequential study: look without the failed cells, do not repeat them."),
 ]
 
 
@@ -67,18 +72,112 @@ def study_plan(
 
 
 @app.command("submit", epilog="Example:  hpc-jepa study submit quickstart --cluster local")
-def study_submit(study: StudyName, cluster: Cluster = "local", runs: Runs = Path("runs"), jobs: Jobs = None) -> None:
+def study_submit(
+    study: StudyName,
+    cluster: Cluster = "local",
+    runs: Runs = Path("runs"),
+    jobs: Jobs = None,
+    skip_failed: SkipFailed = False,
+) -> None:
     """Pretrain and evaluate every cell that is not done, on this machine or a cluster.
 
-    Repeat the command to run only what is missing. On this machine Ctrl-C saves and stops.
+    Repeat the command to run only what is missing. On this machine Ctrl-C saves and stops. Of a sequential study it
+    runs the cells of study next, look after look.
     """
-    _start(study, cluster, runs, jobs, only_unfinished=False)
+    _start(study, cluster, runs, jobs, only_unfinished=False, skip_failed=skip_failed)
 
 
 @app.command("resume", epilog="Example:  hpc-jepa study resume paper --cluster small")
 def study_resume(study: StudyName, cluster: Cluster = "local", runs: Runs = Path("runs"), jobs: Jobs = None) -> None:
     """Resume failed and stalled cells only."""
     _start(study, cluster, runs, jobs, only_unfinished=True)
+
+
+@app.command("next", epilog=examples("hpc-jepa study next my_study.yaml", "hpc-jepa study next my_study.yaml --json"))
+def study_next(
+    study: StudyName, runs: Runs = Path("runs"), skip_failed: SkipFailed = False, as_json: AsJson = False
+) -> None:
+    """Show the decisions of a sequential study, which cells study submit would queue next, and why. Changes nothing."""
+    from hpc_jepa.cli.study_next import next_as_json, show_next
+    from hpc_jepa.study.sequential import SequentialStudy
+    from hpc_jepa.study.submit import given_up
+
+    config = _config(study)
+    sequential = SequentialStudy(config, runs)
+    failed = given_up(sequential.cells, sequential.folder) if skip_failed else ()
+    step = sequential.next(failed)
+    if as_json:
+        typer.echo(json.dumps(next_as_json(step)))
+    else:
+        show_next(step)
+
+
+@app.command(
+    "power",
+    epilog=examples(
+        "hpc-jepa study power extended --spread 1.5 --correlation 0.5 --clips 1000 --difference 2 --cluster small",
+        "hpc-jepa study power extended --pilot runs/pilot --difference 1 --difference 2 --difference 5",
+    ),
+)
+def study_power(
+    study: StudyName,
+    pilot: Annotated[
+        Path | None, typer.Option(help="RUNS/<study> of a pilot, whose records give the spread.", show_default=False)
+    ] = None,
+    spread: Annotated[
+        float | None,
+        typer.Option(min=0, max=50, help="Standard deviation between seeds of a variant, points.", show_default=False),
+    ] = None,
+    correlation: Annotated[
+        float, typer.Option(min=-1, max=1, help="Of two variants of one seed; only with --spread.")
+    ] = 0.5,
+    clips: Annotated[int, typer.Option(min=2, help="Test clips; only with --spread.")] = 1000,
+    difference: Annotated[
+        list[float] | None, typer.Option(help="Points to find; may be repeated.", show_default="2")
+    ] = None,
+    power: Annotated[float, typer.Option(help="Probability of finding it, between 0 and 1.")] = 0.8,
+    error: Annotated[float, typer.Option(help="Family-wise error, between 0 and 1.")] = 0.05,
+    comparisons: Annotated[
+        int | None, typer.Option(min=1, help="Size of the family.", show_default="those of the study")
+    ] = None,
+    cluster: Cluster = "local",
+    step_seconds: Annotated[
+        float | None, typer.Option(min=1e-6, help="Seconds per step, instead of an estimate.", show_default=False)
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Say how many seeds a difference needs, in blocked, paired and unpaired designs, and what they cost.
+
+    The spread comes from the records of a pilot, or is stated.
+    """
+    from hpc_jepa.cli.study_power import show_power
+    from hpc_jepa.config.cluster import find_profile, local_cluster
+    from hpc_jepa.evaluation.stats.planning import FamilyTest, Spread
+    from hpc_jepa.study.power import family_size, pilot_spread, plan_power
+
+    differences = difference or [2.0]
+    if (pilot is None) == (spread is None):
+        raise InputError("give either --pilot RUNS/<study>, or --spread POINTS")
+    for name, value, most in (("power", power, 1), ("error", error, 1), *(("difference", d, 100) for d in differences)):
+        if not 0 < value < most:
+            raise InputError(f"--{name} {value:g}: must be between 0 and {most}")
+    spreads = {}
+    if pilot is not None:
+        spreads = {f"{pilot}, {name}": found for name, found in pilot_spread(pilot).items()}
+    elif spread is not None:
+        spreads = {"stated": Spread(spread / 100, correlation, clips)}
+    config, cells = _config(study), _cells(study, Path("runs"))
+    site = local_cluster() if cluster == "local" else find_profile(cluster).cluster
+    test = FamilyTest(error, comparisons or family_size(config, cells))
+    plans = {
+        source: plan_power(config, cells, site, found, differences, test, power, step_seconds)
+        for source, found in spreads.items()
+    }
+    if as_json:
+        typer.echo(json.dumps([{"source": source, **asdict(plan)} for source, plan in plans.items()]))
+        return
+    for source, plan in plans.items():
+        show_power(plan, source)
 
 
 @app.command("cancel", epilog="Example:  hpc-jepa study cancel paper")
@@ -136,48 +235,96 @@ def study_status(
     (watch_status if watch else print_status)(cells, _labels(cells), folder)
 
 
-def _start(study: str, cluster: str, runs: Path, jobs: int | None, only_unfinished: bool) -> None:
+def _start(
+    study: str, cluster: str, runs: Path, jobs: int | None, only_unfinished: bool, skip_failed: bool = False
+) -> None:
     if cluster == "local":
-        return _run_locally(study, runs, jobs, only_unfinished)
+        return _run_locally(study, runs, jobs, only_unfinished, skip_failed)
     from hpc_jepa.config.cluster import find_profile
 
-    return _submit(study, find_profile(cluster), runs, only_unfinished)
+    return _submit(study, find_profile(cluster), runs, only_unfinished, skip_failed)
 
 
-def _run_locally(study: str, runs: Path, jobs: int | None, only_unfinished: bool) -> None:
-    from hpc_jepa.devices import Gpus, gpu_names
+def _run_locally(study: str, runs: Path, jobs: int | None, only_unfinished: bool, skip_failed: bool) -> None:
     from hpc_jepa.study.grid import create_study_dir
-    from hpc_jepa.study.local import LocalJobs, run_locally
+    from hpc_jepa.study.sequential import take_looks
     from hpc_jepa.study.status import read_study_status
 
-    cells = _cells(study, runs)
-    folder = create_study_dir(_config(study), runs)
+    config, cells = _config(study), _cells(study, runs)
+    if config.sequential is not None:
+        return _run_looks(config, cells, runs, jobs, skip_failed)
+    take_looks(config, runs)
+    folder = create_study_dir(config, runs)
     if only_unfinished:
         cells = read_study_status(cells, folder).unfinished
         if not cells:
             CONSOLE.print("nothing failed or stalled")
             return
+    _raise_failures(_run_cells(cells, jobs), len(cells))
+
+
+def _run_looks(
+    config: StudyConfig, cells: "Sequence[StudyCell]", runs: Path, jobs: int | None, skip_failed: bool
+) -> None:
+    """Run the cells of each look until all comparisons are decided. Failed cells end it, unless they are skipped."""
+    from hpc_jepa.cli.study_next import report_looks
+    from hpc_jepa.io.atomic import exclusive_lock
+    from hpc_jepa.runs.run_dir import StudyDir
+    from hpc_jepa.study.grid import create_study_dir
+    from hpc_jepa.study.sequential import take_looks
+    from hpc_jepa.study.submit import given_up
+
+    folder = StudyDir(runs / config.study)
+    folder.path.mkdir(parents=True, exist_ok=True)
+    failed = given_up(cells, folder) if skip_failed else set()
+    while True:
+        with exclusive_lock(folder.lock_file):
+            step = take_looks(config, runs, failed)
+            create_study_dir(config, runs)
+        if step is None:
+            return
+        report_looks(step, step.taken)
+        if not step.cells:
+            CONSOLE.print(f"{step.stage}: no cell is needed", highlight=False)
+            return
+        failures = _run_cells([each.cell for each in step.cells], jobs)
+        if not skip_failed:
+            _raise_failures(failures, len(step.cells))
+        failed |= {failure.cell.folder for failure in failures}
+
+
+def _run_cells(cells: "Sequence[StudyCell]", jobs: int | None) -> "list[FailedTask]":
+    from hpc_jepa.devices import Gpus, gpu_names
+    from hpc_jepa.study.local import LocalJobs, run_locally
+
     gpus = [] if all(cell.config.engine.device == "cpu" for cell in cells) else gpu_names(os.environ, Gpus.find().count)
     local = LocalJobs.plan(gpus, os.cpu_count() or 1, len(cells), jobs)
     CONSOLE.print(str(local), highlight=False)
     with progress_bars(_labels(cells), [cell.config.schedule.steps for cell in cells]) as show:
         indices = {cell.folder: index for index, cell in enumerate(cells)}
-        failures = run_locally(
+        return run_locally(
             cells,
             local,
             lambda cell, status: show(indices[cell.folder], status.step, status.summary),
         )
+
+
+def _raise_failures(failures: "Sequence[FailedTask]", cells: int) -> None:
     if failures:
         first = failures[0]
         raise HpcJepaError(
-            f"{len(failures)} of {len(cells)} cells failed; {first.cell.folder}: {first.message} ({first.log})"
+            f"{len(failures)} of {cells} cells failed; {first.cell.folder}: {first.message} ({first.log})"
         )
 
 
-def _submit(study: str, profile: "Profile", runs: Path, only_unfinished: bool) -> None:
+def _submit(study: str, profile: "Profile", runs: Path, only_unfinished: bool, skip_failed: bool) -> None:
     from hpc_jepa.study.submit import submit_study
 
-    outcome = submit_study(_config(study), profile, runs, only_unfinished=only_unfinished)
+    outcome = submit_study(_config(study), profile, runs, only_unfinished=only_unfinished, skip_failed=skip_failed)
+    if outcome.step is not None:
+        from hpc_jepa.cli.study_next import report_looks
+
+        report_looks(outcome.step, outcome.step.taken)
     for line in outcome.lines:
         CONSOLE.print(line, highlight=False)
     CONSOLE.print(

@@ -58,7 +58,9 @@ class SequentialConfig(Strict):
     error: float = Field(
         0.05, gt=0, lt=0.5, description="probability of any false gain or loss in the whole study; of any false equal"
     )
-    margin: float = Field(1.0, gt=0, le=100, description="points within which a variant counts as equal to the baseline")
+    margin: float = Field(
+        1.0, gt=0, le=100, description="points within which a variant counts as equal to the baseline"
+    )
     futility: float = Field(
         0.15, ge=0, lt=1, description="stop a variant that has less chance than this of a gain or loss by the last look"
     )
@@ -109,6 +111,14 @@ class StudyConfig(RootConfig):
                 raise ValueError(f"'{override}' would put all cells into one run folder; {CELL_KEYS[key]}")
         return overrides
 
+    @property
+    def run_seeds(self) -> tuple[int, ...]:
+        """Seeds of a variant without seeds of its own: with looks, those up to the last look, then of confirmation."""
+        if self.sequential is None:
+            return self.seeds
+        confirmation = self.confirmation.seeds if self.confirmation else ()
+        return (*self.seeds[: self.sequential.looks[-1]], *confirmation)
+
     @model_validator(mode="after")
     def _plans_looks(self) -> "StudyConfig":
         if self.sequential is not None:
@@ -116,9 +126,9 @@ class StudyConfig(RootConfig):
         if self.confirmation is not None:
             if self.sequential is None:
                 raise ValueError("confirmation: needs sequential:, whose looks select what is confirmed")
-            used = sorted(set(self.confirmation.seeds) & set(self.seeds))
-            if used or len(set(self.confirmation.seeds)) < len(self.confirmation.seeds):
-                raise ValueError(f"confirmation.seeds: needs distinct seeds that seeds: does not list {used or ''}".strip())
+            fresh = self.confirmation.seeds
+            if set(fresh) & set(self.seeds) or len(set(fresh)) < len(fresh):
+                raise ValueError(f"confirmation.seeds: {list(fresh)} are not distinct seeds that seeds: does not list")
         return self
 
 

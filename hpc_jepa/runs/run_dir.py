@@ -2,6 +2,7 @@
 
 RUNS/<study>/
     study.yaml  jobs.jsonl  refused.json  slurm/      grid, submitted jobs, refused cells, batch scripts
+    looks.json                                        rule and decisions of a sequential study (study/looks_file.py)
     report/                                           report on the study
     <regime>/<variant>/seed-<n>/
         config.yaml                                   configuration
@@ -52,6 +53,7 @@ class StudyDir:
         self.config_file = self.path / "study.yaml"
         self.jobs_file = self.path / "jobs.jsonl"
         self.refused_file = self.path / "refused.json"
+        self.looks_file = self.path / "looks.json"
         self.lock_file = self.path / ".submission"
         self.slurm_dir = self.path / "slurm"
         self.report_dir = self.path / "report"

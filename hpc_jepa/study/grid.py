@@ -51,6 +51,11 @@ class StudyCell:
         """The run folder."""
         return self.config.folder
 
+    @property
+    def arm(self) -> str:
+        """``<regime>/<variant>``: all cells of an arm differ in their seed alone."""
+        return f"{self.config.regime}/{self.folder.parent.name}"
+
     @cached_property
     def run(self) -> RunDir:
         """Contents of the run folder."""
@@ -83,7 +88,7 @@ def create_study_dir(study: StudyConfig, runs: Path) -> StudyDir:
 
 def _cells(study: StudyConfig, regime: str, variant: VariantConfig, runs: Path) -> list[StudyCell]:
     """One cell per seed. The configuration is read and validated once: seeds are validated with the study."""
-    seeds = variant.seeds or study.seeds
+    seeds = variant.seeds or study.run_seeds
     files = (find_config(regime, "regime"), find_config(variant.objective, "objective"))
     layers = tuple(str(resource_name(file)) for file in files)
     preset = f"semantics={variant.semantics.preset}"

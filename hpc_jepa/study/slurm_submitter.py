@@ -1,9 +1,10 @@
 """Submit tasks of a study as Slurm job arrays, through submitit."""
 
+import os
 import shlex
 import time
-from collections.abc import Sequence
-from contextlib import redirect_stderr
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
@@ -50,7 +51,8 @@ class SlurmSubmitter:
         kind = tasks[0].kind
         executor.update_parameters(**self._parameters(kind, dependency))
         try:
-            with redirect_stderr(StringIO()):  # submitit also prints the error
+            # submitit also prints the error
+            with redirect_stderr(StringIO()), _outside_of_job():
                 queued = executor.map_array(run_in_job, tasks)
         except FailedJobError as error:
             raise InputError(self._sbatch_error(kind, " ".join(str(error).split()))) from error
@@ -107,7 +109,7 @@ class SlurmSubmitter:
 
     def _resources(self, kind: TaskKind) -> ResourcesConfig:
         cluster = self.profile.cluster
-        return {"train": cluster.train, "evaluate": cluster.evaluate, "report": cluster.report}[kind]
+        return {"train": cluster.train, "evaluate": cluster.evaluate}.get(kind, cluster.report)
 
     def _sbatch_error(self, kind: TaskKind, message: str) -> str:
         """The message of sbatch after file, line and key of the profile at fault; without line and key if unknown."""
@@ -115,5 +117,22 @@ class SlurmSubmitter:
         for key, phrases in SBATCH_ERROR_KEYS.items():
             if any(phrase in lowered for phrase in phrases):
                 per_kind = key in ResourcesConfig.model_fields
-                return f"{self.profile.location(f'{kind}.{key}' if per_kind else key)}: {message}"
+                section = kind if kind in ("train", "evaluate") else "report"
+                return f"{self.profile.location(f'{section}.{key}' if per_kind else key)}: {message}"
         return f"{self.profile.path}: {message}"
+
+
+@contextmanager
+def _outside_of_job() -> Iterator[None]:
+    """Without the variables of the Slurm job that this process runs in, if any: sbatch would take them as options."""
+    names = [name for name in os.environ if _is_of_job(name)]
+    inherited = {name: os.environ.pop(name) for name in names}
+    try:
+        yield
+    finally:
+        os.environ.update(inherited)
+
+
+def _is_of_job(name: str) -> bool:
+    """SLURM_CONF tells the commands where the cluster is."""
+    return "SLURM_JOB_ID" in os.environ and name.startswith(("SLURM_", "SRUN_", "PMI")) and name != "SLURM_CONF"

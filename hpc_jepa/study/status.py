@@ -28,6 +28,7 @@ CellState = Literal[
     "evaluating",
     "done",
     "damaged",
+    "not needed",
 ]
 UNFINISHED: tuple[CellState, ...] = ("refused", "interrupted", "stalled", "failed", "trained")
 """States of a submitted cell that need a new submission; no job of the cell is waiting or running."""
@@ -86,6 +87,9 @@ def read_study_status(cells: Sequence[StudyCell], study: StudyDir) -> StudyStatu
     except DataError as error:
         warnings.append(str(error))
     statuses = [status_or_damaged(cell, queue.jobs(cell), refused.get(str(cell.folder))) for cell in cells]
+    if study.looks_file.exists():
+        statuses, damaged = _without_stopped(cells, statuses, study)
+        warnings.append(damaged)
     return StudyStatus(cells, statuses, "\n".join(filter(None, warnings)))
 
 
@@ -103,6 +107,26 @@ def cell_status(cell: StudyCell, jobs: CellJobs = NO_JOBS, refused: str | None =
 def is_evaluated(cell: StudyCell) -> bool:
     """Whether every evaluation has a record of the last step and of the current benchmark protocol."""
     return all(_has_record(cell, evaluation) for evaluation in cell.evaluations)
+
+
+def _without_stopped(
+    cells: Sequence[StudyCell], statuses: Sequence[CellStatus], study: StudyDir
+) -> tuple[list[CellStatus], str]:
+    """Cells that a look of a sequential study stopped are not needed. Also one line if its record is damaged."""
+    from hpc_jepa.study.looks_file import not_needed, read_looks  # imports scipy: only sequential studies wait for it
+
+    try:
+        looks = read_looks(study)
+    except DataError as error:
+        return list(statuses), str(error)
+    if looks is None:
+        return list(statuses), ""
+    reason = not_needed(looks)
+    changed = []
+    for cell, status in zip(cells, statuses, strict=True):
+        why = reason(cell.arm, cell.config.seed) if status.state in ("not started", "interrupted", "refused") else ""
+        changed.append(replace(status, state="not needed", note=why) if why else status)
+    return changed, ""
 
 
 def status_or_damaged(cell: StudyCell, jobs: CellJobs = NO_JOBS, refused: str | None = None) -> CellStatus:

@@ -1,11 +1,13 @@
 """Submit a study to Slurm and cancel it.
 
 Missing work goes into one job array for training, one for evaluation whose elements each wait for the training of the
-same cell, and a report job.
+same cell, and a report job. Of a sequential study it is the work of the next look; a job after it takes the look and
+submits again.
 """
 
 import os
 import signal
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,10 +22,14 @@ from hpc_jepa.runs.run_dir import StudyDir
 from hpc_jepa.study.grid import StudyCell, create_study_dir, expand_study
 from hpc_jepa.study.job_log import JobLog, JobQueue, SubmittedJob, array_ids, fetch_job_queue
 from hpc_jepa.study.preflight import group_by_reason, preflight_errors
+from hpc_jepa.study.sequential import NextStep, take_looks
 from hpc_jepa.study.slurm_cli import require_commands, scancel
 from hpc_jepa.study.slurm_submitter import SlurmSubmitter
-from hpc_jepa.study.status import is_evaluated, read_study_status
-from hpc_jepa.study.task import StudyTask, evaluation_task, report_task, training_task
+from hpc_jepa.study.status import UNFINISHED, is_evaluated, read_study_status
+from hpc_jepa.study.task import StudyTask, evaluation_task, look_task, report_task, training_task
+
+MOST_ATTEMPTS = 2
+"""Jobs of one kind that an unattended study submits for a cell."""
 
 
 @dataclass
@@ -32,13 +38,15 @@ class SubmittedJobs:
 
     train: list[SubmittedJob] = field(default_factory=list)
     evaluate: list[SubmittedJob] = field(default_factory=list)
+    look: list[SubmittedJob] = field(default_factory=list)
     report: list[SubmittedJob] = field(default_factory=list)
+    step: NextStep | None = None
     refused: Sequence[tuple[str, Sequence[Path]]] = ()
 
     @property
     def lines(self) -> list[str]:
         """One line per kind of job, to print."""
-        kinds = {"pretraining": self.train, "evaluation": self.evaluate, "report": self.report}
+        kinds = {"pretraining": self.train, "evaluation": self.evaluate, "next look": self.look, "report": self.report}
         lines = [
             f"{kind}: {len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}, {', '.join(array_ids(jobs))}"
             for kind, jobs in kinds.items()
@@ -69,9 +77,12 @@ class CancelledWork:
     warning: str = ""
 
 
-def submit_study(study: StudyConfig, profile: Profile, runs: Path, *, only_unfinished: bool = False) -> SubmittedJobs:
-    """Submit all missing work of a study; with ``only_unfinished`` only that of cells that failed or stalled.
+def submit_study(
+    study: StudyConfig, profile: Profile, runs: Path, *, only_unfinished: bool = False, skip_failed: bool = False
+) -> SubmittedJobs:
+    """Submit all missing work of a study, of a sequential one that of its next look.
 
+    ``only_unfinished``: only that of cells that failed or stalled. ``skip_failed``: a look does without failed cells.
     Cells that cannot run are recorded as refused and the others are submitted. Raises InputError if no cell can run or
     sbatch rejects a job, HpcJepaError if Slurm does not answer.
     """
@@ -80,16 +91,40 @@ def submit_study(study: StudyConfig, profile: Profile, runs: Path, *, only_unfin
     refused = preflight_errors(cells, profile.cluster)
     if len(refused) == len(cells):
         raise InputError(next(iter(refused.values())))
-    folder = create_study_dir(study, runs)
+    folder = StudyDir(runs / study.study)
+    folder.path.mkdir(parents=True, exist_ok=True)
     job_log = JobLog(folder)
-    with exclusive_lock(folder.lock_file):
-        selected: Sequence[StudyCell] = read_study_status(cells, folder).unfinished if only_unfinished else cells
+    with exclusive_lock(folder.lock_file, wait=skip_failed):
+        step = take_looks(study, runs, given_up(cells, folder) if skip_failed else ())
+        create_study_dir(study, runs)
+        wanted = cells if step is None else [each.cell for each in step.cells]
+        selected: Sequence[StudyCell] = read_study_status(wanted, folder).unfinished if only_unfinished else wanted
         runnable = [cell for cell in selected if cell.folder not in refused]
-        job_log.set_refused(refused)
+        not_queued = {cell.folder: refused[cell.folder] for cell in wanted if cell.folder in refused}
+        job_log.set_refused(not_queued)
         batch = _Batch(SlurmSubmitter(profile, folder.slurm_dir, study.study), job_log)
-        batch.submit(missing_work(runnable, fetch_job_queue(job_log.jobs())), folder.path)
-    batch.submitted.refused = group_by_reason(refused)
+        queue = fetch_job_queue(job_log.jobs())
+        batch.submit(missing_work(runnable, queue))
+        batch.finish(folder, None if step is None else _active_jobs(wanted, queue), queue)
+    batch.submitted.step = step
+    batch.submitted.refused = group_by_reason(
+        {cell.folder: refused[cell.folder] for cell in selected if cell.folder in refused}
+    )
     return batch.submitted
+
+
+def given_up(cells: Sequence[StudyCell], folder: StudyDir) -> set[Path]:
+    """Run folders of cells that failed, and of those that neither wait nor run after MOST_ATTEMPTS jobs."""
+    view = read_study_status(cells, folder)
+    jobs, _ = JobLog(folder).sound_jobs()
+    attempts = Counter((job.folder, job.kind) for job in jobs)
+    exhausted = {path for (path, _), count in attempts.items() if count >= MOST_ATTEMPTS}
+    pairs = zip(view.cells, view.statuses, strict=True)
+    return {
+        cell.folder
+        for cell, status in pairs
+        if status.state in ("failed", "refused", "damaged") or (status.state in UNFINISHED and cell.folder in exhausted)
+    }
 
 
 def missing_work(cells: Iterable[StudyCell], queue: JobQueue) -> list[MissingWork]:
@@ -114,7 +149,7 @@ class _Batch:
         self._submitter = submitter
         self._job_log = job_log
 
-    def submit(self, missing: Sequence[MissingWork], study: Path) -> None:
+    def submit(self, missing: Sequence[MissingWork]) -> None:
         for chunk in self._chunks([work for work in missing if work.train]):
             trained = self._array(self.submitted.train, [training_task(work.cell) for work in chunk])
             if chunk[0].evaluate:
@@ -125,9 +160,19 @@ class _Batch:
             trainings = [work.training_job for work in chunk if work.training_job]
             after = f"afterok:{':'.join(trainings)}" if trainings else None
             self._array(self.submitted.evaluate, [evaluation_task(work.cell) for work in chunk], after)
-        if self.submitted.evaluate:
-            after = f"afterany:{':'.join(array_ids(self.submitted.evaluate))}"
-            self._array(self.submitted.report, [report_task(study)], after)
+
+    def finish(self, study: StudyDir, active: Sequence[SubmittedJob] | None, queue: JobQueue) -> None:
+        """Report after the evaluations. With the ``active`` jobs of a look, take the look after all of them first."""
+        after = self.submitted.evaluate
+        if active is not None:
+            jobs = [*active, *self.submitted.train, *self.submitted.evaluate]
+            is_new = bool(self.submitted.train or self.submitted.evaluate)
+            if not jobs or not (is_new or not _waits_for_look(study, queue)):
+                return
+            task = look_task(study, self._submitter.profile.path)
+            after = self._array(self.submitted.look, [task], f"afterany:{':'.join(array_ids(jobs))}")
+        if after:
+            self._array(self.submitted.report, [report_task(study.path)], f"afterany:{':'.join(array_ids(after))}")
 
     def _array(
         self, submitted: list[SubmittedJob], tasks: Sequence[StudyTask], dependency: str | None = None
@@ -142,6 +187,17 @@ class _Batch:
         limit = self._submitter.profile.cluster.array_limit
         for start in range(0, len(missing), limit):
             yield missing[start : start + limit]
+
+
+def _active_jobs(cells: Iterable[StudyCell], queue: JobQueue) -> list[SubmittedJob]:
+    folders = {cell.folder for cell in cells}
+    return [job for job in queue.active if job.folder in folders]
+
+
+def _waits_for_look(study: StudyDir, queue: JobQueue) -> bool:
+    """Whether a job that takes the next look is in the queue, other than the one this process runs in."""
+    own = os.environ.get("SLURM_JOB_ID")
+    return any(job.kind == "look" and job.folder == study.path and job.job != own for job in queue.active)
 
 
 def _missing_of(cell: StudyCell, queue: JobQueue) -> MissingWork:

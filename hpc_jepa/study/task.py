@@ -14,11 +14,11 @@ from typing import BinaryIO, Literal
 from hpc_jepa.config.cluster import COMMAND_NUMBER
 from hpc_jepa.errors import EXIT_INTERRUPTED
 from hpc_jepa.io.atomic import no_follow
-from hpc_jepa.runs.run_dir import task_log_file
+from hpc_jepa.runs.run_dir import StudyDir, task_log_file
 from hpc_jepa.study.grid import StudyCell
 from hpc_jepa.training.shutdown import WallTime
 
-TaskKind = Literal["train", "evaluate", "report"]
+TaskKind = Literal["train", "evaluate", "report", "look"]
 Command = tuple[str, ...]
 """Arguments of ``hpc-jepa``."""
 
@@ -55,6 +55,13 @@ def evaluation_task(cell: StudyCell) -> StudyTask:
 def report_task(study: Path) -> StudyTask:
     """Report all finished evaluations of a study."""
     return StudyTask("report", study, (("report", str(study)),))
+
+
+def look_task(study: StudyDir, profile: Path) -> StudyTask:
+    """Decide the comparisons of a sequential study after a look, and submit the next look."""
+    where = ("--cluster", str(profile), "--runs", str(study.path.parent))
+    command = ("study", "submit", str(study.config_file), *where, "--skip-failed")
+    return StudyTask("look", study.path, (command,))
 
 
 class TaskRunner:

@@ -24,8 +24,8 @@ from hpc_jepa.evaluation.stats.blocked import (
 
 Design = Literal["paired", "blocked", "unpaired"]
 DESIGNS: tuple[Design, ...] = ("blocked", "paired", "unpaired")
-"""blocked: all variants on the same seeds, variances between seeds moderated; paired: the same seeds, each comparison on
-its own; unpaired: other seeds on each side.
+"""blocked: all variants on the same seeds, variances between seeds moderated; paired: the same seeds, each comparison
+on its own; unpaired: other seeds on each side.
 """
 
 POWER = 0.8
@@ -60,8 +60,8 @@ class Spread:
 
 
 @dataclass(frozen=True)
-class Test:
-    """Error of a test, and number of comparisons in its family; Holm's smallest p-value must pass error / comparisons."""
+class FamilyTest:
+    """Error of a family of ``comparisons``, whose smallest p-value must pass ``level`` (Holm)."""
 
     error: float = 0.05
     comparisons: int = 1
@@ -72,11 +72,11 @@ class Test:
         return self.error / self.comparisons
 
 
-def power(spread: Spread, design: Design, difference: float, seeds: int, test: Test) -> float:
+def power(spread: Spread, design: Design, difference: float, seeds: int, test: FamilyTest) -> float:
     """Probability that a true ``difference`` is found, in the right direction or not, with ``seeds`` >= 2 a side."""
-    parts = [spread.difference_variance(design) / seeds, spread.clip_variance(difference)]
-    df = satterthwaite(parts, [_seed_df(design, seeds, test.comparisons), max(spread.clips - 1, 1)])
-    error = math.sqrt(sum(parts))
+    parts = np.array([spread.difference_variance(design) / seeds, spread.clip_variance(difference)])
+    parts_df = np.array([_seed_df(design, seeds, test.comparisons), max(spread.clips - 1, 1)])
+    df, error = float(satterthwaite(parts, parts_df, parts.sum())), math.sqrt(parts.sum())
     if error == 0:
         return 1.0 if difference else test.level
     critical, shift = float(t.isf(test.level / 2, df)), abs(difference) / error
@@ -84,7 +84,7 @@ def power(spread: Spread, design: Design, difference: float, seeds: int, test: T
 
 
 def seeds_needed(
-    spread: Spread, design: Design, difference: float, test: Test, target: float = POWER
+    spread: Spread, design: Design, difference: float, test: FamilyTest, target: float = POWER
 ) -> int | None:
     """Smallest number of seeds with at least the ``target`` power; None if MOST_SEEDS do not reach it.
 
@@ -103,7 +103,7 @@ def seeds_needed(
     return high
 
 
-def clips_needed(spread: Spread, difference: float, test: Test, target: float = POWER) -> int:
+def clips_needed(spread: Spread, difference: float, test: FamilyTest, target: float = POWER) -> int:
     """Test clips that leave half of the variance which this ``difference`` allows to the seeds."""
     normal = float(t.isf(test.level / 2, 1e6) + t.isf(1 - target, 1e6))
     allowed = (difference / normal) ** 2 / 2

@@ -2,7 +2,8 @@
 
 A group-sequential design on the p-values of the blocked comparison (Jennison & Turnbull 2000). The error of each
 comparison is spent over the looks (Lan & DeMets 1983), so that the levels of all looks follow from the rule alone,
-before the first look. Holm's step-down over the comparisons at every look is valid for such levels (Maurer & Bretz 2013).
+before the first look. Holm's step-down over the comparisons at every look is valid for such levels (Maurer & Bretz
+2013).
 
 - gain or loss: spending of O'Brien and Fleming's kind, nearly all of the error at the last look;
 - equal: two one-sided tests against the margin (Schuirmann 1987), spending in proportion to the seeds;
@@ -76,11 +77,7 @@ class SequentialRule:
         Comparisons of one seed stay open. A comparison that is missing keeps its decision before, else is open.
         """
         decisions: dict[Key, Decision] = {key: before.get(key, "open") for key in {**before, **comparisons}}
-        tested = {
-            key: found
-            for key, found in comparisons.items()
-            if found.seeds > 1 and decisions[key] not in FINAL
-        }
+        tested = {key: found for key, found in comparisons.items() if found.seeds > 1 and decisions[key] not in FINAL}
         decisions |= self._differences(look, tested, decisions)
         tested = {key: found for key, found in tested.items() if decisions[key] not in FINAL}
         decisions |= self._equals(look, tested, decisions)

@@ -1,0 +1,213 @@
+"""Sequential studies: which cells a look needs, what it decides, and what is refused. Results are planted."""
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from hpc_jepa.cli.app import app
+from hpc_jepa.errors import DataError, InputError
+from hpc_jepa.study.sequential import SequentialStudy, take_looks
+from tests.study.planted import PlantedStudy
+
+VARIANTS = ("baseline", "fwm", "hw", "ld", "delta")
+GAINS = {"fwm": 0.2}
+RULE = {"looks": [2, 3, 5], "margin": 5.0, "futility": 0}
+
+
+@pytest.fixture
+def planted(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return PlantedStudy(tmp_path, VARIANTS, range(5), sequential=RULE)
+
+
+def take(planted, failed=()):
+    return take_looks(planted.config, planted.runs, failed)
+
+
+def names(step):
+    return {(each.cell.config.variant, each.cell.config.seed) for each in step.cells}
+
+
+def runs_of(planted):
+    return {(each.config.variant, each.config.seed) for each in planted.cells if each.run.state is not None}
+
+
+def finish(planted, **effects):
+    """Run the study to its end with planted results; the last step."""
+    for _ in range(20):
+        step = take(planted)
+        if not step.cells:
+            return step
+        planted.plant([each.cell for each in step.cells], GAINS, **effects)
+    raise AssertionError("the study does not end")
+
+
+def test_a_look_needs_its_seeds_of_all_open_variants(planted):
+    step = take(planted)
+    assert (step.look, names(step)) == (1, {(variant, seed) for variant in VARIANTS for seed in (0, 1)})
+    planted.plant([each.cell for each in step.cells][:3], GAINS)
+    assert names(take(planted)) == names(step) - {
+        (each.cell.config.variant, each.cell.config.seed) for each in step.cells[:3]
+    }
+
+
+def test_decided_variants_stop_and_the_baseline_goes_on_with_the_last(planted):
+    step = finish(planted, seed_spread=0.003)
+    decisions = {name.split("/")[1].split()[0]: each.decision for name, each in step.last.decisions.items()}
+    assert decisions == {"fwm": "gain", "hw": "equal", "ld": "equal", "delta": "equal"}
+    runs = runs_of(planted)
+    most = max(seed for _, seed in runs)
+    assert ("baseline", most) in runs
+    assert len(runs) < len(planted.cells)
+
+
+def test_repeated_calls_change_nothing_and_a_killed_one_loses_nothing(planted):
+    for _ in range(2):
+        planted.plant([each.cell for each in take(planted).cells], GAINS, seed_spread=0.03)
+    first = take(planted)
+    assert len(first.looks.looks) == 2 and first.cells
+    file = planted.runs / "demo/looks.json"
+    content = file.read_bytes()
+    assert names(take(planted)) == names(first)
+    assert file.read_bytes() == content
+    file.unlink()  # killed before it was written: the same looks come out again
+    again = take(planted)
+    assert [look.decisions for look in again.looks.looks] == [look.decisions for look in first.looks.looks]
+    assert names(again) == names(first)
+
+
+def test_next_writes_nothing(planted):
+    planted.plant(gain=GAINS)
+    before = set(planted.runs.rglob("*"))
+    step = SequentialStudy(planted.config, planted.runs).next()
+    assert step.taken and set(planted.runs.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"sequential": {**RULE, "error": 0.1}}, "error"),
+        ({"sequential": {**RULE, "looks": [2, 3, 4, 5]}}, "looks"),
+        ({"sequential": {**RULE, "margin": 1}}, "margin"),
+        ({"seeds": [4, 3, 2, 1, 0]}, "seeds"),
+        ({"variants": VARIANTS[:4]}, "comparisons"),
+        ({"sequential": None}, "sequential"),
+    ],
+)
+def test_a_changed_rule_is_refused_with_one_line(planted, changes, key):
+    planted.plant([each.cell for each in take(planted).cells], GAINS)
+    take(planted)
+    before = (planted.runs / "demo/looks.json").read_bytes()
+    planted.write(**changes)
+    with pytest.raises(InputError) as error:
+        take(planted)
+    assert "looks.json" in str(error.value) and key in str(error.value) and "\n" not in str(error.value)
+    assert (planted.runs / "demo/looks.json").read_bytes() == before
+
+
+def test_a_look_that_was_not_planned_is_refused(planted):
+    planted.plant([each.cell for each in take(planted).cells], GAINS)
+    take(planted)
+    file = planted.runs / "demo/looks.json"
+    content = json.loads(file.read_text())
+    content["looks"][0]["seeds"] = 4
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="4 seeds"):
+        take(planted)
+
+
+def test_a_record_that_a_look_used_must_not_change(planted):
+    planted.plant([each.cell for each in take(planted).cells], GAINS)
+    take(planted)
+    victim = planted.cells[0]
+    planted.plant([victim], {"baseline": 0.1})
+    with pytest.raises(DataError, match="seed-0"):
+        take(planted)
+    for file in (victim.folder / "eval").iterdir():
+        file.unlink()
+    with pytest.raises(DataError, match="missing"):
+        take(planted)
+
+
+def test_a_failed_cell_is_left_out_counted_and_said(planted):
+    step = take(planted)
+    failed = next(each.cell for each in step.cells if (each.cell.config.variant, each.cell.config.seed) == ("hw", 1))
+    planted.plant([each.cell for each in step.cells if each.cell is not failed], GAINS)
+    assert names(take(planted)) == {("hw", 1)}
+    step = take(planted, {failed.folder})
+    (look,) = step.looks.looks
+    assert look.missing == ("tiny/hw/seed-1",)
+    assert look.decisions["tiny/hw on motion"].decision == "open"
+    assert look.decisions["tiny/hw on motion"].seeds == 1
+    assert ("hw", 2) in names(step) and ("hw", 1) not in names(step)
+    assert ("hw", 1) in names(take(planted))  # repaired by hand, it takes part in the next look
+
+
+def test_a_variant_stops_when_it_is_decided_on_all_deciding_benchmarks(tmp_path):
+    rule = {**RULE, "decides": [str(tmp_path / f"{name}.yaml") for name in ("one", "two")]}
+    planted = PlantedStudy(tmp_path, ("baseline", "fwm"), range(5), ("one", "two", "three"), sequential=rule)
+    planted.plant(gain=GAINS, seed_spread=0.001)
+    for cell in planted.cells:  # on the second benchmark the variant is undecidable: its gain changes its sign
+        if cell.config.variant == "fwm":
+            planted.plant([cell], {"fwm": (-1) ** cell.config.seed * 0.2})
+            planted.record(cell, cell.evaluations[0], planted.labels < 6)
+    step = take(planted)
+    last = step.last.decisions
+    assert set(last) == {"tiny/fwm on one", "tiny/fwm on two"}
+    assert last["tiny/fwm on one"].decision == "gain" and last["tiny/fwm on two"].decision == "open"
+    assert len(step.looks.looks) == 3
+
+
+def test_confirmation_uses_fresh_seeds_alone(planted):
+    planted.write(confirmation={"seeds": [10, 11, 12]})
+    step = finish(planted, seed_spread=0.003)
+    confirmed = step.looks.confirmation
+    assert set(confirmed.decisions) == {"tiny/fwm on motion"}
+    assert confirmed.decisions["tiny/fwm on motion"].decision == "gain"
+    assert {name.split("seed-")[1].split("/")[0] for name in confirmed.records} == {"10", "11", "12"}
+    trained = {
+        (cell.config.variant, cell.config.seed) for cell in planted.cells if (cell.folder / "state.json").exists()
+    }
+    assert {variant for variant, seed in trained if seed >= 10} == {"baseline", "fwm"}
+
+
+def test_rules_written_after_results_are_said(planted):
+    planted.plant(gain=GAINS)
+    assert take(planted).looks.evaluated_before == len(planted.cells)
+    result = CliRunner().invoke(app, ["study", "next", str(planted.path), "--runs", str(planted.runs)])
+    assert result.exit_code == 0 and "25 runs were evaluated before" in result.stdout
+
+
+def test_next_prints_a_table_and_json(planted, monkeypatch):
+    planted.plant([each.cell for each in take(planted).cells], GAINS, seed_spread=0.03)
+    arguments = ["study", "next", str(planted.path), "--runs", str(planted.runs)]
+    shown = CliRunner().invoke(app, arguments)
+    assert shown.exit_code == 0
+    assert "baseline of open variants" in shown.stdout and "tiny/hw seed 2" in shown.stdout
+    found = json.loads(CliRunner().invoke(app, [*arguments, "--json"]).stdout)
+    assert found["look"] == 2 and found["new_looks"] == [1]
+    assert {cell["folder"] for cell in found["cells"]} == {str(each.cell.folder) for each in take(planted).cells}
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"sequential": {**RULE, "looks": [3, 2]}}, "looks"),
+        ({"sequential": {**RULE, "looks": [1, 2]}}, "looks"),
+        ({"sequential": {**RULE, "looks": [2, 9]}}, "looks"),
+        ({"sequential": {**RULE, "margin": 0}}, "margin"),
+        ({"sequential": {**RULE, "typo": 1}}, "typo"),
+        ({"sequential": {**RULE, "decides": ["elsewhere"]}}, "decides"),
+        ({"evaluations": []}, "evaluations"),
+        ({"variants": ["baseline", {"objective": "fwm", "seeds": [0]}]}, "seeds"),
+        ({"confirmation": {"seeds": [0, 11]}}, "confirmation"),
+        ({"sequential": None, "confirmation": {"seeds": [10, 11]}}, "confirmation"),
+        ({"variants": ["fwm", "hw"]}, "baseline"),
+    ],
+)
+def test_bad_rules_are_refused(planted, changes, key):
+    planted.write(**changes)
+    result = CliRunner().invoke(app, ["study", "next", str(planted.path), "--runs", str(planted.runs)])
+    assert isinstance(result.exception, InputError) or result.exit_code == 2
+    assert key in str(result.exception) + result.output

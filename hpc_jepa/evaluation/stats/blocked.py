@@ -283,19 +283,20 @@ def _unpaired_part(scores: SeedScores, reference: SeedScores, clips: _Clips) -> 
 def _over_clusters(residuals: Scores, clips: _Clips) -> Scores:
     """Variances [...] of means over clips from ``residuals`` [..., G], sums by cluster of the deviations from the mean.
 
-    At least that of two further clusters, one right only on one side and one only on the other (Bonett & Price 2012):
+    At least that of two further clips, one right only on one side and one only on the other (Bonett & Price 2012):
     equal scores on all clips do not prove a difference of exactly their size.
     """
     groups = clips.sizes.size
     found = np.square(residuals).sum(axis=-1) * groups / clips.df / clips.n**2
-    return np.asarray(np.maximum(found, 2 / (groups + 2) ** 2))
+    return np.asarray(np.maximum(found, 2 / (clips.n + 2) ** 2))
 
 
 def _moderate(parts: Mapping[str, _Part], share: float, clips: _Clips) -> dict[str, _Part]:
     """Moderated variances between seeds; a comparison with a larger variance than the others' keeps its own.
 
     All comparisons contain the seeds of the same reference, so that even their pooled variance has few degrees of
-    freedom: the reference's ``share`` of it has only those of one variant. The prior is worth no more than that.
+    freedom: the reference's ``share`` of it has only those of one variant. The prior is worth no more than that. The
+    estimated share is drawn towards that of equal variants with the weight of one seed.
     """
     if len(parts) < FEWEST_TO_MODERATE:
         return dict(parts)
@@ -303,9 +304,11 @@ def _moderate(parts: Mapping[str, _Part], share: float, clips: _Clips) -> dict[s
     df = np.array([part.seed_df for part in parts.values()])
     variances = np.array([part.seed_variance for part in parts.values()]) * seeds
     prior = fit_prior(np.maximum(variances, _rounding(clips)), df)
-    shared = min(1.0, max(SHARED_CORRELATION, SHARE_MARGIN * share)) ** 2
-    pooled_df = float(df.mean()) / (shared + (1 - shared) / len(parts))
-    limited = prior.limited(max(pooled_df - float(df.mean()), 0.0))
+    mean_df = float(df.mean())
+    likely = (mean_df * share + SHARED_CORRELATION) / (mean_df + 1)
+    shared = min(1.0, max(SHARED_CORRELATION, SHARE_MARGIN * likely)) ** 2
+    pooled_df = mean_df / (shared + (1 - shared) / len(parts))
+    limited = prior.limited(pooled_df - mean_df)
     moderated, _ = prior.moderate(variances, df)
     return {
         name: part

@@ -1,0 +1,55 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+TOOL = Path(__file__).parents[2] / "tools" / "simulate_study.py"
+
+
+def simulate(*arguments):
+    finished = subprocess.run(
+        [sys.executable, TOOL, *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+    )
+    assert finished.returncode == 0, finished.stderr[-2000:]
+    return finished
+
+
+def test_quick_simulation_covers_and_never_decides_one_seed():
+    designs = json.loads(simulate("--quick", "--json").stdout)["designs"]
+    assert [(design["seeds"], design["spread"]) for design in designs] == [
+        (1, "equal"),
+        (3, "equal"),
+        (1, "random"),
+        (3, "random"),
+    ]
+    for design in designs:
+        assert design["runs"] == 28 * design["seeds"] and design["grids"] == 20
+        assert design["family_wise_error"] <= 25
+        if design["seeds"] == 1:
+            assert design["methods"] == {"one_seed": 20 * 27} and design["family_wise_error"] == 0
+        else:
+            assert design["coverage"] > 92 and design["half_width_ratio"] < 0.8
+
+
+def test_planted_gains_are_found_with_missing_runs_and_unbalanced_classes():
+    options = ("--grids", 8, "--seeds", 5, "--rho", 0.5, "--spread", "equal", "--variants", 10, "--clips", 600)
+    finished = simulate(*options, "--gain", 0.2, "--gain", -0.2, "--missing", 0.1, "--unbalanced", "--json")
+    (design,) = json.loads(finished.stdout)["designs"]
+    assert design["power"] > 80
+    assert design["runs"] < 50
+    assert "1/1" in finished.stderr
+
+
+@pytest.mark.parametrize(
+    "options", [("--spread", "wide"), ("--videos", 9, 3), ("--variants", 2, "--gain", 0.1, "--gain", 0.1)]
+)
+def test_impossible_designs_are_refused(options):
+    finished = subprocess.run([sys.executable, TOOL, "--quick", *map(str, options)], capture_output=True, text=True)
+    assert finished.returncode == 2
+    assert options[0] in finished.stderr or options[-2] in finished.stderr

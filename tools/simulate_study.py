@@ -1,0 +1,229 @@
+#!/usr/bin/env python3
+"""Simulated studies with known truth: do the intervals and decisions of a report hold what they promise?
+
+    python tools/simulate_study.py --quick                       a few grids of every kind, in seconds
+    python tools/simulate_study.py                               2,000 grids for each of 48 designs, half an hour
+    python tools/simulate_study.py --seeds 3 --rho 0.5 --gain 0.03 --gain 0.03 --gain 0.03
+                                                                 power for three real gains of 3 points
+    python tools/simulate_study.py --seeds 3 --rho 0.5 --missing 0.1 --unbalanced
+
+For every design: coverage of the 95 % intervals, family-wise error of the decisions, coverage of all simultaneous
+intervals together, power where gains are planted, half-widths in points, and the half-width and coverage of the method
+of release 0.2, a bootstrap that took the seeds of both sides as unpaired.
+"""
+
+import itertools
+import json
+import time
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from typing import Annotated, Any
+
+import numpy as np
+import typer
+from numpy.typing import NDArray
+from rich.table import Table
+from simulated_grids import Design, Grid, Spread, draw_grid
+from timing import one_line_errors, quick_option
+
+from hpc_jepa.cli.console import stdout_console
+from hpc_jepa.errors import InputError
+from hpc_jepa.evaluation.stats.blocked import Comparison, compare_with_reference
+
+QUICK = {"grids": 20, "seeds": [1, 3], "rho": [0.5], "spread": ["equal", "random"], "clips": 400}
+
+FORMER_GRIDS = 50
+FORMER_VARIANTS = 3
+FORMER_RESAMPLES = 2000
+
+
+@dataclass
+class Tally:
+    """What happened in the grids of one design. Lists have one entry per grid."""
+
+    covered: list[float] = field(default_factory=list)
+    together: list[bool] = field(default_factory=list)
+    false: list[bool] = field(default_factory=list)
+    found: list[float] = field(default_factory=list)
+    half_widths: list[float] = field(default_factory=list)
+    runs: list[int] = field(default_factory=list)
+    methods: Counter[str] = field(default_factory=Counter)
+    former_covered: list[float] = field(default_factory=list)
+    former_half_widths: list[float] = field(default_factory=list)
+    half_widths_beside: list[float] = field(default_factory=list)
+
+    def add(self, grid: Grid, found: dict[str, Comparison]) -> None:
+        """Count one grid."""
+        truth = grid.truth
+        self.covered.append(float(np.mean([found[name].low <= truth[name] <= found[name].high for name in truth])))
+        ends = {name: found[name].simultaneous for name in truth if found[name].seeds > 1}
+        self.together.append(all(low <= truth[name] <= high for name, (low, high) in ends.items()))
+        self.false.append(any(found[name].decided and not truth[name] for name in truth))
+        real = [name for name in truth if truth[name]]
+        if real:
+            right = ["gain" if truth[name] > 0 else "loss" for name in real]
+            self.found.append(
+                float(np.mean([found[name].decided == way for name, way in zip(real, right, strict=True)]))
+            )
+        self.half_widths.append(_half_width([(one.low, one.high) for one in found.values()]))
+        self.runs.append(grid.runs)
+        self.methods.update(one.method for one in found.values())
+
+    def add_former(self, grid: Grid, found: dict[str, Comparison], rng: np.random.Generator) -> None:
+        """Count the former method for the first variants of one grid."""
+        names = list(grid.truth)[:FORMER_VARIANTS]
+        ends = [former_interval(grid.variants[name], grid.reference, rng) for name in names]
+        inside = [low <= grid.truth[name] <= high for name, (low, high) in zip(names, ends, strict=True)]
+        self.former_covered.append(float(np.mean(inside)))
+        self.former_half_widths.append(_half_width(ends))
+        self.half_widths_beside.append(_half_width([(found[name].low, found[name].high) for name in names]))
+
+    def summary(self) -> dict[str, Any]:
+        """Figures in percent, half-widths in points."""
+        grids = len(self.covered)
+        return {
+            "grids": grids,
+            "coverage": 100 * float(np.mean(self.covered)),
+            "coverage_se": 100 * float(np.std(self.covered) / np.sqrt(grids)),
+            "simultaneous_coverage": 100 * float(np.mean(self.together)),
+            "family_wise_error": 100 * float(np.mean(self.false)),
+            "power": 100 * float(np.mean(self.found)) if self.found else None,
+            "half_width": 100 * float(np.mean(self.half_widths)),
+            "median_half_width": 100 * float(np.median(self.half_widths)),
+            "former_coverage": 100 * float(np.mean(self.former_covered)),
+            "former_half_width": 100 * float(np.mean(self.former_half_widths)),
+            "half_width_ratio": float(np.mean(self.half_widths_beside) / np.mean(self.former_half_widths)),
+            "runs": float(np.mean(self.runs)),
+            "methods": dict(self.methods),
+        }
+
+
+def simulate(design: Design, grids: int, seed: int) -> dict[str, Any]:
+    """Figures of ``grids`` grids of one design."""
+    rng, tally = np.random.default_rng([seed, design.seeds, round(100 * design.rho)]), Tally()
+    for number in range(grids):
+        grid = draw_grid(design, rng)
+        found = compare_with_reference(grid.variants, grid.reference, grid.clusters)
+        tally.add(grid, found)
+        if number < FORMER_GRIDS:
+            tally.add_former(grid, found, rng)
+    return {**asdict(design), **tally.summary()}
+
+
+def former_interval(
+    first: Mapping[int, NDArray[np.float64]], second: Mapping[int, NDArray[np.float64]], rng: np.random.Generator
+) -> tuple[float, float]:
+    """Interval of release 0.2: clips resampled as if independent, and the seeds of both sides as if unpaired."""
+    sides = [np.stack(list(scores.values())) for scores in (first, second)]
+    values, counts = np.unique(sides[0].mean(axis=0) - sides[1].mean(axis=0), return_counts=True)
+    clips = counts.sum()
+    replicates = rng.multinomial(clips, counts / clips, size=FORMER_RESAMPLES) @ values / clips
+    for scores in sides:
+        seeds = scores.shape[0]
+        if seeds == 1:
+            continue
+        means = scores.mean(axis=1)
+        interaction = scores - means[:, None] - scores.mean(axis=0) + scores.mean()
+        noise = np.square(interaction).sum() / ((seeds - 1) * (clips - 1)) / clips
+        spread = np.sqrt(max(0.0, means.var(ddof=1) - noise))
+        replicates = replicates + spread / np.sqrt(seeds) * rng.standard_t(seeds - 1, FORMER_RESAMPLES)
+    low, high = np.quantile(replicates, [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _half_width(ends: list[tuple[float, float]]) -> float:
+    return float(np.mean([high - low for low, high in ends])) / 2
+
+
+def table_of(results: list[dict[str, Any]]) -> Table:
+    """One row per design."""
+    table = Table()
+    for title in ("seeds", "rho", "spread", "coverage", "simultaneous", "error", "power", "half-width", "of former"):
+        table.add_column(title, justify="right")
+    table.add_column("former covers", justify="right")
+    for row in results:
+        table.add_row(
+            str(row["seeds"]),
+            f"{row['rho']:g}",
+            row["spread"],
+            f"{row['coverage']:.1f} ± {row['coverage_se']:.1f}",
+            f"{row['simultaneous_coverage']:.1f}",
+            f"{row['family_wise_error']:.1f}",
+            "" if row["power"] is None else f"{row['power']:.0f}",
+            f"{row['half_width']:.2f}",
+            f"{row['half_width_ratio']:.2f}",
+            f"{row['former_coverage']:.1f}",
+        )
+    return table
+
+
+def main(
+    grids: Annotated[int, typer.Option(min=1, help="Grids for each design.")] = 2000,
+    seeds: Annotated[list[int] | None, typer.Option(min=1, max=8, help="Pretraining seeds, repeatable.")] = None,
+    rho: Annotated[list[float] | None, typer.Option(min=0, max=0.99, help="Correlation of variants of a seed.")] = None,
+    spread: Annotated[
+        list[str] | None, typer.Option(help="equal, alternating, random or reference: which runs vary threefold.")
+    ] = None,
+    variants: Annotated[int, typer.Option(min=2, help="Variants with the reference.")] = 28,
+    clips: Annotated[int, typer.Option(min=10, help="Test clips.")] = 1200,
+    videos: Annotated[
+        tuple[int, int], typer.Option(help="Fewest and most clips of one source video; 1 1 for independent clips.")
+    ] = (5, 20),
+    seed_std: Annotated[float, typer.Option(min=0, max=0.05, help="Standard deviation between seeds.")] = 0.03,
+    unbalanced: Annotated[bool, typer.Option("--unbalanced", help="Classes of unequal sizes.")] = False,
+    missing: Annotated[float, typer.Option(min=0, max=0.9, help="Share of runs that are missing.")] = 0.0,
+    gain: Annotated[list[float] | None, typer.Option(help="Planted gain of a variant, in [-0.2, 0.2].")] = None,
+    random_seed: Annotated[int, typer.Option(help="Seed of the simulation.")] = 0,
+    quick: Annotated[bool, quick_option("20 grids of four designs.", **QUICK)] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
+) -> None:
+    """Print coverage, family-wise error, power and half-widths for every design."""
+    kinds: list[Any] = spread or ["equal", "alternating", "random", "reference"]
+    designs = [
+        Design(
+            seeds=s,
+            rho=r,
+            spread=kind,
+            variants=variants,
+            clips=clips,
+            clips_per_video=None if videos == (1, 1) else videos,
+            unbalanced=unbalanced,
+            missing=missing,
+            gains=tuple(gain or ()),
+            seed_std=seed_std,
+        )
+        for kind, s, r in itertools.product(kinds, seeds or [2, 3, 5, 8], rho or [0.0, 0.5, 0.9])
+    ]
+    results = []
+    with one_line_errors():
+        _check(designs)
+        for number, design in enumerate(designs):
+            started = time.monotonic()
+            results.append(simulate(design, grids, random_seed))
+            row = results[-1]
+            typer.echo(
+                f"{number + 1}/{len(designs)}: {design.seeds} seeds, rho {design.rho:g}, {design.spread}: coverage "
+                f"{row['coverage']:.1f}, error {row['family_wise_error']:.1f}, half-width "
+                f"{row['half_width_ratio']:.2f} of the former; {grids / (time.monotonic() - started):.0f} grids/s",
+                err=True,
+            )
+    if as_json:
+        typer.echo(json.dumps({"designs": results}))
+        return
+    stdout_console().print(table_of(results))
+
+
+def _check(designs: list[Design]) -> None:
+    spreads = {design.spread for design in designs} - set(Spread.__args__)  # type: ignore[attr-defined]
+    if spreads:
+        raise InputError(f"--spread: unknown: {', '.join(sorted(spreads))}; use {', '.join(Spread.__args__)}")  # type: ignore[attr-defined]
+    if len(designs[0].gains) >= designs[0].variants or any(abs(gain) > 0.2 for gain in designs[0].gains):
+        raise InputError("--gain: at most one for each variant beside the reference, between -0.2 and 0.2")
+    fewest, most = designs[0].clips_per_video or (1, 1)
+    if not 1 <= fewest <= most:
+        raise InputError("--videos: two numbers, the first not above the second, at least 1")
+
+
+if __name__ == "__main__":
+    typer.run(main)

@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 from scipy.stats import norm
 
-from hpc_jepa.evaluation.stats.simultaneous import holm
 from hpc_jepa.evaluation.stats.unpaired import CorrectCount, compare_unpaired, minimum_detectable_gain
 
 FIRST, SECOND = CorrectCount(171, 1970), CorrectCount(140, 1970)
@@ -49,11 +48,6 @@ def test_the_interval_of_a_difference_has_its_coverage():
     draws = zip(rng.binomial(1970, 0.08, 2000), rng.binomial(1970, 0.06, 2000), strict=True)
     held = [compare_unpaired(CorrectCount(int(a), 1970), CorrectCount(int(b), 1970)) for a, b in draws]
     assert np.mean([found.low <= 0.02 <= found.high for found in held]) == pytest.approx(0.95, abs=0.01)
-
-
-def test_holm_steps_down_and_keeps_the_order():
-    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
-    assert holm([]) == []
 
 
 def test_the_detectable_gain_has_eighty_percent_power():

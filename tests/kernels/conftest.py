@@ -3,7 +3,6 @@ import torch
 
 
 @pytest.fixture(scope="session", params=["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
-def device(request) -> torch.device:
+def device(request, triton_interpreter) -> torch.device:
     """Device of the Triton kernels: compiled on a GPU, interpreted on a CPU."""
-    pytest.importorskip("triton", reason="triton is not installed")
     return torch.device(request.param)

@@ -43,7 +43,7 @@ def study_plan(
     cluster: Cluster = "local",
     runs: Runs = Path("runs"),
     step_seconds: Annotated[
-        float | None, typer.Option(min=1e-6, help="Seconds per step, instead of an estimate.")
+        float | None, typer.Option(min=1e-6, max=1e6, help="Seconds per step, instead of an estimate.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:

@@ -87,7 +87,7 @@ class ReadingConfig(Strict):
     """Reading and prefetching of shards. Does not change the clips of a step."""
 
     prefetch_steps: int = Field(2, ge=0, description="steps whose samples are prefetched")
-    prefetch_batches: int = Field(2, gt=0, description="batches of clips made ahead of the step that trains")
+    prefetch_batches: int = Field(2, gt=0, le=1024, description="batches of clips made ahead of the step that trains")
     threads: int = Field(2, gt=0, description="prefetch threads per process")
     scratch: Path | None = Field(None, description="folder on a local disk that caches the tars in use")
     scratch_limit: float = Field(100.0, gt=0, description="size limit of that cache for all processes, GiB")
@@ -113,7 +113,7 @@ class DataConfig(Strict):
     decoder: DecoderSetting = Field(
         "auto", description="auto: on the GPU what its decoder supports; gpu: likewise, a GPU is required; cpu: PyAV"
     )
-    decode_threads: int = Field(1, gt=0, description="decoder threads per process")
+    decode_threads: int = Field(1, gt=0, le=1024, description="decoder threads per process")
     reading: ReadingConfig = ReadingConfig()
     undecodable_rate: float = Field(
         0.01, ge=0, le=1, description="fraction of clips that may fail to decode before the run stops"

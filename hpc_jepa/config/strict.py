@@ -2,6 +2,7 @@
 
 from collections.abc import Hashable
 from functools import cache
+from itertools import chain
 from typing import Annotated, Any, cast, get_args
 
 from pydantic import (
@@ -33,8 +34,10 @@ class Locations(dict[KeyPath, str]):
         return isinstance(other, Locations)
 
     def find(self, path: KeyPath) -> str | None:
-        """Location of ``path``, or of the nearest key above it that is set."""
-        return next((self[path[:length]] for length in range(len(path), 0, -1) if path[:length] in self), None)
+        """Location of ``path``, or of the nearest key above it that is set, or of the first one below it."""
+        above = (self[path[:length]] for length in range(len(path), 0, -1) if path[:length] in self)
+        below = (self[key] for key in self if key[: len(path)] == path)
+        return next(chain(above, below), None)
 
     def prefix(self, path: KeyPath) -> str:
         """``"file:line: "`` for the start of an error message; the names of the files if no key of ``path`` is set."""

@@ -1,6 +1,6 @@
 """Schedules, optimizer, engine, checkpoints and monitoring of one run."""
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -86,10 +86,13 @@ class ScheduleConfig(Strict):
         return place(phases, self.steps, ()) if phases else ()
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
 class OptimizerConfig(Strict):
     """AdamW. No weight decay for biases and other one-dimensional parameters."""
 
-    betas: tuple[float, float] = (0.9, 0.999)
+    betas: tuple[Beta, Beta] = (0.9, 0.999)
     eps: float = Field(1e-8, gt=0)
     grad_clip: float = Field(0.0, ge=0, description="maximum gradient norm; 0: no clipping")
 

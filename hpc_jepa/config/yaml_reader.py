@@ -16,6 +16,8 @@ MAX_BYTES = 4 << 20
 """Larger files are refused: a configuration has a few kilobytes."""
 MAX_VALUES = 100_000
 """Limit of the values of a file or an override after its aliases are written out."""
+MAX_DEPTH = 100
+"""Limit of lists and mappings inside one another."""
 LEADING_ZERO = re.compile(r"[-+]?0[0-9_]+")
 
 WRONG_VALUES = (ArithmeticError, AttributeError, LookupError, RecursionError, TypeError, ValueError)
@@ -30,6 +32,19 @@ class _Loader(yaml.SafeLoader):
     ``12:00:00`` and ``2026-01-31`` are texts, not the number 43200 and a date; ``010`` is an error, not the number 8.
     Keys that a merge (``<<:``) brings in may be set again.
     """
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self._depth = 0
+
+    def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
+        self._depth += 1
+        if self._depth > MAX_DEPTH:  # long before Python's own limit, which the scanner reaches slowly
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.MarkedYAMLError(problem=f"nested more than {MAX_DEPTH} levels deep", problem_mark=mark)
+        node = super().compose_node(parent, index)
+        self._depth -= 1
+        return node
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -58,7 +73,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def parse_value(text: str) -> Any:
-    """The value of an override. Raises YAMLError if it is not valid YAML, or exceeds MAX_VALUES."""
+    """The value of an override. Raises YAMLError if it is not valid YAML, or exceeds MAX_VALUES or MAX_DEPTH."""
     try:
         return _load(text)[1]
     except WRONG_VALUES as error:
@@ -78,7 +93,7 @@ def as_value(text: str) -> str:
 def read_yaml(path: Path) -> tuple[dict[str, Any], Locations]:
     """The mapping in a file and the line of each key; cached until the file changes.
 
-    Raises InputError in one line for a file that cannot be read, is no mapping, or exceeds MAX_BYTES or MAX_VALUES.
+    Raises InputError in one line for a file that cannot be read, is no mapping, or exceeds one of the limits above.
     """
     try:
         status = path.stat()
@@ -112,7 +127,7 @@ def _parsed(path: Path, working_dir: Path, mtime: int, size: int) -> tuple[dict[
     except (UnicodeDecodeError, yaml.reader.ReaderError) as error:
         raise InputError(f"{name}: not a text file; a configuration is YAML in UTF-8") from error
     except RecursionError as error:
-        raise InputError(f"{name}: nested too deeply, or an alias (*name) is part of its own anchor") from error
+        raise InputError(f"{name}: an alias (*name) is part of its own anchor") from error
     except WRONG_VALUES as error:
         raise InputError(f"{name}: not valid YAML: a value that is not of its type ({first_line(error)})") from error
     if values is None:

@@ -83,6 +83,9 @@ def lines_of(text):
         ("masking.groups=[{blocks: 1, spatial_scale: 1.0}]", [r"masking\.groups", "spatial_scale", "temporal_keep"]),
         ("runs=run.yaml", [r"run\.yaml/", "Not a directory", "runs="]),
         ("=3", ["=3", r"key\.sub=value"]),
+        ("nothing.like.it=1", [r"override nothing\.like\.it=1: nothing: "]),
+        ("optimizer.betas=[0.9, 1.0]", [r"optimizer\.betas", "1"]),
+        ("engine.batch_size=1000000000", [r"engine\.batch_size"]),
     ],
 )
 def test_an_invalid_setting_is_named_and_nothing_is_written(here, setting, names):

@@ -91,10 +91,10 @@ def test_an_unreadable_checkpoint_is_not_damaged(regime, finish, state_of):
 
 
 def test_unreadable_shards_end_the_run_without_a_trace_in_the_results(regime, finish, state_of):
-    path, run = regime(study="shards")
+    path, run = regime(20, study="shards")
     code, text = finish("train", path, faults=rules("read", "unlabelled/manifest.json", "EIO", count=ALWAYS))
     assert code == 3 and "manifest.json" in text and not run.exists()
-    code, text = finish("train", path, faults=rules("read", ".tar", "EIO", skip=10, count=ALWAYS))
+    code, text = finish("train", path, faults=rules("read", ".tar", "EIO", skip=40, count=ALWAYS))
     assert (code, state_of(run)) == (3, "failed") and ".tar" in text and "build it again" not in text
     assert not [log for log in (run / "log").glob("dropped-*") if log.stat().st_size]
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import threading
 from pathlib import Path
 
 import pytest
@@ -118,11 +119,18 @@ def test_a_pool_raises_what_its_tasks_raise():
 
 
 def test_an_error_of_the_copier_is_raised_by_the_next_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(storage, "_copy_file", planted)
+    first_read = threading.Event()
+
+    def copy(*arguments):
+        first_read.wait()
+        planted()
+
+    monkeypatch.setattr(storage, "_copy_file", copy)
     tar = tmp_path / "a.tar"
     tar.write_bytes(b"content")
     cache = ScratchCache(tmp_path / "scratch", 1000, evict=False)
     assert cache.read(tar, "0" * 64, 0, 7, LocalStorage()) == b"content"
+    first_read.set()
     cache.close()
     with pytest.raises(RuntimeError, match="planted"):
         cache.read(tar, "0" * 64, 0, 7, LocalStorage())

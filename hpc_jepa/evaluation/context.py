@@ -1,11 +1,12 @@
 """Evaluation context: one run, one protocol of one benchmark, and feature extraction for it on all processes."""
 
+import logging
 import math
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Literal
@@ -33,6 +34,7 @@ from hpc_jepa.models.encoder import Encoder
 from hpc_jepa.runs.process_identity import is_in_use, mark_in_use
 from hpc_jepa.runs.run_dir import RunDir, open_run
 
+LOG = logging.getLogger(__name__)
 COLLECTIVE_TIMEOUT = timedelta(days=1)
 """Long, because the first process trains probes while the others wait for the next clips."""
 
@@ -43,7 +45,10 @@ SplitName = Literal["train", "test"]
 
 @dataclass(frozen=True)
 class EvaluationContext:
-    """One run under one protocol of one benchmark, the processes that share the work, and their device."""
+    """One run under one protocol of one benchmark, the processes that share the work, and their device.
+
+    cluster_names: names of the source videos of the splits that were read, if known.
+    """
 
     run: RunDir
     checkpoint: Checkpoint
@@ -52,6 +57,7 @@ class EvaluationContext:
     progress: Progress
     group: GlooGroup
     device: torch.device
+    cluster_names: dict[SplitName, set[str]] = field(default_factory=dict, compare=False)
 
     @classmethod
     def open(
@@ -176,7 +182,23 @@ class EvaluationContext:
             raise DataError(
                 f"{self._shards(split)}: a sample has no cluster, but the manifest says that all have one; build again"
             )
-        return np.unique(np.array([names[sample] for sample in samples.tolist()]), return_inverse=True)[1]
+        ordered = [names[sample] for sample in samples.tolist()]
+        self._note_clusters(split, set(ordered))
+        return np.unique(np.array(ordered), return_inverse=True)[1]
+
+    def _note_clusters(self, split: SplitName, names: set[str]) -> None:
+        """Warn once if the training and test clips share source videos."""
+        if split in self.cluster_names:
+            return
+        self.cluster_names[split] = names
+        splits = (self.cluster_names.get(name, set[str]()) for name in ("train", "test"))
+        shared = set.intersection(*splits)
+        if shared and is_main():
+            LOG.warning(
+                "%s: %d source videos of the test clips are also in %s, for example %s: on clips of new videos the "
+                "accuracy may be lower",
+                self.config.test, len(shared), self.config.train, min(shared),
+            )  # fmt: skip
 
     def samples(self, split: SplitName) -> NDArray[np.int64]:
         """Sample indices of a split that the protocol uses, ascending."""

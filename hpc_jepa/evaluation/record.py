@@ -296,9 +296,13 @@ def is_correct(predictions: Predictions, key: str) -> Correct:
     return np.equal(predictions[key], predictions["labels"])
 
 
-def accuracy_fields(correct: Correct) -> dict[str, Any]:
-    """Fields ``value``, ``low``, ``high``, ``n`` and ``per_seed`` of a result, from correct classifications [S, n]."""
-    mean = accuracy(correct)
+def accuracy_fields(correct: Correct, clusters: NDArray[np.int64] | None = None) -> dict[str, Any]:
+    """Fields ``value``, ``low``, ``high``, ``n`` and ``per_seed`` of a result, from correct classifications [S, n].
+
+    clusters: [n], None if unknown; if no two clips share one, the interval is that of independent clips.
+    """
+    shared = clusters is not None and len(np.unique(clusters)) < len(clusters)
+    mean = accuracy(correct, clusters if shared else None)
     per_seed = tuple(correct.mean(axis=1).tolist())
     return {"value": mean.value, "low": mean.low, "high": mean.high, "n": correct.shape[1], "per_seed": per_seed}
 

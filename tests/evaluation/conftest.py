@@ -1,7 +1,8 @@
 """Features with a class signal, labelled shards, and a run folder with real weights."""
 
 import json
-from dataclasses import replace
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.training import CheckpointConfig
 from hpc_jepa.data.shards.builder import build_shards, make_recipe
 from hpc_jepa.data.sources.motion8 import Motion8
+from hpc_jepa.data.sources.source import Sample
 from hpc_jepa.evaluation.frozen_features import FrozenFeatures, pool
 from hpc_jepa.models.video_jepa import VideoJEPA
 from hpc_jepa.training.checkpoint_state import checkpoint_info
@@ -58,6 +60,40 @@ def shards(tmp_path_factory) -> Path:
     for split, (first, count) in splits.items():
         source = Motion8(split, first, count, size=SIDE, frames=FRAMES)
         build_shards(source, root / split, make_recipe(source, 32), 0, lambda done: None)
+    return root
+
+
+@dataclass(frozen=True)
+class CutClips(Motion8):
+    """Clips of which every two neighbours of one class come from one video, or none says so."""
+
+    named: bool = True
+
+    independent = False
+
+    @property
+    def settings(self) -> Mapping:
+        return {"named": self.named}
+
+    def load(self, index: int) -> Sample:
+        number = self.first + index
+        cluster = f"video {number % 8}/{number // 16}" if self.named else None
+        return replace(super().load(index), cluster=cluster)
+
+
+@pytest.fixture(scope="session")
+def cut_shards(tmp_path_factory):
+    """48 train and 16 test clips with and without clusters: ``True``, ``False``; clips as in ``shards``.
+
+    ``shifted``: test clips of videos that are in the training split.
+    """
+    root = tmp_path_factory.mktemp("cut")
+    clips = {"train": (0, 48), "test": (48, 16)}
+    parts = [(str(named), split, *clips[split], named) for named in (True, False) for split in clips]
+    for folder, split, first, count, named in (*parts, ("shifted", "test", 40, 16, True)):
+        source = CutClips(split, first, count, size=SIDE, frames=FRAMES, named=named)
+        recipe = make_recipe(source, 32).model_copy(update={"shuffle_seed": 5})
+        build_shards(source, root / folder / split, recipe, 0, lambda done: None)
     return root
 
 

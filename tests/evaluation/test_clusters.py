@@ -1,52 +1,19 @@
 """Clusters in an evaluation: from the shards to the record, and in the split for model selection."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from sklearn.model_selection import train_test_split
 
-from hpc_jepa.data.shards.builder import build_shards, make_recipe
 from hpc_jepa.data.shards.shard_folder import ShardFolder
-from hpc_jepa.data.sources.motion8 import Motion8
-from hpc_jepa.data.sources.source import Sample
 from hpc_jepa.errors import DataError
 from hpc_jepa.evaluation import record
 from hpc_jepa.evaluation.evaluator import evaluate
 from hpc_jepa.evaluation.probes.fit import hold_out_clusters, split_validation
+from hpc_jepa.evaluation.stats.paired import accuracy
 from hpc_jepa.runs.run_dir import RunDir
-
-
-@dataclass(frozen=True)
-class CutClips(Motion8):
-    """Clips of which every two neighbours of one class come from one video, or none says so."""
-
-    named: bool = True
-
-    independent = False
-
-    @property
-    def settings(self) -> Mapping:
-        return {"named": self.named}
-
-    def load(self, index: int) -> Sample:
-        number = self.first + index
-        cluster = f"video {number % 8}/{number // 16}" if self.named else None
-        return replace(super().load(index), cluster=cluster)
-
-
-@pytest.fixture(scope="session")
-def cut_shards(tmp_path_factory):
-    """By ``named``: 48 train and 16 test clips with and without clusters; videos as those of the fixture ``shards``."""
-    root = tmp_path_factory.mktemp("cut")
-    for named in (True, False):
-        for split, (first, count) in {"train": (0, 48), "test": (48, 16)}.items():
-            source = CutClips(split, first, count, size=32, frames=8, named=named)
-            recipe = make_recipe(source, 32).model_copy(update={"shuffle_seed": 5})
-            build_shards(source, root / str(named) / split, recipe, 0, lambda done: None)
-    return root
 
 
 def on(benchmark, shards, **changes):
@@ -63,6 +30,10 @@ def evaluated(run_folder, benchmark, task="probe"):
 
 def test_a_record_has_the_clusters_of_its_shards(run_folder, benchmark, cut_shards):
     content, predictions = evaluated(run_folder, on(benchmark, cut_shards / "True"))
+    for result in content["results"]:
+        right = predictions[f"target.{result['probe']}"] == predictions["labels"]
+        expected = accuracy(right, predictions["clusters"])
+        assert (result["value"], result["low"], result["high"]) == (expected.value, expected.low, expected.high)
     shards = ShardFolder(cut_shards / "True" / "test")
     names = [shards.info(index).cluster for index in predictions["samples"].tolist()]
     assert content["clusters"] == len(set(names)) == 8
@@ -93,6 +64,9 @@ def test_without_clusters_record_and_predictions_are_as_before(run_folder, bench
 def test_rendered_clips_are_independent_also_in_older_shards(run_folder, benchmark, shards, tmp_path):
     content, predictions = evaluated(run_folder, benchmark)
     assert content["clusters"] == 16
+    for result in content["results"]:
+        right = predictions[f"target.{result['probe']}"] == predictions["labels"]
+        assert (result["low"], result["high"]) == (accuracy(right).low, accuracy(right).high)
     np.testing.assert_array_equal(predictions["clusters"], np.arange(16))
     manifest = json.loads((shards / "test" / "manifest.json").read_text())
     assert manifest.pop("clusters") == "independent"
@@ -123,6 +97,16 @@ def test_a_sample_without_the_promised_cluster_is_an_error(run_folder, benchmark
         path.write_text(json.dumps(json.loads(path.read_text()) | {"clusters": "known"}))
     with pytest.raises(DataError, match=r"broken/train.*cluster"):
         evaluated(run_folder, on(benchmark, broken))
+
+
+def test_videos_in_both_splits_are_warned_of_once(run_folder, benchmark, cut_shards, caplog):
+    """Test clips 48 to 63 continue the numbers of the training clips: their videos are others."""
+    evaluated(run_folder, on(benchmark, cut_shards / "True"))
+    assert not caplog.records
+    changed = on(benchmark, cut_shards / "True", test=cut_shards / "shifted" / "test")
+    evaluated(run_folder, changed)
+    (warning,) = [message for message in caplog.messages if "source videos" in message]
+    assert "shifted/test: 8 source videos" in warning
 
 
 def test_validation_clips_are_of_other_videos_than_training_clips(make_features):

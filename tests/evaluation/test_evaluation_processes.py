@@ -19,9 +19,12 @@ from hpc_jepa.training.launch import LAUNCHER_VARIABLES
 WORKER = Path(__file__).parent / "workers" / "evaluate.py"
 
 
-def test_three_processes_write_the_record_of_one(run_folder, benchmark, launch, tmp_path):
+def test_three_processes_write_the_record_of_one(run_folder, benchmark, cut_shards, launch, tmp_path):
     values = benchmark.model_dump()
     values["protocols"]["standard"] |= {
+        "train": cut_shards / "True" / "train",
+        "test": cut_shards / "True" / "test",
+        "validation": 0.4,
         "probes": {"linear": {"kind": "linear", "pooling": "mean", "updates": 20}},
         "few_shot": {"shots": [1], "draws": 2, "episodes": 3, "episode_shots": [1], "ways": 2, "queries": 1},
         "robustness": {"corruptions": ["reversal", "noise"]},
@@ -39,7 +42,7 @@ def test_three_processes_write_the_record_of_one(run_folder, benchmark, launch, 
         together = record.read_record(kind, path)
         ours = record.read_predictions(RunDir(run_folder).record_file("tiny8", "standard", task), alone)
         theirs = record.read_predictions(path, together)
-        assert ours.keys() == theirs.keys()
+        assert ours.keys() == theirs.keys() and together.clusters == alone.clusters == 8
         for key in ours:
             np.testing.assert_array_equal(ours[key], theirs[key])
         assert together.results == alone.results

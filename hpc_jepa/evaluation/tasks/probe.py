@@ -7,6 +7,7 @@ from hpc_jepa.config.benchmark import Pooling, ProbeConfig, TrainedProbeConfig, 
 from hpc_jepa.distributed import is_main
 from hpc_jepa.evaluation.context import EvaluationContext
 from hpc_jepa.evaluation.extraction import ExtractedFeatures, TokenEncoder
+from hpc_jepa.evaluation.frozen_features import FrozenFeatures
 from hpc_jepa.evaluation.probes.fit import FittedProbe, ProbeData, fit_probe, split_validation, work_units
 from hpc_jepa.evaluation.record import Candidate, ProbeResult, TaskResult, accuracy_fields
 
@@ -27,7 +28,7 @@ def evaluate_probes(context: EvaluationContext, encoders: dict[Weights, TokenEnc
             features = test[name, configs[probe].pooling]
             predicted, labels = fitted.predict(features), features.per_sample(features.labels)
             result.set_clips(labels, features.per_sample(features.samples), features.sample_clusters)
-            result.add(_result(context, name, probe, fitted, predicted, labels), predicted)
+            result.add(_result(context, name, probe, fitted, predicted, features), predicted)
     return result
 
 
@@ -63,9 +64,9 @@ def _result(
     probe: str,
     fitted: FittedProbe,
     predicted: NDArray[np.int64],
-    labels: NDArray[np.int64],
+    features: FrozenFeatures,
 ) -> ProbeResult:
-    config = context.config.probes[probe]
+    config, labels = context.config.probes[probe], features.per_sample(features.labels)
     return ProbeResult(
         weights=name,
         probe=probe,
@@ -76,5 +77,5 @@ def _result(
         candidates=tuple(Candidate(setting=setting, validation=score) for setting, score in fitted.candidates),
         predicted_classes=len(np.unique(predicted[0])),
         majority=float(np.bincount(labels).max() / len(labels)),
-        **accuracy_fields(predicted == labels),
+        **accuracy_fields(predicted == labels, features.sample_clusters),
     )

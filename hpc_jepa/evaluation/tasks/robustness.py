@@ -128,6 +128,6 @@ def _add_results(
             severity=case.severity,
             level=case.level,
             consistency=float((predicted == clean).mean()),
-            **accuracy_fields(predicted == labels),
+            **accuracy_fields(predicted == labels, features.sample_clusters),
         )
         result.add(robustness, predicted)

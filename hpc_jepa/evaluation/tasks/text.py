@@ -139,5 +139,6 @@ def _add_results(
     for (direction, metric), right in correct.items():
         keys = {"weights": name, "dropout": dropout, "direction": direction, "metric": metric}
         seeds = {"seeds": context.config.probe_seeds}
-        text_result = TextResult.model_validate({**keys, **seeds, **accuracy_fields(right)})
+        clusters = None if direction == "text_to_video" else result.predictions.get("clusters")  # captions have none
+        text_result = TextResult.model_validate({**keys, **seeds, **accuracy_fields(right, clusters)})
         result.add(text_result, predicted[direction])

@@ -43,7 +43,7 @@ def follow(tmp_path):
     for name in COPIED:
         source = ROOT / name
         if source.is_dir():
-            shutil.copytree(source, copy / name, ignore=shutil.ignore_patterns("__pycache__"))
+            shutil.copytree(source, copy / name)  # with compiled modules: they would be compiled for each page
         else:
             copy.mkdir(exist_ok=True)
             shutil.copy(source, copy)

@@ -46,16 +46,17 @@ def is_main() -> bool:
     return rank() == 0
 
 
-def local_rows(batch_size: int, rank: int, world_size: int) -> slice:
+def local_rows(batch_size: int, rank: int, world_size: int, accumulation: int = 1) -> slice:
     """The rows of the global batch that belong to a rank.
 
-    Raises InputError if the batch cannot be divided equally.
+    Raises InputError if the batch cannot be divided equally among the micro-batches of all ranks.
     """
-    if batch_size % world_size:
-        raise InputError(
-            f"engine.batch_size: {batch_size} clips cannot be divided equally among {world_size} processes; "
-            "change the batch size or the number of processes"
-        )
+    if batch_size % (world_size * accumulation):
+        split, remedy = f"{world_size} processes", "change the batch size or the number of processes"
+        if accumulation > 1:
+            split += f" x {accumulation} micro-batches (engine.accumulation)"
+            remedy = f"take a multiple of {world_size * accumulation}, or change engine.accumulation"
+        raise InputError(f"engine.batch_size: {batch_size} clips cannot be divided equally among {split}; {remedy}")
     rows = batch_size // world_size
     return slice(rank * rows, (rank + 1) * rows)
 

@@ -140,6 +140,7 @@ class Latents:
         target_at() layer-norms each level of the tokens it returns. If 0 they are already normalised.
     pixels: [B, C, F, Hp, Wp] the normalised clip.
     step: the training step, which seeds terms that draw random numbers.
+    step_masks: with gradient accumulation the masks of all micro-batches of this process, for counts; else empty.
     """
 
     student: tuple[Tensor, ...]
@@ -151,6 +152,7 @@ class Latents:
     pixels: Tensor
     step: int = 0
     target_levels: int = 0
+    step_masks: tuple[tuple[TokenMasks, ...], ...] = ()
     _cache: dict[Any, tuple[Tensor, ...]] = field(default_factory=dict, init=False, repr=False, compare=False)
 
     def cached(self, compute: "Callable[..., tuple[Tensor, ...]]", *args: int) -> tuple[Tensor, ...]:

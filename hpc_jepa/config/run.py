@@ -38,7 +38,7 @@ IRRELEVANT_KEYS: dict[str, Any] = {
     "guard": True,
     "init": {"file"},
     "data": {"decoder", "decode_threads", "reading"},
-    "engine": {"device", "zero_stage", "overlap_communication", "compile", "deterministic"},
+    "engine": {"device", "accumulation", "zero_stage", "overlap_communication", "compile", "deterministic"},
 }
 """Keys that do not change the outcome of a run: output, logging, alarms, and how the work is divided."""
 

@@ -107,6 +107,9 @@ class EngineConfig(Strict):
         "auto", description="auto: a GPU, or the CPU where no GPU was requested; cpu: even where GPUs are visible"
     )
     batch_size: int = Field(32, gt=0, description="clips per step, over all processes")
+    accumulation: int = Field(
+        1, gt=0, description="micro-batches per step and process: less memory for activations, the same step"
+    )
     zero_stage: Literal[0, 1, 2, 3] = 1
     precision: Literal["fp32", "bf16"] = "bf16"
     tf32: bool = Field(False, description="TF32 in float32 matrix products on a GPU: faster, 10 bits of mantissa")

@@ -57,7 +57,8 @@ class ClipLoader:
     clip that DALI fails to decode is decoded by PyAV; one that neither decodes is logged, counted, and replaced by
     another one of its source. ``decoder``: used instead of the one that the configuration chooses.
 
-    With ``same_randomness`` all processes crop and flip their clips alike, as the published code does (B17).
+    With ``same_randomness`` all processes, and all ``accumulation`` micro-batches of one, crop and flip their clips
+    alike, as the published code does (B17).
 
     A shard folder whose longest video has fewer frames than a clip raises DataError. A video shorter than the span of a
     clip is used whole and its last frame is repeated. An image is a video of one frame; with ``config.images``
@@ -74,12 +75,13 @@ class ClipLoader:
         batch_size: int,
         rank: int,
         world_size: int,
+        accumulation: int = 1,
         device: torch.device,
         same_randomness: bool = False,
         decoder: DaliDecoder | None = None,
     ) -> None:
         decoder = decoder or choose_decoder(config.decoder, device)
-        rows = local_rows(batch_size, rank, world_size)
+        rows = local_rows(batch_size, rank, world_size, accumulation)
         self._config = config
         self._device = device
         self.source_names = tuple(config.sources)
@@ -92,7 +94,7 @@ class ClipLoader:
                 for source, folder in zip(config.sources.values(), self._folders, strict=True)
             ],
             batch_size,
-            world_size if same_randomness else 1,
+            world_size * accumulation if same_randomness else 1,
             config.shard_order,
             config.images == "batches",
             config.sampling,

@@ -24,6 +24,7 @@ class MaskSampler:
     """Samples the blocks of the global batch on every process and returns the masks of the process's own clips.
 
     batch_size: clips of all processes; rank ``r`` has rows r*batch_size/world_size onwards.
+    accumulation: micro-batches of a process. Their masks are those that as many processes would have.
     gather: rows of this process -> rows of all processes in rank order; for motion maps and static flags only.
 
     Raises InputError if the batch cannot be divided equally among the processes.
@@ -39,6 +40,7 @@ class MaskSampler:
         batch_size: int,
         rank: int = 0,
         world_size: int = 1,
+        accumulation: int = 1,
         gather: Callable[[Tensor], Tensor] = lambda rows: rows,
     ) -> None:
         self.config = config
@@ -46,26 +48,36 @@ class MaskSampler:
         self.grid = grid
         self.seed = seed
         self.batch_size = batch_size
-        self.world_size = world_size
+        self.accumulation = accumulation
+        self.parts = world_size * accumulation
         self.gather = gather
-        self.local_clips = local_rows(batch_size, rank, world_size)
+        self.local_clips = local_rows(batch_size, rank, world_size, accumulation)
+        parts = range(rank * accumulation, (rank + 1) * accumulation)
+        self.micro_clips = [local_rows(batch_size, part, self.parts) for part in parts]
 
     def __call__(self, step: int, clips: ClipBatch) -> tuple[TokenMasks, ...]:
-        """Masks of this process's clips, one per mask group, on the device of their pixels."""
+        """Masks of this process's clips, one per mask group, on the device of their pixels. Without accumulation."""
+        (masks,) = self.micro_batches(step, clips)
+        return masks
+
+    def micro_batches(self, step: int, clips: ClipBatch) -> tuple[tuple[TokenMasks, ...], ...]:
+        """For each micro-batch of this process's clips its masks, one per mask group."""
         motion = self._motion(clips)
         paired = self._clips_with_pairs(clips)
-        repeats = self.world_size if self.semantics.process_randomness == "same" else 1
-        masks = []
+        repeats = self.parts if self.semantics.process_randomness == "same" else 1
+        groups = []
         for index, group in enumerate(self.config.groups):
             draws = _RandomDraws(self.seed, step, index, self.batch_size, repeats, clips.pixels.device)
-            masks.append(self._group_masks(group, draws, motion, paired))
-        return tuple(masks)
+            groups.append(self._group_masks(group, draws, motion, paired))
+        return tuple(zip(*groups, strict=True))
 
     def _motion(self, clips: ClipBatch) -> Tensor | None:
         """Motion maps [B, T, H, W] of the global batch, or None without motion guidance."""
         if self.config.motion is None:
             return None
-        return self.gather(motion_map(clips.pixels, self.grid, self.semantics.motion_pool, self.semantics.motion_norm))
+        pool, norm = self.semantics.motion_pool, self.semantics.motion_norm
+        maps = [motion_map(pixels, self.grid, pool, norm) for pixels in clips.pixels.chunk(self.accumulation)]
+        return self.gather(maps[0] if len(maps) == 1 else torch.cat(maps))
 
     def _clips_with_pairs(self, clips: ClipBatch) -> Tensor:
         """True for the clips [B] of the global batch that temporal terms include."""
@@ -75,18 +87,24 @@ class MaskSampler:
 
     def _group_masks(
         self, group: MaskGroupConfig, draws: "_RandomDraws", motion: Tensor | None, paired: Tensor
-    ) -> TokenMasks:
+    ) -> list[TokenMasks]:
+        """The masks of one group for each micro-batch."""
         size = block_size(group, self.grid, draws.step)
         origins = self._origins(group, draws, size, motion)
         visible, counts = visible_tokens(origins, size, self.grid, visible_tubelets(group, self.grid))
-        lists = token_lists(visible, self._truncation(group, draws, size, counts), self.local_clips, self.grid)
-        return TokenMasks(
-            context=lists.context,
-            target=lists.target,
-            context_distance=lists.context_distance,
-            next_in_context=lists.next_in_context.where(paired[self.local_clips, None], -1),
-            pairs=self._pairs_per_process(lists.pairs * paired),
-        )
+        masks = []
+        for clips, truncation in zip(self.micro_clips, self._truncations(group, draws, size, counts), strict=True):
+            lists = token_lists(visible, truncation, clips, self.grid)
+            masks.append(
+                TokenMasks(
+                    context=lists.context,
+                    target=lists.target,
+                    context_distance=lists.context_distance,
+                    next_in_context=lists.next_in_context.where(paired[clips, None], -1),
+                    pairs=self._pairs_per_part(lists.pairs * paired, clips),
+                )
+            )
+        return masks
 
     def _origins(self, group: MaskGroupConfig, draws: "_RandomDraws", size: BlockSize, motion: Tensor | None) -> Tensor:
         """Raster indices of block origins [B, attempts, blocks] for the global batch."""
@@ -98,18 +116,21 @@ class MaskSampler:
         guided = guided_origins(origin_draws, motion, size, self.config.motion.strength)
         return uniform.where(choice < self.config.motion.random_rate, guided)
 
-    def _truncation(self, group: MaskGroupConfig, draws: "_RandomDraws", size: BlockSize, counts: Tensor) -> Truncation:
-        """The common length of the token lists. Reading it is the only host-device sync of the sampler.
+    def _truncations(
+        self, group: MaskGroupConfig, draws: "_RandomDraws", size: BlockSize, counts: Tensor
+    ) -> list[Truncation]:
+        """For each micro-batch the length of its token lists. Reading it is the only host-device sync of the sampler.
 
         Raises InputError if a clip has no visible token.
         """
-        parts = 1 if self.config.truncation_scope == "global" else self.world_size
+        parts = 1 if self.config.truncation_scope == "global" else self.parts
         limits = smallest_counts(counts, parts, self.grid.tokens, group.full_complement)
         smallest = [(context, target) for context, target in limits.tolist()]
         if min(smallest)[0] == 0:
             raise empty_context_error(size, self.grid, group)
-        lengths = smallest[self.local_clips.start * parts // self.batch_size]
-        return Truncation(limits, lengths, self._truncation_order(draws), group.full_complement)
+        order = self._truncation_order(draws)
+        lengths = [smallest[clips.start * parts // self.batch_size] for clips in self.micro_clips]
+        return [Truncation(limits, length, order, group.full_complement) for length in lengths]
 
     def _truncation_order(self, draws: "_RandomDraws") -> Tensor | None:
         """The order [B, N] in which tokens are kept: raster (None), random tubes, or random (B9)."""
@@ -119,10 +140,10 @@ class MaskSampler:
             return tube_order(draws.uniforms(RandomStream.MASK_TRUNCATION, self.grid.cells).argsort(1), self.grid)
         return draws.uniforms(RandomStream.MASK_TRUNCATION, self.grid.tokens).argsort(1)
 
-    def _pairs_per_process(self, pairs_of_clip: Tensor) -> Tensor:
+    def _pairs_per_part(self, pairs_of_clip: Tensor, clips: slice) -> Tensor:
         if self.semantics.batch_statistics == "global":
-            return pairs_of_clip.sum() / self.world_size
-        return pairs_of_clip[self.local_clips].sum().float()
+            return pairs_of_clip.sum() / self.parts
+        return pairs_of_clip[clips].sum().float()
 
 
 @dataclass(frozen=True)

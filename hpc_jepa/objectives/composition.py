@@ -77,20 +77,30 @@ def build_objective(
     steps: int = 30_000,
     context_weight: float | Sequence[Ramp] = 0.5,
     include_base: bool = True,
+    accumulation: int = 1,
     **overrides: object,
 ) -> ObjectiveSet:
     """The loss of a named composition or primitive.
 
     width: channels C of one level. levels: L. steps: length of the run, which scales the context ramp and annealing.
     context_weight: its final value, or its schedule as ``RunConfig.context_ramps``.
-    include_base: whether the prediction and context loss is part of it. overrides: options by primitive,
-    ``ld={"hidden": 128}``, or alone if only one primitive has the option, ``hidden=128``.
+    include_base: whether the prediction and context loss is part of it. accumulation: micro-batches of a step.
+    overrides: options by primitive, ``ld={"hidden": 128}``, or alone if only one primitive has the option,
+    ``hidden=128``.
 
     Raises InputError for an unknown name or option.
     """
     choices = apply_overrides(name, overrides)
     resolved = Semantics.of(semantics) if isinstance(semantics, str) else semantics
-    ctx = ObjectiveContext(width=width, levels=levels, grid=grid, semantics=resolved, steps=steps, other_objectives={})
+    ctx = ObjectiveContext(
+        width=width,
+        levels=levels,
+        grid=grid,
+        semantics=resolved,
+        steps=steps,
+        other_objectives={},
+        accumulation=accumulation,
+    )
     return ObjectiveSet(choices, ctx, context_weight, include_base)
 
 

@@ -4,6 +4,7 @@ import torch
 from pydantic import Field
 from torch import Tensor, nn
 
+from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.distributed import sum_over_processes, world_size
 from hpc_jepa.objectives.channel_split import split_channels, split_widths
@@ -32,6 +33,11 @@ class Factorised(Objective[FactorisedOptions]):
     families = "F"
     min_tubelets = 2
     options_type = FactorisedOptions
+
+    @classmethod
+    def batch_statistic(cls, options: FactorisedOptions, config: RunConfig) -> str | None:
+        """The covariance, unless that of each process is meant."""
+        return "the covariance" if config.semantics.batch_statistics == "global" else None
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Terms ``fwm_static`` and ``fwm_orthogonality``."""

@@ -14,7 +14,7 @@ from hpc_jepa.objectives.objective import Objective, TermOptions
 from hpc_jepa.objectives.pairs import Pairs
 from hpc_jepa.objectives.pooling import mean_over_pairs
 from hpc_jepa.objectives.student_features import next_tubelet, student_features
-from hpc_jepa.types import Latents
+from hpc_jepa.types import Latents, TokenMasks
 
 HUBER_DELTA = 0.1
 PUBLISHED_EPOCHS = 100
@@ -71,16 +71,17 @@ class Kinematic(Objective[KinematicOptions]):
 
     def _on_student(self, latents: Latents) -> Tensor:
         errors, pairs = [], []
-        for student, masks in zip(student_features(latents, self.ctx), latents.masks, strict=True):
+        second_order = self._is_second_order(latents)
+        groups = zip(student_features(latents, self.ctx), latents.masks, strict=True)
+        for index, (student, masks) in enumerate(groups):
             features, next_position = self._channels(student), masks.next_in_context
-            valid = next_position >= 0
+            valid = _valid(masks, second_order)
             change = next_tubelet(features, next_position) - features
-            if self._is_second_order(latents):
-                after = next_position.clamp(min=0)
-                valid = valid & valid.gather(1, after)
-                change = next_tubelet(change, after) - change
+            if second_order:
+                change = next_tubelet(change, next_position.clamp(min=0)) - change
             errors.append(self._penalty(change).mean(-1))
-            pairs.append(Pairs(masks.context, valid.float(), self.ctx.process_mean(valid.float().sum())))
+            count = self.ctx.mean_count(valid.sum(), latents, index, lambda masks: _valid(masks, second_order).sum())
+            pairs.append(Pairs(masks.context, valid, count))
         return mean_over_pairs(errors, pairs)
 
     def _is_second_order(self, latents: Latents) -> bool:
@@ -97,3 +98,11 @@ class Kinematic(Objective[KinematicOptions]):
         if self.options.form == "huber":
             return F.huber_loss(change, change.new_zeros(()).expand_as(change), reduction="none", delta=HUBER_DELTA)
         return change.abs()
+
+
+def _valid(masks: TokenMasks, second_order: bool) -> Tensor:
+    """1 for context tokens whose place one tubelet later, and for second differences two, is in the context: [B, K]."""
+    valid = masks.next_in_context >= 0
+    if second_order:
+        valid = valid & valid.gather(1, masks.next_in_context.clamp(min=0))
+    return valid.float()

@@ -49,6 +49,12 @@ class LatentDynamics(Objective[LatentDynamicsOptions]):
         check_forecast(options.pairs, config)
         super().validate_run(options, config)
 
+    @classmethod
+    def batch_statistic(cls, options: LatentDynamicsOptions, config: RunConfig) -> str | None:
+        """The softmax over the pairs of all clips, with ``hw`` and unless that of each process is meant."""
+        weighted = any(choice.name == "hw" for choice in config.objectives)
+        return "its softmax with hw" if weighted and config.semantics.batch_statistics == "global" else None
+
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Term ``ld``."""
         with_gradient = self._hard_region is None or self.ctx.semantics.ld_hw_gradient

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import gather_over_processes, rank
 from hpc_jepa.objectives.objective import Objective, TermOptions
 from hpc_jepa.objectives.student_features import student_features
@@ -32,6 +33,11 @@ class InfoNCE(Objective[InfoNCEOptions]):
     families = "XD"
     min_tubelets = 2
     options_type = InfoNCEOptions
+
+    @classmethod
+    def batch_statistic(cls, options: InfoNCEOptions, config: RunConfig) -> str | None:
+        """Negatives of all clips."""
+        return "the set of negatives"
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Term ``ltc_infonce``."""

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.objectives.objective import ObjectiveContext
-from hpc_jepa.types import Latents
+from hpc_jepa.types import Latents, TokenGrid, TokenMasks
 
 PairKind = Literal["context", "forecast"]
 
@@ -45,11 +45,10 @@ def forecast_pairs(latents: Latents, ctx: ObjectiveContext) -> tuple[Pairs, ...]
     Needs masks whose context ends before the clip does (``temporal_keep`` below 1).
     """
     pairs = []
-    for masks in latents.masks:
-        tubelet = masks.context // latents.grid.cells
-        last = tubelet.amax(1, keepdim=True)
-        valid = ((tubelet == last) & (last + 1 < latents.grid.time)).float()
-        pairs.append(Pairs(_later(masks.context, valid, latents), valid, ctx.process_mean(valid.sum())))
+    for index, masks in enumerate(latents.masks):
+        valid = _last_in_context(masks, latents.grid)
+        count = ctx.mean_count(valid.sum(), latents, index, lambda masks: _last_in_context(masks, latents.grid).sum())
+        pairs.append(Pairs(_later(masks.context, valid, latents), valid, count))
     return tuple(pairs)
 
 
@@ -64,6 +63,13 @@ def target_changes(latents: Latents, pairs: tuple[Pairs, ...]) -> list[Tensor]:
         (latents.target_at(group.later) - now).detach()
         for group, now in zip(pairs, latents.target_at_context, strict=True)
     ]
+
+
+def _last_in_context(masks: TokenMasks, grid: TokenGrid) -> Tensor:
+    """1 for tokens of the last tubelet of the context, unless the clip ends there: [B, K] float32."""
+    tubelet = masks.context // grid.cells
+    last = tubelet.amax(1, keepdim=True)
+    return ((tubelet == last) & (last + 1 < grid.time)).float()
 
 
 def _later(context: Tensor, valid: Tensor, latents: Latents) -> Tensor:

@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from pydantic import Field
 from torch import Tensor
 
+from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import sum_over_processes, world_size
 from hpc_jepa.kernels.directions import random_directions
 from hpc_jepa.objectives.objective import Objective, TermOptions
@@ -34,6 +35,11 @@ class SigReg(Objective[SigRegOptions]):
     title = "SIGReg"
     families = "G"
     options_type = SigRegOptions
+
+    @classmethod
+    def batch_statistic(cls, options: SigRegOptions, config: RunConfig) -> str | None:
+        """Moments of the projections, squared."""
+        return "the Epps-Pulley statistic"
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Term ``sigreg``."""

@@ -38,11 +38,14 @@ class Spectral(Objective[SpectralOptions]):
             return {"spectral": latents.target.new_zeros(())}
         pooled, counts = [], []
         features = student_features(latents, self.ctx)
-        for student, target, masks in zip(features, latents.target_at_context, latents.masks, strict=True):
+        groups = zip(features, latents.target_at_context, latents.masks, strict=True)
+        for index, (student, target, masks) in enumerate(groups):
             columns, complete = column_positions(masks, grid)
             difference = _gather_columns(student.float() - target.detach().float(), columns)
             error = _weighted_modulus(difference)
-            count = self.ctx.process_mean(complete.sum())
+            count = self.ctx.mean_count(
+                complete.sum(), latents, index, lambda masks: column_positions(masks, grid)[1].sum()
+            )
             pooled.append(batch_mean(error * complete, count))
             counts.append(count)
         return {"spectral": mean_over_mask_groups(pooled, counts)}

@@ -56,12 +56,13 @@ def _header(steps: ProfiledSteps, trace: Trace) -> str:
     config, last = steps.config, steps.first_step + len(trace.steps) - 1
     clip = f"{config.data.clip.frames}x{config.data.clip.size}x{config.data.clip.size}"
     device = torch.cuda.get_device_name() if trace.on_gpu else f"CPU with {os.cpu_count()} threads"
+    accumulated = f" in {config.engine.accumulation} micro-batches" if config.engine.accumulation > 1 else ""
     compiled = ", compiled blocks" if config.engine.compile else ""
     rates = flops_rates(steps.flops, trace.step_milliseconds / 1e3)
     mfu = f", MFU {rates['mfu']:.1%}" if "mfu" in rates else ""
     return (
         f"`{config.folder}`, steps {steps.first_step} to {last}: {config.engine.batch_size} clips of {clip} on "
-        f"{world_size()} rank(s), ZeRO stage {config.engine.zero_stage}, {config.engine.precision}, model "
+        f"{world_size()} rank(s){accumulated}, ZeRO stage {config.engine.zero_stage}, {config.engine.precision}, model "
         f"{config.model.size}{compiled}.  \n"
         f"{device}, {torch.get_num_threads()} used by PyTorch {torch.__version__}, commit {code_revision()}.  \n"
         f"Step time: {trace.step_milliseconds:.1f} ms profiled, {1e3 * steps.seconds:.1f} ms before; "

@@ -41,7 +41,7 @@ def memory_plan(config: RunConfig, processes: int) -> MemoryPlan:
         gradients=FP32 * size.trainable / shards[1],
         optimizer=copies * FP32 * size.trainable / shards[0],
         ema=FP32 * size.target / shards[2],
-        activations=_activations(config, size) * config.engine.batch_size / processes,
+        activations=_activations(config, size) * config.engine.batch_size / (processes * config.engine.accumulation),
     )
 
 

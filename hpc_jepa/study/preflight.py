@@ -52,7 +52,8 @@ def _cell_error(cell: StudyCell, cluster: ClusterConfig | None) -> str | None:
         refuse_other_config(cell.config)
         _check_origin(cell.config)
         if cluster is not None:
-            local_rows(cell.config.engine.batch_size, 0, cluster.train.processes)
+            engine = cell.config.engine
+            local_rows(engine.batch_size, 0, cluster.train.processes, engine.accumulation)
             _check_memory(cell, cluster)
     except HpcJepaError as error:
         return str(error)
@@ -80,7 +81,8 @@ def _check_memory(cell: StudyCell, cluster: ClusterConfig) -> None:
     if needed > cluster.gpu_memory_gib:
         raise InputError(
             f"needs about {needed:.0f} GiB per GPU, but the cluster has {cluster.gpu_memory_gib:g}; use more GPUs "
-            "(train.nodes, train.gpus_per_node), a higher engine.zero_stage or model.activation_checkpointing=true"
+            "(train.nodes, train.gpus_per_node), a higher engine.zero_stage or engine.accumulation, or "
+            "model.activation_checkpointing=true"
         )
 
 

@@ -1,7 +1,8 @@
 """Prefetch batches: clips and their masks for the next steps, while the current step trains."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from itertools import chain
 from types import TracebackType
 from typing import NamedTuple
 
@@ -10,19 +11,25 @@ from torch import Tensor
 
 from hpc_jepa.data.loader import ClipLoader
 from hpc_jepa.data.prefetch import Prefetcher
-from hpc_jepa.masking.modality import Masker
 from hpc_jepa.types import ClipBatch, TokenMasks
+
+MicroBatchMasker = Callable[[int, ClipBatch], tuple[tuple[TokenMasks, ...], ...]]
+"""A step and its clips -> for each micro-batch its masks, one per mask group."""
 
 
 class TrainBatch(NamedTuple):
-    """This rank's clips of one step and their masks, one entry per mask group."""
+    """This rank's clips of one step, and for each micro-batch the masks of its clips, one entry per mask group."""
 
     clips: ClipBatch
-    masks: tuple[TokenMasks, ...]
+    masks: tuple[tuple[TokenMasks, ...], ...]
+
+    def micro_batches(self) -> Iterator[tuple[Tensor, tuple[TokenMasks, ...]]]:
+        """Pixels [b, C, F, Hp, Wp] and masks of each micro-batch."""
+        return zip(self.clips.pixels.chunk(len(self.masks)), self.masks, strict=True)
 
     def cuda_tensors(self) -> Iterator[Tensor]:
         """All tensors on a GPU."""
-        for part in (self.clips, *self.masks):
+        for part in (self.clips, *chain.from_iterable(self.masks)):
             yield from (tensor for tensor in vars(part).values() if tensor.is_cuda)
 
 
@@ -39,7 +46,7 @@ class BatchPrefetcher:
     def __init__(
         self,
         loader: ClipLoader,
-        masker: Masker,
+        masker: MicroBatchMasker,
         steps: int,
         device: torch.device,
         ahead: int = 1,

@@ -15,7 +15,7 @@ from hpc_jepa.distributed import GlooGroup, barrier, is_main, rank, world_size
 from hpc_jepa.io.malloc import keep_freed_memory
 from hpc_jepa.kernels.build_tools import require_build_tools
 from hpc_jepa.masking.mask_sampler import MaskSampler
-from hpc_jepa.masking.modality import Masker, MasksByModality
+from hpc_jepa.masking.modality import MasksByModality
 from hpc_jepa.objectives import ObjectiveSet
 from hpc_jepa.runs.acquire import LeaseCheck, acquire_run_dir, record_failure
 from hpc_jepa.runs.restarts import record_start
@@ -87,7 +87,7 @@ def build_run(config: RunConfig, device: torch.device, on_log: OnLog) -> Iterato
         Watchdog(config.guard.stall_seconds) as watchdog,
         BatchPrefetcher(
             loader,
-            build_masker(config, mask_gloo),
+            build_masker(config, mask_gloo).micro_batches,
             config.schedule.steps,
             device,
             ahead=config.data.reading.prefetch_batches,
@@ -130,6 +130,7 @@ def build_loader(config: RunConfig, device: torch.device) -> ClipLoader:
         rank=rank(),
         world_size=world_size(),
         device=device,
+        accumulation=config.engine.accumulation,
         same_randomness=config.semantics.process_randomness == "same",
     )
 
@@ -164,7 +165,7 @@ def _open_outputs(
         yield writer, metrics
 
 
-def build_masker(config: RunConfig, gloo: GlooGroup) -> Masker:
+def build_masker(config: RunConfig, gloo: GlooGroup) -> MasksByModality:
     """Sampler of the masks of this rank's clips."""
     videos, images = (
         MaskSampler(
@@ -175,6 +176,7 @@ def build_masker(config: RunConfig, gloo: GlooGroup) -> Masker:
             batch_size=config.engine.batch_size,
             rank=rank(),
             world_size=world_size(),
+            accumulation=config.engine.accumulation,
             gather=gloo.gather,
         )
         for grid in (config.grid, config.image_grid)

@@ -2,6 +2,7 @@
 
 import logging
 from collections import deque
+from collections.abc import Callable
 from statistics import median
 from typing import NamedTuple
 
@@ -28,14 +29,20 @@ class TargetHealth(NamedTuple):
     covariance: Tensor
 
 
-@torch.no_grad()
-def target_health(target: Tensor, levels: int, tokens: int) -> TargetHealth:
-    """Statistics of the last level of ``target`` [B, N, levels * D] on about ``tokens`` evenly spaced tokens.
+HealthSampler = Callable[[Tensor], Tensor]
+"""Target features [B, N, levels * D] -> those of some tokens."""
 
-    No host sync.
-    """
+
+@torch.no_grad()
+def sample_target(target: Tensor, levels: int, tokens: int) -> Tensor:
+    """The last level of ``target`` [B, N, levels * D] at about ``tokens`` evenly spaced tokens: [n, D] float64."""
     last = target.flatten(0, 1)[:, -(target.shape[-1] // levels) :]
-    sample = last[:: max(last.shape[0] // tokens, 1)][:tokens].double()  # squares of small values underflow in fp32
+    return last[:: max(last.shape[0] // tokens, 1)][:tokens].double()  # squares of small values underflow in fp32
+
+
+@torch.no_grad()
+def target_health(sample: Tensor) -> TargetHealth:
+    """Statistics of sampled target features [n, D]. No host sync."""
     centred = sample - sample.mean(0)
     return TargetHealth(centred.square().mean(0).sqrt().mean(), centred.T @ centred)
 

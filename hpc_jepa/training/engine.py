@@ -37,7 +37,8 @@ def build_engine(train_module: nn.Module, config: RunConfig) -> DeepSpeedEngine:
     Raises InputError if the batch does not divide among the ranks, or if ``engine.compile`` finds no compiler.
     """
     batch, stage, grad_clip = config.engine.batch_size, config.engine.zero_stage, config.optimizer.grad_clip
-    rows = local_rows(batch, rank(), world_size())
+    accumulation = config.engine.accumulation
+    rows = local_rows(batch, rank(), world_size(), accumulation)
     if config.engine.compile:
         compile_blocks(train_module)
     trainable = sum(p.numel() for p in train_module.parameters() if p.requires_grad)
@@ -51,7 +52,8 @@ def build_engine(train_module: nn.Module, config: RunConfig) -> DeepSpeedEngine:
     )
     settings: dict[str, Any] = {
         "train_batch_size": batch,
-        "train_micro_batch_size_per_gpu": rows.stop - rows.start,
+        "train_micro_batch_size_per_gpu": (rows.stop - rows.start) // accumulation,
+        "gradient_accumulation_steps": accumulation,
         "gradient_clipping": grad_clip if stage == 3 else 0.0,  # optimizer_step clips without a host sync
         "zero_optimization": {
             "stage": stage,

@@ -9,7 +9,6 @@ from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import is_main
 from hpc_jepa.errors import HpcJepaError
 from hpc_jepa.models.flops import step_flops
-from hpc_jepa.objectives.composition import weighted_sum
 from hpc_jepa.objectives.registry import validate_objectives
 from hpc_jepa.profiling.profile import profile_steps
 from hpc_jepa.runs.acquire import refuse_other_config
@@ -22,6 +21,7 @@ from hpc_jepa.training.divergence import target_health
 from hpc_jepa.training.engine import optimizer_step, set_schedule_values
 from hpc_jepa.training.launch import collective_timeout, join_process_group
 from hpc_jepa.training.metrics import OnLog
+from hpc_jepa.training.micro_batches import accumulate_gradients, health_sampler
 from hpc_jepa.training.numerics import numerics
 from hpc_jepa.training.schedules import schedule_values_at
 from hpc_jepa.training.shutdown import StopSignal, WallTime
@@ -78,14 +78,13 @@ def train_step(run: TrainingRun, step: int) -> None:
     docs/decisions/deepspeed.md.
     """
     config, metrics = run.config, run.metrics
-    clips, masks = run.batches.get(step)
+    batch = run.batches.get(step)
     schedule_values = schedule_values_at(step, config.schedule)
     coefficients = run.objectives.weights(step)
     set_schedule_values(run.engine, schedule_values)
 
-    terms, target = run.engine(clips.pixels, masks, step)
-    loss = weighted_sum(terms, coefficients)
-    run.engine.backward(loss)
+    sampler = health_sampler(config) if metrics.should_log(step) and metrics.should_log_health(step) else None
+    loss, terms, target_sample = accumulate_gradients(run.engine, batch, step, coefficients, sampler)
     nonfinite = run.guard.nonfinite(loss)
     norm = optimizer_step(run.engine, skip=nonfinite)
     run.guard.count_step(skipped=nonfinite | ~norm.isfinite())
@@ -93,17 +92,16 @@ def train_step(run: TrainingRun, step: int) -> None:
         run.ema.update(schedule_values.ema)
     gather_after_updates(run.engine)
 
-    metrics.count_step(step_flops(config.model, clips.pixels.shape, masks))
+    metrics.count_step(sum(step_flops(config.model, pixels.shape, masks) for pixels, masks in batch.micro_batches()))
     if metrics.should_log(step):
-        levels, tokens = len(config.model.encoder.levels), config.monitor.health_tokens
-        health = target_health(target, levels, tokens) if metrics.should_log_health(step) else None
+        health = None if target_sample is None else target_health(target_sample)
         scalars = {"loss": loss, "gradient_norm": norm, **terms}
         skipped, waited = run.guard.pop_counts(), run.batches.wait_seconds
         passes = run.batches.passes(step + 1)
         metrics.log(step, scalars, coefficients, schedule_values, health, skipped, waited, passes)
     begins = step == run.first_step and not run.run_dir.preview_file.is_file()
     if (step == 0 or begins) and is_main():
-        write_preview(run.run_dir.preview_file, clip_preview(config, clips, masks))
+        write_preview(run.run_dir.preview_file, clip_preview(config, batch.clips, batch.masks[0]))
     if step == run.first_step:
         run.startup_timer.phase_done("first step")
         run.startup_timer.log()

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import set_ds_accelerator
+from hpc_jepa.errors import InputError
 from hpc_jepa.io.malloc import keep_freed_memory
 from hpc_jepa.types import TokenMasks
 
@@ -19,9 +20,15 @@ class StepRunner:
     """Networks, engine and EMA of a run, built as in training.
 
     keep_memory: on a CPU, keep freed memory in the process, as training does.
+    Raises InputError with ``engine.accumulation``: a step here is one forward and backward pass.
     """
 
     def __init__(self, config: RunConfig, keep_memory: bool = True) -> None:
+        if config.engine.accumulation > 1:
+            raise InputError(
+                f"engine.accumulation: a timed step is one micro-batch; set engine.accumulation=1 and "
+                f"engine.batch_size={config.engine.batch_size // config.engine.accumulation}"
+            )
         set_ds_accelerator()
         from hpc_jepa.training.ema import TargetEMA
         from hpc_jepa.training.engine import build_engine

@@ -1,5 +1,7 @@
 """The module that DeepSpeed wraps: student, target and predictor, and the heads of the objectives."""
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor, nn
 
@@ -18,11 +20,22 @@ class TrainModule(nn.Module):
         self.model = model
         self.objectives = objectives
 
-    def forward(self, pixels: Tensor, masks: tuple[TokenMasks, ...], step: int) -> tuple[dict[str, Tensor], Tensor]:
-        """Unweighted loss terms by name, and the target features [B, N, D] without gradient."""
+    def forward(
+        self,
+        pixels: Tensor,
+        masks: tuple[TokenMasks, ...],
+        step: int,
+        step_masks: tuple[tuple[TokenMasks, ...], ...] = (),
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Unweighted loss terms by name, and the target features [B, N, D] without gradient.
+
+        step_masks: with accumulation the masks of all micro-batches of this process, these among them.
+        """
         # Call forward() without hooks: ZeRO-3's parameter-gathering hooks handle tensors only, and these two modules
         # exchange Latents. They own no parameters; the modules inside them are called with hooks.
         latents = self.model.forward(pixels, masks, step)
+        if step_masks:
+            latents = replace(latents, step_masks=step_masks)
         return self.objectives.forward(latents), latents.target.detach()
 
 
@@ -43,5 +56,6 @@ def build_train_module(config: RunConfig) -> TrainModule:
         semantics=config.semantics,
         steps=config.schedule.steps,
         context_weight=config.context_ramps,
+        accumulation=config.engine.accumulation,
     )
     return TrainModule(model, objectives)

@@ -60,6 +60,16 @@ def test_all_ranks_together_equal_one_process(mixture, world_size):
             assert torch.equal(whole, torch.cat(pieces))
 
 
+def test_micro_batches_share_their_crops_as_processes_do(mixture):
+    alone = loader(mixture, 8, accumulation=4, same_randomness=True)
+    ranks = [loader(mixture, 8, rank=rank, world_size=4, same_randomness=True) for rank in range(4)]
+    parts = [fields(rank.batch(5)) for rank in ranks]
+    for whole, *pieces in zip(fields(alone.batch(5)), *parts, strict=True):
+        assert torch.equal(whole, torch.cat(pieces))
+    with pytest.raises(InputError, match=r"engine\.accumulation"):
+        loader(mixture, 8, accumulation=3)
+
+
 def test_a_batch_depends_on_the_step_alone(mixture):
     first, second = loader(mixture), loader(mixture.model_copy(update={"decode_threads": 3}))
     forwards = [first.batch(step).pixels for step in range(4)]

@@ -45,7 +45,9 @@ def make_sampler():
     def make(
         grid: TokenGrid, batch: int, *, scope="global", motion=None, groups=None, seed=7, **switches
     ) -> MaskSampler:
-        placement = {key: switches.pop(key) for key in ("rank", "world_size", "gather") if key in switches}
+        placement = {
+            key: switches.pop(key) for key in ("rank", "world_size", "accumulation", "gather") if key in switches
+        }
         config = MaskingConfig(truncation_scope=scope, motion=motion)
         if groups is not None:
             config = config.model_copy(update={"groups": groups})

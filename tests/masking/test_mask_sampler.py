@@ -78,6 +78,53 @@ def test_masks_are_the_same_for_any_number_of_processes(
         assert all(part.pairs * world_size == group.pairs for part in of_processes)
 
 
+@settings(deadline=None, max_examples=25)
+@given(
+    step=st.integers(0, 10**5),
+    processes=st.sampled_from([(1, 2), (1, 6), (2, 3), (3, 2)]),
+    kind=st.sampled_from(TRUNCATIONS),
+    scope=st.sampled_from(["global", "process"]),
+    guided=st.booleans(),
+    same=st.booleans(),
+)
+def test_micro_batches_have_the_masks_of_as_many_processes(
+    make_sampler, make_clips, step, processes, kind, scope, guided, same
+):
+    world_size, accumulation = processes
+    clips = make_clips(12, SMALL, static=[1, 4])
+    everything = {torch.float32: motion_map(clips.pixels, SMALL, "area", "clip"), torch.bool: ~clips.static}
+    options = {
+        "scope": scope,
+        "motion": MotionGuidanceConfig() if guided else None,
+        "mask_truncation": kind,
+        "static_clips_in_temporal_terms": False,
+        "process_randomness": "same" if same else "independent",
+        "batch_statistics": scope,
+        "gather": lambda mine: everything[mine.dtype],
+    }
+    parts = world_size * accumulation
+    for rank in range(world_size):
+        sampler = make_sampler(SMALL, 12, rank=rank, world_size=world_size, accumulation=accumulation, **options)
+        micro_batches = sampler.micro_batches(step, rows(clips, sampler.local_clips))
+        assert len(micro_batches) == accumulation
+        for number, masks in enumerate(micro_batches):
+            alone = make_sampler(SMALL, 12, rank=rank * accumulation + number, world_size=parts, **options)
+            expected = alone(step, rows(clips, alone.local_clips))
+            assert all(equal(one, other) for one, other in zip(masks, expected, strict=True))
+
+
+def test_motion_that_is_divided_across_clips_is_that_of_each_micro_batch(make_sampler, make_clips, motion_guidance):
+    """``motion_norm: tubelet`` divides tubelet t by the maximum of clip t of the same process (B24)."""
+    clips = make_clips(2 * SMALL.time, SMALL)
+    options = {"motion": motion_guidance, "motion_norm": "tubelet"}
+    halves = [rows(clips, slice(SMALL.time)), rows(clips, slice(SMALL.time, None))]
+    whole = torch.cat([motion_map(half.pixels, SMALL, "area", "tubelet") for half in halves])
+    together = make_sampler(SMALL, 2 * SMALL.time, accumulation=2, **options).micro_batches(3, clips)
+    for rank, half in enumerate(halves):
+        alone = make_sampler(SMALL, 2 * SMALL.time, rank=rank, world_size=2, gather=lambda mine: whole, **options)
+        assert all(equal(one, other) for one, other in zip(together[rank], alone(3, half), strict=True))
+
+
 def test_published_lengths_and_pairs_are_per_process(make_sampler, make_clips):
     clips = make_clips(8, SMALL)
     options = {"scope": "process", "batch_statistics": "process", "world_size": 2}
@@ -202,6 +249,8 @@ def test_steps_and_groups_and_clips_differ(make_sampler, make_clips):
 def test_a_batch_that_cannot_be_divided_is_refused(make_sampler):
     with pytest.raises(InputError, match=r"^engine\.batch_size: .*\b32\b.*\b5\b"):
         make_sampler(SMALL, 32, world_size=5)
+    with pytest.raises(InputError, match=r"^engine\.batch_size: .*\b24\b.*\b2\b.*\b5\b.*engine\.accumulation.*\b10\b"):
+        make_sampler(SMALL, 24, world_size=2, accumulation=5)
 
 
 def test_a_block_that_hides_everything_is_an_error(make_sampler, make_clips):

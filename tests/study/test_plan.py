@@ -57,6 +57,7 @@ def test_zero_stages_divide_only_the_parts_that_they_shard():
 def test_activation_checkpointing_and_more_gpus_take_less_memory():
     plain = memory_plan(run("ucf101"), processes=4).activations
     assert memory_plan(run("ucf101"), processes=8).activations == plain / 2
+    assert memory_plan(run("ucf101", "engine.accumulation=2"), processes=4).activations == plain / 2
     assert memory_plan(run("ucf101", "model.activation_checkpointing=true"), processes=4).activations < plain / 2
 
 

@@ -45,7 +45,7 @@ def prefetcher(loader, masked, ahead, steps=9):
     def masker(step, clips):
         assert clips.samples.tolist() == [step, step]
         masked.append(step)
-        return ()
+        return ((),)
 
     return BatchPrefetcher(loader, masker, steps, CPU, ahead)
 

@@ -8,7 +8,7 @@ import torch
 from hpc_jepa.config.training import GuardConfig
 from hpc_jepa.errors import HpcJepaError
 from hpc_jepa.runs.metrics_log import MetricsRecord
-from hpc_jepa.training.divergence import DivergenceMonitor, effective_rank, target_health
+from hpc_jepa.training.divergence import DivergenceMonitor, effective_rank, sample_target, target_health
 from hpc_jepa.training.nonfinite import SkippedSteps
 
 NONE = SkippedSteps(0, 0, Counter())
@@ -60,8 +60,8 @@ def test_effective_rank_counts_the_directions_of_the_target():
     directions = torch.linalg.qr(torch.randn(16, 16, generator=torch.Generator().manual_seed(0)))[0][:5]
     coordinates = torch.eye(5).repeat(40, 1) * 3
     target = (coordinates @ directions)[None]
-    measured = target_health(target - target.mean(1, keepdim=True), levels=1, tokens=1000)
+    measured = target_health(sample_target(target - target.mean(1, keepdim=True), levels=1, tokens=1000))
     # Centring five unit vectors leaves four directions of equal weight.
     assert effective_rank(measured.covariance).item() == pytest.approx(4.0, abs=1e-4)
-    collapsed = target_health(torch.ones(2, 50, 16), levels=1, tokens=100)
+    collapsed = target_health(sample_target(torch.ones(2, 50, 16), levels=1, tokens=100))
     assert collapsed.target_std.item() == 0.0

@@ -23,7 +23,7 @@ from hpc_jepa.models.feature_extractor import FeatureExtractor
 from hpc_jepa.objectives.sigreg import _weights
 from hpc_jepa.profiling.fake_cuda import fake_cuda, move_to_cuda
 from hpc_jepa.profiling.operation_counts import OperationCounter
-from hpc_jepa.training.divergence import target_health
+from hpc_jepa.training.divergence import sample_target, target_health
 from hpc_jepa.training.ema import TargetEMA
 from hpc_jepa.training.engine import parameter_groups
 from hpc_jepa.training.nonfinite import NonFiniteGuard
@@ -105,7 +105,7 @@ def test_the_update_and_its_checks_stay_on_the_device():
                 guard.count_step(skipped)
                 optimizer.step()
                 ema.update(0.99)
-                target_health(torch.empty(8, 1568, 3072, device="cuda"), 4, 2048)
+                target_health(sample_target(torch.empty(8, 1568, 3072, device="cuda"), 4, 2048))
                 guard.pop_counts()
 
 

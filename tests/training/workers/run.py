@@ -1,4 +1,4 @@
-"""Train one configuration in every process.  usage: run.py CONFIG"""
+"""Train configurations one after the other in every process.  usage: run.py CONFIG..."""
 
 import sys
 
@@ -7,4 +7,5 @@ from hpc_jepa.config.run import RunConfig
 from hpc_jepa.training.loop import train
 
 if __name__ == "__main__":
-    train(read_config(RunConfig, [sys.argv[1]]), lambda line: None)
+    for path in sys.argv[1:]:
+        train(read_config(RunConfig, [path]), lambda line: None)

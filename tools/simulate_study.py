@@ -6,10 +6,13 @@
     python tools/simulate_study.py --seeds 3 --rho 0.5 --gain 0.03 --gain 0.03 --gain 0.03
                                                                  power for three real gains of 3 points
     python tools/simulate_study.py --seeds 3 --rho 0.5 --missing 0.1 --unbalanced
+    python tools/simulate_study.py --seeds 8 --rho 0.5 --looks 2 --looks 3 --looks 5 --looks 8 --gain 0.06
+                                                                 the runs that a sequential study needs
 
 For every design: coverage of the 95 % intervals, family-wise error of the decisions, coverage of all simultaneous
 intervals together, power where gains are planted, half-widths in points, and the half-width and coverage of the method
-of release 0.2, a bootstrap that took the seeds of both sides as unpaired.
+of release 0.1, a bootstrap that took the seeds of both sides as unpaired. With --looks also the runs, errors and power
+of the sequential study.
 """
 
 import itertools
@@ -28,8 +31,10 @@ from simulated_grids import Design, Grid, Spread, draw_grid
 from timing import one_line_errors, quick_option
 
 from hpc_jepa.cli.console import stdout_console
+from hpc_jepa.config.study import SequentialConfig
 from hpc_jepa.errors import InputError
 from hpc_jepa.evaluation.stats.blocked import Comparison, compare_with_reference
+from hpc_jepa.evaluation.stats.sequential import Decision, SequentialRule
 
 QUICK = {"grids": 20, "seeds": [1, 3], "rho": [0.5], "spread": ["equal", "random"], "clips": 400}
 
@@ -52,6 +57,11 @@ class Tally:
     former_covered: list[float] = field(default_factory=list)
     former_half_widths: list[float] = field(default_factory=list)
     half_widths_beside: list[float] = field(default_factory=list)
+    variances: list[float] = field(default_factory=list)
+    covariances: list[float] = field(default_factory=list)
+    sequential_runs: list[int] = field(default_factory=list)
+    sequential_false: list[bool] = field(default_factory=list)
+    sequential_found: list[float] = field(default_factory=list)
 
     def add(self, grid: Grid, found: dict[str, Comparison]) -> None:
         """Count one grid."""
@@ -69,6 +79,23 @@ class Tally:
         self.half_widths.append(_half_width([(one.low, one.high) for one in found.values()]))
         self.runs.append(grid.runs)
         self.methods.update(one.method for one in found.values())
+
+    def _add_correlation(self, grid: Grid) -> None:
+        """Variance of accuracies between seeds, and covariance of those of one seed, if no run is missing."""
+        runs = [grid.reference, *grid.variants.values()]
+        seeds = set.intersection(*map(set, runs))
+        if len(seeds) > 1:
+            covariance = np.cov([[float(scores[seed].mean()) for seed in seeds] for scores in runs])
+            self.variances.append(float(covariance.diagonal().mean()))
+            self.covariances.append(float(covariance[~np.eye(len(runs), dtype=bool)].mean()))
+
+    def add_sequential(self, grid: Grid, rule: SequentialRule) -> None:
+        """Count one grid that is looked at while seeds are added."""
+        decisions, runs = take_looks(grid, rule)
+        self.sequential_runs.append(runs)
+        wrong, power = _errors_and_power(grid.truth, decisions)
+        self.sequential_false.append(wrong)
+        self.sequential_found += power
 
     def add_former(self, grid: Grid, found: dict[str, Comparison], rng: np.random.Generator) -> None:
         """Count the former method for the first variants of one grid."""
@@ -96,25 +123,72 @@ class Tally:
             "half_width_ratio": float(np.mean(self.half_widths_beside) / np.mean(self.former_half_widths)),
             "runs": float(np.mean(self.runs)),
             "methods": dict(self.methods),
+            "correlation": float(np.sum(self.covariances) / np.sum(self.variances)) if self.variances else None,
+            **self._sequential_summary(),
+        }
+
+    def _sequential_summary(self) -> dict[str, Any]:
+        if not self.sequential_runs:
+            return {}
+        return {
+            "sequential_runs": float(np.mean(self.sequential_runs)),
+            "sequential_error": 100 * float(np.mean(self.sequential_false)),
+            "sequential_power": 100 * float(np.mean(self.sequential_found)) if self.sequential_found else None,
         }
 
 
-def simulate(design: Design, grids: int, seed: int) -> dict[str, Any]:
-    """Figures of ``grids`` grids of one design."""
+def simulate(design: Design, grids: int, seed: int, looks: tuple[int, ...] = ()) -> dict[str, Any]:
+    """Figures of ``grids`` grids of one design. ``looks``: seeds at each look of a sequential study."""
+    rule = sequential_rule(looks, design.variants - 1) if looks else None
     rng, tally = np.random.default_rng([seed, design.seeds, round(100 * design.rho)]), Tally()
     for number in range(grids):
         grid = draw_grid(design, rng)
         found = compare_with_reference(grid.variants, grid.reference, grid.clusters)
         tally.add(grid, found)
+        if rule is not None:
+            tally.add_sequential(grid, rule)
         if number < FORMER_GRIDS:
             tally.add_former(grid, found, rng)
     return {**asdict(design), **tally.summary()}
 
 
+def sequential_rule(looks: tuple[int, ...], comparisons: int) -> SequentialRule:
+    """The rule of a study with the default error, margin and futility."""
+    config = SequentialConfig(looks=looks)
+    return SequentialRule(config.looks, config.error, config.margin / 100, config.futility, comparisons)
+
+
+def take_looks(grid: Grid, rule: SequentialRule) -> tuple[dict[str, Decision], int]:
+    """Decisions after the last look, and the runs that they took. A variant that is decided gets no further seeds."""
+    decisions: dict[str, Decision] = dict.fromkeys(grid.variants, "open")
+    used: dict[str, dict[int, NDArray[np.float64]]] = {name: {} for name in grid.variants}
+    reference: dict[int, NDArray[np.float64]] = {}
+    for number, seeds in enumerate(rule.looks):
+        open_names = [name for name, decision in decisions.items() if decision == "open"]
+        if not open_names:
+            break
+        reference = _first(grid.reference, seeds)
+        used |= {name: _first(grid.variants[name], seeds) for name in open_names}
+        found = compare_with_reference(used, reference, grid.clusters)
+        decisions = rule.decide(number, {name: found[name] for name in open_names}, decisions)
+    return decisions, len(reference) + sum(map(len, used.values()))
+
+
+def _first(scores: Mapping[int, NDArray[np.float64]], seeds: int) -> dict[int, NDArray[np.float64]]:
+    return {seed: scores[seed] for seed in range(seeds) if seed in scores}
+
+
+def _errors_and_power(truth: Mapping[str, float], decisions: Mapping[str, str | None]) -> tuple[bool, list[float]]:
+    """Whether a variant without a difference is called a gain or loss; the share of real ones that are found."""
+    wrong = any(decisions[name] in ("gain", "loss") for name, gain in truth.items() if not gain)
+    right = [decisions[name] == ("gain" if gain > 0 else "loss") for name, gain in truth.items() if gain]
+    return wrong, [float(np.mean(right))] if right else []
+
+
 def former_interval(
     first: Mapping[int, NDArray[np.float64]], second: Mapping[int, NDArray[np.float64]], rng: np.random.Generator
 ) -> tuple[float, float]:
-    """Interval of release 0.2: clips resampled as if independent, and the seeds of both sides as if unpaired."""
+    """Interval of release 0.1: clips resampled as if independent, and the seeds of both sides as if unpaired."""
     sides = [np.stack(list(scores.values())) for scores in (first, second)]
     values, counts = np.unique(sides[0].mean(axis=0) - sides[1].mean(axis=0), return_counts=True)
     clips = counts.sum()
@@ -142,6 +216,9 @@ def table_of(results: list[dict[str, Any]]) -> Table:
     for title in ("seeds", "rho", "spread", "coverage", "simultaneous", "error", "power", "half-width", "of former"):
         table.add_column(title, justify="right")
     table.add_column("former covers", justify="right")
+    sequential = any("sequential_runs" in row for row in results)
+    for title in ("sequential runs", "error", "power") if sequential else ():
+        table.add_column(title, justify="right")
     for row in results:
         table.add_row(
             str(row["seeds"]),
@@ -154,8 +231,16 @@ def table_of(results: list[dict[str, Any]]) -> Table:
             f"{row['half_width']:.2f}",
             f"{row['half_width_ratio']:.2f}",
             f"{row['former_coverage']:.1f}",
+            *_sequential_cells(row),
         )
     return table
+
+
+def _sequential_cells(row: dict[str, Any]) -> list[str]:
+    if "sequential_runs" not in row:
+        return []
+    power = "" if row["sequential_power"] is None else f"{row['sequential_power']:.0f}"
+    return [f"{row['sequential_runs']:.0f} of {row['runs']:.0f}", f"{row['sequential_error']:.1f}", power]
 
 
 def main(
@@ -174,6 +259,9 @@ def main(
     unbalanced: Annotated[bool, typer.Option("--unbalanced", help="Classes of unequal sizes.")] = False,
     missing: Annotated[float, typer.Option(min=0, max=0.9, help="Share of runs that are missing.")] = 0.0,
     gain: Annotated[list[float] | None, typer.Option(help="Planted gain of a variant, in [-0.2, 0.2].")] = None,
+    looks: Annotated[
+        list[int] | None, typer.Option(min=2, help="Seeds at a look of a sequential study, repeatable, increasing.")
+    ] = None,
     random_seed: Annotated[int, typer.Option(help="Seed of the simulation.")] = 0,
     quick: Annotated[bool, quick_option("20 grids of four designs.", **QUICK)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -197,10 +285,10 @@ def main(
     ]
     results = []
     with one_line_errors():
-        _check(designs)
+        _check(designs, tuple(looks or ()))
         for number, design in enumerate(designs):
             started = time.monotonic()
-            results.append(simulate(design, grids, random_seed))
+            results.append(simulate(design, grids, random_seed, tuple(looks or ())))
             row = results[-1]
             typer.echo(
                 f"{number + 1}/{len(designs)}: {design.seeds} seeds, rho {design.rho:g}, {design.spread}: coverage "
@@ -214,12 +302,14 @@ def main(
     stdout_console().print(table_of(results))
 
 
-def _check(designs: list[Design]) -> None:
+def _check(designs: list[Design], looks: tuple[int, ...]) -> None:
     spreads = {design.spread for design in designs} - set(Spread.__args__)  # type: ignore[attr-defined]
     if spreads:
         raise InputError(f"--spread: unknown: {', '.join(sorted(spreads))}; use {', '.join(Spread.__args__)}")  # type: ignore[attr-defined]
     if len(designs[0].gains) >= designs[0].variants or any(abs(gain) > 0.2 for gain in designs[0].gains):
         raise InputError("--gain: at most one for each variant beside the reference, between -0.2 and 0.2")
+    if looks and (list(looks) != sorted(set(looks)) or any(design.seeds != looks[-1] for design in designs)):
+        raise InputError("--looks: increasing, and the last one equal to --seeds")
     fewest, most = designs[0].clips_per_video or (1, 1)
     if not 1 <= fewest <= most:
         raise InputError("--videos: two numbers, the first not above the second, at least 1")

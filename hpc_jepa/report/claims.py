@@ -1,5 +1,6 @@
 """Claims as data: each is a statement and a predicate on accuracies."""
 
+import re
 from collections.abc import Iterable, Sequence
 from itertools import combinations
 from pathlib import Path
@@ -12,6 +13,10 @@ from hpc_jepa.config.strict import Frozen, Strict
 
 PUBLISHED_CLAIMS = Path(__file__).parent / "published" / "published_claims.yaml"
 
+SEEDED = re.compile(r"(?P<variant>.+)_seed(?P<seed>\d+)")
+SEED = 239
+"""Seed of published runs without a seed in their name."""
+
 
 class ClaimCell(Strict):
     """One accuracy in a claim. The variant ``<name>_seed<N>`` is ``<name>`` trained from seed N."""
@@ -22,6 +27,18 @@ class ClaimCell(Strict):
 
     def __str__(self) -> str:
         return f"{self.variant} ({self.regime}, {self.benchmark})"
+
+    @property
+    def unseeded(self) -> str:
+        """The variant without its seed."""
+        named = SEEDED.fullmatch(self.variant)
+        return named["variant"] if named else self.variant
+
+    @property
+    def seed(self) -> int:
+        """The seed in the name of the variant, else that of the publication."""
+        named = SEEDED.fullmatch(self.variant)
+        return int(named["seed"]) if named else SEED
 
 
 Pair = tuple[ClaimCell, ClaimCell]

@@ -12,10 +12,12 @@ from rich.text import Text
 
 from hpc_jepa.io import escape
 from hpc_jepa.report.audit import Audit, audit_lines, format_published
-from hpc_jepa.report.result_grid import ResultCell, ResultGrid
+from hpc_jepa.report.factorial import FactorialDesign
+from hpc_jepa.report.result_grid import Contrast, ResultCell, ResultGrid
 from hpc_jepa.report.results import RANDOM, ResultRow
 from hpc_jepa.report.run_report import RunReport
 from hpc_jepa.report.verdicts import ClaimResult
+from hpc_jepa.report.wording import cluster_mark, factorial_note, note
 
 MISSING = "missing"
 
@@ -23,7 +25,15 @@ CLAIM_COLUMNS = ("id", "statement", "published", "computed", "low", "high", "ver
 GRID_COLUMNS = (
     *("source", "regime", "variant", "benchmark", "value", "low", "high", "n", "seeds", "untrained"),
     *("reference", "difference", "difference_low", "difference_high", "p", "p_holm", "significant", "test"),
+    *("simultaneous_low", "simultaneous_high", "df", "common_seeds", "dropped_seeds", "clusters", "in_family"),
+    "also_differs_in",
 )
+FACTORIAL_COLUMNS = (
+    *("study", "regime", "benchmark", "factors", "given", "effect", "points", "low", "high", "p", "p_holm"),
+    *("significant", "simultaneous_low", "simultaneous_high", "common_seeds", "dropped_seeds", "clusters"),
+)
+NO_CLUSTERS = "unknown"
+"""Number of source videos where it is not known, so that clips count as independent."""
 
 LATEX = str.maketrans(
     {"\\": r"\textbackslash{}", "_": r"\_", "%": r"\%", "&": r"\&", "#": r"\#", "$": r"\$", "{": r"\{", "}": r"\}"}
@@ -119,9 +129,12 @@ def result_tables(runs: Iterable[RunReport], rows: Sequence[ResultRow]) -> list[
     return tables
 
 
-def text_tables(grids: Sequence[ResultGrid], audits: Sequence[Audit]) -> list[TextTable]:
-    """All grids, then the claims with all sources side by side."""
-    return [*map(_grid_table, grids), *([_claim_table(audits)] if audits else [])]
+def text_tables(
+    grids: Sequence[ResultGrid], audits: Sequence[Audit], designs: Sequence[FactorialDesign]
+) -> list[TextTable]:
+    """All grids, the factorial designs, then the claims with all sources side by side."""
+    claims = [_claim_table(audits)] if audits else []
+    return [*map(_grid_table, grids), *map(_factorial_table, designs), *claims]
 
 
 def terminal_table(table: TextTable) -> Table:
@@ -174,6 +187,19 @@ def grid_frame(grids: Sequence[ResultGrid]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=list(GRID_COLUMNS), dtype=object)
 
 
+def factorial_frame(designs: Sequence[FactorialDesign]) -> pd.DataFrame:
+    """One line per effect, in points."""
+    lines = []
+    for design in designs:
+        where = (design.study, design.regime, design.column, " x ".join(design.factors), "+".join(design.given))
+        for effect in design.effects:
+            contrast = effect.contrast
+            points = _rounded(contrast.points, contrast.low, contrast.high)
+            tested = (*_p_values(contrast), contrast.significant, *_simultaneous(contrast))
+            lines.append((*where, effect.name, *points, *tested, *_counts(contrast)))
+    return pd.DataFrame(lines, columns=list(FACTORIAL_COLUMNS), dtype=object)
+
+
 def claims_frame(audit: Audit) -> pd.DataFrame:
     """One line per claim, with bounds in the unit of ``computed``."""
     lines = []
@@ -183,25 +209,6 @@ def claims_frame(audit: Audit) -> pd.DataFrame:
         published = format_published(claim.published)
         lines.append((claim.id, claim.statement, published, outcome.computed, *bounds, audit.verdict(result)))
     return pd.DataFrame(lines, columns=list(CLAIM_COLUMNS), dtype=object)
-
-
-def note(grid: ResultGrid) -> str:
-    """How differences were tested, and the minimum detectable gain."""
-    parts = []
-    if grid.tests():
-        parts.append(
-            f"Differences to {grid.reference} in points, tested at 5 % after Holm's correction over the {grid.family} "
-            f"differences of this source ({' or '.join(grid.tests())})."
-        )
-    detectable = [gain.sentence for column in grid.columns if (gain := grid.detectable(column)) is not None]
-    if detectable:
-        parts.append(
-            "Minimum detectable gain over the reference in points, two unpaired runs, 80 % power, alone (in brackets: "
-            f"as the first of the family): {'; '.join(detectable)}."
-        )
-    if any(cell.untrained for cell in grid.cells.values()):
-        parts.append("† evaluated on weights that no gradient reached (B1).")
-    return " ".join(parts)
 
 
 def format_bound(value: float) -> str:
@@ -237,6 +244,18 @@ def _grid_cell(cell: ResultCell | None) -> str:
     return f"{text} {cell.contrast.points:+.2f}{'*' if cell.contrast.significant else ''}" if cell.contrast else text
 
 
+def _factorial_table(design: FactorialDesign) -> TextTable:
+    rows = []
+    for effect in design.effects:
+        contrast = effect.contrast
+        star = "*" if contrast.significant else ""
+        interval = f"[{contrast.low:+.2f}, {contrast.high:+.2f}]{cluster_mark(contrast)}"
+        p_value = "" if contrast.adjusted is None else f"{contrast.adjusted:.2g}"
+        rows.append([effect.name, f"{contrast.points:+.2f}{star} {interval}", p_value])
+    frame = pd.DataFrame(rows, columns=["effect", "points", "p, Holm"])
+    return TextTable(design.title, factorial_note(design), frame)
+
+
 def _claim_cell(result: ClaimResult) -> str:
     outcome = result.outcome
     if result.missing:
@@ -255,9 +274,27 @@ def _grid_line(grid: ResultGrid, row: str, column: str) -> tuple[Any, ...]:
         line = (*line, *_rounded(cell.value, cell.low, cell.high), cell.n, cell.seeds, cell.untrained)
         if (contrast := cell.contrast) is not None:
             points = _rounded(contrast.points, contrast.low, contrast.high)
-            p_values = (f"{contrast.p_value:.3g}", f"{contrast.adjusted:.3g}")
-            line = (*line, contrast.reference, *points, *p_values, contrast.significant, contrast.test)
+            line = (*line, contrast.reference, *points, *_p_values(contrast), contrast.significant, contrast.test)
+            df = None if contrast.df is None else round(contrast.df, 1)
+            differs = "; ".join(contrast.differs) or None
+            line = (*line, *_simultaneous(contrast), df, *_counts(contrast), contrast.in_family, differs)
     return (*line, *[None] * (len(GRID_COLUMNS) - len(line)))
+
+
+def _p_values(contrast: Contrast) -> tuple[str, str | None]:
+    return f"{contrast.p_value:.3g}", None if contrast.adjusted is None else f"{contrast.adjusted:.3g}"
+
+
+def _simultaneous(contrast: Contrast) -> tuple[float | None, float | None]:
+    if contrast.simultaneous_low is None or contrast.simultaneous_high is None:
+        return None, None
+    return round(contrast.simultaneous_low, 2), round(contrast.simultaneous_high, 2)
+
+
+def _counts(contrast: Contrast) -> tuple[int, int, int | str]:
+    """Common seeds, dropped seeds, source videos."""
+    clusters = NO_CLUSTERS if contrast.clusters is None else contrast.clusters
+    return contrast.seeds, contrast.dropped_seeds, clusters
 
 
 def _rounded(*values: float) -> tuple[float, ...]:

@@ -9,6 +9,7 @@ from matplotlib.transforms import Bbox
 
 from hpc_jepa.report.plots import CARD, FAINT, INK, SERIES, SOFT, render_svg
 from hpc_jepa.report.result_grid import Contrast, ResultCell, ResultGrid
+from hpc_jepa.report.wording import cluster_mark
 
 ABOVE, BELOW = SERIES[2], SERIES[1]
 """Colours of significant differences."""
@@ -30,17 +31,18 @@ class TradeOffPoint:
 
 
 def forest_plot(grid: ResultGrid, column: str) -> str:
-    """Differences to the reference in points, sorted, with 95 % intervals."""
+    """Differences to the reference in points, sorted, with 95 % intervals. Thin: intervals that hold for all
+    comparisons of the column at once. To the right, the number of common seeds.
+    """
     contrasts = sorted(grid.contrasts(column), key=lambda item: item[1].points)
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
         axes.axvline(0, color=INK, linewidth=0.8)
         for place, (_, contrast) in enumerate(contrasts):
-            colour = _colour(contrast)
-            axes.plot([contrast.low, contrast.high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
-            fill = colour if contrast.significant else CARD
-            axes.plot(contrast.points, place, "o", markersize=5, color=colour, markerfacecolor=fill)
+            draw_difference(axes, place, contrast)
+            seeds = f"{contrast.seeds} seed{'s' if contrast.seeds > 1 else ''}{cluster_mark(contrast)}"
+            axes.annotate(seeds, (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=7, color=SOFT)
         axes.set_yticks(range(len(contrasts)), [row for row, _ in contrasts])
         axes.set_ylim(-0.6, len(contrasts) - 0.4)
         axes.set_xlabel(f"points vs {grid.reference}")
@@ -93,6 +95,15 @@ def trade_off_points(grid: ResultGrid, across: str, up: str) -> list[TradeOffPoi
 
 def _benchmark(column: str) -> str:
     return column.split(",")[0]
+
+
+def draw_difference(axes: Axes, place: float, contrast: Contrast) -> None:
+    """A difference at height ``place``: thick its interval, thin the simultaneous one; filled if it is significant."""
+    colour = _colour(contrast)
+    axes.plot(contrast.bounds, [place, place], color=colour, linewidth=0.8)
+    axes.plot([contrast.low, contrast.high], [place, place], color=colour, linewidth=2.4, solid_capstyle="round")
+    fill = colour if contrast.significant else CARD
+    axes.plot(contrast.points, place, "o", markersize=5, color=colour, markerfacecolor=fill)
 
 
 def _colour(contrast: Contrast) -> str:

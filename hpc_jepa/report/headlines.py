@@ -1,54 +1,35 @@
 """Findings of a report as sentences, generated from the numbers alone."""
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 
-from hpc_jepa.evaluation.stats.paired import Correct, Estimate, compare_paired
+from hpc_jepa.report.result_grid import ResultGrid
 from hpc_jepa.report.results import Panel, ResultRow, group_by_panel, panel_of
+from hpc_jepa.report.switches import SemanticsComparison
 
 SOLVED = 75.0
 """Accuracy in percent from which random features count as solving a benchmark."""
 
-
-@dataclass(frozen=True)
-class SemanticsComparison:
-    """Accuracy under corrected minus published semantics of one variant, paired on the same test clips."""
-
-    corrected: ResultRow
-    published: ResultRow
-    points: Estimate
-
-    @property
-    def sentence(self) -> str:
-        """Direction, size and significance of the difference."""
-        row, change = self.corrected, 100 * self.points.value
-        interval = f"[{100 * self.points.low:+.1f}, {100 * self.points.high:+.1f}]"
-        return (
-            f"{row.variant}, {row.weights} weights, seed {row.seed}, {row.probe} probe: corrected semantics "
-            f"{self._verdict} published semantics ({row.value:.1f} % vs {self.published.value:.1f} %; paired "
-            f"difference {change:+.1f} points {interval}, McNemar p {_p(self.points.p_value)})."
-        )
-
-    @property
-    def _verdict(self) -> str:
-        if not self.points.significant:
-            return "is not significantly different from"
-        return "is more accurate than" if self.points.value > 0 else "is less accurate than"
+LISTED = 6
+"""Names in a sentence; the others are counted."""
 
 
 def write_headlines(
-    rows: Sequence[ResultRow], attentive: set[Panel], comparisons: Sequence[SemanticsComparison]
+    rows: Sequence[ResultRow],
+    attentive: set[Panel],
+    grids: Sequence[ResultGrid],
+    comparisons: Sequence[SemanticsComparison],
 ) -> list[str]:
-    """Pretrained against random encoders per panel, published against corrected semantics, and caveats.
+    """Pretrained against random encoders per panel, gains and losses of each study, single switches, and caveats.
 
-    ``attentive``: panels whose probe attends to all tokens.
+    ``attentive``: panels whose probe attends to all tokens. Comparisons of more than one switch have no sentence.
     """
     grouped = group_by_panel(rows)
     sentences = [against_random(key, group) for key, group in grouped.items()]
-    main = _main(comparisons)
-    if main is not None:
-        sentences.append(main.sentence)
-    sentences += _lone_seed(rows)
+    for study in dict.fromkeys(grid.source for grid in grids):
+        sentences += _decided([grid for grid in grids if grid.source == study])
+    sentences += [sentence for comparison in comparisons if (sentence := comparison.sentence) is not None]
+    for study in dict.fromkeys(grid.source for grid in grids):
+        sentences += _lone_seed([grid for grid in grids if grid.source == study])
     sentences += [_solved(key, grouped[key]) for key in grouped if key in attentive and _is_solved(grouped[key])]
     return sentences
 
@@ -78,36 +59,45 @@ def random_reference(row: ResultRow, rows: Iterable[ResultRow]) -> ResultRow | N
     return max(same_seed or randoms, key=lambda other: other.value, default=None)
 
 
-def compare_semantics(correct: Mapping[ResultRow, Correct]) -> list[SemanticsComparison]:
-    """Paired comparison of corrected with published semantics, for every row that has both."""
-    published = {_twin(row): row for row in correct if row.semantics == "published"}
-    pairs = [
-        (row, published[_twin(row)]) for row in correct if row.semantics == "corrected" and _twin(row) in published
+def _decided(grids: Sequence[ResultGrid]) -> list[str]:
+    """How many of the comparisons that a study asks for are decided, and which."""
+    family = [
+        (f"{row} ({column}{f', {grid.regime}' if len(grids) > 1 else ''})", contrast)
+        for grid in grids
+        for row, column, contrast in grid.all_contrasts()
+        if contrast.in_family
     ]
-    return [SemanticsComparison(ours, twin, compare_paired(correct[ours], correct[twin])) for ours, twin in pairs]
-
-
-def _twin(row: ResultRow) -> tuple[object, ...]:
-    return (row.study, row.variant, row.seed, row.weights, panel_of(row))
-
-
-def _main(comparisons: Sequence[SemanticsComparison]) -> SemanticsComparison | None:
-    """The comparison for the headline: preferably target weights and a linear probe."""
-    return min(
-        comparisons,
-        key=lambda c: (c.corrected.weights != "target", not c.corrected.probe.startswith("linear")),
-        default=None,
-    )
-
-
-def _lone_seed(rows: Sequence[ResultRow]) -> list[str]:
-    trained = [row for row in rows if row.is_trained]
-    if len({row.name for row in trained}) < 2 or len({row.seed for row in trained}) > 1:
+    if not family:
         return []
+    gains = [name for name, contrast in family if contrast.significant and contrast.points > 0]
+    losses = [name for name, contrast in family if contrast.significant and contrast.points < 0]
     return [
-        "One pretraining seed per variant: the intervals cover the sampling of test clips, not the variation between "
-        "seeds. Differences are between single runs and no evidence about the objectives."
+        f"{grids[0].source}: of {len(family)} differences to the baseline over several seeds, {len(gains)} "
+        f"{'is a gain' if len(gains) == 1 else 'are gains'}{_listing(gains)} and {len(losses)} "
+        f"{'is a loss' if len(losses) == 1 else 'are losses'}{_listing(losses)} after Holm's correction over all of "
+        "them; the others are not decided."
     ]
+
+
+def _lone_seed(grids: Sequence[ResultGrid]) -> list[str]:
+    """The caveat for rows that share one seed with their baseline."""
+    asked = [(row, contrast) for grid in grids for row, _, contrast in grid.all_contrasts() if contrast.asked]
+    lone = list(dict.fromkeys(row for row, contrast in asked if contrast.one_seed))
+    if not lone:
+        return []
+    which = "One pretraining seed per variant"
+    if len(lone) < len({row for row, _ in asked}):
+        which = f"One common pretraining seed with the baseline{_listing(lone)}"
+    return [
+        f"{which}: the intervals cover the sampling of test clips, not the variation between seeds. These differences "
+        "are between single runs and no evidence about the objectives, so none is called a gain or a loss."
+    ]
+
+
+def _listing(names: Sequence[str]) -> str:
+    """``: a, b``, shortened; empty for no names."""
+    rest = len(names) - LISTED
+    return f" ({', '.join(names[:LISTED])}{f' and {rest} more' if rest > 0 else ''})" if names else ""
 
 
 def _is_solved(rows: Iterable[ResultRow]) -> bool:
@@ -124,7 +114,3 @@ def _solved(key: Panel, rows: Iterable[ResultRow]) -> str:
 
 def _probe(key: Panel) -> str:
     return f"{key.probe.replace('_', ' ').capitalize()} probe"
-
-
-def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"= {value:.3f}"

@@ -6,16 +6,17 @@ from dataclasses import dataclass
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from hpc_jepa.report import curves, grid_plots, plots
+from hpc_jepa.report import curves, factorial_plots, grid_plots, plots
 from hpc_jepa.report.audit import audit_lines
 from hpc_jepa.report.curves import Chart
-from hpc_jepa.report.export_tables import format_bound, note
+from hpc_jepa.report.export_tables import format_bound
 from hpc_jepa.report.plots import StepMetric
 from hpc_jepa.report.report_data import ReportData
 from hpc_jepa.report.result_grid import ResultGrid
 from hpc_jepa.report.results import Panel, group_by_panel
 from hpc_jepa.report.robustness_table import RobustnessRow
 from hpc_jepa.report.run_report import RunReport
+from hpc_jepa.report.wording import UNKNOWN_CLUSTERS, cluster_mark, factorial_note, format_p, note
 from hpc_jepa.runs.preview_file import PreviewStrip
 
 BANDS = "Bands: 95 % intervals. Neutral colour: encoders that no run trained. Line style: seed."
@@ -63,6 +64,11 @@ def render_page(data: ReportData) -> str:
         data=data,
         title=", ".join(sorted({run.config.study for run in data.runs})) or "The published numbers",
         note=note,
+        cluster_mark=cluster_mark,
+        unknown_mark=UNKNOWN_CLUSTERS,
+        factorial_note=factorial_note,
+        format_p=format_p,
+        designs=[(design, Markup(factorial_plots.interaction_plot(design))) for design in data.factorial],
         bound=format_bound,
         forests=_forest_plots(data.grids),
         trade_offs=_trade_off_plots(data.grids),

@@ -1,5 +1,6 @@
 """Predictions of the results, checked against their records and against each other."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +77,26 @@ def check_predictions(results: Mapping[ResultRow, ResultSource]) -> CheckedPredi
             raise InputError(f"{path} and {other} are not comparable: different test samples; {REPORT_SEPARATELY}")
     clusters = _clusters(sound, {row: str(results[row].path) for row in sound}, loaded)
     return CheckedPredictions(sound, list(damaged.values()), clusters)
+
+
+def split_by_steps(rows: Iterable[ResultRow]) -> tuple[list[ResultRow], list[str]]:
+    """Rows that can be compared, and one line for each record of another step than most of its study and regime.
+
+    Encoders that no run trained have no step. Of two equally frequent steps the later one counts.
+    """
+    listed = list(rows)
+    counts: dict[tuple[str, str], Counter[int]] = {}
+    for row in listed:
+        if row.is_trained:
+            counts.setdefault((row.study, row.regime), Counter())[row.steps] += 1
+    usual = {key: max(counter, key=lambda step: (counter[step], step)) for key, counter in counts.items()}
+    other = [row for row in listed if row.is_trained and row.steps != usual[row.study, row.regime]]
+    lines = [
+        f"{row.name}, seed {row.seed} ({row.regime}): {row.benchmark}, {row.protocol} left out of all comparisons: "
+        f"evaluated at step {row.steps:,}, the others at {usual[row.study, row.regime]:,}"
+        for row in other
+    ]
+    return [row for row in listed if row not in set(other)], list(dict.fromkeys(lines))
 
 
 def _clusters(

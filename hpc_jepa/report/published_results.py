@@ -1,9 +1,8 @@
 """The published results: one accuracy per cell and the size of its test set; there are no predictions."""
 
 import csv
-import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -86,16 +85,18 @@ class PublishedStudy:
         return SOURCE_NAME
 
     def score(self, cell: ClaimCell) -> Interval | None:
-        """Accuracy with its Wilson interval."""
-        return self.results[cell].accuracy if cell in self.results else None
+        """Accuracy of one run with its Wilson interval."""
+        return replace(self.results[cell].accuracy, one_seed=True) if cell in self.results else None
 
     def difference(self, minuend: ClaimCell, subtrahend: ClaimCell) -> Interval | None:
-        """Difference of the printed values, with the interval of two unpaired proportions."""
+        """Difference of the printed values of two runs, with the interval of two unpaired proportions."""
         first, second = self.results.get(minuend), self.results.get(subtrahend)
         if first is None or second is None:
             return None
         unpaired = compare_unpaired(first.count, second.count)
-        return Interval(round(first.percent - second.percent, 2), 100 * unpaired.low, 100 * unpaired.high)
+        points = round(first.percent - second.percent, 2)
+        about_variants = minuend.unseeded != subtrahend.unseeded  # otherwise about two runs, which the clips decide
+        return Interval(points, 100 * unpaired.low, 100 * unpaired.high, one_seed=about_variants)
 
     def constant(self, name: str) -> Any:
         """A constant of the released configurations."""
@@ -156,7 +157,7 @@ def _contrast(published: PublishedStudy, cell: ClaimCell, reference: str) -> Con
     if difference is None:
         return None
     p_value = compare_unpaired(published.results[cell].count, published.results[other].count).p_value
-    return Contrast(reference, difference.value, difference.low, difference.high, p_value, math.nan, TEST_NAME)
+    return Contrast(reference, difference.value, difference.low, difference.high, p_value, None, TEST_NAME)
 
 
 def _parse(row: dict[str, Any], place: str) -> _Line:

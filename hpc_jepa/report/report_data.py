@@ -1,23 +1,26 @@
 """The content of a report, collected before anything is written."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from hpc_jepa.errors import DataError, InputError
-from hpc_jepa.evaluation.stats.paired import Correct
+from hpc_jepa.evaluation.stats.simultaneous import holm
 from hpc_jepa.report.audit import Audit
 from hpc_jepa.report.claims import ClaimCell
+from hpc_jepa.report.comparisons import BASELINE, StudyScores, collect_scores
 from hpc_jepa.report.export_tables import ResultTable, result_tables
+from hpc_jepa.report.factorial import FactorialDesign, factorial_designs, incomplete_designs
 from hpc_jepa.report.gaps import find_gaps
-from hpc_jepa.report.headlines import SemanticsComparison, compare_semantics, write_headlines
-from hpc_jepa.report.predictions import check_predictions
+from hpc_jepa.report.headlines import write_headlines
+from hpc_jepa.report.predictions import check_predictions, split_by_steps
 from hpc_jepa.report.published_results import LIMITATIONS, PublishedStudy, other_probes, published_grids
-from hpc_jepa.report.result_grid import ResultGrid
+from hpc_jepa.report.result_grid import SIGNIFICANCE, ResultGrid
 from hpc_jepa.report.results import ResultRow, collect_results, panel_of
 from hpc_jepa.report.robustness_table import RobustnessRow, robustness_table
 from hpc_jepa.report.run_report import FoundRuns, RunReport, study_descriptions
-from hpc_jepa.report.study_evidence import BASELINE, study_grids
+from hpc_jepa.report.study_grid import study_grids
+from hpc_jepa.report.switches import SemanticsComparison, compare_semantics
 from hpc_jepa.report.verdicts import Interval
 
 
@@ -33,11 +36,17 @@ class ReportData:
     other_probes: Sequence[tuple[ClaimCell, Interval]] = ()
     tables: Sequence[ResultTable] = ()
     rows: Sequence[ResultRow] = ()
-    correct: Mapping[ResultRow, Correct] = field(default_factory=dict)
+    scores: Sequence[StudyScores] = ()
     comparisons: Sequence[SemanticsComparison] = ()
+    factorial: Sequence[FactorialDesign] = ()
+    incomplete_factorial: Sequence[str] = ()
     robustness: Sequence[RobustnessRow] = ()
     gaps: Sequence[str] = ()
     runs: Sequence[RunReport] = ()
+
+    def study_grids(self, scores: StudyScores) -> list[ResultGrid]:
+        """The grids of one study."""
+        return [grid for grid in self.grids if grid.source == scores.study]
 
 
 def collect_run_data(found: FoundRuns, places: Sequence[Path]) -> ReportData:
@@ -47,24 +56,29 @@ def collect_run_data(found: FoundRuns, places: Sequence[Path]) -> ReportData:
     """
     runs, results = found.runs, collect_results(found.runs)
     checked = check_predictions(results)
-    rows, correct = list(checked.correct), checked.correct
+    rows = list(checked.correct)
     damaged = [f"damaged, left out: {line}" for line in (*found.damaged, *checked.damaged)]
     if not rows and damaged:
         raise DataError(f"{places[0]}: no sound evaluation to report; {damaged[0]}")
     if not rows:
         raise InputError(f"{places[0]}: no run was evaluated yet; run 'hpc-jepa evaluate RUN --benchmark NAME' first")
     attentive = {panel_of(row) for row in rows if results[row].result.pooling == "tokens"}
-    comparisons = compare_semantics(correct)
+    comparable, left_out = split_by_steps(rows)
+    scores = collect_scores({row: checked.correct[row] for row in comparable}, checked.clusters, runs)
+    grids = [grid for study in scores for grid in study_grids(study, runs)]
+    comparisons = [comparison for study in scores for comparison in compare_semantics(study)]
     return ReportData(
         descriptions=study_descriptions(runs),
-        headlines=write_headlines(rows, attentive, comparisons),
-        grids=study_grids(correct, runs),
+        headlines=write_headlines(rows, attentive, grids, comparisons),
+        grids=grids,
         tables=result_tables(runs, rows),
         rows=rows,
-        correct=correct,
+        scores=scores,
         comparisons=comparisons,
+        factorial=[design for study in scores for design in factorial_designs(study)],
+        incomplete_factorial=[line for study in scores for line in incomplete_designs(study)],
         robustness=robustness_table(runs),
-        gaps=[*damaged, *find_gaps(runs, rows)],
+        gaps=[*damaged, *left_out, *find_gaps(runs, rows)],
         runs=runs,
     )
 
@@ -78,13 +92,12 @@ def with_audits(data: ReportData, audits: Sequence[Audit]) -> ReportData:
 def with_published(data: ReportData, published: PublishedStudy, audit: Audit) -> ReportData:
     """Put the published numbers before those of the runs."""
     grids = published_grids(published)
-    contrasts = [contrast for grid in grids for column in grid.columns for _, contrast in grid.contrasts(column)]
-    significant = [contrast for contrast in contrasts if contrast.significant]
-    gains = sum(contrast.points > 0 for contrast in significant)
+    p_values = [contrast.p_value for grid in grids for _, _, contrast in grid.all_contrasts()]
+    beyond = sum(p_value < SIGNIFICANCE for p_value in holm(p_values))
     sentence = (
-        f"Published numbers: {len(significant)} of {len(contrasts)} differences to the baselines are significant after "
-        f"Holm's correction ({gains} gains, {len(significant) - gains} losses). The tests cover the sampling of test "
-        "clips only; each difference is between two single runs."
+        f"Published numbers: {beyond} of {len(p_values)} differences to the baselines are larger than the sampling of "
+        "test clips explains (after Holm's correction). Each is between two single runs, so none can be called a gain "
+        "or a loss of an objective."
     )
     return replace(
         data,
@@ -101,20 +114,17 @@ def _seed_variation(grids: Sequence[ResultGrid]) -> list[str]:
     sentences = []
     for grid in grids:
         baselines = [row for row in grid.rows if row.startswith(BASELINE) and row != grid.reference]
-        contrasts = [(column, row, contrast) for column in grid.columns for row, contrast in grid.contrasts(column)]
-        floors = {column: abs(contrast.points) for column, row, contrast in contrasts if row in baselines}
+        floors = {column: abs(contrast.points) for row, column, contrast in grid.all_contrasts() if row in baselines}
         if not floors:
             continue
-        significant = [
-            (abs(contrast.points), floors[column])
-            for column, row, contrast in contrasts
-            if column in floors and row not in baselines and contrast.significant
+        others = [
+            abs(contrast.points) <= floors[column]
+            for row, column, contrast in grid.all_contrasts()
+            if column in floors and row not in baselines
         ]
         floor = " and ".join(f"{points:.2f} points on {column}" for column, points in floors.items())
-        no_larger = sum(points <= limit for points, limit in significant)
         sentences.append(
-            f"Another seed of the baseline alone makes a difference of {floor} ({grid.title}): {no_larger} of the "
-            f"{len(significant)} significant differences of objectives there {'is' if no_larger == 1 else 'are'} no "
-            "larger."
+            f"Another seed of the baseline alone makes a difference of {floor} ({grid.title}): {sum(others)} of the "
+            f"{len(others)} differences of objectives there {'is' if sum(others) == 1 else 'are'} no larger."
         )
     return sentences

@@ -4,32 +4,66 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from hpc_jepa.evaluation.stats.simultaneous import holm
-from hpc_jepa.evaluation.stats.unpaired import minimum_detectable_gain
 
 SIGNIFICANCE = 0.05
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """Difference to the reference in points with its 95 % interval, its p-value, and its p-value after Holm."""
+    """Difference to the reference in points with its 95 % interval and its p-value.
+
+    ``seeds``: pretraining seeds that both sides have; 1 if the difference is between two single runs, which is never
+    significant. ``asked``: the study asks for this comparison, so it belongs to the family of Holm's correction.
+    ``adjusted``: p-value after Holm, None outside the family. ``simultaneous_low`` and ``simultaneous_high``: interval
+    that holds for all variants of the column at once. ``clusters``: source videos of the test clips, None if unknown.
+    ``differs``: settings beside the objective that differ from the reference.
+    """
 
     reference: str
     points: float
     low: float
     high: float
     p_value: float
-    adjusted: float
+    adjusted: float | None
     test: str
+    seeds: int = 1
+    dropped_seeds: int = 0
+    clusters: int | None = None
+    df: float | None = None
+    simultaneous_low: float | None = None
+    simultaneous_high: float | None = None
+    asked: bool = True
+    differs: tuple[str, ...] = ()
+
+    @property
+    def one_seed(self) -> bool:
+        """Whether the difference is between two single runs: evidence about them, not about the objective."""
+        return self.seeds == 1
+
+    @property
+    def in_family(self) -> bool:
+        """Whether Holm's correction includes the comparison."""
+        return self.asked and not self.one_seed
 
     @property
     def significant(self) -> bool:
-        """Whether the adjusted p-value is below SIGNIFICANCE."""
-        return self.adjusted < SIGNIFICANCE
+        """Whether the adjusted p-value is below SIGNIFICANCE; never with one seed."""
+        return self.adjusted is not None and not self.one_seed and self.adjusted < SIGNIFICANCE
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The simultaneous interval, the plain one where there is none."""
+        if self.simultaneous_low is None or self.simultaneous_high is None:
+            return self.low, self.high
+        return self.simultaneous_low, self.simultaneous_high
 
 
 @dataclass(frozen=True)
 class ResultCell:
-    """Accuracy in percent with its 95 % interval over ``n`` test clips and ``seeds`` pretraining seeds."""
+    """Accuracy in percent with its 95 % interval over ``n`` test clips and ``seeds`` pretraining seeds.
+
+    ``clusters``: source videos that the clips come from, None if unknown.
+    """
 
     value: float
     low: float
@@ -38,6 +72,7 @@ class ResultCell:
     seeds: int
     contrast: Contrast | None = None
     untrained: bool = False
+    clusters: int | None = None
 
 
 CellKey = tuple[str, str]
@@ -73,50 +108,53 @@ class ResultGrid:
         cells = ((row, self.cell(row, column)) for row in self.rows)
         return [(row, cell.contrast) for row, cell in cells if cell is not None and cell.contrast is not None]
 
-    def detectable(self, column: str) -> "DetectableGain | None":
-        """Minimum detectable gain over the reference of this column, None if the reference is missing."""
-        cell = self.cell(self.reference, column)
-        if cell is None:
-            return None
-        share, tests = cell.value / 100, max(self.family, 1)
-        alone, family = minimum_detectable_gain(share, cell.n), minimum_detectable_gain(share, cell.n, tests)
-        return DetectableGain(column, cell.n, 100 * alone, 100 * family)
+    def all_contrasts(self) -> list[tuple[str, str, Contrast]]:
+        """Row, column and difference of all cells that have one."""
+        return [(row, column, contrast) for column in self.columns for row, contrast in self.contrasts(column)]
 
     def tests(self) -> list[str]:
         """Names of the tests of all differences."""
-        return sorted({contrast.test for column in self.columns for _, contrast in self.contrasts(column)})
+        return sorted({contrast.test for _, _, contrast in self.all_contrasts()})
 
-
-@dataclass(frozen=True)
-class DetectableGain:
-    """Minimum gain in points detected with 80 % power between two runs: as the only comparison, and in a family."""
-
-    column: str
-    n: int
-    alone: float
-    family: float
-
-    @property
-    def sentence(self) -> str:
-        """Column, gains and number of clips, as text."""
-        return f"{self.column} {_points(self.alone)} ({_points(self.family)}), {self.n:,} clips"
+    def row_caveat(self, row: str) -> str:
+        """What limits all comparisons of a row: one common seed, or settings beside the objective. Empty if nothing."""
+        contrasts = [contrast for name, _, contrast in self.all_contrasts() if name == row and contrast.asked]
+        lines = []
+        if any(contrast.one_seed for contrast in contrasts):
+            lines.append("one common seed: not judged")
+        differs = {contrast.differs for contrast in contrasts}
+        if len(differs) == 1 and (settings := differs.pop()):
+            lines.append(f"also differs in {_shortened(settings)}")
+        return "; ".join(lines)
 
 
 def adjust_p_values(grids: Sequence[ResultGrid]) -> list[ResultGrid]:
-    """Adjust p-values by Holm's method, with all differences of the grids as one family."""
-    keys = [(number, key) for number, grid in enumerate(grids) for key in grid.cells if grid.cells[key].contrast]
-    p_values = [contrast.p_value for number, key in keys if (contrast := grids[number].cells[key].contrast)]
-    corrected = dict(zip(keys, holm(p_values), strict=True))
+    """Adjust p-values by Holm's method, with all comparisons that the grids ask for as one family.
+
+    Comparisons of single runs are outside: they cannot show a gain of an objective.
+    """
+    found = [
+        (number, key, cell.contrast)
+        for number, grid in enumerate(grids)
+        for key, cell in grid.cells.items()
+        if cell.contrast is not None and cell.contrast.in_family
+    ]
+    adjusted = holm([contrast.p_value for _, _, contrast in found])
+    corrected = {(number, key): value for (number, key, _), value in zip(found, adjusted, strict=True)}
     return [_with(grid, number, corrected) for number, grid in enumerate(grids)]
 
 
 def _with(grid: ResultGrid, number: int, corrected: Mapping[tuple[int, CellKey], float]) -> ResultGrid:
     cells = {
-        key: replace(cell, contrast=replace(cell.contrast, adjusted=corrected[number, key])) if cell.contrast else cell
+        key: replace(cell, contrast=replace(cell.contrast, adjusted=corrected.get((number, key))))
+        if cell.contrast
+        else cell
         for key, cell in grid.cells.items()
     }
     return replace(grid, cells=cells, family=len(corrected))
 
 
-def _points(value: float) -> str:
-    return f"{value:.1f}" if value == value else "none"
+def _shortened(settings: Sequence[str], shown: int = 2) -> str:
+    """The first settings, and the number of the others."""
+    rest = len(settings) - shown
+    return ", ".join(settings[:shown]) + (f" and {rest} more" if rest > 0 else "")

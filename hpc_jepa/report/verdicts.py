@@ -1,16 +1,20 @@
-"""Verdicts on claims, from the numbers as printed and from their 95 % intervals.
+"""Verdicts on claims, from the numbers as printed and from their intervals.
 
 As printed, a claim is supported if its predicate holds for the values, else contradicted. With uncertainty, the
-intervals decide (they are not adjusted for the number of claims):
+intervals and the significance of the grid decide (they are not adjusted for the number of claims):
 
-- difference: contradicted if the interval excludes the claimed values, supported if it includes one and excludes zero
-  (or, if the claim allows zero, if it is inside the claimed range), else undecided;
+- difference: contradicted if the interval excludes the claimed values, supported if it includes one and the difference
+  is significant (or, if the claim allows zero, if it is inside the claimed range), else undecided;
 - count or set: supported if the intervals allow no other, contradicted if they do not allow the claimed one;
 - largest or smallest: supported if significantly ahead of every other, contradicted if significantly behind any.
+
+A number of one pretraining seed decides nothing about a variant: where the sampling of test clips alone would decide,
+the verdict is ``undecided: one seed``.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import singledispatch
 from typing import Any, Literal, Protocol
 
@@ -27,19 +31,40 @@ from hpc_jepa.report.claims import (
     SpreadAtMost,
 )
 
-Verdict = Literal["supported", "contradicted", "undecided"]
+Verdict = Literal["supported", "contradicted", "undecided", "undecided: one seed"]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its 95 % interval, in percent or percentage points."""
+    """A value with its 95 % interval, in percent or percentage points.
+
+    ``one_seed``: of single runs, so the interval covers the sampling of test clips alone. ``significant``: whether the
+    difference is one, after the corrections of its grid; None: whether the interval excludes zero.
+    """
 
     value: float
     low: float
     high: float
+    one_seed: bool = False
+    significant: bool | None = None
 
     def __neg__(self) -> "Interval":
-        return Interval(-self.value, -self.high, -self.low)
+        return Interval(-self.value, -self.high, -self.low, self.one_seed, self.significant)
+
+    @property
+    def above_zero(self) -> bool:
+        """Whether the difference is significant and positive."""
+        return self.low > 0 if self.significant is None else self.significant and self.value > 0
+
+    @property
+    def below_zero(self) -> bool:
+        """Whether the difference is significant and negative."""
+        return (-self).above_zero
+
+    @property
+    def unbounded(self) -> "Interval":
+        """The value without what one seed cannot know: nothing is excluded, nothing significant."""
+        return Interval(self.value, -math.inf, math.inf, True, False) if self.one_seed else self
 
 
 class Evidence(Protocol):
@@ -84,6 +109,13 @@ class _Values:
     scores: Mapping[ClaimCell, Interval]
     differences: Mapping[Pair, Interval]
 
+    def without_lone_seeds(self) -> "_Values":
+        """Values of which those of one seed exclude nothing."""
+        return _Values(
+            {cell: score.unbounded for cell, score in self.scores.items()},
+            {pair: difference.unbounded for pair, difference in self.differences.items()},
+        )
+
 
 UNDECIDED = PredicateOutcome("", None, None, "undecided", "undecided")
 
@@ -98,7 +130,11 @@ def evaluate_claim(claim: Claim, evidence: Evidence) -> ClaimResult:
     gaps += [f"{a} minus {b}" for (a, b), known in differences.items() if known is None and not gaps]
     if gaps:
         return ClaimResult(claim, UNDECIDED, tuple(gaps))
-    return ClaimResult(claim, _outcome(claim.predicate, _Values(_known(scores), _known(differences))))
+    values = _Values(_known(scores), _known(differences))
+    outcome = _outcome(claim.predicate, values)
+    if outcome.with_uncertainty != _outcome(claim.predicate, values.without_lone_seeds()).with_uncertainty:
+        outcome = replace(outcome, with_uncertainty="undecided: one seed")
+    return ClaimResult(claim, outcome)
 
 
 def _known(values: Mapping[Any, Interval | None]) -> dict[Any, Interval]:
@@ -155,7 +191,7 @@ def _(predicate: Extreme, values: _Values) -> PredicateOutcome:
     margins = [with_sign(difference, sign) for difference in values.differences.values()]
     closest = min(margins, key=lambda margin: margin.value)
     best = max(values.scores, key=lambda cell: sign * values.scores[cell].value)
-    certain = _certain(all(margin.low > 0 for margin in margins), any(margin.high < 0 for margin in margins))
+    certain = _certain(all(margin.above_zero for margin in margins), any(margin.below_zero for margin in margins))
     computed = f"{best.variant} ({values.scores[best].value:.2f})"
     return PredicateOutcome(computed, closest.low, closest.high, _verdict(best.variant == predicate.expected), certain)
 
@@ -194,9 +230,9 @@ def _range(differences: Sequence[Interval], low: float, high: float) -> tuple[Ve
 def _established(difference: Interval, low: float, high: float) -> bool:
     """Whether the difference is significant; if the claimed range includes zero, whether it contains the interval."""
     if low > 0:
-        return difference.low > 0
+        return difference.above_zero
     if high < 0:
-        return difference.high < 0
+        return difference.below_zero
     return low <= difference.low and difference.high <= high
 
 
@@ -218,5 +254,6 @@ def _certain(supported: bool, contradicted: bool) -> Verdict:
 def count_verdicts(verdicts: Iterable[Verdict]) -> str:
     """Number of each verdict, as text."""
     listed = list(verdicts)
-    kinds: tuple[Verdict, ...] = ("supported", "contradicted", "undecided")
-    return ", ".join(f"{listed.count(kind)} {kind}" for kind in kinds)
+    lone = listed.count("undecided: one seed")
+    open_ = f"{listed.count('undecided') + lone} undecided" + (f" ({lone} for want of a second seed)" if lone else "")
+    return f"{listed.count('supported')} supported, {listed.count('contradicted')} contradicted, {open_}"

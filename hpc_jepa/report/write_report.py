@@ -15,12 +15,15 @@ from hpc_jepa.io.escape import SafeConsole, csv_cell
 from hpc_jepa.report import export_tables
 from hpc_jepa.report.audit import Audit, audit_claims
 from hpc_jepa.report.claims import PUBLISHED_CLAIMS, read_claims
+from hpc_jepa.report.detectable import detectable_gain
+from hpc_jepa.report.factorial import FactorialDesign
 from hpc_jepa.report.page import render_page
 from hpc_jepa.report.predictions import check_comparable
 from hpc_jepa.report.published_results import read_published
 from hpc_jepa.report.report_data import ReportData, collect_run_data, with_audits, with_published
 from hpc_jepa.report.run_report import find_runs
 from hpc_jepa.report.study_evidence import collect_evidence
+from hpc_jepa.report.switches import SemanticsComparison
 from hpc_jepa.report.verdicts import ClaimResult
 from hpc_jepa.runs.run_dir import StudyDir
 
@@ -41,9 +44,9 @@ def write_report(
     """Report all runs in ``places``, and the results in the CSV file ``published`` if there is one.
 
     Writes ``index.html``, ``results.txt``, ``grid.csv``, ``claims.csv``, ``tables.md``, ``tables.tex`` and
-    ``report.json`` to ``out``, and with runs ``results.csv``; the default of ``out`` is the folder ``report`` of the
-    first study. Damaged files are named among the gaps. Raises InputError if there is nothing to report or records are
-    not comparable; then nothing is written.
+    ``report.json`` to ``out``, with runs ``results.csv``, and with a factorial design ``factorial.csv``; the default of
+    ``out`` is the folder ``report`` of the first study. Damaged files are named among the gaps. Raises InputError if
+    there is nothing to report or records are not comparable; then nothing is written.
     """
     found = find_runs(places)
     runs = found.runs
@@ -54,7 +57,9 @@ def write_report(
     data = ReportData()
     if runs:
         data = collect_run_data(found, places)
-        evidence = collect_evidence(runs, data.correct)
+        evidence = [
+            source for scores in data.scores for source in collect_evidence(scores, data.study_grids(scores), runs)
+        ]
         data = with_audits(data, [audit_claims(claim_list, source, as_printed=False) for source in evidence])
     if published is not None:
         study = read_published(published)
@@ -74,7 +79,7 @@ def _inside(study: StudyDir) -> Path:
 def print_report(report: Report, console: SafeConsole) -> None:
     """Print tables, findings and gaps."""
     data = report.data
-    tables = [*(table.text() for table in data.tables), *export_tables.text_tables(data.grids, ())]
+    tables = [*(table.text() for table in data.tables), *export_tables.text_tables(data.grids, (), data.factorial)]
     for table in tables:
         console.print(export_tables.terminal_table(table), soft_wrap=True)
     for title, lines in (("Findings", data.headlines), ("Missing", data.gaps)):
@@ -104,6 +109,7 @@ def report_json(report: Report) -> str:
                 "regime": grid.regime,
                 "reference": grid.reference,
                 "family": grid.family,
+                "detectable": [asdict(gain) for column in grid.columns if (gain := detectable_gain(grid, column))],
                 "cells": {
                     row: {column: asdict(cell) if (cell := grid.cell(row, column)) else None for column in grid.columns}
                     for row in grid.rows
@@ -111,6 +117,11 @@ def report_json(report: Report) -> str:
             }
             for grid in data.grids
         ],
+        "semantics": [_semantics_json(comparison) for comparison in data.comparisons],
+        "factorial": {
+            "designs": [_design_json(design) for design in data.factorial],
+            "incomplete": list(data.incomplete_factorial),
+        },
         "claims": {audit.source: [_claim_json(audit, result) for result in audit.results] for audit in data.audits},
     }
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
@@ -118,10 +129,12 @@ def report_json(report: Report) -> str:
 
 def _write_files(report: Report) -> None:
     data, folder = report.data, report.folder
-    tables = export_tables.text_tables(data.grids, data.audits)
+    tables = export_tables.text_tables(data.grids, data.audits, data.factorial)
     frames = {"grid": export_tables.grid_frame(data.grids), "claims": export_tables.claims_frame(_main(data.audits))}
     if data.runs:
         frames["results"] = export_tables.results_frame(data.rows)
+    if data.factorial:
+        frames["factorial"] = export_tables.factorial_frame(data.factorial)
     if len(data.audits) > 1:
         frames |= {f"claims.{_slug(audit.source)}": export_tables.claims_frame(audit) for audit in data.audits}
     texts = {
@@ -150,6 +163,20 @@ def _main(audits: Sequence[Audit]) -> Audit:
 
 def _slug(source: str) -> str:
     return source.replace(", ", ".").replace(" ", "_")
+
+
+def _semantics_json(comparison: SemanticsComparison) -> dict[str, Any]:
+    return {**asdict(comparison), "switch": comparison.switch}
+
+
+def _design_json(design: FactorialDesign) -> dict[str, Any]:
+    cells = [
+        {"factors": sorted(subset), "variant": name, "mean": design.means[subset]}
+        for subset, name in design.cells.items()
+    ]
+    effects = [{"effect": effect.name, **asdict(effect.contrast)} for effect in design.effects]
+    facts = {name: getattr(design, name) for name in ("study", "regime", "column", "factors", "given")}
+    return {**facts, "cells": cells, "effects": effects}
 
 
 def _claim_json(audit: Audit, result: ClaimResult) -> dict[str, Any]:

@@ -65,10 +65,34 @@ def test_the_difference_is_to_the_baseline_of_the_preset(switched):
     assert contrasts["fwm_hw_ld (ld_hw_gradient: false)"].points == pytest.approx(5)
 
 
-def test_only_presets_are_compared_as_semantics_and_audited(switched):
+def test_a_switch_is_named_as_cause_only_where_nothing_else_differs(switched):
     data = write_report([switched]).data
-    assert [(item.corrected.value, item.published.value) for item in data.comparisons] == [(50, 20)]
+    single, presets = data.comparisons
+    assert (single.first, single.second) == ("fwm_hw_ld (corrected)", "fwm_hw_ld (corrected, ld_hw_gradient: false)")
+    assert single.differing == ("semantics.ld_hw_gradient",) and single.values == ("true", "false")
+    assert single.contrast.points == pytest.approx(20)
+    assert (presets.first, presets.second) == ("fwm_hw_ld (corrected)", "fwm_hw_ld (published)")
+    assert len(presets.differing) > 10 and presets.sentence is None
+    (named,) = [line for line in data.headlines if "ld_hw_gradient" in line and "differ" in line]
+    assert "fwm_hw_ld (corrected)" in named and "two single runs" in named and "significant" not in named
+    assert not any("published" in line for line in data.headlines)
     assert [audit.source for audit in data.audits] == ["demo, corrected semantics", "demo, published semantics"]
+
+
+@pytest.mark.parametrize("switched_share, verdict", [(0.3, "more accurate"), (0.7, "less accurate"), (0.5, "not sig")])
+def test_a_switch_is_judged_over_all_common_seeds(write, switched_share, verdict):
+    for seed in range(3):
+        write.evaluated(write.run("baseline", seed=seed), {"target": {"linear": 0.25}}, salt=1)
+        write.evaluated(write.run("fwm_hw_ld", seed=seed), {"target": {"linear": 0.5 + seed / 200}}, salt=2)
+        run = write.run("fwm_hw_ld", seed=seed, switches=SWITCH)
+        write.evaluated(run, {"target": {"linear": switched_share}}, salt=3)
+    write.evaluated(write.run("fwm_hw_ld", seed=3), {"target": {"linear": 0.9}}, salt=2)
+    data = write_report([write.root / "demo"]).data
+    (comparison,) = data.comparisons
+    assert (comparison.contrast.seeds, comparison.contrast.dropped_seeds) == (3, 1)
+    assert comparison.contrast.points == pytest.approx(50.5 - 100 * switched_share, abs=0.1)
+    (named,) = [line for line in data.headlines if "ld_hw_gradient" in line and "differ in" in line]
+    assert verdict in named and "3 seeds" in named
 
 
 def test_curves_and_robustness_keep_the_runs_apart(switched):

@@ -1,0 +1,256 @@
+"""Scores of the rows of a study by regime and column, and their comparisons over pretraining seeds and test clips."""
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from hpc_jepa.config.run import RunConfig
+from hpc_jepa.config.semantics import preset_of
+from hpc_jepa.evaluation.stats.blocked import (
+    Comparison,
+    SeedScores,
+    adjust_family,
+    compare_with_reference,
+    mean_score,
+)
+from hpc_jepa.evaluation.stats.paired import Correct
+from hpc_jepa.report.differing_settings import Settings, beside_composition, deciding_settings, differing_keys
+from hpc_jepa.report.result_grid import Contrast
+from hpc_jepa.report.results import RANDOM, ResultRow
+from hpc_jepa.report.run_report import RunReport
+
+Key = TypeVar("Key")
+
+BASELINE = "baseline"
+SEMANTICS = ("corrected", "published")
+PROTOCOLS = ("published", "standard")
+UNTRAINED = "none"
+"""Semantics of encoders that no run trained."""
+
+TESTS = {
+    "blocked": "t test paired by seed, variances moderated over the variants",
+    "paired": "t test paired by seed",
+    "welch": "Welch's t test of seed means",
+    "one_seed": "clips of two single runs",
+}
+"""Names of the methods of a comparison."""
+
+RowName = tuple[str, str]
+"""Variant and semantics."""
+
+Clusters = NDArray[np.int64]
+"""[n]: number of the source video of each test clip."""
+
+
+@dataclass(frozen=True)
+class ProbeColumn:
+    """A column of the grid: the first probe of a protocol of a benchmark."""
+
+    benchmark: str
+    protocol: str
+    probe: str
+
+    def __str__(self) -> str:
+        return f"{self.benchmark}, {self.protocol}, {self.probe.replace('_', ' ')}"
+
+
+@dataclass(frozen=True)
+class ColumnScores:
+    """Scores of all rows of one regime in one column, on the same test clips. ``clusters``: None if unknown."""
+
+    column: ProbeColumn
+    scores: Mapping[RowName, SeedScores]
+    clusters: Clusters | None
+    _known: dict[RowName, dict[RowName, Comparison]] = field(default_factory=dict, repr=False, compare=False)
+
+    def reference_of(self, row: RowName) -> RowName | None:
+        """The baseline to compare a row with: of the same semantics, of the same preset, else of another; None for the
+        baseline itself.
+        """
+        variant, semantics = row
+        if variant == BASELINE:
+            return None
+        order = dict.fromkeys((semantics, preset_of(semantics), *SEMANTICS))
+        return next(((BASELINE, name) for name in order if (BASELINE, name) in self.scores), None)
+
+    def against(self, reference: RowName) -> dict[RowName, Comparison]:
+        """Trained rows against ``reference``, judged together: those that the grid compares with it, or if it is no
+        baseline, those of its semantics.
+        """
+        if reference not in self._known:
+            trained = {row: scores for row, scores in self.scores.items() if row[1] != UNTRAINED and row != reference}
+            rows = {row: scores for row, scores in trained.items() if self.reference_of(row) == reference}
+            if reference[0] != BASELINE:
+                rows = {row: scores for row, scores in trained.items() if row[1] == reference[1]}
+            self._known[reference] = self._compare(rows, reference)
+        return self._known[reference]
+
+    def compare(self, row: RowName, reference: RowName) -> Comparison:
+        """One row against ``reference``, judged alone."""
+        return self._compare({row: self.scores[row]}, reference)[row]
+
+    def _compare(self, rows: Mapping[RowName, SeedScores], reference: RowName) -> dict[RowName, Comparison]:
+        if not rows:
+            return {}
+        names = {label(row): row for row in rows}
+        found = compare_with_reference(
+            {name: rows[row] for name, row in names.items()}, self.scores[reference], self.clusters
+        )
+        return {names[name]: comparison for name, comparison in found.items()}
+
+
+@dataclass(frozen=True)
+class StudyScores:
+    """All columns of a study. ``deciding``: the column of each benchmark that the study is judged by."""
+
+    study: str
+    columns: Mapping[tuple[str, ProbeColumn], ColumnScores]
+    deciding: Mapping[str, ProbeColumn]
+    configs: Mapping[tuple[str, RowName], RunConfig]
+    settings: Mapping[tuple[str, RowName], Settings]
+
+    @property
+    def regimes(self) -> list[str]:
+        """Regimes in order of appearance."""
+        return list(dict.fromkeys([regime for regime, _ in self.columns]))
+
+    def in_regime(self, regime: str) -> dict[ProbeColumn, ColumnScores]:
+        """Columns of a regime."""
+        return {column: scores for (where, column), scores in self.columns.items() if where == regime}
+
+    def deciding_columns(self) -> list[tuple[str, ColumnScores]]:
+        """Regime and scores of each column that the study is judged by."""
+        return [
+            (regime, scores)
+            for (regime, column), scores in self.columns.items()
+            if self.deciding[column.benchmark] == column
+        ]
+
+    def differing(self, regime: str, first: RowName, second: RowName) -> tuple[str, ...]:
+        """``differing_settings`` of two rows."""
+        return differing_keys(self.settings[regime, first], self.settings[regime, second])
+
+    def contrast(self, regime: str, row: RowName, reference: RowName, column: ProbeColumn) -> Contrast:
+        """A row minus its reference. Rows that no run trained, and columns beside the deciding one, are outside the
+        family of the study's comparisons.
+        """
+        scores = self.columns[regime, column]
+        trained = row[1] != UNTRAINED
+        comparison = scores.against(reference)[row] if trained else scores.compare(row, reference)
+        differs = beside_composition(self.differing(regime, row, reference)) if trained else ()
+        return make_contrast(
+            label(reference),
+            comparison,
+            asked=trained and self.deciding[column.benchmark] == column,
+            differs=differs,
+        )
+
+
+def collect_scores(
+    correct: Mapping[ResultRow, Correct],
+    clusters: Mapping[ResultRow, Clusters | None],
+    runs: Sequence[RunReport],
+) -> list[StudyScores]:
+    """Scores of every study, without student weights."""
+    return [
+        _study_scores(study, [row for row in correct if row.study == study], correct, clusters, runs)
+        for study in dict.fromkeys(row.study for row in correct)
+    ]
+
+
+def make_contrast(
+    reference: str, comparison: Comparison, *, asked: bool = True, differs: tuple[str, ...] = ()
+) -> Contrast:
+    """A comparison in points; its p-value is not adjusted yet."""
+    lone = comparison.method == "one_seed"
+    low, high = (None, None) if lone or not asked else (_points(end) for end in comparison.simultaneous)
+    return Contrast(
+        reference=reference,
+        points=100 * comparison.value,
+        low=100 * comparison.low,
+        high=100 * comparison.high,
+        p_value=comparison.p_value,
+        adjusted=None,
+        test=TESTS[comparison.method],
+        seeds=1 if lone else comparison.seeds,
+        dropped_seeds=comparison.dropped_seeds,
+        clusters=comparison.clusters,
+        df=comparison.df if math.isfinite(comparison.df) else None,
+        simultaneous_low=low,
+        simultaneous_high=high,
+        asked=asked,
+        differs=differs,
+    )
+
+
+def judge_together(comparisons: Mapping[Key, Comparison]) -> dict[Key, Contrast]:
+    """Comparisons in points, with Holm's p-values and simultaneous intervals over all of them as one family."""
+    adjusted = adjust_family(comparisons)
+    return {
+        key: replace(make_contrast("", found), adjusted=None if found.method == "one_seed" else found.adjusted_p)
+        for key, found in adjusted.items()
+    }
+
+
+def label(row: RowName) -> str:
+    """Variant, with its semantics unless they are the corrected ones."""
+    variant, semantics = row
+    shown = semantics.removeprefix("corrected").removeprefix(", ")
+    return variant if shown in (UNTRAINED, "") else f"{variant} ({shown})"
+
+
+def mean_percent(scores: SeedScores, clusters: Clusters | None) -> tuple[float, float, float]:
+    """Accuracy over seeds with its interval, in percent."""
+    estimate = mean_score(scores, clusters)
+    return 100 * estimate.value, 100 * estimate.low, 100 * estimate.high
+
+
+def _study_scores(
+    study: str,
+    rows: Sequence[ResultRow],
+    correct: Mapping[ResultRow, Correct],
+    clusters: Mapping[ResultRow, Clusters | None],
+    runs: Iterable[RunReport],
+) -> StudyScores:
+    first: dict[tuple[str, str, str], ProbeColumn] = {}
+    for row in rows:
+        first.setdefault((row.regime, row.benchmark, row.protocol), _column(row))
+    deciding: dict[str, ProbeColumn] = {}
+    for column in sorted(first.values(), key=lambda column: PROTOCOLS.index(column.protocol)):
+        deciding.setdefault(column.benchmark, column)
+    scores: dict[tuple[str, ProbeColumn], dict[RowName, dict[int, NDArray[np.float64]]]] = {}
+    for row in rows:
+        if row.weights != "student" and _column(row) in first.values():
+            seeds = scores.setdefault((row.regime, _column(row)), {}).setdefault((row.variant, row.semantics), {})
+            seeds[row.seed] = correct[row].mean(axis=0)
+    videos = {(row.regime, _column(row)): clusters[row] for row in rows}
+    columns = {
+        (regime, column): ColumnScores(column, by_row, videos[regime, column])
+        for (regime, column), by_row in scores.items()
+    }
+    own = [run.config for run in runs if run.config.study == study]
+    configs = {(config.regime, row_name(config)): config for config in reversed(own)}
+    settings = {name: deciding_settings(config) for name, config in configs.items()}
+    return StudyScores(study, columns, deciding, configs, settings)
+
+
+def row_name(config: RunConfig) -> RowName:
+    """The row of a run."""
+    return config.variant, config.semantics_name
+
+
+def row_order(row: RowName) -> tuple[object, ...]:
+    """Sort key of rows: untrained encoder, baseline, then by name."""
+    return (row[0] != RANDOM, row[0] != BASELINE, *row)
+
+
+def _column(row: ResultRow) -> ProbeColumn:
+    return ProbeColumn(row.benchmark, row.protocol, row.probe)
+
+
+def _points(value: float) -> float | None:
+    return 100 * value if math.isfinite(value) else None

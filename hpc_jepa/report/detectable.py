@@ -1,0 +1,68 @@
+"""Minimum detectable gain of a column: the smallest true gain that the study's design finds with 80 % power."""
+
+import statistics
+from dataclasses import dataclass
+
+from scipy.optimize import brentq
+from scipy.stats import nct, t
+
+from hpc_jepa.evaluation.stats.paired import CONFIDENCE_LEVEL
+from hpc_jepa.evaluation.stats.unpaired import POWER, minimum_detectable_gain
+from hpc_jepa.report.result_grid import SIGNIFICANCE, Contrast, ResultGrid
+
+
+@dataclass(frozen=True)
+class DetectableGain:
+    """Minimum gain in points detected with 80 % power: as the only comparison, and as the first of Holm's family.
+
+    ``seeds``: common seeds of a comparison. With one, the gains are those of the sampling of test clips alone, and the
+    unknown spread between seeds makes them larger.
+    """
+
+    column: str
+    seeds: int
+    alone: float
+    family: float
+
+    @property
+    def sentence(self) -> str:
+        """Column, gains and number of seeds, as text."""
+        if self.seeds == 1:
+            return f"{self.column}: unknown, more than the {_points(self.alone)} of the test clips alone"
+        return f"{self.column}: {_points(self.alone)} ({_points(self.family)}) with {self.seeds} seeds"
+
+
+def detectable_gain(grid: ResultGrid, column: str) -> DetectableGain | None:
+    """Minimum detectable gain over the reference of a column, None if nothing is compared with it.
+
+    The standard error is the median of the column's comparisons, so it contains the spread between seeds that this
+    study measured.
+    """
+    cell = grid.cell(grid.reference, column)
+    contrasts = [contrast for _, contrast in grid.contrasts(column) if contrast.asked]
+    if cell is None or not contrasts:
+        return None
+    several = [contrast for contrast in contrasts if not contrast.one_seed and contrast.df is not None]
+    if not several:
+        alone = 100 * minimum_detectable_gain(cell.value / 100, cell.n)
+        return DetectableGain(column, 1, alone, alone)
+    errors = statistics.median(_standard_error(contrast) for contrast in several)
+    df = statistics.median(contrast.df for contrast in several if contrast.df is not None)
+    seeds = round(statistics.median(contrast.seeds for contrast in several))
+    levels = SIGNIFICANCE, SIGNIFICANCE / max(grid.family, 1)
+    return DetectableGain(column, seeds, *(errors * _detectable(df, level) for level in levels))
+
+
+def _standard_error(contrast: Contrast) -> float:
+    quantile = float(t.isf((1 - CONFIDENCE_LEVEL) / 2, contrast.df))
+    return (contrast.high - contrast.low) / 2 / quantile
+
+
+def _detectable(df: float, level: float) -> float:
+    """Gain in standard errors that a two-sided t test at ``level`` finds with 80 % power."""
+    critical = float(t.isf(level / 2, df))
+    return float(brentq(lambda gain: float(nct.sf(critical, df, gain)) - POWER, 0, 50 * critical))
+
+
+def _points(value: float) -> str:
+    return f"{value:.1f}" if value == value else "none"

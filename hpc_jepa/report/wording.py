@@ -1,0 +1,89 @@
+"""Differences as text, and notes on how they were judged."""
+
+from hpc_jepa.report.detectable import detectable_gain
+from hpc_jepa.report.factorial import FactorialDesign
+from hpc_jepa.report.result_grid import Contrast, ResultGrid
+
+UNKNOWN_CLUSTERS = "°"
+"""Mark of intervals that take clips as independent because their source videos are unknown."""
+
+
+def signed_interval(contrast: Contrast) -> str:
+    """``+2.1 points [+0.3, +3.9]``."""
+    return f"{contrast.points:+.1f} points [{contrast.low:+.1f}, {contrast.high:+.1f}]"
+
+
+def over_seeds(contrast: Contrast) -> str:
+    """``over 3 seeds``."""
+    return "with one common seed" if contrast.one_seed else f"over {contrast.seeds} seeds"
+
+
+def judged(contrast: Contrast) -> str:
+    """The verdict on a difference; that of one seed has none."""
+    if contrast.one_seed:
+        return "a difference between two single runs, which the seed alone can make"
+    p_value = contrast.p_value if contrast.adjusted is None else contrast.adjusted
+    if not contrast.significant:
+        return f"not significant (p {format_p(p_value)})"
+    return f"significantly {'more' if contrast.points > 0 else 'less'} accurate (p {format_p(p_value)})"
+
+
+def format_p(value: float) -> str:
+    """``= 0.012`` or ``< 0.001``."""
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
+
+
+def note(grid: ResultGrid) -> str:
+    """How differences were tested, what limits them, and the minimum detectable gain."""
+    contrasts = [contrast for _, _, contrast in grid.all_contrasts()]
+    parts = []
+    if contrasts:
+        parts.append(f"Differences to {grid.reference} in points ({' or '.join(grid.tests())}).")
+    if any(contrast.in_family for contrast in contrasts):
+        parts.append(
+            f"Significant: at 5 % after Holm's correction over the {grid.family} comparisons that the study asks for."
+        )
+    lone = sum(contrast.asked and contrast.one_seed for contrast in contrasts)
+    if lone:
+        parts.append(
+            f"{lone} of {sum(contrast.asked for contrast in contrasts)} differences are between two single runs: their "
+            "intervals cover the sampling of test clips alone, and none is called a gain or a loss."
+        )
+    dropped = {
+        f"{row}: {contrast.dropped_seeds}"
+        for row, _, contrast in grid.all_contrasts()
+        if contrast.asked and contrast.dropped_seeds
+    }
+    if dropped:
+        parts.append(f"Seeds that only one side has, left out of the difference: {', '.join(sorted(dropped))}.")
+    if _unknown_clusters(grid):
+        parts.append(f"{UNKNOWN_CLUSTERS} source videos of the clips unknown: clips count as independent.")
+    detectable = [gain.sentence for column in grid.columns if (gain := detectable_gain(grid, column)) is not None]
+    if detectable:
+        parts.append(
+            "Minimum detectable gain in points at 80 % power from the spread between seeds and clips, alone (in "
+            f"brackets: as the first of the family): {'; '.join(detectable)}."
+        )
+    if any(cell.untrained for cell in grid.cells.values()):
+        parts.append("† evaluated on weights that no gradient reached (B1).")
+    return " ".join(parts)
+
+
+def cluster_mark(contrast: Contrast) -> str:
+    """The mark of an interval whose clips count as independent for want of their source videos."""
+    return UNKNOWN_CLUSTERS if contrast.clusters is None else ""
+
+
+def factorial_note(design: FactorialDesign) -> str:
+    """Seeds of the effects, and what they mean."""
+    contrast = design.effects[0].contrast
+    seeds = "one common seed, so no effect is judged" if contrast.one_seed else f"{contrast.seeds} common seeds"
+    unknown = f" {UNKNOWN_CLUSTERS} source videos unknown." if contrast.clusters is None else ""
+    return (
+        f"{seeds[0].upper()}{seeds[1:]}. Main effect: mean gain from adding the objective. Interaction: how much more "
+        f"it adds beside the other than without it.{unknown}"
+    )
+
+
+def _unknown_clusters(grid: ResultGrid) -> bool:
+    return any(contrast.clusters is None for _, _, contrast in grid.all_contrasts())

@@ -135,14 +135,15 @@ def times(folder):
 
 
 def test_a_study_writes_its_files_once(write_study, tmp_path):
-    study = write_study("baseline", "ld")
+    switched = {"objective": "fwm_hw_ld", "semantics": {"preset": "corrected", "ld_hw_gradient": False}}
+    study = write_study("baseline", switched)
     plan = call("plan", study)
     assert "2 runs" in plan.stdout
     assert not (tmp_path / "runs").exists()
     assert [cell["state"] for cell in json.loads(call("status", study, "--json").stdout)] == ["not started"] * 2
 
     assert call("submit", study).exit_code == 0
-    for variant in ("baseline", "ld"):
+    for variant in ("baseline", "fwm_hw_ld.ld_hw_gradient=false"):
         run = tmp_path / "runs/demo/tiny" / variant / "seed-0"
         assert {path.name for path in run.iterdir() if not path.name.startswith(".")} == {
             "config.yaml", "state.json", "metrics.jsonl", "events", "log", "checkpoints", "eval", "preview.json",

@@ -2,10 +2,12 @@
 
     OUT/
         model.safetensors   the tensors; the header has the model card as JSON
+        model.pt            in its place for original: encoder, target_encoder and predictor
         README.md           the model card as a page
         config.json         for transformers only
 
-``safetensors`` keeps our names and all levels; ``timm`` and ``transformers`` keep what maps videos to features.
+``safetensors`` keeps our names and all levels; ``timm`` and ``transformers`` keep what maps videos to features;
+``original`` keeps all three networks in the layout of facebookresearch/vjepa2.
 """
 
 import json
@@ -14,24 +16,27 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any, Literal
 
+import torch
 from jinja2 import StrictUndefined, Template
 from pydantic import BaseModel, ConfigDict
 from safetensors.torch import save_file
+from torch import Tensor
 
 from hpc_jepa.checkpoint.layout import Checkpoint
-from hpc_jepa.checkpoint.reader import EncoderName, encoder_settings, read_encoder
+from hpc_jepa.checkpoint.reader import EncoderName, encoder_settings, read_encoder, read_part
 from hpc_jepa.config.model import EncoderConfig
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.errors import InputError
 from hpc_jepa.io.escape import markdown
-from hpc_jepa.models.released import to_original, to_transformers
+from hpc_jepa.models.released import WRITTEN, to_original, to_released, to_transformers
 
-ExportFormat = Literal["safetensors", "transformers", "timm"]
+ExportFormat = Literal["safetensors", "transformers", "timm", "original"]
 
 CARD_KEY = "hpc_jepa"
 """Key of the model card in the metadata of a safetensors file."""
 
 WEIGHTS_FILE = "model.safetensors"
+ORIGINAL_FILE = "model.pt"
 
 
 class ModelCard(BaseModel):
@@ -91,17 +96,27 @@ def export_encoder(checkpoint: Checkpoint, to: ExportFormat, weights: EncoderNam
         raise InputError(f"{out}: exists already; choose another --out, or remove it")
     config, card, encoder = checkpoint.config, model_card(checkpoint, weights, to), read_encoder(checkpoint, weights)
     settings: dict[str, Any] | None = None
+    tensors: dict[str, Tensor] = {}
     if to == "transformers":
         settings, tensors = to_transformers(encoder, config.data.clip.frames, config.data.clip.size)
-    else:
+    elif to != "original":
         tensors = to_original(encoder) if to == "timm" else encoder.state_dict()
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    save_file(tensors, partial / WEIGHTS_FILE, {"format": "pt", CARD_KEY: card.model_dump_json()})
+    if to == "original":
+        _save_original(checkpoint, partial / ORIGINAL_FILE)
+    else:
+        save_file(tensors, partial / WEIGHTS_FILE, {"format": "pt", CARD_KEY: card.model_dump_json()})
     if settings is not None:
         (partial / "config.json").write_text(json.dumps(settings, indent=2) + "\n", encoding="utf-8")
     (partial / "README.md").write_text(card.to_markdown(config), encoding="utf-8")
-    shutil.copymode(partial / "README.md", partial / WEIGHTS_FILE)  # save_file creates files that only the owner reads
+    if to != "original":  # save_file creates files that only the owner reads
+        shutil.copymode(partial / "README.md", partial / WEIGHTS_FILE)
     partial.rename(out)
     return card
+
+
+def _save_original(checkpoint: Checkpoint, path: Path) -> None:
+    networks = {f"{part}.{name}": x for part in WRITTEN for name, x in read_part(checkpoint, part).items()}
+    torch.save({**to_released(networks), "epoch": 0}, path)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import torch
 from pydantic import ValidationError
@@ -114,7 +114,7 @@ def read_pretrained(
     state: dict[str, Tensor] = {}
     card = None
     if path.is_file() and path.suffix != ".safetensors":
-        content = _read_pickle(path)
+        content = read_pickle(path)
         state = _select_encoder(content, name, path)
         depth = depth or _depth_of_other_encoders(content)
     else:
@@ -265,10 +265,13 @@ def _read_safetensors(file: Path) -> tuple[dict[str, Tensor], ModelCard | None]:
         raise CheckpointError(f"{file}: cannot be read ({first_line(error)}); {FETCH_AGAIN}") from error
 
 
-def _read_pickle(path: Path) -> dict[str, Any]:
-    """Content of a ``torch.save`` file, loaded without executing code."""
+def read_pickle(path: Path, file: BinaryIO | None = None) -> dict[str, Any]:
+    """Content of a ``torch.save`` file, loaded without executing code, from ``file`` if it is open already.
+
+    Raises CheckpointError.
+    """
     try:
-        content: Any = torch.load(path, map_location="cpu", weights_only=True)
+        content: Any = torch.load(file or path, map_location="cpu", weights_only=True)
     except Exception as error:  # whatever a foreign pickle makes the restricted unpickler raise
         raise CheckpointError(f"{path}: cannot be read as weights ({first_line(error)}); {FETCH_AGAIN}") from error
     if not isinstance(content, dict) or not all(isinstance(name, str) for name in content):
@@ -279,19 +282,19 @@ def _read_pickle(path: Path) -> dict[str, Any]:
 def _select_encoder(content: dict[str, Any], weights: EncoderName, path: Path) -> dict[str, Tensor]:
     """The state dict of one encoder; the file may also be a single state dict."""
     if all(isinstance(value, Tensor) for value in content.values()):
-        return _require_plain(content, path)
+        return require_plain(content, path)
     for key in ENCODER_KEYS[weights]:
         if key in content:
             state = content[key]
             if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
                 raise CheckpointError(f"{path}: {key} is not a state dict of tensors; name a V-JEPA 2 checkpoint")
-            return _require_plain(state, path)
+            return require_plain(state, path)
     raise CheckpointError(
         f"{path}: no {' or '.join(ENCODER_KEYS[weights])}, only {_examples(list(content)) or 'nothing'}"
     )
 
 
-def _require_plain(state: Mapping[Any, Tensor], path: Path) -> dict[str, Tensor]:
+def require_plain(state: Mapping[Any, Tensor], path: Path) -> dict[str, Tensor]:
     """The state dict, of named dense tensors of real numbers. Raises CheckpointError.
 
     A pickle can also hold sparse, quantized and empty ones, and views that repeat one element 10^12 times.

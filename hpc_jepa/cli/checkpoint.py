@@ -1,4 +1,4 @@
-"""``hpc-jepa checkpoint``: list, inspect, verify, resume, prune, compare, export and import checkpoints."""
+"""``hpc-jepa checkpoint``: list, inspect, verify, resume, prune, compare, export, import and check checkpoints."""
 
 import json
 import os
@@ -12,12 +12,14 @@ from rich.table import Column, Table
 from rich.text import Text
 
 from hpc_jepa.cli.console import CONSOLE, AsJson, clock, examples, plural, progress_bar, split_overrides, stdout_console
+from hpc_jepa.config.init import PARTS
 from hpc_jepa.errors import CheckpointError, InputError
 from hpc_jepa.io.escape import SafeConsole
 from hpc_jepa.runs.run_dir import RunDir
 
 if TYPE_CHECKING:
     from hpc_jepa.checkpoint.inspect import CheckpointEntry, TensorDiff, TensorStats
+    from hpc_jepa.config.init import Part
 
 app = typer.Typer(no_args_is_help=True)
 
@@ -53,6 +55,12 @@ EXPORT_EXAMPLES = examples(
 IMPORT_EXAMPLES = examples(
     "hpc-jepa checkpoint import vitl.pt configs/regime/ucf101.yaml study=released variant=vjepa2-vitl",
     "hpc-jepa evaluate runs/released/ucf101/vjepa2-vitl/seed-239 --benchmark ucf101",
+)
+
+CHECK_EXAMPLES = examples(
+    "hpc-jepa checkpoint check vitb.pt",
+    "hpc-jepa checkpoint check vitb.pt configs/regime/own.yaml --forward",
+    "hpc-jepa checkpoint check vitb.pt configs/regime/own.yaml --parts encoder,target",
 )
 
 
@@ -240,11 +248,15 @@ def checkpoint_export(
     path: CheckpointPath,
     out: Annotated[Path, typer.Option(help="Folder to create.")],
     to: Annotated[
-        Literal["safetensors", "transformers", "timm"], typer.Option("--format", help="Tensor names and layout.")
+        Literal["safetensors", "transformers", "timm", "original"],
+        typer.Option("--format", help="Tensor names and layout."),
     ] = "safetensors",
     weights: Weights = "target",
 ) -> None:
-    """Export the encoder with a model card, for hpc_jepa.load_encoder, transformers (VJEPA2Model) or timm-like code."""
+    """Export the encoder with a model card, for hpc_jepa.load_encoder, transformers (VJEPA2Model) or timm-like code.
+
+    The format original holds all three networks as facebookresearch/vjepa2 saves them.
+    """
     from hpc_jepa.checkpoint.export import export_encoder
     from hpc_jepa.checkpoint.layout import read_checkpoint
 
@@ -271,6 +283,64 @@ def checkpoint_import(
     files = read_pretrained(path, weights, heads, depth)
     config = import_config(files, *split_overrides(arguments))
     CONSOLE.print(f"{import_weights(files, config)}: {weights} of {path}")
+
+
+@app.command("check", epilog=CHECK_EXAMPLES)
+def checkpoint_check(
+    path: Annotated[Path, typer.Argument(metavar="FILE", help="Released .pt file in V-JEPA 2.1's layout.")],
+    arguments: Annotated[
+        list[str] | None, typer.Argument(metavar="CONFIG|KEY=VALUE", help="As in 'hpc-jepa train'; none: only SHA-256.")
+    ] = None,
+    parts: Annotated[str, typer.Option(help="Networks to load from it, separated by commas.")] = ",".join(PARTS),
+    forward: Annotated[bool, typer.Option("--forward", help="Also compute one masked pass on random clips.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check whether a released file fits a configuration, before a job is queued. Prints its SHA-256.
+
+    Exits with code 4 and names the tensors if it does not fit.
+    """
+    from hpc_jepa.checkpoint.released_file import open_released
+    from hpc_jepa.config.loading import read_config
+    from hpc_jepa.config.run import RunConfig
+    from hpc_jepa.distributed import set_ds_accelerator
+
+    if forward and not arguments:
+        raise InputError("--forward: name the configuration of the run, as in 'hpc-jepa train'")
+    config = read_config(RunConfig, *split_overrides(arguments)) if arguments else None
+    chosen = _parts(parts)
+    expected = config.init.sha256 if config and config.init and config.init.file == path else None
+    file = open_released(path, expected)
+    if config is None:
+        if as_json:
+            typer.echo(json.dumps({"sha256": file.sha256, "keys": list(file.content)}))
+            return
+        CONSOLE.print(
+            f"{path}: SHA-256 {file.sha256}; holds {', '.join(file.content)}", highlight=False, soft_wrap=True
+        )
+        return
+    set_ds_accelerator("cpu")
+    from hpc_jepa.training.check_file import check_parts, forward_loss
+
+    tensors = check_parts(file, config, chosen)
+    result = forward_loss(config, tensors) if forward else None
+    if as_json:
+        passed = {"loss": result.loss, "terms": result.terms} if result else {}
+        typer.echo(json.dumps({"sha256": file.sha256, "parts": chosen, "tensors": len(tensors), **passed}, indent=1))
+        return
+    CONSOLE.print(f"{path}: SHA-256 {file.sha256}", highlight=False, soft_wrap=True)
+    CONSOLE.print(f"fits: {', '.join(chosen)} ({len(tensors)} tensors)", highlight=False)
+    if result is not None:
+        terms = ", ".join(f"{name} {value:.4f}" for name, value in result.terms.items())
+        CONSOLE.print(f"one masked pass on random clips: loss {result.loss:.4f} ({terms})", highlight=False)
+
+
+def _parts(text: str) -> "tuple[Part, ...]":
+    """The networks that ``--parts`` names. Raises InputError."""
+    names = text.split(",")
+    unknown = [name for name in names if name not in PARTS]
+    if unknown or len(set(names)) != len(names):
+        raise InputError(f"--parts {text}: a list of {', '.join(PARTS)}, each once")
+    return tuple(part for part in PARTS if part in names)
 
 
 def _summary(entry: "CheckpointEntry") -> dict[str, Any]:

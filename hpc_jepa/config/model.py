@@ -47,6 +47,9 @@ class EncoderConfig(TransformerConfig):
     patch: int = Field(16, gt=0, description="side of a square patch, pixels")
     tubelet: int = Field(2, gt=0, description="frames of a tubelet")
     levels: tuple[int, ...] = Field((3, 6, 9, 12), description="blocks, from 1, whose outputs form the training latent")
+    norm_blocks: tuple[int, ...] | None = Field(
+        None, description="blocks with a layer norm, those of levels among them, as in released files; null: levels"
+    )
     rotary: Rotary = Field("vjepa2.1", description="position embedding; vjepa2: as in VJEPA2Model of transformers")
 
     @model_validator(mode="after")
@@ -56,6 +59,21 @@ class EncoderConfig(TransformerConfig):
         if self.levels[0] < 1:
             raise ValueError("levels are counted from 1")
         return self
+
+    @model_validator(mode="after")
+    def _levels_have_norms(self) -> Self:
+        blocks = self.normed
+        if list(blocks) != sorted(set(blocks)) or not set(self.levels) <= set(blocks) <= set(range(1, self.depth + 1)):
+            raise ValueError(
+                f"norm_blocks {list(blocks)} must be ascending, from 1 to depth ({self.depth}), and include levels "
+                f"{list(self.levels)}"
+            )
+        return self
+
+    @property
+    def normed(self) -> tuple[int, ...]:
+        """Blocks with a layer norm."""
+        return self.levels if self.norm_blocks is None else self.norm_blocks
 
     @property
     def latent_width(self) -> int:
@@ -69,6 +87,9 @@ class PredictorConfig(TransformerConfig):
     width: int = Field(256, gt=0)
     depth: int = Field(8, gt=0)
     heads: int = Field(8, gt=0)
+    embed: Literal["mlp", "linear"] = Field(
+        "mlp", description="projection of the context; linear: as in released predictors of one level"
+    )
     mask_tokens: int = Field(2, gt=0, description="allocated mask tokens; only the first is used (B20)")
 
 

@@ -89,7 +89,14 @@ class RunConfig(RootConfig):
     monitor: MonitorConfig = MonitorConfig()
     guard: GuardConfig = GuardConfig()
 
-    ADDED_KEYS: ClassVar[tuple[str, ...]] = ("engine.tf32", "schedule.phases", "data.sampling", "init")
+    ADDED_KEYS: ClassVar[tuple[str, ...]] = (
+        "engine.tf32",
+        "schedule.phases",
+        "data.sampling",
+        "init",
+        "model.encoder.norm_blocks",
+        "model.predictor.embed",
+    )
     """Dotted keys that decide the outcome and that release 0.1 did not have; see ``config/fingerprint.py``."""
 
     @field_validator("objectives")

@@ -16,7 +16,10 @@ from hpc_jepa.types import TokenGrid
 
 
 class Encoder(nn.Module):
-    """Pixels to token features of several levels: outputs of chosen blocks, each with its own LayerNorm."""
+    """Pixels to token features of several levels: outputs of chosen blocks, each with its own LayerNorm.
+
+    Norms of other blocks (``norm_blocks``) are kept for released files; they are unused and frozen.
+    """
 
     def __init__(self, config: EncoderConfig, activation_checkpointing: bool = False) -> None:
         super().__init__()
@@ -25,7 +28,9 @@ class Encoder(nn.Module):
         self.patch_embedding = PatchEmbedding(config.width, config.tubelet, config.patch)
         self.modality = ModalityEmbedding(config.width)
         self.blocks = nn.ModuleList(blocks)
-        self.norms = nn.ModuleList(nn.LayerNorm(config.width, eps=NORM_EPS) for _ in config.levels)
+        self.norms = nn.ModuleList(nn.LayerNorm(config.width, eps=NORM_EPS) for _ in config.normed)
+        for block, norm in zip(config.normed, self.norms, strict=True):
+            norm.requires_grad_(block in config.levels)
         init_weights(self, blocks)
 
     def forward(self, pixels: Tensor, tokens: Tensor | None = None, groups: Sequence[int] | None = None) -> Tensor:
@@ -36,9 +41,10 @@ class Encoder(nn.Module):
         contexts of several mask groups.
         """
         levels = self._levels(pixels, tokens, groups)
+        norms = [self.norms[self.config.normed.index(level)] for level in self.config.levels]
         if any(is_sharded(p) for p in self.norms.parameters()):
-            return torch.cat([norm(x.float()) for norm, x in zip(self.norms, levels, strict=True)], dim=-1)
-        weights, biases = zip(*((norm.weight, norm.bias) for norm in self.norms), strict=True)
+            return torch.cat([norm(x.float()) for norm, x in zip(norms, levels, strict=True)], dim=-1)
+        weights, biases = zip(*((norm.weight, norm.bias) for norm in norms), strict=True)
         return level_norms(levels, weights, biases, NORM_EPS)
 
     def forward_features(self, pixels: Tensor) -> Tensor:

@@ -43,7 +43,10 @@ def clip_flops(
 def _predictor(encoder: EncoderConfig, predictor: PredictorConfig, context: float, target: float) -> float:
     """Forward pass over the context and target tokens of one clip."""
     latent = encoder.latent_width
-    projection = _linear(context, latent, encoder.width) + _linear(context, encoder.width, predictor.width)
+    if predictor.embed == "linear":
+        projection = _linear(context, latent, predictor.width)
+    else:
+        projection = _linear(context, latent, encoder.width) + _linear(context, encoder.width, predictor.width)
     return projection + _blocks(predictor, context + target) + _linear(context + target, predictor.width, latent)
 
 

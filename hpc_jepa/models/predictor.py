@@ -20,7 +20,10 @@ class Predictor(nn.Module):
         super().__init__()
         blocks = build_blocks(config, activation_checkpointing)
         self.head_width = config.width // config.heads
-        self.embed = MLP(encoder.latent_width, encoder.width, config.width)
+        latent = encoder.latent_width
+        self.embed: MLP | Linear = (
+            Linear(latent, config.width) if config.embed == "linear" else MLP(latent, encoder.width, config.width)
+        )
         self.mask_tokens = MaskTokens(config.width, config.mask_tokens)
         self.modality = ModalityEmbedding(config.width)
         self.blocks = nn.ModuleList(blocks)
@@ -40,7 +43,8 @@ class Predictor(nn.Module):
         tokens = [tokens for group in masks for tokens in (group.context, group.target)]
         sizes = [part.shape[1] for part in tokens]
         groups = [context + target for context, target in zip(sizes[::2], sizes[1::2], strict=True)]
-        layers = (self.embed.fc1, self.embed.fc2, self.target_head, self.context_head)
+        embedding = (self.embed.fc1, self.embed.fc2) if isinstance(self.embed, MLP) else (self.embed,)
+        layers = (*embedding, self.target_head, self.context_head)
         *embed, target_head, context_head = cast_layers(layers, context_features[0])
         inputs = [self._tokens(*group, embed) for group in zip(context_features, masks, strict=True)]
         x = self.modality(torch.cat([part for group in inputs for part in group], dim=1), grid.image)
@@ -56,5 +60,5 @@ class Predictor(nn.Module):
 
     def _tokens(self, context_features: Tensor, masks: TokenMasks, copies: Copies) -> tuple[Tensor, Tensor]:
         """Input embeddings of the context [B, K, width] and target tokens [B, Q, width] of a group."""
-        context = self.embed(context_features, copies)
+        context = self.embed(context_features, copies if isinstance(self.embed, MLP) else copies[0])
         return context, self.mask_tokens(masks.target).to(context.dtype)

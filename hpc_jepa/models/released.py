@@ -31,6 +31,19 @@ ORIGINAL = (
 )
 """Parts of our names and their counterparts in the original layout; the names inside blocks are the same."""
 
+PREDICTOR = (
+    ("embed.fc1.", "predictor_embed.0."),
+    ("embed.fc2.", "predictor_embed.2."),
+    ("embed.", "predictor_embed."),
+    ("modality.video", "video_mod_embed"),
+    ("modality.image", "img_mod_embed"),
+    ("blocks.", "predictor_blocks."),
+    ("norm.", "predictor_norm."),
+    ("target_head.", "predictor_proj."),
+    ("context_head.", "predictor_proj_context."),
+)
+"""First parts of our names in a predictor and their counterparts in the original layout of V-JEPA 2.1."""
+
 TRANSFORMERS = (
     ("patch_embed.proj.", "encoder.embeddings.patch_embeddings.proj."),
     ("blocks.", "encoder.layer."),
@@ -40,6 +53,12 @@ TRANSFORMERS = (
 
 WRAPPERS = re.compile(r"^(module\.|backbone\.)+")
 """Prefixes that distributed training and wrapper modules add to original names."""
+
+WRAPPER = "module.backbone."
+"""Prefix of all names in the files that V-JEPA 2.1's training writes."""
+
+WRITTEN = {"student": "encoder", "target": "target_encoder", "predictor": "predictor"}
+"""Networks of a run and their keys in those files."""
 
 HEADS = {192: 3, 384: 6, 768: 12, 1024: 16, 1280: 16, 1408: 22, 1664: 26}
 """Attention heads of the released widths; tensor shapes do not show them."""
@@ -102,7 +121,7 @@ def to_original(encoder: Encoder) -> dict[str, Tensor]:
     """
     ours = encoder.state_dict()
     ours["patch_embedding.video.bias"] = ours["patch_embedding.video.bias"] + ours["modality.video"].flatten()
-    last = f"norms.{len(encoder.config.levels) - 1}."
+    last = f"norms.{len(encoder.config.normed) - 1}."
     kept: dict[str, Tensor] = {}
     for name, tensor in ours.items():
         if name.startswith(last):
@@ -110,6 +129,29 @@ def to_original(encoder: Encoder) -> dict[str, Tensor]:
         elif not name.startswith(("norms.", "modality.", "patch_embedding.image.")):
             kept[_rename(name, ORIGINAL)] = tensor
     return kept
+
+
+def original_name(name: str) -> str:
+    """Our name of a tensor of a run, ``student.blocks.0.norm1.weight``, as V-JEPA 2.1 names it in its network."""
+    network, _, own = name.partition(".")
+    if network != "predictor":
+        return _rename(own, ORIGINAL)
+    for here, there in PREDICTOR:
+        if own.startswith(here):
+            return there + own.removeprefix(here)
+    return own
+
+
+def to_released(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """All three networks of a run, by the names of a checkpoint, as V-JEPA 2.1's training saves them."""
+    return {
+        key: {
+            f"{WRAPPER}{original_name(name)}": tensor.clone()
+            for name, tensor in tensors.items()
+            if name.startswith(f"{network}.")
+        }
+        for network, key in WRITTEN.items()
+    }
 
 
 def to_transformers(encoder: Encoder, frames: int, size: int) -> tuple[dict[str, Any], dict[str, Tensor]]:

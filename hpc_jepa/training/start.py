@@ -2,18 +2,20 @@
 
 import logging
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor, nn
 
 from hpc_jepa.checkpoint.branch_point import origin_checkpoint, origin_run
 from hpc_jepa.checkpoint.layout import verify_files
 from hpc_jepa.checkpoint.reader import TensorReader
+from hpc_jepa.checkpoint.released_file import open_released, require_none, take_parts
 from hpc_jepa.config.init import InitConfig
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import broadcast_int, is_main
-from hpc_jepa.errors import CheckpointError, DataError, InputError
+from hpc_jepa.errors import CheckpointError, DataError
 from hpc_jepa.runs.origin import RunOrigin
 from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.training.zero_state import checkpoint_name
@@ -100,7 +102,7 @@ def find_start(config: RunConfig, module: nn.Module) -> Start:
     if config.init is None:
         return Start()
     if config.init.run is None:
-        raise InputError(f"{config.locations.prefix(('init', 'file'))}init.file: this version begins from runs only")
+        return _from_file(config.init, module)
     return _from_run(config, config.init, module)
 
 
@@ -153,12 +155,42 @@ def _from_run(config: RunConfig, init: InitConfig, module: nn.Module) -> Start:
     return Start(origin.first_step, origin.clip_offset, origin, tensors, moments=init.what == "all")
 
 
+def _from_file(init: InitConfig, module: nn.Module) -> Start:
+    """Begin with the networks of a released file, step 0 and a fresh optimizer."""
+    assert init.file is not None
+    file = open_released(init.file, init.sha256)
+    shapes = weight_shapes(module)
+    taken = take_parts(file, init.parts, shapes)
+    copied: Literal["target", "student"] | None = None
+    if "target" not in init.parts:
+        copied = "target"
+    elif "encoder" not in init.parts:
+        copied = "student"
+    aliases: dict[str, str] = {copied: "student" if copied == "target" else "target"} if copied else {}
+    tensors = StartTensors(taken, aliases)
+    origin = RunOrigin(
+        kind="file",
+        path=str(init.file),
+        parts=init.parts,
+        sha256=file.sha256,
+        drawn=tuple(name for name in shapes if name not in tensors),
+        copied=copied,
+        time=time.time(),
+    )
+    return Start(origin=origin, tensors=tensors)
+
+
+def weight_shapes(module: nn.Module) -> dict[str, tuple[int, ...]]:
+    """Shapes of all weights by their names in a checkpoint."""
+    return {checkpoint_name(name): tuple(parameter.shape) for name, parameter in module.named_parameters()}
+
+
 def _differences(module: nn.Module, tensors: StartTensors, place: str) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """Heads that only the run has, and those that only the origin has.
 
     Raises CheckpointError naming tensors of the networks that are missing, unknown or of another shape.
     """
-    shapes = {checkpoint_name(name): tuple(parameter.shape) for name, parameter in module.named_parameters()}
+    shapes = weight_shapes(module)
     weights = [name for name in tensors if name.startswith((*NETWORKS, "objectives."))]
     missing, unknown = [x for x in shapes if x not in tensors], [x for x in weights if x not in shapes]
     misshapen = [x for x in shapes if x in tensors and tensors.shape(x) != shapes[x]]
@@ -169,15 +201,3 @@ def _differences(module: nn.Module, tensors: StartTensors, place: str) -> tuple[
     }
     require_none(faults, place)
     return tuple(missing), tuple(unknown)
-
-
-def require_none(faults: Mapping[str, Iterable[str]], place: str) -> None:
-    """Raise CheckpointError naming the first tensors of each fault, if there are any."""
-    named = {what: list(names) for what, names in faults.items()}
-    found = [f"{len(names)} {what} ({_examples(names)})" for what, names in named.items() if names]
-    if found:
-        raise CheckpointError(f"{place}: does not fit the configured networks: tensors {', '.join(found)}")
-
-
-def _examples(names: list[str]) -> str:
-    return ", ".join(f"{name:.200}" for name in names[:3]) + (", ..." if len(names) > 3 else "")

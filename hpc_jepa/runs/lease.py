@@ -66,11 +66,6 @@ class LeaseHolder(Strict):
             identity=current_process(),
         )
 
-    @property
-    def running_pid(self) -> int | None:
-        """Id of the process if it is known to run on this machine, else None: the id alone is no proof."""
-        return self.identity.pid if self.identity is not None and self.identity.is_running else None
-
     def supersedes(self, other: "LeaseHolder") -> bool:
         """Whether this is a later start of the same Slurm job."""
         return self.job is not None and self.job == other.job and self.restart > other.restart

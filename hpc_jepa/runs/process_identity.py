@@ -1,6 +1,7 @@
 """Identity of a process: process ids are reused, so an id alone is not one."""
 
 import os
+import signal
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -30,6 +31,33 @@ class ProcessIdentity(Strict):
     def is_running(self) -> bool:
         """Whether this process runs now, on this machine. False for the ids of init and of process groups."""
         return self.pid > 1 and find_process(self.pid) == self
+
+    def send_signal(self, number: int) -> bool:
+        """Send a signal to this process and no other; False if it does not run.
+
+        The descriptor is opened before the check, so that the id cannot pass to another process in between.
+        """
+        if self.pid <= 1:
+            return False
+        try:
+            descriptor = os.pidfd_open(self.pid)
+        except ProcessLookupError:
+            return False
+        except OSError:  # Linux before 5.3
+            descriptor = None
+        try:
+            if not self.is_running:
+                return False
+            if descriptor is None:
+                os.kill(self.pid, number)
+            else:
+                signal.pidfd_send_signal(descriptor, number)
+            return True
+        except ProcessLookupError:
+            return False
+        finally:
+            if descriptor is not None:
+                os.close(descriptor)
 
 
 def find_process(pid: int) -> ProcessIdentity | None:

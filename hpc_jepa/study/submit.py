@@ -9,7 +9,6 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -223,10 +222,6 @@ def _terminate(cell: StudyCell) -> bool:
     A stale lease names an id that another process may have by now; nothing is sent unless the process is the holder.
     """
     holder = read_holder(cell.run)
-    pid = holder.running_pid if holder is not None and holder.job is None else None
-    if pid is None:
+    if holder is None or holder.job is not None or holder.identity is None:
         return False
-    with suppress(ProcessLookupError):
-        os.kill(pid, signal.SIGTERM)
-        return True
-    return False
+    return holder.identity.send_signal(signal.SIGTERM)

@@ -147,7 +147,7 @@ def test_state(content, survives, fresh):
 def test_lease(content, survives, fresh):
     run = RunDir(fresh("lease.json", content).parent)
     holder = survives(lambda: read_holder(run), "lease.json")
-    assert holder is None or (holder.running_pid is None and str(holder))
+    assert holder is None or (not (holder.identity and holder.identity.is_running) and str(holder))
 
 
 @fuzz

@@ -1,5 +1,6 @@
 """``study cancel`` signals the processes of the study and no others."""
 
+import errno
 import os
 import signal
 import subprocess
@@ -31,6 +32,16 @@ def cells(tiny_regime, tmp_path):
 def cancel(cells, tmp_path, monkeypatch):
     """``cancel(**lease)`` cancels a study whose run has this lease; the signals it would send, none of which is."""
     sent = []
+    opened = {}
+    open_process = os.pidfd_open
+
+    def remember(pid):
+        descriptor = open_process(pid)
+        opened[descriptor] = pid
+        return descriptor
+
+    monkeypatch.setattr(os, "pidfd_open", remember)
+    monkeypatch.setattr(signal, "pidfd_send_signal", lambda process, number: sent.append((opened[process], number)))
     monkeypatch.setattr(os, "kill", lambda *arguments: sent.append(arguments))
 
     def call(**lease):
@@ -51,6 +62,20 @@ def process():
 
 def test_the_holder_is_signalled(cancel, process):
     assert cancel(process=process.pid, identity=process) == [(process.pid, signal.SIGTERM)]
+
+
+def test_the_holder_is_signalled_on_an_old_kernel(cancel, process, monkeypatch):
+    def missing(pid):
+        raise OSError(errno.ENOSYS, os.strerror(errno.ENOSYS))
+
+    monkeypatch.setattr(os, "pidfd_open", missing)
+    assert cancel(process=process.pid, identity=process) == [(process.pid, signal.SIGTERM)]
+
+
+def test_a_signal_reaches_the_process_itself(process):
+    assert process.send_signal(signal.SIGTERM)
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)
+    assert not process.send_signal(signal.SIGTERM)
 
 
 @pytest.mark.parametrize("change", [{"start": 1}, {"command": ("other",)}, {"machine": "another boot"}])

@@ -26,7 +26,7 @@ recorded = read_holder(run)
 with hold_lease(run):
     seen = {
         "same id": stranger.pid == holder == recorded.process,
-        "recognised": recorded.running_pid is not None,
+        "recognised": recorded.identity.is_running,
         "taken over": read_holder(run).process == os.getpid(),
         "alive": stranger.poll() is None,
     }

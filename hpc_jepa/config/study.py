@@ -1,12 +1,16 @@
 """Configuration of a study: regimes x variants x seeds, and the benchmarks of each run."""
 
+import re
+from collections.abc import Iterable
+from math import prod
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_serializer, field_validator, model_validator
 
 from hpc_jepa.config.benchmark import ProtocolName
 from hpc_jepa.config.semantics import VariantSemantics
-from hpc_jepa.config.strict import RootConfig, Strict
+from hpc_jepa.config.strict import RootConfig, SettingError, Strict
+from hpc_jepa.config.sweep import value_name
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 MAX_CELLS = 10_000
@@ -24,10 +28,32 @@ CELL_KEYS = {
 """Keys of a run that a study sets for each cell, and where to set them."""
 
 
+DOTTED = re.compile(r"\w[\w-]*(\.\w[\w-]*)*")
+
+
+def override_key(override: str) -> str:
+    """The dotted key of ``key.sub=value``."""
+    return override.partition("=")[0].strip()
+
+
+def _check_cell_keys(overrides: Iterable[str], with_switches: bool) -> None:
+    """Raise ValueError for a key that a study sets for each cell; ``with_switches``: also for a switch of semantics."""
+    for override in overrides:
+        key = override_key(override)
+        if key in CELL_KEYS:
+            raise ValueError(f"'{override}' would put all cells into one run folder; {CELL_KEYS[key]}")
+        if with_switches and key.startswith("semantics."):
+            raise ValueError(f"'{override}': a switch of semantics; {CELL_KEYS['semantics']}")
+
+
 class VariantConfig(Strict):
-    """One variant: a composition of ``configs/objective/``, its semantics, and optionally its own seeds."""
+    """One variant: a composition of ``configs/objective/``, its semantics, and optionally settings and seeds."""
 
     objective: str
+    name: str | None = Field(
+        None, pattern=r"^\w[\w.-]*$", description="in folders and tables; null: that of the objective and the overrides"
+    )
+    overrides: tuple[str, ...] = Field((), description="key.sub=value, applied to the runs of this variant")
     semantics: VariantSemantics = VariantSemantics.of("corrected")
     seeds: tuple[Seed, ...] | None = Field(None, min_length=1, description="null: the seeds of the study")
 
@@ -35,6 +61,15 @@ class VariantConfig(Strict):
     @classmethod
     def _short_form(cls, value: Any) -> Any:
         return {"objective": value} if isinstance(value, str) else value
+
+    @field_validator("overrides")
+    @classmethod
+    def _keeps_cells_apart(cls, overrides: tuple[str, ...]) -> tuple[str, ...]:
+        _check_cell_keys(overrides, with_switches=True)
+        keys = [override_key(override) for override in overrides]
+        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+            raise ValueError(f"{twice[0]} is set twice")
+        return overrides
 
     @field_serializer("semantics")
     def _as_written(self, semantics: VariantSemantics) -> str | dict[str, Any]:
@@ -91,13 +126,17 @@ class StudyConfig(RootConfig):
     variants: tuple[VariantConfig, ...] = Field(min_length=1)
     seeds: tuple[Seed, ...] = Field((239,), min_length=1)
     overrides: tuple[str, ...] = Field((), description="key.sub=value, applied to every run")
+    axes: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(
+        {}, description="dotted key of a run: values; every variant is trained with every combination"
+    )
     evaluations: tuple[EvaluationConfig, ...] = ()
     sequential: SequentialConfig | None = Field(None, description="null: all seeds of all variants")
     confirmation: ConfirmationConfig | None = Field(None, description="null: the looks of sequential decide")
 
     @model_validator(mode="after")
     def _is_finite(self) -> "StudyConfig":
-        cells = len(self.regimes) * sum(len(variant.seeds or self.seeds) for variant in self.variants)
+        points = prod(len(values) for values in self.axes.values())
+        cells = points * len(self.regimes) * sum(len(variant.seeds or self.seeds) for variant in self.variants)
         if cells > MAX_CELLS:
             raise ValueError(f"{cells:,} runs; a study has at most {MAX_CELLS:,}: divide it")
         return self
@@ -105,11 +144,28 @@ class StudyConfig(RootConfig):
     @field_validator("overrides")
     @classmethod
     def _keeps_cells_apart(cls, overrides: tuple[str, ...]) -> tuple[str, ...]:
-        for override in overrides:
-            key = override.partition("=")[0].strip()
-            if key in CELL_KEYS:
-                raise ValueError(f"'{override}' would put all cells into one run folder; {CELL_KEYS[key]}")
+        _check_cell_keys(overrides, with_switches=False)
         return overrides
+
+    @field_validator("axes")
+    @classmethod
+    def _axes_are_settings(cls, axes: dict[str, tuple[Any, ...]]) -> dict[str, tuple[Any, ...]]:
+        for key, values in axes.items():
+            if not DOTTED.fullmatch(key):
+                raise SettingError((key,), "not a dotted key of a run such as schedule.lr")
+            _check_cell_keys([f"{key}="], with_switches=True)
+            names = [value_name(value) for value in values]
+            if twice := next((name for name in names if names.count(name) > 1), None):
+                raise SettingError((key,), f"the value {twice} is listed twice")
+        return axes
+
+    @model_validator(mode="after")
+    def _one_place_per_setting(self) -> "StudyConfig":
+        for place, overrides in [("overrides", self.overrides), *((x.objective, x.overrides) for x in self.variants)]:
+            for key in map(override_key, overrides):
+                if key in self.axes:
+                    raise SettingError(("axes", key), f"an axis, but {place} sets it too; remove one of them")
+        return self
 
     @property
     def run_seeds(self) -> tuple[int, ...]:

@@ -1,16 +1,18 @@
 """Expand a study into its cells."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from hpc_jepa.config.benchmark import BenchmarkConfig, ProtocolName, Weights
 from hpc_jepa.config.loading import dump_config, find_config, read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.semantics import switch_text
 from hpc_jepa.config.study import EvaluationConfig, StudyConfig, VariantConfig
-from hpc_jepa.config.yaml_reader import as_value
+from hpc_jepa.config.sweep import override_text, settings_name, sweep_points
+from hpc_jepa.config.yaml_reader import as_value, parse_value
 from hpc_jepa.errors import InputError
 from hpc_jepa.io.atomic import write_atomically
 from hpc_jepa.io.resources import resource_name
@@ -68,7 +70,11 @@ def expand_study(study: StudyConfig, runs: Path) -> list[StudyCell]:
     Raises InputError for an unknown regime, variant, benchmark or setting, and if two cells would share a folder.
     """
     cells = [
-        cell for regime in study.regimes for variant in study.variants for cell in _cells(study, regime, variant, runs)
+        cell
+        for regime in study.regimes
+        for variant in study.variants
+        for point in sweep_points(study.axes)
+        for cell in _cells(study, regime, variant, point, runs)
     ]
     _check_distinct_folders(cells)
     return _with_evaluations(cells, [item for entry in study.evaluations for item in _evaluations(entry)])
@@ -86,25 +92,43 @@ def create_study_dir(study: StudyConfig, runs: Path) -> StudyDir:
     return folder
 
 
-def _cells(study: StudyConfig, regime: str, variant: VariantConfig, runs: Path) -> list[StudyCell]:
-    """One cell per seed. The configuration is read and validated once: seeds are validated with the study."""
+def _cells(
+    study: StudyConfig, regime: str, variant: VariantConfig, point: Mapping[str, Any], runs: Path
+) -> list[StudyCell]:
+    """One cell per seed. The configuration is read and validated once: seeds are validated with the study.
+
+    point: values of the axes.
+    """
     seeds = variant.seeds or study.run_seeds
     files = (find_config(regime, "regime"), find_config(variant.objective, "objective"))
     layers = tuple(str(resource_name(file)) for file in files)
     preset = f"semantics={variant.semantics.preset}"
     overrides = (f"study={as_value(study.study)}", f"runs={as_value(str(runs))}", preset)
+    own = (*study.overrides, *variant.overrides, *(override_text(key, value) for key, value in point.items()))
+    config = read_config(RunConfig, layers, (*overrides, f"seed={seeds[0]}", *own))
+    name = _variant_name(variant, config.variant, point)
+    if name != config.variant:
+        own = (*own, f"variant={as_value(name)}")
+        config = config.model_copy(update={"variant": name})
     switches = _switch_overrides(variant)
-    config = read_config(RunConfig, layers, (*overrides, f"seed={seeds[0]}", *study.overrides))
     if switches:
-        config = _with_switches(variant, config, layers, (*overrides, f"seed={seeds[0]}", *study.overrides, *switches))
+        config = _with_switches(variant, config, layers, (*overrides, f"seed={seeds[0]}", *own, *switches))
     return [
         StudyCell(
             config.model_copy(update={"seed": seed}),
-            (*layers, *overrides, f"seed={seed}", *study.overrides, *switches),
+            (*layers, *overrides, f"seed={seed}", *own, *switches),
             (),
         )
         for seed in seeds
     ]
+
+
+def _variant_name(variant: VariantConfig, objective: str, point: Mapping[str, Any]) -> str:
+    """Name of the variant in folders and tables, with its settings; ``objective``: that of the composition."""
+    if variant.name is not None:
+        return settings_name(variant.name, point)
+    own = {key: parse_value(text) for key, _, text in (override.partition("=") for override in variant.overrides)}
+    return settings_name(objective, {**own, **point})
 
 
 def _switch_overrides(variant: VariantConfig) -> tuple[str, ...]:
@@ -163,5 +187,7 @@ def _check_distinct_folders(cells: Sequence[StudyCell]) -> None:
     seen: set[Path] = set()
     for cell in cells:
         if cell.folder in seen:
-            raise InputError(f"{cell.folder}: two cells of the study have this run folder; give each its own variant")
+            raise InputError(
+                f"{cell.folder}: two cells of the study have this run folder; give each variant its own name:"
+            )
         seen.add(cell.folder)

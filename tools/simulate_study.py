@@ -69,13 +69,10 @@ class Tally:
         self.covered.append(float(np.mean([found[name].low <= truth[name] <= found[name].high for name in truth])))
         ends = {name: found[name].simultaneous for name in truth if found[name].seeds > 1}
         self.together.append(all(low <= truth[name] <= high for name, (low, high) in ends.items()))
-        self.false.append(any(found[name].decided and not truth[name] for name in truth))
-        real = [name for name in truth if truth[name]]
-        if real:
-            right = ["gain" if truth[name] > 0 else "loss" for name in real]
-            self.found.append(
-                float(np.mean([found[name].decided == way for name, way in zip(real, right, strict=True)]))
-            )
+        wrong, power = _errors_and_power(truth, {name: found[name].decided for name in truth})
+        self.false.append(wrong)
+        self.found += power
+        self._add_correlation(grid)
         self.half_widths.append(_half_width([(one.low, one.high) for one in found.values()]))
         self.runs.append(grid.runs)
         self.methods.update(one.method for one in found.values())

@@ -94,9 +94,11 @@ def compare_with_reference(
     parts = _parts(variants, reference, clips)
     several = {name: part for name, part in parts.items() if part.method == "paired"}
     share = _reference_share(list(several.values()))
-    parts |= _moderate(several, share, clips)
+    moderated, pooled_df = _moderate(several, share)
+    parts |= moderated
     found = dict(zip(parts, _comparisons(list(parts.values()), clips), strict=True))
-    return adjust_family(found, min(SHARED_CORRELATION, share) if len(several) > 1 else 0.0)
+    correlation = min(SHARED_CORRELATION, share) if len(several) > 1 else 0.0
+    return adjust_family(found, correlation, pooled_df)
 
 
 def estimate_contrast(
@@ -134,16 +136,18 @@ def mean_score(scores: SeedScores, clusters: NDArray[np.int64] | None = None) ->
     return Estimate(found.value, max(0.0, found.low), min(1.0, found.high))
 
 
-def adjust_family(comparisons: Mapping[Key, Comparison], correlation: float = 0.0) -> dict[Key, Comparison]:
+def adjust_family(
+    comparisons: Mapping[Key, Comparison], correlation: float = 0.0, pooled_df: float = math.inf
+) -> dict[Key, Comparison]:
     """Holm's p-values and simultaneous intervals over ``comparisons``; those of one seed are no members.
 
-    ``correlation`` >= 0 between the estimates makes the simultaneous intervals narrower; 0 is always safe.
+    ``correlation`` >= 0 between the estimates, and ``pooled_df`` of one variance that all share, make the simultaneous
+    intervals narrower; the defaults are always safe.
     """
     members = [key for key, found in comparisons.items() if found.seeds > 1]
     if not members:
         return dict(comparisons)
-    df = float(np.median([comparisons[key].df for key in members]))
-    level = simultaneous_level(len(members), correlation, df, CONFIDENCE_LEVEL)
+    level = simultaneous_level(len(members), correlation, pooled_df, CONFIDENCE_LEVEL)
     adjusted = dict(comparisons)
     for key, p_value in zip(members, holm([comparisons[key].p_value for key in members]), strict=True):
         found = comparisons[key]
@@ -246,7 +250,8 @@ def _paired_parts(sums: Scores, dropped: Sequence[int], clips: _Clips) -> list[_
         ]
     residual = sums - over_seeds[:, None] - (means - values[:, None])[..., None] * clips.sizes
     interaction = np.square(residual).sum(axis=(1, 2)) * groups / clips.df / (seeds - 1) / seeds / clips.n**2
-    seed_variance, df = means.var(axis=1, ddof=1) / seeds, seeds - 1
+    seed_variance = np.maximum(means.var(axis=1, ddof=1), _rounding(clips)) / seeds
+    df = seeds - 1
     columns = zip(values, dropped, means, seed_variance, clip_variance, interaction, strict=True)
     return [
         _Part(float(value), "paired", seeds, lost, mean, float(a), df, float(b), float(c), df * clips.df)
@@ -291,26 +296,28 @@ def _over_clusters(residuals: Scores, clips: _Clips) -> Scores:
     return np.asarray(np.maximum(found, 2 / (clips.n + 2) ** 2))
 
 
-def _moderate(parts: Mapping[str, _Part], share: float, clips: _Clips) -> dict[str, _Part]:
+def _moderate(parts: Mapping[str, _Part], share: float) -> tuple[dict[str, _Part], float]:
     """Moderated variances between seeds; a comparison with a larger variance than the others' keeps its own.
+
+    Also returns the degrees of freedom of the pooled variance, infinite if there is none that all comparisons share.
 
     All comparisons contain the seeds of the same reference, so that even their pooled variance has few degrees of
     freedom: the reference's ``share`` of it has only those of one variant. The prior is worth no more than that. The
     estimated share is drawn towards that of equal variants with the weight of one seed.
     """
     if len(parts) < FEWEST_TO_MODERATE:
-        return dict(parts)
+        return dict(parts), math.inf
     seeds = np.array([part.seeds for part in parts.values()])
     df = np.array([part.seed_df for part in parts.values()])
     variances = np.array([part.seed_variance for part in parts.values()]) * seeds
-    prior = fit_prior(np.maximum(variances, _rounding(clips)), df)
+    prior = fit_prior(variances, df)
     mean_df = float(df.mean())
     likely = (mean_df * share + SHARED_CORRELATION) / (mean_df + 1)
     shared = min(1.0, max(SHARED_CORRELATION, SHARE_MARGIN * likely)) ** 2
     pooled_df = mean_df / (shared + (1 - shared) / len(parts))
     limited = prior.limited(pooled_df - mean_df)
     moderated, _ = prior.moderate(variances, df)
-    return {
+    found = {
         name: part
         if _is_outlier(float(variances[i]), part.seed_df, prior)
         else replace(
@@ -321,6 +328,7 @@ def _moderate(parts: Mapping[str, _Part], share: float, clips: _Clips) -> dict[s
         )
         for i, (name, part) in enumerate(parts.items())
     }
+    return found, pooled_df if math.isinf(prior.df) else math.inf
 
 
 def _moderate_contrast(part: _Part, means: Scores, weights: Scores, clips: _Clips) -> _Part:

@@ -169,6 +169,18 @@ def test_holm_runs_over_the_comparisons_of_several_seeds():
         assert found[name].simultaneous[0] < found[name].low < found[name].high < found[name].simultaneous[1]
 
 
+def test_two_seeds_that_agree_to_the_clip_prove_nothing():
+    """The variance between seeds and that of the clips can both be estimated as zero."""
+    rng = np.random.default_rng(21)
+    theirs = {s: np.roll(np.arange(200) < 100, 100 * s).astype(float) for s in range(2)}
+    ours = {s: own.copy() for s, own in theirs.items()}
+    for s in range(2):
+        ours[s][rng.choice(np.flatnonzero(theirs[s] == 0), 4, replace=False)] = 1
+    found = compare_with_reference({"": ours}, theirs)[""]
+    assert found.value == pytest.approx(0.02)
+    assert found.p_value > 1e-3 and found.low < found.value < found.high
+
+
 @pytest.mark.parametrize("value", [0.0, 1.0])
 def test_clips_that_all_runs_answer_alike(value):
     scores = {f"v{v}": {s: np.full(50, value) for s in range(3)} for v in range(5)}

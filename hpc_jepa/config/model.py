@@ -26,8 +26,8 @@ Targets = Literal["ema", "student", "student_detached"]
 class TransformerConfig(Strict):
     """Size of a transformer."""
 
-    width: int = Field(gt=0)
-    depth: int = Field(gt=0)
+    width: int = Field(gt=0, le=2**16)
+    depth: int = Field(gt=0, le=2**10)
     heads: int = Field(gt=0)
     mlp_ratio: float = Field(4.0, gt=0)
 
@@ -41,8 +41,8 @@ class TransformerConfig(Strict):
 class EncoderConfig(TransformerConfig):
     """Video vision transformer (student and EMA target)."""
 
-    width: int = Field(768, gt=0)
-    depth: int = Field(12, gt=0)
+    width: int = Field(768, gt=0, le=2**16)
+    depth: int = Field(12, gt=0, le=2**10)
     heads: int = Field(12, gt=0)
     patch: int = Field(16, gt=0, description="side of a square patch, pixels")
     tubelet: int = Field(2, gt=0, description="frames of a tubelet")
@@ -84,8 +84,8 @@ class EncoderConfig(TransformerConfig):
 class PredictorConfig(TransformerConfig):
     """Narrow transformer that predicts target latents from context latents."""
 
-    width: int = Field(256, gt=0)
-    depth: int = Field(8, gt=0)
+    width: int = Field(256, gt=0, le=2**16)
+    depth: int = Field(8, gt=0, le=2**10)
     heads: int = Field(8, gt=0)
     embed: Literal["mlp", "linear"] = Field(
         "mlp", description="projection of the context; linear: as in released predictors of one level"

@@ -30,6 +30,9 @@ from hpc_jepa.io.flatten import flatten
 if TYPE_CHECKING:
     from hpc_jepa.types import TokenGrid
 
+MAX_TOKENS = 2**20
+"""Limit of the tokens of a clip: far beyond any model, and below what ends in an error of the allocator."""
+
 IRRELEVANT_KEYS: dict[str, Any] = {
     "runs": True,
     "switches": True,
@@ -126,6 +129,10 @@ class RunConfig(RootConfig):
             raise ValueError(
                 f"data.clip.frames ({clip.frames}) must be a multiple of model.encoder.tubelet ({encoder.tubelet})"
             )
+        tokens = (clip.frames // encoder.tubelet) * (clip.size // encoder.patch) ** 2
+        if tokens > MAX_TOKENS:
+            message = f"{tokens:,} tokens in a clip, at most {MAX_TOKENS:,}; use fewer or smaller frames"
+            raise SettingError(("data", "clip"), message)
         return self
 
     @model_validator(mode="after")

@@ -106,9 +106,9 @@ class EngineConfig(Strict):
     device: DeviceSetting = Field(
         "auto", description="auto: a GPU, or the CPU where no GPU was requested; cpu: even where GPUs are visible"
     )
-    batch_size: int = Field(32, gt=0, description="clips per step, over all processes")
+    batch_size: int = Field(32, gt=0, le=2**20, description="clips per step, over all processes")
     accumulation: int = Field(
-        1, gt=0, description="micro-batches per step and process: less memory for activations, the same step"
+        1, gt=0, le=2**20, description="micro-batches per step and process: less memory for activations, the same step"
     )
     zero_stage: Literal[0, 1, 2, 3] = 1
     precision: Literal["fp32", "bf16"] = "bf16"

@@ -86,6 +86,8 @@ def lines_of(text):
         ("nothing.like.it=1", [r"override nothing\.like\.it=1: nothing: "]),
         ("optimizer.betas=[0.9, 1.0]", [r"optimizer\.betas", "1"]),
         ("engine.batch_size=1000000000", [r"engine\.batch_size"]),
+        ("data.clip.size=100000000", [r"data\.clip", "tokens"]),
+        ("model.encoder.width=32000000000", [r"model\.encoder\.width"]),
     ],
 )
 def test_an_invalid_setting_is_named_and_nothing_is_written(here, setting, names):

@@ -23,7 +23,7 @@ from hpc_jepa.config.benchmark import Pooling, ProtocolName, Task, Weights, curr
 from hpc_jepa.config.semantics import semantics_name
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.errors import DataError
-from hpc_jepa.evaluation.stats.paired import Correct, accuracy
+from hpc_jepa.evaluation.stats.accuracy import Correct, accuracy
 from hpc_jepa.io.atomic import write_atomically
 from hpc_jepa.io.escape import first_line
 from hpc_jepa.io.retry import read_bytes

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.semantics import preset_of
+from hpc_jepa.evaluation.stats.accuracy import Correct
 from hpc_jepa.evaluation.stats.blocked import (
     Comparison,
     SeedScores,
@@ -17,7 +18,6 @@ from hpc_jepa.evaluation.stats.blocked import (
     compare_with_reference,
     mean_score,
 )
-from hpc_jepa.evaluation.stats.paired import Correct
 from hpc_jepa.report.differing_settings import Settings, beside_composition, deciding_settings, differing_keys
 from hpc_jepa.report.result_grid import Contrast
 from hpc_jepa.report.results import RANDOM, ResultRow

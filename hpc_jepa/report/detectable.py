@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from scipy.optimize import brentq
 from scipy.stats import nct, t
 
-from hpc_jepa.evaluation.stats.paired import CONFIDENCE_LEVEL
+from hpc_jepa.evaluation.stats.accuracy import CONFIDENCE_LEVEL
 from hpc_jepa.evaluation.stats.unpaired import POWER, minimum_detectable_gain
 from hpc_jepa.report.result_grid import SIGNIFICANCE, Contrast, ResultGrid
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.evaluation.record import Predictions, is_correct, read_predictions
-from hpc_jepa.evaluation.stats.paired import Correct
+from hpc_jepa.evaluation.stats.accuracy import Correct
 from hpc_jepa.report.results import ResultRow, ResultSource
 from hpc_jepa.report.run_report import RunReport
 

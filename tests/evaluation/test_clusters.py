@@ -12,7 +12,7 @@ from hpc_jepa.errors import DataError
 from hpc_jepa.evaluation import record
 from hpc_jepa.evaluation.evaluator import evaluate
 from hpc_jepa.evaluation.probes.fit import hold_out_clusters, split_validation
-from hpc_jepa.evaluation.stats.paired import accuracy
+from hpc_jepa.evaluation.stats.accuracy import accuracy
 from hpc_jepa.runs.run_dir import RunDir
 
 

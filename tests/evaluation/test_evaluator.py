@@ -19,7 +19,7 @@ from hpc_jepa.evaluation.evaluator import evaluate
 from hpc_jepa.evaluation.progress import no_progress
 from hpc_jepa.evaluation.record import ProbeRecord
 from hpc_jepa.evaluation.run_encoders import load_run_encoders
-from hpc_jepa.evaluation.stats.paired import accuracy
+from hpc_jepa.evaluation.stats.accuracy import accuracy
 from hpc_jepa.models.video_jepa import VideoJEPA
 from hpc_jepa.runs.process_identity import USER_FILE, current_process
 from hpc_jepa.runs.run_dir import RunDir

@@ -10,7 +10,7 @@ from hpc_jepa.config import loading
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.evaluation import record
 from hpc_jepa.evaluation.record import FewShotRecord, ProbeRecord, RobustnessRecord
-from hpc_jepa.evaluation.stats.paired import accuracy
+from hpc_jepa.evaluation.stats.accuracy import accuracy
 from hpc_jepa.runs.run_dir import RunDir
 
 CLIPS, CLASSES = 1000, 8

@@ -1,1 +1,1 @@
-"""Confidence intervals and tests for accuracies: paired, unpaired, and over pretraining seeds."""
+"""Confidence intervals and tests: accuracies, differences over pretraining seeds and test clips, families of them."""

@@ -21,8 +21,8 @@ from numpy.typing import NDArray
 from scipy.special import fdtrc, stdtr, stdtrit
 
 from hpc_jepa.errors import InputError
+from hpc_jepa.evaluation.stats.accuracy import CONFIDENCE_LEVEL, Estimate, mean_of_clips
 from hpc_jepa.evaluation.stats.moderation import VariancePrior, fit_prior
-from hpc_jepa.evaluation.stats.paired import CONFIDENCE_LEVEL, Estimate, mean_of_clips
 from hpc_jepa.evaluation.stats.simultaneous import holm, simultaneous_level
 
 Scores = NDArray[np.float64]

@@ -10,7 +10,7 @@ from statsmodels.stats.proportion import (
     test_proportions_2indep,
 )
 
-from hpc_jepa.evaluation.stats.paired import CONFIDENCE_LEVEL, Estimate
+from hpc_jepa.evaluation.stats.accuracy import CONFIDENCE_LEVEL, Estimate
 
 POWER = 0.8
 

@@ -20,7 +20,7 @@ from hpc_jepa.evaluation.extraction import TokenEncoder
 from hpc_jepa.evaluation.frozen_features import FrozenFeatures
 from hpc_jepa.evaluation.progress import Advance
 from hpc_jepa.evaluation.record import FewShotResult, TaskResult
-from hpc_jepa.evaluation.stats.paired import CONFIDENCE_LEVEL
+from hpc_jepa.evaluation.stats.accuracy import CONFIDENCE_LEVEL
 from hpc_jepa.io.random_streams import RandomStream, uniforms
 
 

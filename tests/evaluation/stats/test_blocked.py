@@ -9,13 +9,13 @@ from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttest_ind
 
 from hpc_jepa.errors import InputError
+from hpc_jepa.evaluation.stats.accuracy import accuracy
 from hpc_jepa.evaluation.stats.blocked import (
     adjust_family,
     compare_with_reference,
     estimate_contrast,
     mean_score,
 )
-from hpc_jepa.evaluation.stats.paired import accuracy
 
 
 def study(rng, variants=8, seeds=3, clips=300, spread=0.02, gains=(), videos=None):

@@ -1,4 +1,4 @@
-"""Accuracy with its confidence interval, and the paired difference of two encoders on the same clips."""
+"""Accuracy of one record with its confidence interval."""
 
 import math
 from dataclasses import dataclass
@@ -6,14 +6,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtri, stdtrit
-from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.proportion import proportion_confint
 
 Correct = NDArray[np.bool_]
 """[S, n]: whether probe seed s classifies test clip i correctly."""
 
 CONFIDENCE_LEVEL = 0.95
-RESAMPLES = 9999
 
 
 @dataclass(frozen=True)
@@ -64,40 +62,3 @@ def effective_clips(scores: NDArray[np.float64], clusters: NDArray[np.int64]) ->
     few = float(ndtri(quantile) / stdtrit(max(1, groups - 1), quantile)) ** 2
     independent = value * (1 - value) / variance if variance > 0 else groups
     return min(float(n), max(1.0, independent * few))
-
-
-def compare_paired(first: Correct, second: Correct, seed: int = 0) -> Estimate:
-    """Accuracy of the first minus accuracy of the second, on the same clips in the same order.
-
-    The interval is the percentile bootstrap over clips of the difference averaged over seeds. The p-value is from the
-    exact McNemar (1947) test; with several seeds a clip counts as correct if the majority of them is correct.
-    """
-    gain = first.mean(axis=0) - second.mean(axis=0)
-    interval = percentile_interval(bootstrap_means(gain, RESAMPLES, np.random.default_rng(seed)))
-    return Estimate(float(gain.mean()), *interval, _mcnemar(_majority(first), _majority(second)))
-
-
-def bootstrap_means(gain: NDArray[np.float64], resamples: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Means [resamples] of bootstrap samples of ``gain`` [n].
-
-    Clips of equal gain are interchangeable, so the counts of the distinct gains are multinomial. This has the same
-    distribution as drawing n clips with replacement, but draws only a handful of numbers.
-    """
-    values, counts = np.unique(gain, return_counts=True)
-    drawn = rng.multinomial(gain.size, counts / gain.size, size=resamples)
-    return np.asarray(drawn @ values / gain.size)
-
-
-def percentile_interval(replicates: NDArray[np.float64]) -> tuple[float, float]:
-    """Interval between the 2.5 % and 97.5 % quantiles of ``replicates``."""
-    low, high = np.quantile(replicates, [(1 - CONFIDENCE_LEVEL) / 2, (1 + CONFIDENCE_LEVEL) / 2])
-    return float(low), float(high)
-
-
-def _majority(correct: Correct) -> Correct:
-    return np.asarray(correct.mean(axis=0) > 0.5)
-
-
-def _mcnemar(first: Correct, second: Correct) -> float:
-    table = [[np.sum(first & second), np.sum(first & ~second)], [np.sum(~first & second), np.sum(~first & ~second)]]
-    return float(mcnemar(table, exact=True).pvalue)

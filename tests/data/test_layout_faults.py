@@ -216,6 +216,20 @@ def test_imagenet_class_lists_of_every_kind(listed, name, text, classes):
     assert not faults(listing)
 
 
+def test_a_class_that_is_listed_twice_is_reported(listed):
+    listing = listed(
+        "imagenet100", [f"train/{WNIDS[0]}/a.JPEG"], {"classes.txt": f"{WNIDS[0]}\n{WNIDS[1]}\n{WNIDS[0]}\n"}
+    )
+    text, stops = fault(listing, "classes.txt")
+    assert text.startswith("1 of 2 ") and WNIDS[0] in text and WNIDS[1] not in text and not stops
+
+
+def test_several_tables_are_not_one(listed):
+    tables = {"train.csv": "file,label\na.mp4,0\n", "val.csv": "file,label\nb.mp4,0\n"}
+    with pytest.raises(InputError, match=r"train\.csv.*val\.csv.*--annotations"):
+        listed("csv", ["a.mp4", "b.mp4"], tables)
+
+
 def test_lines_without_a_wnid_are_named(listed):
     with pytest.raises(InputError, match=r"classes\.txt:2: no wnid in 'tench'"):
         listed("imagenet100", [], {"classes.txt": f"{WNIDS[0]}\ntench\n"})

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from hpc_jepa.data.sources.annotated_files import AnnotatedSample, DatasetListing, LayoutFault
-from hpc_jepa.data.sources.annotations import find_annotation, parse_seconds, read_csv, read_text
+from hpc_jepa.data.sources.annotations import find_annotations, parse_seconds, read_csv, read_text
 from hpc_jepa.data.sources.file_tree import IMAGE_TYPES, VIDEO_TYPES, FileTree, safe_key
 from hpc_jepa.errors import InputError
 
@@ -23,7 +23,9 @@ def list_csv_table(videos: Path, annotations: Path) -> DatasetListing:
     Times are in seconds. ``cluster`` names the recording (or person, or animal) that a clip shows, in every row or in
     none. Files may have absolute paths. Tables of V-JEPA, ``<file> <label>`` without a header, are read too.
     """
-    path = find_annotation(annotations, "*.csv")
+    path, *others = find_annotations(annotations, "*.csv")
+    if others:
+        raise InputError(f"{annotations}: several tables, {path.name} and {others[0].name}; pass one to --annotations")
     rows = _rows_without_header(path) or list(read_csv(path, "file"))
     if not rows:
         raise InputError(f"{path}: no rows")

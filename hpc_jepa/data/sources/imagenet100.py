@@ -1,6 +1,7 @@
 """ImageNet-100: train/<wnid>/*.JPEG and val/<wnid>/*.JPEG of ImageNet-1k, and a list of the 100 classes."""
 
 import re
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -33,7 +34,7 @@ def list_imagenet100(videos: Path, annotations: Path) -> DatasetListing:
     Labels number the wnids in alphabetical order. Training images may be split over folders train.X1, train.X2, ...
     Validation images without folders of classes get theirs from the file name, or a list beside that of the classes.
     """
-    names = _names(_class_list(annotations))
+    names, repeated = _names(_class_list(annotations))
     wnids = sorted(names)
     labels = {wnid: label for label, wnid in enumerate(wnids)}
     files = FileTree(videos)
@@ -52,7 +53,10 @@ def list_imagenet100(videos: Path, annotations: Path) -> DatasetListing:
         raise InputError(
             f"{videos}: no image of the {len(wnids)} listed classes; expected {LAYOUT}, found {files.summary}"
         )
-    faults = tuple(_unsorted_fault(split, found, len(files.names)) for split, found in unsorted.items() if found)
+    faults = (
+        *repeated,
+        *(_unsorted_fault(split, found, len(files.names)) for split, found in unsorted.items() if found),
+    )
     classes = tuple(names[wnid] for wnid in wnids)
     return DatasetListing(
         "imagenet100", tuple(entries), classes, files, LAYOUT, ("train", "validation"), faults, independent=True
@@ -104,12 +108,16 @@ def _validation_labels(annotations: Path) -> dict[str, str]:
     return labels
 
 
-def _names(path: Path) -> dict[str, str]:
-    """Class names by wnid; the wnid itself if the list has no name."""
-    names = dict(_json_classes(path) if path.suffix == ".json" else _text_classes(path))
-    if not names:
+def _names(path: Path) -> tuple[dict[str, str], list[LayoutFault]]:
+    """Class names by wnid, the wnid itself if the list has no name; and the classes that are listed twice."""
+    listed = list(_json_classes(path) if path.suffix == ".json" else _text_classes(path))
+    if not listed:
         raise InputError(f"{path}: no classes; expected one wnid per line, as in 'n01440764 tench'")
-    return names
+    counts = Counter(wnid for wnid, _ in listed)
+    repeated = tuple(wnid for wnid, count in counts.items() if count > 1)
+    what = f"classes of {path.name} are listed more than once"
+    faults = [LayoutFault(len(repeated), len(counts), what, repeated, limited=False)] if repeated else []
+    return dict(listed), faults
 
 
 def _json_classes(path: Path) -> Iterator[tuple[str, str]]:

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.polynomial.legendre import leggauss
 from numpy.typing import NDArray
 from scipy.optimize import brentq
-from scipy.stats import norm, t
+from scipy.special import ndtr, ndtri, stdtr
 
 from hpc_jepa.evaluation.stats.blocked import Comparison
 
@@ -62,12 +62,12 @@ class SequentialRule:
     def difference_level(self, look: int, found: int = 0) -> float:
         """Two-sided p-value at which look ``look`` (from 0) decides a gain or loss when ``found`` are decided."""
         side = self.error / 2 / max(self.comparisons - found, 1)
-        return 2 * float(norm.sf(_difference_bounds(self.looks, side)[look]))
+        return 2 * float(ndtr(-_difference_bounds(self.looks, side)[look]))
 
     def equal_level(self, look: int, found: int = 0) -> float:
         """Larger one-sided p-value of the two tests against the margin at which ``look`` decides an equal."""
         side = self.error / max(self.comparisons - found, 1)
-        return float(norm.sf(_equal_bounds(self.looks, side)[look]))
+        return float(ndtr(-_equal_bounds(self.looks, side)[look]))
 
     def decide(
         self, look: int, comparisons: Mapping[Key, Comparison], before: Mapping[Key, Decision]
@@ -81,10 +81,11 @@ class SequentialRule:
         decisions |= self._differences(look, tested, decisions)
         tested = {key: found for key, found in tested.items() if decisions[key] not in FINAL}
         decisions |= self._equals(look, tested, decisions)
+        differences, is_last = _count(decisions, "gain", "loss"), look == len(self.looks) - 1
         for key, found in tested.items():
             if decisions[key] not in FINAL:
-                hopeless = self.chance(look, found, _count(decisions, "gain", "loss")) < self.futility
-                decisions[key] = "hopeless" if hopeless and look < len(self.looks) - 1 else "open"
+                hopeless = not is_last and self.chance(look, found, differences) < self.futility
+                decisions[key] = "hopeless" if hopeless else "open"
         return decisions
 
     def chance(self, look: int, comparison: Comparison, found: int = 0) -> float:
@@ -95,10 +96,10 @@ class SequentialRule:
         information = self.looks[look] / self.looks[-1]
         if information == 1:
             return float(comparison.p_value <= self.difference_level(look, found))
-        score = float(norm.isf(max(comparison.p_value, 1e-300) / 2)) / math.sqrt(information)
+        score = -float(ndtri(max(comparison.p_value, 1e-300) / 2)) / math.sqrt(information)
         spread = math.sqrt((1 - information) / information)
-        bound = float(norm.isf(self.difference_level(len(self.looks) - 1, found) / 2))
-        return float(norm.sf((bound - score) / spread) + norm.cdf((-bound - score) / spread))
+        bound = -float(ndtri(self.difference_level(len(self.looks) - 1, found) / 2))
+        return float(ndtr((score - bound) / spread) + ndtr((-bound - score) / spread))
 
     def _differences(
         self, look: int, tested: Mapping[Key, Comparison], decisions: Mapping[Key, Decision]
@@ -124,11 +125,12 @@ class SequentialRule:
 
 
 def equivalence_p(comparison: Comparison, margin: float) -> float:
-    """Larger p-value of the two one-sided tests that the difference is at least ``margin`` from zero."""
-    distance, error = margin - abs(comparison.value), comparison.standard_error
-    if error == 0:
-        return float(distance <= 0)
-    return float(t.sf(distance / error, comparison.df))
+    """Larger p-value of the two one-sided tests that the difference is at least ``margin`` from zero; 1 outside."""
+    distance = margin - abs(comparison.value)
+    if distance <= 0:
+        return 1.0
+    error = comparison.standard_error
+    return float(stdtr(comparison.df, -distance / error)) if error else 0.0
 
 
 def boundaries(information: Sequence[float], spent: Sequence[float]) -> Values:
@@ -144,14 +146,14 @@ def boundaries(information: Sequence[float], spent: Sequence[float]) -> Values:
         root = math.sqrt(fraction)
         increment = spent[look] - (spent[look - 1] if look else 0.0)
         if density is None:
-            bounds[look] = norm.isf(increment)
+            bounds[look] = -ndtri(increment)
         elif increment <= 0:
             bounds[look] = math.inf
         else:
             bounds[look] = density.upper_bound(fraction, increment) / root
         high = min(bounds[look], FARTHEST) * root
         points = (nodes + 1) / 2 * (high + FARTHEST * root) - FARTHEST * root
-        values = norm.pdf(points / root) / root if density is None else density.after(fraction, points)
+        values = _normal_density(points / root) / root if density is None else density.after(fraction, points)
         density = _Density(fraction, points, values * node_weights * (high + FARTHEST * root) / 2)
     return bounds
 
@@ -167,14 +169,14 @@ class _Density:
     def after(self, information: float, points: Values) -> Values:
         """Density at ``points`` of a later look."""
         step = math.sqrt(information - self.information)
-        return np.asarray(norm.pdf((points[:, None] - self.points) / step) / step @ self.mass)
+        return np.asarray(_normal_density((points[:, None] - self.points) / step) / step @ self.mass)
 
     def upper_bound(self, information: float, probability: float) -> float:
         """The sum that is exceeded at a later look with this probability."""
         step = math.sqrt(information - self.information)
 
         def excess(bound: float) -> float:
-            return math.log(max(float(norm.sf((bound - self.points) / step) @ self.mass), 1e-300) / probability)
+            return math.log(max(float(ndtr((self.points - bound) / step) @ self.mass), 1e-300) / probability)
 
         return float(brentq(excess, -FARTHEST, 2 * FARTHEST))
 
@@ -183,7 +185,7 @@ class _Density:
 def _difference_bounds(looks: tuple[int, ...], error: float) -> Values:
     """One side, spending of O'Brien and Fleming's kind (Lan & DeMets 1983)."""
     information = [look / looks[-1] for look in looks]
-    spent = [2 * float(norm.sf(norm.isf(error / 2) / math.sqrt(fraction))) for fraction in information]
+    spent = [2 * float(ndtr(ndtri(error / 2) / math.sqrt(fraction))) for fraction in information]
     return boundaries(information, spent)
 
 
@@ -191,6 +193,10 @@ def _difference_bounds(looks: tuple[int, ...], error: float) -> Values:
 def _equal_bounds(looks: tuple[int, ...], error: float) -> Values:
     information = [look / looks[-1] for look in looks]
     return boundaries(information, [error * fraction for fraction in information])
+
+
+def _normal_density(x: Values) -> Values:
+    return np.asarray(np.exp(-np.square(x) / 2) / math.sqrt(2 * math.pi))
 
 
 def _count(decisions: Mapping[Key, Decision], *kinds: Decision) -> int:

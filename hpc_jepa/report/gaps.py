@@ -5,10 +5,12 @@ from pathlib import Path
 
 from hpc_jepa.config import loading
 from hpc_jepa.config.study import StudyConfig
-from hpc_jepa.errors import InputError
+from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.report.results import RANDOM, Panel, ResultRow, panel_of
 from hpc_jepa.report.run_report import RunReport, run_label
+from hpc_jepa.runs.run_dir import StudyDir
 from hpc_jepa.study.grid import expand_study
+from hpc_jepa.study.looks_file import not_needed, read_looks
 
 
 def find_gaps(runs: Sequence[RunReport], rows: Sequence[ResultRow]) -> list[str]:
@@ -30,8 +32,14 @@ def _absent(path: Path, started: set[Path]) -> list[str]:
         cells = expand_study(loading.read_config(StudyConfig, [path]), path.parent.parent)
     except InputError as error:
         return [f"{path}: its grid cannot be expanded ({error})"]
-    absent = [cell.config for cell in cells if cell.config.folder.resolve() not in started]
-    return [f"{run_label(config)} ({config.regime}): never started" for config in absent]
+    try:
+        looks = read_looks(StudyDir(path.parent))
+    except DataError as error:
+        return [str(error)]
+    reason = not_needed(looks) if looks else None
+    absent = [cell for cell in cells if cell.folder.resolve() not in started]
+    needed = [cell.config for cell in absent if reason is None or not reason(cell.arm, cell.config.seed)]
+    return [f"{run_label(config)} ({config.regime}): never started" for config in needed]
 
 
 def _unfinished(runs: Iterable[RunReport]) -> list[str]:

@@ -75,3 +75,35 @@ def test_a_failed_cell_does_not_stop_others_and_is_resubmitted_alone(grid, tmp_p
     assert study.job("tiny/broken") != before
     assert study.job() == healthy
     eventually(study.done)
+
+
+def test_a_sequential_study_goes_on_by_itself_and_by_hand_when_the_job_of_a_look_is_killed(
+    cluster, evaluated_grid, eventually
+):
+    rule = {"looks": [2, 3], "futility": 0}  # eight test clips decide nothing at the first look
+    study = evaluated_grid(*VARIANTS, seeds=(0, 1, 2), sequential=rule)
+    folder = study.folder / "runs/demo"
+
+    def jobs(kind):
+        lines = (folder / "jobs.jsonl").read_text().splitlines()
+        return [job for job in map(json.loads, lines) if job["kind"] == kind]
+
+    def looks():
+        return [look["look"] for look in json.loads((folder / "looks.json").read_text())["looks"]]
+
+    study.call("submit")
+    assert {job["folder"][-6:] for job in jobs("train")} == {"seed-0", "seed-1"}
+    study.call("submit")  # everything is in the queue
+    assert (len(jobs("train")), len(jobs("look"))) == (4, 1)
+
+    eventually(lambda: len(jobs("look")) == 2)  # submitted by the job of the first look
+    cluster.slurm("scancel", jobs("look")[-1]["job"])
+    assert looks() == [1]
+    eventually(study.done)
+    assert len(jobs("train")) == 6
+    assert looks() == [1]
+
+    study.call("submit")
+    assert looks() == [1, 2]
+    assert json.loads(study.call("next", "--json"))["cells"] == []
+    assert (len(jobs("train")), len(jobs("evaluate")), len(jobs("look"))) == (6, 6, 2)

@@ -7,6 +7,8 @@ from typer.testing import CliRunner
 
 from hpc_jepa.cli.app import app
 from hpc_jepa.errors import DataError, InputError
+from hpc_jepa.report.write_report import write_report
+from hpc_jepa.study import local
 from hpc_jepa.study.sequential import SequentialStudy, take_looks
 from tests.study.planted import PlantedStudy
 
@@ -170,6 +172,53 @@ def test_confirmation_uses_fresh_seeds_alone(planted):
         (cell.config.variant, cell.config.seed) for cell in planted.cells if (cell.folder / "state.json").exists()
     }
     assert {variant for variant, seed in trained if seed >= 10} == {"baseline", "fwm"}
+
+
+def submit(planted, *arguments):
+    return CliRunner().invoke(app, ["study", "submit", str(planted.path), "--runs", str(planted.runs), *arguments])
+
+
+def test_submit_runs_look_after_look_on_this_machine_and_continues_after_an_interruption(planted, monkeypatch):
+    calls = []
+
+    def run(cells, jobs, on_status):
+        calls.append({(cell.config.variant, cell.config.seed) for cell in cells})
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        planted.plant(cells, GAINS, seed_spread=0.03)
+        return []
+
+    monkeypatch.setattr(local, "run_locally", run)
+    assert submit(planted).exit_code != 0
+    result = submit(planted)
+    assert result.exit_code == 0 and "finished" in result.stderr
+    assert calls[0] == {(variant, seed) for variant in VARIANTS for seed in (0, 1)}
+    assert calls[1] == calls[2] and len(set.union(*calls)) == sum(map(len, calls)) - len(calls[1])
+    assert submit(planted).exit_code == 0 and len(calls) == len({frozenset(call) for call in calls}) + 1
+
+
+def test_failed_cells_end_submit_unless_they_are_skipped(planted, monkeypatch):
+    def run(cells, jobs, on_status):
+        failed = [cell for cell in cells if (cell.config.variant, cell.config.seed) == ("hw", 1)]
+        planted.plant([cell for cell in cells if cell not in failed], GAINS)
+        return [local.FailedTask(cell, "diverged", cell.folder) for cell in failed]
+
+    monkeypatch.setattr(local, "run_locally", run)
+    result = submit(planted)
+    assert result.exit_code != 0 and "diverged" in str(result.exception) + result.output
+    assert not json.loads((planted.runs / "demo/looks.json").read_text())["looks"]
+    result = submit(planted, "--skip-failed")
+    assert result.exit_code == 0 and "without 1 failed cell" in result.stderr
+
+
+def test_status_and_report_know_the_cells_that_are_not_needed(planted):
+    finish(planted, seed_spread=0.003)
+    arguments = ["study", "status", str(planted.path), "--runs", str(planted.runs), "--json"]
+    found = json.loads(CliRunner().invoke(app, arguments).stdout)
+    stopped = [cell for cell in found if cell["state"] == "not needed"]
+    assert len(stopped) + len(runs_of(planted)) == len(found) == 25
+    assert any("stopped at look 1: gain" in cell["note"] for cell in stopped)
+    assert "never started" not in (write_report([planted.runs / "demo"]).folder / "index.html").read_text()
 
 
 def test_rules_written_after_results_are_said(planted):

@@ -66,7 +66,9 @@ def study_plan(
         show_plan(cells, site, forecast, on_slurm=cluster != "local")
         if looks := _config(study).sequential:
             seeds = ", ".join(map(str, looks.looks))
-            typer.echo(f"sequential: looks at {seeds} seeds; the figures are for all seeds of all variants, the most it takes")
+            typer.echo(
+                f"sequential: looks at {seeds} seeds; the figures are for all seeds of all variants, the most it takes"
+            )
     for reason, folders in group_by_reason(errors):
         count = Text(f"{len(folders)} of {len(cells)} cells cannot run: ", "red")
         CONSOLE.print(Text.assemble(count, (visible(reason), "default")))

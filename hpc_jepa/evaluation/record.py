@@ -54,7 +54,9 @@ class RunIdentity(Strict):
     seed: int
     semantics: Literal["published", "corrected"]
     overridden: dict[str, Any] = Field(description="semantics switches that differ from the preset")
-    switches: dict[str, Any] = Field({}, description="switches that the run is named after", exclude_if=lambda x: not x)
+    switches: dict[str, bool | str] = Field(
+        {}, description="switches that the run is named after", exclude_if=lambda x: not x
+    )
     fingerprint: str = Field(description="hash of the run's configuration")
     step: int = Field(ge=0)
     steps: int = Field(ge=0)

@@ -26,6 +26,8 @@ class EvaluatedRun(_Open):
     """The run a record is of, after ``step`` optimizer steps."""
 
     step: int
+    semantics: str | None = None
+    switches: dict[str, bool | str] = {}
 
 
 class ResultSummary(_Open):
@@ -46,8 +48,8 @@ class RecordSummary(_Open):
     def rows(self, task: str) -> Iterator[dict[str, Any]]:
         """One flat row per result: keys of the run, then scalars of the result."""
         run = self.run.model_dump()
-        if "semantics" in run:
-            run["semantics"] = semantics_name(run["semantics"], run.get("switches", {}))
+        if self.run.semantics is not None:
+            run["semantics"] = semantics_name(self.run.semantics, self.run.switches)
         head = {"task": task, "benchmark": self.benchmark, "protocol": self.protocol}
         head |= {name: run[name] for name in RUN_COLUMNS if name in run}
         for result in self.results:

@@ -64,7 +64,8 @@ IDENTITY_OF_RUN = {
     "variant": "v",
     "seed": 0,
     "semantics": "corrected",
-    "overridden": {},
+    "overridden": {"ld_hw_gradient": False},
+    "switches": {"ld_hw_gradient": False},
     "fingerprint": "f",
     "step": 10,
     "steps": 10,
@@ -81,6 +82,7 @@ RECORD = {
     "software": {"torch": "2"},
     "encoders": {},
     "predictions": "2" * 64,
+    "clusters": 4,
 }
 RESULT = {"weights": "target", "value": 0.5, "low": 0.4, "high": 0.6, "n": 8, "per_seed": [0.5, 0.5]}
 RESULTS = {
@@ -177,7 +179,7 @@ def test_starts(content, survives, fresh):
 @given(content=damaged_json(JOB))
 def test_jobs(content, survives, fresh):
     log = JobLog(StudyDir(fresh("jobs.jsonl", content + b"\n").parent))
-    survives(log.latest, "jobs.jsonl")
+    survives(log.jobs, "jobs.jsonl")
 
 
 @fuzz

@@ -27,7 +27,16 @@ from hpc_jepa.evaluation.record import read_predictions
 from hpc_jepa.runs.run_dir import RunDir
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-INFO = {"frames": 4, "fps": 25.0, "width": 8, "height": 8, "codec": "h264", "label": 1, "class_name": "c", "text": "t"}
+INFO = {
+    "frames": 4,
+    "fps": 25.0,
+    "width": 8,
+    "height": 8,
+    "codec": "h264",
+    "label": 1,
+    "class_name": "c",
+    "cluster": "v",
+}
 
 
 def small_tar(infos):

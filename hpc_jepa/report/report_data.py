@@ -13,6 +13,7 @@ from hpc_jepa.report.export_tables import ResultTable, result_tables
 from hpc_jepa.report.factorial import FactorialDesign, factorial_designs, incomplete_designs
 from hpc_jepa.report.gaps import find_gaps
 from hpc_jepa.report.headlines import write_headlines
+from hpc_jepa.report.looks import sequential_findings
 from hpc_jepa.report.predictions import check_predictions, split_by_steps
 from hpc_jepa.report.published_results import LIMITATIONS, PublishedStudy, other_probes, published_grids
 from hpc_jepa.report.result_grid import SIGNIFICANCE, ResultGrid
@@ -69,7 +70,7 @@ def collect_run_data(found: FoundRuns, places: Sequence[Path]) -> ReportData:
     comparisons = [comparison for study in scores for comparison in compare_semantics(study)]
     return ReportData(
         descriptions=study_descriptions(runs),
-        headlines=write_headlines(rows, attentive, grids, comparisons),
+        headlines=(*sequential_findings(runs), *write_headlines(rows, attentive, grids, comparisons)),
         grids=grids,
         tables=result_tables(runs, rows),
         rows=rows,

@@ -218,7 +218,10 @@ def test_status_and_report_know_the_cells_that_are_not_needed(planted):
     stopped = [cell for cell in found if cell["state"] == "not needed"]
     assert len(stopped) + len(runs_of(planted)) == len(found) == 25
     assert any("stopped at look 1: gain" in cell["note"] for cell in stopped)
-    assert "never started" not in (write_report([planted.runs / "demo"]).folder / "index.html").read_text()
+    folder = write_report([planted.runs / "demo"]).folder
+    assert "never started" not in (folder / "index.html").read_text()
+    findings = json.loads((folder / "report.json").read_text())["findings"]
+    assert "gains: tiny/fwm on motion (+20" in findings[0] and "look 1 of 3" in findings[0]
 
 
 def test_rules_written_after_results_are_said(planted):

@@ -3,11 +3,11 @@
 import statistics
 from dataclasses import dataclass
 
-from scipy.optimize import brentq
-from scipy.stats import nct, t
+from scipy.stats import t
 
 from hpc_jepa.evaluation.stats.accuracy import CONFIDENCE_LEVEL
-from hpc_jepa.evaluation.stats.unpaired import POWER, minimum_detectable_gain
+from hpc_jepa.evaluation.stats.planning import FamilyTest, detectable_difference
+from hpc_jepa.evaluation.stats.unpaired import minimum_detectable_gain
 from hpc_jepa.report.result_grid import SIGNIFICANCE, Contrast, ResultGrid
 
 
@@ -28,7 +28,7 @@ class DetectableGain:
     def sentence(self) -> str:
         """Column, gains and number of seeds, as text."""
         if self.seeds == 1:
-            return f"{self.column}: unknown, more than the {_points(self.alone)} of the test clips alone"
+            return f"{self.column}: unknown with one seed, more than the {_points(self.alone)} of the test clips alone"
         return f"{self.column}: {_points(self.alone)} ({_points(self.family)}) with {self.seeds} seeds"
 
 
@@ -46,22 +46,16 @@ def detectable_gain(grid: ResultGrid, column: str) -> DetectableGain | None:
     if not several:
         alone = 100 * minimum_detectable_gain(cell.value / 100, cell.n)
         return DetectableGain(column, 1, alone, alone)
-    errors = statistics.median(_standard_error(contrast) for contrast in several)
+    error = statistics.median(_standard_error(contrast) for contrast in several)
     df = statistics.median(contrast.df for contrast in several if contrast.df is not None)
     seeds = round(statistics.median(contrast.seeds for contrast in several))
-    levels = SIGNIFICANCE, SIGNIFICANCE / max(grid.family, 1)
-    return DetectableGain(column, seeds, *(errors * _detectable(df, level) for level in levels))
+    tests = FamilyTest(SIGNIFICANCE), FamilyTest(SIGNIFICANCE, max(grid.family, 1))
+    return DetectableGain(column, seeds, *(detectable_difference(error, df, test) for test in tests))
 
 
 def _standard_error(contrast: Contrast) -> float:
     quantile = float(t.isf((1 - CONFIDENCE_LEVEL) / 2, contrast.df))
     return (contrast.high - contrast.low) / 2 / quantile
-
-
-def _detectable(df: float, level: float) -> float:
-    """Gain in standard errors that a two-sided t test at ``level`` finds with 80 % power."""
-    critical = float(t.isf(level / 2, df))
-    return float(brentq(lambda gain: float(nct.sf(critical, df, gain)) - POWER, 0, 50 * critical))
 
 
 def _points(value: float) -> str:

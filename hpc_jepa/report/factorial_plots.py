@@ -29,7 +29,7 @@ def _draw_means(axes: Axes, design: FactorialDesign) -> None:
     for number, given in enumerate(_subsets(others)):
         values = [design.means[given], design.means[given | {first}]]
         colour = SERIES[number % len(SERIES)]
-        name = " + ".join(sorted(given)) or f"without {' and '.join(others)}"
+        name = f"with {' and '.join(sorted(given))}" if given else f"without {' and '.join(others)}"
         style = STYLES[number % len(STYLES)]
         axes.plot([0, 1], values, color=colour, linestyle=style, marker="o", markersize=4, label=name)
     axes.set_xticks([0, 1], [f"without {first}", f"with {first}"])

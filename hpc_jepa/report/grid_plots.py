@@ -9,6 +9,7 @@ from matplotlib.transforms import Bbox
 
 from hpc_jepa.report.plots import CARD, FAINT, INK, SERIES, SOFT, render_svg
 from hpc_jepa.report.result_grid import Contrast, ResultCell, ResultGrid
+from hpc_jepa.report.results import RANDOM
 from hpc_jepa.report.wording import cluster_mark
 
 ABOVE, BELOW = SERIES[2], SERIES[1]
@@ -34,7 +35,7 @@ def forest_plot(grid: ResultGrid, column: str) -> str:
     """Differences to the reference in points, sorted, with 95 % intervals. Thin: intervals that hold for all
     comparisons of the column at once. To the right, the number of common seeds.
     """
-    contrasts = sorted(grid.contrasts(column), key=lambda item: item[1].points)
+    contrasts = sorted(shown_contrasts(grid, column), key=lambda item: item[1].points)
 
     def draw(figure: Figure) -> None:
         axes = figure.add_subplot()
@@ -50,6 +51,11 @@ def forest_plot(grid: ResultGrid, column: str) -> str:
         axes.tick_params(axis="y", length=0)
 
     return render_svg(draw, height=0.8 + 0.21 * max(len(contrasts), 1), width=3.8)
+
+
+def shown_contrasts(grid: ResultGrid, column: str) -> list[tuple[str, Contrast]]:
+    """Differences in a forest plot: all but that of the untrained encoder, which has plots of its own."""
+    return [(row, contrast) for row, contrast in grid.contrasts(column) if row != RANDOM]
 
 
 def trade_off_plot(points: Sequence[TradeOffPoint], across: str, up: str, reference: str) -> str:

@@ -90,11 +90,16 @@ def render_page(data: ReportData) -> str:
 
 def _forest_plots(grids: Sequence[ResultGrid]) -> list[PagePlot]:
     return [
-        PagePlot(f"{column}: {grid.title}", Markup(grid_plots.forest_plot(grid, column)))
+        PagePlot(_forest_title(grid, column), Markup(grid_plots.forest_plot(grid, column)))
         for grid in grids
         for column in grid.columns
-        if grid.contrasts(column)
+        if grid_plots.shown_contrasts(grid, column)
     ]
+
+
+def _forest_title(grid: ResultGrid, column: str) -> str:
+    asked = any(contrast.asked for _, contrast in grid.contrasts(column))
+    return f"{column}: {grid.title}{'' if asked else ' (beside the deciding column: no verdict)'}"
 
 
 def _trade_off_plots(grids: Sequence[ResultGrid]) -> list[PagePlot]:

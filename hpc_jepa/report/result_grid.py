@@ -116,12 +116,19 @@ class ResultGrid:
         """Names of the tests of all differences."""
         return sorted({contrast.test for _, _, contrast in self.all_contrasts()})
 
+    def column_facts(self, column: str) -> str:
+        """Number of clips and of source videos of a column, as text; empty without a cell."""
+        cell = next((cell for row in self.rows if (cell := self.cell(row, column)) is not None), None)
+        if cell is None:
+            return ""
+        return f"{cell.n:,} clips" + ("" if cell.clusters is None else f" of {cell.clusters:,} videos")
+
     def row_caveat(self, row: str) -> str:
-        """What limits all comparisons of a row: one common seed, or settings beside the objective. Empty if nothing."""
+        """What limits all comparisons of a row: one seed, or settings beside the objective. Empty if nothing."""
         contrasts = [contrast for name, _, contrast in self.all_contrasts() if name == row and contrast.asked]
         lines = []
         if any(contrast.one_seed for contrast in contrasts):
-            lines.append("one common seed: not judged")
+            lines.append("one seed: not judged")
         differs = {contrast.differs for contrast in contrasts}
         if len(differs) == 1 and (settings := differs.pop()):
             lines.append(f"also differs in {_shortened(settings)}")

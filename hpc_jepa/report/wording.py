@@ -24,8 +24,8 @@ def judged(contrast: Contrast) -> str:
         return "a difference between two single runs, which the seed alone can make"
     p_value = contrast.p_value if contrast.adjusted is None else contrast.adjusted
     if not contrast.significant:
-        return f"not significant (p {format_p(p_value)})"
-    return f"significantly {'more' if contrast.points > 0 else 'less'} accurate (p {format_p(p_value)})"
+        return f"not significant (Holm's p {format_p(p_value)})"
+    return f"significantly {'more' if contrast.points > 0 else 'less'} accurate (Holm's p {format_p(p_value)})"
 
 
 def format_p(value: float) -> str:
@@ -61,8 +61,8 @@ def note(grid: ResultGrid) -> str:
     detectable = [gain.sentence for column in grid.columns if (gain := detectable_gain(grid, column)) is not None]
     if detectable:
         parts.append(
-            "Minimum detectable gain in points at 80 % power from the spread between seeds and clips, alone (in "
-            f"brackets: as the first of the family): {'; '.join(detectable)}."
+            "Minimum detectable gain in points at 80 % power, alone (in brackets: as the first of the family): "
+            f"{'; '.join(detectable)}."
         )
     if any(cell.untrained for cell in grid.cells.values()):
         parts.append("† evaluated on weights that no gradient reached (B1).")
@@ -75,14 +75,11 @@ def cluster_mark(contrast: Contrast) -> str:
 
 
 def factorial_note(design: FactorialDesign) -> str:
-    """Seeds of the effects, and what they mean."""
+    """Seeds and source videos of the effects."""
     contrast = design.effects[0].contrast
     seeds = "one common seed, so no effect is judged" if contrast.one_seed else f"{contrast.seeds} common seeds"
     unknown = f" {UNKNOWN_CLUSTERS} source videos unknown." if contrast.clusters is None else ""
-    return (
-        f"{seeds[0].upper()}{seeds[1:]}. Main effect: mean gain from adding the objective. Interaction: how much more "
-        f"it adds beside the other than without it.{unknown}"
-    )
+    return f"{seeds[0].upper()}{seeds[1:]}.{unknown}"
 
 
 def _unknown_clusters(grid: ResultGrid) -> bool:

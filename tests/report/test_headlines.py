@@ -37,4 +37,4 @@ def test_one_common_pretraining_seed_is_a_caveat_of_each_row_and_stays(study, wr
     write.evaluated(write.run("fwm_hw_ld", seed=1), {"target": {"linear": 0.45, "attentive": 0.9}})
     (line,), by_row = caveats()
     assert "fwm_hw_ld (published)" in line and "fwm_hw_ld," not in line
-    assert "one common seed" in by_row["fwm_hw_ld (published)"] and "one common seed" not in by_row["fwm_hw_ld"]
+    assert "one seed" in by_row["fwm_hw_ld (published)"] and "one seed" not in by_row["fwm_hw_ld"]

@@ -11,6 +11,7 @@ from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 from scipy.stats import nct, t
 
 from hpc_jepa.errors import InputError
@@ -106,6 +107,14 @@ def seeds_needed(
         middle = (low + high) // 2
         low, high = (low, middle) if enough(middle) else (middle, high)
     return high
+
+
+def detectable_difference(standard_error: float, df: float, test: FamilyTest, target: float = POWER) -> float:
+    """Smallest true difference that a comparison of a finished study, with its ``standard_error`` and ``df``, finds
+    with the ``target`` power in the right direction.
+    """
+    critical = float(t.isf(test.level / 2, df))
+    return standard_error * float(brentq(lambda shift: float(nct.sf(critical, df, shift)) - target, 0, 50 * critical))
 
 
 def clips_needed(spread: Spread, difference: float, test: FamilyTest, target: float = POWER) -> int:

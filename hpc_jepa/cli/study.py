@@ -251,14 +251,15 @@ def _start(
 
 
 def _run_locally(study: str, runs: Path, jobs: int | None, only_unfinished: bool, skip_failed: bool) -> None:
+    from hpc_jepa.runs.run_dir import StudyDir
     from hpc_jepa.study.grid import create_study_dir
-    from hpc_jepa.study.sequential import take_looks
     from hpc_jepa.study.status import read_study_status
+    from hpc_jepa.study.submit import take_looks
 
     config, cells = _config(study), _cells(study, runs)
     if config.sequential is not None:
         return _run_looks(config, cells, runs, jobs, skip_failed)
-    take_looks(config, runs)
+    take_looks(config, StudyDir(runs / config.study))
     folder = create_study_dir(config, runs)
     if only_unfinished:
         cells = read_study_status(cells, folder).unfinished
@@ -276,15 +277,14 @@ def _run_looks(
     from hpc_jepa.io.atomic import exclusive_lock
     from hpc_jepa.runs.run_dir import StudyDir
     from hpc_jepa.study.grid import create_study_dir
-    from hpc_jepa.study.sequential import take_looks
-    from hpc_jepa.study.submit import given_up
+    from hpc_jepa.study.submit import given_up, take_looks
 
     folder = StudyDir(runs / config.study)
     folder.path.mkdir(parents=True, exist_ok=True)
     failed = given_up(cells, folder) if skip_failed else set()
     while True:
         with exclusive_lock(folder.lock_file):
-            step = take_looks(config, runs, failed)
+            step = take_looks(config, folder, failed)
             create_study_dir(config, runs)
         if step is None:
             return

@@ -37,8 +37,8 @@ def _sentences(name: str, looks: LooksFile) -> list[str]:
     missing = f" Cells that failed: {', '.join(last.missing)}." if last.missing else ""
     sentences = [
         f"{name} is a sequential study, after look {last.look} of {len(rule.looks)} (at {last.seeds} of at most "
-        f"{rule.looks[-1]} seeds): {_decided(last.decisions, rule.margin)}. The family-wise error of these decisions is "
-        f"{rule.error:.0%} for all looks together; stars and colours of the tables do not count the looks."
+        f"{rule.looks[-1]} seeds): {_decided(last.decisions, rule.margin)}. The family-wise error of these decisions "
+        f"is {rule.error:.0%} for all looks together; stars and colours of the tables do not count the looks."
         f"{selects}{missing}"
     ]
     if looks.confirmation is not None:

@@ -237,7 +237,7 @@ class SequentialStudy:
             seeds=self.seeds,
             confirmation=self.confirmation,
             error=self.rule.error,
-            margin=100 * self.rule.margin,
+            margin=round(100 * self.rule.margin, 9),
             futility=self.rule.futility,
             benchmarks={name: f"{each.protocol}, {self.comparisons.probe(name)}" for name, each in evaluations},
             comparisons=tuple(self.questions),
@@ -250,19 +250,3 @@ class SequentialStudy:
 def _rounded(level: float) -> float:
     """Four digits: the integration differs in the last bits between machines."""
     return float(f"{level:.4g}")
-
-
-def take_looks(study: StudyConfig, runs: Path, failed: Collection[Path] = ()) -> NextStep | None:
-    """The next step of a sequential study, looks that it takes recorded; None for another study.
-
-    Raises InputError if a recorded rule was changed or taken out of the study.
-    """
-    folder = StudyDir(runs / study.study)
-    if study.sequential is not None:
-        return SequentialStudy(study, runs).advance(failed)
-    if folder.looks_file.exists():
-        raise InputError(
-            f"{folder.looks_file}: the study is sequential there, but has no sequential: now; undo the change, or give "
-            "the study another name"
-        )
-    return None

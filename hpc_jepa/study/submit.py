@@ -8,9 +8,10 @@ submits again.
 import os
 import signal
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hpc_jepa.config.cluster import Profile
 from hpc_jepa.config.study import StudyConfig
@@ -21,11 +22,13 @@ from hpc_jepa.runs.run_dir import StudyDir
 from hpc_jepa.study.grid import StudyCell, create_study_dir, expand_study
 from hpc_jepa.study.job_log import JobLog, JobQueue, SubmittedJob, array_ids, fetch_job_queue
 from hpc_jepa.study.preflight import group_by_reason, preflight_errors
-from hpc_jepa.study.sequential import NextStep, take_looks
 from hpc_jepa.study.slurm_cli import require_commands, scancel
 from hpc_jepa.study.slurm_submitter import SlurmSubmitter
 from hpc_jepa.study.status import UNFINISHED, is_evaluated, read_study_status
 from hpc_jepa.study.task import StudyTask, evaluation_task, look_task, report_task, training_task
+
+if TYPE_CHECKING:
+    from hpc_jepa.study.sequential import NextStep
 
 MOST_ATTEMPTS = 2
 """Jobs of one kind that an unattended study submits for a cell."""
@@ -39,7 +42,7 @@ class SubmittedJobs:
     evaluate: list[SubmittedJob] = field(default_factory=list)
     look: list[SubmittedJob] = field(default_factory=list)
     report: list[SubmittedJob] = field(default_factory=list)
-    step: NextStep | None = None
+    step: "NextStep | None" = None
     refused: Sequence[tuple[str, Sequence[Path]]] = ()
 
     @property
@@ -94,7 +97,7 @@ def submit_study(
     folder.path.mkdir(parents=True, exist_ok=True)
     job_log = JobLog(folder)
     with exclusive_lock(folder.lock_file, wait=skip_failed):
-        step = take_looks(study, runs, given_up(cells, folder) if skip_failed else ())
+        step = take_looks(study, folder, given_up(cells, folder) if skip_failed else ())
         create_study_dir(study, runs)
         wanted = cells if step is None else [each.cell for each in step.cells]
         selected: Sequence[StudyCell] = read_study_status(wanted, folder).unfinished if only_unfinished else wanted
@@ -110,6 +113,23 @@ def submit_study(
         {cell.folder: refused[cell.folder] for cell in selected if cell.folder in refused}
     )
     return batch.submitted
+
+
+def take_looks(study: StudyConfig, folder: StudyDir, failed: Collection[Path] = ()) -> "NextStep | None":
+    """The next step of a sequential study, looks that it takes recorded; None for another study.
+
+    ``failed``: run folders that a look does without. Raises InputError if a recorded rule was changed or taken out.
+    """
+    if study.sequential is not None:
+        from hpc_jepa.study.sequential import SequentialStudy  # imports scipy: other studies do not wait for it
+
+        return SequentialStudy(study, folder.path.parent).advance(failed)
+    if folder.looks_file.exists():
+        raise InputError(
+            f"{folder.looks_file}: the study is sequential there, but has no sequential: now; undo the change, or give "
+            "the study another name"
+        )
+    return None
 
 
 def given_up(cells: Sequence[StudyCell], folder: StudyDir) -> set[Path]:

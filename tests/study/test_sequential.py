@@ -8,8 +8,10 @@ from typer.testing import CliRunner
 from hpc_jepa.cli.app import app
 from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.report.write_report import write_report
+from hpc_jepa.runs.run_dir import StudyDir
 from hpc_jepa.study import local
-from hpc_jepa.study.sequential import SequentialStudy, take_looks
+from hpc_jepa.study.sequential import SequentialStudy
+from hpc_jepa.study.submit import take_looks
 from tests.study.planted import PlantedStudy
 
 VARIANTS = ("baseline", "fwm", "hw", "ld", "delta")
@@ -24,7 +26,7 @@ def planted(tmp_path, monkeypatch):
 
 
 def take(planted, failed=()):
-    return take_looks(planted.config, planted.runs, failed)
+    return take_looks(planted.config, StudyDir(planted.runs / "demo"), failed)
 
 
 def names(step):

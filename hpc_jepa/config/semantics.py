@@ -63,6 +63,8 @@ class Semantics(Strict):
         if isinstance(data, dict):
             preset = data.get("preset")
             return {**PRESETS[preset if preset in get_args(Preset) else "corrected"], **data}
+        if not isinstance(data, Semantics):
+            raise ValueError("must be published, corrected, or {preset: corrected, <switch>: <value>}")
         return data
 
     @classmethod

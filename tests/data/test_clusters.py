@@ -2,6 +2,7 @@
 
 import json
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,10 +10,12 @@ import webdataset
 from typer.testing import CliRunner
 
 from hpc_jepa.cli.shards import app
+from hpc_jepa.data.shards.builder import build_shards, make_recipe
 from hpc_jepa.data.shards.manifest import MANIFEST_NAME, SampleInfo, ShardManifest, read_manifest
 from hpc_jepa.data.shards.shard_folder import ShardFolder
 from hpc_jepa.data.shards.verify import find_decode_errors
 from hpc_jepa.data.sources.csv_table import list_csv_table
+from hpc_jepa.data.sources.hacs import list_hacs
 from hpc_jepa.errors import InputError
 from tests.data.test_sources import LAYOUT_MAKERS, avi, mp4, put
 
@@ -155,6 +158,28 @@ def test_older_complete_shards_are_kept_and_resharded_as_they_are(tmp_path):
     build(tmp_path, "diving48")
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
     assert read_manifest(folder).known_clusters == "unknown"
+
+
+def test_a_build_that_an_older_release_began_does_not_promise_clusters(tmp_path):
+    """Its first samples have none; they are kept when the build is resumed."""
+    LAYOUT_MAKERS["hacs"](tmp_path)
+    source = list_hacs(tmp_path / "videos", tmp_path / "annotations").sources(["train"])[0]
+    recipe, folder = make_recipe(source, 1), tmp_path / "out" / "train"
+    old = replace(source, entries=tuple(entry._replace(cluster=None) for entry in source.entries))
+
+    def stop_at_the_second(samples):
+        started.append(samples)
+        if len(started) == 2:
+            raise KeyboardInterrupt
+
+    started = []
+    with pytest.raises(KeyboardInterrupt):
+        build_shards(old, folder, recipe, 0, stop_at_the_second)
+    journal = tmp_path / "out" / ".train.partial" / "journal.jsonl"
+    journal.write_text(journal.read_text().replace(',"with_cluster":0', ""))
+    manifest = build_shards(source, folder, recipe, 0, lambda samples: None)
+    assert list(clusters(ShardFolder(folder)).values()) == [None, "aaaaaaaaaaa"]
+    assert manifest.clusters == "unknown"
 
 
 def test_resharding_keeps_clusters_and_independence(tmp_path, shards):

@@ -35,6 +35,7 @@ INFO = {
     "codec": "h264",
     "label": 1,
     "class_name": "c",
+    "text": "t",
     "cluster": "v",
 }
 

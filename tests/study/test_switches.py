@@ -54,9 +54,8 @@ def test_presets_keep_their_folders_fingerprints_and_arguments():
         assert cell.config.semantics.overridden() == {"mask_truncation": "tubes"}
         assert cell.arguments[2:] == ("study=s", "runs=runs", f"semantics={semantics}", "seed=239")
         assert cell.config.model_copy(update={"switches": ("motion_pool",)}).fingerprint() == cell.config.fingerprint()
-    assert yaml.safe_load(dump_config(study("hw")))["variants"] == [
-        {"objective": "hw", "semantics": "corrected", "seeds": None}
-    ]
+    (written,) = yaml.safe_load(dump_config(study("hw")))["variants"]
+    assert written["semantics"] == "corrected"
 
 
 def test_a_study_file_with_switches_is_written_as_it_was_read(tmp_path):
@@ -95,7 +94,15 @@ def test_an_invalid_switch_is_one_line_with_its_place(semantics, tmp_path):
     path.write_text(yaml.safe_dump({"study": "s", "regimes": ["quickstart"], "variants": [variant]}))
     result = CliRunner().invoke(app, ["study", "plan", str(path)])
     assert result.exit_code == 2
-    assert str(path) in result.stderr.replace("\n", "") and "semantics" in result.stderr
+    message = result.stderr.replace("\n", "")
+    assert f"{path}:" in message and "variants.0.semantics" in message and "VariantSemantics" not in message
+
+
+def test_the_plan_has_a_row_for_each(tmp_path):
+    (tmp_path / "study.yaml").write_text(dump_config(study("fwm_hw_ld", SWITCHED)))
+    shown = CliRunner(env={"COLUMNS": "200"}).invoke(app, ["study", "plan", str(tmp_path / "study.yaml")]).stdout
+    rows = [line.split() for line in shown.splitlines() if "fwm_hw_ld" in line]
+    assert len(rows) == 2 and "ld_hw_gradient:" in rows[1] and "ld_hw_gradient:" not in rows[0]
 
 
 @pytest.mark.parametrize("override", ["switches=[ld_hw_gradient]", "switches=[]"])

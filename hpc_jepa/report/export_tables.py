@@ -178,7 +178,8 @@ def to_latex(tables: Sequence[TextTable]) -> str:
 
 def results_frame(rows: Sequence[ResultRow]) -> pd.DataFrame:
     """One line per result, percent with two decimals."""
-    return pd.DataFrame(map(asdict, rows), columns=[field.name for field in fields(ResultRow)]).round(2)
+    frame = pd.DataFrame(map(asdict, rows), columns=[field.name for field in fields(ResultRow)]).round(2)
+    return frame.assign(clusters=[_clusters(row.clusters) for row in rows])
 
 
 def grid_frame(grids: Sequence[ResultGrid]) -> pd.DataFrame:
@@ -293,8 +294,11 @@ def _simultaneous(contrast: Contrast) -> tuple[float | None, float | None]:
 
 def _counts(contrast: Contrast) -> tuple[int, int, int | str]:
     """Common seeds, dropped seeds, source videos."""
-    clusters = NO_CLUSTERS if contrast.clusters is None else contrast.clusters
-    return contrast.seeds, contrast.dropped_seeds, clusters
+    return contrast.seeds, contrast.dropped_seeds, _clusters(contrast.clusters)
+
+
+def _clusters(clusters: int | None) -> int | str:
+    return NO_CLUSTERS if clusters is None else clusters
 
 
 def _rounded(*values: float) -> tuple[float, ...]:

@@ -69,13 +69,17 @@ def _decided(grids: Sequence[ResultGrid]) -> list[str]:
     ]
     if not family:
         return []
-    gains = [name for name, contrast in family if contrast.significant and contrast.points > 0]
-    losses = [name for name, contrast in family if contrast.significant and contrast.points < 0]
+    significant = [(name, contrast) for name, contrast in family if contrast.significant]
+    alone = [(name, contrast.points) for name, contrast in significant if not contrast.differs]
+    gains = [name for name, points in alone if points > 0]
+    losses = [name for name, points in alone if points < 0]
+    more = len(significant) - len(alone)
+    others = f"; {more} more {'is' if more == 1 else 'are'} of rows that differ in other settings too" if more else ""
     return [
         f"{grids[0].source}: of {len(family)} differences to the baseline over several seeds, {len(gains)} "
         f"{'is a gain' if len(gains) == 1 else 'are gains'}{_listing(gains)} and {len(losses)} "
         f"{'is a loss' if len(losses) == 1 else 'are losses'}{_listing(losses)} after Holm's correction over all of "
-        "them; the others are not decided."
+        f"them{others}. The others are not decided."
     ]
 
 

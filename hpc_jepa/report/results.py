@@ -15,7 +15,7 @@ TRAINED = ("target", "student")
 
 @dataclass(frozen=True)
 class ResultRow:
-    """One result. ``value``, ``low`` and ``high`` are in percent.
+    """One result. ``value``, ``low`` and ``high`` are in percent. ``clusters``: source videos, None if unknown.
 
     ``semantics``: the preset and the switches that the run is named after, as ``semantics_name`` writes them.
     Encoders that no run trained (``random_init`` of each seed, external encoders) have their weights as variant,
@@ -37,6 +37,7 @@ class ResultRow:
     high: float
     n: int
     steps: int
+    clusters: int | None = None
 
     @property
     def is_random(self) -> bool:
@@ -140,6 +141,7 @@ def _row(source: ResultSource) -> ResultRow:
         high=100 * result.high,
         n=result.n,
         steps=run.step if trained else 0,
+        clusters=source.record.clusters,
     )
 
 

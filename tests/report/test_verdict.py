@@ -175,8 +175,11 @@ def test_known_source_videos_widen_intervals_and_unknown_ones_are_said(tmp_path)
 
 def test_rows_that_differ_beside_their_objective_say_so(tmp_path):
     study = small_study(["baseline", "hw", {"objective": "hw", "semantics": "published"}], seeds=(0, 1, 2))
-    (grid,) = collect(SimulatedStudy(tmp_path, null).write(study)).grids
+    data = collect(SimulatedStudy(tmp_path, planted).write(study))
+    (grid,) = data.grids
     assert grid.row_caveat("hw") == "" and "semantics." in grid.row_caveat("hw (published)")
+    (line,) = [line for line in data.headlines if "gains" in line]
+    assert "hw (imagenet100" in line and "hw (published)" not in line and "2 more are" in line
 
 
 def test_the_detectable_gain_contains_the_spread_between_seeds(tmp_path):

@@ -258,7 +258,7 @@ def _run_locally(study: str, runs: Path, jobs: int | None, only_unfinished: bool
 
     config, cells = _config(study), _cells(study, runs)
     if config.sequential is not None:
-        return _run_looks(config, cells, runs, jobs, skip_failed)
+        return _run_looks(config, cells, runs, jobs, only_unfinished, skip_failed)
     take_looks(config, StudyDir(runs / config.study))
     folder = create_study_dir(config, runs)
     if only_unfinished:
@@ -270,18 +270,28 @@ def _run_locally(study: str, runs: Path, jobs: int | None, only_unfinished: bool
 
 
 def _run_looks(
-    config: StudyConfig, cells: "Sequence[StudyCell]", runs: Path, jobs: int | None, skip_failed: bool
+    config: StudyConfig,
+    cells: "Sequence[StudyCell]",
+    runs: Path,
+    jobs: int | None,
+    only_unfinished: bool,
+    skip_failed: bool,
 ) -> None:
-    """Run the cells of each look until all comparisons are decided. Failed cells end it, unless they are skipped."""
+    """Run the cells of each look until all comparisons are decided; with ``only_unfinished`` those of one look.
+
+    Failed cells end it, unless they are skipped.
+    """
     from hpc_jepa.cli.study_next import report_looks
     from hpc_jepa.io.atomic import exclusive_lock
     from hpc_jepa.runs.run_dir import StudyDir
     from hpc_jepa.study.grid import create_study_dir
+    from hpc_jepa.study.status import read_study_status
     from hpc_jepa.study.submit import given_up, take_looks
 
     folder = StudyDir(runs / config.study)
     folder.path.mkdir(parents=True, exist_ok=True)
     failed = given_up(cells, folder) if skip_failed else set()
+    before: set[Path] = set()
     while True:
         with exclusive_lock(folder.lock_file):
             step = take_looks(config, folder, failed)
@@ -292,10 +302,21 @@ def _run_looks(
         if not step.cells:
             CONSOLE.print(f"{step.stage}: no cell is needed", highlight=False)
             return
-        failures = _run_cells([each.cell for each in step.cells], jobs)
+        wanted = [each.cell for each in step.cells]
+        if only_unfinished:
+            wanted = read_study_status(wanted, folder).unfinished
+        if not wanted:
+            CONSOLE.print("nothing failed or stalled")
+            return
+        if before == {cell.folder for cell in wanted}:
+            raise HpcJepaError(f"{wanted[0].folder}: still without the records of {step.stage} after its evaluation")
+        before = {cell.folder for cell in wanted}
+        failures = _run_cells(wanted, jobs)
         if not skip_failed:
-            _raise_failures(failures, len(step.cells))
+            _raise_failures(failures, len(wanted))
         failed |= {failure.cell.folder for failure in failures}
+        if only_unfinished:
+            return
 
 
 def _run_cells(cells: "Sequence[StudyCell]", jobs: int | None) -> "list[FailedTask]":

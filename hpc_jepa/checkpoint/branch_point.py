@@ -10,6 +10,16 @@ FREE_SETTINGS = {"model.size", "model.activation_checkpointing"}
 """Settings of the model that change no weight."""
 
 
+def refuse_other_architecture(config: RunConfig, origin: RunConfig, name: str) -> None:
+    """Raise InputError naming the settings of the networks in which the run ``name`` differs from this one."""
+    before, after = (flatten({"model": x.model.model_dump(mode="json")}) for x in (origin, config))
+    changed = [key for key in after if before.get(key) != after[key] and key not in FREE_SETTINGS]
+    if changed:
+        where = config.locations.prefix(("init", "run"))
+        shown = ", ".join(f"{key} {before.get(key)} -> {after[key]}" for key in changed[:3])
+        raise InputError(f"{where}init.run: {name} has another architecture ({shown}); use its model settings")
+
+
 def origin_run(config: RunConfig) -> RunDir:
     """The run that ``init.run`` names. Raises InputError if it is none, this run, or one with other networks."""
     assert config.init is not None and config.init.run is not None
@@ -18,11 +28,7 @@ def origin_run(config: RunConfig) -> RunDir:
         raise InputError(f"{where}init.run: {source} is this run itself; give the branch another study= or variant=")
     if not source.is_run:
         raise InputError(f"{where}init.run: {source} is not a run folder (no config.yaml)")
-    before, after = (flatten({"model": x.model.model_dump(mode="json")}) for x in (source.config, config))
-    changed = [key for key in after if before.get(key) != after[key] and key not in FREE_SETTINGS]
-    if changed:
-        shown = ", ".join(f"{key} {before.get(key)} -> {after[key]}" for key in changed[:3])
-        raise InputError(f"{where}init.run: {source} has another architecture ({shown}); use its model settings")
+    refuse_other_architecture(config, source.config, str(source))
     return source
 
 

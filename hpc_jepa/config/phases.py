@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from hpc_jepa.config.strict import SettingError, Strict
 
 SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?)%")
+NUMBER = re.compile(r"[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?")
 MAX_STEP = 10**12
 
 
@@ -94,7 +95,7 @@ class Phase(Strict):
 
 
 def _as_list(value: Any) -> Any:
-    return [value] if isinstance(value, dict | int | float) and not isinstance(value, bool) else value
+    return [value] if isinstance(value, dict | int | float | str) and not isinstance(value, bool) else value
 
 
 Phases = Annotated[tuple[Phase, ...], BeforeValidator(_as_list), Field(min_length=1)]
@@ -102,7 +103,8 @@ RampName = Literal["published", "corrected"]
 
 
 def _tag(value: Any) -> str:
-    return "name" if isinstance(value, str) else "list"
+    """A text is a name, unless it is a number that YAML reads as a text: ``1e-1``."""
+    return "name" if isinstance(value, str) and not NUMBER.fullmatch(value) else "list"
 
 
 class SchedulePhases(Strict):

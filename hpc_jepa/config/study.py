@@ -76,6 +76,33 @@ class VariantConfig(Strict):
         return semantics.written
 
 
+class RunPhase(Strict):
+    """One phase of every variant: a run of its own, which may begin where the run of an earlier phase ended."""
+
+    name: str = Field(pattern=r"^\w[\w-]*$", description="last part of the names of its folders")
+    after: str | None = Field(None, description="phase whose last checkpoint it begins with; null: as the regime says")
+    what: Literal["all", "weights"] = Field("all", description="what it takes from that checkpoint; see init.what")
+    overrides: tuple[str, ...] = Field((), description="key.sub=value, applied to the runs of this phase")
+
+    @field_validator("overrides")
+    @classmethod
+    def _keeps_cells_apart(cls, overrides: tuple[str, ...]) -> tuple[str, ...]:
+        _check_cell_keys(overrides, with_switches=True)
+        return overrides
+
+    @model_validator(mode="after")
+    def _one_beginning(self) -> "RunPhase":
+        if self.after is not None:
+            for override in self.overrides:
+                if f"{override_key(override)}.".startswith("init."):
+                    raise ValueError(
+                        f"'{override}': a phase with after: begins where that one ended; remove one of them"
+                    )
+        elif self.what != "all":
+            raise ValueError("what: belongs to after, which is not set")
+        return self
+
+
 class EvaluationConfig(Strict):
     """A benchmark of ``configs/benchmark/`` and the weights to evaluate on it."""
 
@@ -129,13 +156,14 @@ class StudyConfig(RootConfig):
     axes: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(
         {}, description="dotted key of a run: values; every variant is trained with every combination"
     )
+    phases: tuple[RunPhase, ...] = Field((), description="runs of each variant one after the other; empty: one run")
     evaluations: tuple[EvaluationConfig, ...] = ()
     sequential: SequentialConfig | None = Field(None, description="null: all seeds of all variants")
     confirmation: ConfirmationConfig | None = Field(None, description="null: the looks of sequential decide")
 
     @model_validator(mode="after")
     def _is_finite(self) -> "StudyConfig":
-        points = prod(len(values) for values in self.axes.values())
+        points = prod(len(values) for values in self.axes.values()) * max(len(self.phases), 1)
         cells = points * len(self.regimes) * sum(len(variant.seeds or self.seeds) for variant in self.variants)
         if cells > MAX_CELLS:
             raise ValueError(f"{cells:,} runs; a study has at most {MAX_CELLS:,}: divide it")
@@ -161,11 +189,25 @@ class StudyConfig(RootConfig):
 
     @model_validator(mode="after")
     def _one_place_per_setting(self) -> "StudyConfig":
-        for place, overrides in [("overrides", self.overrides), *((x.objective, x.overrides) for x in self.variants)]:
+        variants = [(variant.objective, variant.overrides) for variant in self.variants]
+        phases = [(f"phase {phase.name}", phase.overrides) for phase in self.phases]
+        for place, overrides in [("overrides", self.overrides), *variants, *phases]:
             for key in map(override_key, overrides):
                 if key in self.axes:
                     raise SettingError(("axes", key), f"an axis, but {place} sets it too; remove one of them")
         return self
+
+    @field_validator("phases")
+    @classmethod
+    def _phases_follow_each_other(cls, phases: tuple[RunPhase, ...]) -> tuple[RunPhase, ...]:
+        for index, phase in enumerate(phases):
+            before = [other.name for other in phases[:index]]
+            if phase.name in before:
+                raise SettingError((str(index), "name"), f"a second phase {phase.name}")
+            if phase.after is not None and phase.after not in before:
+                listed = f"the phases before are {', '.join(before)}" if before else "it is the first phase"
+                raise SettingError((str(index), "after"), f"'{phase.after}' is no phase before this one; {listed}")
+        return phases
 
     @property
     def run_seeds(self) -> tuple[int, ...]:
@@ -192,6 +234,8 @@ def _check_looks(study: StudyConfig, rule: SequentialConfig) -> None:
     """Raise ValueError if the looks do not fit the seeds, variants and evaluations of the study."""
     if rule.looks[-1] > len(study.seeds):
         raise ValueError(f"sequential.looks: a look at {rule.looks[-1]} seeds, but seeds: lists {len(study.seeds)}")
+    if study.phases:
+        raise ValueError("sequential: not together with phases; look at a study of their last runs")
     own = [variant.objective for variant in study.variants if variant.seeds is not None]
     if own:
         raise ValueError(f"sequential: all variants take the seeds of the study; remove seeds of {', '.join(own)}")

@@ -1,6 +1,7 @@
 """Estimate the cost of a study: GPU-hours, days, disk, GPU memory; from measured step times if there are any."""
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -60,10 +61,13 @@ class StudyForecast:
 def forecast_study(
     cells: Sequence[StudyCell], cluster: ClusterConfig, step_seconds: float | None = None
 ) -> StudyForecast:
-    """Estimate the cost of all cells on a cluster. Runs of one regime are assumed to take equally long."""
+    """Estimate the cost of all cells on a cluster. Runs of one regime and length are assumed to take equally long."""
     by_regime: dict[str, list[StudyCell]] = {}
+    lengths = {(cell.config.regime, cell.config.schedule.steps) for cell in cells}
+    several = Counter(regime for regime, _ in lengths)
     for cell in cells:
-        by_regime.setdefault(cell.config.regime, []).append(cell)
+        regime, steps = cell.config.regime, cell.config.schedule.steps
+        by_regime.setdefault(f"{regime}, {steps:,} steps" if several[regime] > 1 else regime, []).append(cell)
     regimes = [_regime_forecast(name, group, cluster, step_seconds) for name, group in by_regime.items()]
     hours = [regime.gpu_hours for regime in regimes if regime.gpu_hours is not None]
     seconds = [regime.seconds * regime.cells for regime in regimes if regime.seconds is not None]

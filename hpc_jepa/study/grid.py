@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from hpc_jepa.config.benchmark import BenchmarkConfig, ProtocolName, Weights
+from hpc_jepa.config.init import InitConfig
 from hpc_jepa.config.loading import dump_config, find_config, read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.semantics import switch_text
-from hpc_jepa.config.study import EvaluationConfig, StudyConfig, VariantConfig
+from hpc_jepa.config.study import EvaluationConfig, RunPhase, StudyConfig, VariantConfig
 from hpc_jepa.config.sweep import override_text, settings_name, sweep_points
 from hpc_jepa.config.yaml_reader import as_value, parse_value
 from hpc_jepa.errors import InputError
@@ -42,11 +43,15 @@ class CellEvaluation:
 
 @dataclass(frozen=True)
 class StudyCell:
-    """One run of the grid, its arguments of ``hpc-jepa train``, and its evaluations."""
+    """One run of the grid, its arguments of ``hpc-jepa train``, and its evaluations.
+
+    after: folder of the run of an earlier phase whose last checkpoint it begins with.
+    """
 
     config: RunConfig
     arguments: tuple[str, ...]
     evaluations: tuple[CellEvaluation, ...]
+    after: Path | None = None
 
     @property
     def folder(self) -> Path:
@@ -63,6 +68,14 @@ class StudyCell:
         """Contents of the run folder."""
         return RunDir(self.folder)
 
+    @property
+    def waits(self) -> bool:
+        """Whether the run that it begins after is not done. Raises DataError if a file of that run is damaged."""
+        if self.after is None or self.run.checkpoint_dirs():
+            return False
+        state = RunDir(self.after).state
+        return state is None or state.state != "done"
+
 
 def expand_study(study: StudyConfig, runs: Path) -> list[StudyCell]:
     """All cells of the grid.
@@ -74,7 +87,7 @@ def expand_study(study: StudyConfig, runs: Path) -> list[StudyCell]:
         for regime in study.regimes
         for variant in study.variants
         for point in sweep_points(study.axes)
-        for cell in _cells(study, regime, variant, point, runs)
+        for cell in _phases(study, regime, variant, point, runs)
     ]
     _check_distinct_folders(cells)
     return _with_evaluations(cells, [item for entry in study.evaluations for item in _evaluations(entry)])
@@ -92,12 +105,30 @@ def create_study_dir(study: StudyConfig, runs: Path) -> StudyDir:
     return folder
 
 
-def _cells(
+def _phases(
     study: StudyConfig, regime: str, variant: VariantConfig, point: Mapping[str, Any], runs: Path
+) -> list[StudyCell]:
+    """The cells of all phases of a variant at one point of the axes, earlier phases first."""
+    if not study.phases:
+        return _cells(study, regime, variant, point, runs)
+    cells: dict[str | None, list[StudyCell]] = {None: []}
+    for phase in study.phases:
+        cells[phase.name] = _cells(study, regime, variant, point, runs, phase, cells[phase.after])
+    return [cell for of_phase in cells.values() for cell in of_phase]
+
+
+def _cells(
+    study: StudyConfig,
+    regime: str,
+    variant: VariantConfig,
+    point: Mapping[str, Any],
+    runs: Path,
+    phase: RunPhase | None = None,
+    before: Sequence[StudyCell] = (),
 ) -> list[StudyCell]:
     """One cell per seed. The configuration is read and validated once: seeds are validated with the study.
 
-    point: values of the axes.
+    point: values of the axes. before: cells of the phase that this one begins after, seed by seed.
     """
     seeds = variant.seeds or study.run_seeds
     files = (find_config(regime, "regime"), find_config(variant.objective, "objective"))
@@ -105,22 +136,33 @@ def _cells(
     preset = f"semantics={variant.semantics.preset}"
     overrides = (f"study={as_value(study.study)}", f"runs={as_value(str(runs))}", preset)
     own = (*study.overrides, *variant.overrides, *(override_text(key, value) for key, value in point.items()))
-    config = read_config(RunConfig, layers, (*overrides, f"seed={seeds[0]}", *own))
-    name = _variant_name(variant, config.variant, point)
+    if phase is not None:
+        own = (*own, *phase.overrides)
+    begins = [_begin_after(phase, cell) for cell in before] if phase is not None and before else [()] * len(seeds)
+    config = read_config(RunConfig, layers, (*overrides, f"seed={seeds[0]}", *own, *begins[0]))
+    name = _variant_name(variant, config.variant, point) + (f".{phase.name}" if phase else "")
     if name != config.variant:
         own = (*own, f"variant={as_value(name)}")
         config = config.model_copy(update={"variant": name})
     switches = _switch_overrides(variant)
     if switches:
-        config = _with_switches(variant, config, layers, (*overrides, f"seed={seeds[0]}", *own, *switches))
-    return [
-        StudyCell(
-            config.model_copy(update={"seed": seed}),
-            (*layers, *overrides, f"seed={seed}", *own, *switches),
-            (),
-        )
-        for seed in seeds
-    ]
+        layered = (*overrides, f"seed={seeds[0]}", *own, *begins[0], *switches)
+        config = _with_switches(variant, config, layers, layered)
+    cells = []
+    for index, (seed, begin) in enumerate(zip(seeds, begins, strict=True)):
+        after = before[index].folder if before else None
+        own_config = config.model_copy(update={"seed": seed})
+        if after is not None and config.init is not None:
+            own_config = own_config.model_copy(update={"init": config.init.model_copy(update={"run": after})})
+        arguments = (*layers, *overrides, f"seed={seed}", *own, *begin, *switches)
+        cells.append(StudyCell(own_config, arguments, (), after))
+    return cells
+
+
+def _begin_after(phase: RunPhase, before: StudyCell) -> tuple[str, ...]:
+    """The override that begins a run with the last checkpoint of another one, whatever its variant sets for init."""
+    own = InitConfig(run=before.folder, step=before.config.schedule.steps, what=phase.what)
+    return (override_text("init", own.model_dump(mode="json")),)
 
 
 def _variant_name(variant: VariantConfig, objective: str, point: Mapping[str, Any]) -> str:

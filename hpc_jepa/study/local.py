@@ -58,29 +58,72 @@ class LocalJobs:
 def run_locally(cells: Sequence[StudyCell], jobs: LocalJobs, on_status: OnStatus) -> list[FailedTask]:
     """Train and evaluate all cells that are not done; the failed tasks.
 
-    A failed cell, or one with a damaged file, does not stop the others. ``on_status`` is called for each cell every
-    POLL_INTERVAL. Raises KeyboardInterrupt if a task was interrupted; running commands save first.
+    A failed cell, or one with a damaged file, does not stop the others, but those of later phases that begin with its
+    last checkpoint fail too. ``on_status`` is called for each cell every POLL_INTERVAL. Raises KeyboardInterrupt if a
+    task was interrupted; running commands save first.
     """
     failures: list[FailedTask] = []
     chains = {number: cell_tasks(cell) for number, cell in enumerate(cells)}
     with _worker_threads(jobs) as (pool, run):
         submitted: dict[Future[int], tuple[int, StudyTask]] = {}
-        ready = list(chains)
+        later = _LaterCells(cells)
+        ready = [number for number in chains if number not in later]
         while ready or submitted:
             for number in ready:
                 task = _next_task(cells[number], chains[number])
                 if isinstance(task, FailedTask):
-                    failures.append(task)
+                    failures += [task, *later.fail_after(task)]
                 elif task is not None:
                     submitted[pool.submit(run, task)] = (number, task)
             done, _ = wait(submitted, timeout=POLL_INTERVAL, return_when=FIRST_COMPLETED)
             ended = [(*submitted.pop(future), future.result()) for future in done]
-            ready = [number for number, _, code in ended if code == 0]
-            failures += [_failure(cells[number], task, code) for number, task, code in ended if code != 0]
+            ready = []
+            for number, task, code in ended:
+                if code == 0:
+                    ready += [number, *(later.released_by(cells[number]) if task.kind == "train" else ())]
+                else:
+                    failures.append(_failure(cells[number], task, code))
+                    failures += later.fail_after(failures[-1]) if task.kind == "train" else []
             running = {number: task for future, (number, task) in submitted.items() if future.running()}
             for number, cell in enumerate(cells):
                 on_status(cell, _running_status(running.get(number), status_or_damaged(cell)))
     return failures
+
+
+class _LaterCells:
+    """Cells that begin with the last checkpoint of another cell, which has not been trained yet."""
+
+    def __init__(self, cells: Sequence[StudyCell]) -> None:
+        self._cells = cells
+        folders = {cell.folder for cell in cells}
+        self._numbers = {number for number, cell in enumerate(cells) if cell.after in folders and _waits(cell)}
+
+    def __contains__(self, number: int) -> bool:
+        """Whether the cell waits."""
+        return number in self._numbers
+
+    def released_by(self, trained: StudyCell) -> list[int]:
+        """The cells that may start now; they no longer wait."""
+        released = [number for number in sorted(self._numbers) if self._cells[number].after == trained.folder]
+        self._numbers -= set(released)
+        return released
+
+    def fail_after(self, failed: FailedTask) -> list[FailedTask]:
+        """The cells that cannot start, and those after them."""
+        failures = []
+        for number in self.released_by(failed.cell):
+            message = f"not started: {failed.cell.folder} failed"
+            failures.append(FailedTask(self._cells[number], message, failed.log))
+            failures += self.fail_after(failures[-1])
+        return failures
+
+
+def _waits(cell: StudyCell) -> bool:
+    """Whether the cell waits; one that begins after a damaged run does: its own turn will name the damage."""
+    try:
+        return cell.waits
+    except DataError:
+        return True
 
 
 def cell_tasks(cell: StudyCell) -> Iterator[StudyTask]:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
-from hpc_jepa.checkpoint.branch_point import origin_checkpoint, origin_run
+from hpc_jepa.checkpoint.branch_point import origin_checkpoint, origin_run, refuse_other_architecture
 from hpc_jepa.config.cluster import ClusterConfig
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.data.shards.manifest import read_manifest
@@ -24,12 +24,16 @@ def preflight_errors(cells: Iterable[StudyCell], cluster: ClusterConfig | None =
     """Run folders of cells that cannot run, each with a one-line reason."""
     errors: dict[Path, str] = {}
     shards_error = cache(_shards_error)
+    cells = list(cells)
+    by_folder = {cell.folder: cell for cell in cells}
     for cell in cells:
         shards = [str(source.shards) for source in cell.config.data.sources.values()]
         for evaluation in cell.evaluations:
             protocol = evaluation.benchmark.protocols[evaluation.protocol]
             shards += [str(protocol.train), str(protocol.test)]
         reason = _cell_error(cell, cluster) or next(filter(None, map(shards_error, shards)), None)
+        if cell.after is not None and cell.after in by_folder:
+            reason = reason or _phase_error(cell, by_folder[cell.after], errors.get(cell.after))
         if reason:
             errors[cell.folder] = reason
     return errors
@@ -43,6 +47,17 @@ def group_by_reason(errors: dict[Path, str]) -> list[tuple[str, Sequence[Path]]]
     return list(reasons.items())
 
 
+def _phase_error(cell: StudyCell, before: StudyCell, reason: str | None) -> str | None:
+    """Why a cell cannot begin after another one, which cannot run for ``reason``."""
+    try:
+        if reason and cell.waits:
+            return f"begins after {before.folder}, which cannot run: {reason}"
+        refuse_other_architecture(cell.config, before.config, str(before.folder))
+    except HpcJepaError as error:
+        return str(error)
+    return None
+
+
 def _cell_error(cell: StudyCell, cluster: ClusterConfig | None) -> str | None:
     try:
         validate_objectives(cell.config)
@@ -50,7 +65,8 @@ def _cell_error(cell: StudyCell, cluster: ClusterConfig | None) -> str | None:
             validate_probes(evaluation.benchmark, evaluation.protocol)
         cell.run.refuse_links_outside()
         refuse_other_config(cell.config)
-        _check_origin(cell.config)
+        if not cell.waits:
+            _check_origin(cell.config)
         if cluster is not None:
             engine = cell.config.engine
             local_rows(engine.batch_size, 0, cluster.train.processes, engine.accumulation)

@@ -161,7 +161,8 @@ def _training_status(cell: StudyCell, state: RunState | None, jobs: CellJobs) ->
     """Status of a cell whose training is not done."""
     job, log = jobs.train, training_task(cell).log
     step, note, left = _progress(cell, state)
-    status = CellStatus("not started", step, "", _restarts(cell), log=log if log.exists() else None)
+    waits = f"after {cell.after.parent.name}" if cell.after is not None and cell.waits else ""
+    status = CellStatus("not started", step, waits, _restarts(cell), log=log if log.exists() else None)
     if job is not None and job.is_waiting:
         return replace(status, state="queued", note=job.reason.lower())
     if job is not None and job.is_active:

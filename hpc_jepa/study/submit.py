@@ -59,12 +59,16 @@ class SubmittedJobs:
 
 @dataclass(frozen=True)
 class MissingWork:
-    """Tasks that one cell needs, and the id of its training job if that is in the queue already."""
+    """Tasks that one cell needs, and the id of its training job if that is in the queue already.
+
+    ``parent_job``: training job in the queue of the run that this one begins after.
+    """
 
     cell: StudyCell
     train: bool
     evaluate: bool
     training_job: str | None
+    parent_job: str | None = None
 
 
 @dataclass(frozen=True)
@@ -169,8 +173,8 @@ class _Batch:
         self._job_log = job_log
 
     def submit(self, missing: Sequence[MissingWork]) -> None:
-        for chunk in self._chunks([work for work in missing if work.train]):
-            trained = self._array(self.submitted.train, [training_task(work.cell) for work in chunk])
+        for chunk, after in self._trainings([work for work in missing if work.train]):
+            trained = self._array(self.submitted.train, [training_task(work.cell) for work in chunk], after)
             if chunk[0].evaluate:
                 # aftercorr pairs the elements of two arrays by index; a single job is not an array.
                 dependency = f"{'aftercorr' if len(chunk) > 1 else 'afterok'}:{trained[0].array}"
@@ -179,6 +183,26 @@ class _Batch:
             trainings = [work.training_job for work in chunk if work.training_job]
             after = f"afterok:{':'.join(trainings)}" if trainings else None
             self._array(self.submitted.evaluate, [evaluation_task(work.cell) for work in chunk], after)
+
+    def _trainings(self, waiting: Sequence[MissingWork]) -> Iterator[tuple[Sequence[MissingWork], str | None]]:
+        """Cells of one array each and its dependency, phase after phase.
+
+        Read the next one only when the last is submitted: its jobs are what the next phase waits for.
+        """
+        while waiting:
+            folders = {work.cell.folder for work in waiting}
+            ready = [work for work in waiting if work.cell.after not in folders]
+            waiting = [work for work in waiting if work.cell.after in folders]
+            jobs = {job.folder: job.job for job in self.submitted.train}
+            parents = [jobs.get(work.cell.after, work.parent_job) if work.cell.after else None for work in ready]
+            free = [work for work, parent in zip(ready, parents, strict=True) if parent is None]
+            yield from ((chunk, None) for chunk in self._chunks(free))
+            arrays: dict[str, list[tuple[MissingWork, str]]] = {}
+            for work, parent in zip(ready, parents, strict=True):
+                if parent is not None:
+                    arrays.setdefault(parent.partition("_")[0], []).append((work, parent))
+            for array, group in arrays.items():
+                yield from _after_array(array, group)
 
     def finish(self, study: StudyDir, active: Sequence[SubmittedJob] | None, queue: JobQueue) -> None:
         """Report after the evaluations. With the ``active`` jobs of a look, take the look after all of them first."""
@@ -208,6 +232,17 @@ class _Batch:
             yield missing[start : start + limit]
 
 
+def _after_array(
+    array: str, group: Sequence[tuple[MissingWork, str]]
+) -> Iterator[tuple[Sequence[MissingWork], str | None]]:
+    """Cells that wait for elements of one array: as one array where element n waits for element n, else one by one."""
+    if len(group) > 1 and [parent for _, parent in group] == [f"{array}_{index}" for index in range(len(group))]:
+        yield [work for work, _ in group], f"aftercorr:{array}"
+        return
+    for work, parent in group:
+        yield [work], f"afterok:{parent}"
+
+
 def _active_jobs(cells: Iterable[StudyCell], queue: JobQueue) -> list[SubmittedJob]:
     folders = {cell.folder for cell in cells}
     return [job for job in queue.active if job.folder in folders]
@@ -233,7 +268,14 @@ def _missing_of(cell: StudyCell, queue: JobQueue) -> MissingWork:
         train=train,
         evaluate=not is_evaluated(cell) and (train or not in_evaluation),
         training_job=latest.job if latest and in_training else None,
+        parent_job=_active_parent(cell, queue),
     )
+
+
+def _active_parent(cell: StudyCell, queue: JobQueue) -> str | None:
+    """The job in the queue that trains the run which this one begins after."""
+    job = queue.latest.get((cell.after, "train")) if cell.after is not None else None
+    return job.job if job is not None and job in queue.active else None
 
 
 def _terminate(cell: StudyCell) -> bool:

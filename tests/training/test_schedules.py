@@ -186,6 +186,13 @@ def test_a_list_beside_the_key_that_it_replaces_is_refused(tmp_path):
     assert _read(tmp_path, PILOT, "schedule.warmup=null").schedule.warmup == ScheduleConfig().warmup
 
 
+@pytest.mark.parametrize("quantity", ["lr", "context_weight"])
+def test_a_number_alone_is_a_constant_in_every_spelling(tmp_path, quantity):
+    for spelling in ("1.0e-1", "1e-1", "0.1", "[1e-1]", "{value: 1e-1}"):
+        phases = getattr(_read(tmp_path, f"\n    {quantity}: {spelling}").schedule.phases, quantity)
+        assert [phase.value for phase in phases] == [0.1]
+
+
 def test_a_run_of_no_steps_may_have_phases(tmp_path):
     """As ``checkpoint import`` makes one."""
     assert _read(tmp_path, PILOT, "schedule.steps=0").context_ramps

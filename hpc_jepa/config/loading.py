@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from hpc_jepa.config.phases import QUANTITIES, RAMP_NAMES
 from hpc_jepa.config.renamed_keys import rename_keys, warn_once
 from hpc_jepa.config.strict import KeyPath, Locations, RootConfig, SettingError
 from hpc_jepa.config.yaml_reader import display_path, parse_value, read_yaml
@@ -46,7 +47,7 @@ class ConfigLayers:
         for old, new in new_names.items():
             if self.warn_renamed:
                 warn_once(locations.find(old) or "", ".".join(old), ".".join(new))
-        self.values = _merge(self.values, values)
+        self.values = _merge(_without_replaced(self.values, values), values)
         replaced = set(_leaves(values))
         for path in list(self.locations):
             if any(path[:length] in replaced for length in range(1, len(path))):
@@ -189,6 +190,17 @@ def _merge(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         merged[key] = _merge(old, value) if isinstance(old, dict) and isinstance(value, dict) else value
     return merged
+
+
+def _without_replaced(base: dict[str, Any], update: dict[str, Any]) -> dict[str, Any]:
+    """``base`` without the keys of ``schedule`` that a list of phases in ``update`` replaces."""
+    schedule, old = update.get("schedule"), base.get("schedule")
+    phases = schedule.get("phases") if isinstance(schedule, dict) else None
+    if not isinstance(phases, dict) or not isinstance(old, dict):
+        return base
+    lists = [name for name in QUANTITIES if phases.get(name) not in (None, *RAMP_NAMES)]
+    replaced = {key for name in lists for key in QUANTITIES[name]}
+    return {**base, "schedule": {key: value for key, value in old.items() if key not in replaced}}
 
 
 def _error_message(config_type: type[BaseModel], layers: ConfigLayers, error: ValidationError) -> str:

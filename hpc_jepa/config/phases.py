@@ -4,7 +4,7 @@ import math
 import re
 from collections.abc import Sequence
 from fractions import Fraction
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 
@@ -13,6 +13,15 @@ from hpc_jepa.config.strict import SettingError, Strict
 SHARE = re.compile(r"([0-9]{1,3}(?:\.[0-9]{1,9})?)%")
 NUMBER = re.compile(r"[-+]?[0-9.]+(?:[eE][-+]?[0-9]+)?")
 MAX_STEP = 10**12
+
+
+QUANTITIES = {
+    "lr": ("warmup", "lr_start", "lr", "lr_final"),
+    "weight_decay": ("weight_decay", "weight_decay_final"),
+    "ema": ("ema_start", "ema_final"),
+    "context_weight": ("context_weight",),
+}
+"""Lists of ``schedule.phases``, and the keys of ``schedule`` that each replaces."""
 
 
 class Ramp(NamedTuple):
@@ -100,6 +109,7 @@ def _as_list(value: Any) -> Any:
 
 Phases = Annotated[tuple[Phase, ...], BeforeValidator(_as_list), Field(min_length=1)]
 RampName = Literal["published", "corrected"]
+RAMP_NAMES: tuple[RampName, ...] = get_args(RampName)
 
 
 def _tag(value: Any) -> str:

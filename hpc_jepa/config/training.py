@@ -4,16 +4,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from hpc_jepa.config.phases import Phase, Ramp, RampName, SchedulePhases, named_ramp, place
+from hpc_jepa.config.phases import QUANTITIES, Phase, Ramp, RampName, SchedulePhases, named_ramp, place
 from hpc_jepa.config.strict import SettingError, Strict
-
-QUANTITIES = {
-    "lr": ("warmup", "lr_start", "lr", "lr_final"),
-    "weight_decay": ("weight_decay", "weight_decay_final"),
-    "ema": ("ema_start", "ema_final"),
-    "context_weight": ("context_weight",),
-}
-"""Lists of ``schedule.phases``, and the keys of ``schedule`` that each replaces."""
 
 
 class ScheduleConfig(Strict):
@@ -34,7 +26,7 @@ class ScheduleConfig(Strict):
     @model_validator(mode="before")
     @classmethod
     def _null_is_the_default(cls, data: Any) -> Any:
-        """``lr: null`` takes back a key of an extended file, which a list of phases replaces."""
+        """``lr: null`` takes back a key of an extended file."""
         replaced = {key for keys in QUANTITIES.values() for key in keys}
         if isinstance(data, dict):
             return {key: value for key, value in data.items() if value is not None or key not in replaced}
@@ -50,8 +42,8 @@ class ScheduleConfig(Strict):
                 if getattr(self, key) != type(self).model_fields[key].default:
                     raise SettingError(
                         ("phases", quantity),
-                        f"replaces schedule.{key}, which is set too ({getattr(self, key):g}); remove it, or write "
-                        f"{key}: null to take it back from an extended file",
+                        f"replaces schedule.{key}, which is set later or in the same file ({getattr(self, key):g}); "
+                        "remove one of them",
                     )
             place(phases, self.steps, ("phases", quantity))
         return self

@@ -1,6 +1,7 @@
 """Phases of a study: each is a run of its own that begins where the one before ended, here and on Slurm."""
 
 import json
+import re
 from pathlib import Path
 
 import pytest
@@ -167,3 +168,17 @@ def test_the_plan_counts_phases_by_their_length(expand):
 def test_impossible_chains_are_refused(expand, phases, key):
     with pytest.raises(InputError, match=rf"pilot\.yaml:\d+: {key}: "):
         expand(phases=phases)
+
+
+def test_the_page_about_sweeps_and_phases_is_a_study(expand):
+    page = (Path(__file__).parents[2] / "docs" / "sweeps.md").read_text()
+    first, second = re.findall(r"```yaml\n(.*?)```", page, re.DOTALL)
+    settings = {**yaml.safe_load(first.replace("3d1f...", 64 * "a")), **yaml.safe_load(second)}
+    cells = expand(
+        **{
+            **settings,
+            "regimes": ["regime.yaml"],
+        }
+    )
+    names = {cell.folder.parent.name for cell in cells}
+    assert "continued.ema_start-0.99.lr-0.0001.cooldown" in names and len(cells) == 3 * 4 * 2 * 3

@@ -184,6 +184,23 @@ def test_a_list_beside_the_key_that_it_replaces_is_refused(tmp_path):
     with pytest.raises(InputError, match=r"schedule.phases.lr: .*schedule.warmup"):
         _read(tmp_path, PILOT, "schedule.warmup=0.2")
     assert _read(tmp_path, PILOT, "schedule.warmup=null").schedule.warmup == ScheduleConfig().warmup
+    with pytest.raises(InputError, match=r"run.yaml:\d+: schedule.phases.ema: .*schedule.ema_final"):
+        _read(tmp_path, " {ema: 0.9}\n  ema_final: 0.8")
+
+
+def test_a_list_replaces_the_keys_of_the_layers_below(tmp_path):
+    (tmp_path / "base.yaml").write_text("schedule: {lr: 3.0, warmup: 0.5, ema_final: 0.9, context_weight: 0.2}\n")
+    (tmp_path / "run.yaml").write_text(
+        f"extends: base.yaml\nregime: a\ndata: {{sources: {{none: {{shards: none}}}}}}\nschedule:\n  phases:{PILOT}"
+    )
+    read = read_config(
+        RunConfig, [tmp_path / "run.yaml"], ["schedule.weight_decay=3", "schedule.phases.weight_decay=1e-2"]
+    )
+    assert read == _read(tmp_path, PILOT, "schedule.phases.weight_decay=0.01")
+    named = read_config(
+        RunConfig, [tmp_path / "base.yaml", tmp_path / "run.yaml"], ["schedule.lr=0.1", "schedule.phases.lr=0.2"]
+    )
+    assert named.schedule.phases.lr[0].value == 0.2
 
 
 @pytest.mark.parametrize("quantity", ["lr", "context_weight"])

@@ -12,15 +12,18 @@
 For every design: coverage of the 95 % intervals, family-wise error of the decisions, coverage of all simultaneous
 intervals together, power where gains are planted, half-widths in points, and the half-width and coverage of the method
 of release 0.1, a bootstrap that took the seeds of both sides as unpaired. With --looks also the runs, errors and power
-of the sequential study.
+of the sequential study. With --records some grids are also written as a study with records, and the report read from
+them must give the same comparisons.
 """
 
 import itertools
 import json
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -28,6 +31,7 @@ import typer
 from numpy.typing import NDArray
 from rich.table import Table
 from simulated_grids import Design, Grid, Spread, draw_grid
+from simulated_records import verdicts
 from timing import one_line_errors, quick_option
 
 from hpc_jepa.cli.console import stdout_console
@@ -35,8 +39,9 @@ from hpc_jepa.config.study import SequentialConfig
 from hpc_jepa.errors import InputError
 from hpc_jepa.evaluation.stats.blocked import Comparison, compare_with_reference
 from hpc_jepa.evaluation.stats.sequential import Decision, SequentialRule
+from hpc_jepa.report.result_grid import Contrast
 
-QUICK = {"grids": 20, "seeds": [1, 3], "rho": [0.5], "spread": ["equal", "random"], "clips": 400}
+QUICK = {"grids": 20, "seeds": [1, 3], "rho": [0.5], "spread": ["equal", "random"], "clips": 400, "records": 1}
 
 FORMER_GRIDS = 50
 FORMER_VARIANTS = 3
@@ -57,6 +62,7 @@ class Tally:
     former_covered: list[float] = field(default_factory=list)
     former_half_widths: list[float] = field(default_factory=list)
     half_widths_beside: list[float] = field(default_factory=list)
+    agreed: list[bool] = field(default_factory=list)
     variances: list[float] = field(default_factory=list)
     covariances: list[float] = field(default_factory=list)
     sequential_runs: list[int] = field(default_factory=list)
@@ -94,6 +100,12 @@ class Tally:
         self.sequential_false.append(wrong)
         self.sequential_found += power
 
+    def add_records(self, grid: Grid, found: dict[str, Comparison]) -> None:
+        """Write the grid as records, and hold what the report says against ``found``."""
+        with tempfile.TemporaryDirectory() as folder:
+            said = verdicts(grid, Path(folder))
+        self.agreed.append(said.keys() == found.keys() and all(_agree(said[name], found[name]) for name in found))
+
     def add_former(self, grid: Grid, found: dict[str, Comparison], rng: np.random.Generator) -> None:
         """Count the former method for the first variants of one grid."""
         names = list(grid.truth)[:FORMER_VARIANTS]
@@ -121,6 +133,8 @@ class Tally:
             "runs": float(np.mean(self.runs)),
             "methods": dict(self.methods),
             "correlation": float(np.sum(self.covariances) / np.sum(self.variances)) if self.variances else None,
+            "records_checked": len(self.agreed),
+            "records_agree": all(self.agreed),
             **self._sequential_summary(),
         }
 
@@ -134,14 +148,19 @@ class Tally:
         }
 
 
-def simulate(design: Design, grids: int, seed: int, looks: tuple[int, ...] = ()) -> dict[str, Any]:
-    """Figures of ``grids`` grids of one design. ``looks``: seeds at each look of a sequential study."""
+def simulate(design: Design, grids: int, seed: int, looks: tuple[int, ...] = (), records: int = 0) -> dict[str, Any]:
+    """Figures of ``grids`` grids of one design. ``looks``: seeds at each look of a sequential study.
+
+    ``records``: grids that also go through record files and the report.
+    """
     rule = sequential_rule(looks, design.variants - 1) if looks else None
     rng, tally = np.random.default_rng([seed, design.seeds, round(100 * design.rho)]), Tally()
     for number in range(grids):
         grid = draw_grid(design, rng)
         found = compare_with_reference(grid.variants, grid.reference, grid.clusters)
         tally.add(grid, found)
+        if number < records:
+            tally.add_records(grid, found)
         if rule is not None:
             tally.add_sequential(grid, rule)
         if number < FORMER_GRIDS:
@@ -173,6 +192,14 @@ def take_looks(grid: Grid, rule: SequentialRule) -> tuple[dict[str, Decision], i
 
 def _first(scores: Mapping[int, NDArray[np.float64]], seeds: int) -> dict[int, NDArray[np.float64]]:
     return {seed: scores[seed] for seed in range(seeds) if seed in scores}
+
+
+def _agree(said: Contrast, found: Comparison) -> bool:
+    """Whether a cell of the report is the comparison to the digit, and the same gain or loss."""
+    decided = ("gain" if said.points > 0 else "loss") if said.significant else None
+    values = [said.points / 100, said.low / 100, said.high / 100, said.p_value]
+    equal = np.allclose(values, [found.value, found.low, found.high, found.p_value], rtol=1e-9, atol=1e-12)
+    return equal and decided == found.decided and said.dropped_seeds == found.dropped_seeds
 
 
 def _errors_and_power(truth: Mapping[str, float], decisions: Mapping[str, str | None]) -> tuple[bool, list[float]]:
@@ -259,6 +286,7 @@ def main(
     looks: Annotated[
         list[int] | None, typer.Option(min=2, help="Seeds at a look of a sequential study, repeatable, increasing.")
     ] = None,
+    records: Annotated[int, typer.Option(min=0, help="Grids of each design that also go through record files.")] = 0,
     random_seed: Annotated[int, typer.Option(help="Seed of the simulation.")] = 0,
     quick: Annotated[bool, quick_option("20 grids of four designs.", **QUICK)] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
@@ -285,7 +313,7 @@ def main(
         _check(designs, tuple(looks or ()))
         for number, design in enumerate(designs):
             started = time.monotonic()
-            results.append(simulate(design, grids, random_seed, tuple(looks or ())))
+            results.append(simulate(design, grids, random_seed, tuple(looks or ()), records))
             row = results[-1]
             typer.echo(
                 f"{number + 1}/{len(designs)}: {design.seeds} seeds, rho {design.rho:g}, {design.spread}: coverage "
@@ -295,8 +323,11 @@ def main(
             )
     if as_json:
         typer.echo(json.dumps({"designs": results}))
-        return
-    stdout_console().print(table_of(results))
+    else:
+        stdout_console().print(table_of(results))
+    if not all(row["records_agree"] for row in results):
+        typer.echo("error: a report read from records differs from the comparisons of the same scores", err=True)
+        raise typer.Exit(1)
 
 
 def _check(designs: list[Design], looks: tuple[int, ...]) -> None:

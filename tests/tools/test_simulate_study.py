@@ -32,6 +32,7 @@ def test_quick_simulation_covers_and_never_decides_one_seed():
     for design in designs:
         assert design["runs"] == 28 * design["seeds"] and design["grids"] == 20
         assert design["family_wise_error"] <= 25
+        assert design["records_checked"] == 1 and design["records_agree"]
         if design["seeds"] == 1:
             assert design["methods"] == {"one_seed": 20 * 27} and design["family_wise_error"] == 0
         else:
@@ -40,10 +41,12 @@ def test_quick_simulation_covers_and_never_decides_one_seed():
 
 def test_planted_gains_are_found_with_missing_runs_and_unbalanced_classes():
     options = ("--grids", 8, "--seeds", 5, "--rho", 0.5, "--spread", "equal", "--variants", 10, "--clips", 600)
-    finished = simulate(*options, "--gain", 0.2, "--gain", -0.2, "--missing", 0.1, "--unbalanced", "--json")
+    finished = simulate(
+        *options, "--gain", 0.2, "--gain", -0.2, "--missing", 0.1, "--unbalanced", "--records", 1, "--json"
+    )
     (design,) = json.loads(finished.stdout)["designs"]
     assert design["power"] > 80
-    assert design["runs"] < 50
+    assert design["runs"] < 50 and design["records_agree"]
     assert "1/1" in finished.stderr
 
 

@@ -79,24 +79,29 @@ def check_predictions(results: Mapping[ResultRow, ResultSource]) -> CheckedPredi
     return CheckedPredictions(sound, list(damaged.values()), clusters)
 
 
-def split_by_steps(rows: Iterable[ResultRow]) -> tuple[list[ResultRow], list[str]]:
+def split_by_steps(
+    rows: Iterable[ResultRow], results: Mapping[ResultRow, ResultSource]
+) -> tuple[list[ResultRow], list[str]]:
     """Rows that can be compared, and one line for each record of another step than most of its study and regime.
 
-    Encoders that no run trained have no step. Of two equally frequent steps the later one counts.
+    Finished runs count before unfinished ones, and of two equally frequent steps the later. Encoders that no run
+    trained have no step.
     """
     listed = list(rows)
-    counts: dict[tuple[str, str], Counter[int]] = {}
+    counts: dict[tuple[str, str], Counter[tuple[bool, int]]] = {}
     for row in listed:
         if row.is_trained:
-            counts.setdefault((row.study, row.regime), Counter())[row.steps] += 1
-    usual = {key: max(counter, key=lambda step: (counter[step], step)) for key, counter in counts.items()}
+            finished = row.steps >= results[row].record.run.steps
+            counts.setdefault((row.study, row.regime), Counter())[finished, row.steps] += 1
+    usual = {key: max(found, key=lambda step: (step[0], found[step], step[1]))[1] for key, found in counts.items()}
     other = [row for row in listed if row.is_trained and row.steps != usual[row.study, row.regime]]
     lines = [
         f"{row.name}, seed {row.seed} ({row.regime}): {row.benchmark}, {row.protocol} left out of all comparisons: "
         f"evaluated at step {row.steps:,}, the others at {usual[row.study, row.regime]:,}"
         for row in other
     ]
-    return [row for row in listed if row not in set(other)], list(dict.fromkeys(lines))
+    left_out = set(other)
+    return [row for row in listed if row not in left_out], list(dict.fromkeys(lines))
 
 
 def _clusters(

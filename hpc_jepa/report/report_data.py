@@ -64,7 +64,7 @@ def collect_run_data(found: FoundRuns, places: Sequence[Path]) -> ReportData:
     if not rows:
         raise InputError(f"{places[0]}: no run was evaluated yet; run 'hpc-jepa evaluate RUN --benchmark NAME' first")
     attentive = {panel_of(row) for row in rows if results[row].result.pooling == "tokens"}
-    comparable, left_out = split_by_steps(rows)
+    comparable, left_out = split_by_steps(rows, results)
     scores = collect_scores({row: checked.correct[row] for row in comparable}, checked.clusters, runs)
     grids = [grid for study in scores for grid in study_grids(study, runs)]
     comparisons = [comparison for study in scores for comparison in compare_semantics(study)]

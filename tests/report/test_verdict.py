@@ -160,6 +160,15 @@ def test_a_record_of_another_step_is_left_out_of_comparisons_by_name(tmp_path):
     assert {row.steps for row in data.rows if row.is_trained} == {200, cells[0].config.schedule.steps}
 
 
+def test_one_finished_run_counts_before_many_unfinished_ones(tmp_path):
+    study = small_study(["baseline", "hw", "ld"], seeds=(0, 1), benchmarks=("ssv2",))
+    cells = expand_study(study, tmp_path)
+    early = {cell.folder: (200, 250) for cell in cells if cell.config.variant != "baseline"}
+    data = collect(SimulatedStudy(tmp_path, null, steps=early).write(study, cells))
+    (grid,) = data.grids
+    assert {row for row in grid.rows if grid.cell(row, grid.columns[0])} == {"random_init", "baseline"}
+
+
 def test_known_source_videos_widen_intervals_and_unknown_ones_are_said(tmp_path):
     study = small_study(["baseline", "hw"], seeds=(0, 1, 2))
     clips = 400

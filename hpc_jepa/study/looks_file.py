@@ -4,6 +4,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Literal
 
+from pydantic import model_validator
+
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.evaluation.stats.sequential import Decision
@@ -78,6 +80,19 @@ class LooksFile(Strict):
     evaluated_before: int
     looks: tuple[RecordedLook, ...] = ()
     confirmation: RecordedLook | None = None
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "LooksFile":
+        family = set(self.rule.comparisons)
+        if not {name.rpartition(" on ")[0] for name in family} <= set(self.rule.references):
+            raise ValueError("rule: a comparison has no reference")
+        for look in (*self.looks, *([self.confirmation] if self.confirmation else [])):
+            decided = set(look.decisions)
+            if not (decided == family or (look is self.confirmation and decided <= family)):
+                raise ValueError(f"look {look.look}: not the comparisons of the rule")
+            if any(Path(name).is_absolute() or ".." in Path(name).parts for name in look.records):
+                raise ValueError(f"look {look.look}: a record outside the study folder")
+        return self
 
 
 def read_looks(study: StudyDir) -> LooksFile | None:

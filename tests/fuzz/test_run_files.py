@@ -28,6 +28,7 @@ from hpc_jepa.runs.run_dir import RunDir, StudyDir
 from hpc_jepa.runs.state import read_state
 from hpc_jepa.study.grid import CellEvaluation, StudyCell
 from hpc_jepa.study.job_log import JobLog
+from hpc_jepa.study.looks_file import not_needed, read_looks
 from hpc_jepa.study.status import read_study_status
 
 STATE = {
@@ -56,6 +57,35 @@ METRICS = {
 }
 START = {"time": 1.7e9, "job": "7", "step": 5}
 JOB = {"job": "7_1", "kind": "train", "folder": "runs/s/r/v/seed-0", "cluster": "c", "time": 1.7e9}
+LOOK = {
+    "look": 1,
+    "seeds": 2,
+    "time": 1.7e9,
+    "decisions": {
+        "r/v on b": {"decision": "gain", "seeds": 2, "difference": 1.5, "low": 1.0, "high": 2.0, "p_value": 0.01}
+    },
+    "records": {"r/v/seed-0/eval/b.standard.json": "a" * 64},
+}
+LOOKS = {
+    "rule": {
+        "method": "m",
+        "spending": {"equal": "linear"},
+        "looks": [2, 3],
+        "seeds": [0, 1, 2],
+        "confirmation": [7, 8],
+        "error": 0.05,
+        "margin": 1.0,
+        "futility": 0.15,
+        "benchmarks": {"b": "standard, linear"},
+        "comparisons": ["r/v on b"],
+        "references": {"r/v": "r/baseline"},
+        "difference_levels": [0.001, 0.05],
+        "equal_levels": [0.03, 0.04],
+    },
+    "evaluated_before": 0,
+    "looks": [LOOK],
+    "confirmation": {**LOOK, "look": 2},
+}
 PREVIEW = {"strips": [{"caption": "clip", "image": "data:image/png;base64,AAAA"}]}
 DROP = {"key": "a/b", "file": "a/b.mp4", "reason": "too short"}
 IDENTITY_OF_RUN = {
@@ -187,6 +217,18 @@ def test_jobs(content, survives, fresh):
 def test_refused_cells(content, survives, fresh):
     log = JobLog(StudyDir(fresh("refused.json", content).parent))
     survives(log.refused, "refused.json")
+
+
+@fuzz
+@given(content=damaged_json(LOOKS))
+def test_looks(content, survives, fresh):
+    study = StudyDir(fresh("looks.json", content).parent)
+
+    def read():
+        looks = read_looks(study)
+        return looks and [not_needed(looks)(arm, seed) for arm in ("r/v", "r/baseline") for seed in (0, 2, 7, 9)]
+
+    survives(read, "looks.json")
 
 
 @fuzz

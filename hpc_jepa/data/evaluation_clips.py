@@ -63,9 +63,9 @@ class EvaluationClips:
         samples = np.arange(len(self._shards)) if subset is None else subset
         self.indices = torch.from_numpy(samples[rank::world_size])
         self._check_video_length()
-        infos = [self._info(index) for index in self.indices.tolist()]
-        self.labels = torch.tensor([-1 if info.label is None else info.label for info in infos])
-        self.clusters = [info.cluster for info in infos]
+        known = [self._label_and_cluster(index) for index in self.indices.tolist()]
+        self.labels = torch.tensor([label for label, _ in known])
+        self.clusters = [cluster for _, cluster in known]
 
     def __len__(self) -> int:
         """Number of samples this process reads."""
@@ -87,9 +87,10 @@ class EvaluationClips:
                 f"lower frames or stride of the protocol's clip"
             )
 
-    def _info(self, index: int) -> SampleInfo:
+    def _label_and_cluster(self, index: int) -> tuple[int, str | None]:
         with self._sample_named(index):
-            return self._shards.info(index)
+            info = self._shards.info(index)
+        return -1 if info.label is None else info.label, info.cluster
 
     def _pixels(self, index: int) -> Tensor:
         """[C, F, Hp, Wp] of one sample."""

@@ -15,6 +15,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Annotated, Any
 
 import numpy as np
@@ -51,10 +52,15 @@ class PocockRule(SequentialRule):
 
     def difference_level(self, look: int, found: int = 0) -> float:
         """Levels by the same integration as the shipped rule's."""
-        information = np.array(self.looks) / self.looks[-1]
-        side = self.error / 2 / max(self.comparisons - found, 1)
-        spent = side * np.log1p((np.e - 1) * information)
-        return 2 * float(norm.sf(boundaries(information.tolist(), spent.tolist())[look]))
+        return 2 * float(norm.sf(pocock_bounds(self.looks, self.error / 2 / max(self.comparisons - found, 1))[look]))
+
+
+@cache
+def pocock_bounds(looks: tuple[int, ...], error: float) -> NDArray[np.float64]:
+    """One-sided bounds that spend ``error``."""
+    information = np.array(looks) / looks[-1]
+    spent = error * np.log1p((np.e - 1) * information)
+    return boundaries(information.tolist(), spent.tolist())
 
 
 RULES = {"spending": SequentialRule, "e-process": EProcessRule, "pocock": PocockRule}

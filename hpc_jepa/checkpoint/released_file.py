@@ -69,21 +69,26 @@ def take_parts(file: ReleasedFile, parts: Sequence[Part], shapes: Mapping[str, t
             faults["missing"].append(" or ".join(KEYS[part]))
             continue
         state = _unwrapped(file, key)
-        prefix = f"{NETWORKS[part]}."
-        own = {name: original_name(name) for name in shapes if name.startswith(prefix)}
+        own = {name: original_name(name) for name in shapes if name.startswith(f"{NETWORKS[part]}.")}
         faults["unexpected"] += [f"{key}.{name}" for name in state if name not in set(own.values())]
         for name, theirs in own.items():
             tensor, shown = state.get(theirs), f"{key}.{theirs}"
-            if tensor is None:
-                faults["missing"].append(shown)
-            elif tuple(tensor.shape) != shapes[name]:
-                faults["of another shape"].append(f"{shown} {_shape(tensor.shape)} instead of {_shape(shapes[name])}")
-            elif not torch.isfinite(tensor).all():
-                faults["not finite"].append(shown)
-            else:
+            if tensor is not None and (fault := _fault(tensor, shapes[name])):
+                shape = f" {_shape(tensor.shape)} instead of {_shape(shapes[name])}" if fault != "not finite" else ""
+                faults[fault].append(f"{shown}{shape}")
+            elif tensor is not None:
                 taken[name] = tensor.detach().float()
+            else:
+                faults["missing"].append(shown)
     require_none(faults, str(file.path))
     return taken
+
+
+def _fault(tensor: Tensor, shape: tuple[int, ...]) -> str:
+    """What is wrong with a tensor, empty if nothing is."""
+    if tuple(tensor.shape) != shape:
+        return "of another shape"
+    return "" if torch.isfinite(tensor).all() else "not finite"
 
 
 def require_none(faults: Mapping[str, Iterable[str]], place: str) -> None:

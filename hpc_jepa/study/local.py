@@ -77,13 +77,10 @@ def run_locally(cells: Sequence[StudyCell], jobs: LocalJobs, on_status: OnStatus
                     submitted[pool.submit(run, task)] = (number, task)
             done, _ = wait(submitted, timeout=POLL_INTERVAL, return_when=FIRST_COMPLETED)
             ended = [(*submitted.pop(future), future.result()) for future in done]
-            ready = []
-            for number, task, code in ended:
-                if code == 0:
-                    ready += [number, *(later.released_by(cells[number]) if task.kind == "train" else ())]
-                else:
-                    failures.append(_failure(cells[number], task, code))
-                    failures += later.fail_after(failures[-1]) if task.kind == "train" else []
+            failed = [(task, _failure(cells[number], task, code)) for number, task, code in ended if code != 0]
+            failures += [each for task, failure in failed for each in (failure, *later.fail_with(task, failure))]
+            ready = [number for number, _, code in ended if code == 0]
+            ready += [each for number, task, code in ended if code == 0 for each in later.released(task, cells[number])]
             running = {number: task for future, (number, task) in submitted.items() if future.running()}
             for number, cell in enumerate(cells):
                 on_status(cell, _running_status(running.get(number), status_or_damaged(cell)))
@@ -102,8 +99,16 @@ class _LaterCells:
         """Whether the cell waits."""
         return number in self._numbers
 
-    def released_by(self, trained: StudyCell) -> list[int]:
-        """The cells that may start now; they no longer wait."""
+    def released(self, task: StudyTask, cell: StudyCell) -> list[int]:
+        """The cells that may start because this task of ``cell`` has succeeded."""
+        return self._take_after(cell) if task.kind == "train" else []
+
+    def fail_with(self, task: StudyTask, failed: FailedTask) -> list[FailedTask]:
+        """The cells that cannot start because this task has failed."""
+        return self.fail_after(failed) if task.kind == "train" else []
+
+    def _take_after(self, trained: StudyCell) -> list[int]:
+        """The cells that begin after ``trained``; they no longer wait."""
         released = [number for number in sorted(self._numbers) if self._cells[number].after == trained.folder]
         self._numbers -= set(released)
         return released
@@ -111,7 +116,7 @@ class _LaterCells:
     def fail_after(self, failed: FailedTask) -> list[FailedTask]:
         """The cells that cannot start, and those after them."""
         failures = []
-        for number in self.released_by(failed.cell):
+        for number in self._take_after(failed.cell):
             message = f"not started: {failed.cell.folder} failed"
             failures.append(FailedTask(self._cells[number], message, failed.log))
             failures += self.fail_after(failures[-1])

@@ -265,7 +265,17 @@ def grid(cluster, tiny_regime, tmp_path, monkeypatch):
     """``grid(*variants, steps=..., regimes=..., **profile)`` writes a study of tiny runs, and its profile."""
     monkeypatch.chdir(tmp_path)
 
-    def make(*variants, steps=4, every=2, seeds=(0,), evaluations=(), regimes=("tiny",), sequential=None, **profile):
+    def make(
+        *variants,
+        steps=4,
+        every=2,
+        seeds=(0,),
+        evaluations=(),
+        regimes=("tiny",),
+        sequential=None,
+        phases=(),
+        **profile,
+    ):
         for regime in regimes:
             write(tmp_path / f"{regime}.yaml", tiny_regime(steps, every, name=regime))
         study = {
@@ -275,6 +285,7 @@ def grid(cluster, tiny_regime, tmp_path, monkeypatch):
             "seeds": list(seeds),
             "evaluations": list(evaluations),
             "sequential": sequential,
+            "phases": list(phases),
         }
         write(tmp_path / "study.yaml", study)
         write(tmp_path / "profile.yaml", {**PROFILE, **profile})

@@ -107,3 +107,15 @@ def test_a_sequential_study_goes_on_by_itself_and_by_hand_when_the_job_of_a_look
     assert looks() == [1, 2]
     assert json.loads(study.call("next", "--json"))["cells"] == []
     assert (len(jobs("train")), len(jobs("evaluate")), len(jobs("look"))) == (6, 6, 2)
+
+
+def test_a_phase_waits_for_the_one_before_and_begins_with_its_last_checkpoint(grid, eventually):
+    phases = [{"name": "main"}, {"name": "cooldown", "after": "main", "overrides": ["schedule.steps=2"]}]
+    study = grid(*VARIANTS, phases=phases)
+    study.call("submit")
+    eventually(study.done)
+    for variant in VARIANTS:
+        folder = study.run(f"tiny/{variant}.cooldown").folder
+        origin = json.loads((folder / "origin.json").read_text())
+        assert (origin["step"], origin["clip_offset"]) == (4, 4) and origin["path"].endswith(f"{variant}.main/seed-0")
+    assert len(study.status()) == 4

@@ -25,7 +25,7 @@ class RunOrigin(Strict):
 
     kind: Literal["run", "file"]
     path: str
-    step: NonNegativeInt | None = None
+    step: NonNegativeInt = 0
     what: Literal["all", "weights"] = "weights"
     parts: tuple[Part, ...] = ()
     sha256: str

@@ -21,6 +21,7 @@ from hpc_jepa.io.jsonl import read_jsonl
 from hpc_jepa.runs.evaluations import read_summary
 from hpc_jepa.runs.lease import read_holder
 from hpc_jepa.runs.metrics_log import last_metrics, read_metrics
+from hpc_jepa.runs.origin import read_origin
 from hpc_jepa.runs.preview_file import read_preview
 from hpc_jepa.runs.process_identity import is_in_use
 from hpc_jepa.runs.restarts import read_starts
@@ -238,6 +239,26 @@ def test_preview(content, survives, fresh):
     survives(lambda: read_preview(path), path.name)
 
 
+ORIGIN = {
+    "kind": "run",
+    "path": "runs/a",
+    "step": 3,
+    "what": "all",
+    "parts": ["encoder", "target", "predictor"],
+    "sha256": 64 * "a",
+    "drawn": ["objectives.auxiliary.ld.head.0.weight"],
+    "before": ["weights of b.pt"],
+}
+
+
+@fuzz
+@given(content=damaged_json(ORIGIN))
+def test_origin(content, survives, fresh):
+    path = fresh("origin.json", content)
+    origin = survives(lambda: read_origin(path), path.name)
+    assert origin is None or origin.lines[1:] == list(origin.before)
+
+
 @fuzz
 @given(content=damaged_json(DROP))
 def test_ledger(content, survives, fresh):
@@ -278,7 +299,8 @@ def test_a_pipe_and_a_device_are_no_files(tmp_path, survives):
     (tmp_path / "log").mkdir()
     for make in (os.mkfifo, lambda path: path.symlink_to("/dev/zero"), Path.mkdir):
         run, study = RunDir(tmp_path), StudyDir(tmp_path)
-        paths = (run.state_file, run.lease_file, run.metrics_file, run.starts_file, run.preview_file, study.jobs_file)
+        paths = (run.state_file, run.lease_file, run.metrics_file, run.starts_file, run.preview_file, run.origin_file)
+        paths += (study.jobs_file,)
         for path in (*paths, study.refused_file, tmp_path / "record.json"):
             make(Path(path))
         for read in (
@@ -287,6 +309,7 @@ def test_a_pipe_and_a_device_are_no_files(tmp_path, survives):
             lambda run=run: last_metrics(run.metrics_file),
             lambda run=run: read_starts(run),
             lambda run=run: read_preview(run.preview_file),
+            lambda run=run: read_origin(run.origin_file),
             lambda study=study: JobLog(study).jobs(),
             lambda study=study: JobLog(study).refused(),
             lambda: read_summary(tmp_path / "record.json"),

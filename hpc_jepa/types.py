@@ -53,12 +53,31 @@ class ClipBatch:
     samples: [B] int64, index of the sample in its source.
     sources: [B] int64, index of the source in the mixture.
     static: [B] bool, the clip is one image repeated.
+    real_frames: [B] int64 on the host, leading frames that are no padding; None: all count, padding too.
     """
 
     pixels: Tensor
     samples: Tensor
     sources: Tensor
     static: Tensor
+    real_frames: Tensor | None = None
+
+
+class Padding(NamedTuple):
+    """Which tokens of clips are padding, in a step in which a clip has any.
+
+    real: [B] int64, leading tokens that are none: those of tubelets with a real frame. context_count, target_count: []
+    float32, such tokens in the context and in the target, averaged over the processes and micro-batches that share
+    statistics.
+    """
+
+    real: Tensor
+    context_count: Tensor
+    target_count: Tensor
+
+    def is_real(self, tokens: Tensor) -> Tensor:
+        """1 for tokens [B, M] that are no padding, else 0: [B, M] float32."""
+        return (tokens < self.real[:, None]).float()
 
 
 @dataclass(frozen=True)
@@ -71,6 +90,7 @@ class TokenMasks:
     next_in_context: [B, K] int64, position k' in the context of the same place one tubelet later, or -1.
     pairs: [] float32, number of entries of next_in_context >= 0, averaged over the processes that share statistics; by
         default that of these clips.
+    padding: which tubelets are padding, if any of the step is. Their tokens are in no pair.
     """
 
     context: Tensor
@@ -78,6 +98,7 @@ class TokenMasks:
     context_distance: Tensor
     next_in_context: Tensor
     pairs: Tensor = None  # type: ignore[assignment]
+    padding: Padding | None = None
 
     def __post_init__(self) -> None:
         if self.pairs is None:
@@ -193,6 +214,11 @@ class Latents:
             later = (masks.context + self.grid.cells).where(masks.next_in_context >= 0, masks.context)
             changes.append((self.target_at(later) - now).detach())
         return tuple(changes)
+
+    @_cached_property
+    def real_context(self) -> tuple[Tensor, ...]:
+        """1 for context tokens that are no padding; per mask group [B, K] float32. Empty if no clip has padding."""
+        return tuple(masks.padding.is_real(masks.context) for masks in self.masks if masks.padding is not None)
 
     @_cached_property
     def valid_pairs(self) -> tuple[Tensor, ...]:

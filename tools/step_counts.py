@@ -1,6 +1,6 @@
 """Kernels, casts, bytes and FLOPs of a training step on a GPU, counted without one: ``bench_step.py --count``."""
 
-from dataclasses import asdict, fields
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -34,10 +34,7 @@ class FakeStep:
         move_to_cuda(self.module)
         clip, clips = config.data.clip, config.engine.batch_size
         self.pixels = torch.empty(clips, 3, clip.frames, clip.size, clip.size, device="cuda")
-        self.masks = tuple(
-            TokenMasks(**{field.name: on_cuda(getattr(group, field.name)) for field in fields(group)})
-            for group in masks
-        )
+        self.masks = tuple(_on_cuda(group) for group in masks)
 
     def loss(self) -> Tensor:
         """Forward pass up to the weighted sum of all terms."""
@@ -49,6 +46,11 @@ def meta_module(config: RunConfig) -> TrainModule:
     """The networks and heads of a run without data, on the meta device."""
     with unset_fake_temporarily(), torch.device("meta"):
         return build_train_module(config)
+
+
+def _on_cuda(masks: TokenMasks) -> TokenMasks:
+    tensors: dict[str, Any] = {name: on_cuda(value) for name, value in vars(masks).items() if value is not None}
+    return replace(masks, **tensors)
 
 
 def real_masks(config: RunConfig, number: int = 0) -> tuple[TokenMasks, ...]:

@@ -105,6 +105,10 @@ class DataConfig(Strict):
         "clips",
         description="clips: an image is a clip that repeats it (published); batches: separate batches of single images",
     )
+    padding: Literal["repeat", "ignore"] = Field(
+        "repeat",
+        description="frames after the end of a video repeat its last; ignore: tubelets of them alone do not count",
+    )
     sampling: Sampling = Field(
         "replacement",
         description="passes: every sample of a source once before any comes again; replacement: drawn independently",

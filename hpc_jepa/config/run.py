@@ -96,6 +96,7 @@ class RunConfig(RootConfig):
         "engine.tf32",
         "schedule.phases",
         "data.sampling",
+        "data.padding",
         "init",
         "model.encoder.norm_blocks",
         "model.predictor.embed",

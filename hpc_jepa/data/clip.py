@@ -10,17 +10,21 @@ from hpc_jepa.data.clip_sampler import ClipDraws
 from hpc_jepa.data.crop import View, random_view
 from hpc_jepa.data.dali_pipeline import Media
 from hpc_jepa.data.decode import CropWindow, decode_frames
-from hpc_jepa.data.frame_sampling import training_frames
+from hpc_jepa.data.frame_sampling import real_frames, training_frames
 from hpc_jepa.data.images import is_image
 from hpc_jepa.data.shards.shard_folder import StoredVideo
 
 
 class ClipPlan(NamedTuple):
-    """Which frames [F] of a video make the clip (one for an image), and how they are cropped and flipped."""
+    """Which frames [F] of a video make the clip (one for an image), and how they are cropped and flipped.
+
+    real: leading frames of the clip that are no padding; an image has none.
+    """
 
     frames: NDArray[np.int64]
     view: View
     media: Media
+    real: int
 
 
 class EncodedClip(NamedTuple):
@@ -52,7 +56,10 @@ def plan_clip(
     data, info = video
     frames = training_frames(info.frames, info.fps, clip, draws.starts[row], info.times)
     view = random_view(info.height, info.width, augmentation, draws.crops[row], draws.flips[row])
-    return ClipPlan(frames[:1] if info.frames == 1 else frames, view, "image" if is_image(data) else "video")
+    media: Media = "image" if is_image(data) else "video"
+    if info.frames == 1:
+        return ClipPlan(frames[:1], view, media, clip.frames)
+    return ClipPlan(frames, view, media, real_frames(info.frames, info.fps, clip))
 
 
 def decode_clip(video: StoredVideo, plan: ClipPlan) -> DecodedClip:

@@ -28,6 +28,13 @@ def training_frames(
     return np.searchsorted(times, indices * (times[-1] / (frames - 1)) + HALF_TICK, side="right") - 1
 
 
+def real_frames(frames: int, fps: float, clip: ClipConfig) -> int:
+    """The leading frames of a clip that are not padding, at least 1: a video shorter than the span ends before it."""
+    if frames > clip.span(fps):
+        return clip.frames
+    return min(max(frames // clip.stride_at(fps), 1), clip.frames)
+
+
 def _evenly_spaced(frames: int, fps: float, clip: ClipConfig, start: float) -> NDArray[np.int64]:
     span = clip.span(fps)
     if frames > span:

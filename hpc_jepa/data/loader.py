@@ -157,6 +157,7 @@ class ClipLoader:
             samples=torch.tensor([row.sample for row in rows], device=self._device),
             sources=torch.tensor([row.source for row in rows], device=self._device),
             static=torch.tensor([row.static for row in rows], device=self._device),
+            real_frames=self._real_frames(rows),
         )
 
     def close(self) -> None:
@@ -172,6 +173,11 @@ class ClipLoader:
         """Frames of the clips of a step."""
         images_only = self._config.images == "batches" and self._sampler.sources[draws.sources[0]].images
         return 1 if images_only else self._config.clip.frames
+
+    def _real_frames(self, rows: list[_Row]) -> Tensor | None:
+        if self._config.padding == "repeat":
+            return None
+        return torch.tensor([row.clip.plan.real for row in rows])
 
     def _fill(self, pixels: Tensor, rows: dict[int, _Row]) -> dict[int, str]:
         """Write the clips of some rows; those that DALI could not decode, and why."""

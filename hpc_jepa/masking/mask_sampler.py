@@ -1,7 +1,7 @@
 """Sample the masks of a step: a function of seed and step and, with motion guidance, of the clips."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -14,7 +14,7 @@ from hpc_jepa.kernels.token_lists import smallest_counts, token_lists, tube_orde
 from hpc_jepa.kernels.visible_tokens import visible_tokens
 from hpc_jepa.masking.block_sampling import block_size, empty_context_error, uniform_origins, visible_tubelets
 from hpc_jepa.masking.motion_guidance import guided_origins, motion_map
-from hpc_jepa.types import BlockSize, ClipBatch, TokenGrid, TokenMasks, Truncation
+from hpc_jepa.types import BlockSize, ClipBatch, Padding, TokenGrid, TokenMasks, Truncation
 
 PLACEMENT_ATTEMPTS = 4
 """Block placements drawn per clip and step; later ones are used if the first hides everything."""
@@ -64,11 +64,13 @@ class MaskSampler:
         """For each micro-batch of this process's clips its masks, one per mask group."""
         motion = self._motion(clips)
         paired = self._clips_with_pairs(clips)
+        real = self._real_tokens(clips)
         repeats = self.parts if self.semantics.process_randomness == "same" else 1
         groups = []
         for index, group in enumerate(self.config.groups):
             draws = _RandomDraws(self.seed, step, index, self.batch_size, repeats, clips.pixels.device)
-            groups.append(self._group_masks(group, draws, motion, paired))
+            masks = self._group_masks(group, draws, motion, paired)
+            groups.append(masks if real is None else self._without_padding(masks, real))
         return tuple(zip(*groups, strict=True))
 
     def _motion(self, clips: ClipBatch) -> Tensor | None:
@@ -84,6 +86,33 @@ class MaskSampler:
         if self.semantics.static_clips_in_temporal_terms:
             return torch.ones(self.batch_size, dtype=torch.bool, device=clips.pixels.device)
         return self.gather(~clips.static).to(clips.pixels.device)
+
+    def _real_tokens(self, clips: ClipBatch) -> Tensor | None:
+        """Leading tokens of this process's clips [b] without padding; None if no clip of the global batch has any."""
+        if clips.real_frames is None:
+            return None
+        length = max(clips.pixels.shape[2] // self.grid.time, 1)
+        tubelets = ((clips.real_frames + length - 1) // length).clamp(max=self.grid.time)
+        if bool((self.gather(tubelets) == self.grid.time).all()):  # on the host: the sizes of files are known there
+            return None
+        return (tubelets * self.grid.cells).to(clips.pixels.device)
+
+    def _without_padding(self, masks: list[TokenMasks], real: Tensor) -> list[TokenMasks]:
+        """The masks without pairs that end in padding, and with the numbers of tokens that are none."""
+        parts = real.chunk(self.accumulation)
+        pairs, counts = [], []
+        for group, own in zip(masks, parts, strict=True):
+            pairs.append(group.next_in_context.where(group.context + self.grid.cells < own[:, None], -1))
+            in_context, in_target = (tokens < own[:, None] for tokens in (group.context, group.target))
+            counts.append(torch.stack([(pairs[-1] >= 0).sum(1), in_context.sum(1), in_target.sum(1)], dim=1))
+        if self.semantics.batch_statistics == "global":
+            shared = [self.gather(torch.cat(counts)).sum(0) / self.parts] * self.accumulation
+        else:
+            shared = [count.sum(0).float() for count in counts]
+        return [
+            replace(group, next_in_context=pair, pairs=count[0], padding=Padding(own, count[1], count[2]))
+            for group, pair, own, count in zip(masks, pairs, parts, shared, strict=True)
+        ]
 
     def _group_masks(
         self, group: MaskGroupConfig, draws: "_RandomDraws", motion: Tensor | None, paired: Tensor

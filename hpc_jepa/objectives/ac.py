@@ -33,6 +33,7 @@ class Action(Objective[ActionOptions]):
     families = "A"
     min_tubelets = 2
     options_type = ActionOptions
+    handles_padding = True
 
     def __init__(self, options: ActionOptions, ctx: ObjectiveContext) -> None:
         super().__init__(options, ctx)

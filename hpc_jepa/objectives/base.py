@@ -8,6 +8,7 @@ from torch import Tensor
 from hpc_jepa.config.phases import Ramp, named_ramp, value_at
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.objectives.objective import Objective, ObjectiveContext
+from hpc_jepa.objectives.pooling import context_mean, target_mean
 from hpc_jepa.objectives.token_errors import context_errors, prediction_errors
 from hpc_jepa.types import Latents
 
@@ -29,6 +30,7 @@ class Base(Objective[BaseOptions]):
     title = "Prediction and context loss"
     families = ""
     options_type = BaseOptions
+    handles_padding = True
 
     def __init__(self, options: BaseOptions, ctx: ObjectiveContext, ramps: Sequence[Ramp] = ()) -> None:
         """ramps: schedule of the context weight, by default the ramp that the semantics name."""
@@ -37,9 +39,11 @@ class Base(Objective[BaseOptions]):
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Terms ``prediction`` and ``context``."""
-        prediction = [error.mean() for error in prediction_errors(latents)]
+        prediction = [
+            target_mean(error, masks) for error, masks in zip(prediction_errors(latents), latents.masks, strict=True)
+        ]
         context = [
-            (error / masks.context_distance).mean()
+            context_mean(error / masks.context_distance, masks)
             for error, masks in zip(context_errors(latents), latents.masks, strict=True)
         ]
         return {"prediction": torch.stack(prediction).mean(), "context": torch.stack(context).mean()}

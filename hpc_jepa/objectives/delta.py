@@ -24,6 +24,7 @@ class Delta(Objective[DeltaOptions]):
     families = "D"
     min_tubelets = 2
     options_type = DeltaOptions
+    handles_padding = True
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Term ``delta``."""

@@ -33,6 +33,7 @@ class Factorised(Objective[FactorisedOptions]):
     families = "F"
     min_tubelets = 2
     options_type = FactorisedOptions
+    handles_padding = True
 
     @classmethod
     def batch_statistic(cls, options: FactorisedOptions, config: RunConfig) -> str | None:
@@ -47,7 +48,10 @@ class Factorised(Objective[FactorisedOptions]):
             (next_tubelet(part.appearance, masks.next_in_context) - part.appearance).abs().mean(-1)
             for part, masks in zip(parts, latents.masks, strict=True)
         ]
-        covariances = [self._covariance(part.appearance, part.dynamics) for part in parts]
+        real = latents.real_context or (None,) * len(parts)
+        covariances = [
+            self._covariance(part.appearance, part.dynamics, group) for part, group in zip(parts, real, strict=True)
+        ]
         return {
             "fwm_static": mean_over_pairs(changes, context_pairs(latents)),
             "fwm_orthogonality": torch.stack([covariance.square().mean() for covariance in covariances]).mean(),
@@ -60,15 +64,32 @@ class Factorised(Objective[FactorisedOptions]):
             "fwm_orthogonality": self.options.orthogonality_weight,
         }
 
-    def _covariance(self, appearance: Tensor, dynamics: Tensor) -> Tensor:
-        """[B, K, Da], [B, K, Dz] -> [Da, Dz] in fp32, over the tokens of this process or of all processes."""
+    def _covariance(self, appearance: Tensor, dynamics: Tensor, real: Tensor | None) -> Tensor:
+        """[B, K, Da], [B, K, Dz] -> [Da, Dz] in fp32, over the tokens of this process or of all processes.
+
+        real: [B, K] 1 for tokens that count, 0 for padding; None: all count.
+        """
         is_global = self.ctx.semantics.batch_statistics == "global"
         with torch.autocast(appearance.device.type, enabled=False):
             rows = appearance.flatten(0, 1).float()
             columns = dynamics.flatten(0, 1).float()
+            if real is not None:
+                return self._covariance_without_padding(rows, columns, real.flatten()[:, None])
             count = rows.shape[0] * (world_size() if is_global else 1)
             product = _centred(rows, count, is_global).T @ _centred(columns, count, is_global)
             return (sum_over_processes(product) if is_global else product) / max(count - 1, 1)
+
+    def _covariance_without_padding(self, rows: Tensor, columns: Tensor, real: Tensor) -> Tensor:
+        """[n, Da], [n, Dz] -> [Da, Dz], over the rows where ``real`` [n, 1] is 1."""
+        is_global = self.ctx.semantics.batch_statistics == "global"
+
+        def total(x: Tensor) -> Tensor:
+            return sum_over_processes(x) if is_global else x
+
+        count = total(real.sum())
+        means = [total((x * real).sum(0)) / count.clamp(min=1) for x in (rows, columns)]
+        product = ((rows - means[0]) * real).T @ (columns - means[1])
+        return total(product) / (count - 1).clamp(min=1)
 
 
 class DynamicsHead(nn.Sequential):

@@ -34,6 +34,7 @@ class Hamiltonian(Objective[HamiltonianOptions]):
     families = "D"
     min_tubelets = 2
     options_type = HamiltonianOptions
+    handles_padding = True
 
     def __init__(self, options: HamiltonianOptions, ctx: ObjectiveContext) -> None:
         super().__init__(options, ctx)

@@ -5,8 +5,12 @@ from pydantic import Field
 from torch import Tensor
 
 from hpc_jepa.objectives.objective import Objective, TermOptions
+from hpc_jepa.objectives.pooling import target_mean
 from hpc_jepa.objectives.token_errors import prediction_errors
 from hpc_jepa.types import Latents
+
+LOWEST = -1e30
+"""Hardness of padding: finite, so that a clip without real targets has a softmax."""
 
 
 class HardRegionOptions(TermOptions):
@@ -25,17 +29,21 @@ class HardRegion(Objective[HardRegionOptions]):
     title = "Hard-region weighting"
     families = "R"
     options_type = HardRegionOptions
+    handles_padding = True
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Term ``hw``."""
         groups = []
-        for error, prediction in zip(prediction_errors(latents), latents.prediction, strict=True):
-            targets = error.shape[1]
-            if targets < 2:
+        for error, prediction, masks in zip(prediction_errors(latents), latents.prediction, latents.masks, strict=True):
+            targets: int | Tensor = error.shape[1]
+            if error.shape[1] < 2:
                 continue
             hardness = error.detach() / self.options.temperature
+            if masks.padding is not None:
+                real = masks.padding.is_real(masks.target)
+                hardness, targets = hardness.where(real > 0, LOWEST), real.sum(1, keepdim=True)
             weight = targets * torch.softmax(hardness, dim=1)
             if self.ctx.semantics.auxiliary_precision == "autocast":
                 weight = weight.to(prediction.dtype)
-            groups.append((weight * error).mean())
+            groups.append(target_mean(weight * error, masks))
         return {"hw": torch.stack(groups).mean() if groups else latents.target.new_zeros(())}

@@ -3,6 +3,7 @@
 import math
 from typing import Literal
 
+import torch
 import torch.nn.functional as F
 from einops import rearrange
 from pydantic import Field
@@ -12,9 +13,9 @@ from hpc_jepa.config.run import RunConfig
 from hpc_jepa.objectives.channel_split import split_channels
 from hpc_jepa.objectives.objective import Objective, TermOptions
 from hpc_jepa.objectives.pairs import Pairs
-from hpc_jepa.objectives.pooling import mean_over_pairs
+from hpc_jepa.objectives.pooling import batch_mean, mean_over_pairs
 from hpc_jepa.objectives.student_features import next_tubelet, student_features
-from hpc_jepa.types import Latents, TokenMasks
+from hpc_jepa.types import Latents, Padding, TokenMasks
 
 HUBER_DELTA = 0.1
 PUBLISHED_EPOCHS = 100
@@ -41,6 +42,7 @@ class Kinematic(Objective[KinematicOptions]):
     families = "K"
     min_tubelets = 2
     options_type = KinematicOptions
+    handles_padding = True
 
     @classmethod
     def validate_run(cls, options: KinematicOptions, config: RunConfig) -> None:
@@ -67,7 +69,16 @@ class Kinematic(Objective[KinematicOptions]):
             return features.new_zeros(())
         change = rearrange(features, "b (t p) d -> b t p d", t=latents.grid.time).diff(dim=1)
         penalty: Tensor = self._penalty(change.diff(dim=1) if self._is_second_order(latents) else change)
-        return penalty.mean()
+        padding = latents.masks[0].padding
+        if padding is None:
+            return penalty.mean()
+        later = latents.grid.time - penalty.shape[1] + torch.arange(penalty.shape[1], device=penalty.device)
+        first_tokens = (later * latents.grid.cells).expand(len(penalty), -1)
+        real = padding.is_real(first_tokens)
+        count = self.ctx.mean_count(
+            real.sum(), latents, 0, lambda masks: _padding_of(masks).is_real(first_tokens).sum()
+        )
+        return batch_mean(penalty.mean((2, 3)) * real, count)
 
     def _on_student(self, latents: Latents) -> Tensor:
         errors, pairs = [], []
@@ -98,6 +109,12 @@ class Kinematic(Objective[KinematicOptions]):
         if self.options.form == "huber":
             return F.huber_loss(change, change.new_zeros(()).expand_as(change), reduction="none", delta=HUBER_DELTA)
         return change.abs()
+
+
+def _padding_of(masks: TokenMasks) -> Padding:
+    """The padding of masks of a step in which a clip has some."""
+    assert masks.padding is not None
+    return masks.padding
 
 
 def _valid(masks: TokenMasks, second_order: bool) -> Tensor:

@@ -37,6 +37,7 @@ class LatentDynamics(Objective[LatentDynamicsOptions]):
     families = "D"
     min_tubelets = 2
     options_type = LatentDynamicsOptions
+    handles_padding = True
 
     def __init__(self, options: LatentDynamicsOptions, ctx: ObjectiveContext) -> None:
         super().__init__(options, ctx)

@@ -29,6 +29,7 @@ class TemporalContrast(Objective[TemporalContrastOptions]):
     families = "XD"
     min_tubelets = 2
     options_type = TemporalContrastOptions
+    handles_padding = True
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Term ``ltc``."""

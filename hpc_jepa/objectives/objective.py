@@ -77,7 +77,7 @@ class ObjectiveContext:
 class Objective(nn.Module, Generic[Options]):
     """Base class. A subclass sets ``name``, ``title``, ``families`` and ``options_type`` and defines ``forward``. It
     overrides ``weights`` if it has several terms or a coefficient that changes over time, and sets ``min_tubelets`` if
-    it compares tubelets.
+    it compares tubelets, and ``handles_padding`` if it leaves out tokens that ``TokenMasks.padding`` marks.
 
     Objectives are pure functions of the latents and their heads. A head is a submodule called with tensors: ZeRO-3
     would not gather a parameter that the objective itself owns.
@@ -88,6 +88,7 @@ class Objective(nn.Module, Generic[Options]):
     families: ClassVar[str]
     options_type: ClassVar[type[Strict]]
     min_tubelets: ClassVar[int] = 1
+    handles_padding: ClassVar[bool] = False
 
     def __init__(self, options: Options, ctx: ObjectiveContext) -> None:
         super().__init__()
@@ -103,6 +104,10 @@ class Objective(nn.Module, Generic[Options]):
                 f"{statistic} is one of the features of the whole batch, and with engine.accumulation "
                 f"({config.engine.accumulation}) only those of a micro-batch exist at a time; set engine.accumulation: "
                 "1 and use more processes, or model.activation_checkpointing: true to save memory"
+            )
+        if config.data.padding == "ignore" and not cls.handles_padding:
+            raise ValueError(
+                "would count padding; set data.padding: repeat, or leave out what TokenMasks.padding marks"
             )
         tubelets = config.grid.time
         if tubelets < cls.min_tubelets:

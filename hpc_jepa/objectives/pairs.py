@@ -66,10 +66,11 @@ def target_changes(latents: Latents, pairs: tuple[Pairs, ...]) -> list[Tensor]:
 
 
 def _last_in_context(masks: TokenMasks, grid: TokenGrid) -> Tensor:
-    """1 for tokens of the last tubelet of the context, unless the clip ends there: [B, K] float32."""
+    """1 for tokens of the last tubelet of the context, unless the clip or its real part ends there: [B, K] float32."""
     tubelet = masks.context // grid.cells
     last = tubelet.amax(1, keepdim=True)
-    return ((tubelet == last) & (last + 1 < grid.time)).float()
+    end = grid.time if masks.padding is None else masks.padding.real[:, None] // grid.cells
+    return ((tubelet == last) & (last + 1 < end)).float()
 
 
 def _later(context: Tensor, valid: Tensor, latents: Latents) -> Tensor:

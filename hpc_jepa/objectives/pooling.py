@@ -6,6 +6,21 @@ import torch
 from torch import Tensor
 
 from hpc_jepa.objectives.pairs import Pairs
+from hpc_jepa.types import TokenMasks
+
+
+def context_mean(errors: Tensor, masks: TokenMasks) -> Tensor:
+    """Mean of per-token errors [B, K] over the context tokens of the batch that are no padding."""
+    if masks.padding is None:
+        return errors.mean()
+    return batch_mean(errors * masks.padding.is_real(masks.context), masks.padding.context_count)
+
+
+def target_mean(errors: Tensor, masks: TokenMasks) -> Tensor:
+    """Mean of per-token errors [B, Q] over the target tokens of the batch that are no padding."""
+    if masks.padding is None:
+        return errors.mean()
+    return batch_mean(errors * masks.padding.is_real(masks.target), masks.padding.target_count)
 
 
 def mean_over_mask_groups(values: Sequence[Tensor], counts: Sequence[Tensor]) -> Tensor:

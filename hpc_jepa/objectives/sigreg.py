@@ -35,6 +35,7 @@ class SigReg(Objective[SigRegOptions]):
     title = "SIGReg"
     families = "G"
     options_type = SigRegOptions
+    handles_padding = True
 
     @classmethod
     def batch_statistic(cls, options: SigRegOptions, config: RunConfig) -> str | None:
@@ -45,14 +46,19 @@ class SigReg(Objective[SigRegOptions]):
         """Term ``sigreg``."""
         rows = torch.cat([student.flatten(0, 1) for student in latents.student]).float()
         projected = rows @ random_directions(rows.detach(), self.options.projections, latents.step)
+        real = torch.cat([group.flatten() for group in latents.real_context]) if latents.real_context else None
+        samples = len(rows) * world_size() if real is None else sum_over_processes(real.sum())
         t = torch.linspace(0.0, MAX_FREQUENCY, self.options.frequencies, device=rows.device)
         statistic = torch.zeros(self.options.projections, device=rows.device)
         for frequency, weight, phi in zip(t, *_weights(t), strict=True):
             angle = projected * frequency
-            moments = torch.stack([angle.cos().mean(0), angle.sin().mean(0)])
-            moments = sum_over_processes(moments) / world_size()
+            if real is None:
+                moments = torch.stack([angle.cos().mean(0), angle.sin().mean(0)])
+                moments = sum_over_processes(moments) / world_size()
+            else:
+                moments = sum_over_processes(torch.stack([real @ angle.cos(), real @ angle.sin()])) / samples
             statistic = statistic + weight * ((moments[0] - phi).square() + moments[1].square())
-        scale = len(rows) * world_size() if self.ctx.semantics.sigreg_scale == "samples" else 1
+        scale = samples if self.ctx.semantics.sigreg_scale == "samples" else 1
         return {"sigreg": scale * statistic.mean()}
 
 

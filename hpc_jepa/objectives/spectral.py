@@ -30,6 +30,7 @@ class Spectral(Objective[SpectralOptions]):
     families = "D"
     min_tubelets = MIN_TUBELETS
     options_type = SpectralOptions
+    handles_padding = True
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Term ``spectral``."""
@@ -54,6 +55,7 @@ class Spectral(Objective[SpectralOptions]):
 def column_positions(masks: TokenMasks, grid: TokenGrid) -> tuple[Tensor, Tensor]:
     """Positions in the context of the tokens of each column [B, P, T], and 1 for a whole column, else 0 [B, P].
 
+    A clip with padding has no whole column.
     A context of K tokens has at most P = K / T whole columns. Whole columns come first; others fill the remaining rows.
     """
     context = masks.context
@@ -61,6 +63,8 @@ def column_positions(masks: TokenMasks, grid: TokenGrid) -> tuple[Tensor, Tensor
     position = context.new_full((len(context), grid.tokens), -1).scatter(1, context, index)
     columns = position.view(-1, grid.time, grid.cells).transpose(1, 2)
     complete = (columns >= 0).all(-1)
+    if masks.padding is not None:
+        complete = complete & (masks.padding.real == grid.tokens)[:, None]
     first = complete.to(torch.int8).argsort(dim=1, descending=True, stable=True)[:, : context.shape[1] // grid.time]
     chosen = columns.gather(1, first.unsqueeze(-1).expand(-1, -1, grid.time))
     return chosen.clamp(min=0), complete.gather(1, first).float()

@@ -29,6 +29,7 @@ class VelocityGate(Objective[VelocityGateOptions]):
     families = "K"
     min_tubelets = 2
     options_type = VelocityGateOptions
+    handles_padding = True
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
         """Term ``velgate``."""

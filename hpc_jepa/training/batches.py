@@ -11,7 +11,7 @@ from torch import Tensor
 
 from hpc_jepa.data.loader import ClipLoader
 from hpc_jepa.data.prefetch import Prefetcher
-from hpc_jepa.types import ClipBatch, TokenMasks
+from hpc_jepa.types import ClipBatch, Padding, TokenMasks
 
 MicroBatchMasker = Callable[[int, ClipBatch], tuple[tuple[TokenMasks, ...], ...]]
 """A step and its clips -> for each micro-batch its masks, one per mask group."""
@@ -30,7 +30,8 @@ class TrainBatch(NamedTuple):
     def cuda_tensors(self) -> Iterator[Tensor]:
         """All tensors on a GPU."""
         for part in (self.clips, *chain.from_iterable(self.masks)):
-            yield from (tensor for tensor in vars(part).values() if tensor.is_cuda)
+            parts = chain.from_iterable(v if isinstance(v, Padding) else (v,) for v in vars(part).values())
+            yield from (tensor for tensor in parts if tensor is not None and tensor.is_cuda)
 
 
 class BatchPrefetcher:

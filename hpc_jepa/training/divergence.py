@@ -14,6 +14,7 @@ from hpc_jepa.distributed import is_main
 from hpc_jepa.errors import HpcJepaError
 from hpc_jepa.runs.metrics_log import MetricsRecord
 from hpc_jepa.training.nonfinite import SkippedSteps
+from hpc_jepa.types import Padding
 
 LOG = logging.getLogger(__name__)
 
@@ -29,22 +30,42 @@ class TargetHealth(NamedTuple):
     covariance: Tensor
 
 
-HealthSampler = Callable[[Tensor], Tensor]
-"""Target features [B, N, levels * D] -> those of some tokens."""
+class TargetSample(NamedTuple):
+    """Target features at some tokens [n, D] float64, and 1 for those that are no padding [n, 1]; None: all are."""
+
+    features: Tensor
+    real: Tensor | None = None
+
+
+HealthSampler = Callable[[Tensor, Padding | None], TargetSample]
+"""Takes the features of some tokens from those of all tokens [B, N, levels * D]."""
 
 
 @torch.no_grad()
-def sample_target(target: Tensor, levels: int, tokens: int) -> Tensor:
-    """The last level of ``target`` [B, N, levels * D] at about ``tokens`` evenly spaced tokens: [n, D] float64."""
+def sample_target(target: Tensor, padding: Padding | None = None, *, levels: int, tokens: int) -> TargetSample:
+    """The last level of ``target`` [B, N, levels * D] at about ``tokens`` evenly spaced tokens."""
     last = target.flatten(0, 1)[:, -(target.shape[-1] // levels) :]
-    return last[:: max(last.shape[0] // tokens, 1)][:tokens].double()  # squares of small values underflow in fp32
+    sample = _evenly_spaced(last, tokens).double()  # squares of small values underflow in fp32
+    if padding is None:
+        return TargetSample(sample)
+    numbers = torch.arange(target.shape[1], device=target.device).expand(len(target), -1)
+    return TargetSample(sample, _evenly_spaced(padding.is_real(numbers).flatten(), tokens)[:, None])
+
+
+def _evenly_spaced(rows: Tensor, count: int) -> Tensor:
+    return rows[:: max(rows.shape[0] // count, 1)][:count]
 
 
 @torch.no_grad()
-def target_health(sample: Tensor) -> TargetHealth:
-    """Statistics of sampled target features [n, D]. No host sync."""
-    centred = sample - sample.mean(0)
-    return TargetHealth(centred.square().mean(0).sqrt().mean(), centred.T @ centred)
+def target_health(sample: TargetSample) -> TargetHealth:
+    """Statistics of sampled target features, without padding. No host sync."""
+    features, real = sample
+    if real is None:
+        centred = features - features.mean(0)
+        return TargetHealth(centred.square().mean(0).sqrt().mean(), centred.T @ centred)
+    count = real.sum().clamp(min=1)
+    centred = (features - (features * real).sum(0) / count) * real
+    return TargetHealth((centred.square().sum(0) / count).sqrt().mean(), centred.T @ centred)
 
 
 @torch.no_grad()

@@ -11,7 +11,7 @@ from torch import Tensor
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.objectives.composition import weighted_sum
 from hpc_jepa.training.batches import TrainBatch
-from hpc_jepa.training.divergence import HealthSampler, sample_target
+from hpc_jepa.training.divergence import HealthSampler, TargetSample, sample_target
 
 
 class Accumulated(NamedTuple):
@@ -19,7 +19,7 @@ class Accumulated(NamedTuple):
 
     loss: Tensor
     terms: dict[str, Tensor]
-    target_sample: Tensor | None
+    target_sample: TargetSample | None
 
 
 def accumulate_gradients(
@@ -45,11 +45,11 @@ def accumulate_gradients(
         losses.append(loss.detach())
         terms.append({name: term.detach() for name, term in micro_terms.items()})
         if sampler is not None:
-            samples.append(sampler(target))
+            samples.append(sampler(target, masks[0].padding))
     return Accumulated(
         loss=_mean(losses),
         terms={name: _mean([micro_terms[name] for micro_terms in terms]) for name in terms[0]},
-        target_sample=torch.cat(samples) if samples else None,
+        target_sample=_joined(samples) if samples else None,
     )
 
 
@@ -57,6 +57,12 @@ def health_sampler(config: RunConfig) -> HealthSampler:
     """Takes an equal part of ``monitor.health_tokens`` from each micro-batch."""
     tokens = max(config.monitor.health_tokens // config.engine.accumulation, 1)
     return partial(sample_target, levels=len(config.model.encoder.levels), tokens=tokens)
+
+
+def _joined(samples: list[TargetSample]) -> TargetSample:
+    """The samples of all micro-batches. Either all have padding or none: that is decided for the whole step."""
+    real = [sample.real for sample in samples if sample.real is not None]
+    return TargetSample(torch.cat([sample.features for sample in samples]), torch.cat(real) if real else None)
 
 
 def _mean(values: list[Tensor]) -> Tensor:

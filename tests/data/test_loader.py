@@ -149,6 +149,18 @@ def test_passes_go_on_as_they_were_after_a_sample_that_does_not_decode(spoilt):
     assert not np.isin(read, [4, 11]).any()
 
 
+@pytest.mark.parametrize(("stride", "real"), [(2, 4), (3, 3), (4, 2), (12, 1)])
+def test_frames_beyond_the_end_are_marked_if_padding_is_ignored(listed, built, noise, tmp_path, stride, real):
+    folder = built(listed((RawFrames(noise(9), 10),)), tmp_path / "train")
+    data = config(folder, frames=4, stride=stride)
+    marked, plain = loader(data.model_copy(update={"padding": "ignore"})).batch(0), loader(data).batch(0)
+    assert plain.real_frames is None
+    assert marked.real_frames.tolist() == [real] * 8
+    assert torch.equal(marked.pixels, plain.pixels)
+    for first in range(real, 4):  # frames of padding repeat the last one
+        assert torch.equal(marked.pixels[:, :, first], marked.pixels[:, :, 3])
+
+
 def spoil(folder: Path, samples: list[int]) -> None:
     """Overwrite videos by zeros, which no check of sizes sees."""
     shards = ShardFolder(folder)

@@ -13,11 +13,13 @@ GRIDS = [TokenGrid(4, 8, 8), TokenGrid(8, 14, 14), TokenGrid(1, 6, 10)]
 
 
 def on(device, clips):
-    return ClipBatch(*(getattr(clips, field.name).to(device) for field in fields(ClipBatch)))
+    values = {field.name: getattr(clips, field.name) for field in fields(ClipBatch)}
+    return ClipBatch(**{name: value.to(device) for name, value in values.items() if value is not None})
 
 
 def check_equal(found, expected):
-    for field in fields(TokenMasks):
+    assert found.padding is None and expected.padding is None
+    for field in (field for field in fields(TokenMasks) if field.name != "padding"):
         ours, theirs = getattr(found, field.name).cpu(), getattr(expected, field.name)
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-6, msg=lambda text, name=field.name: f"{name}: {text}")
 

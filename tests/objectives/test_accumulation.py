@@ -70,7 +70,7 @@ def test_statistics_of_each_process_are_those_of_each_micro_batch(variant):
 
 def test_an_average_of_features_that_is_not_declared_is_refused_in_its_first_step(monkeypatch):
     monkeypatch.setattr(Factorised, "batch_statistic", Objective.batch_statistic)
-    monkeypatch.setattr(Factorised, "_covariance", lambda self, rows, columns: self.ctx.process_mean(rows.mean()))
+    monkeypatch.setattr(Factorised, "_covariance", lambda self, rows, columns, real: self.ctx.process_mean(rows.mean()))
     config = configure("fwm", "corrected", ACCUMULATION)
     validate_objectives(config)
     with pytest.raises(InputError, match=r"engine\.accumulation"):

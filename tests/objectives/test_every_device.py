@@ -19,7 +19,8 @@ RANDOM_TERMS = {"sigreg"}
 
 def on(device, values):
     """A dataclass of tensors on a device."""
-    return type(values)(*(getattr(values, field.name).to(device) for field in fields(values)))
+    tensors = {field.name: getattr(values, field.name) for field in fields(values)}
+    return type(values)(**{name: tensor.to(device) for name, tensor in tensors.items() if tensor is not None})
 
 
 @contextmanager

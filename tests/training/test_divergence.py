@@ -8,8 +8,9 @@ import torch
 from hpc_jepa.config.training import GuardConfig
 from hpc_jepa.errors import HpcJepaError
 from hpc_jepa.runs.metrics_log import MetricsRecord
-from hpc_jepa.training.divergence import DivergenceMonitor, effective_rank, sample_target, target_health
+from hpc_jepa.training.divergence import DivergenceMonitor, TargetSample, effective_rank, sample_target, target_health
 from hpc_jepa.training.nonfinite import SkippedSteps
+from hpc_jepa.types import Padding
 
 NONE = SkippedSteps(0, 0, Counter())
 
@@ -63,5 +64,11 @@ def test_effective_rank_counts_the_directions_of_the_target():
     measured = target_health(sample_target(target - target.mean(1, keepdim=True), levels=1, tokens=1000))
     # Centring five unit vectors leaves four directions of equal weight.
     assert effective_rank(measured.covariance).item() == pytest.approx(4.0, abs=1e-4)
+    padding = Padding(torch.tensor([30, 50]), torch.tensor(0.0), torch.tensor(0.0))
+    some = torch.randn(2, 50, 16)
+    without = target_health(sample_target(some, padding, levels=1, tokens=100))
+    alone = target_health(TargetSample(torch.cat([some[0, :30], some[1]]).double()))
+    torch.testing.assert_close(without.target_std, alone.target_std)
+    torch.testing.assert_close(without.covariance, alone.covariance)
     collapsed = target_health(sample_target(torch.ones(2, 50, 16), levels=1, tokens=100))
     assert collapsed.target_std.item() == 0.0

@@ -105,7 +105,7 @@ def test_the_update_and_its_checks_stay_on_the_device():
                 guard.count_step(skipped)
                 optimizer.step()
                 ema.update(0.99)
-                target_health(sample_target(torch.empty(8, 1568, 3072, device="cuda"), 4, 2048))
+                target_health(sample_target(torch.empty(8, 1568, 3072, device="cuda"), levels=4, tokens=2048))
                 guard.pop_counts()
 
 
@@ -143,7 +143,8 @@ def test_masks_are_sampled_on_the_device_with_one_read_by_the_host(variant, sema
         masks = sampler(STEP, clips)
     assert reads == [True] * len(masks)
     for group, wanted in zip(masks, expected, strict=True):
-        for field in fields(group):
+        assert group.padding is None
+        for field in (field for field in fields(group) if field.name != "padding"):
             tensor, like = getattr(group, field.name), getattr(wanted, field.name)
             assert (tensor.is_cuda, tensor.shape, tensor.dtype) == (True, like.shape, like.dtype)
 

@@ -28,6 +28,7 @@ Key = TypeVar("Key")
 BASELINE = "baseline"
 SEMANTICS = ("corrected", "published")
 PROTOCOLS = ("published", "standard")
+UNKNOWN_SETTINGS = "an unknown configuration"
 UNTRAINED = "none"
 """Semantics of encoders that no run trained."""
 
@@ -131,8 +132,9 @@ class StudyScores:
         ]
 
     def differing(self, regime: str, first: RowName, second: RowName) -> tuple[str, ...]:
-        """``differing_settings`` of two rows."""
-        return differing_keys(self.settings[regime, first], self.settings[regime, second])
+        """``differing_settings`` of two rows. A record may name a row that no run is configured as."""
+        ours, theirs = self.settings.get((regime, first)), self.settings.get((regime, second))
+        return differing_keys(ours, theirs) if ours is not None and theirs is not None else (UNKNOWN_SETTINGS,)
 
     def contrast(self, regime: str, row: RowName, reference: RowName, column: ProbeColumn) -> Contrast:
         """A row minus its reference. Rows that no run trained, and columns beside the deciding one, are outside the

@@ -85,7 +85,7 @@ def factorial_designs(study: StudyScores) -> list[FactorialDesign]:
     """The largest complete designs in each column that the study is judged by; Holm's family is all their effects."""
     found = []
     for regime, scores in study.deciding_columns():
-        cubes = _cubes(study, regime, _trained(scores))
+        cubes = _cubes(study, regime, _configured(study, regime, scores))
         found += [(regime, scores, cube) for cube in cubes if _common_seeds(scores, cube)]
     comparisons = {
         (number, factors): _estimate(scores, cube, factors)
@@ -112,7 +112,7 @@ def incomplete_designs(study: StudyScores) -> list[str]:
     """One line for each composed variant whose parts are not a complete design, with the cells that it lacks."""
     lines = []
     for regime, scores in study.deciding_columns():
-        for group in _alike(study, regime, _trained(scores)):
+        for group in _alike(study, regime, _configured(study, regime, scores)):
             known = {_parts(study.configs[regime, row]) for row in group}
             for row in group:
                 parts = sorted(_parts(study.configs[regime, row]))
@@ -128,6 +128,10 @@ def incomplete_designs(study: StudyScores) -> list[str]:
 
 def _trained(scores: ColumnScores) -> list[RowName]:
     return [row for row in scores.scores if row[1] != UNTRAINED]
+
+
+def _configured(study: StudyScores, regime: str, scores: ColumnScores) -> list[RowName]:
+    return [row for row in _trained(scores) if (regime, row) in study.configs]
 
 
 def _effects(cube: _Cube) -> Iterator[tuple[str, ...]]:

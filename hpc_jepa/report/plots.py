@@ -61,7 +61,7 @@ def accuracy_plot(rows: Sequence[ResultRow], colours: Mapping[str, int]) -> str:
             axes.axvspan(row.low, row.high, color=FAINT, alpha=0.6, linewidth=0)
             axes.axvline(row.value, color=INK, linewidth=0.8, linestyle=":")
         for place, row in enumerate(reversed(trained)):
-            _whisker(axes, place, row, SERIES[colours[row.name]] if row.is_trained else INK)
+            _whisker(axes, place, row, SERIES[colours[row.name]] if row.name in colours else INK)
         axes.set_yticks(range(len(trained)), [row.encoder for row in reversed(trained)])
         axes.set_ylim(-0.6, len(trained) - 0.4)
         axes.set_xlim(0, 100)

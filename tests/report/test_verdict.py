@@ -191,6 +191,17 @@ def test_rows_that_differ_beside_their_objective_say_so(tmp_path):
     assert "hw (imagenet100" in line and "hw (published)" not in line and "2 more are" in line
 
 
+def test_a_record_of_a_variant_that_no_run_is_configured_as_names_no_cause(tmp_path):
+    study = small_study(["baseline", "hw"], seeds=(0, 1), benchmarks=("ssv2",))
+    folder = SimulatedStudy(tmp_path, null).write(study)
+    for path in folder.glob("mixed/hw/*/eval/*.json"):
+        facts = json.loads(path.read_text())
+        facts["run"]["variant"] = "renamed"
+        path.write_text(json.dumps(facts))
+    (grid,) = write_report([folder]).data.grids
+    assert "renamed" in grid.rows and "unknown configuration" in grid.row_caveat("renamed")
+
+
 def test_the_detectable_gain_contains_the_spread_between_seeds(tmp_path):
     study = small_study(["baseline", "hw", "ld", "fwm", "delta", "amg", "ltc"], seeds=(0, 1, 2), benchmarks=("ssv2",))
 

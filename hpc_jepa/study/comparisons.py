@@ -64,7 +64,9 @@ class SeedResult:
 
 @dataclass(frozen=True)
 class StudyComparisons:
-    """All comparisons of a study. ``evaluations``: the deciding protocol of each deciding benchmark, first probe."""
+    """All comparisons of a study. ``evaluations``: of each deciding benchmark its deciding protocol, as in a report:
+    ``published`` if the study has both. The first probe of it decides.
+    """
 
     cells: Sequence[StudyCell]
     evaluations: Mapping[str, CellEvaluation]
@@ -76,7 +78,7 @@ class StudyComparisons:
         Raises InputError if a variant has no baseline in its regime.
         """
         first: dict[str, CellEvaluation] = {}
-        for evaluation in cells[0].evaluations:
+        for evaluation in sorted(cells[0].evaluations, key=lambda each: each.protocol != "published"):
             if evaluation.file in decides:
                 first.setdefault(evaluation.benchmark.name, evaluation)
         found = cls(cells, first)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,7 +16,7 @@ from hpc_jepa.io.escape import SafeConsole, csv_cell
 from hpc_jepa.report import export_tables
 from hpc_jepa.report.audit import Audit, audit_claims
 from hpc_jepa.report.claims import PUBLISHED_CLAIMS, read_claims
-from hpc_jepa.report.detectable import detectable_gain
+from hpc_jepa.report.detectable import DetectableGain, detectable_gain
 from hpc_jepa.report.factorial import FactorialDesign
 from hpc_jepa.report.page import render_page
 from hpc_jepa.report.predictions import check_comparable
@@ -109,7 +110,7 @@ def report_json(report: Report) -> str:
                 "regime": grid.regime,
                 "reference": grid.reference,
                 "family": grid.family,
-                "detectable": [asdict(gain) for column in grid.columns if (gain := detectable_gain(grid, column))],
+                "detectable": [_gain_json(gain) for column in grid.columns if (gain := detectable_gain(grid, column))],
                 "cells": {
                     row: {column: asdict(cell) if (cell := grid.cell(row, column)) else None for column in grid.columns}
                     for row in grid.rows
@@ -163,6 +164,13 @@ def _main(audits: Sequence[Audit]) -> Audit:
 
 def _slug(source: str) -> str:
     return source.replace(", ", ".").replace(" ", "_")
+
+
+def _gain_json(gain: DetectableGain) -> dict[str, Any]:
+    """A gain that no number of points reaches is null."""
+    return {
+        key: None if isinstance(value, float) and math.isnan(value) else value for key, value in asdict(gain).items()
+    }
 
 
 def _semantics_json(comparison: SemanticsComparison) -> dict[str, Any]:

@@ -202,6 +202,13 @@ def test_a_record_of_a_variant_that_no_run_is_configured_as_names_no_cause(tmp_p
     assert "renamed" in grid.rows and "unknown configuration" in grid.row_caveat("renamed")
 
 
+def test_a_few_clips_that_can_show_nothing_make_a_report(tmp_path):
+    study = small_study(["baseline", "hw"], benchmarks=("ssv2",))
+    simulated = SimulatedStudy(tmp_path, lambda *cell: 0.95, clips=8)
+    facts = json.loads((write_report([simulated.write(study)]).folder / "report.json").read_text())
+    assert facts["grids"][0]["detectable"][0]["alone"] is None
+
+
 def test_the_detectable_gain_contains_the_spread_between_seeds(tmp_path):
     study = small_study(["baseline", "hw", "ld", "fwm", "delta", "amg", "ltc"], seeds=(0, 1, 2), benchmarks=("ssv2",))
 

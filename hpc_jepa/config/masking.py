@@ -32,6 +32,9 @@ class MaskingConfig(Strict):
         (MaskGroupConfig(blocks=8, spatial_scale=0.15), MaskGroupConfig(blocks=2, spatial_scale=0.7)), min_length=1
     )
     motion: MotionGuidanceConfig | None = None
+    context_distance_weights: bool = Field(
+        True, description="divide the context loss of a token by the square root of its distance to the nearest target"
+    )
     truncation_scope: Literal["global", "process"] = Field(
         "global", description="clips that share one token count: the global batch, or one process (published)"
     )

@@ -100,6 +100,7 @@ class RunConfig(RootConfig):
         "init",
         "model.encoder.norm_blocks",
         "model.predictor.embed",
+        "masking.context_distance_weights",
     )
     """Dotted keys that decide the outcome and that release 0.1 did not have; see ``config/fingerprint.py``."""
 

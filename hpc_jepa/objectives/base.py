@@ -17,13 +17,14 @@ class BaseOptions(Strict):
     """Set by the schedule of the run, not in the list of objectives."""
 
     context_weight: float = 0.5
+    distance_weights: bool = True
 
 
 class Base(Objective[BaseOptions]):
     r"""``L = L_pred + λ(step) L_ctx`` (V-JEPA 2, arXiv 2506.09985, with dense context prediction).
 
     L_pred = mean over groups of mean |P - Y[q]|;  L_ctx = mean over groups of mean |R - Y[c]| / δ, where δ is the
-    square root of the grid distance from a context token to the nearest target token.
+    square root of the grid distance from a context token to the nearest target token, or 1 without distance weights.
     """
 
     name = "base"
@@ -43,7 +44,7 @@ class Base(Objective[BaseOptions]):
             target_mean(error, masks) for error, masks in zip(prediction_errors(latents), latents.masks, strict=True)
         ]
         context = [
-            context_mean(error / masks.context_distance, masks)
+            context_mean(error / masks.context_distance if self.options.distance_weights else error, masks)
             for error, masks in zip(context_errors(latents), latents.masks, strict=True)
         ]
         return {"prediction": torch.stack(prediction).mean(), "context": torch.stack(context).mean()}

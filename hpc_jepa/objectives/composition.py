@@ -26,13 +26,14 @@ class ObjectiveSet(nn.Module):
         ctx: ObjectiveContext,
         context_weight: float | Sequence[Ramp],
         include_base: bool = True,
+        distance_weights: bool = True,
     ) -> None:
         """context_weight: its final value, reached over the ramp that the semantics name, or its whole schedule."""
         super().__init__()
         options = parse_options(choices)
         ctx = replace(ctx, other_objectives=options)
         self._fp32 = ctx.semantics.auxiliary_precision == "fp32"
-        self.base = _base(context_weight, ctx) if include_base else None
+        self.base = _base(context_weight, distance_weights, ctx) if include_base else None
         self.auxiliary = nn.ModuleDict({name: primitives()[name](chosen, ctx) for name, chosen in options.items()})
 
     def forward(self, latents: Latents) -> dict[str, Tensor]:
@@ -56,10 +57,10 @@ class ObjectiveSet(nn.Module):
         return weighted_sum(self(latents), self.weights(latents.step))
 
 
-def _base(context_weight: float | Sequence[Ramp], ctx: ObjectiveContext) -> Base:
+def _base(context_weight: float | Sequence[Ramp], distance_weights: bool, ctx: ObjectiveContext) -> Base:
     if isinstance(context_weight, Sequence):
-        return Base(BaseOptions(), ctx, context_weight)
-    return Base(BaseOptions(context_weight=context_weight), ctx)
+        return Base(BaseOptions(distance_weights=distance_weights), ctx, context_weight)
+    return Base(BaseOptions(context_weight=context_weight, distance_weights=distance_weights), ctx)
 
 
 def weighted_sum(terms: Mapping[str, Tensor], coefficients: Mapping[str, float]) -> Tensor:
@@ -78,6 +79,7 @@ def build_objective(
     context_weight: float | Sequence[Ramp] = 0.5,
     include_base: bool = True,
     accumulation: int = 1,
+    distance_weights: bool = True,
     **overrides: object,
 ) -> ObjectiveSet:
     """The loss of a named composition or primitive.
@@ -85,6 +87,7 @@ def build_objective(
     width: channels C of one level. levels: L. steps: length of the run, which scales the context ramp and annealing.
     context_weight: its final value, or its schedule as ``RunConfig.context_ramps``.
     include_base: whether the prediction and context loss is part of it. accumulation: micro-batches of a step.
+    distance_weights: of the context loss, as ``masking.context_distance_weights``.
     overrides: options by primitive, ``ld={"hidden": 128}``, or alone if only one primitive has the option,
     ``hidden=128``.
 
@@ -101,7 +104,7 @@ def build_objective(
         other_objectives={},
         accumulation=accumulation,
     )
-    return ObjectiveSet(choices, ctx, context_weight, include_base)
+    return ObjectiveSet(choices, ctx, context_weight, include_base, distance_weights)
 
 
 def apply_overrides(

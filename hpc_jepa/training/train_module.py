@@ -56,6 +56,7 @@ def build_train_module(config: RunConfig) -> TrainModule:
         semantics=config.semantics,
         steps=config.schedule.steps,
         context_weight=config.context_ramps,
+        distance_weights=config.masking.context_distance_weights,
         accumulation=config.engine.accumulation,
     )
     return TrainModule(model, objectives)

@@ -183,3 +183,18 @@ def test_forecast_pairs_go_from_the_last_context_tubelet_to_the_next(recorded):
             means.append(np.mean(errors))
     expected = float(np.mean(means)) if means else 0.0
     assert found == pytest.approx(expected, rel=1e-5)
+
+
+@pytest.mark.parametrize("weighted", [True, False])
+def test_the_context_loss_is_an_absolute_error_with_or_without_distance_weights(recorded, weighted):
+    latents, _ = recorded
+    width = latents.target.shape[-1] // LEVELS
+    target = latents.target.double().unflatten(-1, (LEVELS, width))
+    target = (target - target.mean(-1, keepdim=True)) / (target.var(-1, unbiased=False, keepdim=True) + 1e-5).sqrt()
+    means = []
+    for prediction, masks in zip(latents.context_prediction, latents.masks, strict=True):
+        rows = masks.context[..., None, None].expand(-1, -1, LEVELS, width)
+        error = (prediction.double() - target.gather(1, rows).flatten(-2)).abs().mean(-1)
+        means.append((error / masks.context_distance.double() if weighted else error).mean())
+    _, context = value("baseline", latents, "context", distance_weights=weighted)
+    assert context == pytest.approx(torch.stack(means).mean().item(), rel=1e-4)

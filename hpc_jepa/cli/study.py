@@ -52,8 +52,11 @@ def study_plan(
     from hpc_jepa.config.cluster import find_profile, local_cluster
     from hpc_jepa.study.forecast import forecast_study
     from hpc_jepa.study.preflight import group_by_reason, preflight_errors
+    from hpc_jepa.study.sequential import SequentialStudy
 
-    cells = _cells(study, runs)
+    config, cells = _config(study), _cells(study, runs)
+    if config.sequential:
+        SequentialStudy(config, runs)  # refuses what has no comparison
     site = local_cluster() if cluster == "local" else find_profile(cluster).cluster
     forecast, errors = forecast_study(cells, site, step_seconds), preflight_errors(cells, site)
     if as_json:
@@ -64,7 +67,7 @@ def study_plan(
         typer.echo(json.dumps({"cells": rows, "forecast": asdict(forecast)}))
     else:
         show_plan(cells, site, forecast, on_slurm=cluster != "local")
-        if looks := _config(study).sequential:
+        if looks := config.sequential:
             seeds = ", ".join(map(str, looks.looks))
             typer.echo(
                 f"sequential: looks at {seeds} seeds; the figures are for all seeds of all variants, the most it takes"

@@ -204,16 +204,26 @@ def _without_replaced(base: dict[str, Any], update: dict[str, Any]) -> dict[str,
 
 
 def _error_message(config_type: type[BaseModel], layers: ConfigLayers, error: ValidationError) -> str:
-    errors = error.errors()
+    errors = _causes(error.errors())
     details = next((candidate for candidate in errors if candidate["type"] == "extra_forbidden"), errors[0])
     path = _key_path(layers.values, details["loc"])
     if isinstance(cause := details.get("ctx", {}).get("error"), SettingError):
         path = (*path, *cause.keys)
     message = _message(config_type, path, details)
-    more = f" (and {error.error_count() - 1} more)" if error.error_count() > 1 else ""
+    more = f" (and {len(errors) - 1} more)" if len(errors) > 1 else ""
     location = _overrides_named(layers.locations, path, message) or layers.locations.prefix(path)
     key = ".".join(part[:LONGEST_NAME] for part in path) or "configuration"
     return f"{location[:LONGEST_LOCATION]}{key}: {message[:LONGEST_LOCATION]}{more}"
+
+
+def _causes(errors: Sequence[ErrorDetails]) -> list[ErrorDetails]:
+    """Errors without those of lists that are too short only because an entry is refused."""
+    places = [each["loc"] for each in errors]
+    return [
+        each
+        for each, at in zip(errors, places, strict=True)
+        if each["type"] != "too_short" or not any(len(other) > len(at) and other[: len(at)] == at for other in places)
+    ]
 
 
 def _overrides_named(locations: Locations, path: KeyPath, message: str) -> str:
@@ -257,6 +267,11 @@ def _message(config_type: type[BaseModel], path: KeyPath, details: ErrorDetails)
         return "required, but not set"
     if details["type"] in ("tuple_type", "list_type"):
         return "must be a list: [a, b]"
+    if details["type"] in ("dict_type", "model_type"):
+        return "must be a mapping: {key: value}"
+    if details["type"] == "too_short":
+        context = details["ctx"]
+        return f"has {context['actual_length']} entries, but needs at least {context['min_length']}"
     return details["msg"].removeprefix("Value error, ")
 
 

@@ -1,18 +1,29 @@
 """Configuration of a study: regimes x variants x seeds, and the benchmarks of each run."""
 
 import re
+from collections import Counter
 from collections.abc import Iterable
 from math import prod
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_serializer, field_validator, model_validator
+import yaml
+from pydantic import AfterValidator, Field, field_serializer, field_validator, model_validator
 
 from hpc_jepa.config.benchmark import ProtocolName
 from hpc_jepa.config.semantics import VariantSemantics
 from hpc_jepa.config.strict import RootConfig, SettingError, Strict
-from hpc_jepa.config.sweep import value_name
+from hpc_jepa.config.sweep import override_text, value_name
+from hpc_jepa.config.yaml_reader import parse_value
+
+
+def _check_distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if twice := [seed for seed, count in Counter(seeds).items() if count > 1]:
+        raise ValueError(f"seed {twice[0]} is listed twice")
+    return seeds
+
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
+Seeds = Annotated[tuple[Seed, ...], AfterValidator(_check_distinct)]
 MAX_CELLS = 10_000
 """Limit of the runs of a study."""
 
@@ -36,14 +47,32 @@ def override_key(override: str) -> str:
     return override.partition("=")[0].strip()
 
 
+def _sets(override: str, axis: str) -> bool:
+    """Whether ``key.sub=value`` sets the key of an axis, itself or in a mapping."""
+    key = override_key(override)
+    if key == axis:
+        return True
+    if not axis.startswith(f"{key}."):
+        return False
+    try:
+        value = parse_value(override.partition("=")[2])
+    except yaml.YAMLError:  # refused with its reason when the cells are made
+        return False
+    for part in axis.removeprefix(f"{key}.").split("."):
+        if not isinstance(value, dict) or part not in value:
+            return False
+        value = value[part]
+    return True
+
+
 def _check_cell_keys(overrides: Iterable[str], with_switches: bool) -> None:
     """Raise ValueError for a key that a study sets for each cell; ``with_switches``: also for a switch of semantics."""
     for override in overrides:
-        key = override_key(override)
+        key, shown = override_key(override), override.removesuffix("=")
         if key in CELL_KEYS:
-            raise ValueError(f"'{override}' would put all cells into one run folder; {CELL_KEYS[key]}")
+            raise ValueError(f"'{shown}' would put all cells into one run folder; {CELL_KEYS[key]}")
         if with_switches and key.startswith("semantics."):
-            raise ValueError(f"'{override}': a switch of semantics; {CELL_KEYS['semantics']}")
+            raise ValueError(f"'{shown}': a switch of semantics; {CELL_KEYS['semantics']}")
 
 
 class VariantConfig(Strict):
@@ -55,7 +84,7 @@ class VariantConfig(Strict):
     )
     overrides: tuple[str, ...] = Field((), description="key.sub=value, applied to the runs of this variant")
     semantics: VariantSemantics = VariantSemantics.of("corrected")
-    seeds: tuple[Seed, ...] | None = Field(None, min_length=1, description="null: the seeds of the study")
+    seeds: Seeds | None = Field(None, min_length=1, description="null: the seeds of the study")
 
     @model_validator(mode="before")
     @classmethod
@@ -141,7 +170,7 @@ class SequentialConfig(Strict):
 class ConfirmationConfig(Strict):
     """Fresh seeds for the final comparison of the variants that the looks left."""
 
-    seeds: tuple[Seed, ...] = Field(min_length=2, description="seeds that no look uses")
+    seeds: Seeds = Field(min_length=2, description="seeds that no look uses")
 
 
 class StudyConfig(RootConfig):
@@ -151,7 +180,7 @@ class StudyConfig(RootConfig):
     about: str = Field("", description="question and limits of the study, printed at the top of its report")
     regimes: tuple[str, ...] = Field(min_length=1, description="names of configs/regime/")
     variants: tuple[VariantConfig, ...] = Field(min_length=1)
-    seeds: tuple[Seed, ...] = Field((239,), min_length=1)
+    seeds: Seeds = Field((239,), min_length=1)
     overrides: tuple[str, ...] = Field((), description="key.sub=value, applied to every run")
     axes: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(
         {}, description="dotted key of a run: values; every variant is trained with every combination"
@@ -191,10 +220,13 @@ class StudyConfig(RootConfig):
     def _one_place_per_setting(self) -> "StudyConfig":
         variants = [(variant.objective, variant.overrides) for variant in self.variants]
         phases = [(f"phase {phase.name}", phase.overrides) for phase in self.phases]
-        for place, overrides in [("overrides", self.overrides), *variants, *phases]:
-            for key in map(override_key, overrides):
-                if key in self.axes:
-                    raise SettingError(("axes", key), f"an axis, but {place} sets it too; remove one of them")
+        places = [("overrides", self.overrides), *variants, *phases]
+        for axis in self.axes:
+            others = {other: values for other, values in self.axes.items() if axis.startswith(f"{other}.")}
+            wider = [(f"axis {key}", [override_text(key, each) for each in others[key]]) for key in others]
+            for place, overrides in [*places, *wider]:
+                if any(_sets(override, axis) for override in overrides):
+                    raise SettingError(("axes", axis), f"an axis, but {place} sets it too; remove one of them")
         return self
 
     @field_validator("phases")
@@ -223,28 +255,34 @@ class StudyConfig(RootConfig):
             _check_looks(self, self.sequential)
         if self.confirmation is not None:
             if self.sequential is None:
-                raise ValueError("confirmation: needs sequential:, whose looks select what is confirmed")
-            fresh = self.confirmation.seeds
-            if set(fresh) & set(self.seeds) or len(set(fresh)) < len(fresh):
-                raise ValueError(f"confirmation.seeds: {list(fresh)} are not distinct seeds that seeds: does not list")
+                raise SettingError(("confirmation",), "needs sequential:, whose looks select what is confirmed")
+            if known := sorted(set(self.confirmation.seeds) & set(self.seeds)):
+                message = f"seeds: lists {', '.join(map(str, known))} too; a confirmation needs fresh seeds"
+                raise SettingError(("confirmation", "seeds"), message)
         return self
 
 
 def _check_looks(study: StudyConfig, rule: SequentialConfig) -> None:
-    """Raise ValueError if the looks do not fit the seeds, variants and evaluations of the study."""
+    """Raise SettingError if the looks do not fit the seeds, variants and evaluations of the study."""
+    here = ("sequential",)
     if rule.looks[-1] > len(study.seeds):
-        raise ValueError(f"sequential.looks: a look at {rule.looks[-1]} seeds, but seeds: lists {len(study.seeds)}")
-    if study.phases:
-        raise ValueError("sequential: not together with phases; look at a study of their last runs")
+        message = f"a look at {rule.looks[-1]} seeds, but seeds: lists {len(study.seeds)}; add seeds or remove the look"
+        raise SettingError((*here, "looks"), message)
+    for key, other in (("phases", study.phases), ("axes", study.axes)):
+        if other:
+            message = f"not together with {key}:, where no run is the variant baseline; remove one of them"
+            raise SettingError(here, message)
     own = [variant.objective for variant in study.variants if variant.seeds is not None]
     if own:
-        raise ValueError(f"sequential: all variants take the seeds of the study; remove seeds of {', '.join(own)}")
+        raise SettingError(here, f"all variants take the seeds of the study; remove seeds of {', '.join(own)}")
     names = [evaluation.benchmark for evaluation in study.evaluations]
     if not names:
-        raise ValueError("sequential: needs evaluations:, on which it decides")
+        raise SettingError(here, "needs evaluations:, on which it decides")
     unknown = [name for name in rule.decides if name not in names]
     if unknown:
-        raise ValueError(f"sequential.decides: {unknown[0]} is not in evaluations, which has {', '.join(names)}")
+        message = f"{unknown[0]} is not in evaluations, which has {', '.join(names)}"
+        raise SettingError((*here, "decides"), message)
     for evaluation in study.evaluations:
         if evaluation.benchmark in (rule.decides or names[:1]) and "target" not in evaluation.weights:
-            raise ValueError(f"sequential: decides on target weights, which {evaluation.benchmark} does not evaluate")
+            message = f"decides on target weights; add target to weights of {evaluation.benchmark} in evaluations"
+            raise SettingError(here, message)

@@ -109,7 +109,10 @@ class StudyComparisons:
             candidates = [other for other in baselines if other.regime == arm.regime]
             same = [other for other in candidates if _preset(cells[other]) == _preset(cell)]
             if not candidates:
-                raise InputError(f"{arm}: its regime has no variant {BASELINE} to compare it with; add one")
+                raise InputError(
+                    f"{arm}: its regime has no variant {BASELINE} to compare it with; add one (axes, phases and "
+                    "overrides are part of a name, so a run that has some is another variant)"
+                )
             references[arm] = (same or candidates)[0]
         return references
 

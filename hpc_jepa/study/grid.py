@@ -230,6 +230,6 @@ def _check_distinct_folders(cells: Sequence[StudyCell]) -> None:
     for cell in cells:
         if cell.folder in seen:
             raise InputError(
-                f"{cell.folder}: two cells of the study have this run folder; give each variant its own name:"
+                f"{cell.folder}: two variants of the study have this run folder; remove one, or set name: of one"
             )
         seen.add(cell.folder)

@@ -12,6 +12,7 @@ from hpc_jepa.config.loading import dump_config, read_config
 from hpc_jepa.config.model import SIZES
 from hpc_jepa.config.renamed_keys import RENAMED_KEYS
 from hpc_jepa.config.run import RunConfig, load_config
+from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.errors import InputError
 from hpc_jepa.objectives.registry import validate_objectives
 from hpc_jepa.runs import RunDir
@@ -65,6 +66,23 @@ def test_an_error_names_file_line_and_nearest_key(write, text, line, key, neares
         validate_objectives(load_config(write("run.yaml", BASE + text)))
     message = str(raised.value)
     assert message.startswith(f"run.yaml:{line}: ") and key in message and nearest in message and "\n" not in message
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        ("variants: [{objective: baseline, name: a/b}]\n", "variants.0.name"),
+        ("variants: []\n", "variants"),
+        ("variants: [baseline]\naxes: [schedule.lr]\n", "axes"),
+        ("variants: [baseline]\nseeds: [0, 1]\nevaluations: [{benchmark: x}]\nsequential: 3\n", "sequential"),
+    ],
+)
+def test_one_mistake_is_one_error_without_names_of_classes(write, text, key):
+    with pytest.raises(InputError) as raised:
+        read_config(StudyConfig, [write("study.yaml", "study: s\nregimes: [trial]\n" + text)])
+    message = str(raised.value)
+    assert f" {key}: " in message
+    assert not any(word in message for word in ("more)", "Config", "dictionary", "Tuple"))
 
 
 def test_an_error_names_the_layer_that_set_the_key_last(write):

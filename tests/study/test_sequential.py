@@ -257,11 +257,15 @@ def test_next_prints_a_table_and_json(planted, monkeypatch):
         ({"variants": ["baseline", {"objective": "fwm", "seeds": [0]}]}, "seeds"),
         ({"confirmation": {"seeds": [0, 11]}}, "confirmation"),
         ({"sequential": None, "confirmation": {"seeds": [10, 11]}}, "confirmation"),
+        ({"confirmation": {"seeds": [10, 10]}}, "confirmation.seeds"),
         ({"variants": ["fwm", "hw"]}, "baseline"),
+        ({"axes": {"schedule.lr": [1e-4, 2e-4]}}, "axes"),
+        ({"phases": [{"name": "main"}]}, "phases"),
     ],
 )
-def test_bad_rules_are_refused(planted, changes, key):
+@pytest.mark.parametrize("command", ["next", "plan"])
+def test_bad_rules_are_refused(planted, changes, key, command):
     planted.write(**changes)
-    result = CliRunner().invoke(app, ["study", "next", str(planted.path), "--runs", str(planted.runs)])
+    result = CliRunner().invoke(app, ["study", command, str(planted.path), "--runs", str(planted.runs)])
     assert isinstance(result.exception, InputError) or result.exit_code == 2
     assert key in str(result.exception) + result.output

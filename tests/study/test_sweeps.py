@@ -113,6 +113,10 @@ def test_equal_numbers_have_one_name():
         ({"axes": {"schedule.lr": [1e-4, "1e-4"]}}, "axes.schedule.lr"),
         ({"axes": {"schedule lr": [1]}}, "axes.schedule lr"),
         ({"axes": {"schedule.lr": [1]}, "overrides": ["schedule.lr=2"]}, "axes.schedule.lr"),
+        ({"axes": {"schedule.lr": [1]}, "overrides": ["schedule={lr: 2}"]}, "axes.schedule.lr"),
+        ({"axes": {"schedule.lr": [1]}, "phases": [{"name": "a", "overrides": ["schedule={lr: 2}"]}]}, "axes"),
+        ({"axes": {"schedule": [{"lr": 2}], "schedule.lr": [1]}}, "axes.schedule.lr"),
+        ({"seeds": [1, 2, 1]}, "seeds"),
         ({"variants": [{"objective": "baseline", "overrides": ["variant=x"]}]}, "variants.0.overrides"),
         ({"variants": [{"objective": "baseline", "overrides": ["switches=[]"]}]}, "variants.0.overrides"),
         ({"variants": [{"objective": "baseline", "overrides": ["a.b=1", "a.b=2"]}]}, "variants.0.overrides"),
@@ -122,8 +126,13 @@ def test_equal_numbers_have_one_name():
     ids=str,
 )
 def test_what_would_not_keep_cells_apart_is_refused(expand, changes, key):
-    with pytest.raises(InputError, match=rf"sweep\.yaml.*: {key}: "):
+    with pytest.raises(InputError, match=rf"sweep\.yaml.*: {key}\b.*: "):
         expand(**changes)
+
+
+def test_a_mapping_beside_an_axis_may_set_other_keys(expand):
+    (cell,) = expand(axes={"schedule.lr": [1e-3]}, overrides=["schedule={steps: 5}", "data.clip={size: 64}"])
+    assert cell.config.schedule.lr == 1e-3 and cell.config.schedule.steps == 5
 
 
 def test_wrong_values_and_equal_names_are_refused(expand):

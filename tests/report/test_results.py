@@ -5,7 +5,7 @@ import pytest
 from hpc_jepa.errors import InputError
 from hpc_jepa.report.write_report import write_report
 
-COLUMNS = "study,regime,variant,semantics,seed,weights,benchmark,protocol,probe,metric,value,low,high,n,steps"
+COLUMNS = "study,regime,variant,semantics,seed,weights,benchmark,protocol,probe,metric,value,low,high,n,steps,clusters"
 
 
 def read_csv(folder):

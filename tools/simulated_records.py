@@ -62,10 +62,11 @@ def _write_run(
     config: RunConfig, benchmark: str, protocol: str, right: NDArray[np.bool_], clusters: NDArray[np.int64] | None
 ) -> None:
     """A finished run whose ``target`` encoder classifies the test clips ``right`` [n]."""
-    config.folder.mkdir(parents=True)
-    (config.folder / "config.yaml").write_text(dump_config(config))
+    run = RunDir(config.folder)
+    run.path.mkdir(parents=True)
+    run.config_file.write_text(dump_config(config))
     steps = config.schedule.steps
-    (config.folder / "state.json").write_text(json.dumps({"state": "done", "step": steps, "steps": steps}))
+    run.state_file.write_text(json.dumps({"state": "done", "step": steps, "steps": steps}))
     labels = np.arange(right.size) % CLASSES
     predictions = {
         "labels": labels,

@@ -57,7 +57,9 @@ def cancel(cells, tmp_path, monkeypatch):
 def process():
     """A process that waits, and its identity."""
     with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as child:
-        yield find_process(child.pid)
+        while (identity := find_process(child.pid)).command[-1:] != ("input()",):
+            pass  # it has been forked, but not yet become the program
+        yield identity
 
 
 def test_the_holder_is_signalled(cancel, process):

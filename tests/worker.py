@@ -11,4 +11,4 @@ if __name__ == "__main__":
         import hpc_jepa.training.loop  # noqa: F401
     del sys.argv[0]
     sys.path[0] = str(Path(sys.argv[0]).parent)
-    runpy.run_path(sys.argv[0], run_name="__main__")
+    script = runpy.run_path(sys.argv[0], run_name="__main__")  # kept to the end, like the names of a script

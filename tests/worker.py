@@ -1,5 +1,6 @@
 """Run a script as ``python SCRIPT`` does, but import what it needs faster.  usage: worker.py SCRIPT ARGUMENTS"""
 
+import os
 import runpy
 import sys
 from pathlib import Path
@@ -11,4 +12,7 @@ if __name__ == "__main__":
         import hpc_jepa.training.loop  # noqa: F401
     del sys.argv[0]
     sys.path[0] = str(Path(sys.argv[0]).parent)
-    script = runpy.run_path(sys.argv[0], run_name="__main__")  # kept to the end, like the names of a script
+    runpy.run_path(sys.argv[0], run_name="__main__")
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(0)  # a process whose peer of the group is still busy was sometimes aborted at exit, by threads of gloo

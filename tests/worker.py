@@ -1,6 +1,5 @@
 """Run a script as ``python SCRIPT`` does, but import what it needs faster.  usage: worker.py SCRIPT ARGUMENTS"""
 
-import os
 import runpy
 import sys
 from pathlib import Path
@@ -13,6 +12,3 @@ if __name__ == "__main__":
     del sys.argv[0]
     sys.path[0] = str(Path(sys.argv[0]).parent)
     runpy.run_path(sys.argv[0], run_name="__main__")
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(0)  # a process whose peer of the group is still busy was sometimes aborted at exit, by threads of gloo

@@ -95,8 +95,7 @@ def find_runs(places: Sequence[Path]) -> FoundRuns:
 
 def _without_config(place: Path) -> list[str]:
     """A line for each folder that holds the state of a run but no configuration, so that the report leaves it out."""
-    folders = [path.parent for path in sorted(place.rglob(RunDir(place).state_file.name))]
-    return [f"{folder}: left out (no config.yaml)" for folder in folders if not RunDir(folder).is_run]
+    return [f"{run}: left out (no config.yaml)" for run in RunDir.possible_below(place) if not run.is_run]
 
 
 def run_label(config: RunConfig) -> str:

@@ -21,6 +21,7 @@ RUNS/<study>/
         origin.json                                   run or file that it began from, if any (runs/origin.py)
 """
 
+import os
 import re
 from functools import cached_property
 from pathlib import Path
@@ -40,6 +41,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 CONFIG = "config.yaml"
+STATE = "state.json"
 CHECKPOINTS = "checkpoints"
 CHECKPOINT = re.compile(r"step-[0-9]{8}")
 LOGS = "log"
@@ -69,7 +71,7 @@ class RunDir:
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
         self.config_file = self.path / CONFIG
-        self.state_file = self.path / "state.json"
+        self.state_file = self.path / STATE
         self.metrics_file = self.path / "metrics.jsonl"
         self.lease_file = self.path / "lease.json"
         self.lock_file = self.path / ".lock"
@@ -90,8 +92,22 @@ class RunDir:
 
     @classmethod
     def below(cls, folder: Path) -> list["RunDir"]:
-        """All runs in a study or run folder, sorted by path."""
-        return [cls(config.parent) for config in sorted(folder.rglob(CONFIG))]
+        """All runs in a study or run folder, sorted by path. Raises InputError if a folder cannot be listed."""
+        return [run for run in cls.possible_below(folder) if run.is_run]
+
+    @classmethod
+    def possible_below(cls, folder: Path) -> list["RunDir"]:
+        """The folders below that hold a configuration or the state of a run, sorted by path; it may be without the
+        other. Folders of a run are not searched: its training removes checkpoints meanwhile.
+
+        Raises InputError if a folder cannot be listed.
+        """
+        found = []
+        for name, folders, files in os.walk(folder, onerror=_raise_unless_removed):
+            if {CONFIG, STATE} & {*files}:
+                found.append(cls(Path(name)))
+                folders.clear()
+        return sorted(found, key=lambda run: run.path)
 
     @classmethod
     def of_checkpoint(cls, folder: Path) -> "RunDir | None":
@@ -196,6 +212,11 @@ class RunDir:
         probes = [("probe", path) for path in sorted(self.record_dir().glob("*.json"))]
         others = [(path.parent.name, path) for path in sorted(self.record_dir().glob("*/*.json"))]
         return pd.DataFrame([row for task, path in probes + others for row in read_summary(path).rows(task)])
+
+
+def _raise_unless_removed(error: OSError) -> None:
+    if not isinstance(error, FileNotFoundError):
+        raise InputError(f"{error.filename}: cannot be listed ({error.strerror})") from error
 
 
 def _refuse_links_outside(path: Path, *folders: Path) -> None:

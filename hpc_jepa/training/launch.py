@@ -2,6 +2,8 @@
 
 import atexit
 import os
+import threading
+import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +25,9 @@ LAUNCHER_VARIABLES = (*RANK_VARIABLES, *MASTER_VARIABLES)
 SLURM_RANK_VARIABLES = {"RANK": "SLURM_PROCID", "WORLD_SIZE": "SLURM_STEP_NUM_TASKS", "LOCAL_RANK": "SLURM_LOCALID"}
 RENDEZVOUS_TIMEOUT = timedelta(minutes=5)
 """Wait this long for all ranks at start-up: the nodes of a job start at different times."""
+THREADS = Path("/proc/self/task")
+EXIT_PATIENCE = 5.0
+"""Wait this long, in seconds, for the threads of the process group when the process ends."""
 COLLECTIVE_MARGIN = timedelta(minutes=5)
 """Collectives end this long after the stall watchdog. NCCL's default of ten minutes would end the process before the
 watchdog prints its stacks: NCCL's own watchdog thread then exits the process (TORCH_NCCL_ASYNC_ERROR_HANDLING=3)."""
@@ -47,8 +52,31 @@ def join_process_group(
         if device.type == "cuda":
             os.environ["LOCAL_RANK"] = str(device.index)  # DeepSpeed uses it as the index of its device
         _init_backend("nccl" if device.type == "cuda" else "gloo", timeout, folder or Path())
-        atexit.register(dist.destroy_process_group)
+        atexit.register(_leave_process_group)
     return device
+
+
+def _leave_process_group() -> None:
+    """Destroy the process group, and wait until its threads are idle.
+
+    A thread of gloo may still hold a tensor of the last collective. If it releases it after the interpreter has begun
+    to end, it waits for the lock of an interpreter that is gone, and the process is aborted with exit status -6.
+    """
+    dist.destroy_process_group()
+    deadline = time.monotonic() + EXIT_PATIENCE
+    while time.monotonic() < deadline:
+        time.sleep(0.01)  # releases the interpreter's lock
+        if not any(_is_running(thread) for thread in THREADS.glob("*/stat")):
+            return
+
+
+def _is_running(thread: Path) -> bool:
+    """Whether another thread of this process runs, or could: state R of proc(5)."""
+    try:
+        state = thread.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[0]
+    except OSError:
+        return False  # it has ended
+    return state == "R" and thread.parent.name != str(threading.get_native_id())
 
 
 def collective_timeout(stall_seconds: float) -> timedelta | None:

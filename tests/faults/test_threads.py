@@ -4,6 +4,7 @@ import json
 import re
 import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -161,4 +162,4 @@ def test_an_error_in_a_thread_of_a_study(monkeypatch):
     monkeypatch.setattr(local, "status_or_damaged", lambda cell: None)
     monkeypatch.setattr(local, "_running_status", lambda task, status: status)
     with pytest.raises(RuntimeError, match="planted"):
-        local.run_locally(["cell"], local.LocalJobs(1), lambda cell, status: None)
+        local.run_locally([SimpleNamespace(folder="run", after=None)], local.LocalJobs(1), lambda cell, status: None)

@@ -5,6 +5,7 @@ import torch
 
 from hpc_jepa.errors import HpcJepaError
 from hpc_jepa.kernels.build_tools import find_build_tools, require_build_tools
+from hpc_jepa.runs.run_dir import RunDir
 
 
 @pytest.fixture
@@ -78,8 +79,9 @@ def test_an_evaluation_on_a_gpu_is_refused_too(monkeypatch, configure, tmp_path)
 
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
-    for name in ("open_run", "_newest_checkpoint", "GlooGroup", "validate_probes"):
+    for name in ("_newest_checkpoint", "GlooGroup", "validate_probes"):
         monkeypatch.setattr(context, name, lambda *arguments: None)
+    monkeypatch.setattr(context, "open_run", RunDir)
     monkeypatch.setattr(context, "select_device", lambda setting: torch.device("cuda"))
     benchmark = BenchmarkConfig.model_construct(name="b", protocols={"standard": None})
     with pytest.raises(HpcJepaError, match="compiler"):

@@ -3,7 +3,7 @@
 import json
 import os
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -30,6 +30,9 @@ Cluster = Annotated[str, typer.Option(help="local (this machine), a name in slur
 Jobs = Annotated[
     int | None,
     typer.Option("--jobs", min=1, help="Concurrent cells on this machine.", show_default="one per GPU, else per core"),
+]
+Processes = Annotated[
+    int, typer.Option("--processes", min=1, help="Processes of each cell on this machine, each with a GPU of its own.")
 ]
 SkipFailed = Annotated[
     bool,
@@ -85,6 +88,7 @@ def study_submit(
     cluster: Cluster = "local",
     runs: Runs = Path("runs"),
     jobs: Jobs = None,
+    processes: Processes = 1,
     skip_failed: SkipFailed = False,
 ) -> None:
     """Pretrain and evaluate every cell that is not done, on this machine or a cluster.
@@ -92,13 +96,19 @@ def study_submit(
     Repeat the command to run only what is missing. On this machine Ctrl-C saves and stops. Of a sequential study it
     runs the cells of study next, look after look.
     """
-    _start(study, cluster, runs, jobs, only_unfinished=False, skip_failed=skip_failed)
+    _start(study, cluster, runs, _LocalRequest(jobs, processes), only_unfinished=False, skip_failed=skip_failed)
 
 
 @app.command("resume", epilog="Example:  hpc-jepa study resume paper --cluster small")
-def study_resume(study: StudyName, cluster: Cluster = "local", runs: Runs = Path("runs"), jobs: Jobs = None) -> None:
+def study_resume(
+    study: StudyName,
+    cluster: Cluster = "local",
+    runs: Runs = Path("runs"),
+    jobs: Jobs = None,
+    processes: Processes = 1,
+) -> None:
     """Resume failed and stalled cells only."""
-    _start(study, cluster, runs, jobs, only_unfinished=True)
+    _start(study, cluster, runs, _LocalRequest(jobs, processes), only_unfinished=True)
 
 
 @app.command("next", epilog=examples("hpc-jepa study next my_study.yaml", "hpc-jepa study next my_study.yaml --json"))
@@ -243,17 +253,27 @@ def study_status(
     (watch_status if watch else print_status)(cells, _labels(cells), folder)
 
 
+@dataclass(frozen=True)
+class _LocalRequest:
+    """What was asked of this machine. jobs: concurrent cells, None for as many as fit. processes: of each cell."""
+
+    jobs: int | None
+    processes: int
+
+
 def _start(
-    study: str, cluster: str, runs: Path, jobs: int | None, only_unfinished: bool, skip_failed: bool = False
+    study: str, cluster: str, runs: Path, local: _LocalRequest, only_unfinished: bool, skip_failed: bool = False
 ) -> None:
     if cluster == "local":
-        return _run_locally(study, runs, jobs, only_unfinished, skip_failed)
+        return _run_locally(study, runs, local, only_unfinished, skip_failed)
+    if local.processes > 1:
+        raise InputError("--processes: for this machine only; set train.gpus_per_node in the profile of the cluster")
     from hpc_jepa.config.cluster import find_profile
 
     return _submit(study, find_profile(cluster), runs, only_unfinished, skip_failed)
 
 
-def _run_locally(study: str, runs: Path, jobs: int | None, only_unfinished: bool, skip_failed: bool) -> None:
+def _run_locally(study: str, runs: Path, local: _LocalRequest, only_unfinished: bool, skip_failed: bool) -> None:
     from hpc_jepa.runs.run_dir import StudyDir
     from hpc_jepa.study.grid import create_study_dir
     from hpc_jepa.study.status import read_study_status
@@ -261,7 +281,7 @@ def _run_locally(study: str, runs: Path, jobs: int | None, only_unfinished: bool
 
     config, cells = _config(study), _cells(study, runs)
     if config.sequential is not None:
-        return _run_looks(config, cells, runs, jobs, only_unfinished, skip_failed)
+        return _run_looks(config, cells, runs, local, only_unfinished, skip_failed)
     take_looks(config, StudyDir(runs / config.study))
     folder = create_study_dir(config, runs)
     if only_unfinished:
@@ -269,14 +289,14 @@ def _run_locally(study: str, runs: Path, jobs: int | None, only_unfinished: bool
         if not cells:
             CONSOLE.print("nothing failed or stalled")
             return
-    _raise_failures(_run_cells(cells, jobs), len(cells))
+    _raise_failures(_run_cells(cells, local), len(cells))
 
 
 def _run_looks(
     config: StudyConfig,
     cells: "Sequence[StudyCell]",
     runs: Path,
-    jobs: int | None,
+    local: _LocalRequest,
     only_unfinished: bool,
     skip_failed: bool,
 ) -> None:
@@ -314,7 +334,7 @@ def _run_looks(
         if before == {cell.folder for cell in wanted}:
             raise HpcJepaError(f"{wanted[0].folder}: still without the records of {step.stage} after its evaluation")
         before = {cell.folder for cell in wanted}
-        failures = _run_cells(wanted, jobs)
+        failures = _run_cells(wanted, local)
         if not skip_failed:
             _raise_failures(failures, len(wanted))
         failed |= {failure.cell.folder for failure in failures}
@@ -322,12 +342,12 @@ def _run_looks(
             return
 
 
-def _run_cells(cells: "Sequence[StudyCell]", jobs: int | None) -> "list[FailedTask]":
+def _run_cells(cells: "Sequence[StudyCell]", request: _LocalRequest) -> "list[FailedTask]":
     from hpc_jepa.devices import Gpus, gpu_names
     from hpc_jepa.study.local import LocalJobs, run_locally
 
     gpus = [] if all(cell.config.engine.device == "cpu" for cell in cells) else gpu_names(os.environ, Gpus.find().count)
-    local = LocalJobs.plan(gpus, os.cpu_count() or 1, len(cells), jobs)
+    local = LocalJobs.plan(gpus, os.cpu_count() or 1, len(cells), request.jobs, request.processes)
     CONSOLE.print(str(local), highlight=False)
     with progress_bars(_labels(cells), [cell.config.schedule.steps for cell in cells]) as show:
         indices = {cell.folder: index for index, cell in enumerate(cells)}

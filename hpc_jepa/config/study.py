@@ -4,6 +4,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from math import prod
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
@@ -185,6 +186,9 @@ class StudyConfig(RootConfig):
     axes: dict[str, Annotated[tuple[Any, ...], Field(min_length=1)]] = Field(
         {}, description="dotted key of a run: values; every variant is trained with every combination"
     )
+    baseline: str | None = Field(
+        None, description="name of the variant that reports compare the others with; null: baseline"
+    )
     phases: tuple[RunPhase, ...] = Field((), description="runs of each variant one after the other; empty: one run")
     evaluations: tuple[EvaluationConfig, ...] = ()
     sequential: SequentialConfig | None = Field(None, description="null: all seeds of all variants")
@@ -241,6 +245,13 @@ class StudyConfig(RootConfig):
                 raise SettingError((str(index), "after"), f"'{phase.after}' is no phase before this one; {listed}")
         return phases
 
+    @model_validator(mode="after")
+    def _baseline_is_a_variant(self) -> "StudyConfig":
+        names = [variant.name or Path(variant.objective).stem for variant in self.variants]
+        if self.baseline is not None and self.baseline not in names:
+            raise SettingError(("baseline",), f"'{self.baseline}' is no variant; they are {', '.join(names)}")
+        return self
+
     @property
     def run_seeds(self) -> tuple[int, ...]:
         """Seeds of a variant without seeds of its own: with looks, those up to the last look, then of confirmation."""
@@ -272,6 +283,8 @@ def _check_looks(study: StudyConfig, rule: SequentialConfig) -> None:
         if other:
             message = f"not together with {key}:, where no run is the variant baseline; remove one of them"
             raise SettingError(here, message)
+    if study.baseline not in (None, "baseline"):
+        raise SettingError(("baseline",), "not together with sequential:, which compares with the variant baseline")
     own = [variant.objective for variant in study.variants if variant.seeds is not None]
     if own:
         raise SettingError(here, f"all variants take the seeds of the study; remove seeds of {', '.join(own)}")

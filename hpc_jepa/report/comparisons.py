@@ -21,11 +21,11 @@ from hpc_jepa.evaluation.stats.blocked import (
 from hpc_jepa.report.differing_settings import Settings, beside_composition, deciding_settings, differing_keys
 from hpc_jepa.report.result_grid import Contrast
 from hpc_jepa.report.results import RANDOM, ResultRow
+from hpc_jepa.report.row_names import RowNames, names_of
 from hpc_jepa.report.run_report import RunReport
 
 Key = TypeVar("Key")
 
-BASELINE = "baseline"
 SEMANTICS = ("corrected", "published")
 PROTOCOLS = ("published", "standard")
 UNKNOWN_SETTINGS = "an unknown configuration"
@@ -61,11 +61,15 @@ class ProbeColumn:
 
 @dataclass(frozen=True)
 class ColumnScores:
-    """Scores of all rows of one regime in one column, on the same test clips. ``clusters``: None if unknown."""
+    """Scores of all rows of one regime in one column, on the same test clips. ``clusters``: None if unknown.
+
+    ``names``: which rows are baselines.
+    """
 
     column: ProbeColumn
     scores: Mapping[RowName, SeedScores]
     clusters: Clusters | None
+    names: RowNames = field(default_factory=RowNames)
     _known: dict[RowName, dict[RowName, Comparison]] = field(default_factory=dict, repr=False, compare=False)
 
     def reference_of(self, row: RowName) -> RowName | None:
@@ -73,10 +77,11 @@ class ColumnScores:
         baseline itself.
         """
         variant, semantics = row
-        if variant == BASELINE:
+        baseline = self.names.reference(variant)
+        if baseline is None:
             return None
         order = dict.fromkeys((semantics, preset_of(semantics), *SEMANTICS))
-        return next(((BASELINE, name) for name in order if (BASELINE, name) in self.scores), None)
+        return next(((baseline, name) for name in order if (baseline, name) in self.scores), None)
 
     def against(self, reference: RowName) -> dict[RowName, Comparison]:
         """Trained rows against ``reference``, judged together: those that the grid compares with it, or if it is no
@@ -85,7 +90,7 @@ class ColumnScores:
         if reference not in self._known:
             trained = {row: scores for row, scores in self.scores.items() if row[1] != UNTRAINED and row != reference}
             rows = {row: scores for row, scores in trained.items() if self.reference_of(row) == reference}
-            if reference[0] != BASELINE:
+            if self.names.reference(reference[0]) is not None:
                 rows = {row: scores for row, scores in trained.items() if row[1] == reference[1]}
             self._known[reference] = self._compare(rows, reference)
         return self._known[reference]
@@ -113,6 +118,7 @@ class StudyScores:
     deciding: Mapping[str, ProbeColumn]
     configs: Mapping[tuple[str, RowName], RunConfig]
     settings: Mapping[tuple[str, RowName], Settings]
+    names: RowNames = field(default_factory=RowNames)
 
     @property
     def regimes(self) -> list[str]:
@@ -143,7 +149,7 @@ class StudyScores:
         scores = self.columns[regime, column]
         trained = row[1] != UNTRAINED
         comparison = scores.against(reference)[row] if trained else scores.compare(row, reference)
-        differs = beside_composition(self.differing(regime, row, reference)) if trained else ()
+        differs = self._differs(regime, row, reference) if trained else ()
         return make_contrast(
             label(reference),
             comparison,
@@ -151,15 +157,26 @@ class StudyScores:
             differs=differs,
         )
 
+    def _differs(self, regime: str, row: RowName, reference: RowName) -> tuple[str, ...]:
+        """Settings beside the composition that differ, none where the study asks for the effect of these settings: it
+        declares its baseline, and the composition is the same.
+        """
+        settings = self.differing(regime, row, reference)
+        beside = beside_composition(settings)
+        return () if self.names.declared and beside == settings != (UNKNOWN_SETTINGS,) else beside
+
 
 def collect_scores(
     correct: Mapping[ResultRow, Correct],
     clusters: Mapping[ResultRow, Clusters | None],
     runs: Sequence[RunReport],
+    names: Mapping[str, RowNames],
 ) -> list[StudyScores]:
-    """Scores of every study, without student weights."""
+    """Scores of every study, without student weights. ``names``: row names of each study."""
     return [
-        _study_scores(study, [row for row in correct if row.study == study], correct, clusters, runs)
+        _study_scores(
+            study, [row for row in correct if row.study == study], correct, clusters, runs, names_of(names, study)
+        )
         for study in dict.fromkeys(row.study for row in correct)
     ]
 
@@ -217,6 +234,7 @@ def _study_scores(
     correct: Mapping[ResultRow, Correct],
     clusters: Mapping[ResultRow, Clusters | None],
     runs: Iterable[RunReport],
+    names: RowNames,
 ) -> StudyScores:
     first: dict[tuple[str, str, str], ProbeColumn] = {}
     for row in rows:
@@ -231,13 +249,13 @@ def _study_scores(
             seeds[row.seed] = correct[row].mean(axis=0)
     videos = {(row.regime, _column(row)): clusters[row] for row in rows}
     columns = {
-        (regime, column): ColumnScores(column, by_row, videos[regime, column])
+        (regime, column): ColumnScores(column, by_row, videos[regime, column], names)
         for (regime, column), by_row in scores.items()
     }
     own = [run.config for run in runs if run.config.study == study]
     configs = {(config.regime, row_name(config)): config for config in reversed(own)}
     settings = {name: deciding_settings(config) for name, config in configs.items()}
-    return StudyScores(study, columns, deciding, configs, settings)
+    return StudyScores(study, columns, deciding, configs, settings, names)
 
 
 def row_name(config: RunConfig) -> RowName:
@@ -245,9 +263,9 @@ def row_name(config: RunConfig) -> RowName:
     return config.variant, config.semantics_name
 
 
-def row_order(row: RowName) -> tuple[object, ...]:
-    """Sort key of rows: untrained encoder, baseline, then by name."""
-    return (row[0] != RANDOM, row[0] != BASELINE, *row)
+def row_order(row: RowName, names: RowNames) -> tuple[object, ...]:
+    """Sort key of rows: untrained encoder, then phase by phase the baseline and the others by name."""
+    return (row[0] != RANDOM, *names.order(row[0]), *row)
 
 
 def _column(row: ResultRow) -> ProbeColumn:

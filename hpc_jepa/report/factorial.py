@@ -17,7 +17,6 @@ import numpy as np
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.evaluation.stats.blocked import Comparison, estimate_contrast
 from hpc_jepa.report.comparisons import (
-    BASELINE,
     UNTRAINED,
     ColumnScores,
     RowName,
@@ -26,6 +25,7 @@ from hpc_jepa.report.comparisons import (
     label,
 )
 from hpc_jepa.report.result_grid import Contrast
+from hpc_jepa.report.row_names import BASELINE
 
 MAX_FACTORS = 4
 

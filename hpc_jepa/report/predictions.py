@@ -12,6 +12,7 @@ from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.evaluation.record import Predictions, is_correct, read_predictions
 from hpc_jepa.evaluation.stats.accuracy import Correct
 from hpc_jepa.report.results import ResultRow, ResultSource
+from hpc_jepa.report.row_names import RowNames, names_of
 from hpc_jepa.report.run_report import RunReport
 
 ROUNDING = 1e-9
@@ -80,24 +81,29 @@ def check_predictions(results: Mapping[ResultRow, ResultSource]) -> CheckedPredi
 
 
 def split_by_steps(
-    rows: Iterable[ResultRow], results: Mapping[ResultRow, ResultSource]
+    rows: Iterable[ResultRow], results: Mapping[ResultRow, ResultSource], names: Mapping[str, RowNames]
 ) -> tuple[list[ResultRow], list[str]]:
-    """Rows that can be compared, and one line for each record of another step than most of its study and regime.
+    """Rows that can be compared, and one line for each record of another step than most of its study, regime and
+    phase. ``names``: row names of each study.
 
     Finished runs count before unfinished ones, and of two equally frequent steps the later. Encoders that no run
     trained have no step.
     """
+
+    def group(row: ResultRow) -> tuple[str, str, str]:
+        return row.study, row.regime, names_of(names, row.study).phase(row.variant)
+
     listed = list(rows)
-    counts: dict[tuple[str, str], Counter[tuple[bool, int]]] = {}
+    counts: dict[tuple[str, str, str], Counter[tuple[bool, int]]] = {}
     for row in listed:
         if row.is_trained:
             finished = row.steps >= results[row].record.run.steps
-            counts.setdefault((row.study, row.regime), Counter())[finished, row.steps] += 1
+            counts.setdefault(group(row), Counter())[finished, row.steps] += 1
     usual = {key: max(found, key=lambda step: (step[0], found[step], step[1]))[1] for key, found in counts.items()}
-    other = [row for row in listed if row.is_trained and row.steps != usual[row.study, row.regime]]
+    other = [row for row in listed if row.is_trained and row.steps != usual[group(row)]]
     lines = [
         f"{row.name}, seed {row.seed} ({row.regime}): {row.benchmark}, {row.protocol} left out of all comparisons: "
-        f"evaluated at step {row.steps:,}, the others at {usual[row.study, row.regime]:,}"
+        f"evaluated at step {row.steps:,}, the others at {usual[group(row)]:,}"
         for row in other
     ]
     left_out = set(other)

@@ -8,7 +8,7 @@ from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.evaluation.stats.simultaneous import holm
 from hpc_jepa.report.audit import Audit
 from hpc_jepa.report.claims import ClaimCell
-from hpc_jepa.report.comparisons import BASELINE, StudyScores, collect_scores
+from hpc_jepa.report.comparisons import StudyScores, collect_scores
 from hpc_jepa.report.export_tables import ResultTable, result_tables
 from hpc_jepa.report.factorial import FactorialDesign, factorial_designs, incomplete_designs
 from hpc_jepa.report.gaps import find_gaps
@@ -19,6 +19,7 @@ from hpc_jepa.report.published_results import LIMITATIONS, PublishedStudy, other
 from hpc_jepa.report.result_grid import SIGNIFICANCE, ResultGrid
 from hpc_jepa.report.results import ResultRow, collect_results, panel_of
 from hpc_jepa.report.robustness_table import RobustnessRow, robustness_table
+from hpc_jepa.report.row_names import BASELINE, read_row_names
 from hpc_jepa.report.run_report import FoundRuns, RunReport, study_descriptions
 from hpc_jepa.report.study_grid import study_grids
 from hpc_jepa.report.switches import SemanticsComparison, compare_semantics
@@ -64,8 +65,9 @@ def collect_run_data(found: FoundRuns, places: Sequence[Path]) -> ReportData:
     if not rows:
         raise InputError(f"{places[0]}: no run was evaluated yet; run 'hpc-jepa evaluate RUN --benchmark NAME' first")
     attentive = {panel_of(row) for row in rows if results[row].result.pooling == "tokens"}
-    comparable, left_out = split_by_steps(rows, results)
-    scores = collect_scores({row: checked.correct[row] for row in comparable}, checked.clusters, runs)
+    names = read_row_names(runs)
+    comparable, left_out = split_by_steps(rows, results, names)
+    scores = collect_scores({row: checked.correct[row] for row in comparable}, checked.clusters, runs, names)
     grids = [grid for study in scores for grid in study_grids(study, runs)]
     comparisons = [comparison for study in scores for comparison in compare_semantics(study)]
     return ReportData(

@@ -7,8 +7,8 @@ import numpy as np
 
 from hpc_jepa.evaluation.record import RobustnessRecord
 from hpc_jepa.evaluation.tasks.robustness import mean_corruption_error
-from hpc_jepa.report.comparisons import BASELINE
 from hpc_jepa.report.results import TRAINED
+from hpc_jepa.report.row_names import BASELINE
 from hpc_jepa.report.run_report import RunReport
 
 

@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 
 from hpc_jepa.report.comparisons import (
-    BASELINE,
     SEMANTICS,
+    UNTRAINED,
     ColumnScores,
     RowName,
     StudyScores,
@@ -14,6 +14,7 @@ from hpc_jepa.report.comparisons import (
     row_order,
 )
 from hpc_jepa.report.result_grid import CellKey, ResultCell, ResultGrid, adjust_p_values
+from hpc_jepa.report.row_names import RowNames
 from hpc_jepa.report.run_report import RunReport
 
 
@@ -34,15 +35,17 @@ def _grid(study: StudyScores, regime: str, runs: Sequence[RunReport]) -> ResultG
         for column, scores in columns.items()
         for row in scores.scores
     }
-    rows = tuple(label(row) for row in sorted(names, key=row_order))
-    reference = _main_reference(names)
+    rows = tuple(label(row) for row in sorted(names, key=lambda row: row_order(row, study.names)))
+    reference = _main_reference(names, study.names)
     return ResultGrid(study.study, regime, rows, tuple(map(str, columns)), cells, label(reference) if reference else "")
 
 
-def _main_reference(names: set[RowName]) -> RowName | None:
-    """The baseline that most rows are compared with: corrected, else published, else with other switches."""
-    baselines = [name for name in names if name[0] == BASELINE]
-    return min(baselines, key=lambda name: (name[1] not in SEMANTICS, name[1]), default=None)
+def _main_reference(rows: set[RowName], names: RowNames) -> RowName | None:
+    """The baseline that most rows are compared with: of the last phase; corrected, else published, else with other
+    switches.
+    """
+    baselines = [row for row in rows if row[1] != UNTRAINED and names.reference(row[0]) is None]
+    return min(baselines, key=lambda row: (names.order(row[0]), row[1] not in SEMANTICS, row[1]), default=None)
 
 
 def _cell(study: StudyScores, regime: str, row: RowName, scores: ColumnScores) -> ResultCell:

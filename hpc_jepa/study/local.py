@@ -33,26 +33,43 @@ OnStatus = Callable[[StudyCell, CellStatus], None]
 
 @dataclass(frozen=True)
 class LocalJobs:
-    """How many tasks run at a time, and the GPU of each, as values of CUDA_VISIBLE_DEVICES; no ``gpus``: the CPU."""
+    """How many tasks run at a time, the GPUs of each, as values of CUDA_VISIBLE_DEVICES, and its number of processes.
+
+    No ``gpus``: the CPU.
+    """
 
     count: int
     gpus: tuple[str, ...] = ()
+    processes: int = 1
 
     @classmethod
-    def plan(cls, gpus: Sequence[str], cores: int, cells: int, requested: int | None = None) -> "LocalJobs":
-        """``requested`` tasks; None: one per GPU, or one per core without GPUs. More tasks than GPUs share them."""
-        count = requested or min(len(gpus) or cores, cells)
-        return cls(count, tuple(islice(cycle(gpus), count)))
+    def plan(
+        cls, gpus: Sequence[str], cores: int, cells: int, requested: int | None = None, processes: int = 1
+    ) -> "LocalJobs":
+        """``requested`` tasks; None: as many as have a GPU, or without GPUs a core, for each of their processes. More
+        tasks share the GPUs. Raises InputError if there are fewer GPUs than a task has processes.
+        """
+        if 0 < len(gpus) < processes:
+            raise InputError(
+                f"--processes {processes}: each takes a GPU, and {len(gpus)} {'is' if len(gpus) == 1 else 'are'} "
+                f"visible; use --processes {len(gpus)}, and engine.accumulation for the same batch size"
+            )
+        groups = [",".join(gpus[first : first + processes]) for first in range(0, len(gpus) - processes + 1, processes)]
+        count = requested or min(len(groups) or max(cores // processes, 1), cells)
+        return cls(count, tuple(islice(cycle(groups), count)), processes)
 
     def __str__(self) -> str:
         tasks = "1 task" if self.count == 1 else f"{self.count} tasks"
+        if self.processes > 1:
+            tasks += f" of {self.processes} processes"
         if not self.gpus:
             return f"{tasks} at a time, on the CPU"
         names = list(dict.fromkeys(self.gpus))
-        where = f"{tasks} at a time on GPU{'s' if len(names) > 1 else ''} {', '.join(names)}"
+        several = len(names) > 1 or self.processes > 1
+        where = f"{tasks} at a time on GPU{'s' if several else ''} {', '.join(names)}"
         if len(names) < self.count:
             return f"{where}, which they share"
-        return where if self.count == 1 else f"{where}, one each"
+        return where if self.count == 1 else f"{where}, {'one' if self.processes == 1 else self.processes} each"
 
 
 def run_locally(cells: Sequence[StudyCell], jobs: LocalJobs, on_status: OnStatus) -> list[FailedTask]:
@@ -170,9 +187,9 @@ def _running_status(task: StudyTask | None, status: CellStatus) -> CellStatus:
 def _worker_threads(jobs: LocalJobs) -> Iterator[tuple[ThreadPoolExecutor, Callable[[StudyTask], int]]]:
     """A pool of threads, and a function that runs a task. On an exception, running commands get SIGTERM.
 
-    A task holds one of the planned GPUs while it runs.
+    A task holds its planned GPUs while it runs.
     """
-    threads = max((os.cpu_count() or 1) // jobs.count, 1)
+    threads = max((os.cpu_count() or 1) // (jobs.count * jobs.processes), 1)
     pool, busy = ThreadPoolExecutor(jobs.count), set[TaskRunner]()
     free = SimpleQueue[str]()
     for gpu in jobs.gpus:
@@ -180,7 +197,12 @@ def _worker_threads(jobs: LocalJobs) -> Iterator[tuple[ThreadPoolExecutor, Calla
 
     def run(task: StudyTask) -> int:
         gpu = free.get() if jobs.gpus else None
-        runner = TaskRunner(new_session=True, threads=threads, environment={} if gpu is None else {VISIBLE: gpu})
+        runner = TaskRunner(
+            new_session=True,
+            threads=threads,
+            environment={} if gpu is None else {VISIBLE: gpu},
+            processes=jobs.processes,
+        )
         busy.add(runner)
         try:
             return runner.run(task)

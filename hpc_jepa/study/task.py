@@ -1,11 +1,14 @@
 """Tasks of a study and how to run them: each is a list of ``hpc-jepa`` commands and a log file."""
 
+import math
 import os
 import signal
+import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -22,6 +25,9 @@ TaskKind = Literal["train", "evaluate", "report", "look"]
 Command = tuple[str, ...]
 """Arguments of ``hpc-jepa``."""
 
+GRACE_SECONDS = 60.0
+POLL_SECONDS = 0.1
+
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 """Signals after which a command saves and exits."""
 
@@ -37,7 +43,10 @@ class StudyTask:
     @property
     def log(self) -> Path:
         """One file per kind of task; every other process of a Slurm job has its own."""
-        rank = int(os.environ.get("SLURM_PROCID", "0"))
+        return self.log_of(int(os.environ.get("SLURM_PROCID", "0")))
+
+    def log_of(self, rank: int) -> Path:
+        """The log file of one process."""
         return task_log_file(self.folder, self.kind, rank)
 
 
@@ -65,20 +74,27 @@ def look_task(study: StudyDir, profile: Path) -> StudyTask:
 
 
 class TaskRunner:
-    """Runs one task at a time, each command in a child process.
+    """Runs one task at a time, each command in a child process, or in several as one process group.
 
     ``new_session``: start the children in a new session, so that Ctrl-C in the terminal reaches them only once, through
     ``send_signal``. ``threads``: OMP_NUM_THREADS of the children unless the environment sets it. ``environment``:
-    other variables of the children, in place of those of this process.
+    other variables of the children, in place of those of this process. ``processes``: children per command, the ranks
+    of a process group on this machine.
     """
 
     def __init__(
-        self, *, new_session: bool = False, threads: int | None = None, environment: Mapping[str, str] | None = None
+        self,
+        *,
+        new_session: bool = False,
+        threads: int | None = None,
+        environment: Mapping[str, str] | None = None,
+        processes: int = 1,
     ) -> None:
         self._new_session = new_session
         self._defaults = {"OMP_NUM_THREADS": str(threads)} if threads else {}
         self._environment = environment or {}
-        self._process: subprocess.Popen[bytes] | None = None
+        self._count = processes
+        self._processes: list[subprocess.Popen[bytes]] = []
         self._signal: int | None = None
 
     def run(self, task: StudyTask) -> int:
@@ -88,12 +104,14 @@ class TaskRunner:
         """
         task.log.parent.mkdir(parents=True, exist_ok=True)
         time_left = WallTime.from_environment()
-        with open(task.log, "ab", opener=no_follow) as output:
+        logs = [task.log] if self._count == 1 else [task.log_of(rank) for rank in range(self._count)]
+        with ExitStack() as stack:
+            outputs = [stack.enter_context(open(log, "ab", opener=no_follow)) for log in logs]
             for number, command in enumerate(task.commands):
                 if self._signal or not time_left.fits_another():
                     return EXIT_INTERRUPTED
                 with time_left.timed():
-                    code = self._run(command, number, output)
+                    code = self._run(command, number, outputs)
                 if code != 0:
                     return EXIT_INTERRUPTED if -code in STOP_SIGNALS else code
         return 0
@@ -101,20 +119,56 @@ class TaskRunner:
     def send_signal(self, number: int) -> None:
         """Forward a signal to the running command and start no further one."""
         self._signal = number
-        if self._process is not None:
-            self._process.send_signal(number)
+        for process in tuple(self._processes):
+            process.send_signal(number)
 
-    def _run(self, command: Command, number: int, output: BinaryIO) -> int:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "hpc_jepa", *command],
-            stdout=output,
-            stderr=subprocess.STDOUT,
-            env={**self._defaults, **os.environ, **self._environment, COMMAND_NUMBER: str(number)},
-            start_new_session=self._new_session,
-        )
-        if self._signal:  # it arrived while the process was starting
-            self._process.send_signal(self._signal)
-        return self._process.wait()
+    def _run(self, command: Command, number: int, outputs: Sequence[BinaryIO]) -> int:
+        group = {} if self._count == 1 else {"WORLD_SIZE": str(self._count), **_meeting_place()}
+        self._processes = []
+        for rank, output in enumerate(outputs):
+            own = {**group, "RANK": str(rank), "LOCAL_RANK": str(rank)} if group else {}
+            process = subprocess.Popen(
+                [sys.executable, "-m", "hpc_jepa", *command],
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env={**self._defaults, **os.environ, **self._environment, **own, COMMAND_NUMBER: str(number)},
+                start_new_session=self._new_session,
+            )
+            self._processes.append(process)
+            if self._signal:  # it arrived while the process was starting
+                process.send_signal(self._signal)
+        return _wait_for_all(self._processes)
+
+
+def _meeting_place() -> dict[str, str]:
+    """Address and a free port of this machine, where the processes of a command meet."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(probe.getsockname()[1])}
+
+
+def _wait_for_all(processes: Sequence[subprocess.Popen[bytes]]) -> int:
+    """The exit code of the first process that fails, 0 if none does.
+
+    The others usually end by themselves then, with an error of their own; after GRACE_SECONDS they are killed.
+    """
+    if len(processes) == 1:
+        return processes[0].wait()
+    deadline = math.inf
+    failed = 0
+    while running := [process for process in processes if process.poll() is None]:
+        if not failed and (failed := _first_failure(processes)):
+            deadline = time.monotonic() + GRACE_SECONDS
+        if time.monotonic() > deadline:
+            for process in running:
+                process.kill()
+        time.sleep(POLL_SECONDS)
+    return failed or _first_failure(processes)
+
+
+def _first_failure(processes: Iterable[subprocess.Popen[bytes]]) -> int:
+    """The exit code of an ended process that failed, 0 if none did."""
+    return next((process.returncode for process in processes if process.returncode), 0)
 
 
 def run_in_job(task: StudyTask) -> None:

@@ -61,6 +61,22 @@ def test_concurrent_tasks_get_a_gpu_each(gpus, cells, requested, expected):
     assert all(gpu in str(jobs) for gpu in jobs.gpus)
 
 
+@pytest.mark.parametrize(
+    ("gpus", "cells", "requested", "expected"),
+    [
+        ([], 5, None, LocalJobs(2, (), 2)),
+        ([], 5, 3, LocalJobs(3, (), 2)),
+        (["0", "1", "2", "3", "4"], 5, None, LocalJobs(2, ("0,1", "2,3"), 2)),
+        (["a", "b"], 5, 2, LocalJobs(2, ("a,b", "a,b"), 2)),
+    ],
+)
+def test_tasks_of_two_processes_get_two_gpus_each(gpus, cells, requested, expected):
+    jobs = LocalJobs.plan(gpus, cores=4, cells=cells, requested=requested, processes=2)
+    assert jobs == expected and "of 2 processes" in str(jobs) and all(gpu in str(jobs) for gpu in jobs.gpus)
+    with pytest.raises(InputError, match=r"--processes 3"):
+        LocalJobs.plan(gpus[:2] or ["0"], cores=4, cells=1, processes=3)
+
+
 def test_a_damaged_cell_does_not_stop_the_others(write_study, tmp_path, monkeypatch):
     study = read_config(StudyConfig, [write_study("baseline", "fwm", "ld", "delta")])
     cells = expand_study(study, tmp_path / "runs")

@@ -131,7 +131,7 @@ def pilot(table, tmp_path, monkeypatch):
         "checkpoint": {"every": 4, "keep_every": 8},
         "monitor": {"log_every": 1, "health_every": 4, "tensorboard": False},
     }
-    benchmark = yaml.safe_load((CONFIGS / "benchmark" / "own.yaml").read_text())
+    benchmark = yaml.safe_load((CONFIGS / "benchmark" / "pilot.yaml").read_text())
     protocol = benchmark["protocols"]["standard"]
     protocol["clip"].update(frames=8, size=32)
     protocol |= {"probes": {"linear": {"kind": "logistic"}}, "probe_seeds": [0], "validation": 0.0, "batch_size": 4}

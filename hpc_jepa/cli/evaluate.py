@@ -23,6 +23,7 @@ EXAMPLES = examples(
     "hpc-jepa evaluate runs/quickstart/quickstart/baseline/seed-0 --benchmark motion8",
     "hpc-jepa evaluate RUN --benchmark motion8 --weights target --weights random_init --json",
     "hpc-jepa evaluate RUN --benchmark ucf101 --weights timm:vit_base_patch16_224@vit.safetensors --weights vjepa2:DIR",
+    "hpc-jepa evaluate RUN --benchmark motion8 --every 500 --weights target",
     "hpc-jepa evaluate RUN --benchmark motion8 --task few_shot",
     """hpc-jepa evaluate RUN --benchmark ssv2 --task robustness \\
       protocols.standard.robustness.corruptions='\\[reversal, noise]' protocols.standard.robustness.clips=2000""",
@@ -81,6 +82,13 @@ def evaluate_command(
             show_default="target, student",
         ),
     ] = None,
+    steps: Annotated[
+        list[int] | None,
+        typer.Option("--step", min=0, help="Checkpoint of this step, not the newest; repeatable.", show_default=False),
+    ] = None,
+    every: Annotated[
+        int | None, typer.Option(min=1, help="All checkpoints at multiples of this step count.", show_default=False)
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Evaluate again even if a record exists.")] = False,
     device: Annotated[
         DeviceSetting | None,
@@ -88,30 +96,50 @@ def evaluate_command(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the record instead of a table.")] = False,
 ) -> None:
-    """Evaluate the frozen encoder of a run and write a record to RUN/eval/.
+    """Evaluate the frozen encoder of a run and write a record to RUN/eval/, of chosen steps to RUN/eval/steps/.
 
     Under torchrun or srun all processes share the extraction of features; rank 0 trains the probes.
     """
     with uncollected_imports():
         from hpc_jepa.evaluation.evaluator import evaluate as evaluate_run
-        from hpc_jepa.evaluation.evaluator import process_group
+        from hpc_jepa.evaluation.evaluator import kept_steps, process_group
         from hpc_jepa.runs.run_dir import RunDir
 
     config = loading.read_config(BenchmarkConfig, [loading.find_config(benchmark, "benchmark")], overrides or [])
     names = _validated(weights or ["target", "student"])
+    if steps and every is not None:
+        raise InputError("--step and --every: use one of them")
     with process_group(run):
-        record = evaluate_run(
-            run, config, protocol, names, task=task, force=force, progress=progress_bar, device=device
-        )
-    if record is None:
-        return
+        chosen: Sequence[int | None] = steps or [None] if every is None else kept_steps(run, every)
+        if not chosen:
+            CONSOLE.print(f"{run}: no checkpoint at a multiple of {every}; see checkpoint.keep_every", highlight=False)
+        records = [
+            evaluate_run(
+                run,
+                config,
+                protocol,
+                names,
+                task=task,
+                force=force,
+                progress=progress_bar,
+                device=device,
+                step=step,
+            )
+            for step in chosen
+        ]
+    for record, step in zip(records, chosen, strict=True):
+        if record is not None:
+            _show(record, RunDir(run).record_file(record.benchmark, record.protocol, task, step), json)
+
+
+def _show(record: "AnyRecord", path: Path, json: bool) -> None:
     if json:
         typer.echo(record.model_dump_json(indent=1))
     else:
         console = stdout_console()
         console.print(_title(record), highlight=False, soft_wrap=True)
         console.print(_table(record))
-        CONSOLE.print(f"record: {RunDir(run).record_file(record.benchmark, record.protocol, task)}", highlight=False)
+        CONSOLE.print(f"record: {path}", highlight=False)
 
 
 def _validated(names: list[str]) -> list[str]:

@@ -139,6 +139,11 @@ class EvaluationConfig(Strict):
     benchmark: str
     protocols: tuple[ProtocolName, ...] = ("standard",)
     weights: tuple[Literal["target", "student", "random_init"], ...] = ("target", "student", "random_init")
+    every: int | None = Field(
+        None,
+        gt=0,
+        description="also target weights of all checkpoints at multiples of this step count, see checkpoint.keep_every",
+    )
 
 
 class SequentialConfig(Strict):

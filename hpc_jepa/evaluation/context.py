@@ -47,7 +47,8 @@ SplitName = Literal["train", "test"]
 class EvaluationContext:
     """One run under one protocol of one benchmark, the processes that share the work, and their device.
 
-    cluster_names: names of the source videos of the splits that were read, if known.
+    step: chosen step, None for the newest checkpoint. cluster_names: names of the source videos of the splits that were
+    read, if known.
     """
 
     run: RunDir
@@ -57,6 +58,7 @@ class EvaluationContext:
     progress: Progress
     group: GlooGroup
     device: torch.device
+    step: int | None = None
     cluster_names: dict[SplitName, set[str]] = field(default_factory=dict, compare=False)
 
     @classmethod
@@ -67,12 +69,13 @@ class EvaluationContext:
         protocol: ProtocolName,
         progress: Progress,
         device: DeviceSetting | None = None,
+        step: int | None = None,
     ) -> "EvaluationContext":
         """Open a run folder. Collective: all processes must call it. ``device``: None: as the run's engine.device.
 
-        Raises InputError if the folder is not a run, the protocol or one of its probes is unknown, or like
-        :func:`hpc_jepa.devices.choose_device`; CheckpointError if the run has no checkpoint; HpcJepaError if Triton
-        cannot start kernels on this node.
+        Raises InputError if the folder is not a run or has no checkpoint of ``step``, the protocol or one of its probes
+        is unknown, or like :func:`hpc_jepa.devices.choose_device`; CheckpointError if the run has no checkpoint;
+        HpcJepaError if Triton cannot start kernels on this node.
         """
         protocol = current_protocol(protocol)
         if protocol not in benchmark.protocols:
@@ -82,11 +85,11 @@ class EvaluationContext:
         run = open_run(folder)
         run.refuse_links_outside()
         group = GlooGroup(COLLECTIVE_TIMEOUT)
-        checkpoint = _newest_checkpoint(folder, group)
+        checkpoint = _newest_checkpoint(folder, group) if step is None else _checkpoint_of(run, step)
         chosen = select_device(device or run.config.engine.device)
         if chosen.type == "cuda":
             require_build_tools()
-        return cls(run, checkpoint, benchmark, protocol, progress, group, chosen)
+        return cls(run, checkpoint, benchmark, protocol, progress, group, chosen, step)
 
     @property
     def config(self) -> ProtocolConfig:
@@ -265,6 +268,14 @@ def _newest_checkpoint(folder: Path, group: GlooGroup) -> Checkpoint:
     """The one that the first process finds: a training run may save another one before the last process looks."""
     checkpoint: Checkpoint = group.gather_objects(resolve_checkpoint(folder))[0]
     return checkpoint
+
+
+def _checkpoint_of(run: RunDir, step: int) -> Checkpoint:
+    folder = run.checkpoint_dir(step)
+    if not folder.is_dir():
+        kept = ", ".join(map(str, run.checkpoint_steps())) or "none"
+        raise InputError(f"{run}: no checkpoint of step {step}; it has {kept} (checkpoint.keep_every keeps more)")
+    return resolve_checkpoint(folder)
 
 
 def _dimensions(sides: Sequence[int]) -> str:

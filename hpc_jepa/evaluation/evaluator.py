@@ -16,7 +16,7 @@ from hpc_jepa.config.benchmark import BenchmarkConfig, ProtocolConfig, ProtocolN
 from hpc_jepa.config.training import DeviceSetting
 from hpc_jepa.data.shards.duplicates import shared_videos
 from hpc_jepa.data.shards.manifest import MANIFEST_NAME, manifest_hash, read_manifest
-from hpc_jepa.distributed import is_main
+from hpc_jepa.distributed import GlooGroup, is_main
 from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.evaluation.context import COLLECTIVE_TIMEOUT, EvaluationContext
 from hpc_jepa.evaluation.extraction import TokenEncoder
@@ -66,14 +66,18 @@ def evaluate(
     force: bool = False,
     progress: Progress = no_progress,
     device: DeviceSetting | None = None,
+    step: int | None = None,
 ) -> AnyRecord | None:
-    """Evaluate the latest checkpoint of a run and write the record; None on all processes but the first.
+    """Evaluate the latest checkpoint of a run, or that of ``step``, and write the record; None on all processes but the
+    first.
 
     Weights that the record already contains for this checkpoint, protocol and data are skipped, unless ``force``.
     ``device``: None: as the run's engine.device.
     Raises InputError, DataError or CheckpointError with a one-line message.
     """
-    context = EvaluationContext.open(folder, benchmark, protocol, progress, device)
+    context = EvaluationContext.open(folder, benchmark, protocol, progress, device, step)
+    if step is not None:
+        return _evaluate(context, weights, task, force)
     for _ in range(READ_ATTEMPTS - 1):
         try:
             return _evaluate(context, weights, task, force)
@@ -85,7 +89,7 @@ def evaluate(
 def _evaluate(context: EvaluationContext, weights: Sequence[Weights], task: Task, force: bool) -> AnyRecord | None:
     """Evaluate one checkpoint. Raises RemovedCheckpointError if the training run has removed it meanwhile."""
     record_type = RECORD_TYPES[task]
-    path = context.run.record_file(context.benchmark.name, context.protocol, task)
+    path = context.run.record_file(context.benchmark.name, context.protocol, task, context.step)
     metadata = _metadata(context, task)
     read_at = path.stat().st_mtime_ns if path.is_file() else None
     old = None if force or read_at is None else read_record(record_type, path)
@@ -117,6 +121,13 @@ def _evaluate(context: EvaluationContext, weights: Sequence[Weights], task: Task
             metadata["results"] = [*kept, *result.results]
             metadata["encoders"] = {**old.encoders, **metadata["encoders"]}
         return write_record(record_type, path, metadata, predictions)
+
+
+def kept_steps(folder: Path, every: int) -> list[int]:
+    """Steps of the checkpoints that a run has at multiples of ``every``, equal on all processes. Collective."""
+    own = [step for step in open_run(folder).checkpoint_steps() if step and step % every == 0]
+    found: list[int] = GlooGroup(COLLECTIVE_TIMEOUT).gather_objects(own)[0]
+    return found
 
 
 @contextmanager

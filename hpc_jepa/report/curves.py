@@ -6,6 +6,7 @@ from dataclasses import astuple, dataclass
 from matplotlib.figure import Figure
 
 from hpc_jepa.evaluation.record import BaseRecord, BaseResult, RobustnessRecord
+from hpc_jepa.report.over_steps import StepSeries
 from hpc_jepa.report.plots import INK, SERIES, STYLES, render_svg
 from hpc_jepa.report.results import RANDOM, TRAINED
 from hpc_jepa.report.run_report import RunReport
@@ -76,6 +77,20 @@ def text_charts(runs: Sequence[RunReport]) -> list[Chart]:
         if result.weights != "student"
     ]
     return _charts(points, "dropped frames, %", "%")
+
+
+def step_charts(series: Iterable[StepSeries]) -> list[Chart]:
+    """Accuracy over the steps of a run, for target weights."""
+    points = [
+        (
+            f"{row.benchmark}, {row.protocol}, {row.regime}, {row.probe.replace('_', ' ')} probe",
+            (row.name, row.seed),
+            CurvePoint(float(row.steps), row.value, row.low, row.high),
+        )
+        for each in series
+        for row in each.rows
+    ]
+    return _charts(points, "step", "accuracy, %")
 
 
 def draw_chart(chart: Chart, colours: dict[str, int]) -> str:

@@ -121,6 +121,11 @@ def _curves(data: ReportData, colours: dict[str, int]) -> list[ChartSection]:
 
     sections = [
         ChartSection(
+            "Accuracy over steps",
+            " ".join([*(series.sentence for series in data.over_steps), BANDS]),
+            drawn(curves.step_charts(data.over_steps)),
+        ),
+        ChartSection(
             "Few-shot accuracy", f"Mean over draws of labels. {BANDS}", drawn(curves.few_shot_charts(data.runs))
         ),
         ChartSection(

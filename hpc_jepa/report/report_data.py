@@ -14,6 +14,7 @@ from hpc_jepa.report.factorial import FactorialDesign, factorial_designs, incomp
 from hpc_jepa.report.gaps import find_gaps
 from hpc_jepa.report.headlines import write_headlines
 from hpc_jepa.report.looks import sequential_findings
+from hpc_jepa.report.over_steps import StepSeries, step_series
 from hpc_jepa.report.predictions import check_predictions, split_by_steps
 from hpc_jepa.report.published_results import LIMITATIONS, PublishedStudy, other_probes, published_grids
 from hpc_jepa.report.result_grid import SIGNIFICANCE, ResultGrid
@@ -45,6 +46,7 @@ class ReportData:
     robustness: Sequence[RobustnessRow] = ()
     gaps: Sequence[str] = ()
     runs: Sequence[RunReport] = ()
+    over_steps: Sequence[StepSeries] = ()
 
     def study_grids(self, scores: StudyScores) -> list[ResultGrid]:
         """The grids of one study."""
@@ -83,6 +85,7 @@ def collect_run_data(found: FoundRuns, places: Sequence[Path]) -> ReportData:
         robustness=robustness_table(runs),
         gaps=[*damaged, *left_out, *find_gaps(runs, rows)],
         runs=runs,
+        over_steps=step_series(runs),
     )
 
 

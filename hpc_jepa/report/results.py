@@ -93,7 +93,7 @@ def collect_results(runs: Iterable[RunReport]) -> dict[ResultRow, ResultSource]:
     results: dict[ResultRow, ResultSource] = {}
     seen: set[tuple[object, ...]] = set()
     for source in _recorded(runs):
-        row = _row(source)
+        row = result_row(source)
         seed = row.seed if row.is_trained or row.is_random else None
         key = (row.study, row.regime, row.variant, row.semantics, seed, row.weights, panel_of(row))
         if key not in seen:
@@ -122,7 +122,8 @@ def _recorded(runs: Iterable[RunReport]) -> Iterator[ResultSource]:
                 yield ResultSource(path, record, result)
 
 
-def _row(source: ResultSource) -> ResultRow:
+def result_row(source: ResultSource) -> ResultRow:
+    """The row of a result."""
     run, result = source.record.run, source.result
     trained = result.weights in TRAINED
     return ResultRow(

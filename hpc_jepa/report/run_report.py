@@ -30,7 +30,8 @@ Content = TypeVar("Content")
 
 @dataclass(frozen=True)
 class RunReport:
-    """One run. ``state`` is None if it never started; ``records`` are those of its probes.
+    """One run. ``state`` is None if it never started; ``records`` are those of its probes, ``step_records`` those of
+    chosen steps.
 
     ``whole_study``: the report is about the whole study, not about this run alone.
     """
@@ -40,6 +41,7 @@ class RunReport:
     state: RunState | None
     metrics: Sequence[MetricsRecord]
     records: dict[Path, ProbeRecord]
+    step_records: dict[Path, ProbeRecord] = field(default_factory=dict)
     few_shot: dict[Path, FewShotRecord] = field(default_factory=dict)
     robustness: dict[Path, RobustnessRecord] = field(default_factory=dict)
     text: dict[Path, TextRecord] = field(default_factory=dict)
@@ -50,7 +52,7 @@ class RunReport:
     @property
     def all_records(self) -> Iterator[tuple[Path, BaseRecord]]:
         """Records of all tasks."""
-        for records in (self.records, self.few_shot, self.robustness, self.text):
+        for records in (self.records, self.step_records, self.few_shot, self.robustness, self.text):
             yield from records.items()
 
     @property
@@ -125,12 +127,14 @@ def _read(run: RunDir, whole_study: bool, damaged: list[str]) -> RunReport:
         read = {path: sound(partial(read_record, kind, path)) for path in sorted(run.record_dir(task).glob("*.json"))}
         return {path: record for path, record in read.items() if record is not None}
 
+    steps = {path: sound(partial(read_record, ProbeRecord, path)) for path in run.step_record_files()}
     return RunReport(
         dir=run,
         config=config,
         state=sound(lambda: run.state),
         metrics=sound(run.logged_metrics) or [],
         records=records(ProbeRecord, "probe"),
+        step_records={path: record for path, record in steps.items() if record is not None},
         few_shot=records(FewShotRecord, "few_shot"),
         robustness=records(RobustnessRecord, "robustness"),
         text=records(TextRecord, "text"),

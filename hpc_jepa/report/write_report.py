@@ -45,9 +45,10 @@ def write_report(
     """Report all runs in ``places``, and the results in the CSV file ``published`` if there is one.
 
     Writes ``index.html``, ``results.txt``, ``grid.csv``, ``claims.csv``, ``tables.md``, ``tables.tex`` and
-    ``report.json`` to ``out``, with runs ``results.csv``, and with a factorial design ``factorial.csv``; the default of
-    ``out`` is the folder ``report`` of the first study. Damaged files are named among the gaps. Raises InputError if
-    there is nothing to report or records are not comparable; then nothing is written.
+    ``report.json`` to ``out``, with runs ``results.csv``, with records of chosen steps ``over_steps.csv``, and with a
+    factorial design ``factorial.csv``; the default of ``out`` is the folder ``report`` of the first study. Damaged
+    files are named among the gaps. Raises InputError if there is nothing to report or records are not comparable; then
+    nothing is written.
     """
     found = find_runs(places)
     runs = found.runs
@@ -83,7 +84,8 @@ def print_report(report: Report, console: SafeConsole) -> None:
     tables = [*(table.text() for table in data.tables), *export_tables.text_tables(data.grids, (), data.factorial)]
     for table in tables:
         console.print(export_tables.terminal_table(table), soft_wrap=True)
-    for title, lines in (("Findings", data.headlines), ("Missing", data.gaps)):
+    steps = [series.sentence for series in data.over_steps]
+    for title, lines in (("Findings", data.headlines), ("Accuracy over steps", steps), ("Missing", data.gaps)):
         if lines:
             console.print(f"\n{title}", style="bold")
             for line in lines:
@@ -134,6 +136,8 @@ def _write_files(report: Report) -> None:
     frames = {"grid": export_tables.grid_frame(data.grids), "claims": export_tables.claims_frame(_main(data.audits))}
     if data.runs:
         frames["results"] = export_tables.results_frame(data.rows)
+    if data.over_steps:
+        frames["over_steps"] = export_tables.results_frame([row for series in data.over_steps for row in series.rows])
     if data.factorial:
         frames["factorial"] = export_tables.factorial_frame(data.factorial)
     if len(data.audits) > 1:

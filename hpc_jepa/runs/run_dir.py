@@ -16,6 +16,7 @@ RUNS/<study>/
         log/<kind>.log                                output of the jobs of a study
         checkpoints/step-<step>/  latest              checkpoints (checkpoint/layout.py)
         eval/[<task>/]<benchmark>.<protocol>.json     evaluation records, predictions in .npz beside them
+        eval/[<task>/]steps/<step>/                   the same of chosen steps
         profile/                                      where the first steps spent their time
         preview.json                                  first clip with its masks (runs/preview_file.py)
         origin.json                                   run or file that it began from, if any (runs/origin.py)
@@ -147,7 +148,7 @@ class RunDir:
 
         Call before anything is written or removed: such a run could be received from somebody else.
         """
-        records = (self.record_dir(task) for task in get_args(Task))
+        records = [folder for task in get_args(Task) for folder in (self.record_dir(task), self.steps_dir(task))]
         _refuse_links_outside(
             self.path, self.checkpoints_dir, self.log_dir, self.events_dir, self.profile_dir, *records
         )
@@ -161,9 +162,13 @@ class RunDir:
         names = list_if_exists(self.checkpoints_dir)
         return sorted(self.checkpoints_dir / name for name in names if CHECKPOINT.fullmatch(name))
 
+    def checkpoint_steps(self) -> list[int]:
+        """Steps of all checkpoints, valid or not, ascending. Raises DataError if they cannot be listed."""
+        return [int(path.name.removeprefix("step-")) for path in self.checkpoint_dirs()]
+
     def last_step(self) -> int:
         """Step of the newest checkpoint, valid or not; 0 if there is none."""
-        return max((int(path.name.removeprefix("step-")) for path in self.checkpoint_dirs()), default=0)
+        return max(self.checkpoint_steps(), default=0)
 
     def decode_errors_file(self, rank: int | str) -> Path:
         """Decode errors of one rank, or with ``"*"`` the pattern of all."""
@@ -177,8 +182,20 @@ class RunDir:
         """Folder of the evaluation records of a task."""
         return self.path / "eval" if task == "probe" else self.path / "eval" / task
 
-    def record_file(self, benchmark: str, protocol: str, task: str = "probe") -> Path:
-        """Evaluation record; its predictions have the suffix ``.npz``. Records of release 0.1 keep their old names."""
+    def steps_dir(self, task: str = "probe") -> Path:
+        """Folder of the records of chosen steps: ``<step>/<benchmark>.<protocol>.json``."""
+        return self.record_dir(task) / "steps"
+
+    def step_record_files(self) -> list[Path]:
+        """Probe records of chosen steps, by step."""
+        return sorted(self.steps_dir().glob("*/*.json"))
+
+    def record_file(self, benchmark: str, protocol: str, task: str = "probe", step: int | None = None) -> Path:
+        """Evaluation record of the newest checkpoint, or of a chosen ``step``; its predictions have the suffix
+        ``.npz``. Records of release 0.1 keep their old names.
+        """
+        if step is not None:
+            return self.steps_dir(task) / f"{step:08d}" / f"{benchmark}.{protocol}.json"
         old = self.record_dir(task) / f"{benchmark}.careful.json"
         if protocol == "standard" and old.is_file():
             return old

@@ -22,12 +22,16 @@ from hpc_jepa.runs.run_dir import RunDir, StudyDir
 
 @dataclass(frozen=True)
 class CellEvaluation:
-    """One evaluation record of a cell: benchmark, its configuration file, protocol, and which weights."""
+    """One evaluation record of a cell: benchmark, its configuration file, protocol, and which weights.
+
+    every: also evaluate target weights of the checkpoints at multiples of this step count; None: only the last.
+    """
 
     benchmark: BenchmarkConfig
     file: str
     protocol: ProtocolName
     weights: tuple[Weights, ...]
+    every: int | None = None
 
     @cached_property
     def fingerprints(self) -> set[str]:
@@ -35,10 +39,11 @@ class CellEvaluation:
         return self.benchmark.protocols[self.protocol].known_fingerprints()
 
     @property
-    def arguments(self) -> tuple[str, ...]:
-        """Arguments after ``hpc-jepa evaluate RUN``."""
-        weights = [word for name in self.weights for word in ("--weights", name)]
-        return ("--benchmark", self.file, "--protocol", self.protocol, *weights)
+    def commands(self) -> list[tuple[str, ...]]:
+        """Arguments after ``hpc-jepa evaluate RUN`` of each command; the last one is of the last step."""
+        common = ("--benchmark", self.file, "--protocol", self.protocol)
+        steps = [] if self.every is None else [(*common, "--weights", "target", "--every", str(self.every))]
+        return [*steps, (*common, *(word for name in self.weights for word in ("--weights", name)))]
 
 
 @dataclass(frozen=True)
@@ -217,7 +222,9 @@ def _evaluations(entry: EvaluationConfig) -> list[CellEvaluation]:
         if protocol not in benchmark.protocols:
             known = ", ".join(benchmark.protocols)
             raise InputError(f"evaluations: {entry.benchmark} has no protocol '{protocol}'; it has {known}")
-    return [CellEvaluation(benchmark, entry.benchmark, protocol, entry.weights) for protocol in entry.protocols]
+    return [
+        CellEvaluation(benchmark, entry.benchmark, protocol, entry.weights, entry.every) for protocol in entry.protocols
+    ]
 
 
 def _without_random(evaluation: CellEvaluation) -> CellEvaluation:

@@ -210,4 +210,14 @@ def _has_record(cell: StudyCell, evaluation: CellEvaluation) -> bool:
         {result.weights for result in record.results}.issuperset(evaluation.weights)
         and record.run.step == cell.config.schedule.steps
         and record.protocol_fingerprint in evaluation.fingerprints
+        and _has_step_records(cell, evaluation)
     )
+
+
+def _has_step_records(cell: StudyCell, evaluation: CellEvaluation) -> bool:
+    """Whether all checkpoints that the run has at multiples of ``every`` have a record."""
+    if evaluation.every is None:
+        return True
+    names = evaluation.benchmark.name, evaluation.protocol
+    steps = [step for step in cell.run.checkpoint_steps() if step and step % evaluation.every == 0]
+    return all(cell.run.record_file(*names, step=step).exists() for step in steps)

@@ -57,8 +57,8 @@ def training_task(cell: StudyCell) -> StudyTask:
 
 def evaluation_task(cell: StudyCell) -> StudyTask:
     """Write all evaluation records of a run."""
-    commands = (("evaluate", str(cell.folder), *evaluation.arguments) for evaluation in cell.evaluations)
-    return StudyTask("evaluate", cell.folder, tuple(commands))
+    commands = (arguments for evaluation in cell.evaluations for arguments in evaluation.commands)
+    return StudyTask("evaluate", cell.folder, tuple(("evaluate", str(cell.folder), *each) for each in commands))
 
 
 def report_task(study: Path) -> StudyTask:

@@ -139,7 +139,7 @@ def pilot(table, tmp_path, monkeypatch):
     digest = hashlib.sha256(Path("vitb.pt").read_bytes()).hexdigest()
     study["variants"][1]["overrides"] = [f"init={{file: vitb.pt, sha256: {digest}}}"]
     study["phases"][1]["overrides"][0] = f"schedule.steps={COOLDOWN}"
-    study |= {"regimes": ["regime.yaml"], "seeds": [0], "evaluations": [{"benchmark": "own.yaml"}]}
+    study |= {"regimes": ["regime.yaml"], "seeds": [0], "evaluations": [{"benchmark": "own.yaml", "every": 8}]}
     for name, content in (("regime", regime), ("own", benchmark), ("pilot", study)):
         Path(f"{name}.yaml").write_text(yaml.safe_dump(content))
     return read_config(StudyConfig, ["pilot.yaml"])
@@ -225,7 +225,12 @@ def _check_report(cells):
         assert compared["reference"] == f"scratch.{phase}" and not rows[f"scratch.{phase}"]["reference"]
         assert float(compared["difference_low"]) <= float(compared["difference"]) <= float(compared["difference_high"])
         assert compared["also_differs_in"] == "" and int(compared["clusters"]) == TEST // 2
+    with Path("report/over_steps.csv").open(newline="") as file:
+        steps = [(row["variant"], int(row["steps"])) for row in csv.DictReader(file)]
+    lengths = {"main": (8, 16, MAIN), "cooldown": (8, COOLDOWN)}
+    assert Counter(steps) == Counter((name, step) for name in cells for step in lengths[name.partition(".")[2]])
     origin = RunDir(cells["continued.cooldown"].folder).origin
     assert origin.path == str(cells["continued.main"].folder) and any("vitb.pt" in line for line in origin.before)
     page = Path("report/index.html").read_text()
+    assert "Accuracy over steps" in page
     assert "left out of all comparisons" not in page and "never started" not in page

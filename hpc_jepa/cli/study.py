@@ -45,6 +45,7 @@ def study_plan(
     study: StudyName,
     cluster: Cluster = "local",
     runs: Runs = Path("runs"),
+    processes: Processes = 1,
     step_seconds: Annotated[
         float | None, typer.Option(min=1e-6, max=1e6, help="Seconds per step, instead of an estimate.")
     ] = None,
@@ -60,7 +61,8 @@ def study_plan(
     config, cells = _config(study), _cells(study, runs)
     if config.sequential:
         SequentialStudy(config, runs)  # refuses what has no comparison
-    site = local_cluster() if cluster == "local" else find_profile(cluster).cluster
+    _require_local(cluster, processes)
+    site = local_cluster(processes) if cluster == "local" else find_profile(cluster).cluster
     forecast, errors = forecast_study(cells, site, step_seconds), preflight_errors(cells, site)
     if as_json:
         rows = [
@@ -266,11 +268,15 @@ def _start(
 ) -> None:
     if cluster == "local":
         return _run_locally(study, runs, local, only_unfinished, skip_failed)
-    if local.processes > 1:
-        raise InputError("--processes: for this machine only; set train.gpus_per_node in the profile of the cluster")
+    _require_local(cluster, local.processes)
     from hpc_jepa.config.cluster import find_profile
 
     return _submit(study, find_profile(cluster), runs, only_unfinished, skip_failed)
+
+
+def _require_local(cluster: str, processes: int) -> None:
+    if cluster != "local" and processes > 1:
+        raise InputError("--processes: for this machine only; set train.gpus_per_node in the profile of the cluster")
 
 
 def _run_locally(study: str, runs: Path, local: _LocalRequest, only_unfinished: bool, skip_failed: bool) -> None:

@@ -157,11 +157,12 @@ class ClusterConfig(RootConfig):
         return [f"--{name}" if value is True else f"--{name}={value}" for name, value in present.items()]
 
 
-def local_cluster() -> ClusterConfig:
-    """This machine as a site, for the local executor: one single-process job per core."""
-    cores = os.cpu_count() or 1
-    resources = ResourcesConfig(cpus_per_node=cores, time=365 * 24 * 60)
-    return ClusterConfig(train=resources, evaluate=resources, max_concurrent_jobs=cores)
+def local_cluster(processes: int = 1) -> ClusterConfig:
+    """This machine as a site, for the local executor: one job per core, or of several ``processes`` per as many."""
+    cores = max(os.cpu_count() or 1, processes)
+    tasks = None if processes == 1 else processes
+    resources = ResourcesConfig(tasks_per_node=tasks, cpus_per_node=cores, time=365 * 24 * 60)
+    return ClusterConfig(train=resources, evaluate=resources, max_concurrent_jobs=cores // processes)
 
 
 class Profile:

@@ -26,6 +26,7 @@ from hpc_jepa.config.loading import dump_config, read_config
 from hpc_jepa.config.phases import value_at
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.distributed import local_rows
+from hpc_jepa.errors import InputError
 from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.study.grid import expand_study
 from hpc_jepa.training.schedules import schedule_values_at
@@ -229,6 +230,9 @@ def _check_report(cells):
         steps = [(row["variant"], int(row["steps"])) for row in csv.DictReader(file)]
     lengths = {"main": (8, 16, MAIN), "cooldown": (8, COOLDOWN)}
     assert Counter(steps) == Counter((name, step) for name in cells for step in lengths[name.partition(".")[2]])
+    folder = cells["scratch.main"].folder
+    refused = CliRunner().invoke(app, ["evaluate", str(folder), "--benchmark", "own.yaml", "--step", "3"])
+    assert refused.exit_code == InputError.exit_code and "8, 16, 20" in " ".join(refused.output.split())
     origin = RunDir(cells["continued.cooldown"].folder).origin
     assert origin.path == str(cells["continued.main"].folder) and any("vitb.pt" in line for line in origin.before)
     page = Path("report/index.html").read_text()

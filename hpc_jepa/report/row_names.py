@@ -17,12 +17,14 @@ class RowNames:
     """Names of the rows of a study: ``<variant>[.<settings>][.<phase>]``.
 
     baseline: variant that the others are compared with. declared: whether the study names it, so that its variants may
-    differ in settings alone. variants: names of the variants. phases: names of the phases, first to last.
+    differ in settings alone. variants: names of the variants. swept: whether it has axes, whose values are in the names
+    of baselines too. phases: names of the phases, first to last.
     """
 
     baseline: str = BASELINE
     declared: bool = False
     variants: tuple[str, ...] = ()
+    swept: bool = False
     phases: tuple[str, ...] = ()
 
     @classmethod
@@ -30,7 +32,8 @@ class RowNames:
         """As the configuration of a study says."""
         variants = tuple(variant.name or Path(variant.objective).stem for variant in study.variants)
         declared = study.baseline is not None
-        return cls(study.baseline or BASELINE, declared, variants, tuple(phase.name for phase in study.phases))
+        phases = tuple(phase.name for phase in study.phases)
+        return cls(study.baseline or BASELINE, declared, variants, bool(study.axes), phases)
 
     def phase(self, row: str) -> str:
         """Phase of a row, the last one of a row without (an encoder that no run trained), empty without phases."""
@@ -49,7 +52,7 @@ class RowNames:
         variant = max((name for name in self.variants if f"{stem}.".startswith(f"{name}.")), key=len, default=stem)
         if variant == self.baseline:
             return None
-        settings = stem.removeprefix(variant) if variant in self.variants else ""
+        settings = stem.removeprefix(variant) if self.swept and variant in self.variants else ""
         return f"{self.baseline}{settings}{f'.{phase}' if phase else ''}"
 
     def order(self, row: str) -> tuple[int, bool]:

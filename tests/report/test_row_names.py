@@ -32,6 +32,11 @@ def test_rows_are_compared_within_their_phase():
     assert sorted(rows, key=pilot.order) == ["scratch.cooldown", "continued.cooldown", "scratch.main", "continued.main"]
 
 
+def test_settings_of_a_variant_alone_are_not_those_of_a_baseline():
+    variants = ["baseline", {"objective": "fwm", "overrides": ["schedule.weight_decay=0.1"]}]
+    assert names(variants=variants, phases=PHASES).reference("fwm.weight_decay-0.1.main") == "baseline.main"
+
+
 def test_rows_of_an_axis_are_compared_with_the_same_values():
     sweep = names(variants=["baseline", "fwm", "fwm_ld"], axes={"schedule.lr": [0.1, 0.2]}, phases=PHASES)
     assert sweep.reference("fwm.lr-0.1.main") == "baseline.lr-0.1.main"

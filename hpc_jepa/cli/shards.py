@@ -174,7 +174,7 @@ def _table(folder: Path, manifest: ShardManifest) -> Table:
         "classes": _classes(manifest.classes),
         "codecs": _counts(manifest.codecs),
         "stored": _counts(manifest.stored),
-        "clusters": manifest.known_clusters,
+        "clusters": _clusters(manifest),
         "settings": ", ".join(f"{name} {value}" for name, value in recipe.settings.items()),
         "encoding": ", ".join(f"{name} {value}" for name, value in encoding.model_dump().items()),
         "software": ", ".join(f"{name} {version}" for name, version in manifest.software.items()),
@@ -189,6 +189,11 @@ def _classes(names: tuple[str, ...]) -> str:
         return "none"
     more = ", ..." if len(names) > SHOWN_CLASSES else ""
     return f"{len(names)}: {', '.join(names[:SHOWN_CLASSES])}{more}"
+
+
+def _clusters(manifest: ShardManifest) -> str:
+    shared = manifest.shared_clusters
+    return manifest.known_clusters + (f", {shared:,} of them in other splits too" if shared else "")
 
 
 def _counts(counts: dict[str, int]) -> str:

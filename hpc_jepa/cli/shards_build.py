@@ -115,6 +115,10 @@ def build_files(
             help="folder only: the group in this expression names the recording of a file, as in '([^/]*)_clip'.",
         ),
     ] = None,
+    allow_shared_clusters: Annotated[
+        bool,
+        typer.Option("--allow-shared-clusters", help="folder and csv: build although a cluster is in several splits."),
+    ] = False,
     mode: Annotated[
         Literal["copy", "transcode"],
         typer.Option(help="copy: keep supported codecs as they are; transcode: re-encode all for fast decoding."),
@@ -144,6 +148,7 @@ def build_files(
     listing = _listing(context.command.name or "", videos, annotations, official_split, cluster)
     sources = listing.sources(splits or ())
     _report_faults(listing, find_faults(listing, splits or ()), allowed_drops)
+    _report_shared_clusters(listing, allow_shared_clusters)
     shared = {
         "encoding": _encoding(codec, crf=crf, gop=gop, preset=preset, short_side=short_side),
         "shard_size": shard_size * MIB,
@@ -248,6 +253,21 @@ def _report_faults(listing: DatasetListing, faults: Sequence[LayoutFault], allow
                 f"{listing.files.root}: {fault}; more than --allowed-drops {allowed:g}; expected {listing.layout}, "
                 f"found {listing.files.summary}"
             )
+
+
+def _report_shared_clusters(listing: DatasetListing, allowed: bool) -> None:
+    """Raise InputError before the build if a given cluster is in several splits; print it if that is allowed."""
+    shared = listing.shared_clusters
+    if not shared:
+        return
+    more = f", and so are {len(shared) - 1:,} more" if len(shared) > 1 else ""
+    message = f"cluster {shared[0]}{more}"
+    if not allowed:
+        raise InputError(
+            f"{listing.files.root}: {message}: accuracies on one of them would be too high; put all files of a cluster "
+            "into one split, or pass --allow-shared-clusters if the splits are given"
+        )
+    CONSOLE.print(f"warning: {message}: accuracies on one of them may be too high", markup=False)
 
 
 def _write_unannotated(listing: DatasetListing, out: Path) -> None:

@@ -209,3 +209,54 @@ def test_info_says_what_is_known(tmp_path, shards):
     for folder, known in ((tmp_path / "out" / "train", "known"), (shards / "train", "independent")):
         shown = CliRunner(env={"COLUMNS": "150"}).invoke(app, ["info", str(folder)]).stdout
         assert any("clusters" in line and known in line for line in shown.splitlines())
+
+
+def shared_table(root: Path) -> None:
+    videos(root, "a.mp4", "b.mp4", "c.mp4", "d.mp4")
+    rows = ["a.mp4,x,train,patient 1", "b.mp4,y,train,patient 2", "c.mp4,x,test,patient 2", "d.mp4,y,test,patient 3"]
+    put(root / "annotations", "\n".join(["file,label,split,cluster", *rows]))
+
+
+def test_a_cluster_in_two_splits_is_refused_before_anything_is_built(tmp_path):
+    shared_table(tmp_path)
+    for options in ((), ("--split", "train")):
+        with pytest.raises(InputError) as refused:
+            build(tmp_path, "csv", *options)
+        for part in ("patient 2", "train (b.mp4)", "test (c.mp4)", "--allow-shared-clusters"):
+            assert part in str(refused.value)
+        assert "patient 1" not in str(refused.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_cluster_in_two_splits_of_folders_is_refused(tmp_path):
+    videos(tmp_path, "train/jump/p1_0.mp4", "train/run/p2_0.mp4", "test/jump/p1_1.mp4", "test/run/p3_0.mp4")
+    with pytest.raises(InputError, match=r"p1 is in .*test \(test/jump/p1_1\.mp4\)"):
+        build(tmp_path, "folder", "--cluster", r"p\d")
+    assert build(tmp_path, "folder").keys() == {"train", "test"}
+
+
+def test_shared_clusters_that_are_allowed_are_in_the_manifest(tmp_path):
+    shared_table(tmp_path)
+    splits = build(tmp_path, "csv", "--allow-shared-clusters")
+    assert {name: folder.manifest.shared_clusters for name, folder in splits.items()} == {"train": 1, "test": 1}
+    out = tmp_path / "resharded"
+    result = CliRunner().invoke(app, ["reshard", str(splits["test"].path), "--out", str(out)], catch_exceptions=False)
+    assert result.exit_code == 0 and read_manifest(out / "test").shared_clusters == 1
+    shown = CliRunner(env={"COLUMNS": "150"}).invoke(app, ["info", str(splits["train"].path)]).stdout
+    assert "1 of them in other splits too" in shown
+
+
+def test_official_splits_that_share_source_videos_are_built(tmp_path):
+    """Clusters of official names are not the user's: whoever made the splits decided."""
+    LAYOUT_MAKERS["diving48"](tmp_path)
+    listed = tmp_path / "annotations"
+    places = {path: json.loads(path.read_text()) for path in listed.rglob("*.json")}
+    lists = {path: content for path, content in places.items() if content and isinstance(content[0], dict)}
+    train, test = (next(path for path in lists if word in path.name) for word in ("train", "test"))
+    moved = lists[train][0]
+    same_video = {**moved, "vid_name": f"{moved['vid_name'].rsplit('_', 1)[0]}_00009"}
+    test.write_text(json.dumps([*lists[test], same_video]))
+    put(tmp_path / "videos" / f"{same_video['vid_name']}.mp4", mp4(seed=9))
+    splits = build(tmp_path, "diving48")
+    shared = set(clusters(splits["train"]).values()) & set(clusters(splits["test"]).values())
+    assert shared and {folder.manifest.shared_clusters for folder in splits.values()} == {0}

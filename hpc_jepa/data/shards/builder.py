@@ -162,6 +162,7 @@ def _make_manifest(
         codecs=_sum_counts(result.codecs for result in results),
         stored=_sum_counts(result.stored for result in results),
         clusters=_clusters(source, samples, sum(result.with_cluster for result in results)),
+        shared_clusters=getattr(source, "shared_clusters", 0),  # an optional attribute of sources
     )
 
 

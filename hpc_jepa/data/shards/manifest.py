@@ -109,6 +109,12 @@ class ShardManifest(Strict):
     clusters: Clusters = Field(
         "unknown", description="known: every sample has a cluster", exclude_if=lambda value: value == "unknown"
     )
+    shared_clusters: int = Field(
+        0,
+        ge=0,
+        description="clusters that have samples in other splits too, built with --allow-shared-clusters",
+        exclude_if=lambda value: not value,
+    )
 
     @property
     def known_clusters(self) -> Clusters:

@@ -44,6 +44,7 @@ class ReshardSource:
     selection: SampleFilter
     repair: bool = False
     independent: bool = False
+    shared_clusters: int = 0
 
     @property
     def settings(self) -> Mapping[str, SettingValue]:
@@ -91,7 +92,7 @@ def reshard_source(folder: Path, selection: SampleFilter, repair: bool = False) 
     recipe = manifest.recipe
     return ReshardSource(
         folder, samples, recipe.dataset, recipe.split, manifest.classes, shards.hash, selection, repair,
-        independent=manifest.known_clusters == "independent",
+        independent=manifest.known_clusters == "independent", shared_clusters=manifest.shared_clusters,
     )  # fmt: skip
 
 

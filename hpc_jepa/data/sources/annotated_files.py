@@ -7,6 +7,7 @@ import stat
 import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import chain, count
 from pathlib import Path
 from typing import NamedTuple
@@ -48,6 +49,16 @@ class LayoutFault(NamedTuple):
         more = ", ..." if self.faulty > EXAMPLES and len(self.examples) >= EXAMPLES else ""
         shown = f": {', '.join(self.examples[:EXAMPLES])}{more}" if self.examples else ""
         return f"{self.faulty:,} of {self.total:,} {self.what}{shown}"
+
+
+class SharedCluster(NamedTuple):
+    """A cluster with samples in several splits; ``examples``: one file of it by split."""
+
+    name: str
+    examples: dict[str, str]
+
+    def __str__(self) -> str:
+        return f"{self.name} is in {' and '.join(f'{split} ({file})' for split, file in self.examples.items())}"
 
 
 class AnnotatedSample(NamedTuple):
@@ -101,6 +112,15 @@ class DatasetListing:
         """Keys of samples whose file does not exist."""
         return [entry.key for entry in self.entries if entry.file is None]
 
+    @cached_property
+    def shared_clusters(self) -> list[SharedCluster]:
+        """Given clusters with samples in several splits; clusters that are part of official names are not checked."""
+        places: dict[str, dict[str, str]] = {}
+        for entry in self.entries if self.given_clusters else ():
+            if entry.cluster is not None:
+                places.setdefault(entry.cluster, {}).setdefault(entry.split, entry.file or entry.key)
+        return [SharedCluster(name, examples) for name, examples in places.items() if len(examples) > 1]
+
     def sources(self, splits: Sequence[str] = ()) -> list["FileSource"]:
         """One source per split, of all splits or the given ones.
 
@@ -127,15 +147,18 @@ class DatasetListing:
 
     def _source(self, split: str, entries: tuple[AnnotatedSample, ...]) -> "FileSource":
         reasons = {entry.key: why_missing(self.files, entry) for entry in entries if entry.file is None}
+        shared = sum(split in cluster.examples for cluster in self.shared_clusters)
         return FileSource(
             self.dataset, split, self.files.root, entries, self.classes, reasons, self.may_be_cut, self.independent,
-            self.given_clusters,
+            self.given_clusters, shared,
         )  # fmt: skip
 
 
 @dataclass(frozen=True)
 class FileSource:
-    """One split of a data set of files. missing: by key, why a sample has no file."""
+    """One split of a data set of files. missing: by key, why a sample has no file. shared_clusters: number of its
+    clusters that have samples in other splits too.
+    """
 
     dataset: str
     split: str
@@ -146,6 +169,7 @@ class FileSource:
     may_be_cut: bool = False
     independent: bool = False
     given_clusters: bool = False
+    shared_clusters: int = 0
 
     @property
     def settings(self) -> Mapping[str, SettingValue]:

@@ -24,11 +24,12 @@ from numpy.typing import NDArray
 from rich.table import Table
 from scipy.stats import norm
 from simulated_grids import Design, Grid, draw_grid
+from simulated_looks import errors_and_power, first_seeds, take_looks
 from timing import one_line_errors, quick_option
 
 from hpc_jepa.cli.console import stdout_console
 from hpc_jepa.errors import InputError
-from hpc_jepa.evaluation.stats.blocked import SeedScores, compare_with_reference
+from hpc_jepa.evaluation.stats.blocked import compare_with_reference
 from hpc_jepa.evaluation.stats.sequential import Decision, SequentialRule, boundaries
 
 MIXTURE_VARIANCE = 1.0
@@ -79,12 +80,10 @@ class Tally:
     def add(self, grid: Grid, margin: float, decisions: Mapping[str, Decision], runs: int) -> None:
         """Count one grid."""
         truth = grid.truth
-        right = {name: "gain" if gain > 0 else "loss" for name, gain in truth.items() if gain}
-        named = {name: d for name, d in decisions.items() if d in ("gain", "loss")}
-        self.false.append(any(right.get(name) != decision for name, decision in named.items()))
+        wrong, power = errors_and_power(truth, decisions)
+        self.false.append(wrong)
+        self.found += power
         self.false_equal.append(any(d == "equal" and abs(truth[name]) >= margin for name, d in decisions.items()))
-        if right:
-            self.found.append(float(np.mean([decisions[name] == way for name, way in right.items()])))
         self.runs.append(runs)
         for name, decision in decisions.items():
             if not truth[name]:
@@ -109,35 +108,13 @@ class Tally:
         }
 
 
-def run_grid(rule: SequentialRule, grid: Grid) -> tuple[dict[str, Decision], int]:
-    """Decisions of the last look, and the number of runs."""
-    seeds = dict.fromkeys(grid.truth, 0)
-    decisions: dict[str, Decision] = dict.fromkeys(grid.truth, "open")
-    used = 0
-    for look, number in enumerate(rule.looks):
-        still = [name for name, decision in decisions.items() if decision == "open"]
-        if not still:
-            break
-        seeds |= dict.fromkeys(still, number)
-        used = number
-        variants = {name: first(grid.variants[name], count) for name, count in seeds.items()}
-        compared = compare_with_reference(variants, first(grid.reference, number), grid.clusters)
-        decisions = rule.decide(look, {name: compared[name] for name in still}, decisions)
-    return decisions, used + sum(seeds.values())
-
-
-def first(scores: SeedScores, count: int) -> SeedScores:
-    """Scores of the first seeds."""
-    return {seed: values for seed, values in scores.items() if seed < count}
-
-
 def fixed_power(grid: Grid, seeds: int, error: float) -> float:
     """Share of the real differences that Holm finds with ``seeds`` of every variant."""
-    variants = {name: first(scores, seeds) for name, scores in grid.variants.items()}
-    found = compare_with_reference(variants, first(grid.reference, seeds), grid.clusters)
-    real = [name for name, gain in grid.truth.items() if gain]
-    right = [found[name].adjusted_p < error and found[name].value * grid.truth[name] > 0 for name in real]
-    return float(np.mean(right))
+    variants = {name: first_seeds(scores, seeds) for name, scores in grid.variants.items()}
+    found = compare_with_reference(variants, first_seeds(grid.reference, seeds), grid.clusters)
+    signs = {name: "gain" if each.value > 0 else "loss" for name, each in found.items() if each.adjusted_p < error}
+    _, power = errors_and_power(grid.truth, {name: signs.get(name) for name in grid.truth})
+    return float(np.mean(power))
 
 
 def equal_power_seeds(fixed: Mapping[int, float], power: float) -> float | None:
@@ -159,7 +136,7 @@ def simulate(
     for number in range(grids):
         grid = draw_grid(design, rng)
         for name, rule in rules.items():
-            tallies[name].add(grid, rule.margin, *run_grid(rule, grid))
+            tallies[name].add(grid, rule.margin, *take_looks(rule, grid))
         if design.gains and number < fixed_grids:
             for count, found in powers.items():
                 found.append(fixed_power(grid, count, error))

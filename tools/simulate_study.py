@@ -21,24 +21,24 @@ import json
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
 import typer
-from numpy.typing import NDArray
+from former_statistics import former_difference
 from rich.table import Table
 from simulated_grids import Design, Grid, Spread, draw_grid
-from simulated_records import verdicts
+from simulated_looks import errors_and_power, take_looks
+from simulated_report import verdicts
 from timing import one_line_errors, quick_option
 
 from hpc_jepa.cli.console import stdout_console
 from hpc_jepa.config.study import SequentialConfig
 from hpc_jepa.errors import InputError
 from hpc_jepa.evaluation.stats.blocked import Comparison, compare_with_reference
-from hpc_jepa.evaluation.stats.sequential import Decision, SequentialRule
+from hpc_jepa.evaluation.stats.sequential import SequentialRule
 from hpc_jepa.report.result_grid import Contrast
 
 QUICK = {"grids": 20, "seeds": [1, 3], "rho": [0.5], "spread": ["equal", "random"], "clips": 400, "records": 1}
@@ -76,7 +76,7 @@ class Tally:
         self.covered.append(float(np.mean([found[name].low <= truth[name] <= found[name].high for name in several])))
         ends = {name: found[name].simultaneous for name in truth if found[name].seeds > 1}
         self.together.append(all(low <= truth[name] <= high for name, (low, high) in ends.items()))
-        wrong, power = _errors_and_power(truth, {name: found[name].decided for name in truth})
+        wrong, power = errors_and_power(truth, {name: found[name].decided for name in truth})
         self.false.append(wrong)
         self.found += power
         self._add_correlation(grid)
@@ -95,9 +95,9 @@ class Tally:
 
     def add_sequential(self, grid: Grid, rule: SequentialRule) -> None:
         """Count one grid that is looked at while seeds are added."""
-        decisions, runs = take_looks(grid, rule)
+        decisions, runs = take_looks(rule, grid)
         self.sequential_runs.append(runs)
-        wrong, power = _errors_and_power(grid.truth, decisions)
+        wrong, power = errors_and_power(grid.truth, decisions)
         self.sequential_false.append(wrong)
         self.sequential_found += power
 
@@ -110,7 +110,8 @@ class Tally:
     def add_former(self, grid: Grid, found: dict[str, Comparison], rng: np.random.Generator) -> None:
         """Count the former method for the first variants of one grid."""
         names = list(grid.truth)[:FORMER_VARIANTS]
-        ends = [former_interval(grid.variants[name], grid.reference, rng) for name in names]
+        former = [former_difference(grid.variants[name], grid.reference, rng, FORMER_RESAMPLES) for name in names]
+        ends = [(one.low, one.high) for one in former]
         inside = [low <= grid.truth[name] <= high for name, (low, high) in zip(names, ends, strict=True)]
         self.former_covered.append(float(np.mean(inside)))
         self.former_half_widths.append(_half_width(ends))
@@ -175,60 +176,12 @@ def sequential_rule(looks: tuple[int, ...], comparisons: int) -> SequentialRule:
     return SequentialRule(config.looks, config.error, config.margin / 100, config.futility, comparisons)
 
 
-def take_looks(grid: Grid, rule: SequentialRule) -> tuple[dict[str, Decision], int]:
-    """Decisions after the last look, and the runs that they took. A variant that is decided gets no further seeds."""
-    decisions: dict[str, Decision] = dict.fromkeys(grid.variants, "open")
-    used: dict[str, dict[int, NDArray[np.float64]]] = {name: {} for name in grid.variants}
-    reference: dict[int, NDArray[np.float64]] = {}
-    for number, seeds in enumerate(rule.looks):
-        open_names = [name for name, decision in decisions.items() if decision == "open"]
-        if not open_names:
-            break
-        reference = _first(grid.reference, seeds)
-        used |= {name: _first(grid.variants[name], seeds) for name in open_names}
-        found = compare_with_reference(used, reference, grid.clusters)
-        decisions = rule.decide(number, {name: found[name] for name in open_names}, decisions)
-    return decisions, len(reference) + sum(map(len, used.values()))
-
-
-def _first(scores: Mapping[int, NDArray[np.float64]], seeds: int) -> dict[int, NDArray[np.float64]]:
-    return {seed: scores[seed] for seed in range(seeds) if seed in scores}
-
-
 def _agree(said: Contrast, found: Comparison) -> bool:
     """Whether a cell of the report is the comparison to the digit, and the same gain or loss."""
     decided = ("gain" if said.points > 0 else "loss") if said.significant else None
     values = [said.points / 100, said.low / 100, said.high / 100, said.p_value]
     equal = np.allclose(values, [found.value, found.low, found.high, found.p_value], rtol=1e-9, atol=1e-12)
     return equal and decided == found.decided and said.dropped_seeds == found.dropped_seeds
-
-
-def _errors_and_power(truth: Mapping[str, float], decisions: Mapping[str, str | None]) -> tuple[bool, list[float]]:
-    """Whether a variant without a difference is called a gain or loss; the share of real ones that are found."""
-    wrong = any(decisions[name] in ("gain", "loss") for name, gain in truth.items() if not gain)
-    right = [decisions[name] == ("gain" if gain > 0 else "loss") for name, gain in truth.items() if gain]
-    return wrong, [float(np.mean(right))] if right else []
-
-
-def former_interval(
-    first: Mapping[int, NDArray[np.float64]], second: Mapping[int, NDArray[np.float64]], rng: np.random.Generator
-) -> tuple[float, float]:
-    """Interval of release 0.1: clips resampled as if independent, and the seeds of both sides as if unpaired."""
-    sides = [np.stack(list(scores.values())) for scores in (first, second)]
-    values, counts = np.unique(sides[0].mean(axis=0) - sides[1].mean(axis=0), return_counts=True)
-    clips = counts.sum()
-    replicates = rng.multinomial(clips, counts / clips, size=FORMER_RESAMPLES) @ values / clips
-    for scores in sides:
-        seeds = scores.shape[0]
-        if seeds == 1:
-            continue
-        means = scores.mean(axis=1)
-        interaction = scores - means[:, None] - scores.mean(axis=0) + scores.mean()
-        noise = np.square(interaction).sum() / ((seeds - 1) * (clips - 1)) / clips
-        spread = np.sqrt(max(0.0, means.var(ddof=1) - noise))
-        replicates = replicates + spread / np.sqrt(seeds) * rng.standard_t(seeds - 1, FORMER_RESAMPLES)
-    low, high = np.quantile(replicates, [0.025, 0.975])
-    return float(low), float(high)
 
 
 def _half_width(ends: list[tuple[float, float]]) -> float:

@@ -1,4 +1,4 @@
-"""A simulated grid as a study on disk, and what the report says about it: records in, verdict out."""
+"""Runs and records with chosen answers, written as training and evaluation write them; for simulations and tests."""
 
 import json
 from collections.abc import Mapping
@@ -7,99 +7,69 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from simulated_grids import Grid
 
-from hpc_jepa.config.loading import dump_config, find_config, read_config
+from hpc_jepa.config.loading import dump_config
 from hpc_jepa.config.run import RunConfig
-from hpc_jepa.config.study import StudyConfig
-from hpc_jepa.errors import InputError
-from hpc_jepa.evaluation.record import ProbeRecord, accuracy_fields, write_record
-from hpc_jepa.report.report_data import collect_run_data
-from hpc_jepa.report.result_grid import Contrast
-from hpc_jepa.report.run_report import find_runs
+from hpc_jepa.evaluation.record import ProbeRecord, RunIdentity, accuracy_fields, write_record
 from hpc_jepa.runs.run_dir import RunDir
-from hpc_jepa.study.grid import create_study_dir, expand_study
 
-CLASSES = 20
-STUDY = "extended"
-"""The shipped study whose regime, variants and benchmark the simulated one borrows."""
+Answers = Mapping[tuple[str, str], NDArray[np.bool_]]
+"""By weights and probe: which test clips each probe seed classifies correctly, [n] or [S, n]."""
 
 
-def verdicts(grid: Grid, root: Path) -> dict[str, Contrast]:
-    """Write ``grid`` below ``root`` as the training and the evaluation would, and read what the report says of it."""
-    study = _study(grid)
-    folder = create_study_dir(study, root).path
-    names = dict(zip([variant.objective for variant in study.variants], ["", *grid.variants], strict=True))
-    for cell in expand_study(study, root):
-        name = names[cell.config.variant]
-        scores = (grid.variants[name] if name else grid.reference).get(cell.config.seed)
-        if scores is not None:
-            (evaluation,) = cell.evaluations
-            _write_run(cell.config, evaluation.benchmark.name, evaluation.protocol, scores > 0, grid.clusters)
-    data = collect_run_data(find_runs([folder]), [folder])
-    contrasts = [found for report_grid in data.grids for found in report_grid.all_contrasts()]
-    return {names[row]: contrast for row, _, contrast in contrasts}
-
-
-def _study(grid: Grid) -> StudyConfig:
-    shipped = read_config(StudyConfig, [find_config(STUDY, "study")])
-    if len(grid.variants) >= len(shipped.variants):
-        raise InputError(f"--records: at most {len(shipped.variants)} variants, as many as the study {STUDY} has")
-    seeds = set(grid.reference).union(*grid.variants.values())
-    evaluation = shipped.evaluations[0]
-    return shipped.model_copy(
-        update={
-            "study": "simulated",
-            "regimes": shipped.regimes[:1],
-            "variants": shipped.variants[: len(grid.variants) + 1],
-            "seeds": tuple(sorted(seeds)),
-            "evaluations": (evaluation.model_copy(update={"protocols": evaluation.protocols[:1]}),),
-        }
-    )
-
-
-def _write_run(
-    config: RunConfig, benchmark: str, protocol: str, right: NDArray[np.bool_], clusters: NDArray[np.int64] | None
-) -> None:
-    """A finished run whose ``target`` encoder classifies the test clips ``right`` [n]."""
-    run = RunDir(config.folder)
-    run.path.mkdir(parents=True)
+def write_run(config: RunConfig, state: str = "done", step: int | None = None, **facts: Any) -> RunDir:
+    """Configuration and state of a run at ``step``, by default its last. ``facts``: other fields of the state."""
+    run, steps = RunDir(config.folder), config.schedule.steps
+    run.path.mkdir(parents=True, exist_ok=True)
     run.config_file.write_text(dump_config(config))
-    steps = config.schedule.steps
-    run.state_file.write_text(json.dumps({"state": "done", "step": steps, "steps": steps}))
-    labels = np.arange(right.size) % CLASSES
-    predictions = {
-        "labels": labels,
-        "samples": np.arange(right.size),
-        "target.linear": np.where(right, labels, (labels + 1) % CLASSES)[None],
-    }
+    content = {"state": state, "step": steps if step is None else step, "steps": steps, **facts}
+    run.state_file.write_text(json.dumps(content))
+    return run
+
+
+def write_answers(
+    config: RunConfig,
+    benchmark: str,
+    protocol: str,
+    answers: Answers,
+    clusters: NDArray[np.int64] | None = None,
+    labels: NDArray[np.int64] | None = None,
+    **facts: Any,
+) -> Path:
+    """A probe record in which the clips of ``answers`` are correct, and the others of the next class.
+
+    ``clusters``, ``labels``: [n]; by default unknown, and classes in turn. ``facts``: other fields than those of
+    :func:`record_facts`.
+    """
+    whole = {**record_facts(config, benchmark, protocol), **facts}
+    clips = next(iter(answers.values())).shape[-1]
+    classes = int(whole["classes"])
+    if labels is None:
+        labels = np.arange(clips) % classes
+    predictions = {"labels": labels, "samples": np.arange(clips)}
     if clusters is not None:
         predictions["clusters"] = clusters
-    facts: dict[str, Any] = {"weights": "target", "probe": "linear", "pooling": "mean", "probe_seeds": ()}
-    result = {**facts, "metric": "top1", **accuracy_fields(right[None], clusters)}
+    results = []
+    for (weights, probe), given in answers.items():
+        right = np.atleast_2d(given)
+        predictions[f"{weights}.{probe}"] = np.where(right, labels, (labels + 1) % classes)
+        pooling, seeds = "tokens" if probe == "attentive" else "mean", range(len(right)) if len(right) > 1 else ()
+        names = {"weights": weights, "probe": probe, "pooling": pooling, "probe_seeds": tuple(seeds)}
+        results.append({**names, "metric": "top1", **accuracy_fields(right, clusters)})
     path = RunDir(config.folder).record_file(benchmark, protocol)
-    write_record(ProbeRecord, path, {**_record_facts(config, benchmark, protocol), "results": (result,)}, predictions)
+    write_record(ProbeRecord, path, {**whole, "results": tuple(results)}, predictions)
+    return path
 
 
-def _record_facts(config: RunConfig, benchmark: str, protocol: str) -> Mapping[str, Any]:
+def record_facts(config: RunConfig, benchmark: str, protocol: str, step: int | None = None) -> dict[str, Any]:
+    """Fields of a record beside its results; ``step``: of the evaluated checkpoint, by default the last."""
     return {
-        "run": {
-            "study": config.study,
-            "regime": config.regime,
-            "variant": config.variant,
-            "seed": config.seed,
-            "semantics": config.semantics.preset,
-            "overridden": config.semantics.overridden(),
-            "switches": config.named_switches,
-            "fingerprint": config.fingerprint(),
-            "step": config.schedule.steps,
-            "steps": config.schedule.steps,
-        },
+        "run": RunIdentity.of(config, config.schedule.steps if step is None else step),
         "benchmark": benchmark,
         "title": benchmark,
-        "classes": CLASSES,
+        "classes": 8,
         "protocol": protocol,
-        "protocol_fingerprint": "0" * 16,
-        "data": {"train": "0" * 64, "test": "1" * 64},
-        "software": {"simulated": "1"},
+        "protocol_fingerprint": "0123456789abcdef",
+        "data": {"train": "a" * 64, "test": "b" * 64},
+        "software": {"torch": "2.13.0"},
     }

@@ -155,21 +155,9 @@ def process_group(folder: Path) -> Iterator[None]:
 
 def _metadata(context: EvaluationContext, task: Task) -> dict[str, Any]:
     """All fields of a record but its results, external encoders and predictions."""
-    run, benchmark, config = context.run.config, context.benchmark, context.config
-    identity = RunIdentity(
-        study=run.study,
-        regime=run.regime,
-        variant=run.variant,
-        seed=run.seed,
-        semantics=run.semantics.preset,
-        overridden=run.semantics.overridden(),
-        switches=run.named_switches,
-        fingerprint=run.fingerprint(),
-        step=context.checkpoint.step,
-        steps=run.schedule.steps,
-    )
+    benchmark, config = context.benchmark, context.config
     return {
-        "run": identity,
+        "run": RunIdentity.of(context.run.config, context.checkpoint.step),
         "benchmark": benchmark.name,
         "title": benchmark.title,
         "classes": benchmark.classes,

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field
 
 from hpc_jepa.config.benchmark import Pooling, ProtocolName, Task, Weights, current_fingerprint
+from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.semantics import semantics_name
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.errors import DataError
@@ -60,6 +61,22 @@ class RunIdentity(Strict):
     fingerprint: str = Field(description="hash of the run's configuration")
     step: int = Field(ge=0)
     steps: int = Field(ge=0)
+
+    @classmethod
+    def of(cls, config: RunConfig, step: int) -> "RunIdentity":
+        """The identity of a run whose checkpoint of ``step`` was evaluated."""
+        return cls(
+            study=config.study,
+            regime=config.regime,
+            variant=config.variant,
+            seed=config.seed,
+            semantics=config.semantics.preset,
+            overridden=config.semantics.overridden(),
+            switches=config.named_switches,
+            fingerprint=config.fingerprint(),
+            step=step,
+            steps=config.schedule.steps,
+        )
 
     @property
     def semantics_name(self) -> str:

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from simulated_records import record_facts, write_answers, write_run
 
 from hpc_jepa.config import loading
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.evaluation import record
-from hpc_jepa.evaluation.record import FewShotRecord, ProbeRecord, RobustnessRecord
-from hpc_jepa.evaluation.stats.accuracy import accuracy
+from hpc_jepa.evaluation.record import FewShotRecord, RobustnessRecord
 from hpc_jepa.runs.run_dir import RunDir
 
 CLIPS, CLASSES = 1000, 8
-POOLING = {"linear": "mean", "attentive": "tokens"}
+TITLE = "Synthetic motion"
 
 
 class StudyWriter:
@@ -41,11 +41,7 @@ class StudyWriter:
                 "schedule": {"steps": 500},
             }
         )
-        config.folder.mkdir(parents=True)
-        (config.folder / "config.yaml").write_text(loading.dump_config(config))
-        (config.folder / "state.json").write_text(
-            json.dumps({"state": state, "step": 500, "steps": 500, "passes": {"gone": 12.345}})
-        )
+        write_run(config, state, passes={"gone": 12.345})
         lines = [self._line(step, auxiliary=variant != "baseline") for step in range(0, 500, 10)]
         (config.folder / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
         return config.folder
@@ -55,37 +51,15 @@ class StudyWriter:
     ) -> Path:
         """``accuracies``: weights -> probe -> share of correctly classified clips. ``clusters``: [CLIPS]."""
         config = loading.read_config(RunConfig, [run / "config.yaml"])
-        predictions = {"labels": self.labels, "samples": np.arange(CLIPS)}
-        drawn = len(predictions)
-        if clusters is not None:
-            predictions["clusters"] = clusters
-        results = []
+        answers, drawn = {}, 2 if clusters is None else 3
         for weights, probes in accuracies.items():
             for probe, share in probes.items():
                 rng = np.random.default_rng([config.seed, salt, drawn])
                 drawn += 1
-                seeds = (0, 1, 2) if probe == "attentive" else ()
-                right = np.stack([rng.permutation(CLIPS) < round(share * CLIPS) for _ in seeds or (0,)])
-                predictions[f"{weights}.{probe}"] = np.where(right, self.labels, (self.labels + 1) % CLASSES)
-                measured = accuracy(right)
-                results.append(
-                    {
-                        "weights": weights,
-                        "probe": probe,
-                        "pooling": POOLING[probe],
-                        "probe_seeds": seeds,
-                        "metric": "top1",
-                        "value": measured.value,
-                        "low": measured.low,
-                        "high": measured.high,
-                        "n": CLIPS,
-                        "per_seed": tuple(right.mean(axis=1).tolist()),
-                    }
-                )
-        path = RunDir(run).record_file(benchmark, "standard")
-        whole = {**self._facts(config, benchmark), **facts, "results": tuple(results)}
-        record.write_record(ProbeRecord, path, whole, predictions)
-        return path
+                right = [rng.permutation(CLIPS) < round(share * CLIPS) for _ in range(3 if probe == "attentive" else 1)]
+                answers[weights, probe] = np.stack(right)
+        facts = {"title": TITLE, **facts}
+        return write_answers(config, benchmark, "standard", answers, clusters, self.labels, **facts)
 
     def few_shot(self, run: Path, curve: dict[int, float]) -> Path:
         """``curve``: labels per class -> accuracy of the target weights."""
@@ -107,7 +81,7 @@ class StudyWriter:
             for shots, value in curve.items()
         ]
         path = RunDir(run).record_file("motion8", "standard", "few_shot")
-        facts = {**self._facts(config), "results": tuple(results)}
+        facts = {**record_facts(config, "motion8", "standard"), "title": TITLE, "results": tuple(results)}
         record.write_record(FewShotRecord, path, facts, {"labels": self.labels})
         return path
 
@@ -131,32 +105,9 @@ class StudyWriter:
             for severity, value in enumerate((clean, *damaged))
         ]
         path = RunDir(run).record_file("motion8", "standard", "robustness")
-        facts = {**self._facts(config), "results": tuple(results)}
+        facts = {**record_facts(config, "motion8", "standard"), "title": TITLE, "results": tuple(results)}
         record.write_record(RobustnessRecord, path, facts, {"labels": self.labels})
         return path
-
-    def _facts(self, config: RunConfig, benchmark="motion8") -> dict:
-        return {
-            "run": {
-                "study": config.study,
-                "regime": config.regime,
-                "variant": config.variant,
-                "seed": config.seed,
-                "semantics": config.semantics.preset,
-                "overridden": config.semantics.overridden(),
-                "switches": config.named_switches,
-                "fingerprint": config.fingerprint(),
-                "step": 500,
-                "steps": 500,
-            },
-            "benchmark": benchmark,
-            "title": "Synthetic motion",
-            "classes": CLASSES,
-            "protocol": "standard",
-            "protocol_fingerprint": "0123456789abcdef",
-            "data": {"train": "a" * 64, "test": "b" * 64},
-            "software": {"torch": "2.13.0"},
-        }
 
     def _line(self, step: int, auxiliary: bool) -> dict:
         terms = {"prediction": 0.4 + 0.4 * np.exp(-step / 120), "context": 0.3 + 0.2 * np.exp(-step / 200)}

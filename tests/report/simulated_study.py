@@ -1,20 +1,15 @@
 """Studies with simulated predictions: every cell of a study, with records written as the evaluation writes them."""
 
-import json
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from simulated_records import record_facts, write_answers, write_run
 
-from hpc_jepa.config import loading
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.study import StudyConfig
-from hpc_jepa.evaluation.record import ProbeRecord, accuracy_fields, write_record
-from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.study.grid import StudyCell, create_study_dir, expand_study
-
-CLASSES = 8
 
 
 @dataclass
@@ -30,8 +25,8 @@ class SimulatedStudy:
     own_spread: float = 0.01
     random_accuracy: float | None = 0.125
     clusters: np.ndarray | None = None
-    steps: dict[Path, tuple[int, int]] = field(default_factory=dict)
-    """Step and number of steps of a run folder that is not finished."""
+    steps: dict[Path, int] = field(default_factory=dict)
+    """Step of a run folder that is not finished."""
 
     def write(self, study: StudyConfig, cells: Iterable[StudyCell] | None = None) -> Path:
         """Write all cells of a study, or those given; returns the folder of the study."""
@@ -41,31 +36,20 @@ class SimulatedStudy:
         return folder
 
     def write_cell(self, cell: StudyCell) -> None:
-        config = cell.config
-        step, steps = self.steps.get(config.folder, (config.schedule.steps, config.schedule.steps))
-        config.folder.mkdir(parents=True)
-        (config.folder / "config.yaml").write_text(loading.dump_config(config))
-        state = {"state": "done" if step == steps else "running", "step": step, "steps": steps}
-        (config.folder / "state.json").write_text(json.dumps(state))
+        config, step = cell.config, self.steps.get(cell.folder)
+        write_run(config, "done" if step is None else "running", step)
         for evaluation in cell.evaluations:
-            self.write_record(config, evaluation.benchmark.name, evaluation.protocol, step, steps)
+            self.write_record(config, evaluation.benchmark.name, evaluation.protocol, step)
 
-    def write_record(self, config: RunConfig, benchmark: str, protocol: str, step: int, steps: int) -> None:
-        labels = np.arange(self.clips) % CLASSES
-        predictions = {"labels": labels, "samples": np.arange(self.clips)}
-        if self.clusters is not None:
-            predictions["clusters"] = self.clusters
+    def write_record(self, config: RunConfig, benchmark: str, protocol: str, step: int | None) -> None:
         share = self.accuracy(config, benchmark, protocol) + self._luck(config, benchmark)
         shares = {"target": share} | ({} if self.random_accuracy is None else {"random_init": self.random_accuracy})
-        results = []
-        for weights, probability in shares.items():
-            right = self._answers(config, benchmark, weights) < probability
-            predictions[f"{weights}.linear"] = np.where(right, labels, (labels + 1) % CLASSES)[None]
-            facts = {"weights": weights, "probe": "linear", "pooling": "mean", "probe_seeds": (), "metric": "top1"}
-            results.append({**facts, **accuracy_fields(right[None])})
-        path = RunDir(config.folder).record_file(benchmark, protocol)
-        facts = record_facts(config, benchmark, protocol, step, steps)
-        write_record(ProbeRecord, path, {**facts, "results": tuple(results)}, predictions)
+        answers = {
+            (weights, "linear"): self._answers(config, benchmark, weights) < probability
+            for weights, probability in shares.items()
+        }
+        run = record_facts(config, benchmark, protocol, step)["run"]
+        write_answers(config, benchmark, protocol, answers, self.clusters, run=run)
 
     def _luck(self, config: RunConfig, benchmark: str) -> float:
         shared = np.random.default_rng([config.seed, len(benchmark)]).normal(0, self.seed_spread)
@@ -78,28 +62,3 @@ class SimulatedStudy:
         clip = np.random.default_rng(list(benchmark.encode())).random(self.clips)
         own = np.random.default_rng([config.seed, *name]).random(self.clips)
         return np.where(np.random.default_rng([config.seed, 1, *name]).random(self.clips) < 0.5, clip, own)
-
-
-def record_facts(config: RunConfig, benchmark: str, protocol: str, step: int, steps: int) -> dict:
-    """Fields of a record beside its results."""
-    return {
-        "run": {
-            "study": config.study,
-            "regime": config.regime,
-            "variant": config.variant,
-            "seed": config.seed,
-            "semantics": config.semantics.preset,
-            "overridden": config.semantics.overridden(),
-            "switches": config.named_switches,
-            "fingerprint": config.fingerprint(),
-            "step": step,
-            "steps": steps,
-        },
-        "benchmark": benchmark,
-        "title": benchmark,
-        "classes": CLASSES,
-        "protocol": protocol,
-        "protocol_fingerprint": "0123456789abcdef",
-        "data": {"train": "a" * 64, "test": "b" * 64},
-        "software": {"torch": "2.13.0"},
-    }

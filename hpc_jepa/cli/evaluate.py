@@ -17,7 +17,7 @@ from hpc_jepa.errors import InputError
 from hpc_jepa.io.imports import uncollected_imports
 
 if TYPE_CHECKING:
-    from hpc_jepa.evaluation.record import AnyRecord
+    from hpc_jepa.evaluation.record import AnyRecord, AnyResult
 
 EXAMPLES = examples(
     "hpc-jepa evaluate runs/quickstart/quickstart/baseline/seed-0 --benchmark motion8",
@@ -158,12 +158,27 @@ def _title(record: "AnyRecord") -> str:
 
 def _table(record: "AnyRecord") -> Table:
     columns = _COLUMNS[type(record).__name__]
-    table = Table("weights", *columns, "%", "95 % interval", "clips")
+    by_class = any(_is_unbalanced(record, result) for result in record.results)
+    table = Table("weights", *columns, "%", "95 % interval", "clips", *(_BY_CLASS if by_class else ()))
     for result in record.results:
         cells = [str(getattr(result, name)) for name in columns.values()]
         interval = f"{100 * result.low:.1f} - {100 * result.high:.1f}"
-        table.add_row(result.weights, *cells, f"{100 * result.value:.1f}", interval, str(result.n))
+        cells += [f"{100 * result.value:.1f}", interval, str(result.n)]
+        if by_class:
+            shares = [getattr(result, name) for name in _BY_CLASS.values()]
+            cells += ["" if share is None else f"{100 * share:.1f}" for share in shares]
+        table.add_row(result.weights, *cells)
     return table
+
+
+def _is_unbalanced(record: "AnyRecord", result: "AnyResult") -> bool:
+    from hpc_jepa.evaluation.stats.metrics import is_unbalanced
+
+    return is_unbalanced(getattr(result, "majority", None), record.classes)
+
+
+_BY_CLASS = {"mean class %": "mean_class_accuracy", "macro F1 %": "macro_f1", "majority %": "majority"}
+"""Further columns of probes where classes are unbalanced: heading -> field."""
 
 
 _COLUMNS = {

@@ -24,6 +24,8 @@ Weights = Annotated[str, Field(pattern=ENCODER_PATTERN)]
 Task = Literal["probe", "few_shot", "robustness", "text"]
 Pooling = Literal["tokens", "tubelets", "mean"]
 Precision = Literal["fp16", "fp32"]
+MetricName = Literal["accuracy", "mean_class_accuracy"]
+"""A metric that can decide: the mean of a score over clips."""
 
 
 def current_protocol(name: Any) -> Any:
@@ -238,6 +240,10 @@ class BenchmarkConfig(RootConfig):
     title: str
     classes: int = Field(gt=1)
     build: str = Field("", description="the command that builds its shards")
+    decides: MetricName | None = Field(
+        None,
+        description="metric that reports compare by; null: accuracy. mean_class_accuracy: all classes weigh alike",
+    )
     protocols: dict[ProtocolName, ProtocolConfig] = Field(min_length=1)
 
 

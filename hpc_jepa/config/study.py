@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, Field, field_serializer, field_validator, model_validator
 
-from hpc_jepa.config.benchmark import ProtocolName
+from hpc_jepa.config.benchmark import MetricName, ProtocolName
 from hpc_jepa.config.semantics import VariantSemantics
 from hpc_jepa.config.strict import RootConfig, SettingError, Strict
 from hpc_jepa.config.sweep import override_text, value_name
@@ -143,6 +143,9 @@ class EvaluationConfig(Strict):
         None,
         gt=0,
         description="also target weights of all checkpoints at multiples of this step count, see checkpoint.keep_every",
+    )
+    decides: MetricName | None = Field(
+        None, description="metric that the study is judged by on this benchmark; null: as the benchmark says"
     )
 
 

@@ -24,10 +24,12 @@ from hpc_jepa.evaluation.progress import Progress, no_progress
 from hpc_jepa.evaluation.record import (
     RECORD_TYPES,
     AnyRecord,
+    ProbeRecord,
     RunIdentity,
     TaskResult,
     read_predictions,
     read_record,
+    rewrite_record,
     write_record,
 )
 from hpc_jepa.evaluation.tasks.few_shot import evaluate_few_shot
@@ -99,7 +101,7 @@ def _evaluate(context: EvaluationContext, weights: Sequence[Weights], task: Task
     missing = [name for name in dict.fromkeys(weights) if name not in evaluated]
     missing = context.group.gather_objects(missing)[0]  # another command may write the record just now
     if not missing:
-        return old if is_main() else None
+        return _with_deciding_metric(old, path, context.benchmark) if old is not None and is_main() else None
     _check_splits(context.config)
     encoders = context.encoders(missing)
     result = TASKS[task](context, encoders)
@@ -121,6 +123,13 @@ def _evaluate(context: EvaluationContext, weights: Sequence[Weights], task: Task
             metadata["results"] = [*kept, *result.results]
             metadata["encoders"] = {**old.encoders, **metadata["encoders"]}
         return write_record(record_type, path, metadata, predictions)
+
+
+def _with_deciding_metric(record: AnyRecord, path: Path, benchmark: BenchmarkConfig) -> AnyRecord:
+    """The record with the metric that the benchmark names now: it decides nothing about the predictions."""
+    if not isinstance(record, ProbeRecord) or record.decides == benchmark.decides:
+        return record
+    return rewrite_record(path, record.model_copy(update={"decides": benchmark.decides}))
 
 
 def kept_steps(folder: Path, every: int) -> list[int]:
@@ -169,6 +178,7 @@ def _metadata(context: EvaluationContext, task: Task) -> dict[str, Any]:
             "python": platform.python_version(),
             **{name: version(name) for name in SOFTWARE_PACKAGES},
         },
+        **({"decides": benchmark.decides} if task == "probe" else {}),
     }
 
 

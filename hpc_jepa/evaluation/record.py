@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
 
-from hpc_jepa.config.benchmark import Pooling, ProtocolName, Task, Weights, current_fingerprint
+from hpc_jepa.config.benchmark import MetricName, Pooling, ProtocolName, Task, Weights, current_fingerprint
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.semantics import semantics_name
 from hpc_jepa.config.strict import Strict
@@ -123,6 +123,12 @@ class ProbeResult(BaseResult):
         None, description="distinct classes predicted by the first seed; 1: a constant"
     )
     majority: Proportion | None = Field(None, description="proportion of the largest class among the test clips")
+    mean_class_accuracy: Proportion | None = Field(
+        None, description="mean over classes, then over probe seeds", exclude_if=lambda value: value is None
+    )
+    macro_f1: Proportion | None = Field(
+        None, description="mean over classes, then over probe seeds", exclude_if=lambda value: value is None
+    )
 
     KEY = "{weights}.{probe}"
 
@@ -208,6 +214,11 @@ class BaseRecord(Strict):
 class ProbeRecord(BaseRecord):
     """Accuracies of probes on all labels."""
 
+    decides: MetricName | None = Field(
+        None,
+        description="metric that the benchmark says to compare by; absent: accuracy",
+        exclude_if=lambda value: value is None,
+    )
     results: tuple[ProbeResult, ...] = Field(min_length=1)
 
 
@@ -273,6 +284,11 @@ def write_record(record_type: type[Record], path: Path, fields: dict[str, Any], 
     record = record_type.model_validate({**fields, "predictions": digest, **clusters})
     path.parent.mkdir(parents=True, exist_ok=True)
     write_atomically(path.with_suffix(".npz"), buffer.getvalue())
+    return rewrite_record(path, record)
+
+
+def rewrite_record(path: Path, record: Record) -> Record:
+    """Write a record with changed metadata; its predictions stay."""
     write_atomically(path, (record.model_dump_json(indent=1) + "\n").encode())
     return record
 

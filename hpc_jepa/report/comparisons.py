@@ -8,9 +8,9 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from hpc_jepa.config.benchmark import MetricName
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.semantics import preset_of
-from hpc_jepa.evaluation.stats.accuracy import Correct
 from hpc_jepa.evaluation.stats.blocked import (
     Comparison,
     SeedScores,
@@ -18,8 +18,11 @@ from hpc_jepa.evaluation.stats.blocked import (
     compare_with_reference,
     mean_score,
 )
+from hpc_jepa.evaluation.stats.metrics import clip_scores, scale_of
+from hpc_jepa.report.deciding import StudyBenchmark
 from hpc_jepa.report.differing_settings import Settings, beside_composition, deciding_settings, differing_keys
-from hpc_jepa.report.result_grid import Contrast
+from hpc_jepa.report.predictions import Answers
+from hpc_jepa.report.result_grid import ACCURACY, ColumnMetric, Contrast
 from hpc_jepa.report.results import RANDOM, ResultRow
 from hpc_jepa.report.row_names import RowNames, names_of
 from hpc_jepa.report.run_report import RunReport
@@ -63,13 +66,14 @@ class ProbeColumn:
 class ColumnScores:
     """Scores of all rows of one regime in one column, on the same test clips. ``clusters``: None if unknown.
 
-    ``names``: which rows are baselines.
+    ``names``: which rows are baselines. ``metric``: what the scores measure.
     """
 
     column: ProbeColumn
     scores: Mapping[RowName, SeedScores]
     clusters: Clusters | None
     names: RowNames = field(default_factory=RowNames)
+    metric: ColumnMetric = ACCURACY
     _known: dict[RowName, dict[RowName, Comparison]] = field(default_factory=dict, repr=False, compare=False)
 
     def reference_of(self, row: RowName) -> RowName | None:
@@ -104,7 +108,7 @@ class ColumnScores:
             return {}
         names = {label(row): row for row in rows}
         found = compare_with_reference(
-            {name: rows[row] for name, row in names.items()}, self.scores[reference], self.clusters
+            {name: rows[row] for name, row in names.items()}, self.scores[reference], self.clusters, self.metric.scale
         )
         return {names[name]: comparison for name, comparison in found.items()}
 
@@ -153,6 +157,7 @@ class StudyScores:
         return make_contrast(
             label(reference),
             comparison,
+            scores.metric,
             asked=trained and self.deciding[column.benchmark] == column,
             differs=differs,
         )
@@ -167,31 +172,34 @@ class StudyScores:
 
 
 def collect_scores(
-    correct: Mapping[ResultRow, Correct],
+    answers: Mapping[ResultRow, Answers],
     clusters: Mapping[ResultRow, Clusters | None],
     runs: Sequence[RunReport],
     names: Mapping[str, RowNames],
+    metrics: Mapping[StudyBenchmark, MetricName],
 ) -> list[StudyScores]:
-    """Scores of every study, without student weights. ``names``: row names of each study."""
+    """Scores of every study, without student weights. ``names``: row names of each study. ``metrics``: those that
+    decide, where it is not accuracy.
+    """
     return [
         _study_scores(
-            study, [row for row in correct if row.study == study], correct, clusters, runs, names_of(names, study)
+            [row for row in answers if row.study == study], answers, clusters, runs, names_of(names, study), metrics
         )
-        for study in dict.fromkeys(row.study for row in correct)
+        for study in dict.fromkeys(row.study for row in answers)
     ]
 
 
 def make_contrast(
-    reference: str, comparison: Comparison, *, asked: bool = True, differs: tuple[str, ...] = ()
+    reference: str, comparison: Comparison, metric: ColumnMetric, *, asked: bool = True, differs: tuple[str, ...] = ()
 ) -> Contrast:
-    """A comparison in points; its p-value is not adjusted yet."""
-    lone = comparison.method == "one_seed"
-    low, high = (None, None) if lone or not asked else (_points(end) for end in comparison.simultaneous)
+    """A comparison in the unit of the metric, points for shares; its p-value is not adjusted yet."""
+    lone, factor = comparison.method == "one_seed", metric.factor
+    low, high = (None, None) if lone or not asked else (_finite(factor * end) for end in comparison.simultaneous)
     return Contrast(
         reference=reference,
-        points=100 * comparison.value,
-        low=100 * comparison.low,
-        high=100 * comparison.high,
+        points=factor * comparison.value,
+        low=factor * comparison.low,
+        high=factor * comparison.high,
         p_value=comparison.p_value,
         adjusted=None,
         test=TESTS[comparison.method],
@@ -206,11 +214,13 @@ def make_contrast(
     )
 
 
-def judge_together(comparisons: Mapping[Key, Comparison]) -> dict[Key, Contrast]:
-    """Comparisons in points, with Holm's p-values and simultaneous intervals over all of them as one family."""
+def judge_together(comparisons: Mapping[Key, Comparison], metrics: Mapping[Key, ColumnMetric]) -> dict[Key, Contrast]:
+    """Comparisons in the units of their metrics; Holm's p-values and simultaneous intervals of them as one family."""
     adjusted = adjust_family(comparisons)
     return {
-        key: replace(make_contrast("", found), adjusted=None if found.method == "one_seed" else found.adjusted_p)
+        key: replace(
+            make_contrast("", found, metrics[key]), adjusted=None if found.method == "one_seed" else found.adjusted_p
+        )
         for key, found in adjusted.items()
     }
 
@@ -222,20 +232,21 @@ def label(row: RowName) -> str:
     return variant if shown in (UNTRAINED, "") else f"{variant} ({shown})"
 
 
-def mean_percent(scores: SeedScores, clusters: Clusters | None) -> tuple[float, float, float]:
-    """Accuracy over seeds with its interval, in percent."""
-    estimate = mean_score(scores, clusters)
-    return 100 * estimate.value, 100 * estimate.low, 100 * estimate.high
+def mean_value(scores: SeedScores, column: ColumnScores) -> tuple[float, float, float]:
+    """The metric of a column over seeds with its interval, accuracy in percent."""
+    estimate, factor = mean_score(scores, column.clusters, column.metric.scale), column.metric.factor
+    return factor * estimate.value, factor * estimate.low, factor * estimate.high
 
 
 def _study_scores(
-    study: str,
     rows: Sequence[ResultRow],
-    correct: Mapping[ResultRow, Correct],
+    answers: Mapping[ResultRow, Answers],
     clusters: Mapping[ResultRow, Clusters | None],
     runs: Iterable[RunReport],
     names: RowNames,
+    metrics: Mapping[StudyBenchmark, MetricName],
 ) -> StudyScores:
+    study = rows[0].study
     first: dict[tuple[str, str, str], ProbeColumn] = {}
     for row in rows:
         first.setdefault((row.regime, row.benchmark, row.protocol), _column(row))
@@ -246,12 +257,13 @@ def _study_scores(
     for row in rows:
         if row.weights != "student" and _column(row) in first.values():
             seeds = scores.setdefault((row.regime, _column(row)), {}).setdefault((row.variant, row.semantics), {})
-            seeds[row.seed] = correct[row].mean(axis=0)
+            found = answers[row]
+            seeds[row.seed] = clip_scores(
+                metrics.get((study, row.benchmark), "accuracy"), found.predicted, found.labels
+            )
     videos = {(row.regime, _column(row)): clusters[row] for row in rows}
-    columns = {
-        (regime, column): ColumnScores(column, by_row, videos[regime, column], names)
-        for (regime, column), by_row in scores.items()
-    }
+    measured = {(row.regime, _column(row)): _metric(metrics, row, answers[row]) for row in rows}
+    columns = {key: ColumnScores(key[1], by_row, videos[key], names, measured[key]) for key, by_row in scores.items()}
     own = [run.config for run in runs if run.config.study == study]
     configs = {(config.regime, row_name(config)): config for config in reversed(own)}
     settings = {name: deciding_settings(config) for name, config in configs.items()}
@@ -272,5 +284,10 @@ def _column(row: ResultRow) -> ProbeColumn:
     return ProbeColumn(row.benchmark, row.protocol, row.probe)
 
 
-def _points(value: float) -> float | None:
-    return 100 * value if math.isfinite(value) else None
+def _metric(metrics: Mapping[StudyBenchmark, MetricName], row: ResultRow, answers: Answers) -> ColumnMetric:
+    name = metrics.get((row.study, row.benchmark), "accuracy")
+    return ColumnMetric(name, scale_of(name, answers.labels))
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None

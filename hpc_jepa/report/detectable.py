@@ -44,7 +44,8 @@ def detectable_gain(grid: ResultGrid, column: str) -> DetectableGain | None:
         return None
     several = [contrast for contrast in contrasts if not contrast.one_seed and contrast.df is not None]
     if not several:
-        alone = 100 * minimum_detectable_gain(cell.value / 100, cell.n)
+        clips = round(cell.n / grid.metric(column).scale.step ** 2)  # those of equal weight
+        alone = 100 * minimum_detectable_gain(cell.value / 100, max(clips, 1))
         return DetectableGain(column, 1, alone, alone)
     error = statistics.median(_standard_error(contrast) for contrast in several)
     df = statistics.median(contrast.df for contrast in several if contrast.df is not None)

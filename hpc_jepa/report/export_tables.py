@@ -27,6 +27,7 @@ GRID_COLUMNS = (
     *("reference", "difference", "difference_low", "difference_high", "p", "p_holm", "significant", "test"),
     *("simultaneous_low", "simultaneous_high", "df", "common_seeds", "dropped_seeds", "clusters", "in_family"),
     "also_differs_in",
+    "metric",
 )
 FACTORIAL_COLUMNS = (
     *("study", "regime", "benchmark", "factors", "given", "effect", "points", "low", "high", "p", "p_holm"),
@@ -94,20 +95,36 @@ class ResultTable:
         """Number of test clips."""
         return next(iter(self.cells.values())).n
 
+    @property
+    def is_unbalanced(self) -> bool:
+        """Whether one class is so frequent that accuracy alone says little."""
+        return any(row.is_unbalanced for row in self.cells.values())
+
+    @property
+    def class_note(self) -> str:
+        """What the columns by class contain."""
+        majority = next((row.majority for row in self.cells.values() if row.majority is not None), 0.0)
+        return (
+            "By class: mean class accuracy in %, macro F1 in %, classes that the probe predicts. The largest class has "
+            f"{majority:.1f} % of the test clips"
+        )
+
     def cell(self, encoder: EncoderKey, probe: str) -> ResultRow | None:
         """The result, None if it is missing."""
         return self.cells.get((encoder, probe))
 
     def text(self) -> TextTable:
         """The table as text."""
-        frame = pd.DataFrame(
-            [
-                [encoder.label, *(_result(self.cell(encoder, probe)) for probe in self.probes)]
-                for encoder in self.encoders
-            ],
-            columns=["encoder", *(probe.replace("_", " ") for probe in self.probes)],
-        )
-        return TextTable(self.title, f"accuracy in %, 95 % interval below, {self.clips:,} test clips", frame)
+        rows, note = [], f"accuracy in %, 95 % interval below, {self.clips:,} test clips"
+        for encoder in self.encoders:
+            cells = [self.cell(encoder, probe) for probe in self.probes]
+            by_class = [cell.by_class if cell else MISSING for cell in cells] if self.is_unbalanced else []
+            rows.append([encoder.label, *map(_result, cells), *by_class])
+        names = [probe.replace("_", " ") for probe in self.probes]
+        if self.is_unbalanced:
+            names += [f"{name} by class" for name in names]
+            note = f"{note}. {self.class_note}"
+        return TextTable(self.title, note, pd.DataFrame(rows, columns=["encoder", *names]))
 
 
 def result_tables(runs: Iterable[RunReport], rows: Sequence[ResultRow]) -> list[ResultTable]:
@@ -268,6 +285,7 @@ def _claim_cell(result: ClaimResult) -> str:
 
 def _grid_line(grid: ResultGrid, row: str, column: str) -> tuple[Any, ...]:
     line: tuple[Any, ...] = (grid.source, grid.regime, row, column)
+    metric = grid.metric(column).name
     cell = grid.cell(row, column)
     if cell is None:
         line = (*line, MISSING)
@@ -279,7 +297,7 @@ def _grid_line(grid: ResultGrid, row: str, column: str) -> tuple[Any, ...]:
             df = None if contrast.df is None else round(contrast.df, 1)
             differs = "; ".join(contrast.differs) or None
             line = (*line, *_simultaneous(contrast), df, *_counts(contrast), contrast.in_family, differs)
-    return (*line, *[None] * (len(GRID_COLUMNS) - len(line)))
+    return (*line, *[None] * (len(GRID_COLUMNS) - 1 - len(line)), metric)
 
 
 def _p_values(contrast: Contrast) -> tuple[str, str | None]:

@@ -92,7 +92,7 @@ def factorial_designs(study: StudyScores) -> list[FactorialDesign]:
         for number, (_, scores, cube) in enumerate(found)
         for factors in _effects(cube)
     }
-    contrasts = judge_together(comparisons)
+    contrasts = judge_together(comparisons, {key: found[key[0]][1].metric for key in comparisons})
     return [
         FactorialDesign(
             study.study,
@@ -147,14 +147,15 @@ def _common_seeds(scores: ColumnScores, cube: _Cube) -> list[int]:
 def _estimate(scores: ColumnScores, cube: _Cube, factors: Sequence[str]) -> Comparison:
     variants = {label(row): scores.scores[row] for row in _trained(scores)}
     weights = {label(cube.rows[subset]): weight for subset, weight in _weights(factors, cube).items()}
-    return estimate_contrast(variants, weights, scores.clusters)
+    return estimate_contrast(variants, weights, scores.clusters, scores.metric.scale)
 
 
 def _means(scores: ColumnScores, cube: _Cube) -> dict[Subset, float]:
-    """Mean over the common seeds, in percent."""
+    """Mean over the common seeds, accuracy in percent."""
     seeds = _common_seeds(scores, cube)
     return {
-        subset: 100 * float(np.mean([scores.scores[row][seed] for seed in seeds])) for subset, row in cube.rows.items()
+        subset: scores.metric.factor * float(np.mean([scores.scores[row][seed] for seed in seeds]))
+        for subset, row in cube.rows.items()
     }
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.evaluation.record import Predictions, is_correct, read_predictions
-from hpc_jepa.evaluation.stats.accuracy import Correct
+from hpc_jepa.evaluation.stats.metrics import class_metrics
 from hpc_jepa.report.results import ResultRow, ResultSource
 from hpc_jepa.report.row_names import RowNames, names_of
 from hpc_jepa.report.run_report import RunReport
@@ -42,15 +42,23 @@ def check_comparable(runs: Iterable[RunReport]) -> None:
 
 
 @dataclass(frozen=True)
+class Answers:
+    """Classes that each probe seed predicts [S, n], and the labels of the test samples [n]."""
+
+    predicted: NDArray[np.int64]
+    labels: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
 class CheckedPredictions:
-    """For each sound row, which test samples each probe seed classifies correctly: [S, n].
+    """The answers of each sound row. The rows have all metrics of a classifier, whatever release wrote the record.
 
     ``clusters``: for each row [n], equal for samples that were cut from one source video; None if unknown. Rows of one
     benchmark and protocol have the same. ``damaged``: one line for each record whose predictions are missing, damaged
     or contradict the recorded value.
     """
 
-    correct: dict[ResultRow, Correct]
+    answers: dict[ResultRow, Answers]
     damaged: Sequence[str]
     clusters: dict[ResultRow, NDArray[np.int64] | None]
 
@@ -62,14 +70,15 @@ def check_predictions(results: Mapping[ResultRow, ResultSource]) -> CheckedPredi
     InputError naming two records of one protocol with different test samples or clusters.
     """
     loaded: dict[str, Predictions] = {}
-    correct: dict[ResultRow, Correct] = {}
+    answers: dict[ResultRow, Answers] = {}
     damaged: dict[Path, str] = {}
     for row, source in results.items():
         try:
-            correct[row] = _correct(source, loaded)
+            found = _answers(source, loaded)
+            answers[row.with_class_metrics(class_metrics(found.predicted, found.labels))] = found
         except DataError as error:
             damaged.setdefault(source.path, str(error))
-    sound = {row: values for row, values in correct.items() if results[row].path not in damaged}
+    sound = {row: values for row, values in answers.items() if results[row].path not in damaged}
     first: dict[tuple[str, str], str] = {}
     for row in sound:
         path = str(results[row].path)
@@ -127,7 +136,7 @@ def _clusters(
     }
 
 
-def _correct(source: ResultSource, loaded: dict[str, Predictions]) -> Correct:
+def _answers(source: ResultSource, loaded: dict[str, Predictions]) -> Answers:
     name = str(source.path)
     if name not in loaded:
         loaded[name] = read_predictions(source.path, source.record)
@@ -154,7 +163,7 @@ def _correct(source: ResultSource, loaded: dict[str, Predictions]) -> Correct:
             f"{source.path}: {key} is {source.result.value:.4f} of {source.result.n} clips, but its predictions give "
             f"{correct.mean():.4f} of {correct.shape[-1]}; {EVALUATE_AGAIN}"
         )
-    return np.atleast_2d(correct)
+    return Answers(np.atleast_2d(predictions[key]), labels)
 
 
 REPORT_SEPARATELY = "evaluate one of them again with --force, or report them separately"

@@ -9,6 +9,7 @@ from hpc_jepa.evaluation.stats.simultaneous import holm
 from hpc_jepa.report.audit import Audit
 from hpc_jepa.report.claims import ClaimCell
 from hpc_jepa.report.comparisons import StudyScores, collect_scores
+from hpc_jepa.report.deciding import deciding_metrics
 from hpc_jepa.report.export_tables import ResultTable, result_tables
 from hpc_jepa.report.factorial import FactorialDesign, factorial_designs, incomplete_designs
 from hpc_jepa.report.gaps import find_gaps
@@ -60,7 +61,7 @@ def collect_run_data(found: FoundRuns, places: Sequence[Path]) -> ReportData:
     """
     runs, results = found.runs, collect_results(found.runs)
     checked = check_predictions(results)
-    rows = list(checked.correct)
+    rows = list(checked.answers)
     damaged = [f"damaged, left out: {line}" for line in (*found.damaged, *checked.damaged)]
     if not rows and damaged:
         raise DataError(f"{places[0]}: no sound evaluation to report; {damaged[0]}")
@@ -69,7 +70,8 @@ def collect_run_data(found: FoundRuns, places: Sequence[Path]) -> ReportData:
     attentive = {panel_of(row) for row in rows if results[row].result.pooling == "tokens"}
     names = read_row_names(runs)
     comparable, left_out = split_by_steps(rows, results, names)
-    scores = collect_scores({row: checked.correct[row] for row in comparable}, checked.clusters, runs, names)
+    answers = {row: checked.answers[row] for row in comparable}
+    scores = collect_scores(answers, checked.clusters, runs, names, deciding_metrics(runs))
     grids = [grid for study in scores for grid in study_grids(study, runs)]
     comparisons = [comparison for study in scores for comparison in compare_semantics(study)]
     return ReportData(

@@ -1,8 +1,11 @@
 """Result grid of a study: variants by benchmarks, each cell with its interval and its difference to the baseline."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
+from hpc_jepa.config.benchmark import MetricName
+from hpc_jepa.evaluation.stats.accuracy import PROPORTION, Scale
+from hpc_jepa.evaluation.stats.metrics import METRICS
 from hpc_jepa.evaluation.stats.simultaneous import holm
 
 SIGNIFICANCE = 0.05
@@ -60,7 +63,7 @@ class Contrast:
 
 @dataclass(frozen=True)
 class ResultCell:
-    """Accuracy in percent with its 95 % interval over ``n`` test clips and ``seeds`` pretraining seeds.
+    """A metric, accuracy in percent, with its 95 % interval over ``n`` test clips and ``seeds`` pretraining seeds.
 
     ``clusters``: source videos that the clips come from, None if unknown.
     """
@@ -75,6 +78,26 @@ class ResultCell:
     clusters: int | None = None
 
 
+@dataclass(frozen=True)
+class ColumnMetric:
+    """What the cells of a column measure."""
+
+    name: MetricName = "accuracy"
+    scale: Scale = PROPORTION
+
+    @property
+    def factor(self) -> float:
+        """Printed value of a score of 1."""
+        return METRICS[self.name].factor
+
+    @property
+    def title(self) -> str:
+        """Name and unit."""
+        return f"{METRICS[self.name].title}, %"
+
+
+ACCURACY = ColumnMetric()
+
 CellKey = tuple[str, str]
 """Row and column."""
 
@@ -83,7 +106,8 @@ CellKey = tuple[str, str]
 class ResultGrid:
     """Variants (rows) by benchmarks (columns). Missing results are not in ``cells``.
 
-    ``family``: number of differences that p-values are adjusted for, over all grids of the source.
+    ``family``: number of differences that p-values are adjusted for, over all grids of the source. ``metrics``: of the
+    columns that measure something else than accuracy.
     """
 
     source: str
@@ -93,6 +117,11 @@ class ResultGrid:
     cells: Mapping[CellKey, ResultCell]
     reference: str
     family: int = 0
+    metrics: Mapping[str, ColumnMetric] = field(default_factory=dict)
+
+    def metric(self, column: str) -> ColumnMetric:
+        """What a column measures."""
+        return self.metrics.get(column, ACCURACY)
 
     @property
     def title(self) -> str:
@@ -117,11 +146,12 @@ class ResultGrid:
         return sorted({contrast.test for _, _, contrast in self.all_contrasts()})
 
     def column_facts(self, column: str) -> str:
-        """Number of clips and of source videos of a column, as text; empty without a cell."""
+        """Clips and source videos of a column, and its metric if it is not accuracy; empty without a cell."""
         cell = next((cell for row in self.rows if (cell := self.cell(row, column)) is not None), None)
         if cell is None:
             return ""
-        return f"{cell.n:,} clips" + ("" if cell.clusters is None else f" of {cell.clusters:,} videos")
+        metric = f"{self.metric(column).title}; " if column in self.metrics else ""
+        return f"{metric}{cell.n:,} clips" + ("" if cell.clusters is None else f" of {cell.clusters:,} videos")
 
     def row_caveat(self, row: str) -> str:
         """What limits all comparisons of a row: one seed, or settings beside the objective. Empty if nothing."""

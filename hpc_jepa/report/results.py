@@ -1,10 +1,11 @@
 """Results of all runs as rows of one table."""
 
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hpc_jepa.evaluation.record import ProbeRecord, ProbeResult
+from hpc_jepa.evaluation.stats.metrics import ClassMetrics, is_unbalanced
 from hpc_jepa.report.run_report import RunReport
 
 RANDOM = "random_init"
@@ -16,6 +17,9 @@ TRAINED = ("target", "student")
 @dataclass(frozen=True)
 class ResultRow:
     """One result. ``value``, ``low`` and ``high`` are in percent. ``clusters``: source videos, None if unknown.
+
+    ``classes`` are those of the benchmark. ``mean_class_accuracy``, ``macro_f1``, ``majority``: in percent, see
+    ``ClassMetrics``; None if neither the record nor sound predictions give them. They do not identify a row.
 
     ``semantics``: the preset and the switches that the run is named after, as ``semantics_name`` writes them.
     Encoders that no run trained (``random_init`` of each seed, external encoders) have their weights as variant,
@@ -38,6 +42,33 @@ class ResultRow:
     n: int
     steps: int
     clusters: int | None = None
+    classes: int = field(default=0, compare=False)
+    mean_class_accuracy: float | None = field(default=None, compare=False)
+    macro_f1: float | None = field(default=None, compare=False)
+    predicted_classes: int | None = field(default=None, compare=False)
+    majority: float | None = field(default=None, compare=False)
+
+    def with_class_metrics(self, metrics: ClassMetrics) -> "ResultRow":
+        """The row with metrics that were computed from its predictions."""
+        return replace(
+            self,
+            mean_class_accuracy=100 * metrics.mean_class_accuracy,
+            macro_f1=100 * metrics.macro_f1,
+            predicted_classes=metrics.predicted_classes,
+            majority=100 * metrics.majority,
+        )
+
+    @property
+    def is_unbalanced(self) -> bool:
+        """Whether one class is so frequent that accuracy alone says little."""
+        return self.majority is not None and is_unbalanced(self.majority / 100, self.classes)
+
+    @property
+    def by_class(self) -> str:
+        """Mean class accuracy, macro F1 and predicted classes, as text."""
+        if self.mean_class_accuracy is None or self.macro_f1 is None:
+            return ""
+        return f"{self.mean_class_accuracy:.1f} / {self.macro_f1:.1f} / {self.predicted_classes} of {self.classes}"
 
     @property
     def is_random(self) -> bool:
@@ -143,7 +174,16 @@ def result_row(source: ResultSource) -> ResultRow:
         n=result.n,
         steps=run.step if trained else 0,
         clusters=source.record.clusters,
+        classes=source.record.classes,
+        mean_class_accuracy=_percent(result.mean_class_accuracy),
+        macro_f1=_percent(result.macro_f1),
+        predicted_classes=result.predicted_classes,
+        majority=_percent(result.majority),
     )
+
+
+def _percent(share: float | None) -> float | None:
+    return None if share is None else 100 * share
 
 
 def _order(row: ResultRow) -> tuple[object, ...]:

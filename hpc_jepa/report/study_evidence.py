@@ -13,7 +13,7 @@ from hpc_jepa.report.comparisons import (
     StudyScores,
     label,
     make_contrast,
-    mean_percent,
+    mean_value,
     row_name,
 )
 from hpc_jepa.report.result_grid import Contrast, ResultGrid
@@ -47,7 +47,7 @@ class StudyEvidence:
         column, seeds = self._column(cell), self._seeds(cell)
         if column is None or seeds is None:
             return None
-        return Interval(*mean_percent(seeds, column.clusters), one_seed=len(seeds) == 1)
+        return Interval(*mean_value(seeds, column), one_seed=len(seeds) == 1)
 
     def difference(self, minuend: ClaimCell, subtrahend: ClaimCell) -> Interval | None:
         """Difference in points: that of the grid where the grid has it, otherwise judged in the same way with the
@@ -65,7 +65,7 @@ class StudyEvidence:
             cell = self.grids[minuend.regime].cell(label(row), str(column.column))
             if cell is not None and cell.contrast is not None and cell.contrast.reference == label(reference):
                 return _of_contrast(cell.contrast, sign)
-        return _of_contrast(make_contrast(label(first), column.against(first)[second]), -1)
+        return _of_contrast(make_contrast(label(first), column.against(first)[second], column.metric), -1)
 
     def constant(self, name: str) -> Any:
         """A constant that is equal in all runs, None if it is not."""
@@ -107,7 +107,8 @@ def collect_evidence(
 
 
 def _alone(column: ColumnScores, first: SeedScores, second: SeedScores) -> Contrast:
-    return make_contrast("", compare_with_reference({"": first}, second, column.clusters)[""])
+    found = compare_with_reference({"": first}, second, column.clusters, column.metric.scale)
+    return make_contrast("", found[""], column.metric)
 
 
 def _of_contrast(contrast: Contrast, sign: int = 1) -> Interval:

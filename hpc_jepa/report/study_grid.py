@@ -9,11 +9,11 @@ from hpc_jepa.report.comparisons import (
     RowName,
     StudyScores,
     label,
-    mean_percent,
+    mean_value,
     row_name,
     row_order,
 )
-from hpc_jepa.report.result_grid import CellKey, ResultCell, ResultGrid, adjust_p_values
+from hpc_jepa.report.result_grid import ACCURACY, CellKey, ResultCell, ResultGrid, adjust_p_values
 from hpc_jepa.report.row_names import RowNames
 from hpc_jepa.report.run_report import RunReport
 
@@ -37,7 +37,9 @@ def _grid(study: StudyScores, regime: str, runs: Sequence[RunReport]) -> ResultG
     }
     rows = tuple(label(row) for row in sorted(names, key=lambda row: row_order(row, study.names)))
     reference = _main_reference(names, study.names)
-    return ResultGrid(study.study, regime, rows, tuple(map(str, columns)), cells, label(reference) if reference else "")
+    metrics = {str(column): scores.metric for column, scores in columns.items() if scores.metric != ACCURACY}
+    name = label(reference) if reference else ""
+    return ResultGrid(study.study, regime, rows, tuple(map(str, columns)), cells, name, metrics=metrics)
 
 
 def _main_reference(rows: set[RowName], names: RowNames) -> RowName | None:
@@ -52,7 +54,7 @@ def _cell(study: StudyScores, regime: str, row: RowName, scores: ColumnScores) -
     seeds = scores.scores[row]
     reference = scores.reference_of(row)
     return ResultCell(
-        *mean_percent(seeds, scores.clusters),
+        *mean_value(seeds, scores),
         n=len(next(iter(seeds.values()))),
         seeds=len(seeds),
         contrast=study.contrast(regime, row, reference, scores.column) if reference else None,

@@ -80,7 +80,10 @@ def _is_of_semantics(first: RowName, second: RowName, differing: tuple[str, ...]
 
 
 def _compare(study: StudyScores, pairs: Sequence[_Pair]) -> list[SemanticsComparison]:
-    contrasts = judge_together({i: pair.scores.compare(pair.first, pair.second) for i, pair in enumerate(pairs)})
+    contrasts = judge_together(
+        {i: pair.scores.compare(pair.first, pair.second) for i, pair in enumerate(pairs)},
+        {i: pair.scores.metric for i, pair in enumerate(pairs)},
+    )
     return [
         SemanticsComparison(
             study.study,

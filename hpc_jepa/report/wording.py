@@ -36,7 +36,7 @@ def format_p(value: float) -> str:
 def note(grid: ResultGrid) -> str:
     """How differences were tested, what limits them, and the minimum detectable gain."""
     contrasts = [contrast for _, _, contrast in grid.all_contrasts()]
-    parts = []
+    parts = [f"{column}: {metric.title}." for column, metric in grid.metrics.items()]
     if contrasts:
         parts.append(f"Differences to {grid.reference} in points ({' or '.join(grid.tests())}).")
     if any(contrast.in_family for contrast in contrasts):

@@ -125,6 +125,7 @@ def report_json(report: Report) -> str:
             "designs": [_design_json(design) for design in data.factorial],
             "incomplete": list(data.incomplete_factorial),
         },
+        "results": [asdict(row) for row in data.rows],
         "claims": {audit.source: [_claim_json(audit, result) for result in audit.results] for audit in data.audits},
     }
     return json.dumps(content, indent=1, allow_nan=False) + "\n"

@@ -10,8 +10,10 @@ from numpy.typing import NDArray
 
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.errors import DataError, InputError
-from hpc_jepa.evaluation.record import ProbeRecord, is_correct, read_predictions, read_record
+from hpc_jepa.evaluation.record import ProbeRecord, read_predictions, read_record
+from hpc_jepa.evaluation.stats.accuracy import PROPORTION, Scale
 from hpc_jepa.evaluation.stats.blocked import Comparison, SeedScores, compare_with_reference
+from hpc_jepa.evaluation.stats.metrics import METRICS, clip_scores, scale_of
 from hpc_jepa.study.grid import CellEvaluation, StudyCell
 from hpc_jepa.study.status import is_evaluated
 
@@ -48,7 +50,7 @@ class Question:
 
 @dataclass(frozen=True)
 class SeedResult:
-    """Target weights of one run on one benchmark: [n] fraction of the probe seeds that are right, and their source.
+    """Target weights of one run on one benchmark: [n] scores of the clips under the deciding metric, and their source.
 
     ``clusters``: equal numbers for clips of one source video; None if unknown.
     """
@@ -126,6 +128,12 @@ class StudyComparisons:
         evaluation = self.evaluations[benchmark]
         return next(iter(evaluation.benchmark.protocols[evaluation.protocol].probes))
 
+    def column(self, benchmark: str) -> str:
+        """Deciding protocol and probe of a benchmark, and its metric if it is not accuracy."""
+        evaluation = self.evaluations[benchmark]
+        metric = "" if evaluation.metric == "accuracy" else f", {METRICS[evaluation.metric].title}"
+        return f"{evaluation.protocol}, {self.probe(benchmark)}{metric}"
+
     def compare(self, seeds: Mapping[Arm, Sequence[int]]) -> "Compared":
         """All comparisons with the given seeds of each arm; runs that are not evaluated are left out.
 
@@ -134,7 +142,8 @@ class StudyComparisons:
         compared = Compared({}, {})
         for benchmark, evaluation in self.evaluations.items():
             results = self._results(benchmark, evaluation, seeds)
-            clusters = _common_clusters([result for found in results.values() for result in found.values()])
+            listed = [result for found in results.values() for result in found.values()]
+            clusters, scale = _common_clusters(listed), _scale(evaluation, listed)
             for found in results.values():
                 compared.checksums.update({result.path: result.checksum for result in found.values()})
             for reference in dict.fromkeys(self.references.values()):
@@ -146,7 +155,8 @@ class StudyComparisons:
                 }
                 if base and own:
                     names = {str(arm): arm for arm in own}
-                    outcome = compare_with_reference({name: own[arm] for name, arm in names.items()}, base, clusters)
+                    variants = {name: own[arm] for name, arm in names.items()}
+                    outcome = compare_with_reference(variants, base, clusters, scale)
                     compared.comparisons.update({Question(names[n], benchmark): c for n, c in outcome.items()})
         return compared
 
@@ -187,11 +197,10 @@ def read_result(cell: StudyCell, evaluation: CellEvaluation, probe: str) -> Seed
     absent = [name for name in ("labels", "samples", key) if name not in predictions]
     if absent:
         raise DataError(f"{path}: no '{absent[0]}' in its predictions; evaluate again: hpc-jepa evaluate --force")
-    correct = np.atleast_2d(is_correct(predictions, key))
     return SeedResult(
         path,
         record.predictions,
-        correct.mean(axis=0),
+        clip_scores(evaluation.metric, predictions[key], predictions["labels"]),
         predictions["samples"],
         predictions["labels"],
         predictions.get("clusters"),
@@ -200,6 +209,10 @@ def read_result(cell: StudyCell, evaluation: CellEvaluation, probe: str) -> Seed
 
 def _scores(results: Mapping[int, SeedResult]) -> SeedScores:
     return {seed: result.scores for seed, result in results.items()}
+
+
+def _scale(evaluation: CellEvaluation, results: Sequence[SeedResult]) -> Scale:
+    return scale_of(evaluation.metric, results[0].labels) if results else PROPORTION
 
 
 def _common_clusters(results: Sequence[SeedResult]) -> NDArray[np.int64] | None:

@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hpc_jepa.config.benchmark import BenchmarkConfig, ProtocolName, Weights
+from hpc_jepa.config.benchmark import BenchmarkConfig, MetricName, ProtocolName, Weights
 from hpc_jepa.config.init import InitConfig
 from hpc_jepa.config.loading import dump_config, find_config, read_config
 from hpc_jepa.config.run import RunConfig
@@ -25,6 +25,7 @@ class CellEvaluation:
     """One evaluation record of a cell: benchmark, its configuration file, protocol, and which weights.
 
     every: also evaluate target weights of the checkpoints at multiples of this step count; None: only the last.
+    decides: metric that the study compares by; None: that of the benchmark.
     """
 
     benchmark: BenchmarkConfig
@@ -32,6 +33,12 @@ class CellEvaluation:
     protocol: ProtocolName
     weights: tuple[Weights, ...]
     every: int | None = None
+    decides: MetricName | None = None
+
+    @property
+    def metric(self) -> MetricName:
+        """The metric that decides."""
+        return self.decides or self.benchmark.decides or "accuracy"
 
     @cached_property
     def fingerprints(self) -> set[str]:
@@ -41,7 +48,9 @@ class CellEvaluation:
     @property
     def commands(self) -> list[tuple[str, ...]]:
         """Arguments after ``hpc-jepa evaluate RUN`` of each command; the last one is of the last step."""
-        common = ("--benchmark", self.file, "--protocol", self.protocol)
+        common: tuple[str, ...] = ("--benchmark", self.file, "--protocol", self.protocol)
+        if self.decides is not None:
+            common = (*common, f"decides={self.decides}")
         steps = [] if self.every is None else [(*common, "--weights", "target", "--every", str(self.every))]
         return [*steps, (*common, *(word for name in self.weights for word in ("--weights", name)))]
 
@@ -223,7 +232,8 @@ def _evaluations(entry: EvaluationConfig) -> list[CellEvaluation]:
             known = ", ".join(benchmark.protocols)
             raise InputError(f"evaluations: {entry.benchmark} has no protocol '{protocol}'; it has {known}")
     return [
-        CellEvaluation(benchmark, entry.benchmark, protocol, entry.weights, entry.every) for protocol in entry.protocols
+        CellEvaluation(benchmark, entry.benchmark, protocol, entry.weights, entry.every, entry.decides)
+        for protocol in entry.protocols
     ]
 
 

@@ -228,7 +228,6 @@ class SequentialStudy:
         check_records(self.folder, taken, now)
 
     def _recorded_rule(self) -> RecordedRule:
-        evaluations = self.comparisons.evaluations.items()
         looks = range(len(self.rule.looks))
         return RecordedRule(
             method=METHOD,
@@ -239,7 +238,7 @@ class SequentialStudy:
             error=self.rule.error,
             margin=round(100 * self.rule.margin, 9),
             futility=self.rule.futility,
-            benchmarks={name: f"{each.protocol}, {self.comparisons.probe(name)}" for name, each in evaluations},
+            benchmarks={name: self.comparisons.column(name) for name in self.comparisons.evaluations},
             comparisons=tuple(self.questions),
             references={str(arm): str(other) for arm, other in self.comparisons.references.items()},
             difference_levels=tuple(_rounded(self.rule.difference_level(look)) for look in looks),

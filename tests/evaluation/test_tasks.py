@@ -5,6 +5,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import balanced_accuracy_score, f1_score
 from sklearn.neighbors import NearestCentroid
 
 from hpc_jepa.config.benchmark import BenchmarkConfig, EvaluationClipConfig, FewShotConfig
@@ -316,3 +317,20 @@ def test_a_subset_is_drawn_as_pandas_draws_it(run_folder, benchmark):
     np.testing.assert_array_equal(record.read_predictions(path, found)["samples"], sorted(expected))
     with pytest.raises(DataError, match=r"subset\.train.*50.*48"):
         evaluate(run_folder, with_protocol(benchmark, subset={"train": 50, "test": 5}), "standard", ["target"])
+
+
+def test_a_record_has_the_metrics_of_its_predictions_and_the_metric_that_decides(run_folder, benchmark):
+    named = with_protocol(benchmark, probes={"knn": {"kind": "knn", "k": (3,)}})
+    named = named.model_copy(update={"decides": "mean_class_accuracy"})
+    found = evaluate(run_folder, named, "standard", ["target"])
+    path = RunDir(run_folder).record_file("tiny8", "standard")
+    predictions = record.read_predictions(path, found)
+    (result,) = found.results
+    labels, predicted = predictions["labels"], predictions["target.knn"][0]
+    assert result.mean_class_accuracy == pytest.approx(balanced_accuracy_score(labels, predicted))
+    assert result.macro_f1 == pytest.approx(f1_score(labels, predicted, average="macro"))
+    assert found.decides == "mean_class_accuracy"
+    again = evaluate(run_folder, named.model_copy(update={"decides": None}), "standard", ["target"])
+    assert again == found.model_copy(update={"decides": None})
+    assert again == record.read_record(record.ProbeRecord, path)
+    assert record.read_predictions(path, again).keys() == predictions.keys()

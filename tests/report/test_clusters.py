@@ -50,5 +50,5 @@ def test_a_record_that_contradicts_its_clusters_is_damaged(write, count):
     del record["clusters"]
     path.write_text(json.dumps(record | ({"clusters": count} if count else {})))
     result = checked(write)
-    assert [row.variant for row in result.correct] == ["ld"]
+    assert [row.variant for row in result.answers] == ["ld"]
     assert len(result.damaged) == 1 and str(path) in result.damaged[0]

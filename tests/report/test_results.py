@@ -5,7 +5,10 @@ import pytest
 from hpc_jepa.errors import InputError
 from hpc_jepa.report.write_report import write_report
 
-COLUMNS = "study,regime,variant,semantics,seed,weights,benchmark,protocol,probe,metric,value,low,high,n,steps,clusters"
+COLUMNS = (
+    "study,regime,variant,semantics,seed,weights,benchmark,protocol,probe,metric,value,low,high,n,steps,clusters,"
+    "classes,mean_class_accuracy,macro_f1,predicted_classes,majority"
+)
 
 
 def read_csv(folder):

@@ -1,4 +1,4 @@
-"""Accuracy of one record with its confidence interval."""
+"""Accuracy or mean error of one record with its confidence interval."""
 
 import math
 from dataclasses import dataclass
@@ -12,6 +12,27 @@ Correct = NDArray[np.bool_]
 """[S, n]: whether probe seed s classifies test clip i correctly."""
 
 CONFIDENCE_LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Range of a mean of clip scores, and how much one clip changes its score when it becomes right.
+
+    ``step``: root mean square over clips; 0 for scores that vary continuously, as errors do.
+    """
+
+    low: float = 0.0
+    high: float = 1.0
+    step: float = 1.0
+
+    @property
+    def is_proportion(self) -> bool:
+        """Whether means are in [0, 1]."""
+        return (self.low, self.high) == (0.0, 1.0)
+
+
+PROPORTION = Scale()
+"""Scores 0 (wrong) and 1 (right)."""
 
 
 @dataclass(frozen=True)
@@ -39,19 +60,41 @@ def accuracy(correct: Correct, clusters: NDArray[np.int64] | None = None) -> Est
     return mean_of_clips(correct.mean(axis=0), clusters)
 
 
-def mean_of_clips(scores: NDArray[np.float64], clusters: NDArray[np.int64] | None = None) -> Estimate:
-    """Mean of ``scores`` [n] in [0, 1] with Wilson's interval, at the effective number of clips if in ``clusters``."""
+def mean_of_clips(
+    scores: NDArray[np.float64], clusters: NDArray[np.int64] | None = None, scale: Scale = PROPORTION
+) -> Estimate:
+    """Mean of ``scores`` [n] with its interval.
+
+    In [0, 1]: Wilson's, at the effective number of clips if they are in ``clusters`` or of unequal weight. On another
+    scale: Student's t with the variance over clusters.
+    """
     value = float(scores.mean())
-    n = float(scores.size) if clusters is None else effective_clips(scores, clusters)
+    if not scale.is_proportion:
+        return _mean_on(scale, scores, clusters)
+    if clusters is None and scale.step != 1:
+        clusters = np.arange(scores.size)
+    n = float(scores.size) if clusters is None else effective_clips(scores, clusters, scale.step)
     low, high = proportion_confint(value * n, n, alpha=1 - CONFIDENCE_LEVEL, method="wilson")
     return Estimate(value, float(low), float(high))
 
 
-def effective_clips(scores: NDArray[np.float64], clusters: NDArray[np.int64]) -> float:
+def _mean_on(scale: Scale, scores: NDArray[np.float64], clusters: NDArray[np.int64] | None) -> Estimate:
+    """Mean with the t interval of independent clusters, inside the range of the scale."""
+    value = float(scores.mean())
+    numbers = np.arange(scores.size) if clusters is None else np.unique(clusters, return_inverse=True)[1]
+    sums = np.bincount(numbers, scores - value)
+    df = max(1, sums.size - 1)
+    error = math.sqrt(float(np.square(sums).sum()) * sums.size / df) / scores.size
+    margin = float(stdtrit(df, (1 + CONFIDENCE_LEVEL) / 2)) * error
+    return Estimate(value, max(scale.low, value - margin), min(scale.high, value + margin))
+
+
+def effective_clips(scores: NDArray[np.float64], clusters: NDArray[np.int64], step: float = 1.0) -> float:
     """Number of independent clips that give a mean as exact as that of ``scores`` [n] in ``clusters`` [n].
 
     Korn & Graubard (1998): binomial variance by the variance over clusters, less for few clusters (Student's t against
-    the normal quantile); between 1 and n. If all scores are equal, clips of one cluster count once.
+    the normal quantile); between 1 and n. If all scores are equal, clips of one cluster count once. ``step``: root mean
+    square of the weights of clips, whose mean is 1; clips of unequal weight count for n / step^2.
     """
     n, value = scores.size, float(scores.mean())
     numbers = np.unique(clusters, return_inverse=True)[1]
@@ -60,5 +103,5 @@ def effective_clips(scores: NDArray[np.float64], clusters: NDArray[np.int64]) ->
     variance = float(np.square(sums).sum()) * groups / max(1, groups - 1) / n**2
     quantile = (1 + CONFIDENCE_LEVEL) / 2
     few = float(ndtri(quantile) / stdtrit(max(1, groups - 1), quantile)) ** 2
-    independent = value * (1 - value) / variance if variance > 0 else groups
-    return min(float(n), max(1.0, independent * few))
+    independent = value * (1 - value) / variance if variance > 0 else groups / step**2
+    return min(n / step**2, max(1.0, independent * few))

@@ -8,7 +8,7 @@ difference is therefore taken within each seed; what seeds and clips have in com
 - Both parts contain the interaction of seeds and clips, so it is subtracted once (two-way clustering, Cameron, Gelbach
   & Miller 2011). Degrees of freedom by Satterthwaite (1946); interval and p-value from Student's t.
 
-All values are fractions in [0, 1] or differences of such.
+Values are fractions in [0, 1], or on another ``Scale``, and differences of such.
 """
 
 import math
@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from scipy.special import fdtrc, stdtr, stdtrit
 
 from hpc_jepa.errors import InputError
-from hpc_jepa.evaluation.stats.accuracy import CONFIDENCE_LEVEL, Estimate, mean_of_clips
+from hpc_jepa.evaluation.stats.accuracy import CONFIDENCE_LEVEL, PROPORTION, Estimate, Scale, mean_of_clips
 from hpc_jepa.evaluation.stats.moderation import VariancePrior, fit_prior
 from hpc_jepa.evaluation.stats.simultaneous import holm, simultaneous_level
 
 Scores = NDArray[np.float64]
 SeedScores = Mapping[int, Scores]
-"""By pretraining seed: [n], the fraction of the probe seeds that classify test clip i correctly."""
+"""By pretraining seed: [n], the fraction of the probe seeds that classify test clip i correctly, or another score."""
 
 Method = Literal["blocked", "paired", "welch", "one_seed"]
 Key = TypeVar("Key")
@@ -40,6 +40,9 @@ OUTLIER_LEVEL = 0.01
 
 SHARE_MARGIN = 1.2
 """The estimated share of the reference is multiplied by this: few seeds underestimate it more often than not."""
+
+CONTINUOUS_STEP = 1e-6
+"""Smallest change of a continuous score, as a share of the root mean square of all."""
 
 SHARED_CORRELATION = 0.5
 """Correlation of two comparisons with one reference if all variants vary alike; half of each variance is shared."""
@@ -80,7 +83,10 @@ class Comparison:
 
 
 def compare_with_reference(
-    variants: Mapping[str, SeedScores], reference: SeedScores, clusters: NDArray[np.int64] | None = None
+    variants: Mapping[str, SeedScores],
+    reference: SeedScores,
+    clusters: NDArray[np.int64] | None = None,
+    scale: Scale = PROPORTION,
 ) -> dict[str, Comparison]:
     """Difference of every variant to ``reference`` on the same clips in the same order; one family.
 
@@ -90,7 +96,7 @@ def compare_with_reference(
     """
     if not variants:
         return {}
-    clips = _Clips.of([*variants.values(), reference], clusters)
+    clips = _Clips.of([*variants.values(), reference], clusters, scale)
     parts = _parts(variants, reference, clips)
     several = {name: part for name, part in parts.items() if part.method == "paired"}
     share = _reference_share(list(several.values()))
@@ -102,7 +108,10 @@ def compare_with_reference(
 
 
 def estimate_contrast(
-    variants: Mapping[str, SeedScores], weights: Mapping[str, float], clusters: NDArray[np.int64] | None = None
+    variants: Mapping[str, SeedScores],
+    weights: Mapping[str, float],
+    clusters: NDArray[np.int64] | None = None,
+    scale: Scale = PROPORTION,
 ) -> Comparison:
     """Sum of ``weights`` [name] times mean score, for example (a + ab - b - baseline) / 2 for a main effect.
 
@@ -112,7 +121,7 @@ def estimate_contrast(
     weights = {name: weight for name, weight in weights.items() if weight}
     if not weights or abs(sum(weights.values())) > 1e-9:
         raise InputError(f"the weights of a contrast must sum to zero and not all be zero: {dict(weights)}")
-    clips = _Clips.of([variants[name] for name in weights], clusters)
+    clips = _Clips.of([variants[name] for name in weights], clusters, scale)
     seeds = sorted(set.intersection(*(set(variants[name]) for name in weights)))
     if not seeds:
         raise InputError(f"no pretraining seed is common to {', '.join(weights)}")
@@ -125,15 +134,15 @@ def estimate_contrast(
     return adjust_family({"": _comparisons([part], clips)[0]})[""]
 
 
-def mean_score(scores: SeedScores, clusters: NDArray[np.int64] | None = None) -> Estimate:
+def mean_score(scores: SeedScores, clusters: NDArray[np.int64] | None = None, scale: Scale = PROPORTION) -> Estimate:
     """Mean over seeds and clips with its 95 % interval. With one seed the interval is over test clips alone."""
-    clips = _Clips.of([scores], clusters)
+    clips = _Clips.of([scores], clusters, scale)
     if len(scores) == 1:
         (only,) = scores.values()
-        return mean_of_clips(only, clusters)
+        return mean_of_clips(only, clusters, scale)
     parts = _paired_parts(clips.sums(scores, sorted(scores))[None], [0], clips)
     (found,) = _comparisons(parts, clips)
-    return Estimate(found.value, max(0.0, found.low), min(1.0, found.high))
+    return Estimate(found.value, max(scale.low, found.low), min(scale.high, found.high))
 
 
 def adjust_family(
@@ -159,27 +168,37 @@ def adjust_family(
 
 @dataclass(frozen=True)
 class _Clips:
-    """Test clips and their clusters: ``order`` sorts clips by cluster, whose first clips are at ``starts``."""
+    """Test clips and their clusters: ``order`` sorts clips by cluster, whose first clips are at ``starts``.
+
+    ``step``: see ``Scale``; of continuous scores a millionth of their root mean square, against rounding alone.
+    """
 
     order: NDArray[np.intp]
     starts: NDArray[np.intp]
     sizes: Scores
     known: bool
+    step: float = 1.0
 
     @classmethod
-    def of(cls, scores: Sequence[SeedScores], clusters: NDArray[np.int64] | None) -> "_Clips":
+    def of(
+        cls, scores: Sequence[SeedScores], clusters: NDArray[np.int64] | None, scale: Scale = PROPORTION
+    ) -> "_Clips":
         """Checks that all ``scores`` are of the same number of clips, and that each has a cluster."""
         lengths = {values.size for seeds in scores for values in seeds.values()}
         if len(lengths) != 1 or not all(scores):
             raise InputError(f"scores of the same test clips needed, got {sorted(lengths)} clips: compare equal splits")
         (n,) = lengths
+        step = scale.step
+        if not step:
+            squares = [np.square(values).mean() for seeds in scores for values in seeds.values()]
+            step = CONTINUOUS_STEP * math.sqrt(float(np.mean(squares)))
         if clusters is None:
-            return cls(np.arange(n), np.arange(n), np.ones(n), False)
+            return cls(np.arange(n), np.arange(n), np.ones(n), False, step)
         if clusters.shape != (n,):
             raise InputError(f"{clusters.size} clusters for {n} test clips: one number for every clip needed")
         order = np.argsort(clusters, kind="stable")
         _, starts, sizes = np.unique(clusters[order], return_index=True, return_counts=True)
-        return cls(order, starts, sizes.astype(float), True)
+        return cls(order, starts, sizes.astype(float), True, step)
 
     @property
     def n(self) -> float:
@@ -293,7 +312,7 @@ def _over_clusters(residuals: Scores, clips: _Clips) -> Scores:
     """
     groups = clips.sizes.size
     found = np.square(residuals).sum(axis=-1) * groups / clips.df / clips.n**2
-    return np.asarray(np.maximum(found, 2 / (clips.n + 2) ** 2))
+    return np.asarray(np.maximum(found, 2 * clips.step**2 / (clips.n + 2) ** 2))
 
 
 def _moderate(parts: Mapping[str, _Part], share: float) -> tuple[dict[str, _Part], float]:
@@ -355,7 +374,7 @@ def _moderate_contrast(part: _Part, means: Scores, weights: Scores, clips: _Clip
 
 def _rounding(clips: _Clips) -> float:
     """Variance of rounding a score to whole clips: two seeds can agree to the last clip by chance."""
-    return 1 / 12 / clips.n**2
+    return clips.step**2 / 12 / clips.n**2
 
 
 def _is_outlier(variance: float, df: float, prior: VariancePrior) -> bool:

@@ -1,5 +1,7 @@
 """Probe task: accuracy of every probe of the protocol on the features of every encoder."""
 
+from dataclasses import asdict
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -10,6 +12,7 @@ from hpc_jepa.evaluation.extraction import ExtractedFeatures, TokenEncoder
 from hpc_jepa.evaluation.frozen_features import FrozenFeatures
 from hpc_jepa.evaluation.probes.fit import FittedProbe, ProbeData, fit_probe, split_validation, work_units
 from hpc_jepa.evaluation.record import Candidate, ProbeResult, TaskResult, accuracy_fields
+from hpc_jepa.evaluation.stats.metrics import class_metrics
 
 FittedProbes = dict[tuple[Weights, str], FittedProbe]
 """By weights and name of the probe."""
@@ -75,7 +78,6 @@ def _result(
         metric="top1",
         setting=fitted.setting,
         candidates=tuple(Candidate(setting=setting, validation=score) for setting, score in fitted.candidates),
-        predicted_classes=len(np.unique(predicted[0])),
-        majority=float(np.bincount(labels).max() / len(labels)),
+        **asdict(class_metrics(predicted, labels)),
         **accuracy_fields(predicted == labels, features.sample_clusters),
     )

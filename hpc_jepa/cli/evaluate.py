@@ -33,7 +33,7 @@ EXAMPLES = examples(
 )
 
 
-PROTOCOLS = ("standard", "published")
+PROTOCOLS = ("standard", "published", "vjepa")
 
 
 def parse_protocol(name: str) -> Any:
@@ -70,7 +70,8 @@ def evaluate_command(
         typer.Argument(metavar="KEY=VALUE", help="Settings of the benchmark to change.", show_default=False),
     ] = None,
     protocol: Annotated[
-        ProtocolName, ProtocolOption(help="standard: as recommended; published: as in the paper.")
+        ProtocolName,
+        ProtocolOption(help="standard: as recommended; published: as in the paper; vjepa: as V-JEPA 2 does."),
     ] = "standard",
     task: Annotated[
         Task, TaskOption(help="Probes with all labels, few-shot, corrupted clips, or text alignment.")
@@ -139,6 +140,8 @@ def _show(record: "AnyRecord", path: Path, json: bool) -> None:
         console = stdout_console()
         console.print(_title(record), highlight=False, soft_wrap=True)
         console.print(_table(record))
+        if any(getattr(result, "selected_on", None) == "test" for result in record.results):
+            console.print("the best setting of the test clips: an accuracy that is too high", highlight=False)
         CONSOLE.print(f"record: {path}", highlight=False)
 
 

@@ -69,6 +69,8 @@ def build_motion8(
     """Render the 8-direction motion benchmark."""
     options = {"size": size, "frames": frames, "train": train, "test": test}
     given = {name: value for name, value in options.items() if value is not None}
+    if protocol not in motion8.PROTOCOLS:
+        raise InputError(f"--protocol {protocol}: motion8 is built for {' or '.join(motion8.PROTOCOLS)}")
     if protocol == "published" and given:
         raise InputError(f"--protocol published fixes {', '.join(f'--{name}' for name in given)}; remove them")
     sources = motion8.motion8_splits(**{**motion8.PROTOCOLS[protocol], **given}, unlabelled=unlabelled)

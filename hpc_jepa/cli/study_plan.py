@@ -7,7 +7,7 @@ from rich.table import Table
 from hpc_jepa.cli.console import stdout_console
 from hpc_jepa.config.cluster import ClusterConfig
 from hpc_jepa.study.forecast import RegimeForecast, StudyForecast
-from hpc_jepa.study.gpu_memory import GIB, MemoryPlan
+from hpc_jepa.study.gpu_memory import GIB, MemoryPlan, poolers_bytes
 from hpc_jepa.study.grid import StudyCell
 
 HOUR = 3600
@@ -20,6 +20,8 @@ def show_plan(cells: Sequence[StudyCell], site: ClusterConfig, forecast: StudyFo
     console = stdout_console()
     console.print(_variants(cells))
     console.print(f"evaluated on: {_benchmarks(cells[0])}", highlight=False, soft_wrap=True)
+    for name, size in poolers_bytes(cells[0]).items():
+        console.print(f"{name}: {size / GIB:.2f} GiB on each GPU", highlight=False, soft_wrap=True)
     console.print(_regimes(forecast.regimes))
     for each in forecast.regimes:
         source = each.step.source if each.step else "unknown; set --step-seconds, or gpu_tflops in the profile"

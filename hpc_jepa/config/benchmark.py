@@ -10,6 +10,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from hpc_jepa.config.data import IMAGENET_MEAN, IMAGENET_STD
 from hpc_jepa.config.fingerprint import fingerprint, fingerprint_v1
 from hpc_jepa.config.loading import read_config
+from hpc_jepa.config.pooler_probe import Candidates, PoolerProbeConfig
 from hpc_jepa.config.renamed_keys import warn_once
 from hpc_jepa.config.strict import RootConfig, Strict
 from hpc_jepa.io.resources import list_resources
@@ -36,29 +37,41 @@ def current_protocol(name: Any) -> Any:
     return "standard"
 
 
-ProtocolName = Annotated[Literal["published", "standard"], BeforeValidator(current_protocol)]
+ProtocolName = Annotated[Literal["published", "standard", "vjepa"], BeforeValidator(current_protocol)]
 
-
-def _as_tuple(value: Any) -> Any:
-    return (value,) if isinstance(value, int | float) else value
-
-
-Candidates = Annotated[tuple[float, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
-"""One value, or several candidates for model selection."""
+PROTOCOLS: tuple[str, ...] = ("published", "standard", "vjepa")
+"""Of several protocols of a benchmark the first one decides in a report."""
 
 
 class EvaluationClipConfig(Strict):
     """Deterministic clips of a sample."""
 
     frames: int = Field(16, gt=0)
-    sampling: Literal["leading", "uniform"] = Field(
-        "uniform", description="leading: frames 0, stride, ...; uniform: spread over the whole video"
+    sampling: Literal["leading", "uniform", "segments"] = Field(
+        "uniform",
+        description="leading: frames 0, stride, ...; uniform: spread over the whole video; segments: a window at a "
+        "random place in each of ``clips`` equal parts of the video, as in V-JEPA 2",
     )
-    stride: int = Field(1, gt=0, description="source frames between clip frames, for sampling: leading")
+    stride: int = Field(1, gt=0, description="source frames between clip frames, for sampling: leading and segments")
     clips: int = Field(1, gt=0, description="clips of a video at different moments; their predictions are averaged")
+    crops: int = Field(1, gt=0, description="square crops of each clip, spread evenly along the long side; likewise")
     size: int | None = Field(224, gt=0, description="resize the short side and crop the centre; null keeps the frame")
+    resize: int | None = Field(None, gt=0, description="short side before the crop, if it is not ``size``")
     mean: tuple[float, float, float] = IMAGENET_MEAN
     std: tuple[float, float, float] = IMAGENET_STD
+
+    @model_validator(mode="after")
+    def _crops_fit(self) -> "EvaluationClipConfig":
+        if self.size is None and (self.crops > 1 or self.resize is not None):
+            raise ValueError("crops and resize need a size")
+        if self.size is not None and self.resize is not None and self.resize < self.size:
+            raise ValueError(f"resize ({self.resize}) must not be smaller than size ({self.size})")
+        return self
+
+    @property
+    def views(self) -> int:
+        """Clips times crops of a video."""
+        return self.clips * self.crops
 
 
 class LogisticProbeConfig(Strict):
@@ -128,12 +141,18 @@ def _rename_kind(value: Any) -> Any:
 
 def _config_class(value: Any) -> str:
     kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
+    if kind == "attentive" and ("blocks" in value if isinstance(value, dict) else hasattr(value, "blocks")):
+        return "pooler"
     return kind if kind in ("logistic", "knn") else "trained"
 
+
+FeatureProbeConfig = LogisticProbeConfig | KNNProbeConfig | TrainedProbeConfig
+"""A probe that is fitted to stored features."""
 
 ProbeConfig = Annotated[
     Annotated[LogisticProbeConfig, Tag("logistic")]
     | Annotated[KNNProbeConfig, Tag("knn")]
+    | Annotated[PoolerProbeConfig, Tag("pooler")]
     | Annotated[TrainedProbeConfig, Tag("trained")],
     Discriminator(_config_class),
     BeforeValidator(_rename_kind),
@@ -201,18 +220,28 @@ class ProtocolConfig(Strict):
     robustness: RobustnessConfig = RobustnessConfig()
     text: TextConfig = TextConfig()
 
-    ADDED_KEYS: ClassVar[tuple[str, ...]] = ()
+    ADDED_KEYS: ClassVar[tuple[str, ...]] = ("clip.crops", "clip.resize")
     """Dotted keys that decide the outcome and that release 0.1 did not have; see ``config/fingerprint.py``."""
 
     @model_validator(mode="after")
     def _candidates_need_clips(self) -> "ProtocolConfig":
         for name, probe in self.probes.items():
+            if isinstance(probe, PoolerProbeConfig):
+                if self.clip.size is None:
+                    raise ValueError(f"probe {name} is trained on crops: set clip.size")
+                if probe.select == "test":
+                    continue
             if len(probe.settings) > 1 and not self.validation:
                 raise ValueError(f"probe {name} has {len(probe.settings)} candidates to select from: set validation")
         unknown = set(self.robustness.probes) - set(self.probes)
         if unknown:
             raise ValueError(f"robustness.probes: unknown probe {sorted(unknown)[0]}; known: {', '.join(self.probes)}")
         return self
+
+    @property
+    def poolers(self) -> dict[str, PoolerProbeConfig]:
+        """The probes of several blocks, which are trained while the encoder runs."""
+        return {name: probe for name, probe in self.probes.items() if isinstance(probe, PoolerProbeConfig)}
 
     def fingerprint(self, task: Task = "probe") -> str:
         """Hash of the settings that decide the outcome of the probes, or of a further task, and differ from the

@@ -20,6 +20,7 @@ from hpc_jepa.data.shards.manifest import SampleInfo
 from hpc_jepa.data.shards.shard_folder import ShardFolder
 from hpc_jepa.devices import thread_pool
 from hpc_jepa.errors import DataError, UndecodableError
+from hpc_jepa.io.random_streams import RandomStream, uniforms
 
 
 class Corruption(Protocol):
@@ -36,10 +37,11 @@ class EvaluationClips:
     """Iterates over (pixels [B, C, F, Hp, Wp] float32, labels [B] int64, indices [B] int64) on the CPU.
 
     Frames are selected by ``clip.sampling``, the short side resized to ``clip.size`` (bilinear, no antialiasing), the
-    centre cropped, and pixels normalised. Images are resized as in torchvision (bicubic, antialiased) and
-    repeated. Process ``rank`` reads samples rank, rank + world_size, ... of ``subset`` (ascending; None: all samples).
-    Unlabelled samples have label -1. ``clip_index``: which of several clips per video. A sample that does not decode
-    raises DataError with its key. ``clusters``: names of the source videos of this process's samples, if known.
+    centre (or one of ``clip.crops`` along the long side) cropped, and pixels normalised. Images are resized as in
+    torchvision (bicubic, antialiased) and repeated. Process ``rank`` reads samples rank, rank + world_size, ... of
+    ``subset`` (ascending; None: all samples). Unlabelled samples have label -1. ``view``: which of ``clip.views`` views
+    of a video, crops of the first clip first. A sample that does not decode raises DataError with its key.
+    ``clusters``: names of the source videos of this process's samples, if known.
     """
 
     def __init__(
@@ -51,11 +53,11 @@ class EvaluationClips:
         world_size: int = 1,
         threads: int = 1,
         subset: NDArray[np.int64] | None = None,
-        clip_index: int = 0,
+        view: int = 0,
         corruption: Corruption | None = None,
     ) -> None:
         self._clip = clip
-        self._clip_index = clip_index
+        self._clip_index, self._crop = divmod(view, clip.crops)
         self._corruption = corruption
         self._shards = ShardFolder(shards)
         self._batch_size = batch_size
@@ -88,58 +90,87 @@ class EvaluationClips:
             )
 
     def _label_and_cluster(self, index: int) -> tuple[int, str | None]:
-        with self._sample_named(index):
+        with sample_named(self._shards, index):
             info = self._shards.info(index)
         return -1 if info.label is None else info.label, info.cluster
 
     def _pixels(self, index: int) -> Tensor:
         """[C, F, Hp, Wp] of one sample."""
-        with self._sample_named(index):
-            pixels = self._decode_centre(*self._shards.read(index))
+        with sample_named(self._shards, index):
+            pixels = self._decode(index, *self._shards.read(index))
         if self._corruption is not None:
             pixels = self._corruption(pixels.expand(-1, self._clip.frames, -1, -1), index)
-        mean, std = (255 * torch.tensor(value).view(3, 1, 1, 1) for value in (self._clip.mean, self._clip.std))
-        return ((pixels - mean) / std).expand(-1, self._clip.frames, -1, -1)
+        return normalise(pixels, self._clip).expand(-1, self._clip.frames, -1, -1)
 
-    def _decode_centre(self, data: bytes, info: SampleInfo) -> Tensor:
+    def _decode(self, index: int, data: bytes, info: SampleInfo) -> Tensor:
         """[C, F, Hp, Wp] of a video, [C, 1, Hp, Wp] of an image; bytes as floats."""
         if not is_image(data):
-            indices = evaluation_frames(info.frames, self._clip, self._clip_index)
+            start = segment_starts(index, self._clip)[self._clip_index]
+            indices = evaluation_frames(info.frames, self._clip, self._clip_index, start)
             if self._corruption is not None:
                 indices = self._corruption.frame_indices(indices, info.frames)
-            return _centre_crop(decode_frames(data, indices), self._clip.size)
+            return crop_frames(decode_frames(data, indices), self._clip, self._crop)
         with open_image(data) as image:
-            return _centre_crop_image(image.convert("RGB"), self._clip.size)
-
-    @contextmanager
-    def _sample_named(self, index: int) -> Iterator[None]:
-        """Turn UndecodableError into a DataError with tar and key."""
-        try:
-            yield
-        except UndecodableError as error:
-            shards = self._shards
-            message = f"{shards.tar(index)}: {shards.key(index)} {error}; copy or build {shards.path} again"
-            raise DataError(message) from error
+            return crop_image(image.convert("RGB"), self._clip, self._crop)
 
 
-def _centre_crop(frames: NDArray[np.uint8], size: int | None) -> Tensor:
-    """[F, H, W, C] uint8 -> [C, F, size, size] float32; whole frames if size is None."""
-    pixels = torch.from_numpy(frames).permute(0, 3, 1, 2).float()
+@contextmanager
+def sample_named(shards: ShardFolder, index: int) -> Iterator[None]:
+    """Turn UndecodableError into a DataError with tar and key."""
+    try:
+        yield
+    except UndecodableError as error:
+        message = f"{shards.tar(index)}: {shards.key(index)} {error}; copy or build {shards.path} again"
+        raise DataError(message) from error
+
+
+def segment_starts(sample: int, clip: EvaluationClipConfig) -> NDArray[np.float64]:
+    """[clips] uniforms that place the windows of a test sample; see ``frame_sampling.segment_frames``."""
+    if clip.sampling != "segments":
+        return np.zeros(clip.clips)
+    return uniforms(0, RandomStream.SEGMENT, sample, (clip.clips,))
+
+
+def normalise(pixels: Tensor, clip: EvaluationClipConfig) -> Tensor:
+    """[C, ...] of bytes as floats -> (x / 255 - mean) / std."""
+    mean, std = (255 * torch.tensor(value).view(3, 1, 1, 1) for value in (clip.mean, clip.std))
+    return (pixels - mean) / std
+
+
+def crop_frames(frames: NDArray[np.uint8], clip: EvaluationClipConfig, crop: int = 0) -> Tensor:
+    """[F, H, W, C] uint8 -> [C, F, size, size] float32; whole frames if the clip has no size."""
+    pixels, size = torch.from_numpy(frames).permute(0, 3, 1, 2).float(), clip.size
     if size is not None:
         height, width = pixels.shape[2:]
-        short = min(height, width)
-        pixels = interpolate(pixels, (size * height // short, size * width // short), mode="bilinear")
-        top, left = ((side - size) // 2 for side in pixels.shape[2:])
+        short, resized = min(height, width), clip.resize or size
+        pixels = interpolate(pixels, (resized * height // short, resized * width // short), mode="bilinear")
+        top, left = _corner((pixels.shape[2], pixels.shape[3]), clip, crop) or (
+            (side - size) // 2 for side in pixels.shape[2:]
+        )
         pixels = pixels[:, :, top : top + size, left : left + size]
     return pixels.transpose(0, 1).contiguous()
 
 
-def _centre_crop_image(image: Image.Image, size: int | None) -> Tensor:
-    """RGB image -> [C, 1, size, size] like torchvision's Resize and CenterCrop; the whole image if size is None."""
+def crop_image(image: Image.Image, clip: EvaluationClipConfig, crop: int = 0) -> Tensor:
+    """RGB image -> [C, 1, size, size] like torchvision's Resize and CenterCrop; the whole image if there is no size."""
+    size = clip.size
     if size is not None:
         width, height = image.size
-        short = min(width, height)
-        image = image.resize((size * width // short, size * height // short), Image.Resampling.BICUBIC)
-        left, top = (round((side - size) / 2) for side in image.size)
+        short, resized = min(width, height), clip.resize or size
+        image = image.resize((resized * width // short, resized * height // short), Image.Resampling.BICUBIC)
+        centre = (round((side - size) / 2) for side in (image.height, image.width))
+        top, left = _corner((image.height, image.width), clip, crop) or centre
         image = image.crop((left, top, left + size, top + size))
     return torch.from_numpy(np.array(image)).permute(2, 0, 1).unsqueeze(1).float()
+
+
+def _corner(sides: tuple[int, int], clip: EvaluationClipConfig, crop: int) -> tuple[int, int] | None:
+    """Top and left of a crop in a frame of height and width ``sides``; None if it is the only one.
+
+    Several are evenly spaced along the long side, from its start.
+    """
+    if clip.crops == 1 or clip.size is None:
+        return None
+    across = (min(sides) - clip.size) // 2
+    along = crop * ((max(sides) - clip.size) // (clip.crops - 1))
+    return (along, across) if sides[0] > sides[1] else (across, along)

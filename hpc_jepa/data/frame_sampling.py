@@ -47,13 +47,18 @@ def _evenly_spaced(frames: int, fps: float, clip: ClipConfig, start: float) -> N
     return spread.clip(max=frames - 1).astype(np.int64)
 
 
-def evaluation_frames(frames: int, clip: EvaluationClipConfig, clip_index: int = 0) -> NDArray[np.int64]:
+def evaluation_frames(
+    frames: int, clip: EvaluationClipConfig, clip_index: int = 0, start: float = 0.0
+) -> NDArray[np.int64]:
     """Frame indices [F] of one evaluation clip of a video; the last frame of a short video is repeated.
 
     ``leading``: 0, stride, 2 * stride, ...; ``uniform``: evenly spaced over the whole video, first and last frame
-    included. With several clips per video, leading clips start at evenly spaced frames, and each uniform clip is
-    shifted by a fraction of a step; ``clip_index`` counts from 0.
+    included; ``segments``: see :func:`segment_frames`, to which ``start`` belongs. With several clips per video,
+    leading clips start at evenly spaced frames, and each uniform clip is shifted by a fraction of a step;
+    ``clip_index`` counts from 0.
     """
+    if clip.sampling == "segments":
+        return segment_frames(frames, clip, clip_index, start)
     if clip.sampling == "uniform" and frames >= clip.frames:
         step = (frames - 1) / max(clip.frames - 1, 1)
         spread = np.linspace(0, frames - 1, clip.frames) + step * clip_index / clip.clips
@@ -62,3 +67,24 @@ def evaluation_frames(frames: int, clip: EvaluationClipConfig, clip_index: int =
     slack = max(frames - 1 - (clip.frames - 1) * stride, 0)
     start = slack * clip_index // max(clip.clips - 1, 1)
     return (start + np.arange(clip.frames) * stride).clip(max=frames - 1)
+
+
+def segment_frames(frames: int, clip: EvaluationClipConfig, segment: int, start: float) -> NDArray[np.int64]:
+    """Frame indices [F] of a clip in one of ``clip.clips`` equal parts of a video; ``start`` is uniform in [0, 1).
+
+    The sampling of V-JEPA 2's frozen evaluation (``VideoDataset`` in facebookresearch/vjepa2, ``allow_clip_overlap``).
+    A part longer than the span c = F * stride holds a window that ends at a uniform integer in [c, length); its F
+    indices are evenly spaced. In a shorter part the windows start evenly spaced over the whole video and overlap; a
+    window of min(c, frames) - 1 frames is read every ``stride`` frames, and its last frame is repeated.
+    """
+    span, length = clip.frames * clip.stride, frames // clip.clips
+    if length > span:
+        end = span + int(start * (length - span))
+        spread = np.linspace(end - span, end, clip.frames).clip(max=end - 1)
+        return spread.astype(np.int64) + segment * length
+    last = min(span, frames) - 1
+    distinct = last // clip.stride
+    spread = np.full(clip.frames, float(last))
+    spread[:distinct] = np.linspace(0, last, distinct)
+    shift = max(frames - span, 0) // max(clip.clips - 1, 1)
+    return spread.clip(max=max(last - 1, 0)).astype(np.int64) + segment * shift

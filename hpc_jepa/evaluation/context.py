@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import numpy as np
 import torch
@@ -39,8 +39,17 @@ COLLECTIVE_TIMEOUT = timedelta(days=1)
 """Long, because the first process trains probes while the others wait for the next clips."""
 
 FEATURES_PREFIX = ".features-"
+STATES_PREFIX = ".probes-"
 
 SplitName = Literal["train", "test"]
+
+
+class SplitLabels(NamedTuple):
+    """Samples of a split [n], ascending, their classes [n], and numbers of their source videos [n] if known."""
+
+    samples: NDArray[np.int64]
+    labels: NDArray[np.int64]
+    clusters: NDArray[np.int64] | None
 
 
 @dataclass(frozen=True)
@@ -113,6 +122,12 @@ class EvaluationContext:
             encoders[name] = load_external_encoder(name, clip, config.seed, self.device)
         return {name: self._on_device(encoders[name]) for name in names}
 
+    @property
+    def probe_states(self) -> Path:
+        """Folder for the states of probes in training, until the record is written."""
+        step = "" if self.step is None else f".{self.step}"
+        return self.run.path / f"{STATES_PREFIX}{self.benchmark.name}.{self.protocol}{step}"
+
     @contextmanager
     def scratch_dir(self) -> Iterator[Path]:
         """A temporary folder in the run that all processes see; the first process deletes it on exit.
@@ -150,10 +165,10 @@ class EvaluationContext:
         threads = torch.get_num_threads()
         passes = [
             EvaluationClips(
-                self._shards(split), config.clip, config.batch_size, rank(), world_size(), threads, samples, number,
+                self.shards(split), config.clip, config.batch_size, rank(), world_size(), threads, samples, number,
                 corruption,
             )
-            for number in range(config.clip.clips)
+            for number in range(config.clip.views)
         ]  # fmt: skip
         self._check_labels(split, passes[0].labels)
         clusters = self._clusters(split, samples, passes[0])
@@ -170,11 +185,23 @@ class EvaluationContext:
             for key, found in features.items()
         }
 
+    def split_labels(self, split: SplitName) -> SplitLabels:
+        """Classes and source videos of the samples of a split, without decoding them. Collective."""
+        samples = self.samples(split)
+        clips = EvaluationClips(
+            self.shards(split), self.config.clip, self.config.batch_size, rank(), world_size(), subset=samples
+        )
+        self._check_labels(split, clips.labels)
+        labels = np.empty(len(samples), np.int64)
+        for number, own in enumerate(self.group.gather_objects(clips.labels.numpy())):
+            labels[number :: world_size()] = own
+        return SplitLabels(samples, labels, self._clusters(split, samples, clips))
+
     def _clusters(
         self, split: SplitName, samples: NDArray[np.int64], clips: EvaluationClips
     ) -> NDArray[np.int64] | None:
         """[samples]: number of the source video of each sample; None if the shards do not name them. Collective."""
-        known = read_manifest(self._shards(split)).known_clusters
+        known = read_manifest(self.shards(split)).known_clusters
         if known == "unknown":
             return None
         if known == "independent":
@@ -183,7 +210,7 @@ class EvaluationContext:
         names = {sample: name for part in gathered for sample, name in part.items()}
         if None in names.values():
             raise DataError(
-                f"{self._shards(split)}: a sample has no cluster, but the manifest says that all have one; build again"
+                f"{self.shards(split)}: a sample has no cluster, but the manifest says that all have one; build again"
             )
         ordered = [names[sample] for sample in samples.tolist()]
         self._note_clusters(split, set(ordered))
@@ -205,7 +232,7 @@ class EvaluationContext:
 
     def samples(self, split: SplitName) -> NDArray[np.int64]:
         """Sample indices of a split that the protocol uses, ascending."""
-        count = read_manifest(self._shards(split)).samples
+        count = read_manifest(self.shards(split)).samples
         subset = self.config.subset
         if subset is None:
             return np.arange(count)
@@ -225,7 +252,8 @@ class EvaluationContext:
             raise removed
         return own
 
-    def _shards(self, split: SplitName) -> Path:
+    def shards(self, split: SplitName) -> Path:
+        """Shard folder of a split."""
         return self.config.train if split == "train" else self.config.test
 
     def _check_labels(self, split: SplitName, labels: Tensor) -> None:
@@ -233,7 +261,7 @@ class EvaluationContext:
         expected = set(range(self.benchmark.classes))
         if not found <= expected or (split == "train" and found != expected):
             raise DataError(
-                f"{self._shards(split)}: labels are {_label_range(found)}, but {self.benchmark.name} has "
+                f"{self.shards(split)}: labels are {_label_range(found)}, but {self.benchmark.name} has "
                 f"classes {_label_range(expected)}; set protocols.{self.protocol}.{split} to its labelled shards"
             )
 

@@ -3,6 +3,7 @@
 import logging
 import os
 import platform
+import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from importlib.metadata import version
@@ -122,7 +123,10 @@ def _evaluate(context: EvaluationContext, weights: Sequence[Weights], task: Task
             predictions = {**stored, **predictions}
             metadata["results"] = [*kept, *result.results]
             metadata["encoders"] = {**old.encoders, **metadata["encoders"]}
-        return write_record(record_type, path, metadata, predictions)
+        record = write_record(record_type, path, metadata, predictions)
+    if task == "probe":
+        shutil.rmtree(context.probe_states, ignore_errors=True)
+    return record
 
 
 def _with_deciding_metric(record: AnyRecord, path: Path, benchmark: BenchmarkConfig) -> AnyRecord:

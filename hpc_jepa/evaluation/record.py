@@ -103,10 +103,13 @@ class BaseResult(Strict):
 
 
 class Candidate(Strict):
-    """One choice of hyperparameters and its accuracy on validation clips."""
+    """One choice of hyperparameters and its accuracy on the clips it was selected on."""
 
     setting: dict[str, float]
-    validation: Proportion
+    validation: Proportion | None = Field(None, exclude_if=lambda value: value is None)
+    test: Proportion | None = Field(
+        None, description="of a probe that is selected on the test clips", exclude_if=lambda value: value is None
+    )
 
 
 class ProbeResult(BaseResult):
@@ -119,6 +122,11 @@ class ProbeResult(BaseResult):
     per_seed: tuple[float, ...] = Field(min_length=1)
     setting: dict[str, float] = Field({}, description="hyperparameters of the probe")
     candidates: tuple[Candidate, ...] = Field((), description="all hyperparameters tried on validation clips")
+    selected_on: Literal["validation", "test"] | None = Field(
+        None,
+        description="clips on which a probe of several blocks was selected; test: its accuracy is that of the best",
+        exclude_if=lambda value: value is None,
+    )
     predicted_classes: int | None = Field(
         None, description="distinct classes predicted by the first seed; 1: a constant"
     )

@@ -28,6 +28,8 @@ class RandomStream(IntEnum):
     FEW_SHOT = 13
     EPISODE = 14
     PASS = 15
+    PROBE_CLIP = 16
+    SEGMENT = 17
 
 
 def uniforms(
@@ -39,7 +41,12 @@ def uniforms(
     first axis leaves earlier rows unchanged. With ``repeats`` the first axis consists of that many copies of the same
     numbers, as if every process used the same seed.
     """
-    key = np.array([seed, (int(stream) << 32) | part], dtype=np.uint64)
-    counter = np.array([0, 0, step, 0], dtype=np.uint64)
-    rows = np.random.Generator(np.random.Philox(key=key, counter=counter)).random((shape[0] // repeats, *shape[1:]))
+    rows = random_generator(seed, stream, step, part).random((shape[0] // repeats, *shape[1:]))
     return np.concatenate([rows] * repeats)
+
+
+def random_generator(seed: int, stream: RandomStream, step: int, part: int = 0, epoch: int = 0) -> np.random.Generator:
+    """Generator of an unlimited number of draws that depend on the arguments alone."""
+    key = np.array([seed, (int(stream) << 32) | part], dtype=np.uint64)
+    counter = np.array([0, 0, step, epoch], dtype=np.uint64)
+    return np.random.Generator(np.random.Philox(key=key, counter=counter))

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_jepa.config.benchmark import MetricName
+from hpc_jepa.config.benchmark import PROTOCOLS, MetricName
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.semantics import preset_of
 from hpc_jepa.evaluation.stats.blocked import (
@@ -30,7 +30,6 @@ from hpc_jepa.report.run_report import RunReport
 Key = TypeVar("Key")
 
 SEMANTICS = ("corrected", "published")
-PROTOCOLS = ("published", "standard")
 UNKNOWN_SETTINGS = "an unknown configuration"
 UNTRAINED = "none"
 """Semantics of encoders that no run trained."""

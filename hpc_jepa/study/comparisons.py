@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from hpc_jepa.config.benchmark import PROTOCOLS
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.evaluation.record import ProbeRecord, read_predictions, read_record
@@ -67,7 +68,7 @@ class SeedResult:
 @dataclass(frozen=True)
 class StudyComparisons:
     """All comparisons of a study. ``evaluations``: of each deciding benchmark its deciding protocol, as in a report:
-    ``published`` if the study has both. The first probe of it decides.
+    the first of PROTOCOLS that the study has. The first probe of it decides.
     """
 
     cells: Sequence[StudyCell]
@@ -80,7 +81,7 @@ class StudyComparisons:
         Raises InputError if a variant has no baseline in its regime.
         """
         first: dict[str, CellEvaluation] = {}
-        for evaluation in sorted(cells[0].evaluations, key=lambda each: each.protocol != "published"):
+        for evaluation in sorted(cells[0].evaluations, key=lambda each: PROTOCOLS.index(each.protocol)):
             if evaluation.file in decides:
                 first.setdefault(evaluation.benchmark.name, evaluation)
         found = cls(cells, first)

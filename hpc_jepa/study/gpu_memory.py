@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from hpc_jepa.config.model import EncoderConfig, PredictorConfig
 from hpc_jepa.config.run import RunConfig
+from hpc_jepa.study.grid import StudyCell
 from hpc_jepa.study.sizes import ModelSize, model_size
 
 GIB = 2**30
@@ -43,6 +44,20 @@ def memory_plan(config: RunConfig, processes: int) -> MemoryPlan:
         ema=FP32 * size.target / shards[2],
         activations=_activations(config, size) * config.engine.batch_size / (processes * config.engine.accumulation),
     )
+
+
+def poolers_bytes(cell: StudyCell) -> dict[str, float]:
+    """Bytes of the probes of several blocks on each GPU of an evaluation, by benchmark, protocol and probe.
+
+    The encoder and the activations of one probe come in addition.
+    """
+    width, found = cell.config.model.encoder.width, {}
+    for evaluation in cell.evaluations:
+        protocol = evaluation.benchmark.protocols[evaluation.protocol]
+        for name, probe in protocol.poolers.items():
+            size = probe.memory(width, evaluation.benchmark.classes, len(protocol.probe_seeds))
+            found[f"{evaluation.benchmark.name}, {evaluation.protocol}, {name} probe"] = size
+    return found
 
 
 def checkpoint_bytes(config: RunConfig) -> float:

@@ -15,7 +15,7 @@ from hpc_jepa.evaluation.probes.probe_registry import validate_probes
 from hpc_jepa.objectives.registry import validate_objectives
 from hpc_jepa.runs.acquire import refuse_other_config
 from hpc_jepa.runs.run_dir import RunDir
-from hpc_jepa.study.gpu_memory import GIB, memory_plan
+from hpc_jepa.study.gpu_memory import GIB, memory_plan, poolers_bytes
 from hpc_jepa.study.grid import StudyCell
 from hpc_jepa.study.status import status_or_damaged
 
@@ -100,6 +100,12 @@ def _check_memory(cell: StudyCell, cluster: ClusterConfig) -> None:
             "(train.nodes, train.gpus_per_node), a higher engine.zero_stage or engine.accumulation, or "
             "model.activation_checkpointing=true"
         )
+    for name, size in poolers_bytes(cell).items():
+        if size / GIB > cluster.gpu_memory_gib:
+            raise InputError(
+                f"{name}: its candidates need {size / GIB:.0f} GiB per GPU, but the cluster has "
+                f"{cluster.gpu_memory_gib:g}; set fewer of lr, weight_decay or probe_seeds"
+            )
 
 
 def _shards_error(folder: str) -> str | None:

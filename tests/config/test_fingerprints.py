@@ -29,7 +29,7 @@ class LaterRun(RunConfig):
 
 
 class LaterProtocol(ProtocolConfig):
-    ADDED_KEYS = ("decode_backend",)
+    ADDED_KEYS = (*ProtocolConfig.ADDED_KEYS, "decode_backend")
     decode_backend: str = "pyav"
 
 

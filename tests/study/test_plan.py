@@ -14,7 +14,7 @@ from hpc_jepa.config.loading import find_config, read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.study.forecast import LAUNCH_SECONDS, forecast_study, step_time
-from hpc_jepa.study.gpu_memory import checkpoint_bytes, memory_plan
+from hpc_jepa.study.gpu_memory import checkpoint_bytes, memory_plan, poolers_bytes
 from hpc_jepa.study.grid import expand_study
 from hpc_jepa.study.preflight import preflight_errors
 from hpc_jepa.study.sizes import model_size
@@ -152,6 +152,23 @@ def test_a_cell_that_does_not_fit_the_cluster_is_refused(site, key, tmp_path):
     profile.write_text(yaml.safe_dump(needs | site))
     reasons = preflight_errors(study("paper", tmp_path)[:1], find_profile(str(profile)).cluster)
     assert key in next(iter(reasons.values()))
+
+
+def test_the_memory_of_poolers_is_planned_and_refused(tmp_path, monkeypatch):
+    """ViT-B, 20 settings: 3 (12 w^2 + 13 w) + 11 w^2 + 12 w + w parameters and a head of 174 classes, 16 bytes each."""
+    monkeypatch.chdir(tmp_path)
+    evaluations = [{"benchmark": "ssv2", "protocols": ["vjepa"]}]
+    changed = {"study": "s", "regimes": ["ucf101"], "variants": ["baseline"], "evaluations": evaluations}
+    (tmp_path / "study.yaml").write_text(yaml.safe_dump(changed))
+    width = run("ucf101").model.encoder.width
+    parameters = 3 * (12 * width**2 + 13 * width) + 11 * width**2 + 13 * width + (width + 1) * 174
+    cells = expand_study(read_config(StudyConfig, [tmp_path / "study.yaml"]), tmp_path)
+    assert poolers_bytes(cells[0]) == {"ssv2, vjepa, attentive probe": 20 * 16 * parameters}
+    assert f"{20 * 16 * parameters / 2**30:.2f} GiB" in call("plan", tmp_path / "study.yaml").stdout
+    site = find_profile("small").cluster
+    enough, short = (site.model_copy(update={"gpu_memory_gib": 20 * 16 * parameters / 2**30 + by}) for by in (1, -1))
+    assert "weight_decay" not in preflight_errors(cells, enough)[cells[0].folder]
+    assert "weight_decay" in preflight_errors(cells, short)[cells[0].folder]
 
 
 def test_a_plan_prints_the_cost_and_fails_if_a_cell_cannot_run(tmp_path, monkeypatch):

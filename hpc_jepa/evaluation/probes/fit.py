@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import Pipeline
 
-from hpc_jepa.config.benchmark import KNNProbeConfig, LogisticProbeConfig, ProbeConfig, TrainedProbeConfig
+from hpc_jepa.config.benchmark import FeatureProbeConfig, KNNProbeConfig, LogisticProbeConfig, TrainedProbeConfig
 from hpc_jepa.errors import DataError
 from hpc_jepa.evaluation.frozen_features import FrozenFeatures, Standardiser
 from hpc_jepa.evaluation.probes import trainer
@@ -53,16 +53,23 @@ def split_validation(features: FrozenFeatures, fraction: float) -> tuple[FrozenF
     """
     if not fraction:
         return features, None
-    labels, clusters = features.per_sample(features.labels), features.sample_clusters
+    train, validation = validation_rows(features.per_sample(features.labels), features.sample_clusters, fraction)
+    return features.subset(train), features.subset(validation)
+
+
+def validation_rows(
+    labels: NDArray[np.int64], clusters: NDArray[np.int64] | None, fraction: float
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Rows of the training and of the validation samples, ascending; see :func:`split_validation`."""
     rows = np.arange(len(labels))
     if clusters is not None and len(np.unique(clusters)) < len(clusters):
         held_out = hold_out_clusters(labels, clusters, fraction)
-        return features.subset(rows[~held_out]), features.subset(rows[held_out])
+        return rows[~held_out], rows[held_out]
     try:
         train, validation = train_test_split(rows, test_size=fraction, random_state=0, stratify=labels)
     except ValueError as error:
         raise DataError(f"validation: cannot hold out {fraction} of {len(labels)} clips: {error}") from error
-    return features.subset(np.sort(train)), features.subset(np.sort(validation))
+    return np.sort(train), np.sort(validation)
 
 
 def hold_out_clusters(labels: NDArray[np.int64], clusters: NDArray[np.int64], fraction: float) -> NDArray[np.bool_]:
@@ -93,7 +100,7 @@ def hold_out_clusters(labels: NDArray[np.int64], clusters: NDArray[np.int64], fr
     return held_out
 
 
-def fit_probe(data: ProbeData, config: ProbeConfig, seeds: Sequence[int], advance: Advance) -> FittedProbe:
+def fit_probe(data: ProbeData, config: FeatureProbeConfig, seeds: Sequence[int], advance: Advance) -> FittedProbe:
     """Fit all candidates and keep the one with the highest validation accuracy (the first of equals).
 
     ``advance`` is called ``work_units(data, config)`` times.
@@ -107,7 +114,7 @@ def fit_probe(data: ProbeData, config: ProbeConfig, seeds: Sequence[int], advanc
     return FittedProbe(predictors[best], config.settings[best], _candidates(data, config, scores))
 
 
-def work_units(data: ProbeData, config: ProbeConfig) -> int:
+def work_units(data: ProbeData, config: FeatureProbeConfig) -> int:
     """Progress units of a fit: optimizer steps of a trained probe, otherwise 1."""
     return trainer.count_updates(config, len(data.train)) if isinstance(config, TrainedProbeConfig) else 1
 
@@ -168,6 +175,6 @@ def _validation_accuracy(predict: Predict, features: FrozenFeatures | None) -> f
 
 
 def _candidates(
-    data: ProbeData, config: ProbeConfig, scores: Sequence[float]
+    data: ProbeData, config: FeatureProbeConfig, scores: Sequence[float]
 ) -> tuple[tuple[Hyperparameters, float], ...]:
     return tuple(zip(config.settings, scores, strict=True)) if data.validation is not None else ()

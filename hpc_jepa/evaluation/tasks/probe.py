@@ -5,7 +5,8 @@ from dataclasses import asdict
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_jepa.config.benchmark import Pooling, ProbeConfig, TrainedProbeConfig, Weights
+from hpc_jepa.config.benchmark import FeatureProbeConfig, Pooling, TrainedProbeConfig, Weights
+from hpc_jepa.config.pooler_probe import PoolerProbeConfig
 from hpc_jepa.distributed import is_main
 from hpc_jepa.evaluation.context import EvaluationContext
 from hpc_jepa.evaluation.extraction import ExtractedFeatures, TokenEncoder
@@ -13,6 +14,7 @@ from hpc_jepa.evaluation.frozen_features import FrozenFeatures
 from hpc_jepa.evaluation.probes.fit import FittedProbe, ProbeData, fit_probe, split_validation, work_units
 from hpc_jepa.evaluation.record import Candidate, ProbeResult, TaskResult, accuracy_fields
 from hpc_jepa.evaluation.stats.metrics import class_metrics
+from hpc_jepa.evaluation.tasks.pooler_probe import evaluate_poolers
 
 FittedProbes = dict[tuple[Weights, str], FittedProbe]
 """By weights and name of the probe."""
@@ -21,35 +23,52 @@ FittedProbes = dict[tuple[Weights, str], FittedProbe]
 def evaluate_probes(context: EvaluationContext, encoders: dict[Weights, TokenEncoder]) -> TaskResult | None:
     """Accuracy of every probe on every encoder. All processes extract features; the first returns the result."""
     configs, result = probe_configs(context), TaskResult()
+    evaluate_poolers(context, encoders, result)
+    if configs:
+        _evaluate_on_features(context, encoders, configs, result)
+    order = [f"{name}.{probe}" for name in encoders for probe in context.config.probes]
+    result.results.sort(key=lambda each: order.index(each.key))
+    return result if is_main() else None
+
+
+def _evaluate_on_features(
+    context: EvaluationContext,
+    encoders: dict[Weights, TokenEncoder],
+    configs: dict[str, FeatureProbeConfig],
+    result: TaskResult,
+) -> None:
+    """Add the results of the probes on stored features, on the first process."""
     poolings = poolings_of(configs)
     with context.scratch_dir() as folder:
         train = context.features("train", encoders, poolings, folder / "train")
         test = context.features("test", encoders, poolings, folder / "test")
         if not is_main():
-            return None
+            return
         for (name, probe), fitted in fit_all(context, configs, train).items():
             features = test[name, configs[probe].pooling]
             predicted, labels = fitted.predict(features), features.per_sample(features.labels)
             result.set_clips(labels, features.per_sample(features.samples), features.sample_clusters)
             result.add(_result(context, name, probe, fitted, predicted, features), predicted)
-    return result
 
 
-def probe_configs(context: EvaluationContext) -> dict[str, ProbeConfig]:
-    """The probes of the protocol, with the number of epochs for the run's variant."""
+def probe_configs(context: EvaluationContext) -> dict[str, FeatureProbeConfig]:
+    """The probes of the protocol on stored features, with the number of epochs for the run's variant."""
     variant = context.run.config.variant
     return {
         name: config.for_variant(variant) if isinstance(config, TrainedProbeConfig) else config
         for name, config in context.config.probes.items()
+        if not isinstance(config, PoolerProbeConfig)
     }
 
 
-def poolings_of(configs: dict[str, ProbeConfig]) -> list[Pooling]:
+def poolings_of(configs: dict[str, FeatureProbeConfig]) -> list[Pooling]:
     """The distinct poolings that the probes use."""
     return list(dict.fromkeys(config.pooling for config in configs.values()))
 
 
-def fit_all(context: EvaluationContext, configs: dict[str, ProbeConfig], train: ExtractedFeatures) -> FittedProbes:
+def fit_all(
+    context: EvaluationContext, configs: dict[str, FeatureProbeConfig], train: ExtractedFeatures
+) -> FittedProbes:
     """Fit every probe on the training features of every encoder."""
     fitted: FittedProbes = {}
     for name in dict.fromkeys(name for name, _ in train):

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_jepa.config.benchmark import ProbeConfig, Weights
+from hpc_jepa.config.benchmark import FeatureProbeConfig, Weights
 from hpc_jepa.distributed import is_main
 from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.evaluation.context import EvaluationContext
@@ -32,6 +32,11 @@ def evaluate_robustness(context: EvaluationContext, encoders: dict[Weights, Toke
     config = context.config.robustness
     cases = list(corruption_cases(config.corruptions))
     configs = {name: probe for name, probe in probe_configs(context).items() if name in (config.probes or (name,))}
+    if not configs or set(config.probes) - set(configs):
+        raise InputError(
+            f"{context.benchmark.name}: robustness of probes with blocks is not measured; name other probes in "
+            f"protocols.{context.protocol}.robustness.probes, or use another protocol"
+        )
     poolings = poolings_of(configs)
     samples = evenly_spaced(context.samples("test"), config.clips)
     result = TaskResult()
@@ -112,7 +117,7 @@ def _add_results(
     result: TaskResult,
     case: CorruptionCase,
     probes: FittedProbes,
-    configs: dict[str, ProbeConfig],
+    configs: dict[str, FeatureProbeConfig],
     test: ExtractedFeatures,
 ) -> None:
     """Add the results of one case; those of the clean clips must be there."""

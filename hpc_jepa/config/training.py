@@ -2,10 +2,11 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from hpc_jepa.config.phases import QUANTITIES, Phase, Ramp, RampName, SchedulePhases, named_ramp, place
 from hpc_jepa.config.strict import SettingError, Strict
+from hpc_jepa.config.trackers import MlflowConfig, TrackerName, TrackioConfig, WandbConfig
 
 
 class ScheduleConfig(Strict):
@@ -159,6 +160,16 @@ class MonitorConfig(Strict):
     health_every: int = Field(100, gt=0, description="steps between measurements of target std and effective rank")
     health_tokens: int = Field(2048, gt=1, description="target tokens in that measurement")
     tensorboard: bool = True
+    trackers: tuple[TrackerName, ...] = Field((), description="also send the logged metrics to wandb, mlflow, trackio")
+    tracker_wait: float = Field(30.0, ge=0, description="longest wait for the trackers at the end, in seconds")
+    wandb: WandbConfig = WandbConfig()
+    mlflow: MlflowConfig = MlflowConfig()
+    trackio: TrackioConfig = TrackioConfig()
+
+    @field_validator("trackers")
+    @classmethod
+    def _each_once(cls, names: tuple[TrackerName, ...]) -> tuple[TrackerName, ...]:
+        return tuple(dict.fromkeys(names))
 
     @model_validator(mode="after")
     def _health_is_logged(self) -> "MonitorConfig":

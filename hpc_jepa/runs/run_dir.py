@@ -18,6 +18,8 @@ RUNS/<study>/
         eval/[<task>/]<benchmark>.<protocol>.json     evaluation records, predictions in .npz beside them
         eval/[<task>/]steps/<step>/                   the same of chosen steps
         profile/                                      where the first steps spent their time
+        trackers/run.json                             name of the run in trackers (trackers/identity.py)
+        trackers/<tracker>.json  <tracker>.log        what a tracker has, and its messages
         preview.json                                  first clip with its masks (runs/preview_file.py)
         origin.json                                   run or file that it began from, if any (runs/origin.py)
 """
@@ -82,6 +84,8 @@ class RunDir:
         self.profile_dir = self.path / "profile"
         self.preview_file = self.path / "preview.json"
         self.origin_file = self.path / "origin.json"
+        self.trackers_dir = self.path / "trackers"
+        self.tracked_run_file = self.trackers_dir / "run.json"
         self.checkpoints_dir = self.path / CHECKPOINTS
         self.latest_link = self.checkpoints_dir / "latest"
 
@@ -150,7 +154,13 @@ class RunDir:
         """
         records = [folder for task in get_args(Task) for folder in (self.record_dir(task), self.steps_dir(task))]
         _refuse_links_outside(
-            self.path, self.checkpoints_dir, self.log_dir, self.events_dir, self.profile_dir, *records
+            self.path,
+            self.checkpoints_dir,
+            self.log_dir,
+            self.events_dir,
+            self.profile_dir,
+            self.trackers_dir,
+            *records,
         )
 
     def checkpoint_dir(self, step: int) -> Path:

@@ -20,6 +20,7 @@ from hpc_jepa.objectives import ObjectiveSet
 from hpc_jepa.runs.acquire import LeaseCheck, acquire_run_dir, record_failure
 from hpc_jepa.runs.restarts import record_start
 from hpc_jepa.runs.run_dir import RunDir
+from hpc_jepa.trackers.processes import track
 from hpc_jepa.training.batches import BatchPrefetcher
 from hpc_jepa.training.checkpoint_state import resume_from_checkpoint
 from hpc_jepa.training.divergence import DivergenceMonitor
@@ -152,13 +153,14 @@ def _open_outputs(
     run = RunDir(config.folder)
     with (
         CheckpointWriter(run.path, config.checkpoint, check_lease) as writer,
+        track(run, config, first_step, start=is_main()) as trackers,
         MetricsLogger(
             run,
             config.monitor,
             divergence=DivergenceMonitor(config.guard),
             batch_size=config.engine.batch_size,
             first_step=first_step,
-            on_log=on_log,
+            on_log=trackers.observed(on_log),
             gather=gloo.gather,
         ) as metrics,
     ):

@@ -14,6 +14,7 @@ from hpc_jepa.profiling.profile import profile_steps
 from hpc_jepa.runs.acquire import refuse_other_config
 from hpc_jepa.runs.preview_file import write_preview
 from hpc_jepa.runs.state import RunState, write_state
+from hpc_jepa.trackers.clients import require_trackers
 from hpc_jepa.training.build import TrainingRun, build_run
 from hpc_jepa.training.checkpoint_state import checkpoint_info, shards_to_save
 from hpc_jepa.training.clip_preview import clip_preview
@@ -38,6 +39,7 @@ def train(config: RunConfig, on_log: OnLog, profile: bool = False) -> TrainOutco
     Raises InputError, DataError or CheckpointError if the run cannot start, HpcJepaError if the loss is non-finite.
     """
     validate_objectives(config)
+    require_trackers(config.monitor)
     refuse_other_config(config)
     timeout = collective_timeout(config.guard.stall_seconds)
     device = join_process_group(config.engine.device, timeout, config.folder)

@@ -27,6 +27,24 @@ from hpc_jepa.training.nonfinite import SkippedSteps
 from hpc_jepa.training.schedules import ScheduleValues
 
 LOG = logging.getLogger(__name__)
+LAYOUT = {
+    "loss": {"loss": ["^loss$"], "terms": ["^terms/"], "coefficients": ["^coefficients/"]},
+    "health": {
+        "target std": ["^health/target_std$"],
+        "effective rank": ["^health/effective_rank$"],
+        "gradient norm": ["^gradient_norm$"],
+        "skipped steps": ["^skipped_steps$"],
+    },
+    "schedule": {"learning rate": ["^learning_rate$"], "weight decay": ["^weight_decay$"], "EMA": ["^ema$"]},
+    "speed": {
+        "clips per second": ["^clips_per_second$"],
+        "TFLOP/s": ["^tflops_per_second$"],
+        "MFU and wait for data": ["^mfu$", "^data_wait_share$"],
+        "memory": ["^memory_bytes$"],
+        "passes": ["^passes/"],
+    },
+}
+"""Charts of TensorBoard's tab Custom Scalars: category -> title -> patterns of metric names."""
 OnLog = Callable[[MetricsRecord], None]
 """Called on every rank with each record that is logged."""
 
@@ -74,6 +92,7 @@ class MetricsLogger:
         with self._tensorboard():
             if is_main() and config.tensorboard:
                 self._events = SummaryWriter(str(run.events_dir), purge_step=first_step)
+                self._events.add_custom_scalars(_multiline(LAYOUT))
         self._gather = gather
         self._rank_thread = thread_pool(1, "effective-rank")
         self._pending: _PendingRecord | None = None
@@ -250,6 +269,12 @@ def _open_log(run: RunDir, first_step: int) -> JsonlWriter:
     """``metrics.jsonl`` without the steps that will be repeated."""
     discard_metrics_from(run.metrics_file, first_step)
     return JsonlWriter(run.metrics_file)
+
+
+def _multiline(layout: dict[str, dict[str, list[str]]]) -> dict[str, dict[str, tuple[str, list[str]]]]:
+    return {
+        category: {title: ("Multiline", tags) for title, tags in charts.items()} for category, charts in layout.items()
+    }
 
 
 def _peak_memory() -> int:

@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import signal
 from pathlib import Path
 
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+from tensorboard.plugins.custom_scalar.layout_pb2 import Layout
 
 from hpc_jepa.checkpoint import layout, reader
 from hpc_jepa.checkpoint.layout import latest
@@ -54,6 +56,15 @@ def test_a_run_writes_metrics_checkpoints_and_events(configure):
     events = EventAccumulator(str(config.folder / "events")).Reload()
     logged = [scalar.value for scalar in events.Scalars("terms/ld")]
     assert logged == pytest.approx([line["terms"]["ld"] for line in lines], rel=1e-6)
+
+    tags = set(events.Tags()["scalars"])
+    summary = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    layout = Layout.FromString(summary)
+    assert [category.title for category in layout.category] == ["loss", "health", "schedule", "speed"]
+    patterns = [tag for category in layout.category for chart in category.chart for tag in chart.multiline.tag]
+    shown = {tag for tag in tags if any(re.search(pattern, tag) for pattern in patterns)}
+    assert shown == tags
+    assert [p for p in patterns if not any(re.search(p, tag) for tag in tags)] == ["^mfu$"]  # a CPU has none
 
     kept = sorted(path.name for path in (config.folder / "checkpoints").iterdir())
     assert kept == ["latest", "step-00000008", "step-00000012"]

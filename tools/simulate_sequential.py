@@ -6,15 +6,19 @@
     python tools/simulate_sequential.py --gain 0.05 --gain 0.05 --gain 0.05
                                                                  three real gains of 5 points among 27 variants
     python tools/simulate_sequential.py --gain 0.05 --rule e-process --rule pocock
+    python tools/simulate_sequential.py --look 2 --look 3 --prefix 0.2 --confirm 5 --prefix-gain 0.7 --gain 0.08
+                                                                 looks after a fifth of the steps, fresh seeds decide
 
 Each grid is drawn with all seeds; a look sees the seeds that its open variants have. The fixed design gives every
 variant the same number of seeds and decides by Holm; the number with the power of the sequential one is interpolated.
+With --prefix the looks see runs of a part of the steps and only select, and fresh seeds of all steps decide; runs are
+then counted in whole ones.
 """
 
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from typing import Annotated, Any
 
@@ -24,7 +28,7 @@ from numpy.typing import NDArray
 from rich.table import Table
 from scipy.stats import norm
 from simulated_grids import Design, Grid, draw_grid
-from simulated_looks import errors_and_power, first_seeds, take_looks
+from simulated_looks import errors_and_power, seeds_from, select_and_confirm, take_looks
 from timing import one_line_errors, quick_option
 
 from hpc_jepa.cli.console import stdout_console
@@ -74,10 +78,10 @@ class Tally:
     false: list[bool] = field(default_factory=list)
     false_equal: list[bool] = field(default_factory=list)
     found: list[float] = field(default_factory=list)
-    runs: list[int] = field(default_factory=list)
+    runs: list[float] = field(default_factory=list)
     decisions: Counter[Decision] = field(default_factory=Counter)
 
-    def add(self, grid: Grid, margin: float, decisions: Mapping[str, Decision], runs: int) -> None:
+    def add(self, grid: Grid, margin: float, decisions: Mapping[str, Decision], runs: float) -> None:
         """Count one grid."""
         truth = grid.truth
         wrong, power = errors_and_power(truth, decisions)
@@ -108,10 +112,10 @@ class Tally:
         }
 
 
-def fixed_power(grid: Grid, seeds: int, error: float) -> float:
-    """Share of the real differences that Holm finds with ``seeds`` of every variant."""
-    variants = {name: first_seeds(scores, seeds) for name, scores in grid.variants.items()}
-    found = compare_with_reference(variants, first_seeds(grid.reference, seeds), grid.clusters)
+def fixed_power(grid: Grid, seeds: int, error: float, begin: int = 0) -> float:
+    """Share of the real differences that Holm finds with ``seeds`` of every variant, from seed ``begin``."""
+    variants = {name: seeds_from(scores, begin, seeds) for name, scores in grid.variants.items()}
+    found = compare_with_reference(variants, seeds_from(grid.reference, begin, seeds), grid.clusters)
     signs = {name: "gain" if each.value > 0 else "loss" for name, each in found.items() if each.adjusted_p < error}
     _, power = errors_and_power(grid.truth, {name: signs.get(name) for name in grid.truth})
     return float(np.mean(power))
@@ -127,19 +131,28 @@ def equal_power_seeds(fixed: Mapping[int, float], power: float) -> float | None:
 
 
 def simulate(
-    design: Design, rules: Mapping[str, SequentialRule], grids: int, fixed_grids: int, seed: int
+    design: Design,
+    rules: Mapping[str, SequentialRule],
+    grids: int,
+    fixed_grids: int,
+    seed: int,
+    prefix: float | None = None,
 ) -> dict[str, Any]:
-    """Figures of all rules on the same grids, and the power of fixed designs on the first ``fixed_grids``."""
+    """Figures of all rules on the same grids, and the power of fixed designs on the first ``fixed_grids``.
+
+    ``prefix``: share of the steps that the looks see; None for all.
+    """
     rng, tallies = np.random.default_rng(seed), {name: Tally() for name in rules}
-    powers: dict[int, list[float]] = {number: [] for number in range(2, design.seeds + 1)}
+    powers: dict[int, list[float]] = {number: [] for number in range(2, design.seeds - design.prefix_seeds + 1)}
     error = next(iter(rules.values())).error
     for number in range(grids):
         grid = draw_grid(design, rng)
         for name, rule in rules.items():
-            tallies[name].add(grid, rule.margin, *take_looks(rule, grid))
+            outcome = take_looks(rule, grid) if prefix is None else select_and_confirm(rule, grid, prefix)
+            tallies[name].add(grid, rule.margin, *outcome)
         if design.gains and number < fixed_grids:
             for count, found in powers.items():
-                found.append(fixed_power(grid, count, error))
+                found.append(fixed_power(grid, count, error, design.prefix_seeds))
     fixed = {count: float(np.mean(found)) for count, found in powers.items() if found}
     return {
         "fixed_power": {count: 100 * power for count, power in fixed.items()},
@@ -165,14 +178,20 @@ def table_of(rules: Mapping[str, Mapping[str, Any]]) -> Table:
 
 
 def named_rules(
-    names: Sequence[str], futility: Sequence[float], looks: Sequence[int], error: float, margin: float, family: int
+    names: Sequence[str],
+    futility: Sequence[float],
+    looks: Sequence[int],
+    error: float,
+    margin: float,
+    family: int,
+    confirmation: int = 0,
 ) -> dict[str, SequentialRule]:
     """Every rule with every futility limit. Raises InputError for an unknown rule."""
     unknown = [name for name in names if name not in RULES]
     if unknown:
         raise InputError(f"--rule {unknown[0]}: unknown; use {', '.join(RULES)}")
     return {
-        f"{name}, futility {limit:g}": RULES[name](tuple(looks), error, margin, limit, family)
+        f"{name}, futility {limit:g}": RULES[name](tuple(looks), error, margin, limit, family, confirmation)
         for name in names
         for limit in futility
     }
@@ -187,6 +206,11 @@ def main(
     futility: Annotated[list[float] | None, typer.Option(min=0, max=0.99, show_default="0 0.1 0.15 0.2")] = None,
     rule: Annotated[list[str] | None, typer.Option(help=", ".join(RULES), show_default="spending")] = None,
     error: Annotated[float, typer.Option(min=0.001, max=0.5)] = 0.05,
+    prefix: Annotated[
+        float | None, typer.Option(min=0.001, max=0.999, help="Share of the steps that the looks see.")
+    ] = None,
+    prefix_gain: Annotated[float, typer.Option(min=-1, max=2, help="Share of a gain that is there by then.")] = 1.0,
+    confirm: Annotated[int, typer.Option(min=2, max=20, help="Fresh seeds that decide, with --prefix.")] = 5,
     rho: Annotated[float, typer.Option(min=0, max=0.99, help="Correlation of variants of a seed.")] = 0.5,
     spread: Annotated[str, typer.Option(help="equal, alternating, random or reference.")] = "equal",
     variants: Annotated[int, typer.Option(min=2, help="Variants with the reference.")] = 28,
@@ -207,10 +231,13 @@ def main(
             raise InputError("--gain: at most one for each variant beside the reference, between -0.2 and 0.2")
         clips_per_video = None if videos == (1, 1) else videos
         kind: Any = spread
-        design = Design(max(looks), rho, kind, variants, clips, clips_per_video, gains=gains)
+        fresh = 0 if prefix is None else confirm
+        design = Design(max(looks) + fresh, rho, kind, variants, clips, clips_per_video, gains=gains)
+        if prefix is not None:
+            design = replace(design, prefix_seeds=max(looks), prefix_gain=prefix_gain)
         limits = futility or [0.0, 0.1, 0.15, 0.2]
-        rules = named_rules(rule or ["spending"], limits, looks, error, margin, variants - 1)
-        found = simulate(design, rules, grids, fixed_grids, random_seed)
+        rules = named_rules(rule or ["spending"], limits, looks, error, margin, variants - 1, fresh)
+        found = simulate(design, rules, grids, fixed_grids, random_seed, prefix)
     if as_json:
         typer.echo(json.dumps(found))
         return

@@ -34,7 +34,8 @@ class Design:
     ``clips_per_video``: smallest and largest number of test clips of one source video, None for independent clips.
     ``unbalanced``: classes of sizes 1, 1/2, 1/3, ... and variants that are better at some of them. ``missing``: share
     of runs that do not exist. ``spread``: standard deviations of runs, equal or up to threefold different: of every
-    second variant, of random ones, or of the reference alone.
+    second variant, of random ones, or of the reference alone. ``prefix_seeds``: the first ones, whose runs were trained
+    for a prefix of the steps, after which variants have the share ``prefix_gain`` of their gains.
     """
 
     seeds: int
@@ -47,6 +48,8 @@ class Design:
     missing: float = 0.0
     gains: tuple[float, ...] = ()
     seed_std: float = 0.03
+    prefix_seeds: int = 0
+    prefix_gain: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -70,7 +73,8 @@ def draw_grid(design: Design, rng: np.random.Generator) -> Grid:
     videos = _videos(design, rng)
     gains = np.zeros(count)
     gains[1 : 1 + len(design.gains)] = design.gains
-    share = 0.5 + gains[:, None] + _luck(design, rng)
+    reached = np.where(np.arange(seeds) < design.prefix_seeds, design.prefix_gain, 1.0)
+    share = 0.5 + gains[:, None] * reached + _luck(design, rng)
     clip = rng.uniform(-EASE, EASE, n).astype(np.float32)
     effect = np.zeros((count, n), np.float32)
     if videos is not None:

@@ -34,14 +34,16 @@ def write_answers(
     answers: Answers,
     clusters: NDArray[np.int64] | None = None,
     labels: NDArray[np.int64] | None = None,
+    step: int | None = None,
     **facts: Any,
 ) -> Path:
     """A probe record in which the clips of ``answers`` are correct, and the others of the next class.
 
-    ``clusters``, ``labels``: [n]; by default unknown, and classes in turn. ``facts``: other fields than those of
+    ``clusters``, ``labels``: [n]; by default unknown, and classes in turn. ``step``: of a checkpoint before the last.
+    ``facts``: other fields than those of
     :func:`record_facts`.
     """
-    whole = {**record_facts(config, benchmark, protocol), **facts}
+    whole = {**record_facts(config, benchmark, protocol, step), **facts}
     clips = next(iter(answers.values())).shape[-1]
     classes = int(whole["classes"])
     if labels is None:
@@ -56,7 +58,7 @@ def write_answers(
         pooling, seeds = "tokens" if probe == "attentive" else "mean", range(len(right)) if len(right) > 1 else ()
         names = {"weights": weights, "probe": probe, "pooling": pooling, "probe_seeds": tuple(seeds)}
         results.append({**names, "metric": "top1", **accuracy_fields(right, clusters)})
-    path = RunDir(config.folder).record_file(benchmark, protocol)
+    path = RunDir(config.folder).record_file(benchmark, protocol, step=step)
     write_record(ProbeRecord, path, {**whole, "results": tuple(results)}, predictions)
     return path
 

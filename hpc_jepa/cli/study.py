@@ -355,7 +355,7 @@ def _run_cells(cells: "Sequence[StudyCell]", request: _LocalRequest) -> "list[Fa
     gpus = [] if all(cell.config.engine.device == "cpu" for cell in cells) else gpu_names(os.environ, Gpus.find().count)
     local = LocalJobs.plan(gpus, os.cpu_count() or 1, len(cells), request.jobs, request.processes)
     CONSOLE.print(str(local), highlight=False)
-    with progress_bars(_labels(cells), [cell.config.schedule.steps for cell in cells]) as show:
+    with progress_bars(_labels(cells), [cell.steps for cell in cells]) as show:
         indices = {cell.folder: index for index, cell in enumerate(cells)}
         return run_locally(
             cells,

@@ -32,6 +32,8 @@ def show_next(step: NextStep) -> None:
     console = stdout_console()
     if step.last is not None:
         console.print(_decisions(step.last))
+        if step.last.step is not None:
+            console.print(f"compared after {step.last.step:,} steps of each run", soft_wrap=True)
     if step.looks.evaluated_before:
         console.print(warning(step), style="yellow", soft_wrap=True)
     if not step.cells:
@@ -55,7 +57,8 @@ def report_looks(step: NextStep, looks: Sequence[RecordedLook]) -> None:
         name = "confirmation" if look == step.looks.confirmation else f"look {look.look}"
         decided = ", ".join(f"{number} {decision}" for decision, number in counts.items())
         missing = f"; without {plural(len(look.missing), 'failed cell', 'failed cells')}" if look.missing else ""
-        CONSOLE.print(f"{name} at {look.seeds} seeds: {decided}{missing}", highlight=False)
+        steps = "" if look.step is None else f", after {look.step:,} steps"
+        CONSOLE.print(f"{name} at {look.seeds} seeds{steps}: {decided}{missing}", highlight=False)
 
 
 def warning(step: NextStep) -> str:
@@ -69,8 +72,12 @@ def warning(step: NextStep) -> str:
 
 def _decisions(look: RecordedLook) -> Table:
     table = Table("comparison", "decision", "points", "95 % interval", "seeds", "p", box=None, pad_edge=False)
+    chances = any(found.chance is not None for found in look.decisions.values())
+    if chances:
+        table.add_column("chance")
     for name, found in look.decisions.items():
-        table.add_row(name, Text(found.decision, COLOURS.get(found.decision, "default")), *_numbers(found))
+        chance = () if not chances else ("" if found.chance is None else f"{found.chance:.0%}",)
+        table.add_row(name, Text(found.decision, COLOURS.get(found.decision, "default")), *_numbers(found), *chance)
     return table
 
 

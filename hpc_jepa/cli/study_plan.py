@@ -19,7 +19,7 @@ def show_plan(cells: Sequence[StudyCell], site: ClusterConfig, forecast: StudyFo
     """Print variants, benchmarks, and the cost of each regime and of the whole study."""
     console = stdout_console()
     console.print(_variants(cells))
-    console.print(f"evaluated on: {_benchmarks(cells[0])}", highlight=False, soft_wrap=True)
+    console.print(f"evaluated on: {_benchmarks(cells[-1])}", highlight=False, soft_wrap=True)
     for name, size in poolers_bytes(cells[0]).items():
         console.print(f"{name}: {size / GIB:.2f} GiB on each GPU", highlight=False, soft_wrap=True)
     console.print(_regimes(forecast.regimes))
@@ -36,13 +36,13 @@ def show_plan(cells: Sequence[StudyCell], site: ClusterConfig, forecast: StudyFo
 
 def _variants(cells: Sequence[StudyCell]) -> Table:
     table = Table("regime", "variant", "semantics", "seeds", "steps")
-    rows: dict[tuple[str, str, str], list[StudyCell]] = {}
+    rows: dict[tuple[str, str, str, int], list[StudyCell]] = {}
     for cell in cells:
         config = cell.config
-        rows.setdefault((config.regime, config.variant, config.semantics_name), []).append(cell)
-    for (regime, variant, semantics), group in rows.items():
+        rows.setdefault((config.regime, config.variant, config.semantics_name, cell.steps), []).append(cell)
+    for (regime, variant, semantics, steps), group in rows.items():
         seeds = ", ".join(str(cell.config.seed) for cell in group)
-        table.add_row(regime, variant, semantics, seeds, str(group[0].config.schedule.steps))
+        table.add_row(regime, variant, semantics, seeds, str(steps))
     return table
 
 

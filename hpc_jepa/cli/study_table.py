@@ -57,7 +57,7 @@ def _render(view: StudyStatus, labels: Sequence[str]) -> RenderableType:
     table = Table("cell", "state", "step", "left", "note", box=None, pad_edge=False)
     for label, cell, status in zip(labels, view.cells, view.statuses, strict=True):
         colour = COLOURS.get(status.state, "default")
-        steps = f"{status.step}/{cell.config.schedule.steps}"
+        steps = f"{status.step}/{cell.steps}"
         table.add_row(
             label,
             Text(status.state, colour),

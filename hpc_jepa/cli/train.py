@@ -60,6 +60,10 @@ def train_command(
         bool,
         typer.Option("--profile", help="Profile the first steps: RUN/profile/summary.md."),
     ] = False,
+    until: Annotated[
+        int | None,
+        typer.Option(min=1, help="Save after this many steps and stop.", show_default=False),
+    ] = None,
     plot_schedules: Annotated[
         Path | None,
         typer.Option(
@@ -97,17 +101,19 @@ def train_command(
     if config.model.size_warning:
         log.warning(config.model.size_warning)
     steps, first = config.schedule.steps, RunDir(config.folder).last_step()
+    last = steps if until is None else min(until, steps)
     if profile:
         check_profile_steps(steps - first)
     title = f"{config.folder.parent.name} seed {config.seed}"
-    with progress_bar(title, steps, first) if shown else nullcontext(_ignore) as advance:
+    with progress_bar(title, last, first) if shown else nullcontext(_ignore) as advance:
         bar = _StepBar(advance, first)
-        outcome = train(config, bar.observe, profile)
-        if outcome == "done":
-            bar.move_to(steps)
+        outcome = train(config, bar.observe, profile, until)
+        if outcome != "interrupted":
+            bar.move_to(max(last, first))
     if outcome == "interrupted":
         if shown:
             CONSOLE.print("saved and stopped; repeat the command to resume")
         raise typer.Exit(EXIT_INTERRUPTED)
     if shown:
-        CONSOLE.print(f"{config.folder}: complete")
+        reached = "complete" if outcome == "done" else f"saved after {max(last, first):,} of {steps:,} steps"
+        CONSOLE.print(f"{config.folder}: {reached}")

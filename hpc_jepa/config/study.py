@@ -164,6 +164,11 @@ class SequentialConfig(Strict):
     futility: float = Field(
         0.15, ge=0, lt=1, description="stop a variant that has less chance than this of a gain or loss by the last look"
     )
+    prefix: int | None = Field(
+        None,
+        gt=0,
+        description="steps after which the looks compare; their runs are trained no further; needs confirmation",
+    )
     decides: tuple[str, ...] = Field(
         (), description="benchmarks that decide, by their names in evaluations; empty: the first evaluation"
     )
@@ -272,6 +277,9 @@ class StudyConfig(RootConfig):
     def _plans_looks(self) -> "StudyConfig":
         if self.sequential is not None:
             _check_looks(self, self.sequential)
+            if self.sequential.prefix is not None and self.confirmation is None:
+                message = "needs confirmation:; a prefix of the steps can select variants, not decide on them"
+                raise SettingError(("sequential", "prefix"), message)
         if self.confirmation is not None:
             if self.sequential is None:
                 raise SettingError(("confirmation",), "needs sequential:, whose looks select what is confirmed")

@@ -17,7 +17,19 @@ def find_gaps(runs: Sequence[RunReport], rows: Sequence[ResultRow]) -> list[str]
     """One line per gap: cells that never started, unfinished runs, evaluations that only other runs have, regimes
     without an evaluated random encoder.
     """
-    return [*_never_started(runs), *_unfinished(runs), *_unevaluated(runs, rows), *_without_random(rows)]
+    whole = [run for run in runs if not _stops_at_prefix(run)]
+    return [*_never_started(runs), *_unfinished(whole), *_unevaluated(whole, rows), *_without_random(rows)]
+
+
+def _stops_at_prefix(run: RunReport) -> bool:
+    """Whether a run is one of looks at a prefix of the steps, and has done those: it is trained no further."""
+    try:
+        looks = read_looks(run.dir.study)
+    except DataError:  # named among the gaps
+        return False
+    if looks is None or looks.rule.prefix is None or run.state is None or run.config.seed not in looks.rule.seeds:
+        return False
+    return run.state.state == "interrupted" and (run.state.step or 0) >= looks.rule.prefix
 
 
 def _never_started(runs: Sequence[RunReport]) -> list[str]:

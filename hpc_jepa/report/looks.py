@@ -34,12 +34,13 @@ def sequential_findings(runs: Iterable[RunReport]) -> list[str]:
 def _sentences(name: str, looks: LooksFile) -> list[str]:
     rule, last = looks.rule, looks.looks[-1]
     selects = " They select what is confirmed on fresh seeds." if rule.confirmation else ""
+    steps = "" if rule.prefix is None else f" after {rule.prefix:,} steps of each run,"
     missing = f" Cells that failed: {', '.join(last.missing)}." if last.missing else ""
     sentences = [
         f"{name} is a sequential study, after look {last.look} of {len(rule.looks)} (at {last.seeds} of at most "
-        f"{rule.looks[-1]} seeds): {_decided(last.decisions, rule.margin)}. The family-wise error of these decisions "
-        f"is {rule.error:.0%} for all looks together; stars and colours of the tables do not count the looks."
-        f"{selects}{missing}"
+        f"{rule.looks[-1]} seeds),{steps} its decisions are: {_decided(last.decisions, rule.margin)}. The family-wise "
+        f"error of these decisions is {rule.error:.0%} for all looks together; stars and colours of the tables do not "
+        f"count the looks.{selects}{missing}"
     ]
     if looks.confirmation is not None:
         fresh = looks.confirmation

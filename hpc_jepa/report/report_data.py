@@ -65,6 +65,11 @@ def collect_run_data(found: FoundRuns, places: Sequence[Path]) -> ReportData:
     damaged = [f"damaged, left out: {line}" for line in (*found.damaged, *checked.damaged)]
     if not rows and damaged:
         raise DataError(f"{places[0]}: no sound evaluation to report; {damaged[0]}")
+    if not rows and any(run.step_records for run in runs):
+        raise InputError(
+            f"{places[0]}: only checkpoints before the last step were evaluated, so there is nothing to report yet; "
+            "'hpc-jepa study next' has the decisions of looks at them"
+        )
     if not rows:
         raise InputError(f"{places[0]}: no run was evaluated yet; run 'hpc-jepa evaluate RUN --benchmark NAME' first")
     attentive = {panel_of(row) for row in rows if results[row].result.pooling == "tokens"}

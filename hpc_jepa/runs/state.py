@@ -14,6 +14,9 @@ from hpc_jepa.io.validation import parse_json
 
 RunStatus = Literal["running", "done", "interrupted", "failed"]
 
+UNTIL = "--until"
+"""``stopped_by`` of a run that was asked to stop there."""
+
 
 def _unknown_as_none(step: Any) -> Any:
     return None if step == -1 else step
@@ -41,7 +44,7 @@ class RunState(Strict):
     passes: dict[str, float] = Field({})
     """How often the steps done read each source: clips of all processes over its size; with replacement on average."""
     stopped_by: str | None = Field(None, validation_alias=AliasChoices("stopped_by", "by"))
-    """Signal that interrupted the run, or ``wall time``."""
+    """Signal that interrupted the run, ``wall time``, or UNTIL."""
     error: str | None = None
 
     @property

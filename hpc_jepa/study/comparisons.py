@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_jepa.config.benchmark import PROTOCOLS
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.evaluation.record import ProbeRecord, read_predictions, read_record
 from hpc_jepa.evaluation.stats.accuracy import PROPORTION, Scale
 from hpc_jepa.evaluation.stats.blocked import Comparison, SeedScores, compare_with_reference
 from hpc_jepa.evaluation.stats.metrics import METRICS, clip_scores, scale_of
-from hpc_jepa.study.grid import CellEvaluation, StudyCell
+from hpc_jepa.study.grid import CellEvaluation, StudyCell, deciding_evaluations
 from hpc_jepa.study.status import is_evaluated
 
 BASELINE = "baseline"
@@ -80,11 +79,8 @@ class StudyComparisons:
 
         Raises InputError if a variant has no baseline in its regime.
         """
-        first: dict[str, CellEvaluation] = {}
-        for evaluation in sorted(cells[0].evaluations, key=lambda each: PROTOCOLS.index(each.protocol)):
-            if evaluation.file in decides:
-                first.setdefault(evaluation.benchmark.name, evaluation)
-        found = cls(cells, first)
+        first = deciding_evaluations(cells[0].evaluations, decides)
+        found = cls(cells, {evaluation.benchmark.name: evaluation for evaluation in first})
         if not found.questions:
             raise InputError(f"{study.study}: nothing to compare: no variant beside {BASELINE}, or no evaluation")
         return found
@@ -190,8 +186,11 @@ class Compared:
 
 
 def read_result(cell: StudyCell, evaluation: CellEvaluation, probe: str) -> SeedResult:
-    """Result of a run under one probe. Raises DataError if the record is damaged or lacks the probe."""
-    path = cell.run.record_file(evaluation.benchmark.name, evaluation.protocol)
+    """Result of a run under one probe, of a run of looks after their prefix.
+
+    Raises DataError if the record is damaged or lacks the probe.
+    """
+    path = cell.run.record_file(evaluation.benchmark.name, evaluation.protocol, step=cell.until)
     record = read_record(ProbeRecord, path)
     predictions = read_predictions(path, record)
     key = f"{WEIGHTS}.{probe}"

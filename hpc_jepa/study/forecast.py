@@ -63,10 +63,10 @@ def forecast_study(
 ) -> StudyForecast:
     """Estimate the cost of all cells on a cluster. Runs of one regime and length are assumed to take equally long."""
     by_regime: dict[str, list[StudyCell]] = {}
-    lengths = {(cell.config.regime, cell.config.schedule.steps) for cell in cells}
+    lengths = {(cell.config.regime, cell.steps) for cell in cells}
     several = Counter(regime for regime, _ in lengths)
     for cell in cells:
-        regime, steps = cell.config.regime, cell.config.schedule.steps
+        regime, steps = cell.config.regime, cell.steps
         by_regime.setdefault(f"{regime}, {steps:,} steps" if several[regime] > 1 else regime, []).append(cell)
     regimes = [_regime_forecast(name, group, cluster, step_seconds) for name, group in by_regime.items()]
     hours = [regime.gpu_hours for regime in regimes if regime.gpu_hours is not None]
@@ -117,7 +117,7 @@ def _regime_forecast(
     name: str, cells: Sequence[StudyCell], cluster: ClusterConfig, given: float | None
 ) -> RegimeForecast:
     config, step = cells[0].config, step_time(cells, cluster, given)
-    seconds = step.seconds * config.schedule.steps if step else None
+    seconds = step.seconds * cells[0].steps if step else None
     checkpoints = config.checkpoint.keep + 1  # the old one is deleted after the new one is written
     return RegimeForecast(
         name,

@@ -1,12 +1,12 @@
 """Expand a study into its cells."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hpc_jepa.config.benchmark import BenchmarkConfig, MetricName, ProtocolName, Weights
+from hpc_jepa.config.benchmark import PROTOCOLS, BenchmarkConfig, MetricName, ProtocolName, Weights
 from hpc_jepa.config.init import InitConfig
 from hpc_jepa.config.loading import dump_config, find_config, read_config
 from hpc_jepa.config.run import RunConfig
@@ -26,6 +26,7 @@ class CellEvaluation:
 
     every: also evaluate target weights of the checkpoints at multiples of this step count; None: only the last.
     decides: metric that the study compares by; None: that of the benchmark.
+    step: evaluate target weights of the checkpoint after this many steps instead.
     """
 
     benchmark: BenchmarkConfig
@@ -34,6 +35,7 @@ class CellEvaluation:
     weights: tuple[Weights, ...]
     every: int | None = None
     decides: MetricName | None = None
+    step: int | None = None
 
     @property
     def metric(self) -> MetricName:
@@ -51,6 +53,8 @@ class CellEvaluation:
         common: tuple[str, ...] = ("--benchmark", self.file, "--protocol", self.protocol)
         if self.decides is not None:
             common = (*common, f"decides={self.decides}")
+        if self.step is not None:
+            return [(*common, "--weights", "target", "--step", str(self.step))]
         steps = [] if self.every is None else [(*common, "--weights", "target", "--every", str(self.every))]
         return [*steps, (*common, *(word for name in self.weights for word in ("--weights", name)))]
 
@@ -60,12 +64,28 @@ class StudyCell:
     """One run of the grid, its arguments of ``hpc-jepa train``, and its evaluations.
 
     after: folder of the run of an earlier phase whose last checkpoint it begins with.
+    until: it is trained for this many steps only, the prefix that the looks of a sequential study compare.
     """
 
     config: RunConfig
     arguments: tuple[str, ...]
     evaluations: tuple[CellEvaluation, ...]
     after: Path | None = None
+    until: int | None = None
+
+    @property
+    def steps(self) -> int:
+        """Steps that it is trained for."""
+        return self.config.schedule.steps if self.until is None else self.until
+
+    @property
+    def is_trained(self) -> bool:
+        """Whether all steps are done. Raises DataError if a file of the run is damaged."""
+        state = self.run.state
+        if state is None:
+            return False
+        paused = self.until is not None and state.state == "interrupted" and (state.step or 0) >= self.until
+        return state.state == "done" or paused
 
     @property
     def folder(self) -> Path:
@@ -104,7 +124,34 @@ def expand_study(study: StudyConfig, runs: Path) -> list[StudyCell]:
         for cell in _phases(study, regime, variant, point, runs)
     ]
     _check_distinct_folders(cells)
-    return _with_evaluations(cells, [item for entry in study.evaluations for item in _evaluations(entry)])
+    evaluations = [item for entry in study.evaluations for item in _evaluations(entry)]
+    return [_selecting(study, cell) for cell in _with_evaluations(cells, evaluations)]
+
+
+def deciding_evaluations(evaluations: Iterable[CellEvaluation], decides: Collection[str]) -> list[CellEvaluation]:
+    """One evaluation of each of the benchmarks ``decides``, as in a report: the first of PROTOCOLS."""
+    first: dict[str, CellEvaluation] = {}
+    for evaluation in sorted(evaluations, key=lambda each: PROTOCOLS.index(each.protocol)):
+        if evaluation.file in decides:
+            first.setdefault(evaluation.benchmark.name, evaluation)
+    return list(first.values())
+
+
+def _selecting(study: StudyConfig, cell: StudyCell) -> StudyCell:
+    """A cell of the looks stops after their prefix, and is evaluated there on what decides.
+
+    Raises InputError if the run is not longer than the prefix.
+    """
+    rule, confirmation = study.sequential, study.confirmation
+    if rule is None or rule.prefix is None or confirmation is None or cell.config.seed in confirmation.seeds:
+        return cell
+    if rule.prefix >= cell.config.schedule.steps:
+        raise InputError(
+            f"sequential.prefix: {rule.prefix:,} steps, but {cell.arm} has {cell.config.schedule.steps:,}; use fewer"
+        )
+    deciding = deciding_evaluations(cell.evaluations, rule.decides or (study.evaluations[0].benchmark,))
+    evaluations = tuple(replace(each, weights=("target",), every=None, step=rule.prefix) for each in deciding)
+    return replace(cell, evaluations=evaluations, until=rule.prefix)
 
 
 def create_study_dir(study: StudyConfig, runs: Path) -> StudyDir:

@@ -8,14 +8,11 @@ from pydantic import model_validator
 
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.errors import DataError, InputError
-from hpc_jepa.evaluation.stats.sequential import Decision
+from hpc_jepa.evaluation.stats.sequential import CONFIRMED, Decision
 from hpc_jepa.io.atomic import write_atomically
 from hpc_jepa.io.retry import read_if_exists
 from hpc_jepa.io.validation import parse_json
 from hpc_jepa.runs.run_dir import StudyDir
-
-CONFIRMED: tuple[Decision, ...] = ("gain", "open")
-"""Decisions of the last look after which a variant goes on to the confirmation."""
 
 RESTORE = "restore it from a backup; without it, the error that earlier looks spent is unknown"
 
@@ -24,7 +21,7 @@ class RecordedRule(Strict):
     """The rule. ``margin`` is in points; levels are p-values that a first decision needs, at each look.
 
     ``benchmarks``: deciding protocol and probe of each. ``comparisons``: the family. ``references``: what each variant
-    is compared with.
+    is compared with. ``prefix``: steps of the runs that the looks compare, None for all.
     """
 
     method: str
@@ -35,6 +32,7 @@ class RecordedRule(Strict):
     error: float
     margin: float
     futility: float
+    prefix: int | None = None
     benchmarks: dict[str, str]
     comparisons: tuple[str, ...]
     references: dict[str, str]
@@ -46,6 +44,8 @@ class RecordedDecision(Strict):
     """One comparison at a look: difference and its 95 % interval in points, and the decision.
 
     ``seeds``: common seeds that it rests on, 0 if it could not be made; ``dropped``: seeds that one side lacks.
+    ``chance``: why an undecided one stops or goes on: the probability of a gain or loss by the last look; if the rule
+    has a prefix, that of a gain in the confirmation.
     """
 
     decision: Decision
@@ -55,18 +55,20 @@ class RecordedDecision(Strict):
     low: float | None = None
     high: float | None = None
     p_value: float | None = None
+    chance: float | None = None
 
 
 class RecordedLook(Strict):
     """One look: seeds of each variant that it was planned for, decisions by comparison, and the records it rests on.
 
-    ``missing``: run folders whose cells failed and were left out. ``records``: SHA-256 of the predictions by path below
-    the study folder.
+    ``step``: steps of the runs that were compared, None for all. ``missing``: run folders whose cells failed and were
+    left out. ``records``: SHA-256 of the predictions by path below the study folder.
     """
 
     look: int
     seeds: int
     time: float
+    step: int | None = None
     decisions: dict[str, RecordedDecision]
     missing: tuple[str, ...] = ()
     records: dict[str, str]

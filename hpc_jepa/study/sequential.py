@@ -12,13 +12,11 @@ from pathlib import Path
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.errors import HpcJepaError, InputError
 from hpc_jepa.evaluation.record import ProbeRecord, read_record
-from hpc_jepa.evaluation.stats.sequential import METHOD, SPENDING, Decision, SequentialRule
-from hpc_jepa.evaluation.stats.simultaneous import holm
+from hpc_jepa.evaluation.stats.sequential import CONFIRMED, METHOD, SPENDING, Decision, SequentialRule
 from hpc_jepa.runs.run_dir import StudyDir
 from hpc_jepa.study.comparisons import Arm, Compared, Question, StudyComparisons
 from hpc_jepa.study.grid import StudyCell, expand_study
 from hpc_jepa.study.looks_file import (
-    CONFIRMED,
     LooksFile,
     RecordedDecision,
     RecordedLook,
@@ -29,6 +27,8 @@ from hpc_jepa.study.looks_file import (
     write_looks,
 )
 from hpc_jepa.study.status import is_evaluated
+
+NO_CHANCES: Mapping[Question, float] = {}
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,9 @@ class SequentialStudy:
         self.comparisons = StudyComparisons.of(study, self.cells, decides)
         self.questions = {str(question): question for question in self.comparisons.questions}
         margin, family = config.margin / 100, len(self.questions)
-        self.rule = SequentialRule(config.looks, config.error, margin, config.futility, family)
+        self.prefix = config.prefix
+        fresh = 0 if config.prefix is None else len(self.confirmation)
+        self.rule = SequentialRule(config.looks, config.error, margin, config.futility, family, fresh)
 
     def next(self, failed: Collection[Path] = ()) -> NextStep:
         """The next step, without writing. ``failed``: run folders that a look does without.
@@ -114,12 +116,8 @@ class SequentialStudy:
         compared = self.comparisons.compare(self._with_references(selected, self.confirmation))
         questions = [question for question in self.questions.values() if question.arm in selected]
         found = {q: compared.comparisons[q] for q in questions if q in compared.comparisons}
-        tested = [q for q, comparison in found.items() if comparison.seeds > 1]
-        adjusted = dict(zip(tested, holm([found[q].p_value for q in tested]), strict=True))
-        decisions: dict[Question, Decision] = dict.fromkeys(questions, "open")
-        for question, p_value in adjusted.items():
-            if p_value <= self.rule.error:
-                decisions[question] = "gain" if found[question].value > 0 else "loss"
+        undecided: dict[Question, Decision] = dict.fromkeys(questions, "open")
+        decisions = undecided | self.rule.confirm(found)
         look = self._record(number, self.confirmation, decisions, compared, selected)
         looks = looks.model_copy(update={"confirmation": look})
         return NextStep(looks, (*taken, look), None, "finished", ())
@@ -139,7 +137,14 @@ class SequentialStudy:
             )
         before: dict[Question, Decision] = dict.fromkeys(self.questions.values(), "open")
         decisions = self.rule.decide(number, tested, before | self._decisions(looks))
-        return self._record(number + 1, self.seeds[: self.rule.looks[number]], decisions, compared, open_arms)
+        found = sum(decision in ("gain", "loss") for decision in decisions.values())
+        chances = {
+            question: self.rule.chance(number, comparison, found)
+            for question, comparison in tested.items()
+            if decisions[question] in ("hopeless", "open") and comparison.seeds > 1
+        }
+        seeds = self.seeds[: self.rule.looks[number]]
+        return self._record(number + 1, seeds, decisions, compared, open_arms, chances, self.prefix)
 
     def _record(
         self,
@@ -148,6 +153,8 @@ class SequentialStudy:
         decisions: Mapping[Question, Decision],
         compared: Compared,
         arms: Collection[Arm],
+        chances: Mapping[Question, float] = NO_CHANCES,
+        step: int | None = None,
     ) -> RecordedLook:
         used = self._with_references(arms, seeds)
         missing = [
@@ -157,13 +164,16 @@ class SequentialStudy:
             look=number,
             seeds=len(seeds),
             time=time.time(),
-            decisions={str(q): self._decision(q, decision, compared) for q, decision in decisions.items()},
+            step=step,
+            decisions={
+                str(q): self._decision(q, decision, compared, chances.get(q)) for q, decision in decisions.items()
+            },
             missing=tuple(missing),
             records={str(path.relative_to(self.folder.path)): sha for path, sha in sorted(compared.checksums.items())},
         )
 
     @staticmethod
-    def _decision(question: Question, decision: Decision, compared: Compared) -> RecordedDecision:
+    def _decision(question: Question, decision: Decision, compared: Compared, chance: float | None) -> RecordedDecision:
         found = compared.comparisons.get(question)
         if found is None:
             return RecordedDecision(decision=decision, seeds=0)
@@ -175,6 +185,7 @@ class SequentialStudy:
             low=100 * found.low,
             high=100 * found.high,
             p_value=found.p_value,
+            chance=chance,
         )
 
     def _seeds_of(self, looks: LooksFile, arm: Arm, number: int, open_arms: Collection[Arm]) -> int:
@@ -238,6 +249,7 @@ class SequentialStudy:
             error=self.rule.error,
             margin=round(100 * self.rule.margin, 9),
             futility=self.rule.futility,
+            prefix=self.prefix,
             benchmarks={name: self.comparisons.column(name) for name in self.comparisons.evaluations},
             comparisons=tuple(self.questions),
             references={str(arm): str(other) for arm, other in self.comparisons.references.items()},

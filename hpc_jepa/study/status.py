@@ -96,7 +96,7 @@ def read_study_status(cells: Sequence[StudyCell], study: StudyDir) -> StudyStatu
 def cell_status(cell: StudyCell, jobs: CellJobs = NO_JOBS, refused: str | None = None) -> CellStatus:
     """Status of one cell. Raises DataError if a file of its run is damaged."""
     state = cell.run.state
-    if state is not None and state.state == "done":
+    if state is not None and cell.is_trained:
         return _evaluation_status(cell, state.step or 0, jobs)
     status = _training_status(cell, state, jobs)
     if refused and status.state not in ("running", "queued"):
@@ -144,6 +144,8 @@ def _evaluation_status(cell: StudyCell, step: int, jobs: CellJobs) -> CellStatus
     complete = [evaluation for evaluation in cell.evaluations if _has_record(cell, evaluation)]
     names = ", ".join(f"{evaluation.benchmark.name}.{evaluation.protocol}" for evaluation in complete)
     evaluated = f"evaluated on {names}" if names else ""
+    if names and cell.until is not None:
+        evaluated += f" after {cell.until:,} of {cell.config.schedule.steps:,} steps, for the looks"
     status = CellStatus("trained", step, evaluated or "not evaluated yet", _restarts(cell))
     if len(complete) == len(cell.evaluations):
         return replace(status, state="done", note=evaluated)
@@ -193,7 +195,7 @@ def _progress(cell: StudyCell, state: RunState | None) -> tuple[int, str, float 
     speed, step = metrics.clips_per_second, max(metrics.step + 1, saved)
     if not speed:
         return step, f"loss {metrics.loss:.3f}", None
-    left = (cell.config.schedule.steps - step) * cell.config.engine.batch_size / speed
+    left = (cell.steps - step) * cell.config.engine.batch_size / speed
     return step, f"loss {metrics.loss:.3f}  {speed:.0f} clips/s", left
 
 
@@ -202,13 +204,13 @@ def _restarts(cell: StudyCell) -> int:
 
 
 def _has_record(cell: StudyCell, evaluation: CellEvaluation) -> bool:
-    path = cell.run.record_file(evaluation.benchmark.name, evaluation.protocol)
+    path = cell.run.record_file(evaluation.benchmark.name, evaluation.protocol, step=evaluation.step)
     if not path.exists():
         return False
     record = read_summary(path)
     return (
         {result.weights for result in record.results}.issuperset(evaluation.weights)
-        and record.run.step == cell.config.schedule.steps
+        and record.run.step == cell.steps
         and record.protocol_fingerprint in evaluation.fingerprints
         and _has_step_records(cell, evaluation)
     )

@@ -111,7 +111,8 @@ def submit_study(
         batch = _Batch(SlurmSubmitter(profile, folder.slurm_dir, study.study), job_log)
         queue = fetch_job_queue(job_log.jobs())
         batch.submit(missing_work(runnable, queue))
-        batch.finish(folder, None if step is None else _active_jobs(wanted, queue), queue)
+        reports = not wanted or any(cell.until is None for cell in wanted)
+        batch.finish(folder, None if step is None else _active_jobs(wanted, queue), queue, reports)
     batch.submitted.step = step
     batch.submitted.refused = group_by_reason(
         {cell.folder: refused[cell.folder] for cell in selected if cell.folder in refused}
@@ -204,8 +205,13 @@ class _Batch:
             for array, group in arrays.items():
                 yield from _after_array(array, group)
 
-    def finish(self, study: StudyDir, active: Sequence[SubmittedJob] | None, queue: JobQueue) -> None:
-        """Report after the evaluations. With the ``active`` jobs of a look, take the look after all of them first."""
+    def finish(
+        self, study: StudyDir, active: Sequence[SubmittedJob] | None, queue: JobQueue, reports: bool = True
+    ) -> None:
+        """Report after the evaluations. With the ``active`` jobs of a look, take the look after all of them first.
+
+        ``reports``: whether there is anything to report yet; not while looks compare a prefix of the steps.
+        """
         after = self.submitted.evaluate
         if active is not None:
             jobs = [*active, *self.submitted.train, *self.submitted.evaluate]
@@ -214,7 +220,7 @@ class _Batch:
                 return
             task = look_task(study, self._submitter.profile.path)
             after = self._array(self.submitted.look, [task], f"afterany:{':'.join(array_ids(jobs))}")
-        if after:
+        if after and reports:
             self._array(self.submitted.report, [report_task(study.path)], f"afterany:{':'.join(array_ids(after))}")
 
     def _array(
@@ -256,8 +262,7 @@ def _waits_for_look(study: StudyDir, queue: JobQueue) -> bool:
 
 def _missing_of(cell: StudyCell, queue: JobQueue) -> MissingWork:
     jobs = queue.jobs(cell)
-    state = cell.run.state
-    trained = state is not None and state.state == "done"
+    trained = cell.is_trained
     in_training = jobs.train is not None and jobs.train.is_active
     in_evaluation = jobs.evaluate is not None and jobs.evaluate.is_active
     latest = queue.latest.get((cell.folder, "train"))

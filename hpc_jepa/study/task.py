@@ -51,8 +51,9 @@ class StudyTask:
 
 
 def training_task(cell: StudyCell) -> StudyTask:
-    """Train a run to its last step."""
-    return StudyTask("train", cell.folder, (("train", *cell.arguments),))
+    """Train a run to its last step, or for the steps that its looks need."""
+    until = () if cell.until is None else ("--until", str(cell.until))
+    return StudyTask("train", cell.folder, (("train", *until, *cell.arguments),))
 
 
 def evaluation_task(cell: StudyCell) -> StudyTask:

@@ -13,7 +13,7 @@ from hpc_jepa.objectives.registry import validate_objectives
 from hpc_jepa.profiling.profile import profile_steps
 from hpc_jepa.runs.acquire import refuse_other_config
 from hpc_jepa.runs.preview_file import write_preview
-from hpc_jepa.runs.state import RunState, write_state
+from hpc_jepa.runs.state import UNTIL, RunState, write_state
 from hpc_jepa.trackers.clients import require_trackers
 from hpc_jepa.training.build import TrainingRun, build_run
 from hpc_jepa.training.checkpoint_state import checkpoint_info, shards_to_save
@@ -29,12 +29,13 @@ from hpc_jepa.training.shutdown import StopSignal, WallTime
 from hpc_jepa.training.zero_state import gather_after_updates
 
 LOG = logging.getLogger(__name__)
-TrainOutcome = Literal["done", "interrupted"]
+TrainOutcome = Literal["done", "paused", "interrupted"]
 
 
-def train(config: RunConfig, on_log: OnLog, profile: bool = False) -> TrainOutcome:
+def train(config: RunConfig, on_log: OnLog, profile: bool = False, until: int | None = None) -> TrainOutcome:
     """Pretrain until the last step, a stop signal or the end of the job; the same call resumes an interrupted run.
 
+    ``until``: save after this many steps and stop there; a call without it goes on as if nothing had been.
     ``on_log`` is called with each record of ``metrics.jsonl``. With ``profile`` rank 0 profiles the first steps.
     Raises InputError, DataError or CheckpointError if the run cannot start, HpcJepaError if the loss is non-finite.
     """
@@ -51,7 +52,8 @@ def train(config: RunConfig, on_log: OnLog, profile: bool = False) -> TrainOutco
         profile_steps(run, profile) as profile_step,
     ):
         write_run_state(run, "running", run.first_step)
-        for step in range(run.first_step, config.schedule.steps):
+        last = config.schedule.steps if until is None else min(until, config.schedule.steps)
+        for step in range(run.first_step, last):
             run.check_lease()
             with profile_step(step), wall_time.timed():
                 train_step(run, step)
@@ -59,16 +61,19 @@ def train(config: RunConfig, on_log: OnLog, profile: bool = False) -> TrainOutco
             done = step + 1
             out_of_time = not wall_time.fits_another(then=run.writer.longest_save)
             stopping = _on_any_rank(run, stop.signal is not None or run.writer.failed or out_of_time)
-            if stopping or done % config.checkpoint.every == 0 or done == config.schedule.steps:
-                save_checkpoint(run, done)
+            if stopping or done % config.checkpoint.every == 0 or done == last:
+                save_checkpoint(run, done, last)
                 write_run_state(run, "running", done)
-            if stopping and done < config.schedule.steps:
+            if stopping and done < last:
                 run.writer.wait()
                 write_run_state(run, "interrupted", done, stopped_by=stop.signal.name if stop.signal else "wall time")
                 return "interrupted"
         if run.first_step == config.schedule.steps == 0:
-            save_checkpoint(run, 0)
+            save_checkpoint(run, 0, last)
         run.writer.wait()
+        if (done := max(run.first_step, last)) < config.schedule.steps:
+            write_run_state(run, "interrupted", done, stopped_by=UNTIL)
+            return "paused"
         write_run_state(run, "done", config.schedule.steps)
         return "done"
 
@@ -109,8 +114,8 @@ def train_step(run: TrainingRun, step: int) -> None:
         run.startup_timer.log()
 
 
-def save_checkpoint(run: TrainingRun, done: int) -> None:
-    """Start writing a checkpoint after ``done`` steps.
+def save_checkpoint(run: TrainingRun, done: int, last: int) -> None:
+    """Start writing a checkpoint after ``done`` steps of ``last``.
 
     Not while steps are being skipped: the checkpoint would replace the last good one. Raises HpcJepaError if the run
     ends that way.
@@ -118,7 +123,7 @@ def save_checkpoint(run: TrainingRun, done: int) -> None:
     run.metrics.flush_to_disk()
     if skipped := run.guard.consecutive():
         message = f"step {done}: last {skipped} skipped, non-finite loss or gradient; lower schedule.lr or use fp32"
-        if done == run.config.schedule.steps:
+        if done == last:
             raise HpcJepaError(message)
         LOG.warning("%s; no checkpoint written", message)
         return

@@ -66,8 +66,11 @@ class PlantedStudy:
 
     def record(self, cell, evaluation, right):
         """Write one record in which the clips ``right`` are correct; the second probe says the opposite."""
-        write_run(cell.config)
+        step = evaluation.step
+        write_run(cell.config, *(() if step is None else ("interrupted", step)))
         answers = {("target", "linear"): right, ("target", "knn"): ~right}
         fingerprint = evaluation.benchmark.protocols[evaluation.protocol].fingerprint()
         name = evaluation.benchmark.name
-        return write_answers(cell.config, name, evaluation.protocol, answers, protocol_fingerprint=fingerprint)
+        return write_answers(
+            cell.config, name, evaluation.protocol, answers, step=step, protocol_fingerprint=fingerprint
+        )

@@ -11,7 +11,9 @@ from hpc_jepa.report.write_report import write_report
 from hpc_jepa.runs.run_dir import StudyDir
 from hpc_jepa.study import local
 from hpc_jepa.study.sequential import SequentialStudy
+from hpc_jepa.study.status import cell_status
 from hpc_jepa.study.submit import take_looks
+from hpc_jepa.study.task import evaluation_task, training_task
 from tests.study.planted import PlantedStudy
 
 VARIANTS = ("baseline", "fwm", "hw", "ld", "delta")
@@ -176,6 +178,75 @@ def test_confirmation_uses_fresh_seeds_alone(planted):
     assert {variant for variant, seed in trained if seed >= 10} == {"baseline", "fwm"}
 
 
+PREFIX = {"looks": [2, 3], "margin": 5.0, "futility": 0.15, "prefix": 1}
+
+
+@pytest.fixture
+def prefixed(planted):
+    """Looks after one of two steps, confirmed on fresh seeds after both."""
+    planted.write(sequential=PREFIX, confirmation={"seeds": [10, 11, 12]})
+    return planted
+
+
+def test_hopeless_variants_stop_after_a_prefix_and_fresh_seeds_decide(prefixed):
+    step = take(prefixed)
+    assert {each.cell.until for each in step.cells} == {1}
+    step = finish(prefixed, seed_spread=0.003)
+    last = step.looks.looks[-1]
+    assert last.step == 1 and step.looks.rule.prefix == 1
+    stopped = {n: each for n, each in last.decisions.items() if each.decision == "hopeless"}
+    assert all(each.chance < 0.15 for each in stopped.values())
+    assert last.decisions["tiny/fwm on motion"].decision == "gain"
+    assert all("/eval/steps/00000001/" in name for look in step.looks.looks for name in look.records)
+    assert not any("/eval/steps/" in name for name in step.looks.confirmation.records)
+    trained = [cell for cell in prefixed.cells if cell.run.state is not None]
+    lengths = {(cell.config.variant, cell.config.seed >= 10, cell.run.state.step) for cell in trained}
+    selected = {name.split("/")[1].split()[0] for name in step.looks.confirmation.decisions}
+    assert lengths == {(v, False, 1) for v in VARIANTS} | {(v, True, 2) for v in {"baseline", *selected}}
+    assert step.looks.confirmation.decisions["tiny/fwm on motion"].decision == "gain"
+
+
+def test_one_look_at_a_prefix_selects(prefixed):
+    prefixed.write(sequential={**PREFIX, "looks": [2], "margin": 0.1})
+    step = finish(prefixed, seed_spread=0.003)
+    (look,) = step.looks.looks
+    assert "hopeless" in {each.decision for each in look.decisions.values()}
+    assert "tiny/fwm on motion" in step.looks.confirmation.decisions
+
+
+def test_tasks_of_a_prefix_stop_there(prefixed):
+    cell = take(prefixed).cells[0].cell
+    assert training_task(cell).commands[0][:3] == ("train", "--until", "1")
+    assert [command[-4:] for command in evaluation_task(cell).commands] == [("--weights", "target", "--step", "1")]
+    kinds = [task.kind for task in local.cell_tasks(cell)]
+    assert kinds == ["train", "evaluate"]
+    prefixed.plant([cell])
+    assert list(local.cell_tasks(cell)) == []
+    assert cell_status(cell).state == "done"
+
+
+def test_report_shows_the_fresh_seeds_alone_and_no_gap_for_a_prefix(prefixed):
+    finish(prefixed, seed_spread=0.003)
+    folder = write_report([prefixed.runs / "demo"]).folder
+    assert "after 1 steps of each run" in json.loads((folder / "report.json").read_text())["findings"][0]
+    page = (folder / "index.html").read_text()
+    assert "never started" not in page and "interrupted" not in page
+
+
+def test_report_before_the_confirmation_is_refused_with_one_line(prefixed):
+    prefixed.plant([each.cell for each in take(prefixed).cells])
+    with pytest.raises(InputError) as error:
+        write_report([prefixed.runs / "demo"])
+    assert "last step" in str(error.value) and "\n" not in str(error.value)
+
+
+def test_a_changed_prefix_is_refused(prefixed):
+    take(prefixed)
+    prefixed.write(overrides=["schedule.steps=4"], sequential={**PREFIX, "prefix": 2})
+    with pytest.raises(InputError, match=r"looks\.json.*prefix"):
+        take(prefixed)
+
+
 def submit(planted, *arguments):
     return CliRunner().invoke(app, ["study", "submit", str(planted.path), "--runs", str(planted.runs), *arguments])
 
@@ -258,6 +329,9 @@ def test_next_prints_a_table_and_json(planted, monkeypatch):
         ({"confirmation": {"seeds": [0, 11]}}, "confirmation"),
         ({"sequential": None, "confirmation": {"seeds": [10, 11]}}, "confirmation"),
         ({"confirmation": {"seeds": [10, 10]}}, "confirmation.seeds"),
+        ({"sequential": {**RULE, "prefix": 1}}, "prefix"),
+        ({"sequential": {**RULE, "prefix": 0}, "confirmation": {"seeds": [10, 11]}}, "prefix"),
+        ({"sequential": {**RULE, "prefix": 2}, "confirmation": {"seeds": [10, 11]}}, "prefix"),
         ({"variants": ["fwm", "hw"]}, "baseline"),
         ({"axes": {"schedule.lr": [1e-4, 2e-4]}}, "axes"),
         ({"phases": [{"name": "main"}]}, "phases"),

@@ -16,6 +16,7 @@ from hpc_jepa.checkpoint.layout import latest
 from hpc_jepa.config.loading import dump_config
 from hpc_jepa.errors import CheckpointError, InputError
 from hpc_jepa.runs.run_dir import RunDir
+from hpc_jepa.runs.state import UNTIL
 from hpc_jepa.training.loop import train
 
 STEPS = 12
@@ -96,6 +97,24 @@ def test_an_interrupted_run_ends_as_an_undisturbed_one_bit_for_bit(stage, sampli
     ended = [reader.open_tensors(latest(c.folder).path) for c in (whole, halves)]
     assert ended[0].keys() == ended[1].keys()
     assert all(torch.equal(ended[0][name], ended[1][name]) for name in ended[0])
+
+
+def test_a_run_stops_after_chosen_steps_and_goes_on_bit_for_bit(configure, metrics_of):
+    engine = {"precision": "fp32", "batch_size": 4}
+    whole = configure(study="whole", engine=engine, schedule={"steps": 6}, checkpoint={"every": 100})
+    train(whole, silent)
+    halves = whole.model_copy(update={"study": "halves"})
+    assert train(halves, silent, until=4) == "paused"
+    state = RunDir(halves.folder).state
+    assert (state.state, state.step, state.steps, state.stopped_by) == ("interrupted", 4, 6, UNTIL)
+    assert train(halves, silent, until=4) == train(halves, silent, until=3) == "paused"  # nothing is left to do
+    assert RunDir(halves.folder).state.step == RunDir(halves.folder).last_step() == 4
+    assert train(halves, silent) == "done"
+    assert metrics_of(halves.folder) == metrics_of(whole.folder)
+    first, second = (reader.open_tensors(latest(config.folder).path) for config in (whole, halves))
+    assert set(first) == set(second) and all(torch.equal(first[name], second[name]) for name in first)
+    assert train(halves, silent, until=4) == "done"
+    assert RunDir(halves.folder).state.state == "done"
 
 
 def test_two_processes_see_the_clips_of_one_and_have_its_losses(configure, launch, tmp_path):

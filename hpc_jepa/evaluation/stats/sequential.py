@@ -8,7 +8,8 @@ before the first look. Holm's step-down over the comparisons at every look is va
 - gain or loss: spending of O'Brien and Fleming's kind, nearly all of the error at the last look;
 - equal: two one-sided tests against the margin (Schuirmann 1987), spending in proportion to the seeds;
 - hopeless: the predictive probability of a gain or loss at the last look is below the futility limit. It decides
-  nothing and cannot add false gains or losses.
+  nothing and cannot add false gains or losses. Where looks at a prefix of the steps select for a confirmation, it is
+  that of a gain on the fresh seeds, also at the last look.
 
 The information at a look is its share of the seeds. What the test clips add to the error is common to all looks, so
 that looks agree more than this assumes: the levels are then on the safe side.
@@ -27,6 +28,7 @@ from scipy.optimize import brentq
 from scipy.special import ndtr, ndtri, stdtr
 
 from hpc_jepa.evaluation.stats.blocked import Comparison
+from hpc_jepa.evaluation.stats.simultaneous import holm
 
 Decision = Literal["gain", "loss", "equal", "hopeless", "open"]
 Key = TypeVar("Key", bound=Hashable)
@@ -34,6 +36,9 @@ Values = NDArray[np.float64]
 
 FINAL: tuple[Decision, ...] = ("gain", "loss", "equal")
 """Decisions that hold whatever comes later."""
+
+CONFIRMED: tuple[Decision, ...] = ("gain", "open")
+"""Decisions of the last look after which a comparison goes on to the confirmation."""
 
 METHOD = "group-sequential, Holm over comparisons"
 SPENDING = {"gain or loss": "O'Brien-Fleming", "equal": "linear"}
@@ -50,7 +55,8 @@ class SequentialRule:
     """The rule of a study, fixed before its first look.
 
     ``looks``: seeds at each look. ``error``: family-wise, of gains and losses, and of equals. ``margin``: fraction in
-    [0, 1]. ``comparisons``: size of the family.
+    [0, 1]. ``comparisons``: size of the family. ``confirmation``: fresh seeds for which looks at a prefix of the steps
+    select; 0: the looks are at all steps.
     """
 
     looks: tuple[int, ...]
@@ -58,6 +64,7 @@ class SequentialRule:
     margin: float
     futility: float
     comparisons: int
+    confirmation: int = 0
 
     def difference_level(self, look: int, found: int = 0) -> float:
         """Two-sided p-value at which look ``look`` (from 0) decides a gain or loss when ``found`` are decided."""
@@ -81,18 +88,32 @@ class SequentialRule:
         decisions |= self._differences(look, tested, decisions)
         tested = {key: found for key, found in tested.items() if decisions[key] not in FINAL}
         decisions |= self._equals(look, tested, decisions)
-        differences, is_last = _count(decisions, "gain", "loss"), look == len(self.looks) - 1
+        differences = _count(decisions, "gain", "loss")
+        decides = look == len(self.looks) - 1 and not self.confirmation
         for key, found in tested.items():
             if decisions[key] not in FINAL:
-                hopeless = not is_last and self.chance(look, found, differences) < self.futility
+                hopeless = not decides and self.chance(look, found, differences) < self.futility
                 decisions[key] = "hopeless" if hopeless else "open"
         return decisions
 
+    def confirm(self, comparisons: Mapping[Key, Comparison]) -> dict[Key, Decision]:
+        """Decisions on fresh seeds alone, by Holm's method; those of one seed stay open."""
+        tested = {key: found for key, found in comparisons.items() if found.seeds > 1}
+        decisions: dict[Key, Decision] = dict.fromkeys(comparisons, "open")
+        for key, p_value in zip(tested, holm([found.p_value for found in tested.values()]), strict=True):
+            if p_value <= self.error:
+                decisions[key] = "gain" if tested[key].value > 0 else "loss"
+        return decisions
+
     def chance(self, look: int, comparison: Comparison, found: int = 0) -> float:
-        """Predictive probability that the last look decides a gain or loss, without a prior opinion on its size.
+        """Predictive probability that the last look decides a gain or loss, without a prior opinion on its size; of
+        looks that select, that the confirmation finds a gain at the first level of Holm's method over all comparisons,
+        if the difference after all steps is as large as after the prefix.
 
         Jennison & Turnbull (2000), section 10.3, on the normal score of the p-value.
         """
+        if self.confirmation:
+            return self._chance_of_confirmation(look, comparison)
         information = self.looks[look] / self.looks[-1]
         if information == 1:
             return float(comparison.p_value <= self.difference_level(look, found))
@@ -100,6 +121,12 @@ class SequentialRule:
         spread = math.sqrt((1 - information) / information)
         bound = -float(ndtri(self.difference_level(len(self.looks) - 1, found) / 2))
         return float(ndtr((score - bound) / spread) + ndtr((-bound - score) / spread))
+
+    def _chance_of_confirmation(self, look: int, comparison: Comparison) -> float:
+        ratio = self.confirmation / self.looks[look]
+        score = -float(ndtri(max(comparison.p_value, 1e-300) / 2)) * (1 if comparison.value > 0 else -1)
+        bound = -float(ndtri(self.error / 2 / self.comparisons))
+        return float(ndtr((score * math.sqrt(ratio) - bound) / math.sqrt(1 + ratio)))
 
     def _differences(
         self, look: int, tested: Mapping[Key, Comparison], decisions: Mapping[Key, Decision]

@@ -16,6 +16,9 @@ def _as_tuple(value: Any) -> Any:
 Candidates = Annotated[tuple[float, ...], BeforeValidator(_as_tuple), Field(min_length=1)]
 """One value, or several candidates for model selection."""
 
+Rates = Annotated[tuple[Annotated[float, Field(ge=0)], ...], BeforeValidator(_as_tuple), Field(min_length=1)]
+"""Candidates of at least 0."""
+
 MLP_RATIO = 4
 BYTES_PER_PARAMETER = 16
 """Weight, gradient and two moments in fp32."""
@@ -65,8 +68,8 @@ class PoolerProbeConfig(Strict):
     blocks: int = Field(gt=0, description="self-attention blocks and the block of cross-attention")
     pooling: Literal["tokens"] = "tokens"
     heads: int = Field(16, gt=0, description="attention heads")
-    lr: Candidates
-    weight_decay: Candidates
+    lr: Rates
+    weight_decay: Rates
     start_lr: float | None = Field(None, ge=0, description="learning rate before the first step; null: lr")
     warmup: float = Field(0.0, ge=0, description="epochs from start_lr to lr")
     epochs: int = Field(gt=0)

@@ -280,6 +280,9 @@ def test_three_processes_are_one(run_folder, benchmark, cut_shards, launch, tmp_
 
 
 BAD = {
+    "a negative rate": ({"lr": [1e-3, -1e-3]}, CLIP),
+    "a negative decay": ({"weight_decay": -0.1}, CLIP),
+    "no rate": ({"lr": []}, CLIP),
     "no block": ({"blocks": 0}, CLIP),
     "a pooled input": ({"pooling": "mean"}, CLIP),
     "an option of another kind": ({"updates": 5}, CLIP),

@@ -69,15 +69,24 @@ def checkpoint_list(run: RunFolder, as_json: AsJson = False) -> None:
     """List the checkpoints of a run: step, age, size, topology, and whether file names and sizes match the manifest."""
     from hpc_jepa.checkpoint.inspect import list_checkpoints
     from hpc_jepa.checkpoint.layout import resolve_run_dir
+    from hpc_jepa.checkpoint.retention import best_marks
 
-    entries = list_checkpoints(resolve_run_dir(run).path)
+    found = resolve_run_dir(run)
+    entries = list_checkpoints(found.path)
+    sound = [entry.manifest for entry in entries if entry.manifest is not None and not entry.error]
+    try:
+        marks = best_marks(found, sound)
+    except InputError:  # no configuration, or one that cannot be read: the checkpoints are listed all the same
+        marks = {}
+    marked = [marks.get(entry.manifest.step, "") if entry.manifest is not None else "" for entry in entries]
     if as_json:
-        typer.echo(json.dumps([_summary(entry) for entry in entries], indent=1))
+        summaries = [{**_summary(entry), "best": mark} for entry, mark in zip(entries, marked, strict=True)]
+        typer.echo(json.dumps(summaries, indent=1))
         return
-    table = _table("checkpoint", "valid", "step", "age", "size", "topology", "loss")
-    for entry in entries:
+    table = _table("checkpoint", "valid", "step", "age", "size", "topology", "loss", *(["keep_best"] if marks else []))
+    for entry, mark in zip(entries, marked, strict=True):
         valid = Text("no", style="bold red") if entry.error else Text("yes", style="green")
-        table.add_row(entry.path.name, valid, *_cells(entry))
+        table.add_row(entry.path.name, valid, *_cells(entry), *([mark] if mark else []))
     stdout_console().print(table)
     for entry in entries:
         if entry.error:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, get_args
 import typer
 from rich.table import Table
 
-from hpc_jepa.cli.console import CONSOLE, examples, progress_bar, stdout_console
+from hpc_jepa.cli.console import CONSOLE, examples, plural, progress_bar, stdout_console
 from hpc_jepa.config import loading
 from hpc_jepa.config.benchmark import ENCODER_PATTERN, BenchmarkConfig, ProtocolName, Task, current_protocol
 from hpc_jepa.config.training import DeviceSetting
@@ -24,6 +24,7 @@ EXAMPLES = examples(
     "hpc-jepa evaluate RUN --benchmark motion8 --weights target --weights random_init --json",
     "hpc-jepa evaluate RUN --benchmark ucf101 --weights timm:vit_base_patch16_224@vit.safetensors --weights vjepa2:DIR",
     "hpc-jepa evaluate RUN --benchmark motion8 --every 500 --weights target",
+    "hpc-jepa evaluate RUN --benchmark motion8 --every 500 --weights target --follow",
     "hpc-jepa evaluate RUN --benchmark motion8 --task few_shot",
     """hpc-jepa evaluate RUN --benchmark ssv2 --task robustness \\
       protocols.standard.robustness.corruptions='\\[reversal, noise]' protocols.standard.robustness.clips=2000""",
@@ -90,6 +91,13 @@ def evaluate_command(
     every: Annotated[
         int | None, typer.Option(min=1, help="All checkpoints at multiples of this step count.", show_default=False)
     ] = None,
+    follow: Annotated[
+        bool,
+        typer.Option("--follow", help="With --every: while the run trains, as it saves them, until it ends."),
+    ] = False,
+    patience: Annotated[
+        float, typer.Option(min=0, help="With --follow: minutes without training after which the run has ended.")
+    ] = 10.0,
     force: Annotated[bool, typer.Option("--force", help="Evaluate again even if a record exists.")] = False,
     device: Annotated[
         DeviceSetting | None,
@@ -103,37 +111,50 @@ def evaluate_command(
     """
     with uncollected_imports():
         from hpc_jepa.evaluation.evaluator import evaluate as evaluate_run
-        from hpc_jepa.evaluation.evaluator import kept_steps, process_group
+        from hpc_jepa.evaluation.evaluator import process_group
+        from hpc_jepa.evaluation.follow import evaluate_kept, follow_run, wait_for_run
         from hpc_jepa.runs.run_dir import RunDir
         from hpc_jepa.trackers.processes import send_evaluations
 
     config = loading.read_config(BenchmarkConfig, [loading.find_config(benchmark, "benchmark")], overrides or [])
     names = _validated(weights or ["target", "student"])
+    _check_selection(steps, every, follow)
+
+    recorded: list[int | None] = []
+
+    def evaluate_step(step: int | None) -> None:
+        record = evaluate_run(
+            run, config, protocol, names, task=task, force=force, progress=progress_bar, device=device, step=step
+        )
+        if record is not None:
+            recorded.append(step)
+            _show(record, RunDir(run).record_file(record.benchmark, record.protocol, task, step), json)
+
+    if follow:
+        wait_for_run(RunDir(run), _note, patience=60 * patience)
+    with process_group(run):
+        if every is None:
+            for chosen in steps or (None,):
+                evaluate_step(chosen)
+        elif follow:
+            count = follow_run(RunDir(run), every, evaluate_step, _note, patience=60 * patience)
+            _note(f"{run}: has ended; {plural(count, 'checkpoint', 'checkpoints')} evaluated")
+        else:
+            evaluate_kept(RunDir(run), every, evaluate_step, _note)
+    if recorded:
+        send_evaluations(RunDir(run))
+
+
+def _check_selection(steps: Sequence[int] | None, every: int | None, follow: bool) -> None:
+    """Raise InputError for options of chosen steps that contradict each other."""
     if steps and every is not None:
         raise InputError("--step and --every: use one of them")
-    with process_group(run):
-        chosen: Sequence[int | None] = steps or [None] if every is None else kept_steps(run, every)
-        if not chosen:
-            CONSOLE.print(f"{run}: no checkpoint at a multiple of {every}; see checkpoint.keep_every", highlight=False)
-        records = [
-            evaluate_run(
-                run,
-                config,
-                protocol,
-                names,
-                task=task,
-                force=force,
-                progress=progress_bar,
-                device=device,
-                step=step,
-            )
-            for step in chosen
-        ]
-    if any(record is not None for record in records):
-        send_evaluations(RunDir(run))
-    for record, step in zip(records, chosen, strict=True):
-        if record is not None:
-            _show(record, RunDir(run).record_file(record.benchmark, record.protocol, task, step), json)
+    if follow and every is None:
+        raise InputError("--follow: needs --every, the steps between the checkpoints to evaluate")
+
+
+def _note(line: str) -> None:
+    CONSOLE.print(line, highlight=False, markup=False, soft_wrap=True)
 
 
 def _show(record: "AnyRecord", path: Path, json: bool) -> None:

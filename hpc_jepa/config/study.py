@@ -147,6 +147,17 @@ class EvaluationConfig(Strict):
     decides: MetricName | None = Field(
         None, description="metric that the study is judged by on this benchmark; null: as the benchmark says"
     )
+    online: bool = Field(
+        False, description="evaluate these checkpoints while the run trains: on Slurm in a job beside it"
+    )
+
+    @model_validator(mode="after")
+    def _online_has_steps(self) -> "EvaluationConfig":
+        if self.online and self.every is None:
+            raise SettingError(("online",), "needs every:, the steps between the checkpoints to evaluate")
+        if self.online and len(self.protocols) > 1:
+            raise SettingError(("online",), "evaluates one protocol; list the others in an evaluation of their own")
+        return self
 
 
 class SequentialConfig(Strict):
@@ -214,6 +225,14 @@ class StudyConfig(RootConfig):
         if cells > MAX_CELLS:
             raise ValueError(f"{cells:,} runs; a study has at most {MAX_CELLS:,}: divide it")
         return self
+
+    @field_validator("evaluations")
+    @classmethod
+    def _one_is_online(cls, evaluations: tuple[EvaluationConfig, ...]) -> tuple[EvaluationConfig, ...]:
+        online = [index for index, evaluation in enumerate(evaluations) if evaluation.online]
+        if len(online) > 1:
+            raise SettingError((str(online[1]), "online"), "a second one; one evaluation of a study may be online")
+        return evaluations
 
     @field_validator("overrides")
     @classmethod

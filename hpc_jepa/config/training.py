@@ -2,8 +2,9 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
+from hpc_jepa.config.benchmark import ProtocolName
 from hpc_jepa.config.phases import QUANTITIES, Phase, Ramp, RampName, SchedulePhases, named_ramp, place
 from hpc_jepa.config.strict import SettingError, Strict
 from hpc_jepa.config.trackers import MlflowConfig, TrackerName, TrackioConfig, WandbConfig
@@ -119,6 +120,29 @@ class EngineConfig(Strict):
         return self
 
 
+class BestEvaluated(Strict):
+    """Checkpoints with the best result of one probe on target weights, by the records in ``eval/steps/``."""
+
+    benchmark: str = Field(min_length=1, description="name of the benchmark, as in its records")
+    probe: str = Field(min_length=1, description="a probe of the protocol")
+    protocol: ProtocolName = "standard"
+    count: int = Field(1, gt=0, description="number of checkpoints to keep")
+    every: int | None = Field(
+        None,
+        gt=0,
+        description="evaluated are those at multiples of this step count, kept until then; null: checkpoint.every",
+    )
+
+
+def _form_of_best(value: Any) -> str:
+    return "result" if isinstance(value, dict | BestEvaluated) else "count"
+
+
+KeepBest = Annotated[
+    Annotated[int, Field(ge=0), Tag("count")] | Annotated[BestEvaluated, Tag("result")], Discriminator(_form_of_best)
+]
+
+
 class CheckpointConfig(Strict):
     """When to save, which checkpoints to keep, and which settings may change on resume."""
 
@@ -126,11 +150,29 @@ class CheckpointConfig(Strict):
     keep: int = Field(2, gt=0, description="number of newest checkpoints to keep")
     keep_every: int = Field(0, ge=0, description="also keep the checkpoints at multiples of this step count; 0: none")
     keep_hours: float = Field(0.0, ge=0, description="also keep one checkpoint per this many hours; 0: none")
-    keep_best: int = Field(0, ge=0, description="also keep this many checkpoints with the best metric")
+    keep_best: KeepBest = Field(
+        0, description="also keep this many checkpoints with the best metric, or with the best result of a probe"
+    )
     best_by: str = Field("loss", description="name of that metric in TensorBoard: loss, terms/ld, health/target_std")
     best_is: Literal["lowest", "highest"] = "lowest"
     failed_save: Literal["stop", "warn"] = Field("stop", description="effect of a failed save at the next step")
     accept: tuple[str, ...] = Field((), description="settings, or data.sources.NAME, that may change on resume")
+
+    @model_validator(mode="after")
+    def _evaluated_steps_are_saved(self) -> "CheckpointConfig":
+        best = self.keep_best
+        if isinstance(best, BestEvaluated) and best.every is not None and best.every % self.every:
+            raise SettingError(
+                ("keep_best", "every"), f"{best.every} is not a multiple of checkpoint.every ({self.every})"
+            )
+        return self
+
+    @property
+    def best_evaluated(self) -> BestEvaluated | None:
+        """``keep_best`` by the result of a probe, with ``every``; None by a metric, or not at all."""
+        if not isinstance(self.keep_best, BestEvaluated):
+            return None
+        return self.keep_best.model_copy(update={"every": self.keep_best.every or self.every})
 
     def accepts(self, setting: str) -> bool:
         """Whether ``setting``, or a key above it, may differ."""

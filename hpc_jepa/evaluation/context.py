@@ -16,14 +16,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpc_jepa.checkpoint.layout import Checkpoint, RemovedCheckpointError, resolve_checkpoint
+from hpc_jepa.checkpoint.layout import Checkpoint, RemovedCheckpointError, open_checkpoint, resolve_checkpoint
 from hpc_jepa.config.benchmark import BenchmarkConfig, Pooling, ProtocolConfig, ProtocolName, Weights, current_protocol
 from hpc_jepa.config.training import DeviceSetting
 from hpc_jepa.data.evaluation_clips import Corruption, EvaluationClips
 from hpc_jepa.data.shards.manifest import read_manifest
 from hpc_jepa.devices import select_device
 from hpc_jepa.distributed import GlooGroup, is_main, rank, world_size
-from hpc_jepa.errors import DataError, InputError
+from hpc_jepa.errors import CheckpointError, DataError, HpcJepaError, InputError
 from hpc_jepa.evaluation.external_encoders import is_external, load_external_encoder
 from hpc_jepa.evaluation.extraction import Encode, ExtractedFeatures, FeatureExtraction, TokenEncoder
 from hpc_jepa.evaluation.probes.probe_registry import validate_probes
@@ -50,6 +50,10 @@ class SplitLabels(NamedTuple):
     samples: NDArray[np.int64]
     labels: NDArray[np.int64]
     clusters: NDArray[np.int64] | None
+
+
+class StepNotKeptError(InputError):
+    """The run has no checkpoint of a chosen step: never saved, or removed."""
 
 
 @dataclass(frozen=True)
@@ -82,9 +86,9 @@ class EvaluationContext:
     ) -> "EvaluationContext":
         """Open a run folder. Collective: all processes must call it. ``device``: None: as the run's engine.device.
 
-        Raises InputError if the folder is not a run or has no checkpoint of ``step``, the protocol or one of its probes
-        is unknown, or like :func:`hpc_jepa.devices.choose_device`; CheckpointError if the run has no checkpoint;
-        HpcJepaError if Triton cannot start kernels on this node.
+        Raises StepNotKeptError if the run has no checkpoint of ``step``, InputError if the folder is not a run, the
+        protocol or one of its probes is unknown, or like :func:`hpc_jepa.devices.choose_device`; CheckpointError if the
+        run has no checkpoint; HpcJepaError if Triton cannot start kernels on this node.
         """
         protocol = current_protocol(protocol)
         if protocol not in benchmark.protocols:
@@ -94,7 +98,7 @@ class EvaluationContext:
         run = open_run(folder)
         run.refuse_links_outside()
         group = GlooGroup(COLLECTIVE_TIMEOUT)
-        checkpoint = _newest_checkpoint(folder, group) if step is None else _checkpoint_of(run, step)
+        checkpoint = _newest_checkpoint(folder, group) if step is None else _checkpoint_of(run, step, group)
         chosen = select_device(device or run.config.engine.device)
         if chosen.type == "cuda":
             require_build_tools()
@@ -298,12 +302,23 @@ def _newest_checkpoint(folder: Path, group: GlooGroup) -> Checkpoint:
     return checkpoint
 
 
-def _checkpoint_of(run: RunDir, step: int) -> Checkpoint:
+def _checkpoint_of(run: RunDir, step: int, group: GlooGroup) -> Checkpoint:
+    """The one that the first process finds. Raises StepNotKeptError on all processes if there is none."""
+    found: Checkpoint | HpcJepaError = group.gather_objects(_find_step(run, step) if is_main() else None)[0]
+    if isinstance(found, HpcJepaError):
+        raise found
+    return found
+
+
+def _find_step(run: RunDir, step: int) -> Checkpoint | HpcJepaError:
     folder = run.checkpoint_dir(step)
-    if not folder.is_dir():
-        kept = ", ".join(map(str, run.checkpoint_steps())) or "none"
-        raise InputError(f"{run}: no checkpoint of step {step}; it has {kept} (checkpoint.keep_every keeps more)")
-    return resolve_checkpoint(folder)
+    try:
+        return open_checkpoint(folder)
+    except CheckpointError as error:
+        if folder.is_dir():
+            return error
+    kept = ", ".join(map(str, run.checkpoint_steps())) or "none"
+    return StepNotKeptError(f"{run}: no checkpoint of step {step}; it has {kept} (checkpoint.keep_every keeps more)")
 
 
 def _dimensions(sides: Sequence[int]) -> str:

@@ -13,6 +13,7 @@ from typing import Any
 import torch.distributed as dist
 
 from hpc_jepa.checkpoint.layout import READ_ATTEMPTS, RemovedCheckpointError
+from hpc_jepa.checkpoint.retention import prune_after_evaluation
 from hpc_jepa.config.benchmark import BenchmarkConfig, ProtocolConfig, ProtocolName, Task, Weights
 from hpc_jepa.config.training import DeviceSetting
 from hpc_jepa.data.shards.duplicates import shared_videos
@@ -80,7 +81,10 @@ def evaluate(
     """
     context = EvaluationContext.open(folder, benchmark, protocol, progress, device, step)
     if step is not None:
-        return _evaluate(context, weights, task, force)
+        record = _evaluate(context, weights, task, force)
+        if task == "probe" and is_main():
+            prune_after_evaluation(context.run, benchmark.name, context.protocol)
+        return record
     for _ in range(READ_ATTEMPTS - 1):
         try:
             return _evaluate(context, weights, task, force)

@@ -1,6 +1,6 @@
 """Accuracy over the steps of a run, from the records of its kept checkpoints and of its last one."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from hpc_jepa.report.results import ResultRow, ResultSource, result_row
@@ -9,53 +9,67 @@ from hpc_jepa.report.run_report import RunReport
 
 @dataclass(frozen=True)
 class StepSeries:
-    """Target weights of one run under one probe: rows by step, at least two."""
+    """Target weights of one run under one probe: rows by step, at least two.
+
+    validation: results on validation clips in percent, which choose the best row; None if a row has none.
+    """
 
     run: str
     rows: tuple[ResultRow, ...]
+    validation: tuple[float, ...] | None = None
 
     @property
     def best(self) -> ResultRow:
-        """The row of the highest accuracy, the latest of equal ones."""
-        return max(self.rows, key=lambda row: (row.value, row.steps))
+        """The row of the highest accuracy on validation clips, else on the test split; the latest of equal ones."""
+        chosen_by = self.validation or [row.value for row in self.rows]
+        return max(zip(chosen_by, self.rows, strict=True), key=lambda pair: (pair[0], pair[1].steps))[1]
 
     @property
     def sentence(self) -> str:
         """Which checkpoint is the best one, and how the last one compares."""
         best, last = self.best, self.rows[-1]
         where = f"{self.run} ({best.benchmark}, {best.protocol}, {best.probe.replace('_', ' ')} probe)"
+        chosen = "on validation clips" if self.validation else "on the test split"
         if best is last:
-            return f"{where}: best at the last of {len(self.rows)} checkpoints, step {last.steps:,}: {best.formatted}."
+            return f"{where}: best {chosen} at the last of {len(self.rows)}, step {last.steps:,}: {last.formatted}."
+        caution = "" if self.validation else " The best of several on the test split is too high by selection."
         return (
-            f"{where}: best at step {best.steps:,} of {len(self.rows)} checkpoints: {best.formatted}; the last one, "
-            f"step {last.steps:,}: {last.formatted}. The best of several is too high by selection."
+            f"{where}: best {chosen} at step {best.steps:,} of {len(self.rows)} checkpoints: {best.formatted}; "
+            f"the last one, step {last.steps:,}: {last.formatted}.{caution}"
         )
 
 
 def step_series(runs: Sequence[RunReport]) -> list[StepSeries]:
     """Series of all runs with records of chosen steps, by benchmark, protocol and probe."""
     return [
-        StepSeries(run.label, tuple(by_step[step] for step in sorted(by_step)))
+        _series(run.label, [by_step[step] for step in sorted(by_step)])
         for run in runs
         for by_step in _by_probe(run).values()
         if len(by_step) > 1
     ]
 
 
-def _by_probe(run: RunReport) -> dict[tuple[str, str, str], dict[int, ResultRow]]:
-    """Rows by probe and step; at one step the record of the newest checkpoint counts."""
-    found: dict[tuple[str, str, str], dict[int, ResultRow]] = {}
-    for row in _rows(run):
-        found.setdefault((row.benchmark, row.protocol, row.probe), {})[row.steps] = row
+def _series(run: str, sources: Sequence[ResultSource]) -> StepSeries:
+    tried = [[100 * candidate.validation for candidate in source.result.candidates] for source in sources]
+    validation = tuple(map(max, tried)) if all(tried) else None
+    return StepSeries(run, tuple(map(result_row, sources)), validation)
+
+
+def _by_probe(run: RunReport) -> dict[tuple[str, str, str], dict[int, ResultSource]]:
+    """Results of target weights by probe and step; at one step the record of the newest checkpoint counts."""
+    found: dict[tuple[str, str, str], dict[int, ResultSource]] = {}
+    for source in _sources(run):
+        record = source.record
+        found.setdefault((record.benchmark, record.protocol, source.result.probe), {})[record.run.step] = source
     chosen = {(record.benchmark, record.protocol) for record in run.step_records.values()}
-    return {key: rows for key, rows in found.items() if key[:2] in chosen}
+    return {key: results for key, results in found.items() if key[:2] in chosen}
 
 
-def _rows(run: RunReport) -> Iterator[ResultRow]:
-    records: Iterable[ResultSource] = (
+def _sources(run: RunReport) -> Iterator[ResultSource]:
+    return (
         ResultSource(path, record, result)
         for records in (run.step_records, run.records)
         for path, record in records.items()
         for result in record.results
+        if result.weights == "target"
     )
-    return (result_row(source) for source in records if source.result.weights == "target")

@@ -30,10 +30,25 @@ class EvaluatedRun(_Open):
     switches: dict[str, bool | str] = {}
 
 
+class _Candidate(_Open):
+    """Hyperparameters that were tried on validation clips."""
+
+    validation: float
+
+
 class ResultSummary(_Open):
     """One result, for one set of weights."""
 
     weights: str
+    probe: str = ""
+    metric: str = ""
+    value: float | None = None
+    candidates: tuple[_Candidate, ...] = ()
+
+    @property
+    def validation(self) -> float | None:
+        """Result of the chosen hyperparameters on validation clips, None without."""
+        return max((each.validation for each in self.candidates), default=None)
 
 
 class RecordSummary(_Open):

@@ -157,6 +157,11 @@ def is_expired(run: RunDir) -> bool:
     return last is not None and _file_system_time(run.path) - last > LEASE_TIMEOUT
 
 
+def is_held(run: RunDir) -> bool:
+    """Whether a process trains the run, by its heartbeats."""
+    return read_holder(run) is not None and not is_expired(run)
+
+
 @contextmanager
 def _run_lock(run: RunDir, *, required: bool) -> Iterator[None]:
     """Hold the lock that other commands on this host check. A hanging older copy may still have it: then optional."""

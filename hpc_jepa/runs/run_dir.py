@@ -24,6 +24,7 @@ RUNS/<study>/
         origin.json                                   run or file that it began from, if any (runs/origin.py)
 """
 
+import glob
 import os
 import re
 from functools import cached_property
@@ -199,6 +200,11 @@ class RunDir:
     def step_record_files(self) -> list[Path]:
         """Probe records of chosen steps, by step."""
         return sorted(self.steps_dir().glob("*/*.json"))
+
+    def evaluated_steps(self, benchmark: str, protocol: str) -> list[int]:
+        """Chosen steps with a probe record of a benchmark, ascending."""
+        found = self.steps_dir().glob(f"*/{glob.escape(f'{benchmark}.{protocol}')}.json")
+        return sorted(int(path.parent.name) for path in found if path.parent.name.isdecimal())
 
     def record_file(self, benchmark: str, protocol: str, task: str = "probe", step: int | None = None) -> Path:
         """Evaluation record of the newest checkpoint, or of a chosen ``step``; its predictions have the suffix

@@ -27,6 +27,7 @@ class CellEvaluation:
     every: also evaluate target weights of the checkpoints at multiples of this step count; None: only the last.
     decides: metric that the study compares by; None: that of the benchmark.
     step: evaluate target weights of the checkpoint after this many steps instead.
+    online: evaluate these while the run trains.
     """
 
     benchmark: BenchmarkConfig
@@ -36,6 +37,7 @@ class CellEvaluation:
     every: int | None = None
     decides: MetricName | None = None
     step: int | None = None
+    online: bool = False
 
     @property
     def metric(self) -> MetricName:
@@ -50,13 +52,20 @@ class CellEvaluation:
     @property
     def commands(self) -> list[tuple[str, ...]]:
         """Arguments after ``hpc-jepa evaluate RUN`` of each command; the last one is of the last step."""
-        common: tuple[str, ...] = ("--benchmark", self.file, "--protocol", self.protocol)
-        if self.decides is not None:
-            common = (*common, f"decides={self.decides}")
         if self.step is not None:
-            return [(*common, "--weights", "target", "--step", str(self.step))]
-        steps = [] if self.every is None else [(*common, "--weights", "target", "--every", str(self.every))]
-        return [*steps, (*common, *(word for name in self.weights for word in ("--weights", name)))]
+            return [(*self._common, "--weights", "target", "--step", str(self.step))]
+        steps = [] if self.every is None else [self.steps_command]
+        return [*steps, (*self._common, *(word for name in self.weights for word in ("--weights", name)))]
+
+    @property
+    def steps_command(self) -> tuple[str, ...]:
+        """Arguments after ``hpc-jepa evaluate RUN`` that evaluate the checkpoints at multiples of ``every``."""
+        return (*self._common, "--weights", "target", "--every", str(self.every))
+
+    @property
+    def _common(self) -> tuple[str, ...]:
+        own = () if self.decides is None else (f"decides={self.decides}",)
+        return ("--benchmark", self.file, "--protocol", self.protocol, *own)
 
 
 @dataclass(frozen=True)
@@ -101,6 +110,11 @@ class StudyCell:
     def run(self) -> RunDir:
         """Contents of the run folder."""
         return RunDir(self.folder)
+
+    @property
+    def online(self) -> CellEvaluation | None:
+        """The evaluation of its checkpoints while it trains, if the study has one."""
+        return next((evaluation for evaluation in self.evaluations if evaluation.online), None)
 
     @property
     def waits(self) -> bool:
@@ -279,7 +293,9 @@ def _evaluations(entry: EvaluationConfig) -> list[CellEvaluation]:
             known = ", ".join(benchmark.protocols)
             raise InputError(f"evaluations: {entry.benchmark} has no protocol '{protocol}'; it has {known}")
     return [
-        CellEvaluation(benchmark, entry.benchmark, protocol, entry.weights, entry.every, entry.decides)
+        CellEvaluation(
+            benchmark, entry.benchmark, protocol, entry.weights, entry.every, entry.decides, online=entry.online
+        )
         for protocol in entry.protocols
     ]
 

@@ -85,6 +85,7 @@ class CellJobs:
 
     train: JobState | None = None
     evaluate: JobState | None = None
+    follow: JobState | None = None
 
 
 @dataclass(frozen=True)
@@ -101,7 +102,7 @@ class JobQueue:
 
     def jobs(self, cell: StudyCell) -> CellJobs:
         """The newest jobs of one cell."""
-        jobs = [self.latest.get((cell.folder, kind)) for kind in ("train", "evaluate")]
+        jobs = [self.latest.get((cell.folder, kind)) for kind in ("train", "evaluate", "follow")]
         return CellJobs(*(self.states.get(job.job) if job else None for job in jobs))
 
 

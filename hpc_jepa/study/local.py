@@ -13,8 +13,8 @@ from signal import SIGTERM
 from hpc_jepa.devices import VISIBLE
 from hpc_jepa.errors import EXIT_INTERRUPTED, DataError, InputError
 from hpc_jepa.study.grid import StudyCell
-from hpc_jepa.study.status import CellStatus, cell_status, is_evaluated, status_or_damaged
-from hpc_jepa.study.task import StudyTask, TaskRunner, evaluation_task, last_log_line, training_task
+from hpc_jepa.study.status import CellStatus, cell_status, is_evaluated, status_or_damaged, unevaluated_steps
+from hpc_jepa.study.task import StudyTask, TaskRunner, evaluation_task, last_log_line, online_task, training_task
 
 POLL_INTERVAL = 0.5  # seconds
 
@@ -83,7 +83,7 @@ def run_locally(cells: Sequence[StudyCell], jobs: LocalJobs, on_status: OnStatus
     chains = {number: cell_tasks(cell) for number, cell in enumerate(cells)}
     with _worker_threads(jobs) as (pool, run):
         submitted: dict[Future[int], tuple[int, StudyTask]] = {}
-        later = _LaterCells(cells)
+        later, online = _LaterCells(cells), _OnlineEvaluations(cells)
         ready = [number for number in chains if number not in later]
         while ready or submitted:
             for number in ready:
@@ -92,13 +92,22 @@ def run_locally(cells: Sequence[StudyCell], jobs: LocalJobs, on_status: OnStatus
                     failures += [task, *later.fail_after(task)]
                 elif task is not None:
                     submitted[pool.submit(run, task)] = (number, task)
+            training = [
+                number for future, (number, task) in submitted.items() if task.kind == "train" and future.running()
+            ]
+            for number, task in online.due(training, jobs.count - len(submitted)):
+                submitted[pool.submit(run, task)] = (number, task)
             done, _ = wait(submitted, timeout=POLL_INTERVAL, return_when=FIRST_COMPLETED)
-            ended = [(*submitted.pop(future), future.result()) for future in done]
+            ended = online.without_own([(*submitted.pop(future), future.result()) for future in done])
             failed = [(task, _failure(cells[number], task, code)) for number, task, code in ended if code != 0]
             failures += [each for task, failure in failed for each in (failure, *later.fail_with(task, failure))]
-            ready = [number for number, _, code in ended if code == 0]
+            ready = online.released([number for number, _, code in ended if code == 0])
             ready += [each for number, task, code in ended if code == 0 for each in later.released(task, cells[number])]
-            running = {number: task for future, (number, task) in submitted.items() if future.running()}
+            running = {
+                number: task
+                for future, (number, task) in submitted.items()
+                if future.running() and task.kind != "follow"
+            }
             for number, cell in enumerate(cells):
                 on_status(cell, _running_status(running.get(number), status_or_damaged(cell)))
     return failures
@@ -138,6 +147,46 @@ class _LaterCells:
             failures.append(FailedTask(self._cells[number], message, failed.log))
             failures += self.fail_after(failures[-1])
         return failures
+
+
+class _OnlineEvaluations:
+    """Evaluations of checkpoints beside the training of their run, one at a time, in slots that are free.
+
+    What they leave is the work of the last evaluation, which also reports why one of them failed.
+    """
+
+    def __init__(self, cells: Sequence[StudyCell]) -> None:
+        self._cells = cells
+        self._running = set[int]()
+        self._failed = set[int]()
+        self._held: list[int] = []
+
+    def due(self, training: Sequence[int], slots: int) -> Iterator[tuple[int, StudyTask]]:
+        """Cells in training with checkpoints to evaluate, and their tasks, as many as there are free slots."""
+        for number in training:
+            evaluation = self._cells[number].online
+            idle = number not in self._running and number not in self._failed
+            if slots > 0 and evaluation and idle and unevaluated_steps(self._cells[number], evaluation):
+                slots -= 1
+                self._running.add(number)
+                yield number, online_task(self._cells[number], follow=False)
+
+    def without_own(self, ended: Sequence[tuple[int, StudyTask, int]]) -> list[tuple[int, StudyTask, int]]:
+        """The ended tasks of others, by number, task and exit code. Raises KeyboardInterrupt if one was interrupted."""
+        for number, task, code in ended:
+            if task.kind == "follow":
+                self._running.discard(number)
+                if code == EXIT_INTERRUPTED:
+                    raise KeyboardInterrupt
+                if code:
+                    self._failed.add(number)
+        return [each for each in ended if each[1].kind != "follow"]
+
+    def released(self, numbers: Sequence[int]) -> list[int]:
+        """Cells whose next task may start: not while one of their checkpoints is being evaluated."""
+        waiting = [*self._held, *numbers]
+        self._held = [number for number in waiting if number in self._running]
+        return [number for number in waiting if number not in self._running]
 
 
 def _waits(cell: StudyCell) -> bool:

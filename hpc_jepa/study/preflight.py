@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hpc_jepa.checkpoint.branch_point import origin_checkpoint, origin_run, refuse_other_architecture
 from hpc_jepa.config.cluster import ClusterConfig
+from hpc_jepa.config.loading import nearest_or_all
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.data.shards.manifest import read_manifest
 from hpc_jepa.data.storage import parse_location
@@ -63,6 +64,7 @@ def _cell_error(cell: StudyCell, cluster: ClusterConfig | None) -> str | None:
         validate_objectives(cell.config)
         for evaluation in cell.evaluations:
             validate_probes(evaluation.benchmark, evaluation.protocol)
+        _check_best(cell)
         cell.run.refuse_links_outside()
         refuse_other_config(cell.config)
         if not cell.waits:
@@ -75,6 +77,28 @@ def _cell_error(cell: StudyCell, cluster: ClusterConfig | None) -> str | None:
         return str(error)
     status = status_or_damaged(cell)
     return status.note if status.state == "damaged" else None
+
+
+def _check_best(cell: StudyCell) -> None:
+    """Raise InputError if no evaluation writes the records that decide which checkpoints are kept."""
+    best = cell.config.checkpoint.best_evaluated
+    if best is None:
+        return
+    assert best.every is not None, "see CheckpointConfig.best_evaluated"
+    where = cell.config.locations.prefix(("checkpoint", "keep_best"))
+    own = [each for each in cell.evaluations if (each.benchmark.name, each.protocol) == (best.benchmark, best.protocol)]
+    if not any(each.every is not None and best.every % each.every == 0 for each in own):
+        raise InputError(
+            f"{where}checkpoint.keep_best: no evaluation of the study writes records of {best.benchmark}, "
+            f"{best.protocol} every {best.every:,} steps, so all these checkpoints would be kept; set every: "
+            f"{best.every} of it in evaluations"
+        )
+    probes = own[0].benchmark.protocols[best.protocol].probes
+    if best.probe not in probes:
+        raise InputError(
+            f"{where}checkpoint.keep_best.probe: {best.benchmark} has no probe '{best.probe}'"
+            f"{nearest_or_all(best.probe, probes)}"
+        )
 
 
 def _check_origin(config: RunConfig) -> None:

@@ -109,7 +109,9 @@ class SlurmSubmitter:
 
     def _resources(self, kind: TaskKind) -> ResourcesConfig:
         cluster = self.profile.cluster
-        return {"train": cluster.train, "evaluate": cluster.evaluate}.get(kind, cluster.report)
+        return {"train": cluster.train, "evaluate": cluster.evaluate, "follow": cluster.evaluate}.get(
+            kind, cluster.report
+        )
 
     def _sbatch_error(self, kind: TaskKind, message: str) -> str:
         """The message of sbatch after file, line and key of the profile at fault; without line and key if unknown."""
@@ -117,7 +119,7 @@ class SlurmSubmitter:
         for key, phrases in SBATCH_ERROR_KEYS.items():
             if any(phrase in lowered for phrase in phrases):
                 per_kind = key in ResourcesConfig.model_fields
-                section = kind if kind in ("train", "evaluate") else "report"
+                section = {"train": "train", "evaluate": "evaluate", "follow": "evaluate"}.get(kind, "report")
                 return f"{self.profile.location(f'{section}.{key}' if per_kind else key)}: {message}"
         return f"{self.profile.path}: {message}"
 

@@ -218,8 +218,12 @@ def _has_record(cell: StudyCell, evaluation: CellEvaluation) -> bool:
 
 def _has_step_records(cell: StudyCell, evaluation: CellEvaluation) -> bool:
     """Whether all checkpoints that the run has at multiples of ``every`` have a record."""
-    if evaluation.every is None:
-        return True
+    return evaluation.every is None or not unevaluated_steps(cell, evaluation)
+
+
+def unevaluated_steps(cell: StudyCell, evaluation: CellEvaluation) -> list[int]:
+    """Steps of the checkpoints that the run has at multiples of ``every`` and that have no record."""
+    assert evaluation.every is not None, "it has no evaluation of chosen steps"
     names = evaluation.benchmark.name, evaluation.protocol
     steps = [step for step in cell.run.checkpoint_steps() if step and step % evaluation.every == 0]
-    return all(cell.run.record_file(*names, step=step).exists() for step in steps)
+    return [step for step in steps if not cell.run.record_file(*names, step=step).exists()]

@@ -25,7 +25,7 @@ from hpc_jepa.study.preflight import group_by_reason, preflight_errors
 from hpc_jepa.study.slurm_cli import require_commands, scancel
 from hpc_jepa.study.slurm_submitter import SlurmSubmitter
 from hpc_jepa.study.status import UNFINISHED, is_evaluated, read_study_status
-from hpc_jepa.study.task import StudyTask, evaluation_task, look_task, report_task, training_task
+from hpc_jepa.study.task import StudyTask, evaluation_task, look_task, online_task, report_task, training_task
 
 if TYPE_CHECKING:
     from hpc_jepa.study.sequential import NextStep
@@ -40,6 +40,7 @@ class SubmittedJobs:
 
     train: list[SubmittedJob] = field(default_factory=list)
     evaluate: list[SubmittedJob] = field(default_factory=list)
+    follow: list[SubmittedJob] = field(default_factory=list)
     look: list[SubmittedJob] = field(default_factory=list)
     report: list[SubmittedJob] = field(default_factory=list)
     step: "NextStep | None" = None
@@ -48,7 +49,13 @@ class SubmittedJobs:
     @property
     def lines(self) -> list[str]:
         """One line per kind of job, to print."""
-        kinds = {"pretraining": self.train, "evaluation": self.evaluate, "next look": self.look, "report": self.report}
+        kinds = {
+            "pretraining": self.train,
+            "evaluation during it": self.follow,
+            "evaluation": self.evaluate,
+            "next look": self.look,
+            "report": self.report,
+        }
         lines = [
             f"{kind}: {len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}, {', '.join(array_ids(jobs))}"
             for kind, jobs in kinds.items()
@@ -61,7 +68,8 @@ class SubmittedJobs:
 class MissingWork:
     """Tasks that one cell needs, and the id of its training job if that is in the queue already.
 
-    ``parent_job``: training job in the queue of the run that this one begins after.
+    ``parent_job``: training job in the queue of the run that this one begins after. ``follow``: a job beside the
+    training that evaluates its checkpoints.
     """
 
     cell: StudyCell
@@ -69,6 +77,7 @@ class MissingWork:
     evaluate: bool
     training_job: str | None
     parent_job: str | None = None
+    follow: bool = False
 
 
 @dataclass(frozen=True)
@@ -154,7 +163,7 @@ def given_up(cells: Sequence[StudyCell], folder: StudyDir) -> set[Path]:
 def missing_work(cells: Iterable[StudyCell], queue: JobQueue) -> list[MissingWork]:
     """Work of all cells that is neither done nor in the queue."""
     missing = (_missing_of(cell, queue) for cell in cells)
-    return [work for work in missing if work.train or work.evaluate]
+    return [work for work in missing if work.train or work.evaluate or work.follow]
 
 
 def cancel_study(cells: Sequence[StudyCell], study: StudyDir) -> CancelledWork:
@@ -176,14 +185,32 @@ class _Batch:
     def submit(self, missing: Sequence[MissingWork]) -> None:
         for chunk, after in self._trainings([work for work in missing if work.train]):
             trained = self._array(self.submitted.train, [training_task(work.cell) for work in chunk], after)
-            if chunk[0].evaluate:
+            if chunk[0].follow:
+                self._follow_and_evaluate(chunk, trained)
+            elif chunk[0].evaluate:
                 # aftercorr pairs the elements of two arrays by index; a single job is not an array.
                 dependency = f"{'aftercorr' if len(chunk) > 1 else 'afterok'}:{trained[0].array}"
                 self._array(self.submitted.evaluate, [evaluation_task(work.cell) for work in chunk], dependency)
-        for chunk in self._chunks([work for work in missing if not work.train]):
+        for work in missing:
+            if work.follow and not work.train and work.training_job:
+                self._follow(work, work.training_job)
+        for chunk in self._chunks([work for work in missing if work.evaluate and not work.train]):
             trainings = [work.training_job for work in chunk if work.training_job]
             after = f"afterok:{':'.join(trainings)}" if trainings else None
             self._array(self.submitted.evaluate, [evaluation_task(work.cell) for work in chunk], after)
+
+    def _follow_and_evaluate(self, chunk: Sequence[MissingWork], trained: Sequence[SubmittedJob]) -> None:
+        """Cell by cell: the dependency on the start of an array holds only when all its elements have started."""
+        for work, training in zip(chunk, trained, strict=True):
+            follower = self._follow(work, training.job)
+            if work.evaluate:
+                dependency = f"afterok:{training.job},afterany:{follower.job}"
+                self._array(self.submitted.evaluate, [evaluation_task(work.cell)], dependency)
+
+    def _follow(self, work: MissingWork, training_job: str) -> SubmittedJob:
+        """A job that starts after the training and evaluates its checkpoints until it has ended."""
+        task = online_task(work.cell, follow=True)
+        return self._array(self.submitted.follow, [task], f"after:{training_job}")[0]
 
     def _trainings(self, waiting: Sequence[MissingWork]) -> Iterator[tuple[Sequence[MissingWork], str | None]]:
         """Cells of one array each and its dependency, phase after phase.
@@ -266,6 +293,7 @@ def _missing_of(cell: StudyCell, queue: JobQueue) -> MissingWork:
     in_training = jobs.train is not None and jobs.train.is_active
     in_evaluation = jobs.evaluate is not None and jobs.evaluate.is_active
     latest = queue.latest.get((cell.folder, "train"))
+    in_following = jobs.follow is not None and jobs.follow.is_active
     train = not trained and not in_training
     # A queued evaluation waits for a training job that has ended, so it never starts: submit it with the new training.
     return MissingWork(
@@ -274,6 +302,7 @@ def _missing_of(cell: StudyCell, queue: JobQueue) -> MissingWork:
         evaluate=not is_evaluated(cell) and (train or not in_evaluation),
         training_job=latest.job if latest and in_training else None,
         parent_job=_active_parent(cell, queue),
+        follow=cell.online is not None and not trained and (train or not in_following),
     )
 
 

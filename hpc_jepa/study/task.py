@@ -21,7 +21,7 @@ from hpc_jepa.runs.run_dir import StudyDir, task_log_file
 from hpc_jepa.study.grid import StudyCell
 from hpc_jepa.training.shutdown import WallTime
 
-TaskKind = Literal["train", "evaluate", "report", "look"]
+TaskKind = Literal["train", "evaluate", "follow", "report", "look"]
 Command = tuple[str, ...]
 """Arguments of ``hpc-jepa``."""
 
@@ -60,6 +60,13 @@ def evaluation_task(cell: StudyCell) -> StudyTask:
     """Write all evaluation records of a run."""
     commands = (arguments for evaluation in cell.evaluations for arguments in evaluation.commands)
     return StudyTask("evaluate", cell.folder, tuple(("evaluate", str(cell.folder), *each) for each in commands))
+
+
+def online_task(cell: StudyCell, *, follow: bool) -> StudyTask:
+    """Evaluate the checkpoints of a run in training: those that it has now, or with ``follow`` until it has ended."""
+    assert cell.online is not None, "the study evaluates no checkpoints online"
+    command = ("evaluate", str(cell.folder), *cell.online.steps_command, *(["--follow"] if follow else []))
+    return StudyTask("follow", cell.folder, (command,))
 
 
 def report_task(study: Path) -> StudyTask:

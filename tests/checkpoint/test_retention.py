@@ -1,12 +1,18 @@
 """Retention: every rule of the policy, and the latest valid checkpoint in any case."""
 
+import json
+
 import pytest
+from typer.testing import CliRunner
 
 from hpc_jepa.checkpoint import layout
 from hpc_jepa.checkpoint.layout import CheckpointManifest
-from hpc_jepa.checkpoint.retention import prune_checkpoints, retained
-from hpc_jepa.config.training import CheckpointConfig
+from hpc_jepa.checkpoint.retention import prune_after_evaluation, prune_checkpoints, retained
+from hpc_jepa.cli.app import app
+from hpc_jepa.config.training import BestEvaluated, CheckpointConfig
+from hpc_jepa.runs.lease import hold_lease
 from hpc_jepa.runs.run_dir import RunDir
+from hpc_jepa.runs.step_results import step_results
 
 HOUR = 3600.0
 
@@ -84,3 +90,98 @@ def test_a_failed_removal_is_logged_and_retried(tmp_path, save, monkeypatch, cap
     assert "step-00000001: " in caplog.text and "Operation not permitted" in caplog.text
     save(tmp_path, 4, keep=1)
     assert steps_in(tmp_path) == [4]
+
+
+def evaluated(run, step, test, validation=None, protocol="p1", probe="linear", weights="target"):
+    """Plant a record of a step; the part of the schema that a policy reads."""
+    candidates = [{"setting": {"lr": rate}, "validation": x} for rate, x in enumerate(validation or ())]
+    result = {"weights": weights, "probe": probe, "metric": "top1", "value": test, "candidates": candidates}
+    record = {"protocol_fingerprint": protocol, "run": {"step": step}, "results": [result]}
+    path = RunDir(run).record_file("own", "standard", step=step)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(record))
+
+
+BEST = {"benchmark": "own", "probe": "linear", "count": 2}
+
+
+def test_the_best_evaluated_checkpoints_are_kept_and_those_that_wait_for_it(tmp_path, save):
+    policy = {"every": 1, "keep": 1, "keep_best": BEST}
+    for step in (1, 2, 3, 4):
+        save(tmp_path, step, **policy)
+    assert steps_in(tmp_path) == [1, 2, 3, 4]
+    for step, accuracy in ((1, 0.4), (2, 0.7), (3, 0.6)):
+        evaluated(tmp_path, step, accuracy)
+    save(tmp_path, 5, **policy)
+    assert steps_in(tmp_path) == [2, 3, 4, 5]
+    evaluated(tmp_path, 4, 0.7)  # of equal ones the latest
+    evaluated(tmp_path, 5, 0.1)
+    save(tmp_path, 6, **policy)
+    assert steps_in(tmp_path) == [2, 4, 6]
+
+
+def test_checkpoints_that_are_never_evaluated_do_not_wait(tmp_path, save):
+    for step in (2, 3, 4, 5, 6):
+        save(tmp_path, step, every=2, keep=1, keep_best={**BEST, "every": 4})
+    assert steps_in(tmp_path) == [4, 6]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"protocol": "p0"},
+        {"probe": "knn"},
+        {"weights": "student"},
+    ],
+)
+def test_other_records_do_not_count(other, tmp_path, save):
+    for step in (1, 2, 3):
+        save(tmp_path, step, every=1, keep=9)
+    evaluated(tmp_path, 1, 1.0, **other)
+    for step in (2, 3):
+        evaluated(tmp_path, step, 0.1 * step)
+    assert step_results(RunDir(tmp_path), BestEvaluated(**BEST)).by_step.keys() == {2, 3}
+    prune_checkpoints(tmp_path, CheckpointConfig(every=1, keep=1, keep_best={**BEST, "count": 1}))
+    assert steps_in(tmp_path) == [1, 3]  # 1 is to be evaluated
+
+
+def test_validation_clips_decide_where_every_record_has_them(tmp_path, save):
+    for step in (1, 2, 3):
+        save(tmp_path, step, every=1, keep=9)
+    for step, test, validation in ((1, 0.5, (0.8, 0.1)), (2, 0.9, (0.2, 0.3)), (3, 0.1, (0.1, 0.1))):
+        evaluated(tmp_path, step, test, validation)
+    policy = CheckpointConfig(every=1, keep=1, keep_best={**BEST, "count": 1})
+    prune_checkpoints(tmp_path, policy)
+    assert steps_in(tmp_path) == [1, 3]
+    evaluated(tmp_path, 3, 0.6)
+    results = step_results(RunDir(tmp_path), policy.best_evaluated)
+    assert (results.best(1), results.validated) == ([2], False)
+
+
+def test_a_damaged_record_waits_and_does_not_stop_the_save(tmp_path, save, caplog):
+    for step in (1, 2):
+        save(tmp_path, step, every=1, keep=9)
+        evaluated(tmp_path, step, 0.5)
+    path = RunDir(tmp_path).record_file("own", "standard", step=1)
+    path.write_text("{")
+    for step in (3, 4):
+        save(tmp_path, step, every=1, keep=1, keep_best={**BEST, "count": 1})
+    assert steps_in(tmp_path) == [1, 2, 3, 4] and caplog.text.count(str(path)) == 1
+
+
+def test_a_new_record_removes_what_is_no_longer_among_the_best_unless_the_run_trains(tmp_path, save_run):
+    policy = {"every": 1, "keep": 1, "keep_best": {**BEST, "count": 1}}
+    run = RunDir(save_run(tmp_path, step=1, checkpoint=policy).folder)
+    for step in (2, 3):
+        save_run(tmp_path, step=step, checkpoint=policy)
+    for step, accuracy in ((1, 0.4), (2, 0.7), (3, 0.6)):
+        evaluated(run.path, step, accuracy)
+    assert prune_after_evaluation(run, "other", "standard") == []
+    with hold_lease(run):
+        assert prune_after_evaluation(run, "own", "standard") == []
+    assert [path.name for path in prune_after_evaluation(run, "own", "standard")] == ["step-00000001"]
+
+    shown = CliRunner(env={"COLUMNS": "120"}).invoke(app, ["checkpoint", "list", str(run)])
+    assert "best: 70.0 % test" in shown.stdout, shown.output
+    listed = json.loads(CliRunner().invoke(app, ["checkpoint", "list", str(run), "--json"]).stdout)
+    assert [(entry["step"], entry["best"]) for entry in listed] == [(2, "best: 70.0 % test"), (3, "")]

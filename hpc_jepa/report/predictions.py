@@ -93,30 +93,43 @@ def split_by_steps(
     rows: Iterable[ResultRow], results: Mapping[ResultRow, ResultSource], names: Mapping[str, RowNames]
 ) -> tuple[list[ResultRow], list[str]]:
     """Rows that can be compared, and one line for each record of another step than most of its study, regime and
-    phase. ``names``: row names of each study.
+    phase; where a study asks about settings, its variants may have lengths of their own, and most runs of the variant
+    count. ``names``: row names of each study.
 
     Finished runs count before unfinished ones, and of two equally frequent steps the later. Encoders that no run
     trained have no step.
     """
-
-    def group(row: ResultRow) -> tuple[str, str, str]:
-        return row.study, row.regime, names_of(names, row.study).phase(row.variant)
-
     listed = list(rows)
-    counts: dict[tuple[str, str, str], Counter[tuple[bool, int]]] = {}
+    counts: dict[_Peers, Counter[tuple[bool, int]]] = {}
     for row in listed:
         if row.is_trained:
             finished = row.steps >= results[row].record.run.steps
-            counts.setdefault(group(row), Counter())[finished, row.steps] += 1
+            for peers in _peers(row, names_of(names, row.study), finished):
+                counts.setdefault(peers, Counter())[finished, row.steps] += 1
     usual = {key: max(found, key=lambda step: (step[0], found[step], step[1]))[1] for key, found in counts.items()}
-    other = [row for row in listed if row.is_trained and row.steps != usual[group(row)]]
+
+    def expected(row: ResultRow) -> int:
+        return next(usual[peers] for peers in _peers(row, names_of(names, row.study), True) if peers in usual)
+
+    other = [row for row in listed if row.is_trained and row.steps != expected(row)]
     lines = [
         f"{row.name}, seed {row.seed} ({row.regime}): {row.benchmark}, {row.protocol} left out of all comparisons: "
-        f"evaluated at step {row.steps:,}, the others at {usual[group(row)]:,}"
+        f"evaluated at step {row.steps:,}, the others at {expected(row):,}"
         for row in other
     ]
     left_out = set(other)
     return [row for row in listed if row not in left_out], list(dict.fromkeys(lines))
+
+
+_Peers = tuple[str, ...]
+"""Study, regime and phase, and the variant if its runs may have a length of their own."""
+
+
+def _peers(row: ResultRow, names: RowNames, finished: bool) -> list[_Peers]:
+    """The groups of rows whose step counts for a row, the narrower first."""
+    wide = (row.study, row.regime, names.phase(row.variant))
+    own_length = finished and (names.declared or names.swept)
+    return [(*wide, row.name), wide] if own_length else [wide]
 
 
 def _clusters(

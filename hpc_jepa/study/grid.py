@@ -1,6 +1,7 @@
 """Expand a study into its cells."""
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -11,6 +12,7 @@ from hpc_jepa.config.init import InitConfig
 from hpc_jepa.config.loading import dump_config, find_config, read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.semantics import switch_text
+from hpc_jepa.config.strict import KeyPath
 from hpc_jepa.config.study import EvaluationConfig, RunPhase, StudyConfig, VariantConfig
 from hpc_jepa.config.sweep import override_text, settings_name, sweep_points
 from hpc_jepa.config.yaml_reader import as_value, parse_value
@@ -214,7 +216,8 @@ def _cells(
     if phase is not None:
         own = (*own, *phase.overrides)
     begins = [_begin_after(phase, cell) for cell in before] if phase is not None and before else [()] * len(seeds)
-    config = read_config(RunConfig, layers, (*overrides, f"seed={seeds[0]}", *own, *begins[0]))
+    with _study_file_named(study, variant, point, phase):
+        config = read_config(RunConfig, layers, (*overrides, f"seed={seeds[0]}", *own, *begins[0]))
     name = _variant_name(variant, config.variant, point) + (f".{phase.name}" if phase else "")
     if name != config.variant:
         own = (*own, f"variant={as_value(name)}")
@@ -234,10 +237,31 @@ def _cells(
     return cells
 
 
+@contextmanager
+def _study_file_named(
+    study: StudyConfig, variant: VariantConfig, point: Mapping[str, Any], phase: RunPhase | None
+) -> Iterator[None]:
+    """Say where the study has an override that an error names: file, line and key."""
+    try:
+        yield
+    except InputError as error:
+        places: list[tuple[KeyPath, str]] = [(("axes", key), override_text(key, value)) for key, value in point.items()]
+        places += [(("overrides",), text) for text in study.overrides]
+        number = str(study.variants.index(variant))
+        places += [(("variants", number, "overrides"), text) for text in variant.overrides]
+        if phase is not None:
+            place = ("phases", str(study.phases.index(phase)), "overrides")
+            places += [(place, text) for text in phase.overrides]
+        for keys, text in places:
+            if str(error).startswith(f"override {text}"):
+                raise InputError(f"{study.locations.prefix(keys)}{'.'.join(keys)}: {error}") from error
+        raise
+
+
 def _begin_after(phase: RunPhase, before: StudyCell) -> tuple[str, ...]:
     """The override that begins a run with the last checkpoint of another one, whatever its variant sets for init."""
     own = InitConfig(run=before.folder, step=before.config.schedule.steps, what=phase.what)
-    return (override_text("init", own.model_dump(mode="json")),)
+    return (override_text("init", own.model_dump(mode="json", exclude_defaults=True)),)
 
 
 def _variant_name(variant: VariantConfig, objective: str, point: Mapping[str, Any]) -> str:

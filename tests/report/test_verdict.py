@@ -219,3 +219,26 @@ def test_the_detectable_gain_contains_the_spread_between_seeds(tmp_path):
 
     # By hand for 3 seeds and a spread of 3 points: a standard error of 3 sqrt(2/3) = 2.4 points, times about 3.
     assert 4 < gain(0.03) < 12 and gain(0.001) < 3.5
+
+
+def test_variants_of_a_length_of_their_own_are_shown_where_the_study_asks_about_settings(tmp_path):
+    long = {"objective": "baseline", "name": "long", "overrides": ["schedule.steps=800"]}
+    facts = small_study(["baseline", long], seeds=(0, 1, 2), benchmarks=("ssv2",)).model_dump()
+    study = StudyConfig.model_validate({**facts, "baseline": "baseline"})
+    cells = expand_study(study, tmp_path)
+    early = next(cell.folder for cell in cells if (cell.config.variant, cell.config.seed) == ("long", 1))
+    data = collect(SimulatedStudy(tmp_path, null, steps={early: 200}).write(study, cells))
+    (grid,) = data.grids
+    assert grid.cell("long", grid.columns[0]).seeds == 2 and grid.cell("baseline", grid.columns[0]).seeds == 3
+    lines = [line for line in data.gaps if "left out" in line]
+    assert lines and all("long (corrected), seed 1" in line and "the others at 800" in line for line in lines)
+
+
+def test_a_sweep_over_the_number_of_steps_has_a_row_for_each(tmp_path):
+    facts = small_study(["baseline", "hw"], seeds=(0, 1), benchmarks=("ssv2",)).model_dump()
+    study = StudyConfig.model_validate({**facts, "axes": {"schedule.steps": [400, 800]}})
+    data = collect(SimulatedStudy(tmp_path, null).write(study))
+    (grid,) = data.grids
+    compared = {row: contrast.reference for row, contrast in grid.contrasts(grid.columns[0]) if contrast.asked}
+    assert compared == {f"hw.steps-{steps}": f"baseline.steps-{steps}" for steps in (400, 800)}
+    assert not [line for line in data.gaps if "left out" in line]

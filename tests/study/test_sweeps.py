@@ -144,6 +144,20 @@ def test_wrong_values_and_equal_names_are_refused(expand):
         expand(variants=[{"objective": name, "name": "same"} for name in ("baseline", "fwm")])
 
 
+@pytest.mark.parametrize(
+    ("changes", "place"),
+    [
+        ({"axes": {"schedule.lr": [0.1, -1]}}, r"axes\.schedule\.lr: override schedule\.lr=-1: "),
+        ({"variants": ["baseline", {"objective": "ld", "overrides": ["schedule.lr=x"]}]}, r"variants\.1\.overrides: "),
+        ({"phases": [{"name": "main", "overrides": ["schedule.lrr=1"]}]}, r"phases\.0\.overrides: "),
+        ({"overrides": ["schedule.lr=x"]}, r"overrides: override schedule\.lr=x: "),
+    ],
+)
+def test_a_wrong_value_is_named_with_its_place_in_the_study(expand, changes, place):
+    with pytest.raises(InputError, match=rf"sweep\.yaml:\d+: {place}.*schedule\.lr"):
+        expand(**{"axes": {}, **changes})
+
+
 def test_a_written_study_reads_back(expand, tmp_path):
     variants = [{"objective": "fwm", "overrides": ["schedule.lr=1e-3"]}]
     expand(axes={"schedule.ema_start": AXES["schedule.ema_start"]}, variants=variants)

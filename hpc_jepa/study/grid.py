@@ -261,7 +261,7 @@ def _study_file_named(
 def _begin_after(phase: RunPhase, before: StudyCell) -> tuple[str, ...]:
     """The override that begins a run with the last checkpoint of another one, whatever its variant sets for init."""
     own = InitConfig(run=before.folder, step=before.config.schedule.steps, what=phase.what)
-    return (override_text("init", own.model_dump(mode="json", exclude_defaults=True)),)
+    return (override_text("init", own.model_dump(mode="json")),)
 
 
 def _variant_name(variant: VariantConfig, objective: str, point: Mapping[str, Any]) -> str:

@@ -74,9 +74,15 @@ def _cell_error(cell: StudyCell, cluster: ClusterConfig | None) -> str | None:
             local_rows(engine.batch_size, 0, cluster.train.processes, engine.accumulation)
             _check_memory(cell, cluster)
     except HpcJepaError as error:
-        return str(error)
+        return _without_beginning(cell, str(error))
     status = status_or_damaged(cell)
     return status.note if status.state == "damaged" else None
+
+
+def _without_beginning(cell: StudyCell, reason: str) -> str:
+    """The reason without the override that begins a phase: in no file, and different for each seed."""
+    begins = next((word for word in reversed(cell.arguments) if word.startswith("init=")), "")
+    return reason.replace(f"override {begins}: ", "") if cell.after is not None and begins else reason
 
 
 def _check_best(cell: StudyCell) -> None:

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from hpc_jepa.config.cluster import local_cluster
-from hpc_jepa.config.loading import read_config
+from hpc_jepa.config.loading import dump_config, read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.errors import InputError
@@ -146,6 +146,15 @@ def test_a_phase_that_cannot_begin_is_refused_in_the_plan(expand):
     assert len(refused) == 4 and all("model.encoder.heads 2 -> 4" in reason for reason in refused.values())
     refused = preflight_errors(expand(overrides=["data.sources={motion8: {shards: nowhere}}"]))
     assert len(refused) == 8
+
+
+def test_a_phase_whose_first_checkpoint_is_gone_is_refused_in_one_short_line(expand):
+    (main, cooldown) = expand(variants=ARMS[:1], seeds=[0])
+    main.folder.mkdir(parents=True)
+    main.run.config_file.write_text(dump_config(main.config))
+    write_state(main.run.state_file, RunState(state="done", step=3, steps=3))
+    reason = preflight_errors([main, cooldown])[cooldown.folder]
+    assert str(main.folder) in reason and "override" not in reason and "sha256" not in reason
 
 
 def test_the_plan_counts_phases_by_their_length(expand):

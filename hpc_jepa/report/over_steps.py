@@ -50,7 +50,10 @@ def step_series(runs: Sequence[RunReport]) -> list[StepSeries]:
 
 
 def _series(run: str, sources: Sequence[ResultSource]) -> StepSeries:
-    tried = [[100 * candidate.validation for candidate in source.result.candidates] for source in sources]
+    tried = [
+        [100 * each.validation for each in source.result.candidates if each.validation is not None]
+        for source in sources
+    ]
     validation = tuple(map(max, tried)) if all(tried) else None
     return StepSeries(run, tuple(map(result_row, sources)), validation)
 

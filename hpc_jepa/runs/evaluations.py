@@ -31,9 +31,9 @@ class EvaluatedRun(_Open):
 
 
 class _Candidate(_Open):
-    """Hyperparameters that were tried on validation clips."""
+    """Hyperparameters that were tried, and their accuracy on validation clips, if there were any."""
 
-    validation: float
+    validation: float | None = None
 
 
 class ResultSummary(_Open):
@@ -48,7 +48,7 @@ class ResultSummary(_Open):
     @property
     def validation(self) -> float | None:
         """Result of the chosen hyperparameters on validation clips, None without."""
-        return max((each.validation for each in self.candidates), default=None)
+        return max((each.validation for each in self.candidates if each.validation is not None), default=None)
 
 
 class RecordSummary(_Open):

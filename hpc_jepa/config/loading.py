@@ -262,7 +262,10 @@ def _message(config_type: type[BaseModel], path: KeyPath, details: ErrorDetails)
         same_name = [key for key in _dotted_keys(config_type) if key.split(".")[-1] == path[-1]]
         if 1 <= len(same_name) <= 2:
             return f"unknown key (did you mean {' or '.join(map(repr, same_name))}?)"
-        return f"unknown key{nearest_or_all(path[-1], _keys_at(config_type, path[:-1]))}"
+        known = _keys_at(config_type, path[:-1])
+        if path[-1] in known:
+            return "not a key of this kind"
+        return f"unknown key{nearest_or_all(path[-1], known)}"
     if details["type"] == "missing":
         return "required, but not set"
     if details["type"] in ("tuple_type", "list_type"):

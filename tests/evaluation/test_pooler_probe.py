@@ -300,6 +300,13 @@ def test_contradictions_are_refused(benchmark, probe, clip):
         with_poolers(benchmark, clip, **probe)
 
 
+def test_a_key_of_another_kind_is_not_suggested():
+    key = "protocols.vjepa.probes.attentive.updates"
+    with pytest.raises(InputError, match=key) as error:
+        loading.read_config(BenchmarkConfig, [loading.find_config("ssv2", "benchmark")], [f"{key}=5"])
+    assert "did you mean" not in str(error.value)
+
+
 def test_candidates_need_a_validation_split_or_the_test_clips(benchmark):
     values = with_poolers(benchmark).model_dump()
     values["protocols"]["vjepa"]["validation"] = 0.0

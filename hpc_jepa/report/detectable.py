@@ -33,14 +33,15 @@ class DetectableGain:
 
 
 def detectable_gain(grid: ResultGrid, column: str) -> DetectableGain | None:
-    """Minimum detectable gain over the reference of a column, None if nothing is compared with it.
+    """Minimum detectable gain over the reference of a column, None if nothing is compared with it, or looks
+    decide.
 
     The standard error is the median of the column's comparisons, so it contains the spread between seeds that this
     study measured.
     """
     cell = grid.cell(grid.reference, column)
     contrasts = [contrast for _, contrast in grid.contrasts(column) if contrast.asked]
-    if cell is None or not contrasts:
+    if cell is None or not contrasts or grid.looks:
         return None
     several = [contrast for contrast in contrasts if not contrast.one_seed and contrast.df is not None]
     if not several:

@@ -28,6 +28,7 @@ GRID_COLUMNS = (
     *("simultaneous_low", "simultaneous_high", "df", "common_seeds", "dropped_seeds", "clusters", "in_family"),
     "also_differs_in",
     "metric",
+    "decision",
 )
 FACTORIAL_COLUMNS = (
     *("study", "regime", "benchmark", "factors", "given", "effect", "points", "low", "high", "p", "p_holm"),
@@ -297,7 +298,8 @@ def _grid_line(grid: ResultGrid, row: str, column: str) -> tuple[Any, ...]:
             df = None if contrast.df is None else round(contrast.df, 1)
             differs = "; ".join(contrast.differs) or None
             line = (*line, *_simultaneous(contrast), df, *_counts(contrast), contrast.in_family, differs)
-    return (*line, *[None] * (len(GRID_COLUMNS) - 1 - len(line)), metric)
+    decision = cell.contrast.verdict if cell is not None and cell.contrast is not None else None
+    return (*line, *[None] * (len(GRID_COLUMNS) - 2 - len(line)), metric, decision)
 
 
 def _p_values(contrast: Contrast) -> tuple[str, str | None]:

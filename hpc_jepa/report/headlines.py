@@ -60,7 +60,9 @@ def random_reference(row: ResultRow, rows: Iterable[ResultRow]) -> ResultRow | N
 
 
 def _decided(grids: Sequence[ResultGrid]) -> list[str]:
-    """How many of the comparisons that a study asks for are decided, and which."""
+    """How many of the comparisons that a study asks for are decided, and which; those of looks are findings already."""
+    if any(grid.looks for grid in grids):
+        return []
     family = [
         (f"{row} ({column}{f', {grid.regime}' if len(grids) > 1 else ''})", contrast)
         for grid in grids

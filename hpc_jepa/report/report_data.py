@@ -14,7 +14,7 @@ from hpc_jepa.report.export_tables import ResultTable, result_tables
 from hpc_jepa.report.factorial import FactorialDesign, factorial_designs, incomplete_designs
 from hpc_jepa.report.gaps import find_gaps
 from hpc_jepa.report.headlines import write_headlines
-from hpc_jepa.report.looks import sequential_findings
+from hpc_jepa.report.looks import judge_by_looks, sequential_findings, sequential_studies
 from hpc_jepa.report.over_steps import StepSeries, step_series
 from hpc_jepa.report.predictions import check_predictions, split_by_steps
 from hpc_jepa.report.published_results import LIMITATIONS, PublishedStudy, other_probes, published_grids
@@ -77,8 +77,10 @@ def collect_run_data(found: FoundRuns, places: Sequence[Path]) -> ReportData:
     comparable, left_out = split_by_steps(rows, results, names)
     answers = {row: checked.answers[row] for row in comparable}
     scores = collect_scores(answers, checked.clusters, runs, names, deciding_metrics(runs))
-    grids = [grid for study in scores for grid in study_grids(study, runs)]
-    comparisons = [comparison for study in scores for comparison in compare_semantics(study)]
+    grids = judge_by_looks([grid for study in scores for grid in study_grids(study, runs)], runs)
+    sequential = sequential_studies(runs)
+    fixed = [study for study in scores if study.study not in sequential]
+    comparisons = [comparison for study in fixed for comparison in compare_semantics(study)]
     return ReportData(
         descriptions=study_descriptions(runs),
         headlines=(*sequential_findings(runs), *write_headlines(rows, attentive, grids, comparisons)),
@@ -87,8 +89,8 @@ def collect_run_data(found: FoundRuns, places: Sequence[Path]) -> ReportData:
         rows=rows,
         scores=scores,
         comparisons=comparisons,
-        factorial=[design for study in scores for design in factorial_designs(study)],
-        incomplete_factorial=[line for study in scores for line in incomplete_designs(study)],
+        factorial=[design for study in fixed for design in factorial_designs(study)],
+        incomplete_factorial=[line for study in fixed for line in incomplete_designs(study)],
         robustness=robustness_table(runs),
         gaps=[*damaged, *left_out, *find_gaps(runs, rows)],
         runs=runs,

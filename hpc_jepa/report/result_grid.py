@@ -6,6 +6,7 @@ from dataclasses import dataclass, field, replace
 from hpc_jepa.config.benchmark import MetricName
 from hpc_jepa.evaluation.stats.accuracy import PROPORTION, Scale
 from hpc_jepa.evaluation.stats.metrics import METRICS
+from hpc_jepa.evaluation.stats.sequential import Decision
 from hpc_jepa.evaluation.stats.simultaneous import holm
 
 SIGNIFICANCE = 0.05
@@ -19,7 +20,8 @@ class Contrast:
     significant. ``asked``: the study asks for this comparison, so it belongs to the family of Holm's correction.
     ``adjusted``: p-value after Holm, None outside the family. ``simultaneous_low`` and ``simultaneous_high``: interval
     that holds for all variants of the column at once. ``clusters``: source videos of the test clips, None if unknown.
-    ``differs``: settings beside the objective that differ from the reference.
+    ``differs``: settings beside the objective that differ from the reference. ``decision``: that of a sequential study
+    by its own rule, which takes the place of Holm's correction; None in other studies.
     """
 
     reference: str
@@ -37,6 +39,7 @@ class Contrast:
     simultaneous_high: float | None = None
     asked: bool = True
     differs: tuple[str, ...] = ()
+    decision: Decision | None = None
 
     @property
     def one_seed(self) -> bool:
@@ -49,8 +52,17 @@ class Contrast:
         return self.asked and not self.one_seed
 
     @property
+    def verdict(self) -> Decision | None:
+        """The decision of a sequential study, None where its rule does not cover the difference."""
+        return self.decision if self.asked else None
+
+    @property
     def significant(self) -> bool:
-        """Whether the adjusted p-value is below SIGNIFICANCE; never with one seed."""
+        """Whether the adjusted p-value is below SIGNIFICANCE, never with one seed; in a sequential study whether its
+        rule has decided for a gain or loss.
+        """
+        if self.decision is not None:
+            return self.decision in ("gain", "loss")
         return self.adjusted is not None and not self.one_seed and self.adjusted < SIGNIFICANCE
 
     @property
@@ -107,7 +119,8 @@ class ResultGrid:
     """Variants (rows) by benchmarks (columns). Missing results are not in ``cells``.
 
     ``family``: number of differences that p-values are adjusted for, over all grids of the source. ``metrics``: of the
-    columns that measure something else than accuracy.
+    columns that measure something else than accuracy. ``looks``: which decisions a sequential study has taken, in
+    words; empty for other studies.
     """
 
     source: str
@@ -118,6 +131,7 @@ class ResultGrid:
     reference: str
     family: int = 0
     metrics: Mapping[str, ColumnMetric] = field(default_factory=dict)
+    looks: str = ""
 
     def metric(self, column: str) -> ColumnMetric:
         """What a column measures."""

@@ -114,6 +114,7 @@ def _alone(column: ColumnScores, first: SeedScores, second: SeedScores) -> Contr
 def _of_contrast(contrast: Contrast, sign: int = 1) -> Interval:
     """The difference with its simultaneous interval, significant as in the grid."""
     low, high = contrast.bounds
-    significant = contrast.significant if contrast.adjusted is not None else not low <= 0 <= high
+    judged = contrast.adjusted is not None or contrast.decision is not None
+    significant = contrast.significant if judged else not low <= 0 <= high
     interval = Interval(contrast.points, low, high, contrast.one_seed, significant)
     return interval if sign > 0 else -interval

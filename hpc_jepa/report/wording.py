@@ -39,7 +39,13 @@ def note(grid: ResultGrid) -> str:
     parts = [f"{column}: {metric.title}." for column, metric in grid.metrics.items()]
     if contrasts:
         parts.append(f"Differences to {grid.reference} in points ({' or '.join(grid.tests())}).")
-    if any(contrast.in_family for contrast in contrasts):
+    if grid.looks:
+        parts.append(
+            f"A sequential study at {grid.looks}: gains and losses are those of its own rule, recorded in looks.json; "
+            "its error counts all looks and comparisons. Intervals and p-values are those at this look alone, not "
+            "adjusted. Differences that the rule does not cover have no verdict."
+        )
+    elif any(contrast.in_family for contrast in contrasts):
         parts.append(
             f"Significant: at 5 % after Holm's correction over the {grid.family} comparisons that the study asks for."
         )

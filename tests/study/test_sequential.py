@@ -1,5 +1,6 @@
 """Sequential studies: which cells a look needs, what it decides, and what is refused. Results are planted."""
 
+import csv
 import json
 
 import pytest
@@ -295,6 +296,60 @@ def test_status_and_report_know_the_cells_that_are_not_needed(planted):
     assert "never started" not in (folder / "index.html").read_text()
     findings = json.loads((folder / "report.json").read_text())["findings"]
     assert "gains: tiny/fwm on motion (+20" in findings[0] and "look 1 of 3" in findings[0]
+
+
+def grid_of(planted):
+    """Lines of grid.csv by variant, after a report; and the page."""
+    folder = write_report([planted.runs / "demo"]).folder
+    with (folder / "grid.csv").open(newline="") as file:
+        lines = [line for line in csv.DictReader(file) if line["benchmark"].endswith("linear")]
+    return {line["variant"].split(" ")[0]: line for line in lines}, (folder / "index.html").read_text()
+
+
+def test_report_marks_what_the_rule_of_the_study_decided_and_nothing_else(planted):
+    planted.write(sequential={**RULE, "margin": 0.5})
+    cells = [each.cell for each in take(planted).cells]
+    planted.plant(cells, {"fwm": 0.2, "hw": 0.015}, seed_spread=0.003)
+    found, _ = grid_of(planted)
+    assert {line["significant"] for line in found.values() if line["reference"]} == {"False"}  # before the first look
+    step = take(planted)
+    decisions = {name.split("/")[1].split()[0]: each for name, each in step.last.decisions.items()}
+    assert decisions["hw"].decision == "open" and decisions["fwm"].decision == "gain"
+    assert 4 * decisions["hw"].p_value < 0.01  # Holm's correction alone would call it significant
+    found, page = grid_of(planted)
+    for variant, recorded in decisions.items():
+        line = found[variant]
+        assert (line["decision"], line["significant"]) == (recorded.decision, str(recorded.decision == "gain"))
+        assert float(line["difference"]) == pytest.approx(recorded.difference, abs=0.006)
+        assert float(line["difference_low"]) == pytest.approx(recorded.low, abs=0.006)
+        assert not line["p_holm"] and not line["simultaneous_low"]
+    assert 'class="change up"' in page and "look 1 of 3" in page and "not adjusted" in page.replace("\n", " ")
+    assert "after Holm's correction over" not in page.replace("&#39;", "'").replace("\n", " ")
+
+
+def test_report_has_no_verdict_before_the_confirmation(planted):
+    planted.write(confirmation={"seeds": [10, 11, 12]})
+    while "confirmation" not in take(planted).stage:
+        planted.plant([each.cell for each in take(planted).cells], GAINS, seed_spread=0.003)
+    found, page = grid_of(planted)
+    assert {line["significant"] for line in found.values() if line["reference"]} == {"False"}
+    assert "before its confirmation" in page
+    finish(planted, seed_spread=0.003)
+    found, _ = grid_of(planted)
+    assert (found["fwm"]["decision"], found["fwm"]["significant"], found["fwm"]["common_seeds"]) == (
+        "gain",
+        "True",
+        "3",
+    )
+    assert not found["hw"]["decision"] and found["hw"]["significant"] == "False"
+
+
+def test_a_damaged_record_of_looks_leaves_a_report_without_verdicts(planted):
+    planted.plant([each.cell for each in take(planted).cells], GAINS, seed_spread=0.003)
+    take(planted)
+    (planted.runs / "demo/looks.json").write_text("{")
+    found, _ = grid_of(planted)
+    assert {line["significant"] for line in found.values() if line["reference"]} == {"False"}
 
 
 def test_rules_written_after_results_are_said(planted):

@@ -119,3 +119,31 @@ def test_a_phase_waits_for_the_one_before_and_begins_with_its_last_checkpoint(gr
         origin = json.loads((folder / "origin.json").read_text())
         assert (origin["step"], origin["clip_offset"]) == (4, 4) and origin["path"].endswith(f"{variant}.main/seed-0")
     assert len(study.status()) == 4
+
+
+def test_checkpoints_are_evaluated_beside_the_training_by_a_job_that_may_be_killed(
+    cluster, grid, tiny_benchmark, tmp_path, eventually
+):
+    (tmp_path / "benchmark.yaml").write_text(yaml.safe_dump(tiny_benchmark))
+    evaluation = {"benchmark": "benchmark.yaml", "weights": ["target"], "every": 50, "online": True}
+    study = grid("baseline", steps=100_000, every=50, evaluations=[evaluation])
+    regime = yaml.safe_load((tmp_path / "tiny.yaml").read_text())
+    regime["checkpoint"]["keep_best"] = {"benchmark": "motion8", "probe": "linear"}
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(regime))
+    run = study.run()
+
+    def evaluated():
+        return {int(path.parent.name) for path in run.folder.glob("eval/steps/*/motion8.standard.json")}
+
+    study.call("submit")
+    eventually(evaluated)
+    first, before = study.job(kind="follow"), evaluated()
+    cluster.slurm("scancel", first)
+    eventually(lambda: first not in cluster.slurm("squeue", "--noheader", "--format=%i"))
+    training = study.job()
+    study.call("submit")
+    assert (study.job(), study.job(kind="follow") != first) == (training, True)
+    eventually(lambda: evaluated() - before)
+    assert json.loads((run.folder / "state.json").read_text())["state"] == "running"
+    study.call("cancel")
+    eventually(lambda: not cluster.slurm("squeue", "--noheader"))

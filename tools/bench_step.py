@@ -43,6 +43,7 @@ from hpc_jepa.config.run import RunConfig
 from hpc_jepa.distributed import GlooGroup
 from hpc_jepa.errors import InputError
 from hpc_jepa.models.flops import step_flops
+from hpc_jepa.models.video_jepa import HALF
 from hpc_jepa.training.step_runner import StepRunner
 from hpc_jepa.types import ClipBatch
 
@@ -135,7 +136,7 @@ class Steps:
 def matrix_product(config: RunConfig, device: torch.device) -> Callable[[], Tensor]:
     """A large matrix product in the precision of the run."""
     rows, inputs, outputs = PRODUCT
-    dtype = torch.bfloat16 if config.engine.precision == "bf16" else torch.float32
+    dtype = HALF.get(config.engine.precision, torch.float32)
     a, b = (
         torch.randn(rows, inputs, dtype=dtype, device=device),
         torch.randn(inputs, outputs, dtype=dtype, device=device),

@@ -4,7 +4,7 @@
         .step-00000500.partial/         being written; never read, removed by the next save
         step-00000500/
             weights-0000.safetensors    rank 0's shards of student.*, target.*, predictor.*, objectives.*
-            training-0000.safetensors   rank 0's shards of exp_avg.*, exp_avg_sq.*, updates, random.*
+            training-0000.safetensors   rank 0's shards of exp_avg.*, exp_avg_sq.*, updates, loss_scale, random.*
             weights-0001.safetensors    ... and two files of every other rank
             manifest.json               written last: metadata, size and SHA-256 of every file, SHA-256 of itself
         latest -> step-00000500

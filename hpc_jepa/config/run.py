@@ -94,6 +94,7 @@ class RunConfig(RootConfig):
 
     ADDED_KEYS: ClassVar[tuple[str, ...]] = (
         "engine.tf32",
+        "engine.loss_scale",
         "schedule.phases",
         "data.sampling",
         "data.padding",

@@ -1,5 +1,6 @@
 """Schedules, optimizer, engine, checkpoints and monitoring of one run."""
 
+import math
 from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, field_validator, model_validator
@@ -91,6 +92,26 @@ class OptimizerConfig(Strict):
     grad_clip: float = Field(0.0, ge=0, description="maximum gradient norm; 0: no clipping")
 
 
+Precision = Literal["fp32", "bf16", "fp16"]
+
+
+class LossScaleConfig(Strict):
+    """Dynamic loss scale of fp16; the defaults are those of DeepSpeed's section ``fp16``."""
+
+    initial: float = Field(65536.0, gt=0, le=2**24, description="scale at the first step, a power of two")
+    window: int = Field(1000, gt=0, description="steps without overflow after which the scale doubles")
+    min: float = Field(1.0, gt=0, le=2**24, description="smallest scale, a power of two")
+
+    @model_validator(mode="after")
+    def _powers_of_two(self) -> "LossScaleConfig":
+        for name in ("initial", "min"):
+            if math.frexp(getattr(self, name))[0] != 0.5:
+                raise SettingError((name,), f"{getattr(self, name):g} would round gradients; use a power of two")
+        if self.min > self.initial:
+            raise SettingError(("min",), f"{self.min:g} is larger than initial ({self.initial:g})")
+        return self
+
+
 DeviceSetting = Literal["auto", "cpu", "cuda"]
 
 
@@ -105,7 +126,8 @@ class EngineConfig(Strict):
         1, gt=0, le=2**20, description="micro-batches per step and process: less memory for activations, the same step"
     )
     zero_stage: Literal[0, 1, 2, 3] = 1
-    precision: Literal["fp32", "bf16"] = "bf16"
+    precision: Precision = Field("bf16", description="of matrix products; fp16 for GPUs without bf16 (T4, V100)")
+    loss_scale: LossScaleConfig = LossScaleConfig()
     tf32: bool = Field(False, description="TF32 in float32 matrix products on a GPU: faster, 10 bits of mantissa")
     deterministic: bool = Field(False, description="deterministic algorithms only: equal bits on a GPU too, slower")
     overlap_communication: bool = Field(
@@ -117,6 +139,14 @@ class EngineConfig(Strict):
     def _compilable(self) -> "EngineConfig":
         if self.compile and self.zero_stage == 3:
             raise ValueError("compile=true does not work with zero_stage=3, which gathers weights in hooks")
+        return self
+
+    @model_validator(mode="after")
+    def _fp16_on_a_gpu(self) -> "EngineConfig":
+        if self.precision == "fp16" and self.device == "cpu":
+            raise SettingError(("precision",), "fp16 on device=cpu is slower than fp32 and gains nothing; use fp32")
+        if self.precision != "fp16" and self.loss_scale != LossScaleConfig():
+            raise SettingError(("loss_scale",), f"needs precision=fp16; {self.precision} is not scaled")
         return self
 
 

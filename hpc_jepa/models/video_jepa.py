@@ -1,15 +1,17 @@
 """The three networks of a Video-JEPA: student and target encoders, and the predictor."""
 
 import copy
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from hpc_jepa.config.model import ModelConfig, Targets
+from hpc_jepa.config.training import Precision
 from hpc_jepa.models.encoder import Encoder
 from hpc_jepa.models.predictor import Predictor
 from hpc_jepa.types import Latents, TokenMasks
+
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class VideoJEPA(nn.Module):
@@ -23,7 +25,7 @@ class VideoJEPA(nn.Module):
     def __init__(
         self,
         config: ModelConfig,
-        precision: Literal["fp32", "bf16"] = "fp32",
+        precision: Precision = "fp32",
         targets: Targets = "ema",
         image_batches: bool = False,
     ) -> None:
@@ -41,13 +43,13 @@ class VideoJEPA(nn.Module):
         """Clips [B, 3, F, Hp, Wp] and the masks of each group -> Latents of ``step``.
 
         One target pass over the full clip, one student pass over the contexts of all groups and one predictor pass;
-        tokens attend only within their group. With precision "bf16" matrix products run under autocast; student and
-        target features are fp32.
+        tokens attend only within their group. With precision "bf16" or "fp16" matrix products run under autocast;
+        student and target features are fp32.
         """
-        mixed = self.precision == "bf16"
+        half = HALF.get(self.precision)
         grid = self.student.grid(pixels)
-        inputs = pixels.bfloat16() if mixed else pixels
-        with torch.autocast(pixels.device.type, dtype=torch.bfloat16, enabled=mixed):
+        inputs = pixels if half is None else pixels.to(half)
+        with torch.autocast(pixels.device.type, dtype=half or torch.bfloat16, enabled=half is not None):
             target = self._target_features(inputs)
             sizes = [group.context.shape[1] for group in masks]
             contexts = self.student(inputs, torch.cat([group.context for group in masks], dim=1), sizes)

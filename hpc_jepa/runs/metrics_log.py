@@ -21,7 +21,9 @@ class MetricsRecord(BaseModel):
     """Metrics of one step, averaged over processes. Metrics that this release does not know are kept.
 
     passes: how often the steps up to this one read each source; with replacement on average.
-    Values of skipped steps can be NaN or infinite.
+    loss_scale, overflow_steps: in fp16, the scale of the next loss, and the updates that were skipped since the last
+    record because a gradient overflowed; skipped_steps does not count these. Values of skipped steps can be NaN or
+    infinite.
     """
 
     model_config = ConfigDict(extra="allow", frozen=True)
@@ -42,6 +44,8 @@ class MetricsRecord(BaseModel):
     data_wait_share: float | None = None
     memory_bytes: int | None = None
     skipped_steps: int = 0
+    loss_scale: float | None = None
+    overflow_steps: int | None = None
     health: TargetHealthRecord | None = None
 
     def scalars(self) -> dict[str, float]:

@@ -27,6 +27,7 @@ from hpc_jepa.training.divergence import DivergenceMonitor
 from hpc_jepa.training.ema import TargetEMA
 from hpc_jepa.training.engine import build_engine
 from hpc_jepa.training.launch import collective_timeout, report_lost_peers
+from hpc_jepa.training.loss_scale import require_fp16_device
 from hpc_jepa.training.metrics import MetricsLogger, OnLog, StartupTimer
 from hpc_jepa.training.nonfinite import NonFiniteGuard
 from hpc_jepa.training.start import find_start
@@ -69,6 +70,7 @@ def build_run(config: RunConfig, device: torch.device, on_log: OnLog) -> Iterato
     """
     startup_timer = StartupTimer()
     startup_timer.phase_done("imports")
+    require_fp16_device(config.engine, device)
     if device.type == "cpu":
         keep_freed_memory()
     else:

@@ -25,6 +25,7 @@ from hpc_jepa.training.zero_state import checkpoint_name, init_optimizer_state, 
 
 LOG = logging.getLogger(__name__)
 UPDATES = "updates"
+LOSS_SCALE = "loss_scale"
 
 
 def software_versions() -> dict[str, str]:
@@ -60,6 +61,8 @@ def shards_to_save(engine: DeepSpeedEngine) -> list[TensorShard]:
     updates = optimizer_updates(engine)
     if updates is not None and is_main():
         own.append(TensorShard(UPDATES, (), 0, updates.view(1)))
+    if engine.loss_scaler is not None and is_main():
+        own.append(TensorShard(LOSS_SCALE, (2,), 0, engine.loss_scaler.state))
     return own + [TensorShard(name, tuple(state.shape), 0, state) for name, state in _random_states().items()]
 
 
@@ -120,6 +123,8 @@ def _copy_into(engine: DeepSpeedEngine, stored: TensorReader | StartTensors, mom
     if moments and UPDATES in stored:
         with_state = {name.removeprefix("exp_avg.") for name in stored if name.startswith("exp_avg.")}
         init_optimizer_state(engine, stored[UPDATES], with_state)
+    if moments and LOSS_SCALE in stored and engine.loss_scaler is not None:
+        engine.loss_scaler.state.copy_(stored[LOSS_SCALE])
     for shard in local_shards(engine):
         if shard.name in stored:  # no moments are stored for a parameter that never had a gradient
             shard.view.copy_(stored.read_slice(shard.name, shard.start, shard.start + len(shard.view)))

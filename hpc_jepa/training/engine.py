@@ -21,6 +21,7 @@ from hpc_jepa.distributed import local_rows, rank, world_size
 from hpc_jepa.errors import InputError
 from hpc_jepa.kernels.eager_optimizer import eager_optimizer
 from hpc_jepa.models.block import Block
+from hpc_jepa.training.loss_scale import LossScaler
 from hpc_jepa.training.schedules import ScheduleValues
 from hpc_jepa.training.uncompiled import import_muon, uncompiled_stage_3
 
@@ -33,7 +34,8 @@ REDUCE_BUCKET_ELEMENTS = 50_000_000
 def build_engine(train_module: nn.Module, config: RunConfig) -> DeepSpeedEngine:
     """Wrap a module in DeepSpeed: AdamW on float32 weights, sharded at ``engine.zero_stage``.
 
-    Mixed precision is the model's own autocast, so weights, gradients and optimizer state stay float32 here.
+    Mixed precision is the model's own autocast, so weights, gradients and optimizer state stay float32 here, and
+    DeepSpeed's sections ``bf16`` and ``fp16`` stay off.
     Raises InputError if the batch does not divide among the ranks, or if ``engine.compile`` finds no compiler.
     """
     batch, stage, grad_clip = config.engine.batch_size, config.engine.zero_stage, config.optimizer.grad_clip
@@ -71,6 +73,8 @@ def build_engine(train_module: nn.Module, config: RunConfig) -> DeepSpeedEngine:
     with uncompiled_stage_3() if stage == 3 else nullcontext():
         engine, *_ = deepspeed.initialize(model=train_module, optimizer=optimizer, config=settings)
     engine.grad_clip = grad_clip
+    scaled = config.engine.precision == "fp16"
+    engine.loss_scaler = LossScaler(config.engine.loss_scale, engine.device) if scaled else None
     return engine
 
 
@@ -114,12 +118,19 @@ def set_schedule_values(engine: DeepSpeedEngine, schedule_values: ScheduleValues
         group["weight_decay"] = schedule_values.weight_decay if group["decayed"] else 0.0
 
 
+def backward(engine: DeepSpeedEngine, loss: Tensor) -> None:
+    """Backward pass of a loss, which is scaled in fp16; :func:`optimizer_step` takes the scale out of the gradient."""
+    engine.backward(loss if engine.loss_scaler is None else engine.loss_scaler.scaled(loss))
+
+
 def optimizer_step(engine: DeepSpeedEngine, skip: Tensor) -> Tensor:
     """Clip the gradient and update the weights, unless ``skip`` (a boolean) is set or the gradient is non-finite.
 
     Returns the 2-norm of the averaged gradient before clipping, on the device of ``skip``; non-finite if that is why
     the update was skipped. No host sync, except at stage 3, where DeepSpeed computes the norm and checks it.
     """
+    if engine.loss_scaler is not None:
+        engine.loss_scaler.unscale(_gradients(engine))
     if engine.zero_optimization_stage() == 3:
         engine.basic_optimizer.found_inf = skip.float()
         engine.step()
@@ -132,12 +143,18 @@ def optimizer_step(engine: DeepSpeedEngine, skip: Tensor) -> Tensor:
     return norm
 
 
+def _gradients(engine: DeepSpeedEngine) -> list[Tensor]:
+    """The averaged gradient as this rank holds it: whole at stage 0, else its shards."""
+    if not engine.zero_optimization():
+        return [p.grad for p in engine.module.parameters() if p.grad is not None]
+    return [shard for group in engine.optimizer.averaged_gradients.values() for shard in group or ()]
+
+
 def _gradient_norm(engine: DeepSpeedEngine) -> Tensor:
     """2-norm of the averaged gradient at stages 0 to 2. Collective at stages 1 and 2, where gradients are sharded."""
     if not engine.zero_optimization():
-        return get_total_norm([p.grad for p in engine.module.parameters() if p.grad is not None])
-    shards = [shard for group in engine.optimizer.averaged_gradients.values() for shard in group]
-    squared = get_total_norm(shards).square()
+        return get_total_norm(_gradients(engine))
+    squared = get_total_norm(_gradients(engine)).square()
     if world_size() > 1:
         dist.all_reduce(squared)
     return squared.sqrt()

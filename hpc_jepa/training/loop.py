@@ -19,13 +19,14 @@ from hpc_jepa.training.build import TrainingRun, build_run
 from hpc_jepa.training.checkpoint_state import checkpoint_info, shards_to_save
 from hpc_jepa.training.clip_preview import clip_preview
 from hpc_jepa.training.divergence import target_health
-from hpc_jepa.training.engine import optimizer_step, set_schedule_values
+from hpc_jepa.training.engine import set_schedule_values
 from hpc_jepa.training.launch import collective_timeout, join_process_group
 from hpc_jepa.training.metrics import OnLog
 from hpc_jepa.training.micro_batches import accumulate_gradients, health_sampler
 from hpc_jepa.training.numerics import numerics
 from hpc_jepa.training.schedules import schedule_values_at
 from hpc_jepa.training.shutdown import StopSignal, WallTime
+from hpc_jepa.training.update import guarded_update, scale_metrics
 from hpc_jepa.training.zero_state import gather_after_updates
 
 LOG = logging.getLogger(__name__)
@@ -92,9 +93,7 @@ def train_step(run: TrainingRun, step: int) -> None:
 
     sampler = health_sampler(config) if metrics.should_log(step) and metrics.should_log_health(step) else None
     loss, terms, target_sample = accumulate_gradients(run.engine, batch, step, coefficients, sampler)
-    nonfinite = run.guard.nonfinite(loss)
-    norm = optimizer_step(run.engine, skip=nonfinite)
-    run.guard.count_step(skipped=nonfinite | ~norm.isfinite())
+    norm = guarded_update(run.engine, run.guard, loss)
     if run.ema is not None:
         run.ema.update(schedule_values.ema)
     gather_after_updates(run.engine)
@@ -102,7 +101,7 @@ def train_step(run: TrainingRun, step: int) -> None:
     metrics.count_step(sum(step_flops(config.model, pixels.shape, masks) for pixels, masks in batch.micro_batches()))
     if metrics.should_log(step):
         health = None if target_sample is None else target_health(target_sample)
-        scalars = {"loss": loss, "gradient_norm": norm, **terms}
+        scalars = {"loss": loss, "gradient_norm": norm, **scale_metrics(run.engine), **terms}
         skipped, waited = run.guard.pop_counts(), run.batches.wait_seconds
         passes = run.batches.passes(step + 1)
         metrics.log(step, scalars, coefficients, schedule_values, health, skipped, waited, passes)

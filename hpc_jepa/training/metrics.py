@@ -33,7 +33,8 @@ LAYOUT = {
         "target std": ["^health/target_std$"],
         "effective rank": ["^health/effective_rank$"],
         "gradient norm": ["^gradient_norm$"],
-        "skipped steps": ["^skipped_steps$"],
+        "skipped steps": ["^skipped_steps$", "^overflow_steps$"],
+        "loss scale": ["^loss_scale$"],
     },
     "schedule": {"learning rate": ["^learning_rate$"], "weight decay": ["^weight_decay$"], "EMA": ["^ema$"]},
     "speed": {
@@ -45,6 +46,8 @@ LAYOUT = {
     },
 }
 """Charts of TensorBoard's tab Custom Scalars: category -> title -> patterns of metric names."""
+STEP_METRICS, SCALE_METRICS = ("loss", "gradient_norm"), ("loss_scale", "overflow_steps")
+"""Metrics that are no terms of the loss; the second group exists in fp16 only."""
 OnLog = Callable[[MetricsRecord], None]
 """Called on every rank with each record that is logged."""
 
@@ -189,7 +192,7 @@ class MetricsLogger:
         pending, self._pending = self._pending, None
         record, skipped = pending.resolve()
         nonfinite = [name for name, value in record.scalars().items() if not math.isfinite(value)]
-        if nonfinite and not skipped.steps:
+        if nonfinite and not skipped.steps and not record.overflow_steps:
             raise HpcJepaError(f"step {record.step}: {', '.join(nonfinite)} non-finite; lower schedule.lr or use fp32")
         self._write(record)
         self._divergence.check(record, skipped)
@@ -237,11 +240,9 @@ class _PendingRecord(NamedTuple):
         health = {name.removeprefix("health."): metrics.pop(name) for name in self.names if name.startswith("health.")}
         if self.effective_ranks is not None:
             health["effective_rank"] = self.effective_ranks()
-        loss, gradient_norm = metrics.pop("loss"), metrics.pop("gradient_norm")
+        known = {name: metrics.pop(name) for name in (*STEP_METRICS, *SCALE_METRICS) if name in metrics}
         record = MetricsRecord.model_validate(
-            self.values
-            | {"loss": loss, "gradient_norm": gradient_norm, "terms": metrics, "health": health or None}
-            | {"skipped_steps": skipped.steps}
+            self.values | known | {"terms": metrics, "health": health or None} | {"skipped_steps": skipped.steps}
         )
         return record, skipped
 

@@ -12,6 +12,7 @@ from hpc_jepa.config.run import RunConfig
 from hpc_jepa.objectives.composition import weighted_sum
 from hpc_jepa.training.batches import TrainBatch
 from hpc_jepa.training.divergence import HealthSampler, TargetSample, sample_target
+from hpc_jepa.training.engine import backward
 
 
 class Accumulated(NamedTuple):
@@ -41,7 +42,7 @@ def accumulate_gradients(
             engine.step()
         micro_terms, target = engine(pixels, masks, step, step_masks)
         loss = weighted_sum(micro_terms, coefficients)
-        engine.backward(loss)
+        backward(engine, loss)
         losses.append(loss.detach())
         terms.append({name: term.detach() for name, term in micro_terms.items()})
         if sampler is not None:

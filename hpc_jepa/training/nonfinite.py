@@ -48,9 +48,13 @@ class NonFiniteGuard:
         self._skipped = torch.zeros((), device=device)
         canary.register_hook(self._check_canary)  # type: ignore[no-untyped-call]
 
-    def nonfinite(self, loss: Tensor) -> Tensor:
-        """Whether any rank has a non-finite loss or gradient; call it after the backward pass. Collective."""
-        local = ~loss.detach().isfinite() | self._canary_nonfinite
+    def nonfinite(self, loss: Tensor, can_overflow: Tensor | None = None) -> Tensor:
+        """Whether any rank has a non-finite loss or gradient; call it after the backward pass. Collective.
+
+        can_overflow: in fp16, whether a gradient may overflow, which is then no fault.
+        """
+        gradient = self._canary_nonfinite if can_overflow is None else self._canary_nonfinite & ~can_overflow
+        local = ~loss.detach().isfinite() | gradient
         self._canary_nonfinite.zero_()
         self._this_step = torch.zeros_like(self._by_rank)
         self._this_step[rank()] = local
@@ -58,10 +62,11 @@ class NonFiniteGuard:
             dist.all_reduce(self._this_step)
         return self._this_step.any()
 
-    def count_step(self, skipped: Tensor) -> None:
-        """Count one step; ``skipped``: whether its update was skipped."""
+    def count_step(self, skipped: Tensor, overflow: Tensor | None = None) -> None:
+        """Count one step; ``skipped``: whether its update was skipped for a fault; ``overflow``: for another reason."""
         self._by_rank += self._this_step
-        self._consecutive = torch.where(skipped, self._consecutive + 1, 0)
+        fine = torch.zeros_like(self._consecutive) if overflow is None else self._consecutive * overflow
+        self._consecutive = torch.where(skipped, self._consecutive + 1, fine)
         self._longest = torch.maximum(self._longest, self._consecutive)
         self._skipped += skipped
 

@@ -33,10 +33,12 @@ class StepRunner:
         from hpc_jepa.training.ema import TargetEMA
         from hpc_jepa.training.engine import build_engine
         from hpc_jepa.training.launch import join_process_group
+        from hpc_jepa.training.loss_scale import require_fp16_device
         from hpc_jepa.training.train_module import build_train_module
 
         self.config = config
         self.device = join_process_group()
+        require_fp16_device(config.engine, self.device)
         if self.device.type == "cpu" and keep_memory:
             keep_freed_memory()
         self.engine = build_engine(build_train_module(config), config)
@@ -49,7 +51,7 @@ class StepRunner:
     ) -> None:
         """The step of this number on clips [B, 3, F, Hp, Wp]: forward, backward, optimizer, average of the target."""
         from hpc_jepa.objectives.composition import weighted_sum
-        from hpc_jepa.training.engine import optimizer_step, set_schedule_values
+        from hpc_jepa.training.engine import backward, optimizer_step, set_schedule_values
         from hpc_jepa.training.numerics import numerics
         from hpc_jepa.training.schedules import schedule_values_at
 
@@ -59,7 +61,7 @@ class StepRunner:
             terms, _ = self.engine(pixels, masks, number)
             loss = weighted_sum(terms, self.objectives.weights(number))
             with phase("backward"):
-                self.engine.backward(loss)
+                backward(self.engine, loss)
             with phase("optimizer"):
                 optimizer_step(self.engine, self._fine)
             with phase("EMA"):

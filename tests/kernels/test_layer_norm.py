@@ -5,8 +5,8 @@ from hpc_jepa.kernels import layer_norm
 from hpc_jepa.kernels.layer_norm import add_layer_norm, level_norms
 
 EPS = 1e-6
-TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2**-7}
-"""Relative; one unit of bfloat16, as the interpreter cuts what a GPU rounds."""
+TOLERANCE = {torch.float32: 2e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}
+"""Relative; one unit of the half precisions, as the interpreter cuts what a GPU rounds."""
 
 
 @pytest.fixture(params=["plain", "triton"])
@@ -35,7 +35,7 @@ def close(ours, exactly, dtype):
     torch.testing.assert_close(ours.double() / scale, exactly / scale, rtol=TOLERANCE[dtype], atol=TOLERANCE[dtype])
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("shape", [(2, 3, 24), (1, 1, 4), (1, 5, 300)], ids=str)
 def test_the_norm_of_a_sum_and_its_gradients_follow_the_definition(form, device, shape, dtype):
     x, weight, bias = made(shape, dtype, device)
@@ -56,7 +56,7 @@ def test_the_norm_of_a_sum_and_its_gradients_follow_the_definition(form, device,
         close(ours, exactly, dtype)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_without_an_update_the_input_is_normed(form, device, dtype):
     x, weight, bias = made((2, 5, 40), dtype, device)
     x.requires_grad_()
@@ -72,7 +72,7 @@ def test_the_kernel_returns_the_dtype_of_its_input(device, monkeypatch):
     assert add_layer_norm(x, None, weight, bias, EPS)[1].dtype == torch.bfloat16
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_levels_are_normed_side_by_side_in_float32(form, device, dtype):
     parts = [made((2, 4, 20), dtype, device, seed) for seed in range(3)]
     levels, weights, biases = zip(*parts, strict=True)

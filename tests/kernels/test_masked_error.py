@@ -56,7 +56,7 @@ def form(request, device):
 
 @pytest.mark.parametrize("levels", [0, 1, 4])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 def test_errors_and_gradients_follow_the_definition(form, shape, dtype, levels):
     prediction, features, tokens, gradient = made(**shape, dtype=dtype)
     errors = form(prediction, features, tokens, levels)

@@ -37,7 +37,7 @@ def patch_by_patch(pixels, tokens, tubelet, patch):
     [((2, 3, 4, 16, 24), 2, 8), ((3, 3, 6, 15, 10), 3, 5), ((1, 1, 1, 7, 7), 1, 7), ((2, 3, 1, 28, 14), 1, 14)],
     ids=str,
 )
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("kind", [torch.complex64, torch.float32], ids=str)
 def test_patches_and_rotations_belong_to_the_tokens(form, shape, tubelet, patch, dtype, kind):
     generator = torch.Generator().manual_seed(sum(shape))

@@ -4,8 +4,8 @@ import torch
 from hpc_jepa.kernels import rotary
 from hpc_jepa.kernels.rotary import rotated_qkv
 
-TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 2**-7}
-"""Relative to the largest value; one unit of bfloat16, as the interpreter cuts what a GPU rounds."""
+TOLERANCE = {torch.float32: 1e-6, torch.bfloat16: 2**-7, torch.float16: 2**-10}
+"""Relative to the largest value; one unit of the half precisions, as the interpreter cuts what a GPU rounds."""
 
 
 @pytest.fixture(params=["plain", "triton"])
@@ -45,7 +45,7 @@ def by_definition(qkv, rotation, heads):
 SHAPES = [(2, 5, 3, 8), (1, 3, 1, 2), (2, 2, 2, 22), (2, 0, 3, 8)]
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
 @pytest.mark.parametrize("one_table", [True, False])
 @pytest.mark.parametrize("per_channel", [True, False])
 @pytest.mark.parametrize("shape", SHAPES, ids=str)

@@ -33,7 +33,10 @@ def test_a_nonfinite_step_is_skipped_and_its_rank_is_named(grad_clip, stage, whe
 
 
 def test_the_norm_of_a_step_that_deepspeed_skipped_is_on_the_device_like_other_metrics():
-    engine = Mock(**{"zero_optimization_stage.return_value": 3, "get_global_grad_norm.return_value": float("inf")})
+    engine = Mock(
+        loss_scaler=None,
+        **{"zero_optimization_stage.return_value": 3, "get_global_grad_norm.return_value": float("inf")},
+    )
     assert optimizer_step(engine, torch.zeros((), dtype=torch.bool, device="meta")).device.type == "meta"
 
 

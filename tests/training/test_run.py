@@ -65,7 +65,11 @@ def test_a_run_writes_metrics_checkpoints_and_events(configure):
     patterns = [tag for category in layout.category for chart in category.chart for tag in chart.multiline.tag]
     shown = {tag for tag in tags if any(re.search(pattern, tag) for pattern in patterns)}
     assert shown == tags
-    assert [p for p in patterns if not any(re.search(p, tag) for tag in tags)] == ["^mfu$"]  # a CPU has none
+    assert [p for p in patterns if not any(re.search(p, tag) for tag in tags)] == [
+        "^overflow_steps$",
+        "^loss_scale$",
+        "^mfu$",
+    ]  # of fp16, and of a GPU
 
     kept = sorted(path.name for path in (config.folder / "checkpoints").iterdir())
     assert kept == ["latest", "step-00000008", "step-00000012"]

@@ -50,7 +50,7 @@ def _gpu(number: int) -> CheckResult:
     properties = torch.cuda.get_device_properties(number)
     detail = f"{properties.name}, {properties.total_memory / 2**30:.0f} GiB"
     if properties.major < 8:  # below Ampere, torch emulates bf16
-        return CheckResult(f"GPU {number}", "note", f"{detail}, no bf16", "set engine.precision=fp32")
+        return CheckResult(f"GPU {number}", "note", f"{detail}, no bf16", "set engine.precision=fp16")
     return CheckResult(f"GPU {number}", "ok", f"{detail}, bf16")
 
 

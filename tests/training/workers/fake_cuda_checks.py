@@ -12,6 +12,7 @@ from torch._subclasses.fake_tensor import FakeTensor, unset_fake_temporarily
 
 from hpc_jepa.config.loading import CONFIGS, read_config
 from hpc_jepa.config.run import RunConfig
+from hpc_jepa.config.training import LossScaleConfig
 from hpc_jepa.evaluation.frozen_features import Standardiser, pool
 from hpc_jepa.evaluation.probes.probe_registry import ProbeShape, probe_kinds
 from hpc_jepa.evaluation.probes.trainer import ProbeHyperparameters, _StackedAdamW
@@ -26,6 +27,7 @@ from hpc_jepa.profiling.operation_counts import OperationCounter
 from hpc_jepa.training.divergence import sample_target, target_health
 from hpc_jepa.training.ema import TargetEMA
 from hpc_jepa.training.engine import parameter_groups
+from hpc_jepa.training.loss_scale import LossScaler
 from hpc_jepa.training.nonfinite import NonFiniteGuard
 from hpc_jepa.types import ClipBatch
 
@@ -68,13 +70,20 @@ def test_a_step_of_every_variant_stays_on_the_device(variant, semantics):
 
 
 @pytest.mark.parametrize(
-    "settings", [(), SMALL, (*SHALLOW, "model.activation_checkpointing=true"), (*SHALLOW, "data.images=batches")]
+    "settings",
+    [
+        (),
+        SMALL,
+        (*SHALLOW, "model.activation_checkpointing=true"),
+        (*SHALLOW, "data.images=batches"),
+        (*SHALLOW, "engine.precision=fp16"),
+    ],
 )
 def test_a_step_of_every_kind_of_model_stays_on_the_device(settings):
     run_step(configure("fwm_hw_ld", "corrected", *settings))
 
 
-@pytest.mark.parametrize(("precision", "backend"), [("bf16", "flash"), ("fp32", "efficient")])
+@pytest.mark.parametrize(("precision", "backend"), [("bf16", "flash"), ("fp16", "flash"), ("fp32", "efficient")])
 def test_no_attention_needs_a_plan_for_each_length(precision, backend):
     passes = count_step(configure("baseline", "corrected", *SMALL, f"engine.precision={precision}"))
     used = {name for counter in passes.values() for name in counter.by_operator if "attention" in name}
@@ -96,13 +105,15 @@ def test_the_update_and_its_checks_stay_on_the_device():
         model = step.module.model
         guard = NonFiniteGuard(model.student.modality.video, torch.device("cuda"))
         optimizer = torch.optim.AdamW(parameter_groups(step.module), fused=True)
-        ema = TargetEMA(model.student, model.target)
+        ema, scaler = TargetEMA(model.student, model.target), LossScaler(LossScaleConfig(), torch.device("cuda"))
         for _ in range(2):  # the first update makes the optimizer's state
             loss = step.loss()
-            loss.backward()
+            scaler.scaled(loss).backward()
             with OnlyOnDevice():
-                skipped = guard.nonfinite(loss)
-                guard.count_step(skipped)
+                skipped = guard.nonfinite(loss, scaler.can_fall)
+                scaler.unscale([p.grad for p in step.module.parameters() if p.grad is not None])
+                guard.count_step(skipped, scaler.update(loss.detach(), skipped))
+                scaler.metrics()
                 optimizer.step()
                 ema.update(0.99)
                 target_health(sample_target(torch.empty(8, 1568, 3072, device="cuda"), levels=4, tokens=2048))

@@ -185,6 +185,9 @@ def _title(record: "AnyRecord") -> str:
 
 def _table(record: "AnyRecord") -> Table:
     columns = _COLUMNS[type(record).__name__]
+    target = getattr(record, "target", None)  # of probes alone
+    if target is not None:
+        return _error_table(record, f"error{f', {target.unit}' if target.unit else ''}")
     by_class = any(_is_unbalanced(record, result) for result in record.results)
     table = Table("weights", *columns, "%", "95 % interval", "clips", *(_BY_CLASS if by_class else ()))
     for result in record.results:
@@ -195,6 +198,19 @@ def _table(record: "AnyRecord") -> Table:
             shares = [getattr(result, name) for name in _BY_CLASS.values()]
             cells += ["" if share is None else f"{100 * share:.1f}" for share in shares]
         table.add_row(result.weights, *cells)
+    return table
+
+
+def _error_table(record: "AnyRecord", error: str) -> Table:
+    table = Table("weights", "probe", error, "95 % interval", "R²", "95 % interval", "of the best constant", "clips")
+    for result in record.results:
+        shown = [getattr(result, name) for name in ("value", "low", "high", "constant")]
+        value, low, high, constant = (f"{number:.4g}" for number in shown)
+        r2, r2_low, r2_high = (f"{getattr(result, name):.3f}" for name in ("r2", "r2_low", "r2_high"))
+        name = getattr(result, "probe")  # noqa: B009
+        table.add_row(
+            result.weights, name, value, f"{low} - {high}", r2, f"{r2_low} - {r2_high}", constant, str(result.n)
+        )
     return table
 
 

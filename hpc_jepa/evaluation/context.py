@@ -29,6 +29,7 @@ from hpc_jepa.evaluation.extraction import Encode, ExtractedFeatures, FeatureExt
 from hpc_jepa.evaluation.probes.probe_registry import validate_probes
 from hpc_jepa.evaluation.progress import Progress
 from hpc_jepa.evaluation.run_encoders import load_run_encoders
+from hpc_jepa.evaluation.targets import read_targets, with_targets
 from hpc_jepa.kernels.build_tools import require_build_tools
 from hpc_jepa.models.encoder import Encoder
 from hpc_jepa.runs.process_identity import is_in_use, mark_in_use
@@ -174,7 +175,10 @@ class EvaluationContext:
             )
             for number in range(config.clip.views)
         ]  # fmt: skip
-        self._check_labels(split, passes[0].labels)
+        target = self.benchmark.target
+        if target is None:
+            self._check_labels(split, passes[0].labels)
+        targets = None if target is None else read_targets(self.shards(split), target.key, samples, self.group)
         clusters = self._clusters(split, samples, passes[0])
         extraction = FeatureExtraction(
             folder, poolings, config.feature_precision, config.pooled_precision, config.feature_limit * 2**30
@@ -182,12 +186,12 @@ class EvaluationContext:
         batches = sum(math.ceil(len(clips) / config.batch_size) for clips in passes)
         with self.progress(title or f"features of {split} clips", batches) as advance:
             features = extraction.run(encoders, passes, len(samples) * len(passes), self.group, advance)
-        if clusters is None:
-            return features
-        return {
-            key: replace(found, clusters=clusters[np.searchsorted(samples, found.samples)])
-            for key, found in features.items()
-        }
+        if clusters is not None:
+            features = {
+                key: replace(found, clusters=clusters[np.searchsorted(samples, found.samples)])
+                for key, found in features.items()
+            }
+        return features if targets is None else {key: with_targets(f, samples, targets) for key, f in features.items()}
 
     def split_labels(self, split: SplitName) -> SplitLabels:
         """Classes and source videos of the samples of a split, without decoding them. Collective."""

@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 from hpc_jepa.checkpoint.layout import READ_ATTEMPTS, RemovedCheckpointError
 from hpc_jepa.checkpoint.retention import prune_after_evaluation
-from hpc_jepa.config.benchmark import BenchmarkConfig, ProtocolConfig, ProtocolName, Task, Weights
+from hpc_jepa.config.benchmark import BenchmarkConfig, ProtocolConfig, ProtocolName, TargetConfig, Task, Weights
 from hpc_jepa.config.training import DeviceSetting
 from hpc_jepa.data.shards.duplicates import shared_videos
 from hpc_jepa.data.shards.manifest import MANIFEST_NAME, manifest_hash, read_manifest
@@ -79,6 +79,10 @@ def evaluate(
     ``device``: None: as the run's engine.device.
     Raises InputError, DataError or CheckpointError with a one-line message.
     """
+    if benchmark.target is not None and task != "probe":
+        raise InputError(
+            f"{benchmark.name}: --task {task} needs classes; probes alone predict the target of a benchmark"
+        )
     context = EvaluationContext.open(folder, benchmark, protocol, progress, device, step)
     if step is not None:
         record = _evaluate(context, weights, task, force)
@@ -134,10 +138,11 @@ def _evaluate(context: EvaluationContext, weights: Sequence[Weights], task: Task
 
 
 def _with_deciding_metric(record: AnyRecord, path: Path, benchmark: BenchmarkConfig) -> AnyRecord:
-    """The record with the metric that the benchmark names now: it decides nothing about the predictions."""
-    if not isinstance(record, ProbeRecord) or record.decides == benchmark.decides:
+    """The record with the metric and unit that the benchmark names now: they decide nothing about the predictions."""
+    current = {"decides": benchmark.decides, "target": benchmark.target}
+    if not isinstance(record, ProbeRecord) or {name: getattr(record, name) for name in current} == current:
         return record
-    return rewrite_record(path, record.model_copy(update={"decides": benchmark.decides}))
+    return rewrite_record(path, record.model_copy(update=current))
 
 
 def kept_steps(folder: Path, every: int) -> list[int]:
@@ -186,7 +191,7 @@ def _metadata(context: EvaluationContext, task: Task) -> dict[str, Any]:
             "python": platform.python_version(),
             **{name: version(name) for name in SOFTWARE_PACKAGES},
         },
-        **({"decides": benchmark.decides} if task == "probe" else {}),
+        **({"decides": benchmark.decides, "target": benchmark.target} if task == "probe" else {}),
     }
 
 
@@ -221,4 +226,9 @@ def _is_current(old: AnyRecord, metadata: dict[str, Any], context: EvaluationCon
         and old.run.fingerprint in context.run.config.known_fingerprints()
         and old.protocol_fingerprint in context.config.known_fingerprints(task)
         and old.data == metadata["data"]
+        and (not isinstance(old, ProbeRecord) or _key(old.target) == _key(context.benchmark.target))
     )
+
+
+def _key(target: TargetConfig | None) -> str | None:
+    return None if target is None else target.key

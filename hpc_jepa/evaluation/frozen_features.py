@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -14,6 +14,8 @@ from torch import Tensor
 from hpc_jepa.config.benchmark import Pooling
 from hpc_jepa.errors import InputError
 from hpc_jepa.io.malloc import release_freed_memory
+
+Number = TypeVar("Number", np.int64, np.float64)
 
 CHUNK_BYTES = 1 << 25
 """Size of a chunk of features in fp32, where the order of clips does not matter."""
@@ -89,6 +91,7 @@ class FrozenFeatures:
     tubelets: T, so that N = T * H * W for unpooled tokens.
     clips: number per sample; row i + v * (n / clips) is clip v of the sample of row i.
     clusters: [n] int64, equal for samples that were cut from one source video; None if unknown.
+    targets: [n] float64 numbers to predict; None: the classes are predicted.
     """
 
     tokens: FeatureTable
@@ -97,6 +100,7 @@ class FrozenFeatures:
     tubelets: int
     clips: int = 1
     clusters: NDArray[np.int64] | None = None
+    targets: NDArray[np.float64] | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -141,15 +145,25 @@ class FrozenFeatures:
         """``clusters`` of the first clip of each sample."""
         return None if self.clusters is None else self.per_sample(self.clusters)
 
-    def per_sample(self, values: NDArray[np.int64]) -> NDArray[np.int64]:
+    @property
+    def sample_answers(self) -> NDArray[Any]:
+        """What is to be predicted for each sample: its class, or its target."""
+        return self.per_sample(self.labels if self.targets is None else self.targets)
+
+    def per_sample(self, values: NDArray[Number]) -> NDArray[Number]:
         """[n] values of clips -> those of the first clip of each sample."""
         return values[: len(self) // self.clips]
 
     def _select(self, rows: NDArray[np.int64], clips: int) -> Self:
         tokens = RowSubset(self.tokens, rows)
-        clusters = None if self.clusters is None else self.clusters[rows]
         return replace(
-            self, tokens=tokens, labels=self.labels[rows], samples=self.samples[rows], clips=clips, clusters=clusters
+            self,
+            tokens=tokens,
+            labels=self.labels[rows],
+            samples=self.samples[rows],
+            clips=clips,
+            clusters=None if self.clusters is None else self.clusters[rows],
+            targets=None if self.targets is None else self.targets[rows],
         )
 
 

@@ -11,28 +11,38 @@ import struct
 import tokenize
 import zipfile
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from hpc_jepa.config.benchmark import MetricName, Pooling, ProtocolName, Task, Weights, current_fingerprint
+from hpc_jepa.config.benchmark import (
+    MetricName,
+    Pooling,
+    ProtocolName,
+    TargetConfig,
+    Task,
+    Weights,
+    current_fingerprint,
+)
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.semantics import semantics_name
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.errors import DataError
 from hpc_jepa.evaluation.stats.accuracy import Correct, accuracy
+from hpc_jepa.evaluation.stats.metrics import class_metrics
+from hpc_jepa.evaluation.stats.regression import measure_errors
 from hpc_jepa.io.atomic import write_atomically
 from hpc_jepa.io.escape import first_line
 from hpc_jepa.io.retry import read_bytes
 from hpc_jepa.io.validation import parse_json
 
-Predictions = dict[str, NDArray[np.int64]]
-"""``labels`` [n], ``samples`` [n], where known ``clusters`` [n] (equal numbers: cut from one source video), and the
-predictions of each result under its ``key``, usually classes [S, n].
+Predictions = dict[str, NDArray[Any]]
+"""``labels`` [n] (classes, or targets as float64), ``samples`` [n], where known ``clusters`` [n] (equal numbers: cut
+from one source video), and the predictions of each result under its ``key``, usually classes or numbers [S, n].
 """
 
 MAX_PREDICTIONS = 1 << 30
@@ -44,6 +54,8 @@ NPZ_ERRORS = (
 """What numpy and zipfile raise for damaged or foreign files."""
 
 Proportion = Annotated[float, Field(ge=0, le=1)]
+NotNegative = Annotated[float, Field(ge=0)]
+AtMostOne = Annotated[float, Field(le=1)]
 
 
 class RunIdentity(Strict):
@@ -103,22 +115,28 @@ class BaseResult(Strict):
 
 
 class Candidate(Strict):
-    """One choice of hyperparameters and its accuracy on the clips it was selected on."""
+    """One choice of hyperparameters and its accuracy, or R² of a target, on the clips it was selected on."""
 
     setting: dict[str, float]
-    validation: Proportion | None = Field(None, exclude_if=lambda value: value is None)
+    validation: AtMostOne | None = Field(None, exclude_if=lambda value: value is None)
     test: Proportion | None = Field(
         None, description="of a probe that is selected on the test clips", exclude_if=lambda value: value is None
     )
 
 
 class ProbeResult(BaseResult):
-    """Accuracy of one probe on the features of one set of weights."""
+    """Accuracy of one probe on the features of one set of weights, or its mean absolute error of a target.
 
+    An error is in the unit of the target, and lower is better.
+    """
+
+    value: NotNegative
+    low: NotNegative
+    high: NotNegative
     probe: str
     pooling: Pooling
     probe_seeds: tuple[int, ...] = Field(description="empty for a deterministic probe")
-    metric: Literal["top1"]
+    metric: Literal["top1", "mae"]
     per_seed: tuple[float, ...] = Field(min_length=1)
     setting: dict[str, float] = Field({}, description="hyperparameters of the probe")
     candidates: tuple[Candidate, ...] = Field((), description="all hyperparameters tried on validation clips")
@@ -138,7 +156,26 @@ class ProbeResult(BaseResult):
         None, description="mean over classes, then over probe seeds", exclude_if=lambda value: value is None
     )
 
+    r2: AtMostOne | None = Field(
+        None, description="of a target: share of the variance explained", exclude_if=lambda value: value is None
+    )
+    r2_low: AtMostOne | None = Field(
+        None, description="95 % interval, bootstrap over source videos", exclude_if=lambda value: value is None
+    )
+    r2_high: AtMostOne | None = Field(None, exclude_if=lambda value: value is None)
+    constant: NotNegative | None = Field(
+        None, description="mean absolute error of the best constant", exclude_if=lambda value: value is None
+    )
+
     KEY = "{weights}.{probe}"
+
+    @model_validator(mode="after")
+    def _shares_are_at_most_one(self) -> "ProbeResult":
+        if self.metric == "top1":
+            scores = [candidate.validation or 0.0 for candidate in self.candidates]
+            if max(self.value, self.low, self.high) > 1 or min(scores, default=0.0) < 0:
+                raise ValueError("an accuracy outside [0, 1]")
+        return self
 
 
 class FewShotResult(BaseResult):
@@ -220,8 +257,11 @@ class BaseRecord(Strict):
 
 
 class ProbeRecord(BaseRecord):
-    """Accuracies of probes on all labels."""
+    """Accuracies of probes on all labels, or errors of probes of a number."""
 
+    target: TargetConfig | None = Field(
+        None, description="the number that is predicted; absent: classes", exclude_if=lambda value: value is None
+    )
     decides: MetricName | None = Field(
         None,
         description="metric that the benchmark says to compare by; absent: accuracy",
@@ -269,15 +309,13 @@ class TaskResult:
     results: list[AnyResult] = field(default_factory=list)
     predictions: Predictions = field(default_factory=dict)
 
-    def set_clips(
-        self, labels: NDArray[np.int64], samples: NDArray[np.int64], clusters: NDArray[np.int64] | None
-    ) -> None:
+    def set_clips(self, labels: NDArray[Any], samples: NDArray[np.int64], clusters: NDArray[np.int64] | None) -> None:
         """Store what is known of the test clips, each [n]; ``clusters``: None if unknown."""
         self.predictions.update(labels=labels, samples=samples)
         if clusters is not None:
             self.predictions["clusters"] = clusters
 
-    def add(self, result: AnyResult, predictions: NDArray[np.int64]) -> None:
+    def add(self, result: AnyResult, predictions: NDArray[Any]) -> None:
         """Append a result and store its predictions."""
         self.results.append(result)
         self.predictions[result.key] = predictions
@@ -315,13 +353,13 @@ def read_predictions(path: Path, record: AnyRecord) -> Predictions:
     if hashlib.sha256(content).hexdigest() != record.predictions:
         raise DataError(f"{file}: checksum differs from the one in {path.name}; {_REEVALUATE}")
     try:
-        return _unpack(content)
+        return _unpack(content, numbers=isinstance(record, ProbeRecord) and record.target is not None)
     except NPZ_ERRORS as error:
         raise DataError(f"{file}: not the arrays of predictions ({first_line(error)}); {_REEVALUATE}") from error
 
 
-def _unpack(content: bytes) -> Predictions:
-    """Integer arrays of an NPZ. Raises one of NPZ_ERRORS."""
+def _unpack(content: bytes, numbers: bool) -> Predictions:
+    """Arrays of an NPZ, integers or with ``numbers`` also finite floats. Raises one of NPZ_ERRORS."""
     with zipfile.ZipFile(io.BytesIO(content)) as archive:
         size = sum(entry.file_size for entry in archive.infolist())
     if size > MAX_PREDICTIONS:
@@ -329,9 +367,15 @@ def _unpack(content: bytes) -> Predictions:
     with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
         predictions = {name: arrays[name] for name in arrays.files}
     for name, values in predictions.items():
-        if values.dtype.kind not in "iub" or values.ndim not in (1, 2) or not values.size:
-            raise ValueError(f"{name} is not a table of integers")
-    return {name: values.astype(np.int64) for name, values in predictions.items()}
+        floats = numbers and values.dtype.kind == "f" and name not in ("samples", "clusters")
+        if not (floats or values.dtype.kind in "iub") or values.ndim not in (1, 2) or not values.size:
+            raise ValueError(f"{name} is not a table of {'numbers' if numbers else 'integers'}")
+        if floats and not np.isfinite(values).all():
+            raise ValueError(f"{name} has a number that is not finite")
+    return {
+        name: values.astype(np.float64 if values.dtype.kind == "f" else np.int64)
+        for name, values in predictions.items()
+    }
 
 
 def is_correct(predictions: Predictions, key: str) -> Correct:
@@ -348,6 +392,19 @@ def accuracy_fields(correct: Correct, clusters: NDArray[np.int64] | None = None)
     mean = accuracy(correct, clusters if shared else None)
     per_seed = tuple(correct.mean(axis=1).tolist())
     return {"value": mean.value, "low": mean.low, "high": mean.high, "n": correct.shape[1], "per_seed": per_seed}
+
+
+def class_fields(predicted: NDArray[Any], labels: NDArray[Any], clusters: NDArray[np.int64] | None) -> dict[str, Any]:
+    """Fields of a result that predictions [S, n] of classes [n] give."""
+    accuracies = accuracy_fields(predicted == labels, clusters)
+    return {"metric": "top1", **asdict(class_metrics(predicted, labels)), **accuracies}
+
+
+def error_fields(predicted: NDArray[Any], targets: NDArray[Any], clusters: NDArray[np.int64] | None) -> dict[str, Any]:
+    """Fields of a result that predictions [S, n] of targets [n] give."""
+    found = asdict(measure_errors(predicted, targets, clusters))
+    per_seed = tuple(np.abs(predicted - targets).mean(axis=1).tolist())
+    return {"metric": "mae", "value": found.pop("mae"), "n": targets.size, "per_seed": per_seed, **found}
 
 
 _REEVALUATE = "run 'hpc-jepa evaluate' with --force to write it again"

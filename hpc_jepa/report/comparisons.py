@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_jepa.config.benchmark import PROTOCOLS, MetricName
+from hpc_jepa.config.benchmark import NUMBER_METRICS, PROTOCOLS, MetricName
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.semantics import preset_of
 from hpc_jepa.evaluation.stats.blocked import (
@@ -210,6 +210,8 @@ def make_contrast(
         simultaneous_high=high,
         asked=asked,
         differs=differs,
+        unit="points" if metric.unit == "%" and not metric.target else metric.unit,
+        higher_is_better=metric.higher_is_better,
     )
 
 
@@ -257,9 +259,7 @@ def _study_scores(
         if row.weights != "student" and _column(row) in first.values():
             seeds = scores.setdefault((row.regime, _column(row)), {}).setdefault((row.variant, row.semantics), {})
             found = answers[row]
-            seeds[row.seed] = clip_scores(
-                metrics.get((study, row.benchmark), "accuracy"), found.predicted, found.labels
-            )
+            seeds[row.seed] = clip_scores(_metric_name(metrics, row), found.predicted, found.labels)
     videos = {(row.regime, _column(row)): clusters[row] for row in rows}
     measured = {(row.regime, _column(row)): _metric(metrics, row, answers[row]) for row in rows}
     columns = {key: ColumnScores(key[1], by_row, videos[key], names, measured[key]) for key, by_row in scores.items()}
@@ -284,8 +284,16 @@ def _column(row: ResultRow) -> ProbeColumn:
 
 
 def _metric(metrics: Mapping[StudyBenchmark, MetricName], row: ResultRow, answers: Answers) -> ColumnMetric:
-    name = metrics.get((row.study, row.benchmark), "accuracy")
-    return ColumnMetric(name, scale_of(name, answers.labels))
+    name = _metric_name(metrics, row)
+    return ColumnMetric(name, scale_of(name, answers.labels), row.target, row.unit)
+
+
+def _metric_name(metrics: Mapping[StudyBenchmark, MetricName], row: ResultRow) -> MetricName:
+    """The metric that decides; the first of its kind where none is named that measures the row."""
+    name = metrics.get((row.study, row.benchmark))
+    if name is None or (name in NUMBER_METRICS) != row.is_error:
+        return "mae" if row.is_error else "accuracy"
+    return name
 
 
 def _finite(value: float) -> float | None:

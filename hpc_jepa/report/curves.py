@@ -81,16 +81,12 @@ def text_charts(runs: Sequence[RunReport]) -> list[Chart]:
 
 def step_charts(series: Iterable[StepSeries]) -> list[Chart]:
     """Accuracy over the steps of a run, for target weights."""
-    points = [
-        (
-            f"{row.benchmark}, {row.protocol}, {row.regime}, {row.probe.replace('_', ' ')} probe",
-            (row.name, row.seed),
-            CurvePoint(float(row.steps), row.value, row.low, row.high),
-        )
-        for each in series
-        for row in each.rows
-    ]
-    return _charts(points, "step", "accuracy, %")
+    points: dict[str, list[_PlacedPoint]] = {}
+    for row in (row for each in series for row in each.rows):
+        title = f"{row.benchmark}, {row.protocol}, {row.regime}, {row.probe.replace('_', ' ')} probe"
+        point = CurvePoint(float(row.steps), row.value, row.low, row.high)
+        points.setdefault(row.axis, []).append((title, (row.name, row.seed), point))
+    return [chart for axis, placed in points.items() for chart in _charts(placed, "step", axis)]
 
 
 def draw_chart(chart: Chart, colours: dict[str, int]) -> str:

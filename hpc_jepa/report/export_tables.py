@@ -27,8 +27,7 @@ GRID_COLUMNS = (
     *("reference", "difference", "difference_low", "difference_high", "p", "p_holm", "significant", "test"),
     *("simultaneous_low", "simultaneous_high", "df", "common_seeds", "dropped_seeds", "clusters", "in_family"),
     "also_differs_in",
-    "metric",
-    "decision",
+    *("metric", "decision", "unit", "better"),
 )
 FACTORIAL_COLUMNS = (
     *("study", "regime", "benchmark", "factors", "given", "effect", "points", "low", "high", "p", "p_holm"),
@@ -97,6 +96,24 @@ class ResultTable:
         return next(iter(self.cells.values())).n
 
     @property
+    def measured(self) -> str:
+        """What the cells measure."""
+        row = next(iter(self.cells.values()))
+        return f"{row.axis} (lower is better)" if row.is_error else "accuracy in %"
+
+    @property
+    def of_target(self) -> bool:
+        """Whether a number is predicted."""
+        return any(row.is_error for row in self.cells.values())
+
+    @property
+    def error_note(self) -> str:
+        """The error without a probe."""
+        row = next(iter(self.cells.values()))
+        constant = "" if row.constant is None else f": {row.number(row.constant)} by the best constant"
+        return f"R² with its bootstrap interval. The error without features{constant}" if constant else "R²"
+
+    @property
     def is_unbalanced(self) -> bool:
         """Whether one class is so frequent that accuracy alone says little."""
         return any(row.is_unbalanced for row in self.cells.values())
@@ -116,15 +133,21 @@ class ResultTable:
 
     def text(self) -> TextTable:
         """The table as text."""
-        rows, note = [], f"accuracy in %, 95 % interval below, {self.clips:,} test clips"
+        rows, note = [], f"{self.measured}, 95 % interval below, {self.clips:,} test clips"
         for encoder in self.encoders:
             cells = [self.cell(encoder, probe) for probe in self.probes]
-            by_class = [cell.by_class if cell else MISSING for cell in cells] if self.is_unbalanced else []
-            rows.append([encoder.label, *map(_result, cells), *by_class])
+            more = [cell.by_class if cell else MISSING for cell in cells] if self.is_unbalanced else []
+            more += (
+                [cell.explained.removeprefix("R² ") if cell else MISSING for cell in cells] if self.of_target else []
+            )
+            rows.append([encoder.label, *map(_result, cells), *more])
         names = [probe.replace("_", " ") for probe in self.probes]
         if self.is_unbalanced:
             names += [f"{name} by class" for name in names]
             note = f"{note}. {self.class_note}"
+        if self.of_target:
+            names += [f"{name}, R²" for name in names]
+            note = f"{note}. {self.error_note}"
         return TextTable(self.title, note, pd.DataFrame(rows, columns=["encoder", *names]))
 
 
@@ -195,8 +218,9 @@ def to_latex(tables: Sequence[TextTable]) -> str:
 
 
 def results_frame(rows: Sequence[ResultRow]) -> pd.DataFrame:
-    """One line per result, percent with two decimals."""
-    frame = pd.DataFrame(map(asdict, rows), columns=[field.name for field in fields(ResultRow)]).round(2)
+    """One line per result, percent with two decimals, errors and R² with six digits."""
+    columns = [field.name for field in fields(ResultRow)]
+    frame = pd.DataFrame([_result_line(row) for row in rows], columns=columns, dtype=object)
     return frame.assign(clusters=[_clusters(row.clusters) for row in rows])
 
 
@@ -213,7 +237,7 @@ def factorial_frame(designs: Sequence[FactorialDesign]) -> pd.DataFrame:
         where = (design.study, design.regime, design.column, " x ".join(design.factors), "+".join(design.given))
         for effect in design.effects:
             contrast = effect.contrast
-            points = _rounded(contrast.points, contrast.low, contrast.high)
+            points = tuple(map(contrast.rounded, (contrast.points, contrast.low, contrast.high)))
             tested = (*_p_values(contrast), contrast.significant, *_simultaneous(contrast))
             lines.append((*where, effect.name, *points, *tested, *_counts(contrast)))
     return pd.DataFrame(lines, columns=list(FACTORIAL_COLUMNS), dtype=object)
@@ -252,15 +276,27 @@ def _claim_table(audits: Sequence[Audit]) -> TextTable:
     return TextTable("Claims", " ".join(audit.sentence for audit in audits), pd.DataFrame(rows, columns=columns))
 
 
+def _result_line(row: ResultRow) -> dict[str, Any]:
+    line = asdict(row)
+    of_target = ("r2", "r2_low", "r2_high", "constant", *(("value", "low", "high") if row.is_error else ()))
+    for name, value in line.items():
+        if isinstance(value, float):
+            line[name] = float(f"{value:.6g}") if name in of_target else round(value, 2)
+    return line
+
+
 def _result(row: ResultRow | None) -> str:
-    return MISSING if row is None else f"{row.value:.1f} [{row.low:.1f}, {row.high:.1f}]"
+    return MISSING if row is None else row.cell
 
 
 def _grid_cell(cell: ResultCell | None) -> str:
     if cell is None:
         return MISSING
-    text = f"{cell.value:.2f}{'†' if cell.untrained else ''} [{cell.low:.2f}, {cell.high:.2f}]"
-    return f"{text} {cell.contrast.points:+.2f}{'*' if cell.contrast.significant else ''}" if cell.contrast else text
+    value, low, high = map(cell.number, (cell.value, cell.low, cell.high))
+    text = f"{value}{'†' if cell.untrained else ''} [{low}, {high}]"
+    if cell.contrast is None:
+        return text
+    return f"{text} {cell.contrast.signed(cell.contrast.points)}{'*' if cell.contrast.significant else ''}"
 
 
 def _factorial_table(design: FactorialDesign) -> TextTable:
@@ -268,10 +304,12 @@ def _factorial_table(design: FactorialDesign) -> TextTable:
     for effect in design.effects:
         contrast = effect.contrast
         star = "*" if contrast.significant else ""
-        interval = f"[{contrast.low:+.2f}, {contrast.high:+.2f}]{cluster_mark(contrast)}"
+        low, high = contrast.signed(contrast.low), contrast.signed(contrast.high)
+        interval = f"[{low}, {high}]{cluster_mark(contrast)}"
         p_value = "" if contrast.adjusted is None else f"{contrast.adjusted:.2g}"
-        rows.append([effect.name, f"{contrast.points:+.2f}{star} {interval}", p_value])
-    frame = pd.DataFrame(rows, columns=["effect", "points", "p, Holm"])
+        rows.append([effect.name, f"{contrast.signed(contrast.points)}{star} {interval}", p_value])
+    unit = design.effects[0].contrast.unit or "difference"
+    frame = pd.DataFrame(rows, columns=["effect", unit, "p, Holm"])
     return TextTable(design.title, factorial_note(design), frame)
 
 
@@ -286,20 +324,21 @@ def _claim_cell(result: ClaimResult) -> str:
 
 def _grid_line(grid: ResultGrid, row: str, column: str) -> tuple[Any, ...]:
     line: tuple[Any, ...] = (grid.source, grid.regime, row, column)
-    metric = grid.metric(column).name
+    metric = grid.metric(column)
     cell = grid.cell(row, column)
     if cell is None:
         line = (*line, MISSING)
     else:
-        line = (*line, *_rounded(cell.value, cell.low, cell.high), cell.n, cell.seeds, cell.untrained)
+        line = (*line, *map(cell.rounded, (cell.value, cell.low, cell.high)), cell.n, cell.seeds, cell.untrained)
         if (contrast := cell.contrast) is not None:
-            points = _rounded(contrast.points, contrast.low, contrast.high)
+            points = tuple(map(contrast.rounded, (contrast.points, contrast.low, contrast.high)))
             line = (*line, contrast.reference, *points, *_p_values(contrast), contrast.significant, contrast.test)
             df = None if contrast.df is None else round(contrast.df, 1)
             differs = "; ".join(contrast.differs) or None
             line = (*line, *_simultaneous(contrast), df, *_counts(contrast), contrast.in_family, differs)
     decision = cell.contrast.verdict if cell is not None and cell.contrast is not None else None
-    return (*line, *[None] * (len(GRID_COLUMNS) - 2 - len(line)), metric, decision)
+    last = (metric.name, decision, metric.unit, "higher" if metric.higher_is_better else "lower")
+    return (*line, *[None] * (len(GRID_COLUMNS) - len(last) - len(line)), *last)
 
 
 def _p_values(contrast: Contrast) -> tuple[str, str | None]:
@@ -309,7 +348,7 @@ def _p_values(contrast: Contrast) -> tuple[str, str | None]:
 def _simultaneous(contrast: Contrast) -> tuple[float | None, float | None]:
     if contrast.simultaneous_low is None or contrast.simultaneous_high is None:
         return None, None
-    return round(contrast.simultaneous_low, 2), round(contrast.simultaneous_high, 2)
+    return contrast.rounded(contrast.simultaneous_low), contrast.rounded(contrast.simultaneous_high)
 
 
 def _counts(contrast: Contrast) -> tuple[int, int, int | str]:
@@ -319,10 +358,6 @@ def _counts(contrast: Contrast) -> tuple[int, int, int | str]:
 
 def _clusters(clusters: int | None) -> int | str:
     return NO_CLUSTERS if clusters is None else clusters
-
-
-def _rounded(*values: float) -> tuple[float, ...]:
-    return tuple(round(value, 2) for value in values)
 
 
 def _two_lines(cell: str) -> Text:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import Bbox
 
 from hpc_jepa.report.plots import CARD, FAINT, INK, SERIES, SOFT, render_svg
-from hpc_jepa.report.result_grid import Contrast, ResultCell, ResultGrid
+from hpc_jepa.report.result_grid import ACCURACY, Contrast, ResultCell, ResultGrid
 from hpc_jepa.report.results import RANDOM
 from hpc_jepa.report.wording import cluster_mark
 
@@ -46,7 +46,9 @@ def forest_plot(grid: ResultGrid, column: str) -> str:
             axes.annotate(seeds, (1.01, place), xycoords=("axes fraction", "data"), va="center", fontsize=7, color=SOFT)
         axes.set_yticks(range(len(contrasts)), [row for row, _ in contrasts])
         axes.set_ylim(-0.6, len(contrasts) - 0.4)
-        axes.set_xlabel(f"points vs {grid.reference}")
+        metric = grid.metric(column)
+        unit = "points" if metric == ACCURACY else metric.title
+        axes.set_xlabel(f"{unit} vs {grid.reference}{'' if metric.higher_is_better else ' (lower is better)'}")
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
 
@@ -115,7 +117,7 @@ def draw_difference(axes: Axes, place: float, contrast: Contrast) -> None:
 def _colour(contrast: Contrast) -> str:
     if not contrast.significant:
         return SOFT
-    return ABOVE if contrast.points > 0 else BELOW
+    return ABOVE if contrast.gain else BELOW
 
 
 def _label(axes: Axes, points: Sequence[TradeOffPoint]) -> None:

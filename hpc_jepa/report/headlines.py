@@ -42,10 +42,11 @@ def against_random(key: Panel, rows: Sequence[ResultRow]) -> str:
     known = [(row, random) for row, random in pairs if random is not None]
     if not known:
         return f"{where}: no comparison with random_init, which was not evaluated."
-    above = [(row, random) for row, random in known if row.low > random.high]
-    below = [(row, random) for row, random in known if row.high < random.low]
+    higher = [(row, random) for row, random in known if row.low > random.high]
+    lower = [(row, random) for row, random in known if row.high < random.low]
+    above, below = (lower, higher) if trained[0].is_error else (higher, lower)
     worse = f" and {len(below)} fall below it" if below else ""
-    row, random = max(above or known, key=lambda pair: pair[0].value)
+    row, random = max(above or known, key=lambda pair: pair[0].quality)
     return (
         f"{where}: {len(above)} of {len(known)} pretrained encoders beat random_init{worse}, with non-overlapping 95 % "
         f"intervals. Best: {row.encoder}, {row.formatted} vs {random.formatted}."
@@ -56,7 +57,7 @@ def random_reference(row: ResultRow, rows: Iterable[ResultRow]) -> ResultRow | N
     """The random encoder to compare a row with: that of its seed, else the best of its panel."""
     randoms = [other for other in rows if other.is_random and panel_of(other) == panel_of(row)]
     same_seed = [other for other in randoms if other.seed == row.seed]
-    return max(same_seed or randoms, key=lambda other: other.value, default=None)
+    return max(same_seed or randoms, key=lambda other: other.quality, default=None)
 
 
 def _decided(grids: Sequence[ResultGrid]) -> list[str]:
@@ -72,9 +73,9 @@ def _decided(grids: Sequence[ResultGrid]) -> list[str]:
     if not family:
         return []
     significant = [(name, contrast) for name, contrast in family if contrast.significant]
-    alone = [(name, contrast.points) for name, contrast in significant if not contrast.differs]
-    gains = [name for name, points in alone if points > 0]
-    losses = [name for name, points in alone if points < 0]
+    alone = [(name, contrast.gain) for name, contrast in significant if not contrast.differs]
+    gains = [name for name, gain in alone if gain]
+    losses = [name for name, gain in alone if not gain]
     more = len(significant) - len(alone)
     others = f"; {more} more {'is' if more == 1 else 'are'} of rows that differ in other settings too" if more else ""
     return [
@@ -107,7 +108,7 @@ def _listing(names: Sequence[str]) -> str:
 
 
 def _is_solved(rows: Iterable[ResultRow]) -> bool:
-    return any(row.is_random and row.value >= SOLVED for row in rows)
+    return any(row.is_random and not row.is_error and row.value >= SOLVED for row in rows)
 
 
 def _solved(key: Panel, rows: Iterable[ResultRow]) -> str:

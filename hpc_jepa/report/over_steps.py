@@ -20,8 +20,10 @@ class StepSeries:
 
     @property
     def best(self) -> ResultRow:
-        """The row of the highest accuracy on validation clips, else on the test split; the latest of equal ones."""
-        chosen_by = self.validation or [row.value for row in self.rows]
+        """The row of the highest accuracy, or R² of a number, on validation clips; else of the highest accuracy or
+        smallest error on the test split; the latest of equal ones.
+        """
+        chosen_by = self.validation or [row.quality for row in self.rows]
         return max(zip(chosen_by, self.rows, strict=True), key=lambda pair: (pair[0], pair[1].steps))[1]
 
     @property

@@ -64,8 +64,11 @@ def accuracy_plot(rows: Sequence[ResultRow], colours: Mapping[str, int]) -> str:
             _whisker(axes, place, row, SERIES[colours[row.name]] if row.name in colours else INK)
         axes.set_yticks(range(len(trained)), [row.encoder for row in reversed(trained)])
         axes.set_ylim(-0.6, len(trained) - 0.4)
-        axes.set_xlim(0, 100)
-        axes.set_xlabel("accuracy, %")
+        if any(row.is_error for row in rows):
+            axes.set_xlim(left=0)
+        else:
+            axes.set_xlim(0, 100)
+        axes.set_xlabel(rows[0].axis)
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
 

@@ -4,13 +4,15 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from hpc_jepa.config.benchmark import MetricName
 from hpc_jepa.errors import DataError, InputError
-from hpc_jepa.evaluation.record import Predictions, is_correct, read_predictions
-from hpc_jepa.evaluation.stats.metrics import class_metrics
+from hpc_jepa.evaluation.record import Predictions, read_predictions
+from hpc_jepa.evaluation.stats.metrics import class_metrics, clip_scores
 from hpc_jepa.report.results import ResultRow, ResultSource
 from hpc_jepa.report.row_names import RowNames, names_of
 from hpc_jepa.report.run_report import RunReport
@@ -30,6 +32,7 @@ def check_comparable(runs: Iterable[RunReport]) -> None:
                 "test split": record.data["test"],
                 "training split": record.data["train"],
                 "number of classes": record.classes,
+                "target": getattr(record, "target", None),  # of probes alone
                 "protocol settings": record.comparable_fingerprint,
             }
             key = (record.benchmark, record.protocol, type(record).__name__)
@@ -43,10 +46,10 @@ def check_comparable(runs: Iterable[RunReport]) -> None:
 
 @dataclass(frozen=True)
 class Answers:
-    """Classes that each probe seed predicts [S, n], and the labels of the test samples [n]."""
+    """Classes or numbers that each probe seed predicts [S, n], and the labels or targets of the test samples [n]."""
 
-    predicted: NDArray[np.int64]
-    labels: NDArray[np.int64]
+    predicted: NDArray[Any]
+    labels: NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,9 @@ def check_predictions(results: Mapping[ResultRow, ResultSource]) -> CheckedPredi
     for row, source in results.items():
         try:
             found = _answers(source, loaded)
-            answers[row.with_class_metrics(class_metrics(found.predicted, found.labels))] = found
+            if not row.is_error:
+                row = row.with_class_metrics(class_metrics(found.predicted, found.labels))
+            answers[row] = found
         except DataError as error:
             damaged.setdefault(source.path, str(error))
     sound = {row: values for row, values in answers.items() if results[row].path not in damaged}
@@ -150,10 +155,10 @@ def _clusters(
 
 
 def _answers(source: ResultSource, loaded: dict[str, Predictions]) -> Answers:
-    name = str(source.path)
-    if name not in loaded:
-        loaded[name] = read_predictions(source.path, source.record)
-    predictions, key = loaded[name], source.result.key
+    file = str(source.path)
+    if file not in loaded:
+        loaded[file] = read_predictions(source.path, source.record)
+    predictions, key = loaded[file], source.result.key
     absent = [name for name in ("labels", "samples", key) if name not in predictions]
     if absent:
         raise DataError(f"{source.path}: no '{absent[0]}' in its predictions; {EVALUATE_AGAIN}")
@@ -165,16 +170,17 @@ def _answers(source: ResultSource, loaded: dict[str, Predictions]) -> Answers:
     if counted and (clusters.shape != labels.shape or len(np.unique(clusters)) != source.record.clusters):
         raise DataError(f"{source.path}: the clusters of its predictions are not those of its record; {EVALUATE_AGAIN}")
     largest = max(predictions["labels"].max(), predictions[key].max())
-    if largest >= source.record.classes:
+    if source.record.target is None and largest >= source.record.classes:
         raise DataError(
             f"{source.path}: {source.record.classes} classes, but its predictions or labels contain class {largest} "
             f"(counted from 0); {EVALUATE_AGAIN}"
         )
-    correct = is_correct(predictions, key)
-    if correct.shape[-1] != source.result.n or abs(correct.mean() - source.result.value) > ROUNDING:
+    name: MetricName = "accuracy" if source.result.metric == "top1" else "mae"
+    measured = float(clip_scores(name, predictions[key], labels).mean())
+    if labels.size != source.result.n or abs(measured - source.result.value) > ROUNDING * max(1.0, measured):
         raise DataError(
             f"{source.path}: {key} is {source.result.value:.4f} of {source.result.n} clips, but its predictions give "
-            f"{correct.mean():.4f} of {correct.shape[-1]}; {EVALUATE_AGAIN}"
+            f"{measured:.4f} of {labels.size}; {EVALUATE_AGAIN}"
         )
     return Answers(np.atleast_2d(predictions[key]), labels)
 

@@ -14,8 +14,9 @@ SIGNIFICANCE = 0.05
 
 @dataclass(frozen=True)
 class Contrast:
-    """Difference to the reference in points with its 95 % interval and its p-value.
+    """Difference to the reference with its 95 % interval and its p-value: in points, or of a target in its ``unit``.
 
+    Of an error a negative difference is a gain: ``higher_is_better`` is False.
     ``seeds``: pretraining seeds that both sides have; 1 if the difference is between two single runs, which is never
     significant. ``asked``: the study asks for this comparison, so it belongs to the family of Holm's correction.
     ``adjusted``: p-value after Holm, None outside the family. ``simultaneous_low`` and ``simultaneous_high``: interval
@@ -40,6 +41,21 @@ class Contrast:
     asked: bool = True
     differs: tuple[str, ...] = ()
     decision: Decision | None = None
+    unit: str = "points"
+    higher_is_better: bool = True
+
+    @property
+    def gain(self) -> bool:
+        """Whether the variant is better than the reference."""
+        return (self.points > 0) == self.higher_is_better and self.points != 0
+
+    def signed(self, value: float, decimals: int = 2) -> str:
+        """The difference or an end of its interval: points with these decimals, another unit with three digits."""
+        return f"{value:+.{decimals}f}" if self.unit == "points" else f"{value:+.3g}"
+
+    def rounded(self, value: float) -> float:
+        """Points to two decimals, another unit to six digits."""
+        return round(value, 2) if self.unit == "points" else float(f"{value:.6g}")
 
     @property
     def one_seed(self) -> bool:
@@ -88,6 +104,15 @@ class ResultCell:
     contrast: Contrast | None = None
     untrained: bool = False
     clusters: int | None = None
+    percent: bool = True
+
+    def number(self, value: float, decimals: int = 2) -> str:
+        """The value or an end of its interval: a percentage with these decimals, another unit with four digits."""
+        return f"{value:.{decimals}f}" if self.percent else f"{value:.4g}"
+
+    def rounded(self, value: float) -> float:
+        """A percentage to two decimals, another unit to six digits."""
+        return round(value, 2) if self.percent else float(f"{value:.6g}")
 
 
 @dataclass(frozen=True)
@@ -96,6 +121,19 @@ class ColumnMetric:
 
     name: MetricName = "accuracy"
     scale: Scale = PROPORTION
+    target: str = ""
+    target_unit: str = ""
+
+    @property
+    def unit(self) -> str:
+        """Unit of the values: % of a share, that of the target of an error."""
+        metric = METRICS[self.name]
+        return "%" if metric.factor == 100 else self.target_unit if metric.in_unit else ""
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a positive difference is a gain."""
+        return METRICS[self.name].higher_is_better
 
     @property
     def factor(self) -> float:
@@ -104,8 +142,9 @@ class ColumnMetric:
 
     @property
     def title(self) -> str:
-        """Name and unit."""
-        return f"{METRICS[self.name].title}, %"
+        """Name, target and unit."""
+        target = f" of {self.target}" if self.target else ""
+        return f"{METRICS[self.name].title}{target}{f', {self.unit}' if self.unit else ''}"
 
 
 ACCURACY = ColumnMetric()
@@ -164,7 +203,8 @@ class ResultGrid:
         cell = next((cell for row in self.rows if (cell := self.cell(row, column)) is not None), None)
         if cell is None:
             return ""
-        metric = f"{self.metric(column).title}; " if column in self.metrics else ""
+        better = "" if self.metric(column).higher_is_better else " (lower is better)"
+        metric = f"{self.metric(column).title}{better}; " if column in self.metrics else ""
         return f"{metric}{cell.n:,} clips" + ("" if cell.clusters is None else f" of {cell.clusters:,} videos")
 
     def row_caveat(self, row: str) -> str:

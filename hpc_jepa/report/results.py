@@ -16,14 +16,19 @@ TRAINED = ("target", "student")
 
 @dataclass(frozen=True)
 class ResultRow:
-    """One result. ``value``, ``low`` and ``high`` are in percent. ``clusters``: source videos, None if unknown.
+    """One result.
 
-    ``classes`` are those of the benchmark. ``mean_class_accuracy``, ``macro_f1``, ``majority``: in percent, see
-    ``ClassMetrics``; None if neither the record nor sound predictions give them. They do not identify a row.
+    ``value``, ``low``, ``high``: accuracy (metric top1) in percent, or mean absolute error (mae) in the unit of the
+    target. ``clusters``: source videos, None if unknown.
 
-    ``semantics``: the preset and the switches that the run is named after, as ``semantics_name`` writes them.
-    Encoders that no run trained (``random_init`` of each seed, external encoders) have their weights as variant,
-    semantics ``none`` and 0 steps.
+    ``semantics``: the preset and the switches that the run is named after, as ``semantics_name`` writes them. Encoders
+    that no run trained (``random_init`` of each seed, external encoders) have their weights as variant, semantics
+    ``none`` and 0 steps.
+
+    The rest does not identify a row. ``classes``: of the benchmark. ``mean_class_accuracy``, ``macro_f1``, ``majority``
+    (in percent) and ``predicted_classes``: see ``ClassMetrics``; None if neither the record nor sound predictions give
+    them. ``target``, ``unit``: the number that is predicted. ``r2`` with its interval, and ``constant``, the mean
+    absolute error of the best constant: None of classes.
     """
 
     study: str
@@ -47,6 +52,12 @@ class ResultRow:
     macro_f1: float | None = field(default=None, compare=False)
     predicted_classes: int | None = field(default=None, compare=False)
     majority: float | None = field(default=None, compare=False)
+    target: str = field(default="", compare=False)
+    unit: str = field(default="", compare=False)
+    r2: float | None = field(default=None, compare=False)
+    r2_low: float | None = field(default=None, compare=False)
+    r2_high: float | None = field(default=None, compare=False)
+    constant: float | None = field(default=None, compare=False)
 
     def with_class_metrics(self, metrics: ClassMetrics) -> "ResultRow":
         """The row with metrics that were computed from its predictions."""
@@ -57,6 +68,39 @@ class ResultRow:
             predicted_classes=metrics.predicted_classes,
             majority=100 * metrics.majority,
         )
+
+    @property
+    def is_error(self) -> bool:
+        """Whether the value is an error: lower is better."""
+        return self.metric == "mae"
+
+    @property
+    def quality(self) -> float:
+        """A number that is higher for a better result."""
+        return -self.value if self.is_error else self.value
+
+    @property
+    def axis(self) -> str:
+        """What the value measures, with its unit."""
+        return error_title(self.target, self.unit) if self.is_error else "accuracy, %"
+
+    def number(self, value: float) -> str:
+        """The value or an end of its interval as text: a percentage with one decimal, an error with four digits."""
+        return f"{value:.4g}" if self.is_error else f"{value:.1f}"
+
+    @property
+    def cell(self) -> str:
+        """``value [low, high]``."""
+        value, low, high = map(self.number, (self.value, self.low, self.high))
+        return f"{value} [{low}, {high}]"
+
+    @property
+    def explained(self) -> str:
+        """R² with its interval, as text; empty of classes."""
+        if self.r2 is None:
+            return ""
+        interval = "" if self.r2_low is None or self.r2_high is None else f" [{self.r2_low:.3f}, {self.r2_high:.3f}]"
+        return f"R² {self.r2:.3f}{interval}"
 
     @property
     def is_unbalanced(self) -> bool:
@@ -94,8 +138,10 @@ class ResultRow:
 
     @property
     def formatted(self) -> str:
-        """Accuracy with its interval, as text."""
-        return f"{self.value:.1f} % [{self.low:.1f}, {self.high:.1f}]"
+        """The value with its unit and interval, as text."""
+        value, low, high = map(self.number, (self.value, self.low, self.high))
+        unit = self.unit if self.is_error else "%"
+        return f"{value}{f' {unit}' if unit else ''} [{low}, {high}]"
 
 
 @dataclass(frozen=True, order=True)
@@ -156,7 +202,8 @@ def _recorded(runs: Iterable[RunReport]) -> Iterator[ResultSource]:
 def result_row(source: ResultSource) -> ResultRow:
     """The row of a result."""
     run, result = source.record.run, source.result
-    trained = result.weights in TRAINED
+    trained, target = result.weights in TRAINED, source.record.target
+    factor = 100 if target is None else 1
     return ResultRow(
         study=run.study,
         regime=run.regime,
@@ -168,9 +215,9 @@ def result_row(source: ResultSource) -> ResultRow:
         protocol=source.record.protocol,
         probe=result.probe,
         metric=result.metric,
-        value=100 * result.value,
-        low=100 * result.low,
-        high=100 * result.high,
+        value=factor * result.value,
+        low=factor * result.low,
+        high=factor * result.high,
         n=result.n,
         steps=run.step if trained else 0,
         clusters=source.record.clusters,
@@ -179,7 +226,18 @@ def result_row(source: ResultSource) -> ResultRow:
         macro_f1=_percent(result.macro_f1),
         predicted_classes=result.predicted_classes,
         majority=_percent(result.majority),
+        target=target.key if target else "",
+        unit=target.unit if target else "",
+        r2=result.r2,
+        r2_low=result.r2_low,
+        r2_high=result.r2_high,
+        constant=result.constant,
     )
+
+
+def error_title(target: str, unit: str) -> str:
+    """``mean absolute error of <target>, <unit>``."""
+    return f"mean absolute error of {target}{f', {unit}' if unit else ''}"
 
 
 def _percent(share: float | None) -> float | None:

@@ -59,4 +59,5 @@ def _cell(study: StudyScores, regime: str, row: RowName, scores: ColumnScores) -
         seeds=len(seeds),
         contrast=study.contrast(regime, row, reference, scores.column) if reference else None,
         clusters=None if scores.clusters is None else len(set(scores.clusters.tolist())),
+        percent=scores.metric.factor == 100,
     )

@@ -10,7 +10,8 @@ UNKNOWN_CLUSTERS = "°"
 
 def signed_interval(contrast: Contrast) -> str:
     """``+2.1 points [+0.3, +3.9]``."""
-    return f"{contrast.points:+.1f} points [{contrast.low:+.1f}, {contrast.high:+.1f}]"
+    value, low, high = (contrast.signed(each, 1) for each in (contrast.points, contrast.low, contrast.high))
+    return f"{value}{f' {contrast.unit}' if contrast.unit else ''} [{low}, {high}]"
 
 
 def over_seeds(contrast: Contrast) -> str:
@@ -25,7 +26,7 @@ def judged(contrast: Contrast) -> str:
     p_value = contrast.p_value if contrast.adjusted is None else contrast.adjusted
     if not contrast.significant:
         return f"not significant (Holm's p {format_p(p_value)})"
-    return f"significantly {'more' if contrast.points > 0 else 'less'} accurate (Holm's p {format_p(p_value)})"
+    return f"significantly {'more' if contrast.gain else 'less'} accurate (Holm's p {format_p(p_value)})"
 
 
 def format_p(value: float) -> str:
@@ -36,9 +37,13 @@ def format_p(value: float) -> str:
 def note(grid: ResultGrid) -> str:
     """How differences were tested, what limits them, and the minimum detectable gain."""
     contrasts = [contrast for _, _, contrast in grid.all_contrasts()]
-    parts = [f"{column}: {metric.title}." for column, metric in grid.metrics.items()]
+    parts = [
+        f"{column}: {metric.title}{'' if metric.higher_is_better else ', lower is better'}."
+        for column, metric in grid.metrics.items()
+    ]
     if contrasts:
-        parts.append(f"Differences to {grid.reference} in points ({' or '.join(grid.tests())}).")
+        units = " or ".join(dict.fromkeys(contrast.unit or "its own unit" for contrast in contrasts))
+        parts.append(f"Differences to {grid.reference} in {units} ({' or '.join(grid.tests())}).")
     if grid.looks:
         parts.append(
             f"A sequential study at {grid.looks}: gains and losses are those of its own rule, recorded in looks.json; "
@@ -66,8 +71,9 @@ def note(grid: ResultGrid) -> str:
         parts.append(f"{UNKNOWN_CLUSTERS} source videos of the clips unknown: clips count as independent.")
     detectable = [gain.sentence for column in grid.columns if (gain := detectable_gain(grid, column)) is not None]
     if detectable:
+        unit = " in points" if all(metric.unit == "%" for metric in grid.metrics.values()) else ""
         parts.append(
-            "Minimum detectable gain in points at 80 % power, alone (in brackets: as the first of the family): "
+            f"Minimum detectable gain{unit} at 80 % power, alone (in brackets: as the first of the family): "
             f"{'; '.join(detectable)}."
         )
     if any(cell.untrained for cell in grid.cells.values()):

@@ -46,6 +46,12 @@ class ResultSummary(_Open):
     candidates: tuple[_Candidate, ...] = ()
 
     @property
+    def score(self) -> float | None:
+        """A figure on the test split that is higher for a better result: accuracy, R² of a number."""
+        r2 = (self.model_extra or {}).get("r2")
+        return float(r2) if isinstance(r2, float) else self.value
+
+    @property
     def validation(self) -> float | None:
         """Result of the chosen hyperparameters on validation clips, None without."""
         return max((each.validation for each in self.candidates if each.validation is not None), default=None)

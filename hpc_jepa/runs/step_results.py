@@ -56,7 +56,7 @@ def _figures(results: dict[int, ResultSummary]) -> StepResults:
     validations = {step: result.validation for step, result in results.items()}
     if None not in validations.values():
         return StepResults({step: value for step, value in validations.items() if value is not None}, validated=True)
-    return StepResults({step: result.value or 0.0 for step, result in results.items()}, validated=False)
+    return StepResults({step: result.score or 0.0 for step, result in results.items()}, validated=False)
 
 
 def kept_as_best(steps: Sequence[int], results: StepResults, best: BestEvaluated) -> set[int]:

@@ -80,6 +80,11 @@ class StudyComparisons:
         Raises InputError if a variant has no baseline in its regime.
         """
         first = deciding_evaluations(cells[0].evaluations, decides)
+        if numbers := [evaluation.file for evaluation in first if evaluation.benchmark.target is not None]:
+            raise InputError(
+                f"{study.study}: {numbers[0]} has a numeric target; looks and power are of accuracies, so set "
+                "sequential.decides to other benchmarks"
+            )
         found = cls(cells, {evaluation.benchmark.name: evaluation for evaluation in first})
         if not found.questions:
             raise InputError(f"{study.study}: nothing to compare: no variant beside {BASELINE}, or no evaluation")

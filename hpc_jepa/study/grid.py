@@ -7,7 +7,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from hpc_jepa.config.benchmark import PROTOCOLS, BenchmarkConfig, MetricName, ProtocolName, Weights
+from hpc_jepa.config.benchmark import (
+    NUMBER_METRICS,
+    PROTOCOLS,
+    BenchmarkConfig,
+    MetricName,
+    ProtocolName,
+    Weights,
+)
 from hpc_jepa.config.init import InitConfig
 from hpc_jepa.config.loading import dump_config, find_config, read_config
 from hpc_jepa.config.run import RunConfig
@@ -44,7 +51,7 @@ class CellEvaluation:
     @property
     def metric(self) -> MetricName:
         """The metric that decides."""
-        return self.decides or self.benchmark.decides or "accuracy"
+        return self.decides or self.benchmark.metric
 
     @cached_property
     def fingerprints(self) -> set[str]:
@@ -312,6 +319,9 @@ def _with_evaluations(cells: Sequence[StudyCell], evaluations: Sequence[CellEval
 def _evaluations(entry: EvaluationConfig) -> list[CellEvaluation]:
     file = str(find_config(entry.benchmark, "benchmark"))
     benchmark = read_config(BenchmarkConfig, [file])
+    if entry.decides is not None and (entry.decides in NUMBER_METRICS) != (benchmark.target is not None):
+        kind = "a numeric target" if benchmark.target else "classes"
+        raise InputError(f"evaluations: {entry.benchmark} has {kind}; decides: {entry.decides} does not measure it")
     for protocol in entry.protocols:
         if protocol not in benchmark.protocols:
             known = ", ".join(benchmark.protocols)

@@ -7,7 +7,7 @@ from hpc_jepa.report.write_report import write_report
 
 COLUMNS = (
     "study,regime,variant,semantics,seed,weights,benchmark,protocol,probe,metric,value,low,high,n,steps,clusters,"
-    "classes,mean_class_accuracy,macro_f1,predicted_classes,majority"
+    "classes,mean_class_accuracy,macro_f1,predicted_classes,majority,target,unit,r2,r2_low,r2_high,constant"
 )
 
 

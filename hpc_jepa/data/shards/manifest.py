@@ -48,6 +48,7 @@ class SampleInfo(Strict):
     cluster: str | None = Field(
         None, min_length=1, description="source video or recording that the sample was cut from, with others"
     )
+    targets: dict[str, float] | None = Field(None, description="numbers that probes can predict, by name")
 
     @property
     def is_image(self) -> bool:

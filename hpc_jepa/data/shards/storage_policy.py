@@ -70,6 +70,7 @@ def to_tar_entry(sample: Sample, file: str, classes: tuple[str, ...], recipe: Re
         stored=video.method.partition(":")[0],
         colour=video.colour,
         cluster=sample.cluster,
+        targets=None if sample.targets is None else dict(sample.targets),
     )
     return TarEntry(info, info.to_json(), video.extension, video.data, video.method)
 

@@ -66,6 +66,7 @@ class AnnotatedSample(NamedTuple):
 
     text: a caption, if other than the class name. start, end: seconds; None for the whole file. sought: the stems that
     were looked up, if other than the key, to explain a missing file. cluster: the source video or recording.
+    targets: numbers to predict, by name.
     """
 
     key: str
@@ -79,6 +80,7 @@ class AnnotatedSample(NamedTuple):
     placeholders: tuple[str, ...] | None = None
     sought: tuple[str, ...] = ()
     cluster: str | None = None
+    targets: tuple[tuple[str, float], ...] = ()
 
 
 @dataclass(frozen=True)
@@ -173,10 +175,12 @@ class FileSource:
 
     @property
     def settings(self) -> Mapping[str, SettingValue]:
-        """Hashes of the annotations and of the clusters that are given; the files are assumed not to change."""
+        """Hashes of the annotations, clusters and targets that are given; the files are assumed not to change."""
         annotations = _hash([self.classes, [entry[: entry._fields.index("sought")] for entry in self.entries]])
         clusters = {"clusters": _hash([entry.cluster for entry in self.entries])} if self.given_clusters else {}
-        return {"annotations": annotations, **clusters}
+        with_targets = any(entry.targets for entry in self.entries)
+        targets = {"targets": _hash([entry.targets for entry in self.entries])} if with_targets else {}
+        return {"annotations": annotations, **clusters, **targets}
 
     def __len__(self) -> int:
         return len(self.entries)
@@ -205,7 +209,8 @@ class FileSource:
             raise UndecodableError(reason)
         whole = self.may_be_cut and is_cut(data, entry.start, entry.end)
         media = EncodedFile(data) if whole else EncodedFile(data, entry.start, entry.end)
-        return Sample(media, entry.label, text, entry.template, entry.placeholders, entry.cluster)
+        targets = dict(entry.targets) or None
+        return Sample(media, entry.label, text, entry.template, entry.placeholders, entry.cluster, targets)
 
 
 def _hash(content: object) -> str:

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -82,7 +83,12 @@ def read_json(path: Path) -> Any:
 
 
 def read_csv(path: Path, *columns: str) -> Iterator[dict[str, str]]:
-    """Rows of a CSV file by column name, without spaces around names and in lower case.
+    """Rows of a CSV file, as ``read_numbered_csv`` reads them."""
+    return (row for _, row in read_numbered_csv(path, *columns))
+
+
+def read_numbered_csv(path: Path, *columns: str) -> Iterator[tuple[int, dict[str, str]]]:
+    """Number of the line, and the row by column name, without spaces around names and in lower case.
 
     Columns are separated by the first of comma, semicolon and tab that gives all ``columns``. Raises InputError if one
     of ``columns`` is missing or a row is malformed.
@@ -96,6 +102,18 @@ def read_csv(path: Path, *columns: str) -> Iterator[dict[str, str]]:
         yield from _rows(path, reader, columns)
     except csv.Error as error:
         raise InputError(f"{path}:{reader.reader.line_num}: malformed CSV ({error})") from error
+
+
+def parse_number(path: Path, line: int, column: str, text: str) -> float:
+    """A number in a cell of a table. Raises InputError with file, line and column if it is not a finite one."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not math.isfinite(number):
+        shown = f"'{text[:20]}' is not a finite number" if text else "is empty, a number is needed in every row"
+        raise InputError(f"{path}:{line}: column '{column}' {shown}")
+    return number
 
 
 def parse_seconds(path: Path, row: dict[str, str], column: str) -> float:
@@ -121,7 +139,7 @@ def _column_names(names: Iterable[str]) -> list[str]:
     return [name.strip().strip('"').strip().lower() for name in names]
 
 
-def _rows(path: Path, reader: "csv.DictReader[str]", columns: tuple[str, ...]) -> Iterator[dict[str, str]]:
+def _rows(path: Path, reader: "csv.DictReader[str]", columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
     names = reader.fieldnames or []
     if missing := [column for column in columns if column not in names]:
         raise InputError(f"{path}:1: no column '{missing[0]}'; expected {', '.join(columns)}, found {', '.join(names)}")
@@ -131,7 +149,7 @@ def _rows(path: Path, reader: "csv.DictReader[str]", columns: tuple[str, ...]) -
         stripped = {name: value.strip() for name, value in row.items()}
         if [value.lower() for value in stripped.values()] == names:
             raise InputError(f"{path}:{reader.line_num}: the header is repeated; remove this line")
-        yield stripped
+        yield reader.line_num, stripped
 
 
 def files_below(folder: Path, pattern: str) -> Iterator[tuple[bool, Path]]:

@@ -1,11 +1,20 @@
-"""Your own data in a CSV file with a column ``file`` and optional label, text, start, end, split, key and cluster."""
+"""Your own data in a CSV file with a column ``file`` and optional label, text, start, end, split, key and cluster.
+
+Further columns can be numbers that probes predict.
+"""
 
 import re
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 
 from hpc_jepa.data.sources.annotated_files import AnnotatedSample, DatasetListing, LayoutFault
-from hpc_jepa.data.sources.annotations import find_annotations, parse_seconds, read_csv, read_text
+from hpc_jepa.data.sources.annotations import (
+    find_annotations,
+    parse_number,
+    parse_seconds,
+    read_numbered_csv,
+    read_text,
+)
 from hpc_jepa.data.sources.file_tree import IMAGE_TYPES, VIDEO_TYPES, FileTree, safe_key
 from hpc_jepa.errors import InputError
 
@@ -17,20 +26,32 @@ MAX_LABEL_DIGITS = 6
 """Limit for numeric labels, because the largest one sets the number of classes."""
 
 
-def list_csv_table(videos: Path, annotations: Path) -> DatasetListing:
+def list_csv_table(videos: Path, annotations: Path, targets: Sequence[str] = ()) -> DatasetListing:
     """Labels are class names, numbered in alphabetical order, or numbers. The default split is ``train``.
 
     Times are in seconds. ``cluster`` names the recording (or person, or animal) that a clip shows, in every row or in
     none. Files may have absolute paths. Tables of V-JEPA, ``<file> <label>`` without a header, are read too.
+    targets: columns of numbers, in any case; every row needs a finite number. Raises InputError with file and line.
     """
     path, *others = find_annotations(annotations, "*.csv")
     if others:
         raise InputError(f"{annotations}: several tables, {path.name} and {others[0].name}; pass one to --annotations")
-    rows = _rows_without_header(path) or list(read_csv(path, "file"))
+    names_of_targets = _target_columns(targets)
+    numbered_rows = _rows_without_header(path) or list(read_numbered_csv(path, "file"))
+    rows = [row for _, row in numbered_rows]
     if not rows:
         raise InputError(f"{path}: no rows")
-    if unknown := [column for column in rows[0] if column not in COLUMNS]:
-        raise InputError(f"{path}:1: unknown column '{unknown[0]}'; expected {', '.join(COLUMNS)}")
+    if missing := [name for name in names_of_targets if name not in rows[0]]:
+        raise InputError(f"{path}:1: no column '{missing[0]}' for --target; found {', '.join(rows[0])}")
+    if unknown := [column for column in rows[0] if column not in (*COLUMNS, *names_of_targets)]:
+        raise InputError(
+            f"{path}:1: unknown column '{unknown[0]}'; expected {', '.join(COLUMNS)}, or --target for a column of "
+            "numbers to predict"
+        )
+    numbers = [
+        tuple((name, parse_number(path, line, name, row[name])) for name in names_of_targets)
+        for line, row in numbered_rows
+    ]
     files = FileTree(videos)
     names = {row["label"] for row in rows if row.get("label")}
     numbered = all(name.isascii() and name.isdigit() for name in names)
@@ -38,11 +59,20 @@ def list_csv_table(videos: Path, annotations: Path) -> DatasetListing:
         raise InputError(f"{path}: label {large[0][:20]} has more than {MAX_LABEL_DIGITS} digits; count classes from 0")
     labels = {name: int(name) for name in names} if numbered else {name: i for i, name in enumerate(sorted(names))}
     classes = tuple(map(str, range(max(labels.values(), default=-1) + 1))) if numbered else tuple(sorted(names))
-    entries = [_entry(path, row, labels, files) for row in rows]
+    entries = [_entry(path, row, labels, files)._replace(targets=own) for row, own in zip(rows, numbers, strict=True)]
     given = _check_clusters(path, rows)
     return DatasetListing(
         "csv", tuple(entries), classes, files, LAYOUT, faults=_odd_labels(classes), given_clusters=given
     )
+
+
+def _target_columns(targets: Sequence[str]) -> list[str]:
+    """Names in lower case, as those of columns. Raises InputError for a column with a meaning of its own."""
+    names = list(dict.fromkeys(target.strip().lower() for target in targets))
+    for name in names:
+        if name in COLUMNS or not name:
+            raise InputError(f"--target '{name}': name a column of numbers, other than {', '.join(COLUMNS)}")
+    return names
 
 
 def _check_clusters(path: Path, rows: Sequence[dict[str, str]]) -> bool:
@@ -91,12 +121,12 @@ def _entry(path: Path, row: dict[str, str], labels: dict[str, int], files: FileT
     )
 
 
-def _rows_without_header(path: Path) -> list[dict[str, str]]:
-    """Rows ``<file> <label>``, ``<file>,<label>`` or ``<file>`` of a table without a header; none if it has one."""
+def _rows_without_header(path: Path) -> list[tuple[int, dict[str, str]]]:
+    """Numbered rows ``<file> <label>``, ``<file>,<label>`` or ``<file>`` of a table; none if it has a header."""
     lines = [line for line in read_text(path).splitlines() if line.strip()]
     rows = [HEADERLESS.fullmatch(line.strip()) for line in lines]
     if not lines or not rows[0]:
         return []
     if wrong := [number for number, row in enumerate(rows, start=1) if not row]:
         raise InputError(f"{path}:{wrong[0]}: expected '<file> <label>', as in line 1; or give the table a header")
-    return [{"file": row[1], "label": row[2] or ""} for row in rows if row]
+    return [(line, {"file": row[1], "label": row[2] or ""}) for line, row in enumerate(rows, start=1) if row]

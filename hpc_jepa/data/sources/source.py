@@ -48,7 +48,8 @@ class PackedSample:
 class Sample:
     """One video and its annotations. text: a caption, or else the class name.
 
-    cluster: name of the source video or recording that the sample was cut from; None if unknown.
+    cluster: name of the source video or recording that the sample was cut from; None if unknown. targets: numbers to
+    predict, by name.
     """
 
     media: RawFrames | EncodedFile | PackedSample
@@ -57,6 +58,7 @@ class Sample:
     template: str | None = None
     placeholders: tuple[str, ...] | None = None
     cluster: str | None = None
+    targets: Mapping[str, float] | None = None
 
 
 class DataSource(Protocol):

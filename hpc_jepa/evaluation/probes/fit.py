@@ -3,6 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,7 +12,13 @@ from numpy.typing import NDArray
 from sklearn.model_selection import train_test_split
 from sklearn.pipeline import Pipeline
 
-from hpc_jepa.config.benchmark import FeatureProbeConfig, KNNProbeConfig, LogisticProbeConfig, TrainedProbeConfig
+from hpc_jepa.config.benchmark import (
+    FeatureProbeConfig,
+    KNNProbeConfig,
+    LogisticProbeConfig,
+    RidgeProbeConfig,
+    TrainedProbeConfig,
+)
 from hpc_jepa.errors import DataError
 from hpc_jepa.evaluation.frozen_features import FrozenFeatures, Standardiser
 from hpc_jepa.evaluation.probes import trainer
@@ -23,8 +30,8 @@ from hpc_jepa.evaluation.progress import Advance
 
 Hyperparameters = dict[str, float]
 
-Predict = Callable[[FrozenFeatures], NDArray[np.int64]]
-"""Features of n samples -> predicted class per seed [S, n]."""
+Predict = Callable[[FrozenFeatures], NDArray[Any]]
+"""Features of n samples -> predicted class, or number, per seed [S, n]."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +114,8 @@ def fit_probe(data: ProbeData, config: FeatureProbeConfig, seeds: Sequence[int],
     """
     if isinstance(config, TrainedProbeConfig):
         return _fit_trained(data, config, seeds, advance)
+    if isinstance(config, RidgeProbeConfig):
+        raise NotImplementedError("ridge predicts a number")  # refused with the configuration
     predictors = _fit_logistic(data, config) if isinstance(config, LogisticProbeConfig) else _fit_knn(data, config)
     advance()
     scores = [_validation_accuracy(predict, data.validation) for predict in predictors]

@@ -74,7 +74,7 @@ def validate_probes(benchmark: BenchmarkConfig, protocol: ProtocolName) -> None:
             continue
         kind = probe_kinds().get(probe.kind)
         if kind is None:
-            known = ["logistic", "knn", *probe_kinds()]
+            known = ["logistic", "ridge", "knn", *probe_kinds()]
             key, message = "kind", f"unknown probe '{probe.kind}'{did_you_mean(probe.kind, known)}"
         elif probe.pooling not in kind.poolings:
             key, message = "pooling", f"{probe.kind} needs {' or '.join(kind.poolings)}, not {probe.pooling}"

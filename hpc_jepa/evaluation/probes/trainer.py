@@ -9,7 +9,7 @@ import torch
 from einops import rearrange, reduce
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
+from torch.nn.functional import cross_entropy, mse_loss
 from torch.optim import Adam
 from torch.optim.lr_scheduler import CosineAnnealingLR
 
@@ -35,9 +35,11 @@ def train_probes(
     classes: int,
     settings: Sequence[ProbeHyperparameters],
     advance: Advance,
+    targets: Tensor | None = None,
 ) -> nn.Module:
     """Train one probe per setting with cross-entropy: tokens [B, N, D] -> logits [S, B, classes].
 
+    With ``targets`` [n], numbers of mean 0 and variance 1, with the squared error instead: outputs [S, B, 1].
     All probes see the same batches in the same order; the seed only sets the initialisation (and dropout).
     ``advance`` is called once per update.
     """
@@ -46,21 +48,36 @@ def train_probes(
     optimizer = _StackedAdamW(list(probes.parameters()), settings)
     batches = list(_batches(len(features), config))
     schedule = CosineAnnealingLR(optimizer.adam, len(batches)) if config.schedule == "cosine" else None
-    labels = torch.from_numpy(features.labels).to(device)
+    answers = (torch.from_numpy(features.labels) if targets is None else targets).to(device)
     with torch.random.fork_rng():
         torch.manual_seed(settings[0].seed)
         for epoch in batches:
             for rows in epoch:
                 logits = probes(standardiser(features.batch(rows, device)))
-                targets = labels[torch.from_numpy(rows).to(device)].repeat(len(settings))
+                expected = answers[torch.from_numpy(rows).to(device)].repeat(len(settings))
                 # Mean over clips, sum over probes: gradients of a probe do not depend on the others.
-                loss = cross_entropy(rearrange(logits, "s b c -> (s b) c"), targets) * len(settings)
+                loss = _loss(rearrange(logits, "s b c -> (s b) c"), expected) * len(settings)
                 torch.autograd.backward(loss)
                 optimizer.step()
                 advance()
             if schedule is not None:
                 schedule.step()
     return probes.eval()
+
+
+def _loss(outputs: Tensor, expected: Tensor) -> Tensor:
+    """Mean cross-entropy with classes, mean squared error with numbers."""
+    if expected.is_floating_point():
+        return mse_loss(outputs.squeeze(1), expected)
+    return cross_entropy(outputs, expected)
+
+
+@torch.inference_mode()
+def predict_numbers(probes: nn.Module, standardiser: Standardiser, features: FrozenFeatures) -> Tensor:
+    """Mean output of probes of a number over the clips of each sample [S, n], on the CPU."""
+    device = standardiser.mean.device
+    outputs = [probes(standardiser(features.batch(rows, device))).squeeze(-1).cpu() for rows in features.chunks()]
+    return reduce(torch.cat(outputs, dim=1), "s (v n) -> s n", "mean", v=features.clips)
 
 
 @torch.inference_mode()

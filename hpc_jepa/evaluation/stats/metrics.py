@@ -1,6 +1,8 @@
-"""Metrics of a classifier: mean scores of test clips, so that the statistics of accuracies hold for them."""
+"""Metrics of probes as mean scores of test clips, so that the statistics of accuracies hold for them."""
 
+import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,15 +15,19 @@ Scores = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric. ``factor``: printed value of a score of 1."""
+    """A metric. ``factor``: printed value of a score of 1. ``in_unit``: it has the unit of the target."""
 
     title: str
     factor: float = 100.0
+    higher_is_better: bool = True
+    in_unit: bool = False
 
 
 METRICS: dict[MetricName, Metric] = {
     "accuracy": Metric("accuracy"),
     "mean_class_accuracy": Metric("mean class accuracy"),
+    "mae": Metric("mean absolute error", 1.0, higher_is_better=False, in_unit=True),
+    "r2": Metric("R²", 1.0),
 }
 
 
@@ -68,20 +74,30 @@ def class_weights(labels: NDArray[np.int64]) -> Scores:
     return np.asarray(labels.size / counts.size / counts[numbers])
 
 
-def clip_scores(metric: MetricName, predicted: NDArray[np.int64], labels: NDArray[np.int64]) -> Scores:
+def clip_scores(metric: MetricName, predicted: NDArray[Any], labels: NDArray[Any]) -> Scores:
     """[n]: score of each clip, mean over the probe seeds; their mean is the metric. predicted: [S, n] or [n].
 
     A mean over classes is linearised: the score of a clip is the metric plus the weighted deviation of the clip from
     its class (as of one stratum, Cochran 1977, section 5.4), so that the variance of scores gives that of the metric.
+    Of numbers, ``labels`` are the targets, and the variance of the targets is taken as known.
     """
+    if metric == "mae":
+        return np.asarray(np.abs(predicted - labels).reshape(-1, labels.size).mean(axis=0))
+    if metric == "r2":
+        squares = np.square(predicted - labels).reshape(-1, labels.size).mean(axis=0)
+        return np.asarray(1 - squares / labels.var())
     right = np.asarray((np.atleast_2d(predicted) == labels).mean(axis=0))
     return right if metric == "accuracy" else _over_classes(right, labels)
 
 
-def scale_of(metric: MetricName, labels: NDArray[np.int64]) -> Scale:
+def scale_of(metric: MetricName, labels: NDArray[Any]) -> Scale:
     """The scale of the scores of clips with these labels."""
     if metric == "accuracy":
         return PROPORTION
+    if metric == "mae":
+        return Scale(0.0, math.inf, step=0.0)
+    if metric == "r2":
+        return Scale(-math.inf, 1.0, step=0.0)
     return Scale(step=float(np.sqrt(np.square(class_weights(labels)).mean())))
 
 

@@ -1,8 +1,7 @@
 """Probe task: accuracy of every probe of the protocol on the features of every encoder."""
 
-from dataclasses import asdict
+from typing import Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 from hpc_jepa.config.benchmark import FeatureProbeConfig, Pooling, TrainedProbeConfig, Weights
@@ -12,8 +11,8 @@ from hpc_jepa.evaluation.context import EvaluationContext
 from hpc_jepa.evaluation.extraction import ExtractedFeatures, TokenEncoder
 from hpc_jepa.evaluation.frozen_features import FrozenFeatures
 from hpc_jepa.evaluation.probes.fit import FittedProbe, ProbeData, fit_probe, split_validation, work_units
-from hpc_jepa.evaluation.record import Candidate, ProbeResult, TaskResult, accuracy_fields
-from hpc_jepa.evaluation.stats.metrics import class_metrics
+from hpc_jepa.evaluation.probes.regression import fit_regression
+from hpc_jepa.evaluation.record import Candidate, ProbeResult, TaskResult, class_fields, error_fields
 from hpc_jepa.evaluation.tasks.pooler_probe import evaluate_poolers
 
 FittedProbes = dict[tuple[Weights, str], FittedProbe]
@@ -46,8 +45,9 @@ def _evaluate_on_features(
             return
         for (name, probe), fitted in fit_all(context, configs, train).items():
             features = test[name, configs[probe].pooling]
-            predicted, labels = fitted.predict(features), features.per_sample(features.labels)
-            result.set_clips(labels, features.per_sample(features.samples), features.sample_clusters)
+            predicted = fitted.predict(features)
+            samples = features.per_sample(features.samples)
+            result.set_clips(features.sample_answers, samples, features.sample_clusters)
             result.add(_result(context, name, probe, fitted, predicted, features), predicted)
 
 
@@ -76,7 +76,8 @@ def fit_all(
             features, validation = split_validation(train[name, config.pooling], context.config.validation)
             data = ProbeData(features, validation, context.benchmark.classes, context.device)
             with context.progress(f"{probe} probe, {name}", work_units(data, config)) as advance:
-                fitted[name, probe] = fit_probe(data, config, context.config.probe_seeds, advance)
+                fit = fit_probe if context.benchmark.target is None else fit_regression
+                fitted[name, probe] = fit(data, config, context.config.probe_seeds, advance)
     return fitted
 
 
@@ -85,18 +86,17 @@ def _result(
     name: Weights,
     probe: str,
     fitted: FittedProbe,
-    predicted: NDArray[np.int64],
+    predicted: NDArray[Any],
     features: FrozenFeatures,
 ) -> ProbeResult:
-    config, labels = context.config.probes[probe], features.per_sample(features.labels)
+    config, answers = context.config.probes[probe], features.sample_answers
+    measured = error_fields if context.benchmark.target else class_fields
     return ProbeResult(
         weights=name,
         probe=probe,
         pooling=config.pooling,
         probe_seeds=context.config.probe_seeds if isinstance(config, TrainedProbeConfig) else (),
-        metric="top1",
         setting=fitted.setting,
         candidates=tuple(Candidate(setting=setting, validation=score) for setting, score in fitted.candidates),
-        **asdict(class_metrics(predicted, labels)),
-        **accuracy_fields(predicted == labels, features.sample_clusters),
+        **measured(predicted, answers, features.sample_clusters),
     )

@@ -103,7 +103,8 @@ class Recomputed:
         share = min(1.0, max(0.0, share))
         own = np.array([found[2] for found in parts.values()]) * len(self.seeds)
         variance, prior_df = prior(own, df)
-        shared = min(1.0, max(0.5, 1.2 * (df * share + 0.5) / (df + 1))) ** 2
+        floor = 0.5 - 0.2 / df**2 * max(0.0, 1 - 5 / count)
+        shared = min(1.0, max(floor, 1.2 * (df * share + 0.5) / (df + 1))) ** 2
         pooled_df = df / (shared + (1 - shared) / count)
         known = pooled_df - df
         added = known if math.isinf(prior_df) else prior_df * known / (prior_df + known)

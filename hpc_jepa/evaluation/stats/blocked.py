@@ -48,6 +48,12 @@ SHARED_CORRELATION = 0.5
 """Correlation of two comparisons with one reference if all variants vary alike; half of each variance is shared."""
 
 
+FLOOR_DROP = 0.2
+"""What few seeds of very many comparisons take off the least share of the reference, which is else that of equal
+variants: with it, intervals of two seeds of 28 variants covered 97 to 98 %. Fitted to simulations.
+"""
+
+
 @dataclass(frozen=True)
 class Comparison:
     """Difference of a variant to its reference, or a contrast: 95 % interval, p-value against zero, how it was found.
@@ -322,7 +328,7 @@ def _moderate(parts: Mapping[str, _Part], share: float) -> tuple[dict[str, _Part
 
     All comparisons contain the seeds of the same reference, so that even their pooled variance has few degrees of
     freedom: the reference's ``share`` of it has only those of one variant. The prior is worth no more than that. The
-    estimated share is drawn towards that of equal variants with the weight of one seed.
+    estimated share is drawn towards that of equal variants with the weight of one seed, and has a floor near it.
     """
     if len(parts) < FEWEST_TO_MODERATE:
         return dict(parts), math.inf
@@ -332,7 +338,8 @@ def _moderate(parts: Mapping[str, _Part], share: float) -> tuple[dict[str, _Part
     prior = fit_prior(variances, df)
     mean_df = float(df.mean())
     likely = (mean_df * share + SHARED_CORRELATION) / (mean_df + 1)
-    shared = min(1.0, max(SHARED_CORRELATION, SHARE_MARGIN * likely)) ** 2
+    floor = SHARED_CORRELATION - FLOOR_DROP / mean_df**2 * max(0.0, 1 - 5 / len(parts))
+    shared = min(1.0, max(floor, SHARE_MARGIN * likely)) ** 2
     pooled_df = mean_df / (shared + (1 - shared) / len(parts))
     limited = prior.limited(pooled_df - mean_df)
     moderated, _ = prior.moderate(variances, df)

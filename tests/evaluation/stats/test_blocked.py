@@ -73,7 +73,7 @@ def by_hand(scores, name, videos):
     means = np.array([gain.mean(axis=1) for gain in gains.values()])
     share = np.cov(means)[~np.eye(m, dtype=bool)].mean() / between.mean()
     likely = (nu * min(max(share, 0), 1) + 0.5) / (nu + 1)
-    shared = min(1, max(0.5, 1.2 * likely)) ** 2
+    shared = min(1, max(0.5 - 0.2 / nu**2 * max(0, 1 - 5 / m), 1.2 * likely)) ** 2
     pooled = nu / (shared + (1 - shared) / m) - nu
     mine = own.mean(axis=1).var(ddof=1)
     if excess <= 0:

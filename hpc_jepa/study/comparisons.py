@@ -1,7 +1,7 @@
 """Comparisons of a study: variants against the baseline on its deciding benchmarks, with scores from the records."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
@@ -15,9 +15,9 @@ from hpc_jepa.evaluation.stats.accuracy import PROPORTION, Scale
 from hpc_jepa.evaluation.stats.blocked import Comparison, SeedScores, compare_with_reference
 from hpc_jepa.evaluation.stats.metrics import METRICS, clip_scores, scale_of
 from hpc_jepa.study.grid import CellEvaluation, StudyCell, deciding_evaluations
+from hpc_jepa.study.row_names import RowNames, row_names
 from hpc_jepa.study.status import is_evaluated
 
-BASELINE = "baseline"
 WEIGHTS = "target"
 
 
@@ -67,11 +67,12 @@ class SeedResult:
 @dataclass(frozen=True)
 class StudyComparisons:
     """All comparisons of a study. ``evaluations``: of each deciding benchmark its deciding protocol, as in a report:
-    the first of PROTOCOLS that the study has. The first probe of it decides.
+    the first of PROTOCOLS that the study has. The first probe of it decides. ``names``: which variants are baselines.
     """
 
     cells: Sequence[StudyCell]
     evaluations: Mapping[str, CellEvaluation]
+    names: RowNames = field(default_factory=RowNames)
 
     @classmethod
     def of(cls, study: StudyConfig, cells: Sequence[StudyCell], decides: Sequence[str]) -> "StudyComparisons":
@@ -85,9 +86,11 @@ class StudyComparisons:
                 f"{study.study}: {numbers[0]} has a numeric target; looks and power are of accuracies, so set "
                 "sequential.decides to other benchmarks"
             )
-        found = cls(cells, {evaluation.benchmark.name: evaluation for evaluation in first})
+        found = cls(cells, {evaluation.benchmark.name: evaluation for evaluation in first}, row_names(study))
         if not found.questions:
-            raise InputError(f"{study.study}: nothing to compare: no variant beside {BASELINE}, or no evaluation")
+            raise InputError(
+                f"{study.study}: nothing to compare: no variant beside {found.names.baseline}, or no evaluation"
+            )
         return found
 
     @cached_property
@@ -100,22 +103,27 @@ class StudyComparisons:
 
     @cached_property
     def references(self) -> dict[Arm, Arm]:
-        """The baseline that each other arm is compared with: that of its semantics, else another of its regime.
+        """The baseline that each other arm is compared with, of the same settings of the axes and the same phase: that
+        of its semantics, else another of its regime.
 
         Raises InputError if there is none.
         """
         cells = {arm: next(iter(seeds.values())) for arm, seeds in self.arms.items()}
-        baselines = [arm for arm, cell in cells.items() if cell.config.variant == BASELINE and _is_plain(cell)]
+        targets = {arm: self.names.reference(cell.config.variant) for arm, cell in cells.items()}
+        baselines = [arm for arm, cell in cells.items() if targets[arm] is None and _is_plain(cell)]
         references = {}
         for arm, cell in cells.items():
             if arm in baselines:
                 continue
-            candidates = [other for other in baselines if other.regime == arm.regime]
+            target = targets[arm] or cell.config.variant
+            candidates = [
+                other for other in baselines if other.regime == arm.regime and cells[other].config.variant == target
+            ]
             same = [other for other in candidates if _preset(cells[other]) == _preset(cell)]
             if not candidates:
                 raise InputError(
-                    f"{arm}: its regime has no variant {BASELINE} to compare it with; add one (axes, phases and "
-                    "overrides are part of a name, so a run that has some is another variant)"
+                    f"{arm}: its regime has no variant {target} to compare it with; add one, or name another variant "
+                    "under baseline: (overrides without name: are part of a name)"
                 )
             references[arm] = (same or candidates)[0]
         return references

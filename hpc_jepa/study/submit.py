@@ -69,7 +69,8 @@ class MissingWork:
     """Tasks that one cell needs, and the id of its training job if that is in the queue already.
 
     ``parent_job``: training job in the queue of the run that this one begins after. ``follow``: a job beside the
-    training that evaluates its checkpoints.
+    training that evaluates its checkpoints; ``old_follower``: one in the queue that is still waiting for the training
+    before.
     """
 
     cell: StudyCell
@@ -78,6 +79,7 @@ class MissingWork:
     training_job: str | None
     parent_job: str | None = None
     follow: bool = False
+    old_follower: str | None = None
 
 
 @dataclass(frozen=True)
@@ -208,7 +210,9 @@ class _Batch:
                 self._array(self.submitted.evaluate, [evaluation_task(work.cell)], dependency)
 
     def _follow(self, work: MissingWork, training_job: str) -> SubmittedJob:
-        """A job that starts after the training and evaluates its checkpoints until it has ended."""
+        """A job that evaluates checkpoints from the start of the training to its end; it replaces an old one."""
+        if work.old_follower is not None:
+            scancel([work.old_follower])
         task = online_task(work.cell, follow=True)
         return self._array(self.submitted.follow, [task], f"after:{training_job}")[0]
 
@@ -303,6 +307,7 @@ def _missing_of(cell: StudyCell, queue: JobQueue) -> MissingWork:
         training_job=latest.job if latest and in_training else None,
         parent_job=_active_parent(cell, queue),
         follow=cell.online is not None and not trained and (train or not in_following),
+        old_follower=queue.latest[cell.folder, "follow"].job if train and in_following else None,
     )
 
 

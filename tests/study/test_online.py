@@ -77,6 +77,14 @@ def test_a_job_that_ended_early_is_submitted_again_beside_its_running_training(e
     assert submit(cells, tmp_path, queue_of(cells, "train", "evaluate", "follow")) == []
 
 
+def test_a_job_that_waits_for_a_killed_training_is_replaced_with_it(expand, tmp_path, monkeypatch):
+    cancelled = []
+    monkeypatch.setattr("hpc_jepa.study.submit.scancel", cancelled.extend)
+    cells = expand(seeds=[0])
+    arrays = submit(cells, tmp_path, queue_of(cells, "follow"))
+    assert [kind for _, kind, _ in arrays] == ["train", "follow", "evaluate"] and cancelled == ["7_follow"]
+
+
 def test_a_finished_run_is_evaluated_without_a_job_beside_it(expand, tmp_path):
     (cell,) = expand(seeds=[0])
     cell.folder.mkdir(parents=True)

@@ -48,7 +48,8 @@ def forest_plot(grid: ResultGrid, column: str) -> str:
         axes.set_ylim(-0.6, len(contrasts) - 0.4)
         metric = grid.metric(column)
         unit = "points" if metric == ACCURACY else metric.title
-        axes.set_xlabel(f"{unit} vs {grid.reference}{'' if metric.higher_is_better else ' (lower is better)'}")
+        reference = grid.reference if len(grid.references) < 2 else "baseline"
+        axes.set_xlabel(f"{unit} vs {reference}{'' if metric.higher_is_better else ' (lower is better)'}")
         axes.grid(axis="y", visible=False)
         axes.tick_params(axis="y", length=0)
 

@@ -41,6 +41,15 @@ class StepSeries:
         )
 
 
+def step_sentences(series: Sequence[StepSeries]) -> list[str]:
+    """The best checkpoint of each run and probe; those whose last one is the best are counted if they are several."""
+    last = [each for each in series if each.best is each.rows[-1]]
+    if len(last) < 2:
+        return [each.sentence for each in series]
+    counted = f"The last checkpoint is the best one of {len(last)} of {len(series)} runs and probes."
+    return [*(each.sentence for each in series if each.best is not each.rows[-1]), counted]
+
+
 def step_series(runs: Sequence[RunReport]) -> list[StepSeries]:
     """Series of all runs with records of chosen steps, by benchmark, protocol and probe."""
     return [

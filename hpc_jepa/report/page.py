@@ -10,6 +10,7 @@ from hpc_jepa.report import curves, factorial_plots, grid_plots, plots
 from hpc_jepa.report.audit import audit_lines
 from hpc_jepa.report.curves import Chart
 from hpc_jepa.report.export_tables import format_bound
+from hpc_jepa.report.over_steps import step_sentences
 from hpc_jepa.report.plots import StepMetric
 from hpc_jepa.report.report_data import ReportData
 from hpc_jepa.report.result_grid import ResultGrid
@@ -122,7 +123,7 @@ def _curves(data: ReportData, colours: dict[str, int]) -> list[ChartSection]:
     sections = [
         ChartSection(
             "Accuracy over steps",
-            " ".join([*(series.sentence for series in data.over_steps), BANDS]),
+            " ".join([*step_sentences(data.over_steps), BANDS]),
             drawn(curves.step_charts(data.over_steps)),
         ),
         ChartSection(

@@ -181,6 +181,19 @@ class ResultGrid:
         """Source and regime."""
         return f"{self.source}, regime {self.regime}"
 
+    @property
+    def references(self) -> tuple[str, ...]:
+        """Rows that others are compared with and that are compared with none: one per phase and point of the axes."""
+        contrasts = self.all_contrasts()
+        used = {contrast.reference for _, _, contrast in contrasts} | {self.reference}
+        compared = {row for row, _, _ in contrasts}
+        return tuple(row for row in self.rows if row in used - compared)
+
+    @property
+    def compared_with(self) -> str:
+        """What the differences of the grid are to, as text."""
+        return self.reference if len(self.references) < 2 else "the baseline of the same phase and settings"
+
     def cell(self, row: str, column: str) -> ResultCell | None:
         """The cell, None if it is missing."""
         return self.cells.get((row, column))

@@ -43,7 +43,7 @@ def note(grid: ResultGrid) -> str:
     ]
     if contrasts:
         units = " or ".join(dict.fromkeys(contrast.unit or "its own unit" for contrast in contrasts))
-        parts.append(f"Differences to {grid.reference} in {units} ({' or '.join(grid.tests())}).")
+        parts.append(f"Differences to {grid.compared_with} in {units} ({' or '.join(grid.tests())}).")
     if grid.looks:
         parts.append(
             f"A sequential study at {grid.looks}: gains and losses are those of its own rule, recorded in looks.json; "

@@ -18,6 +18,7 @@ from hpc_jepa.report.audit import Audit, audit_claims
 from hpc_jepa.report.claims import PUBLISHED_CLAIMS, read_claims
 from hpc_jepa.report.detectable import DetectableGain, detectable_gain
 from hpc_jepa.report.factorial import FactorialDesign
+from hpc_jepa.report.over_steps import step_sentences
 from hpc_jepa.report.page import render_page
 from hpc_jepa.report.predictions import check_comparable
 from hpc_jepa.report.published_results import read_published
@@ -84,7 +85,7 @@ def print_report(report: Report, console: SafeConsole) -> None:
     tables = [*(table.text() for table in data.tables), *export_tables.text_tables(data.grids, (), data.factorial)]
     for table in tables:
         console.print(export_tables.terminal_table(table), soft_wrap=True)
-    steps = [series.sentence for series in data.over_steps]
+    steps = step_sentences(data.over_steps)
     for title, lines in (("Findings", data.headlines), ("Accuracy over steps", steps), ("Missing", data.gaps)):
         if lines:
             console.print(f"\n{title}", style="bold")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from hpc_jepa.report.over_steps import StepSeries
+from hpc_jepa.report.over_steps import StepSeries, step_sentences
 from hpc_jepa.report.results import ResultRow
 
 COMMON = {"study": "s", "regime": "r", "variant": "v", "semantics": "corrected", "seed": 0, "weights": "target"}
@@ -28,3 +28,10 @@ def series(*accuracies, validation=None):
 def test_the_best_checkpoint_and_what_it_was_chosen_by(found, best, says, remark):
     assert found.best.steps == best
     assert says in found.sentence and ("too high" in found.sentence) == remark
+
+
+def test_runs_whose_last_checkpoint_is_the_best_are_counted():
+    early, last = series(60.0, 50.0), series(50.0, 60.0)
+    assert step_sentences([early, last]) == [early.sentence, last.sentence]
+    named, counted = step_sentences([last, early, last])
+    assert named == early.sentence and "2 of 3" in counted

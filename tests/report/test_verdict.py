@@ -242,3 +242,13 @@ def test_a_sweep_over_the_number_of_steps_has_a_row_for_each(tmp_path):
     compared = {row: contrast.reference for row, contrast in grid.contrasts(grid.columns[0]) if contrast.asked}
     assert compared == {f"hw.steps-{steps}": f"baseline.steps-{steps}" for steps in (400, 800)}
     assert not [line for line in data.gaps if "left out" in line]
+
+
+def test_each_row_that_others_are_compared_with_is_marked_as_a_reference(tmp_path):
+    facts = small_study(["baseline", "hw"], seeds=(0, 1), benchmarks=("ssv2",)).model_dump()
+    study = StudyConfig.model_validate({**facts, "axes": {"schedule.lr": [0.1, 0.2]}})
+    (grid,) = collect(SimulatedStudy(tmp_path / "axes", null).write(study)).grids
+    assert set(grid.references) == {"baseline.lr-0.1", "baseline.lr-0.2"} and grid.reference not in grid.compared_with
+    plain = small_study(["baseline", "hw", {"objective": "baseline", "semantics": "published"}], benchmarks=("ssv2",))
+    (grid,) = collect(SimulatedStudy(tmp_path / "plain", null).write(plain)).grids
+    assert (grid.references, grid.compared_with) == (("baseline",), "baseline")

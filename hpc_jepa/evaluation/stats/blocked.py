@@ -275,7 +275,9 @@ def _paired_parts(sums: Scores, dropped: Sequence[int], clips: _Clips) -> list[_
         ]
     residual = sums - over_seeds[:, None] - (means - values[:, None])[..., None] * clips.sizes
     interaction = np.square(residual).sum(axis=(1, 2)) * groups / clips.df / (seeds - 1) / seeds / clips.n**2
-    seed_variance = np.maximum(means.var(axis=1, ddof=1), _rounding(clips)) / seeds
+    spread, least = means.var(axis=1, ddof=1), _rounding(clips)
+    tied = np.maximum(interaction * seeds, least)  # equal to the last clip by chance: what the clips alone would vary
+    seed_variance = np.where(spread < least, tied, spread) / seeds
     df = seeds - 1
     columns = zip(values, dropped, means, seed_variance, clip_variance, interaction, strict=True)
     return [

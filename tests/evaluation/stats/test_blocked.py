@@ -317,6 +317,22 @@ def test_contrasts_that_mean_nothing_are_refused():
         estimate_contrast(scores, {"v1": 1, "v0": -1})
 
 
+def test_seeds_that_tie_to_the_last_clip_are_no_proof():
+    """Two seeds with the same difference, on other clips: the clips alone would let them vary."""
+    rng, n = np.random.default_rng(23), 200
+    base = {s: (rng.random(n) < 0.5).astype(float) for s in (0, 1)}
+    better = {}
+    for s, own in base.items():  # six clips more in both seeds: ten gained, four lost
+        better[s] = own.copy()
+        better[s][rng.choice(np.flatnonzero(own == 0), 10, replace=False)] = 1
+        better[s][rng.choice(np.flatnonzero(own == 1), 4, replace=False)] = 0
+    found = compare_with_reference({"v": better}, base)["v"]
+    assert found.value == pytest.approx(0.03)
+    by_clips = np.sqrt(14 / n**2 / 2)  # standard error of 14 changed clips, over two seeds
+    assert 0.5 * by_clips < found.standard_error < 2 * by_clips
+    assert 0.01 < found.p_value < 0.9 and found.low < 0 < found.high
+
+
 def test_scores_of_other_clips_are_refused():
     scores = study(np.random.default_rng(19), 3, 2)
     with pytest.raises(InputError):

@@ -67,9 +67,8 @@ def best_marks(run: RunDir, manifests: Sequence[CheckpointManifest]) -> dict[int
         ranked = _best(manifests, policy) if policy.keep_best else set()
         return {manifest.step: _metric_mark(manifest, policy) for manifest in manifests if manifest.step in ranked}
     results = step_results(run, best)
-    what = "validation" if results.validated else "test"
     return {
-        step: f"best: {100 * results.by_step[step]:.1f} % {what}" if step in results.by_step else "to be evaluated"
+        step: f"best: {results.text(step)}" if step in results.by_step else "to be evaluated"
         for step in kept_as_best(steps, results, best)
     }
 

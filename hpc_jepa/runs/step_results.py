@@ -15,10 +15,19 @@ LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class StepResults:
-    """Result of target weights by step, in [0, 1]. ``validated``: of validation clips, else of the test split."""
+    """Accuracy of target weights by step, in [0, 1], of a number R². ``validated``: of validation clips, else of the
+    test split.
+    """
 
     by_step: dict[int, float]
     validated: bool
+    is_r2: bool = False
+
+    def text(self, step: int) -> str:
+        """The result of a step, and of which clips it is."""
+        value = self.by_step[step]
+        shown = f"R² {value:.2f}" if self.is_r2 else f"{100 * value:.1f} %"
+        return f"{shown} {'validation' if self.validated else 'test'}"
 
     def best(self, count: int) -> list[int]:
         """The steps of the highest results, the best first; of equal ones the latest."""
@@ -53,10 +62,12 @@ def step_results(run: RunDir, best: BestEvaluated) -> StepResults:
 
 
 def _figures(results: dict[int, ResultSummary]) -> StepResults:
+    is_r2 = any(result.metric == "mae" for result in results.values())
     validations = {step: result.validation for step, result in results.items()}
     if None not in validations.values():
-        return StepResults({step: value for step, value in validations.items() if value is not None}, validated=True)
-    return StepResults({step: result.score or 0.0 for step, result in results.items()}, validated=False)
+        known = {step: value for step, value in validations.items() if value is not None}
+        return StepResults(known, validated=True, is_r2=is_r2)
+    return StepResults({step: result.score or 0.0 for step, result in results.items()}, validated=False, is_r2=is_r2)
 
 
 def kept_as_best(steps: Sequence[int], results: StepResults, best: BestEvaluated) -> set[int]:

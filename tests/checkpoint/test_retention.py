@@ -155,7 +155,7 @@ def test_validation_clips_decide_where_every_record_has_them(tmp_path, save):
     assert steps_in(tmp_path) == [1, 3]
     evaluated(tmp_path, 3, 0.6)
     results = step_results(RunDir(tmp_path), policy.best_evaluated)
-    assert (results.best(1), results.validated) == ([2], False)
+    assert (results.best(1), results.validated, results.text(2)) == ([2], False, "90.0 % test")
 
 
 def test_a_damaged_record_waits_and_does_not_stop_the_save(tmp_path, save, caplog):

@@ -1,10 +1,12 @@
 import itertools
 
 import numpy as np
+import pandas as pd
 import pytest
 from scipy.optimize import brentq
 from scipy.special import digamma, polygamma
 from scipy.stats import t, ttest_rel
+from statsmodels.regression.mixed_linear_model import MixedLM
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.weightstats import ttest_ind
 
@@ -305,6 +307,22 @@ def test_a_contrast_of_two_variants_agrees_with_their_difference_on_the_value():
     assert contrast.value == pytest.approx(compare(scores)["v1"].value)
     back = estimate_contrast(scores, {"v1": -1, "v0": 1})
     assert interval(back) == pytest.approx((-contrast.high, -contrast.low))
+
+
+def test_a_pooled_contrast_has_the_error_of_a_mixed_model_with_random_seeds():
+    """Runs without clip noise and with equal spreads: statsmodels' MixedLM by REML, random intercepts of the seeds."""
+    rng, names, seeds = np.random.default_rng(3), [f"v{v}" for v in range(6)], range(5)
+    block = rng.normal(0, 0.05, len(seeds))
+    runs = {name: {s: 0.5 + block[s] + rng.normal(0, 0.02) for s in seeds} for name in names}
+    found = estimate_contrast(
+        {name: {s: np.full(20_000, share) for s, share in own.items()} for name, own in runs.items()},
+        {"v3": 1, "v0": -1},
+    )
+    frame = pd.DataFrame([(name, s, 100 * share) for name, own in runs.items() for s, share in own.items()])
+    model = MixedLM.from_formula("share ~ name", frame.set_axis(["name", "seed", "share"], axis=1), groups="seed").fit()
+    assert 100 * found.value == pytest.approx(model.params["name[T.v3]"], abs=1e-4)
+    assert found.method == "blocked"
+    assert 100 * found.standard_error == pytest.approx(model.bse["name[T.v3]"], rel=0.01)
 
 
 def test_contrasts_that_mean_nothing_are_refused():

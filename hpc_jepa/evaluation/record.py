@@ -172,9 +172,11 @@ class ProbeResult(BaseResult):
     @model_validator(mode="after")
     def _shares_are_at_most_one(self) -> "ProbeResult":
         if self.metric == "top1":
+            shares = {name: getattr(self, name) for name in ("value", "low", "high")}
             scores = [candidate.validation or 0.0 for candidate in self.candidates]
-            if max(self.value, self.low, self.high) > 1 or min(scores, default=0.0) < 0:
-                raise ValueError("an accuracy outside [0, 1]")
+            shares["validation of a candidate"] = min(scores, default=0.0)
+            if wrong := next((name for name, share in shares.items() if not 0 <= share <= 1), None):
+                raise ValueError(f"{wrong} is {shares[wrong]}, an accuracy outside [0, 1]")
         return self
 
 

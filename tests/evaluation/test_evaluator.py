@@ -221,7 +221,7 @@ def test_a_damaged_record_is_refused_with_its_path(run_folder, benchmark):
     values = json.loads(content)
     values["results"][0]["value"] = 1.5
     path.write_text(json.dumps(values))
-    with pytest.raises(DataError, match=r"results\.0\.value"):
+    with pytest.raises(DataError, match=r"results\.0: .*value is 1\.5"):
         record.read_record(ProbeRecord, path)
     assert evaluate(run_folder, benchmark, "standard", ["target"], force=True)
 

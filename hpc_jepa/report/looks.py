@@ -102,14 +102,15 @@ def _decided_contrast(contrast: Contrast, found: RecordedDecision | None) -> Con
 
 def _sentences(name: str, looks: LooksFile) -> list[str]:
     rule, last = looks.rule, looks.looks[-1]
-    selects = " They select what is confirmed on fresh seeds." if rule.confirmation else ""
+    selects = " They select what is confirmed on fresh seeds, and are no marks in the tables."
+    if not rule.confirmation:
+        selects = " Gains and losses in the tables are these decisions."
     steps = "" if rule.prefix is None else f" after {rule.prefix:,} steps of each run,"
     missing = f" Cells that failed: {', '.join(last.missing)}." if last.missing else ""
     sentences = [
         f"{name} is a sequential study, after look {last.look} of {len(rule.looks)} (at {last.seeds} of at most "
         f"{rule.looks[-1]} seeds),{steps} its decisions are: {_decided(last.decisions, rule.margin)}. The family-wise "
-        f"error of these decisions is {rule.error:.0%} for all looks together; "
-        f"gains and losses in the tables are these decisions.{selects}{missing}"
+        f"error of these decisions is {rule.error:.0%} for all looks together.{selects}{missing}"
     ]
     if looks.confirmation is not None:
         fresh = looks.confirmation

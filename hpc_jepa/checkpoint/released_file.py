@@ -85,10 +85,10 @@ def take_parts(file: ReleasedFile, parts: Sequence[Part], shapes: Mapping[str, t
 
 
 def _fault(tensor: Tensor, shape: tuple[int, ...]) -> str:
-    """What is wrong with a tensor, empty if nothing is."""
+    """What is wrong with a tensor in float32, empty if nothing is."""
     if tuple(tensor.shape) != shape:
         return "of another shape"
-    return "" if torch.isfinite(tensor).all() else "not finite"
+    return "" if torch.isfinite(tensor.float()).all() else "not finite"
 
 
 def require_none(faults: Mapping[str, Iterable[str]], place: str) -> None:

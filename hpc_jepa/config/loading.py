@@ -164,7 +164,8 @@ def _parse_override(text: str) -> tuple[dict[str, Any], Locations]:
         raise InputError(f"{text[:LONGEST_LOCATION]}: the value cannot be read as YAML: {problem}") from error
     for part in reversed(path):
         nested = {part: nested}
-    return _expand(nested), Locations({path: f"override {text}"})
+    values, location = _expand(nested), f"override {text}"
+    return values, Locations(dict.fromkeys((path, *_leaves(values)), location))
 
 
 def _expand(values: dict[str, Any]) -> dict[str, Any]:
@@ -229,12 +230,12 @@ def _causes(errors: Sequence[ErrorDetails]) -> list[ErrorDetails]:
 def _overrides_named(locations: Locations, path: KeyPath, message: str) -> str:
     """Overrides of keys below ``path`` that the message about several keys of a section names; else empty."""
     below = {
-        location: ".".join(key[len(path) :])
+        ".".join(key[len(path) :]): location
         for key, location in locations.items()
         if location.startswith("override ") and len(key) > len(path) and key[: len(path)] == path
     }
-    named = [location for location, key in below.items() if re.search(rf"(?<![\w.]){re.escape(key)}\b", message)]
-    return f"{', '.join(named)}: " if named else ""
+    named = {key: location for key, location in below.items() if re.search(rf"(?<![\w.]){re.escape(key)}\b", message)}
+    return f"{', '.join(dict.fromkeys(named.values()))}: " if named else ""
 
 
 def _key_path(values: Any, loc: Sequence[int | str]) -> KeyPath:

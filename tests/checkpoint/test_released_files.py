@@ -140,6 +140,9 @@ def test_a_wrong_hash_and_missing_networks_are_refused(begin, content, tmp_path)
         begin({name: x for name, x in content.items() if name != "target_encoder"})
     with pytest.raises(CheckpointError, match=r"predictor is not a state dict"):
         begin({**content, "predictor": [1]})
+    too_large = {"module.backbone.predictor_proj.bias": torch.full((32,), 1e300, dtype=torch.float64)}
+    with pytest.raises(CheckpointError, match=r"not finite .*predictor_proj\.bias"):  # in float32
+        begin({**content, "predictor": {**content["predictor"], **too_large}})
     with pytest.raises(InputError, match=r"gone\.pt"):
         begin(content, file=str(tmp_path / "gone.pt"))
 

@@ -1,5 +1,6 @@
 """Configuration files: the location of every error, renamed keys, and layers."""
 
+import re
 from contextlib import nullcontext
 from pathlib import Path
 from typing import get_args
@@ -94,6 +95,13 @@ def test_an_error_names_the_layer_that_set_the_key_last(write):
         validate_objectives(load_config(*layers))
     with pytest.raises(InputError, match=r"^override objectives=\[ld, y\]: "):
         validate_objectives(load_config(*layers, overrides=["objectives=[ld, y]"]))
+
+
+def test_an_error_in_a_mapping_of_an_override_names_the_override(write):
+    layer = write("run.yaml", BASE + "schedule: {phases: {lr: 1.0e-3}}\n")
+    override = "schedule.phases={lr: [{initial: 1.0e-3, final: 0, start: 90%, end: 10%}]}"
+    with pytest.raises(InputError, match=rf"^override {re.escape(override)}: schedule\.phases\.lr\.0\.end: "):
+        load_config(layer, overrides=[override])
 
 
 def test_equal_values_from_different_files_are_equal_configurations(write):

@@ -6,6 +6,7 @@ import threading
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 
@@ -16,6 +17,7 @@ from hpc_jepa.data.shards import verify
 from hpc_jepa.data.storage import LocalStorage, ScratchCache
 from hpc_jepa.devices import thread_pool
 from hpc_jepa.errors import HpcJepaError
+from hpc_jepa.evaluation.probes.pooler_trainer import PoolerSource
 from hpc_jepa.runs import lease as leases
 from hpc_jepa.runs.lease import Lease, hold_lease
 from hpc_jepa.runs.run_dir import RunDir
@@ -36,6 +38,7 @@ TESTED_BY = {
     "data/storage.py": "test_an_error_of_the_copier_is_raised_by_the_next_read",
     "data/torchcodec_pipeline.py": "test_a_pool_raises_what_its_tasks_raise",
     "devices.py": "test_a_pool_raises_what_its_tasks_raise",
+    "evaluation/probes/pooler_trainer.py": "test_an_error_in_a_decoding_thread_of_a_pooler",
     "runs/lease.py": "test_heartbeats_that_end_stop_the_run",
     "study/local.py": "test_an_error_in_a_thread_of_a_study",
     "training/batches.py": "test_an_error_in_a_thread_of_a_run",
@@ -68,6 +71,12 @@ def test_an_error_in_a_thread_of_a_run(place, calls, regime, start, state_of):
     stopped = start("train", path, raises=(place, calls))
     assert stopped.wait() != 0 and state_of(run) == "failed", stopped.text
     assert "planted" in json.loads((run / "state.json").read_text())["error"]
+
+
+def test_an_error_in_a_decoding_thread_of_a_pooler():
+    source = PoolerSource(clips=None, encode=None, limit=2, threads=2)
+    with source.groups(planted, [np.arange(3)]) as group, pytest.raises(RuntimeError, match="planted"):
+        group(0)
 
 
 def test_an_error_in_a_decoding_thread_of_an_evaluation(regime, benchmark, start, finish):

@@ -105,6 +105,12 @@ ROWS = (
         f"{FILES}::test_tensorboard_events_are_optional",
     ),
     Row(
+        "A tracker that raises, is killed, hangs or cannot write",
+        "One warning; the run goes on, `metrics.jsonl` has everything, the next start sends what is missing.",
+        "real processes",
+        "trackers/test_processes.py::test_a_tracker_that_fails_is_disabled_with_one_warning",
+    ),
+    Row(
         "Full disk during `report`",
         "Exit code 1; the old report is unchanged.",
         SHIM,

@@ -167,7 +167,7 @@ def test_the_thread_that_watches_the_parent_ends_the_worker_whatever_happens(mon
 
 def test_an_error_in_a_thread_of_a_study(monkeypatch):
     monkeypatch.setattr(local, "TaskRunner", planted)
-    monkeypatch.setattr(local, "cell_tasks", lambda cell: iter(["task"]))
+    monkeypatch.setattr(local, "cell_tasks", lambda cell: iter([SimpleNamespace(kind="train")]))
     monkeypatch.setattr(local, "status_or_damaged", lambda cell: None)
     monkeypatch.setattr(local, "_running_status", lambda task, status: status)
     with pytest.raises(RuntimeError, match="planted"):

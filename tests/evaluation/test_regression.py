@@ -93,7 +93,15 @@ def test_a_record_has_the_errors_of_its_predictions(shards, run_folder):
 
 @pytest.mark.parametrize(
     ("level", "problem"),
-    [("n/a", "'n/a'"), ("nan", "'nan'"), ("inf", "'inf'"), ("", "empty"), ("1,5", "columns"), ("0x10", "'0x10'")],
+    [
+        ("n/a", "'n/a'"),
+        ("nan", "'nan'"),
+        ("inf", "'inf'"),
+        ("", "empty"),
+        ("1,5", "columns"),
+        ("0x10", "'0x10'"),
+        ("1_0", "'1_0'"),
+    ],
 )
 def test_a_cell_without_a_number_is_refused_with_its_line(tmp_path, level, problem):
     write_table(tmp_path, lambda number: level if number == 3 else str(number))

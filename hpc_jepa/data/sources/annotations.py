@@ -107,7 +107,7 @@ def read_numbered_csv(path: Path, *columns: str) -> Iterator[tuple[int, dict[str
 def parse_number(path: Path, line: int, column: str, text: str) -> float:
     """A number in a cell of a table. Raises InputError with file, line and column if it is not a finite one."""
     try:
-        number = float(text)
+        number = math.nan if "_" in text else float(text)  # Python reads 1_0 as 10
     except ValueError:
         number = math.nan
     if not math.isfinite(number):

@@ -300,7 +300,10 @@ def checkpoint_check(
     arguments: Annotated[
         list[str] | None, typer.Argument(metavar="CONFIG|KEY=VALUE", help="As in 'hpc-jepa train'; none: only SHA-256.")
     ] = None,
-    parts: Annotated[str, typer.Option(help="Networks to load from it, separated by commas.")] = ",".join(PARTS),
+    parts: Annotated[
+        str | None,
+        typer.Option(help="Networks to load from it, separated by commas; by default init.parts of this file, or all."),
+    ] = None,
     forward: Annotated[bool, typer.Option("--forward", help="Also compute one masked pass on random clips.")] = False,
     as_json: AsJson = False,
 ) -> None:
@@ -316,9 +319,9 @@ def checkpoint_check(
     if forward and not arguments:
         raise InputError("--forward: name the configuration of the run, as in 'hpc-jepa train'")
     config = read_config(RunConfig, *split_overrides(arguments)) if arguments else None
-    chosen = _parts(parts)
-    expected = config.init.sha256 if config and config.init and config.init.file == path else None
-    file = open_released(path, expected)
+    init = config.init if config and config.init and config.init.file == path else None
+    chosen = _parts(parts) if parts is not None else init.parts if init else PARTS
+    file = open_released(path, init.sha256 if init else None)
     if config is None:
         if as_json:
             typer.echo(json.dumps({"sha256": file.sha256, "keys": list(file.content)}))

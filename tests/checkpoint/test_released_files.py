@@ -176,5 +176,8 @@ def test_a_file_that_does_not_fit_is_named(configure, content, model, tmp_path):
     assert refused.exit_code == CheckpointError.exit_code
     assert "predictor.predictor_embed.0.weight" in "".join(refused.output.split())
     assert _check(file, layer, "--parts", "encoder,target").exit_code == 0
+    init = f"init={{file: {file}, sha256: {hashlib.sha256(file.read_bytes()).hexdigest()}, parts: [encoder, target]}}"
+    assert _check(file, layer, init).exit_code == 0
+    assert _check(file, layer, init, "--parts", "predictor").exit_code == CheckpointError.exit_code
     assert _check(file, "--forward").exit_code == InputError.exit_code
     assert _check(file, layer, "--parts", "encoders").exit_code == InputError.exit_code

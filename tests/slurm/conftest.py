@@ -47,6 +47,14 @@ class Cluster:
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 
+    def has_saved_jobs(self, submissions):
+        """Whether the controller has saved its jobs to disk since ``submissions``, a file, was written last.
+
+        It saves changed jobs every five seconds, and has lost the later ones if it is killed.
+        """
+        saved = self.configuration.parents[1] / "state" / "job_state"
+        return saved.stat().st_mtime > submissions.stat().st_mtime + 1
+
     def node_of(self, job, restarts=0):
         """The node that a job runs on after ``restarts`` restarts."""
 

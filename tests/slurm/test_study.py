@@ -41,8 +41,8 @@ def test_36_cells_are_submitted_in_less_than_five_seconds_and_cancelled(cluster,
 def test_a_study_is_trained_evaluated_and_reported_although_the_controller_dies(cluster, evaluated_grid, eventually):
     study = evaluated_grid(*VARIANTS, regimes=REGIMES, max_concurrent_jobs=2)
     study.call("submit")
-    # A controller that dies loses the last seconds of its state; the submission must be older.
     eventually(lambda: any(study.run(f"{regime}/baseline").is_done() for regime in REGIMES))
+    eventually(lambda: cluster.has_saved_jobs(study.folder / "runs/demo/jobs.jsonl"))
     cluster.control("kill-controller")
     assert study.states() & {"trained", "running"}  # from the files of the runs
     cluster.control("start-controller")

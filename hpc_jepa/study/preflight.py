@@ -1,4 +1,4 @@
-"""Preflight checks of a study: configuration, run folders, shards, batch size and GPU memory of the cluster."""
+"""Preflight checks of a study: configuration, trackers, run folders, shards, batch size and memory of the GPUs."""
 
 from collections.abc import Iterable, Sequence
 from functools import cache
@@ -19,6 +19,7 @@ from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.study.gpu_memory import GIB, memory_plan, poolers_bytes
 from hpc_jepa.study.grid import StudyCell
 from hpc_jepa.study.status import status_or_damaged
+from hpc_jepa.trackers.clients import require_trackers
 
 
 def preflight_errors(cells: Iterable[StudyCell], cluster: ClusterConfig | None = None) -> dict[Path, str]:
@@ -62,6 +63,7 @@ def _phase_error(cell: StudyCell, before: StudyCell, reason: str | None) -> str 
 def _cell_error(cell: StudyCell, cluster: ClusterConfig | None) -> str | None:
     try:
         validate_objectives(cell.config)
+        require_trackers(cell.config.monitor)
         for evaluation in cell.evaluations:
             validate_probes(evaluation.benchmark, evaluation.protocol)
         _check_best(cell)

@@ -21,6 +21,7 @@ from hpc_jepa.study.local import LocalJobs
 from hpc_jepa.study.preflight import preflight_errors
 from hpc_jepa.study.status import cell_status
 from hpc_jepa.study.submit import _Batch, missing_work
+from hpc_jepa.trackers import clients
 
 ARMS = [{"objective": "baseline", "name": "scratch"}, {"objective": "baseline", "name": "slow"}]
 PHASES = [
@@ -139,6 +140,12 @@ def test_on_slurm_a_phase_of_a_finished_run_waits_for_nothing(expand, tmp_path):
         (["slow.cooldown"], "train", "afterok:100_2"),
         (["slow.cooldown"], "train", "afterok:100_3"),
     ]
+
+
+def test_a_tracker_without_its_package_is_refused_in_the_plan(expand, monkeypatch):
+    monkeypatch.setattr(clients, "find_spec", lambda name: None)
+    refused = preflight_errors(expand(phases=[{**PHASES[0], "overrides": ["monitor.trackers=[mlflow]"]}]))
+    assert refused and all("hpc_jepa[mlflow]" in reason for reason in refused.values())
 
 
 def test_a_phase_that_cannot_begin_is_refused_in_the_plan(expand):

@@ -7,10 +7,10 @@ import pytest
 from packaging.requirements import Requirement
 
 ROOT = Path(__file__).parents[2]
-SETUP = """
+SETUP = f"""
 from setuptools import setup
-names = ["quickstart", "slurm", "remote", "encoders", "text", "docs", "test", "cuda13", "cpu"]
-setup(name="few", version="1", install_requires=["torch"], extras_require={name: [] for name in names})
+names = {[*check_install.COMMON_EXTRAS, "cuda13", "cpu"]}
+setup(name="few", version="1", install_requires=["torch"], extras_require={{name: [] for name in names}})
 """
 
 

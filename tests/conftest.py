@@ -15,7 +15,6 @@ from hpc_jepa.data.shards.builder import build_shards, make_recipe
 from hpc_jepa.data.sources import motion8
 from tests import waiting
 
-
 settings.register_profile("any load", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any load")  # a busy machine is no fault
 

@@ -82,8 +82,7 @@ def train(config: RunConfig, on_log: OnLog, profile: bool = False, until: int | 
 def train_step(run: TrainingRun, step: int) -> None:
     """One training step, without a host-device sync: logged metrics are copied asynchronously and written later.
 
-    At stage 3 DeepSpeed itself waits for the device, to check the gradient norm among other things; see
-    docs/decisions/deepspeed.md.
+    At stage 3 DeepSpeed itself waits for the device, for the gradient norm and others (docs/decisions/deepspeed.md).
     """
     config, metrics = run.config, run.metrics
     batch = run.batches.get(step)
@@ -103,8 +102,7 @@ def train_step(run: TrainingRun, step: int) -> None:
         health = None if target_sample is None else target_health(target_sample)
         scalars = {"loss": loss, "gradient_norm": norm, **scale_metrics(run.engine), **terms}
         skipped, waited = run.guard.pop_counts(), run.batches.wait_seconds
-        passes = run.batches.passes(step + 1)
-        metrics.log(step, scalars, coefficients, schedule_values, health, skipped, waited, passes)
+        metrics.log(step, scalars, coefficients, schedule_values, health, skipped, waited, run.batches.passes(step + 1))
     begins = step == run.first_step and not run.run_dir.preview_file.is_file()
     if (step == 0 or begins) and is_main():
         write_preview(run.run_dir.preview_file, clip_preview(config, batch.clips, batch.masks[0]))
@@ -116,8 +114,7 @@ def train_step(run: TrainingRun, step: int) -> None:
 def save_checkpoint(run: TrainingRun, done: int, last: int) -> None:
     """Start writing a checkpoint after ``done`` steps of ``last``.
 
-    Not while steps are being skipped: the checkpoint would replace the last good one. Raises HpcJepaError if the run
-    ends that way.
+    Not while steps are skipped: it would replace the last good one. Raises HpcJepaError if the run ends that way.
     """
     run.metrics.flush_to_disk()
     if skipped := run.guard.consecutive():

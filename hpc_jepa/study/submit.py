@@ -185,6 +185,7 @@ class _Batch:
         self._job_log = job_log
 
     def submit(self, missing: Sequence[MissingWork]) -> None:
+        """Submit trainings in chunks of one array each, and the evaluations that wait for them or can start now."""
         for chunk, after in self._trainings([work for work in missing if work.train]):
             trained = self._array(self.submitted.train, [training_task(work.cell) for work in chunk], after)
             if chunk[0].follow:

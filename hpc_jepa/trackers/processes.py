@@ -63,7 +63,7 @@ class TrackerProcesses:
         return checked
 
     def close(self, end: str = "") -> None:
-        """Let all trackers finish, for at most ``wait`` seconds; ``end``: what they are told of the end of the run."""
+        """Let all trackers finish, for at most ``wait`` seconds; ``end``: how the run ended."""
         for process in self._running.values():
             if process.stdin is not None:
                 with suppress(OSError):  # it has ended

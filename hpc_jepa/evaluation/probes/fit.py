@@ -115,7 +115,7 @@ def fit_probe(data: ProbeData, config: FeatureProbeConfig, seeds: Sequence[int],
     if isinstance(config, TrainedProbeConfig):
         return _fit_trained(data, config, seeds, advance)
     if isinstance(config, RidgeProbeConfig):
-        raise NotImplementedError("ridge predicts a number")  # refused with the configuration
+        raise TypeError("ridge predicts a number")  # refused with the configuration
     predictors = _fit_logistic(data, config) if isinstance(config, LogisticProbeConfig) else _fit_knn(data, config)
     advance()
     scores = [_validation_accuracy(predict, data.validation) for predict in predictors]

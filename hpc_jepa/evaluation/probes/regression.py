@@ -43,7 +43,7 @@ def fit_regression(data: ProbeData, config: FeatureProbeConfig, seeds: Sequence[
         best = int(np.argmax(scores))
         predict = each[best].predict
     else:
-        raise NotImplementedError(f"{config.kind} predicts classes")  # refused with the configuration
+        raise TypeError(f"{config.kind} predicts classes")  # refused with the configuration
     candidates = tuple(zip(config.settings, scores, strict=True)) if data.validation is not None else ()
     return FittedProbe(predict, config.settings[best], candidates)
 

@@ -281,6 +281,7 @@ def grid(cluster, tiny_regime, tmp_path, monkeypatch):
         evaluations=(),
         regimes=("tiny",),
         sequential=None,
+        confirmation=None,
         phases=(),
         **profile,
     ):
@@ -293,6 +294,7 @@ def grid(cluster, tiny_regime, tmp_path, monkeypatch):
             "seeds": list(seeds),
             "evaluations": list(evaluations),
             "sequential": sequential,
+            "confirmation": confirmation,
             "phases": list(phases),
         }
         write(tmp_path / "study.yaml", study)

@@ -109,6 +109,17 @@ def test_a_sequential_study_goes_on_by_itself_and_by_hand_when_the_job_of_a_look
     assert (len(jobs("train")), len(jobs("evaluate")), len(jobs("look"))) == (6, 6, 2)
 
 
+def test_a_look_at_a_prefix_submits_the_fresh_seeds_that_decide(evaluated_grid, eventually):
+    rule = {"looks": [2], "futility": 0, "prefix": 2}  # stops no variant
+    study = evaluated_grid(*VARIANTS, seeds=(0, 1), sequential=rule, confirmation={"seeds": [5, 6]})
+    study.call("submit")
+    steps = {(variant, seed): 4 if seed >= 5 else 2 for variant in VARIANTS for seed in (0, 1, 5, 6)}
+    runs = {cell: study.run(f"tiny/{cell[0]}", cell[1]) for cell in steps}
+    eventually(lambda: all(runs[cell].is_done() for cell, count in steps.items() if count == 4))
+    eventually(study.done)
+    assert {cell: run.steps() for cell, run in runs.items()} == steps
+
+
 def test_a_phase_waits_for_the_one_before_and_begins_with_its_last_checkpoint(grid, eventually):
     phases = [{"name": "main"}, {"name": "cooldown", "after": "main", "overrides": ["schedule.steps=2"]}]
     study = grid(*VARIANTS, phases=phases)

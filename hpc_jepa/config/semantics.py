@@ -115,6 +115,12 @@ def preset_of(name: str) -> str:
     return name.partition(",")[0]
 
 
+def row_label(variant: str, semantics: str) -> str:
+    """The name of a row in tables: the variant, with its ``semantics_name`` unless it is corrected."""
+    shown = semantics.removeprefix("corrected").removeprefix(", ")
+    return f"{variant} ({shown})" if shown else variant
+
+
 def switch_text(value: bool | str) -> str:
     """The value of a switch as in YAML."""
     return str(value).lower() if isinstance(value, bool) else value

@@ -10,10 +10,11 @@ from typing import Annotated, Any, Literal
 import yaml
 from pydantic import AfterValidator, Field, field_serializer, field_validator, model_validator
 
+from hpc_jepa.config.about import AboutConfig, ContrastConfig, OutcomeConfig
 from hpc_jepa.config.benchmark import MetricName, ProtocolName
-from hpc_jepa.config.semantics import VariantSemantics
+from hpc_jepa.config.semantics import VariantSemantics, row_label, semantics_name
 from hpc_jepa.config.strict import RootConfig, SettingError, Strict
-from hpc_jepa.config.sweep import override_text, value_name
+from hpc_jepa.config.sweep import override_text, settings_name, value_name
 from hpc_jepa.config.yaml_reader import parse_value
 
 
@@ -104,6 +105,23 @@ class VariantConfig(Strict):
     @field_serializer("semantics")
     def _as_written(self, semantics: VariantSemantics) -> str | dict[str, Any]:
         return semantics.written
+
+    @property
+    def stem(self) -> str:
+        """The name without settings."""
+        return self.name or Path(self.objective).stem
+
+    @property
+    def row(self) -> str:
+        """The row of its runs in tables: with settings, and with its semantics unless they are the corrected ones."""
+        name = self.stem
+        if self.name is None and self.overrides:
+            pairs = (override.partition("=") for override in self.overrides)
+            try:
+                name = settings_name(name, {key: parse_value(text) for key, _, text in pairs})
+            except yaml.YAMLError:  # refused with its reason when the cells are made
+                return name
+        return row_label(name, semantics_name(self.semantics.preset, self.semantics.switches))
 
 
 class RunPhase(Strict):
@@ -202,7 +220,9 @@ class StudyConfig(RootConfig):
     """Every combination of regime, variant and seed is one run."""
 
     study: str = Field(pattern=r"^\w[\w.-]*$")
-    about: str = Field("", description="question and limits of the study, printed at the top of its report")
+    about: AboutConfig = Field(
+        AboutConfig(), description="question and limits of the study as text, or with what answers it; see AboutConfig"
+    )
     regimes: tuple[str, ...] = Field(min_length=1, description="names of configs/regime/")
     variants: tuple[VariantConfig, ...] = Field(min_length=1)
     seeds: Seeds = Field((239,), min_length=1)
@@ -279,10 +299,25 @@ class StudyConfig(RootConfig):
 
     @model_validator(mode="after")
     def _baseline_is_a_variant(self) -> "StudyConfig":
-        names = [variant.name or Path(variant.objective).stem for variant in self.variants]
+        names = [variant.stem for variant in self.variants]
         if self.baseline is not None and self.baseline not in names:
             raise SettingError(("baseline",), f"'{self.baseline}' is no variant; they are {', '.join(names)}")
         return self
+
+    @field_serializer("about")
+    def _about_as_written(self, about: AboutConfig) -> str | dict[str, Any]:
+        return about.written
+
+    @model_validator(mode="after")
+    def _can_answer(self) -> "StudyConfig":
+        if self.about.outcome is not None and self.about.contrast is not None:
+            _check_question(self, self.about.outcome, self.about.contrast)
+        return self
+
+    @property
+    def description(self) -> str:
+        """Question and limits of the study as text."""
+        return self.about.question
 
     @property
     def run_seeds(self) -> tuple[int, ...]:
@@ -306,6 +341,31 @@ class StudyConfig(RootConfig):
                 message = f"seeds: lists {', '.join(map(str, known))} too; a confirmation needs fresh seeds"
                 raise SettingError(("confirmation", "seeds"), message)
         return self
+
+
+def _check_question(study: StudyConfig, outcome: OutcomeConfig, contrast: ContrastConfig) -> None:
+    """Raise SettingError if the study has no runs or results to answer its question with."""
+    names = [evaluation.benchmark for evaluation in study.evaluations]
+    if not names:
+        raise SettingError(("about", "outcome"), "needs evaluations:, whose results answer it")
+    if unknown := [name for name in outcome.benchmarks if name not in names]:
+        listed = ", ".join(dict.fromkeys(names))
+        message = f"{unknown[0]} is not in evaluations, which has {listed}; add it there, or remove it here"
+        raise SettingError(("about", "outcome", "benchmarks"), message)
+    here = ("about", "contrast")
+    if study.sequential is not None:
+        raise SettingError(here, "not together with sequential:, which decides by its own rule; remove one of them")
+    if study.axes and contrast.variants:
+        raise SettingError(here, "not together with axes:, where a variant has several rows; ask for baseline: true")
+    rows = [variant.row for variant in study.variants]
+    try:
+        contrast.refuse_unknown(list(dict.fromkeys(rows)))
+    except SettingError as error:
+        raise SettingError((*here, *error.keys), str(error)) from None
+    baseline = study.baseline or "baseline"
+    if contrast.baseline and baseline not in [variant.stem for variant in study.variants]:
+        message = f"the study has no variant {baseline}; add it to variants, or name another one under baseline:"
+        raise SettingError((*here, "baseline"), message)
 
 
 def _check_looks(study: StudyConfig, rule: SequentialConfig) -> None:

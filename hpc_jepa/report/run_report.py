@@ -106,14 +106,14 @@ def run_label(config: RunConfig) -> str:
 
 
 def study_descriptions(runs: Sequence[RunReport]) -> list[str]:
-    """``about`` of each study that has a sound ``study.yaml``."""
+    """Description of each study that has a sound ``study.yaml``."""
     files = dict.fromkeys(run.dir.study.config_file for run in runs)
     return [about for path in files if path.is_file() and (about := _about(path))]
 
 
 def _about(path: Path) -> str:
     try:
-        return read_config(StudyConfig, [path]).about
+        return read_config(StudyConfig, [path]).description
     except InputError:  # a report on the whole study names it among the gaps
         return ""
 

@@ -66,7 +66,12 @@ def study_plan(
     forecast, errors = forecast_study(cells, site, step_seconds), preflight_errors(cells, site)
     if as_json:
         rows = [
-            {"folder": str(cell.folder), "arguments": cell.arguments, "error": errors.get(cell.folder)}
+            {
+                "folder": str(cell.folder),
+                "arguments": cell.arguments,
+                "error": errors.get(cell.folder),
+                "evaluations": [each.facts for each in cell.evaluations],
+            }
             for cell in cells
         ]
         typer.echo(json.dumps({"cells": rows, "forecast": asdict(forecast)}))
@@ -245,7 +250,10 @@ def study_status(
     cells, folder = _cells(study, runs), _folder(study, runs)
     if as_json:
         view = status.read_study_status(cells, folder)
-        rows = [{"folder": cell.folder, **asdict(status)} for cell, status in zip(cells, view.statuses, strict=True)]
+        rows = [
+            {"folder": cell.folder, **asdict(found), "evaluations": status.evaluations_as_json(cell)}
+            for cell, found in zip(cells, view.statuses, strict=True)
+        ]
         typer.echo(json.dumps(rows, default=str))
         if view.warning:
             CONSOLE.print(f"warning: {view.warning}", highlight=False)

@@ -47,10 +47,11 @@ def _variants(cells: Sequence[StudyCell]) -> Table:
 
 
 def _benchmarks(cell: StudyCell) -> str:
-    """Benchmarks and protocols; all cells of a study share them."""
+    """Benchmarks, protocols and tasks; all cells of a study share them."""
     protocols: dict[str, list[str]] = {}
     for each in cell.evaluations:
-        protocols.setdefault(each.benchmark.name, []).append(each.protocol)
+        task = "" if each.task == "probe" else f" {each.task}"
+        protocols.setdefault(each.benchmark.name, []).append(f"{each.protocol}{task}")
     return ", ".join(f"{name} ({', '.join(used)})" for name, used in protocols.items()) or "nothing"
 
 

@@ -5,13 +5,13 @@ from collections import Counter
 from collections.abc import Iterable
 from math import prod
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import AfterValidator, Field, field_serializer, field_validator, model_validator
 
 from hpc_jepa.config.about import AboutConfig, ContrastConfig, OutcomeConfig
-from hpc_jepa.config.benchmark import MetricName, ProtocolName
+from hpc_jepa.config.benchmark import MetricName, ProtocolName, Task
 from hpc_jepa.config.semantics import VariantSemantics, row_label, semantics_name
 from hpc_jepa.config.strict import RootConfig, SettingError, Strict
 from hpc_jepa.config.sweep import override_text, settings_name, value_name
@@ -155,7 +155,17 @@ class EvaluationConfig(Strict):
     """A benchmark of ``configs/benchmark/`` and the weights to evaluate on it."""
 
     benchmark: str
+    task: Task = Field(
+        "probe",
+        description="probe: all labels; few_shot, robustness, text: see docs/evaluations.md",
+        exclude_if=lambda value: value == "probe",
+    )
     protocols: tuple[ProtocolName, ...] = ("standard",)
+    overrides: tuple[str, ...] = Field(
+        (),
+        description="key.sub=value of the protocols, for example few_shot.draws=5",
+        exclude_if=lambda value: not value,
+    )
     weights: tuple[Literal["target", "student", "random_init"], ...] = ("target", "student", "random_init")
     every: int | None = Field(
         None,
@@ -168,6 +178,28 @@ class EvaluationConfig(Strict):
     online: bool = Field(
         False, description="evaluate these checkpoints while the run trains: on Slurm in a job beside it"
     )
+
+    @field_validator("overrides")
+    @classmethod
+    def _each_key_once(cls, overrides: tuple[str, ...]) -> tuple[str, ...]:
+        for index, override in enumerate(overrides):
+            if not DOTTED.fullmatch(override_key(override)) or "=" not in override:
+                raise SettingError((str(index),), f"{override}: has the form key.sub=value, a setting of a protocol")
+        keys = [override_key(override) for override in overrides]
+        if twice := sorted({key for key in keys if keys.count(key) > 1}):
+            raise ValueError(f"{twice[0]} is set twice")
+        return overrides
+
+    @model_validator(mode="after")
+    def _settings_are_of_its_task(self) -> "EvaluationConfig":
+        for index, override in enumerate(self.overrides):
+            section = override_key(override).partition(".")[0]
+            if section in get_args(Task) and section != self.task:
+                message = f"{override}: a setting of task {section}, but this is task {self.task}; remove one of them"
+                raise SettingError(("overrides", str(index)), message)
+        if self.decides is not None and self.task != "probe":
+            raise SettingError(("decides",), f"chooses a metric of probes, but this is task {self.task}; remove it")
+        return self
 
     @model_validator(mode="after")
     def _online_has_steps(self) -> "EvaluationConfig":
@@ -199,7 +231,7 @@ class SequentialConfig(Strict):
         description="steps after which the looks compare; their runs are trained no further; needs confirmation",
     )
     decides: tuple[str, ...] = Field(
-        (), description="benchmarks that decide, by their names in evaluations; empty: the first evaluation"
+        (), description="benchmarks that decide, by their names in evaluations; empty: the first one of task probe"
     )
 
     @field_validator("looks")
@@ -252,6 +284,22 @@ class StudyConfig(RootConfig):
         online = [index for index, evaluation in enumerate(evaluations) if evaluation.online]
         if len(online) > 1:
             raise SettingError((str(online[1]), "online"), "a second one; one evaluation of a study may be online")
+        return evaluations
+
+    @field_validator("evaluations")
+    @classmethod
+    def _one_record_each(cls, evaluations: tuple[EvaluationConfig, ...]) -> tuple[EvaluationConfig, ...]:
+        """Evaluations of one benchmark, protocol and task share their record, so their settings must agree."""
+        first: dict[tuple[str, str, str], int] = {}
+        for index, entry in enumerate(evaluations):
+            for protocol in entry.protocols:
+                other = first.setdefault((entry.benchmark, protocol, entry.task), index)
+                if evaluations[other].overrides != entry.overrides:
+                    message = (
+                        f"evaluations.{other} has other settings of {entry.benchmark}, {protocol}, {entry.task}, which "
+                        "has one record in each run; remove one of them"
+                    )
+                    raise SettingError((str(index), "overrides"), message)
         return evaluations
 
     @field_validator("overrides")
@@ -320,6 +368,11 @@ class StudyConfig(RootConfig):
         return self.about.question
 
     @property
+    def probed(self) -> tuple[str, ...]:
+        """Benchmarks that probes are evaluated on, as written, each once: what can decide."""
+        return tuple(dict.fromkeys(entry.benchmark for entry in self.evaluations if entry.task == "probe"))
+
+    @property
     def run_seeds(self) -> tuple[int, ...]:
         """Seeds of a variant without seeds of its own: with looks, those up to the last look, then of confirmation."""
         if self.sequential is None:
@@ -383,14 +436,15 @@ def _check_looks(study: StudyConfig, rule: SequentialConfig) -> None:
     own = [variant.objective for variant in study.variants if variant.seeds is not None]
     if own:
         raise SettingError(here, f"all variants take the seeds of the study; remove seeds of {', '.join(own)}")
-    names = [evaluation.benchmark for evaluation in study.evaluations]
+    names = study.probed
     if not names:
-        raise SettingError(here, "needs evaluations:, on which it decides")
+        raise SettingError(here, "needs evaluations: of task probe, on which it decides")
     unknown = [name for name in rule.decides if name not in names]
     if unknown:
-        message = f"{unknown[0]} is not in evaluations, which has {', '.join(names)}"
+        message = f"{unknown[0]} is not in evaluations of task probe, which have {', '.join(names)}"
         raise SettingError((*here, "decides"), message)
-    for evaluation in study.evaluations:
-        if evaluation.benchmark in (rule.decides or names[:1]) and "target" not in evaluation.weights:
-            message = f"decides on target weights; add target to weights of {evaluation.benchmark} in evaluations"
+    deciding = rule.decides or names[:1]
+    for entry in study.evaluations:
+        if (entry.task, entry.benchmark in deciding, "target" in entry.weights) == ("probe", True, False):
+            message = f"decides on target weights; add target to weights of {entry.benchmark} in evaluations"
             raise SettingError(here, message)

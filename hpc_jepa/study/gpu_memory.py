@@ -53,6 +53,8 @@ def poolers_bytes(cell: StudyCell) -> dict[str, float]:
     """
     width, found = cell.config.model.encoder.width, {}
     for evaluation in cell.evaluations:
+        if evaluation.task != "probe":  # other tasks train no poolers
+            continue
         protocol = evaluation.benchmark.protocols[evaluation.protocol]
         for name, probe in protocol.poolers.items():
             size = probe.memory(width, evaluation.benchmark.classes, len(protocol.probe_seeds))

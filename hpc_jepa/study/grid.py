@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from hpc_jepa.config.benchmark import (
     BenchmarkConfig,
     MetricName,
     ProtocolName,
+    Task,
     Weights,
 )
 from hpc_jepa.config.init import InitConfig
@@ -20,7 +21,7 @@ from hpc_jepa.config.loading import dump_config, find_config, read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.semantics import switch_text
 from hpc_jepa.config.strict import KeyPath
-from hpc_jepa.config.study import EvaluationConfig, RunPhase, StudyConfig, VariantConfig
+from hpc_jepa.config.study import RunPhase, StudyConfig, VariantConfig
 from hpc_jepa.config.sweep import override_text, settings_name, sweep_points
 from hpc_jepa.config.yaml_reader import as_value, parse_value
 from hpc_jepa.errors import InputError
@@ -31,8 +32,10 @@ from hpc_jepa.runs.run_dir import RunDir, StudyDir
 
 @dataclass(frozen=True)
 class CellEvaluation:
-    """One evaluation record of a cell: benchmark, its configuration file, protocol, and which weights.
+    """One evaluation record of a cell: benchmark, its configuration file, protocol, task, and which weights.
 
+    overrides: settings of the protocol that the study changes; ``benchmark`` has them. where: file, line and key in the
+    study, for messages.
     every: also evaluate target weights of the checkpoints at multiples of this step count; None: only the last.
     decides: metric that the study compares by; None: that of the benchmark.
     step: evaluate target weights of the checkpoint after this many steps instead.
@@ -47,6 +50,24 @@ class CellEvaluation:
     decides: MetricName | None = None
     step: int | None = None
     online: bool = False
+    task: Task = "probe"
+    overrides: tuple[str, ...] = ()
+    where: str = field(default="", compare=False)
+
+    def __str__(self) -> str:
+        task = "" if self.task == "probe" else f" {self.task}"
+        return f"{self.benchmark.name}.{self.protocol}{task}"
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What is evaluated, for scripts."""
+        return {
+            "benchmark": self.benchmark.name,
+            "protocol": self.protocol,
+            "task": self.task,
+            "overrides": self.overrides,
+            "weights": self.weights,
+        }
 
     @property
     def metric(self) -> MetricName:
@@ -55,8 +76,12 @@ class CellEvaluation:
 
     @cached_property
     def fingerprints(self) -> set[str]:
-        """Fingerprints of the protocol, one of which the record must have."""
-        return self.benchmark.protocols[self.protocol].known_fingerprints()
+        """Fingerprints of the protocol for this task, one of which the record must have."""
+        return self.benchmark.protocols[self.protocol].known_fingerprints(self.task)
+
+    def record_file(self, run: RunDir, step: int | None = None) -> Path:
+        """Its record in a run, of the last step, or of the checkpoint after ``step`` steps."""
+        return run.record_file(self.benchmark.name, self.protocol, self.task, step)
 
     @property
     def commands(self) -> list[tuple[str, ...]]:
@@ -73,8 +98,10 @@ class CellEvaluation:
 
     @property
     def _common(self) -> tuple[str, ...]:
+        task = () if self.task == "probe" else ("--task", self.task)
         own = () if self.decides is None else (f"decides={self.decides}",)
-        return ("--benchmark", self.file, "--protocol", self.protocol, *own)
+        settings = (f"protocols.{self.protocol}.{override}" for override in self.overrides)
+        return ("--benchmark", self.file, "--protocol", self.protocol, *task, *settings, *own)
 
 
 @dataclass(frozen=True)
@@ -147,15 +174,15 @@ def expand_study(study: StudyConfig, runs: Path) -> list[StudyCell]:
         for cell in _phases(study, regime, variant, point, runs)
     ]
     _check_distinct_folders(cells)
-    evaluations = [item for entry in study.evaluations for item in _evaluations(entry)]
+    evaluations = [item for index in range(len(study.evaluations)) for item in _evaluations(study, index)]
     return [_selecting(study, cell) for cell in _with_evaluations(cells, evaluations)]
 
 
 def deciding_evaluations(evaluations: Iterable[CellEvaluation], decides: Collection[str]) -> list[CellEvaluation]:
-    """One evaluation of each of the benchmarks ``decides``, as in a report: the first of PROTOCOLS."""
+    """One evaluation of probes on each of the benchmarks ``decides``, as in a report: the first of PROTOCOLS."""
     first: dict[str, CellEvaluation] = {}
     for evaluation in sorted(evaluations, key=lambda each: PROTOCOLS.index(each.protocol)):
-        if evaluation.file in decides:
+        if evaluation.task == "probe" and evaluation.file in decides:
             first.setdefault(evaluation.benchmark.name, evaluation)
     return list(first.values())
 
@@ -172,7 +199,7 @@ def _selecting(study: StudyConfig, cell: StudyCell) -> StudyCell:
         raise InputError(
             f"sequential.prefix: {rule.prefix:,} steps, but {cell.arm} has {cell.config.schedule.steps:,}; use fewer"
         )
-    deciding = deciding_evaluations(cell.evaluations, rule.decides or (study.evaluations[0].benchmark,))
+    deciding = deciding_evaluations(cell.evaluations, rule.decides or study.probed[:1])
     evaluations = tuple(replace(each, weights=("target",), every=None, step=rule.prefix) for each in deciding)
     return replace(cell, evaluations=evaluations, until=rule.prefix)
 
@@ -316,22 +343,51 @@ def _with_evaluations(cells: Sequence[StudyCell], evaluations: Sequence[CellEval
     return evaluated
 
 
-def _evaluations(entry: EvaluationConfig) -> list[CellEvaluation]:
+def _evaluations(study: StudyConfig, index: int) -> list[CellEvaluation]:
+    """The evaluations of one entry, one of each of its protocols. Raises InputError naming its key if it cannot be."""
+    entry = study.evaluations[index]
     file = str(find_config(entry.benchmark, "benchmark"))
     benchmark = read_config(BenchmarkConfig, [file])
     if entry.decides is not None and (entry.decides in NUMBER_METRICS) != (benchmark.target is not None):
         kind = "a numeric target" if benchmark.target else "classes"
         raise InputError(f"evaluations: {entry.benchmark} has {kind}; decides: {entry.decides} does not measure it")
+    if entry.task != "probe" and benchmark.target is not None:
+        where = _entry_key(study, index, "task")
+        raise InputError(f"{where}: {entry.task} needs classes, but {entry.benchmark} has a numeric target; use probe")
     for protocol in entry.protocols:
         if protocol not in benchmark.protocols:
             known = ", ".join(benchmark.protocols)
             raise InputError(f"evaluations: {entry.benchmark} has no protocol '{protocol}'; it has {known}")
     return [
         CellEvaluation(
-            benchmark, entry.benchmark, protocol, entry.weights, entry.every, entry.decides, online=entry.online
+            _with_overrides(study, index, file, protocol) if entry.overrides else benchmark,
+            entry.benchmark,
+            protocol,
+            entry.weights,
+            entry.every,
+            entry.decides,
+            online=entry.online,
+            task=entry.task,
+            overrides=entry.overrides,
+            where=_entry_key(study, index, "overrides" if entry.overrides else "task"),
         )
         for protocol in entry.protocols
     ]
+
+
+def _with_overrides(study: StudyConfig, index: int, file: str, protocol: ProtocolName) -> BenchmarkConfig:
+    """The benchmark with the settings that an entry changes. Raises InputError naming its key if one is refused."""
+    settings = [f"protocols.{protocol}.{override}" for override in study.evaluations[index].overrides]
+    try:
+        return read_config(BenchmarkConfig, [file], settings)
+    except InputError as error:
+        raise InputError(f"{_entry_key(study, index, 'overrides')}: {error}") from error
+
+
+def _entry_key(study: StudyConfig, index: int, key: str) -> str:
+    """File, line and key of an entry of ``evaluations``."""
+    path = ("evaluations", str(index), key)
+    return f"{study.locations.prefix(path)}{'.'.join(path)}"
 
 
 def _without_random(evaluation: CellEvaluation) -> CellEvaluation:

@@ -115,7 +115,7 @@ def pilot_spread(folder: Path) -> dict[str, Spread]:
 
 def _comparisons(study: StudyConfig, cells: Sequence[StudyCell]) -> StudyComparisons:
     decides = study.sequential.decides if study.sequential else ()
-    names = [evaluation.benchmark for evaluation in study.evaluations]
+    names = study.probed
     return StudyComparisons.of(study, cells, decides or (names[:1] if study.sequential else names))
 
 

@@ -1,6 +1,6 @@
 """Preflight checks of a study: configuration, trackers, run folders, shards, batch size and memory of the GPUs."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import cache
 from pathlib import Path
 
@@ -13,11 +13,13 @@ from hpc_jepa.data.storage import parse_location
 from hpc_jepa.distributed import local_rows
 from hpc_jepa.errors import HpcJepaError, InputError
 from hpc_jepa.evaluation.probes.probe_registry import validate_probes
+from hpc_jepa.evaluation.tasks.robustness import robustness_probes
+from hpc_jepa.evaluation.tasks.text import require_captions, require_sentence_encoder
 from hpc_jepa.objectives.registry import validate_objectives
 from hpc_jepa.runs.acquire import refuse_other_config
 from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.study.gpu_memory import GIB, memory_plan, poolers_bytes
-from hpc_jepa.study.grid import StudyCell
+from hpc_jepa.study.grid import CellEvaluation, StudyCell
 from hpc_jepa.study.status import status_or_damaged
 from hpc_jepa.trackers.clients import require_trackers
 
@@ -25,7 +27,7 @@ from hpc_jepa.trackers.clients import require_trackers
 def preflight_errors(cells: Iterable[StudyCell], cluster: ClusterConfig | None = None) -> dict[Path, str]:
     """Run folders of cells that cannot run, each with a one-line reason."""
     errors: dict[Path, str] = {}
-    shards_error = cache(_shards_error)
+    shards_error, captions_error = cache(_shards_error), cache(_captions_error)
     cells = list(cells)
     by_folder = {cell.folder: cell for cell in cells}
     for cell in cells:
@@ -34,6 +36,7 @@ def preflight_errors(cells: Iterable[StudyCell], cluster: ClusterConfig | None =
             protocol = evaluation.benchmark.protocols[evaluation.protocol]
             shards += [str(protocol.train), str(protocol.test)]
         reason = _cell_error(cell, cluster) or next(filter(None, map(shards_error, shards)), None)
+        reason = reason or _without_captions(cell, captions_error)
         if cell.after is not None and cell.after in by_folder:
             reason = reason or _phase_error(cell, by_folder[cell.after], errors.get(cell.after))
         if reason:
@@ -66,6 +69,7 @@ def _cell_error(cell: StudyCell, cluster: ClusterConfig | None) -> str | None:
         require_trackers(cell.config.monitor)
         for evaluation in cell.evaluations:
             validate_probes(evaluation.benchmark, evaluation.protocol)
+            _check_task(evaluation)
         _check_best(cell)
         cell.run.refuse_links_outside()
         refuse_other_config(cell.config)
@@ -81,6 +85,28 @@ def _cell_error(cell: StudyCell, cluster: ClusterConfig | None) -> str | None:
     return status.note if status.state == "damaged" else None
 
 
+def _check_task(evaluation: CellEvaluation) -> None:
+    """Raise InputError, with the key in the study, if a protocol or this installation cannot serve its task."""
+    try:
+        if evaluation.task == "robustness":
+            robustness_probes(evaluation.benchmark, evaluation.protocol)
+        elif evaluation.task == "text":
+            require_sentence_encoder()
+    except InputError as error:
+        raise InputError(f"{evaluation.where}: {error}") from error
+
+
+def _without_captions(cell: StudyCell, captions_error: Callable[[Path], str | None]) -> str | None:
+    """Why an evaluation of task text cannot be served, with its key in the study; None if all can be."""
+    for evaluation in cell.evaluations:
+        if evaluation.task == "text":
+            protocol = evaluation.benchmark.protocols[evaluation.protocol]
+            for folder in (protocol.train, protocol.test):
+                if error := captions_error(folder):
+                    return f"{evaluation.where}: {error}"
+    return None
+
+
 def _without_beginning(cell: StudyCell, reason: str) -> str:
     """The reason without the override that begins a phase: in no file, and different for each seed."""
     begins = next((word for word in reversed(cell.arguments) if word.startswith("init=")), "")
@@ -94,7 +120,8 @@ def _check_best(cell: StudyCell) -> None:
         return
     assert best.every is not None, "see CheckpointConfig.best_evaluated"
     where = cell.config.locations.prefix(("checkpoint", "keep_best"))
-    own = [each for each in cell.evaluations if (each.benchmark.name, each.protocol) == (best.benchmark, best.protocol)]
+    probed = [each for each in cell.evaluations if each.task == "probe"]
+    own = [each for each in probed if (each.benchmark.name, each.protocol) == (best.benchmark, best.protocol)]
     if not any(each.every is not None and best.every % each.every == 0 for each in own):
         raise InputError(
             f"{where}checkpoint.keep_best: no evaluation of the study writes records of {best.benchmark}, "
@@ -138,6 +165,14 @@ def _check_memory(cell: StudyCell, cluster: ClusterConfig) -> None:
                 f"{name}: its candidates need {size / GIB:.0f} GiB per GPU, but the cluster has "
                 f"{cluster.gpu_memory_gib:g}; set fewer of lr, weight_decay or probe_seeds"
             )
+
+
+def _captions_error(folder: Path) -> str | None:
+    try:
+        require_captions(folder)
+    except HpcJepaError as error:
+        return str(error)
+    return None
 
 
 def _shards_error(folder: str) -> str | None:

@@ -69,7 +69,7 @@ class SequentialStudy:
         self.cells = expand_study(study, runs)
         self.seeds = study.seeds[: config.looks[-1]]
         self.confirmation = study.confirmation.seeds if study.confirmation else ()
-        decides = config.decides or (study.evaluations[0].benchmark,)
+        decides = config.decides or study.probed[:1]
         self.comparisons = StudyComparisons.of(study, self.cells, decides)
         self.questions = {str(question): question for question in self.comparisons.questions}
         margin, family = config.margin / 100, len(self.questions)

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from hpc_jepa.errors import DataError, HpcJepaError
 from hpc_jepa.runs.evaluations import read_summary
@@ -109,6 +109,19 @@ def is_evaluated(cell: StudyCell) -> bool:
     return all(_has_record(cell, evaluation) for evaluation in cell.evaluations)
 
 
+def evaluations_as_json(cell: StudyCell) -> list[dict[str, Any]]:
+    """The evaluations of a cell and whether each is done, for scripts."""
+    return [{**each.facts, "done": _is_done(cell, each)} for each in cell.evaluations]
+
+
+def _is_done(cell: StudyCell, evaluation: CellEvaluation) -> bool:
+    """Whether a record is there and current; a damaged one is not."""
+    try:
+        return _has_record(cell, evaluation)
+    except (DataError, OSError):
+        return False
+
+
 def _without_stopped(
     cells: Sequence[StudyCell], statuses: Sequence[CellStatus], study: StudyDir
 ) -> tuple[list[CellStatus], str]:
@@ -142,7 +155,7 @@ def status_or_damaged(cell: StudyCell, jobs: CellJobs = NO_JOBS, refused: str | 
 def _evaluation_status(cell: StudyCell, step: int, jobs: CellJobs) -> CellStatus:
     """Status of a cell whose training is done."""
     complete = [evaluation for evaluation in cell.evaluations if _has_record(cell, evaluation)]
-    names = ", ".join(f"{evaluation.benchmark.name}.{evaluation.protocol}" for evaluation in complete)
+    names = ", ".join(map(str, complete))
     evaluated = f"evaluated on {names}" if names else ""
     if names and cell.until is not None:
         evaluated += f" after {cell.until:,} of {cell.config.schedule.steps:,} steps, for the looks"
@@ -204,7 +217,7 @@ def _restarts(cell: StudyCell) -> int:
 
 
 def _has_record(cell: StudyCell, evaluation: CellEvaluation) -> bool:
-    path = cell.run.record_file(evaluation.benchmark.name, evaluation.protocol, step=evaluation.step)
+    path = evaluation.record_file(cell.run, evaluation.step)
     if not path.exists():
         return False
     record = read_summary(path)
@@ -224,6 +237,5 @@ def _has_step_records(cell: StudyCell, evaluation: CellEvaluation) -> bool:
 def unevaluated_steps(cell: StudyCell, evaluation: CellEvaluation) -> list[int]:
     """Steps of the checkpoints that the run has at multiples of ``every`` and that have no record."""
     assert evaluation.every is not None, "it has no evaluation of chosen steps"
-    names = evaluation.benchmark.name, evaluation.protocol
     steps = [step for step in cell.run.checkpoint_steps() if step and step % evaluation.every == 0]
-    return [step for step in steps if not cell.run.record_file(*names, step=step).exists()]
+    return [step for step in steps if not evaluation.record_file(cell.run, step).exists()]

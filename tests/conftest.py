@@ -193,7 +193,7 @@ def tiny_benchmark(motion_shards):
 @pytest.fixture
 def metrics_of():
     """``metrics_of(run_folder)``: all logged metrics except times and memory, step by step."""
-    machine = {"time", "clips_per_second", "tflops_per_second", "data_wait_share", "memory_bytes"}
+    machine = {"time", "clips_per_second", "tflops_per_second", "data_wait_share", "memory_bytes", "shared_clips"}
 
     def read(run):
         lines = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]

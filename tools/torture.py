@@ -29,7 +29,7 @@ from typing import Annotated, Any
 
 import typer
 
-TIMES = ("time", "clips_per_second", "tflops_per_second", "data_wait_share", "memory_bytes")
+TIMES = ("time", "clips_per_second", "tflops_per_second", "data_wait_share", "memory_bytes", "shared_clips")
 TIMEOUT = 600.0
 """Seconds after which a process counts as hanging."""
 

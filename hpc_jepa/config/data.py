@@ -91,6 +91,12 @@ class ReadingConfig(Strict):
     threads: int = Field(2, gt=0, description="prefetch threads per process")
     scratch: Path | None = Field(None, description="folder on a local disk that caches the tars in use")
     scratch_limit: float = Field(100.0, gt=0, description="size limit of that cache for all processes, GiB")
+    share: Literal["auto", "off"] = Field(
+        "auto", description="auto: runs of a node that read the same clips at the same time make each of them once"
+    )
+    share_limit: float = Field(
+        2.0, gt=0, le=65536, description="shared memory for these clips, GiB; runs share if it is equal"
+    )
 
 
 class DataConfig(Strict):

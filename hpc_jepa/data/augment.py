@@ -51,9 +51,12 @@ class Augmenter:
         self._decoder = decoder
         self._pipelines: dict[_Kind, DecodingPipeline] = {}
 
-    def empty(self, clips: int, frames: int) -> Tensor:
-        """Memory for pixels [B, C, ``frames``, size, size] of ``clips`` clips."""
-        return torch.empty(clips, 3, frames, self._clip.size, self._clip.size, device=self._device)
+    def empty(self, clips: int, frames: int, on_host: bool = False) -> Tensor:
+        """Memory for pixels [B, C, ``frames``, size, size] of ``clips`` clips; with ``on_host`` pinned for a GPU."""
+        shape = (clips, 3, frames, self._clip.size, self._clip.size)
+        if on_host:
+            return torch.empty(shape, pin_memory=self._device.type == "cuda")
+        return torch.empty(shape, device=self._device)
 
     def fill(self, pixels: Tensor, clips: Mapping[int, Clip]) -> dict[int, str]:
         """Write clips, by row, into ``pixels`` [B, C, F, size, size]; a clip of one frame is repeated.

@@ -1,23 +1,26 @@
 """The training dataloader: from the step number to this process's part of the global batch of clips."""
 
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from concurrent.futures import Future
 from functools import lru_cache, partial
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from hpc_jepa.config.data import DataConfig
 from hpc_jepa.data.augment import Augmenter
 from hpc_jepa.data.clip import Clip, EncodedClip, decode_clip, plan_clip
+from hpc_jepa.data.clip_ring import ClipFacts
 from hpc_jepa.data.clip_sampler import ClipDraws, ClipSampler
 from hpc_jepa.data.decode_errors import CpuDecodeLog, DecodeErrorLog, DecodeErrorRecord
 from hpc_jepa.data.gpu_decoding import DaliDecoder, DecoderChoice, choose_decoder
 from hpc_jepa.data.mixture import MixtureSource
 from hpc_jepa.data.prefetch import Prefetcher
 from hpc_jepa.data.shards.shard_folder import ShardFolder, StoredVideo
+from hpc_jepa.data.shared_clips import SharedClips, shared_clips
 from hpc_jepa.data.storage import ScratchCache
 from hpc_jepa.devices import thread_pool
 from hpc_jepa.distributed import local_rows
@@ -35,17 +38,25 @@ GIB = 1 << 30
 class _Row(NamedTuple):
     """One row of the batch.
 
-    static: its video has a single frame. errors: samples it replaces, which did not decode; refusal: why PyAV decoded
-    it and DALI did not, if DALI decodes others.
+    clip: None if another process made its pixels. errors: samples it replaces, which did not decode; refusal: why PyAV
+    decoded it and DALI did not, if DALI decodes others.
     """
 
     source: int
     sample: int
-    clip: Clip
-    static: bool
-    read_seconds: float
-    errors: tuple[DecodeErrorRecord, ...]
-    refusal: str | None
+    clip: Clip | None
+    facts: ClipFacts
+    read_seconds: float = 0.0
+    errors: tuple[DecodeErrorRecord, ...] = ()
+    refusal: str | None = None
+
+
+class _Step(NamedTuple):
+    """One step of this process: its draws, and the videos of its rows as they are read."""
+
+    number: int
+    draws: ClipDraws
+    videos: list[Future[StoredVideo]]
 
 
 class ClipLoader:
@@ -55,7 +66,8 @@ class ClipLoader:
     any number of processes and threads. Samples are prefetched some steps ahead. PyAV decodes in
     ``config.decode_threads`` threads; on a GPU, DALI decodes what the GPU's decoder supports (``config.decoder``). A
     clip that DALI fails to decode is decoded by PyAV; one that neither decodes is logged, counted, and replaced by
-    another one of its source. ``decoder``: used instead of the one that the configuration chooses.
+    another one of its source. ``decoder``: used instead of the one that the configuration chooses. ``shared``: with
+    ``config.reading.share`` clips may come from other runs of this node, unless a GPU decodes.
 
     With ``same_randomness`` all processes, and all ``accumulation`` micro-batches of one, crop and flip their clips
     alike, as the published code does (B17).
@@ -79,6 +91,7 @@ class ClipLoader:
         device: torch.device,
         same_randomness: bool = False,
         decoder: DaliDecoder | None = None,
+        shared: bool = False,
     ) -> None:
         decoder = decoder or choose_decoder(config.decoder, device)
         rows = local_rows(batch_size, rank, world_size, accumulation)
@@ -109,6 +122,7 @@ class ClipLoader:
         self._videos = Prefetcher(self._read, ahead, config.reading.threads, name="read")
         self._threads = thread_pool(config.decode_threads, "decode")
         self._augment = Augmenter(config.clip, config.augmentation, share, config.decode_threads, device, decoder)
+        self._shared = self._open_shared(decoder) if shared else None
         self.stage_seconds = {"read": 0.0, "decode": 0.0, "augment": 0.0}
 
     @property
@@ -120,6 +134,11 @@ class ClipLoader:
     def cpu_decoded(self) -> dict[str, int]:
         """Clips per source that PyAV decoded because the GPU does not, on this process since it started."""
         return dict(self._cpu_log.counts)
+
+    @property
+    def shared_clips(self) -> int | None:
+        """Clips of this process that other runs of this node made, since it started; None if none were shared."""
+        return self._shared.taken if self._shared else None
 
     @property
     def data_hashes(self) -> dict[str, str]:
@@ -137,26 +156,19 @@ class ClipLoader:
 
     def batch(self, step: int) -> ClipBatch:
         """This process's clips of a step. Raises DataError when too many samples do not decode."""
-        started = time.perf_counter()
         draws = self._draws(step)
-        videos = self._videos.futures(step * len(self._rows), len(self._rows))
-        rows = self._make_rows(step, draws, range(len(self._rows)), videos)
-        decoded = time.perf_counter()
-        pixels = self._augment.empty(len(rows), self._frames(draws))
-        failures = self._fill(pixels, dict(enumerate(rows)))
-        while failures:  # DALI could not decode these: PyAV does, or the sample is replaced
-            self._refuse(step, rows, failures)
-            again = self._make_rows(step, draws, list(failures), [videos[index] for index in failures])
-            remade = dict(zip(failures, again, strict=True))
-            rows = [remade.get(index, row) for index, row in enumerate(rows)]
-            failures = self._fill(pixels, remade)
+        this = _Step(step, draws, self._videos.futures(step * len(self._rows), len(self._rows)))
+        shares = self._shared is not None and self._shared.begin(step)
+        pixels = self._augment.empty(len(self._rows), self._frames(draws), on_host=shares)
+        indices = list(range(len(self._rows)))
+        made = self._take_or_make(this, pixels) if shares else self._make(this, indices, pixels)
+        rows = [made[index] for index in indices]
         self._log(rows)
-        self._add_stage_seconds(rows, decoded - started, time.perf_counter() - decoded)
         return ClipBatch(
-            pixels=pixels,
+            pixels=pixels.to(self._device, non_blocking=True),
             samples=torch.tensor([row.sample for row in rows], device=self._device),
             sources=torch.tensor([row.source for row in rows], device=self._device),
-            static=torch.tensor([row.static for row in rows], device=self._device),
+            static=torch.tensor([row.facts.static for row in rows], device=self._device),
             real_frames=self._real_frames(rows),
         )
 
@@ -164,6 +176,8 @@ class ClipLoader:
         """Stop the threads and close the shard folders."""
         self._videos.close()
         self._threads.shutdown(wait=True, cancel_futures=True)
+        if self._shared:
+            self._shared.close()
         for folder in self._folders:
             folder.close()
         if self._scratch:
@@ -177,16 +191,64 @@ class ClipLoader:
     def _real_frames(self, rows: list[_Row]) -> Tensor | None:
         if self._config.padding == "repeat":
             return None
-        return torch.tensor([row.clip.plan.real for row in rows])
+        return torch.tensor([row.facts.real for row in rows])
+
+    def _open_shared(self, decoder: DaliDecoder | None) -> SharedClips | None:
+        if decoder is not None and decoder.device == "mixed":
+            return None
+        identity = {
+            "seed": self._sampler.seed,
+            "repeats": self._sampler.repeats,
+            "data": [folder.hash for folder in self._folders],
+            "decoder": decoder.device if decoder else "PyAV",
+        }
+        return shared_clips(
+            self._config,
+            identity,
+            batch_size=self._sampler.batch_size,
+            rows=self._rows,
+            chunk=self._config.decode_threads,
+        )
+
+    def _take_or_make(self, step: _Step, pixels: Tensor) -> dict[int, _Row]:
+        """All rows of a step: those that other processes made, and the rest, which they may take."""
+        assert self._shared is not None
+        rows: dict[int, _Row] = {}
+
+        def make(indices: list[int]) -> dict[int, ClipFacts | None]:
+            made = self._make(step, indices, pixels)
+            rows.update(made)
+            return {index: None if row.errors else row.facts for index, row in made.items()}
+
+        clips = [clip.numpy().reshape(-1).view(np.uint8) for clip in pixels]
+        for index, facts in self._shared.fill(step.number, clips, make).items():
+            source, sample = (int(drawn[self._rows[index]]) for drawn in (step.draws.sources, step.draws.samples))
+            rows[index] = _Row(source, sample, None, facts)
+        return rows
+
+    def _make(self, step: _Step, indices: list[int], pixels: Tensor) -> dict[int, _Row]:
+        """Make some rows and write their pixels."""
+        started = time.perf_counter()
+        rows = self._decode(step, indices)
+        decoded = time.perf_counter()
+        failures = self._fill(pixels, rows)
+        while failures:  # DALI could not decode these: PyAV does, or the sample is replaced
+            self._refuse(step.number, rows, failures)
+            remade = self._decode(step, list(failures))
+            rows |= remade
+            failures = self._fill(pixels, remade)
+        self._add_stage_seconds(rows.values(), decoded - started, time.perf_counter() - decoded)
+        return rows
 
     def _fill(self, pixels: Tensor, rows: dict[int, _Row]) -> dict[int, str]:
         """Write the clips of some rows; those that DALI could not decode, and why."""
-        failures = self._augment.fill(pixels, {index: row.clip for index, row in rows.items()})
+        clips = {index: row.clip for index, row in rows.items() if row.clip is not None}
+        failures = self._augment.fill(pixels, clips)
         if self._choice is not None:  # before any is refused: clips decoded beside them show that DALI works
             self._choice.count_decoded(sum(row.refusal is None for row in rows.values()) - len(failures))
         return failures
 
-    def _refuse(self, step: int, rows: list[_Row], failures: dict[int, str]) -> None:
+    def _refuse(self, step: int, rows: dict[int, _Row], failures: dict[int, str]) -> None:
         """Leave the samples of some rows to PyAV from now on."""
         assert self._choice is not None
         for index, reason in failures.items():
@@ -216,7 +278,7 @@ class ClipLoader:
             reason=reason,
         )
 
-    def _add_stage_seconds(self, rows: list[_Row], rows_seconds: float, augment_seconds: float) -> None:
+    def _add_stage_seconds(self, rows: Iterable[_Row], rows_seconds: float, augment_seconds: float) -> None:
         read_seconds = sum(row.read_seconds for row in rows) / self._config.decode_threads
         self.stage_seconds["read"] += read_seconds
         self.stage_seconds["decode"] += rows_seconds - read_seconds
@@ -228,13 +290,12 @@ class ClipLoader:
         draws, row = self._draws(step), self._rows[index]
         return self._folders[int(draws.sources[row])].read(int(draws.samples[row]))
 
-    def _make_rows(
-        self, step: int, draws: ClipDraws, indices: Sequence[int], videos: Iterable[Future[StoredVideo]]
-    ) -> list[_Row]:
-        return list(self._threads.map(partial(self._make_row, step, draws), indices, videos))
+    def _decode(self, step: _Step, indices: list[int]) -> dict[int, _Row]:
+        return dict(zip(indices, self._threads.map(partial(self._decode_row, step), indices), strict=True))
 
-    def _make_row(self, step: int, draws: ClipDraws, index: int, prefetched: Future[StoredVideo]) -> _Row:
+    def _decode_row(self, step: _Step, index: int) -> _Row:
         """The sample drawn for a row of this process, or the first of its replacements that decodes."""
+        draws = step.draws
         row = self._rows[index]
         source, sample = int(draws.sources[row]), int(draws.samples[row])
         folder = self._folders[source]
@@ -243,13 +304,14 @@ class ClipLoader:
         for attempt in range(MAX_REPLACEMENTS):
             started = time.perf_counter()
             try:
-                video = folder.read(sample) if errors else prefetched.result()
+                video = folder.read(sample) if errors else step.videos[index].result()
                 read_seconds += time.perf_counter() - started
                 clip, refusal = self._make_clip(video, draws, row, source, sample)
-                return _Row(source, sample, clip, video.info.frames == 1, read_seconds, tuple(errors), refusal)
+                facts = ClipFacts(video.info.frames == 1, clip.plan.real)
+                return _Row(source, sample, clip, facts, read_seconds, tuple(errors), refusal)
             except UndecodableError as error:
-                errors.append(self._record(step, index, source, sample, str(error)))
-                sample = int(self._sampler.replacements(step, attempt)[row])
+                errors.append(self._record(step.number, index, source, sample, str(error)))
+                sample = int(self._sampler.replacements(step.number, attempt)[row])
         raise DataError(
             f"{folder.path}: {MAX_REPLACEMENTS} samples in a row do not decode ({errors[-1].reason}); "
             f"run: {shell_command('hpc-jepa', 'shards', 'verify', '--decode', folder.path)}"

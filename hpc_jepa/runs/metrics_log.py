@@ -21,6 +21,7 @@ class MetricsRecord(BaseModel):
     """Metrics of one step, averaged over processes. Metrics that this release does not know are kept.
 
     passes: how often the steps up to this one read each source; with replacement on average.
+    shared_clips: clips of rank 0 that other runs of its node made, since the process started; None if none were shared.
     loss_scale, overflow_steps: in fp16, the scale of the next loss, and the updates that were skipped since the last
     record because a gradient overflowed; skipped_steps does not count these. Values of skipped steps can be NaN or
     infinite.
@@ -42,6 +43,7 @@ class MetricsRecord(BaseModel):
     mfu: float | None = None
     passes: dict[str, float] = {}
     data_wait_share: float | None = None
+    shared_clips: int | None = None
     memory_bytes: int | None = None
     skipped_steps: int = 0
     loss_scale: float | None = None

@@ -41,6 +41,8 @@ class RunState(Strict):
     """Clips of rank 0 that could not be decoded, by source."""
     cpu_decoded: dict[str, int] = Field({})
     """Clips of rank 0 that the CPU decoded because the GPU cannot, by source; all 0 without a GPU decoder."""
+    shared_clips: int | None = None
+    """Clips of rank 0 that other runs of its node made, since the process started; None if none were shared."""
     passes: dict[str, float] = Field({})
     """How often the steps done read each source: clips of all processes over its size; with replacement on average."""
     stopped_by: str | None = Field(None, validation_alias=AliasChoices("stopped_by", "by"))

@@ -34,6 +34,15 @@ class TrainBatch(NamedTuple):
             yield from (tensor for tensor in parts if tensor is not None and tensor.is_cuda)
 
 
+class DataCounts(NamedTuple):
+    """Fields of ``state.json`` on the clips of this rank: see :class:`hpc_jepa.runs.state.RunState`."""
+
+    passes: dict[str, float]
+    shared_clips: int | None
+    decode_errors: dict[str, int]
+    cpu_decoded: dict[str, int]
+
+
 class BatchPrefetcher:
     """Reads, decodes and augments some steps ahead in a background thread, and masks one step ahead in another.
 
@@ -85,19 +94,11 @@ class BatchPrefetcher:
                 tensor.record_stream(torch.cuda.current_stream())
         return batch
 
-    @property
-    def decode_errors(self) -> dict[str, int]:
-        """Clips of this rank that failed to decode and were replaced, by source."""
-        return self._loader.decode_errors
-
-    @property
-    def cpu_decoded(self) -> dict[str, int]:
-        """Clips of this rank that PyAV decoded although others are decoded on the GPU, by source."""
-        return self._loader.cpu_decoded
-
-    def passes(self, steps: int) -> dict[str, float]:
-        """How often the first ``steps`` steps, and those of the run it branched from, read each source."""
-        return self._loader.passes(steps + self._clip_offset)
+    def counts(self, steps: int) -> DataCounts:
+        """Clips of this rank so far. passes: of the first ``steps`` steps, and of those of the run it branched from."""
+        loader = self._loader
+        passes = loader.passes(steps + self._clip_offset)
+        return DataCounts(passes, loader.shared_clips, loader.decode_errors, loader.cpu_decoded)
 
     def _make(self, step: int) -> TrainBatch:
         clips = self._clips.get(step)

@@ -135,6 +135,7 @@ def build_loader(config: RunConfig, device: torch.device) -> ClipLoader:
         device=device,
         accumulation=config.engine.accumulation,
         same_randomness=config.semantics.process_randomness == "same",
+        shared=True,
     )
 
 

@@ -101,8 +101,8 @@ def train_step(run: TrainingRun, step: int) -> None:
     if metrics.should_log(step):
         health = None if target_sample is None else target_health(target_sample)
         scalars = {"loss": loss, "gradient_norm": norm, **scale_metrics(run.engine), **terms}
-        skipped, waited = run.guard.pop_counts(), run.batches.wait_seconds
-        metrics.log(step, scalars, coefficients, schedule_values, health, skipped, waited, run.batches.passes(step + 1))
+        skipped, waited, counts = run.guard.pop_counts(), run.batches.wait_seconds, run.batches.counts(step + 1)
+        metrics.log(step, scalars, coefficients, schedule_values, health, skipped, waited, counts)
     begins = step == run.first_step and not run.run_dir.preview_file.is_file()
     if (step == 0 or begins) and is_main():
         write_preview(run.run_dir.preview_file, clip_preview(config, batch.clips, batch.masks[0]))
@@ -137,10 +137,8 @@ def write_run_state(
             state=state,
             step=step,
             steps=run.config.schedule.steps,
-            decode_errors=run.batches.decode_errors,
-            cpu_decoded=run.batches.cpu_decoded,
-            passes=run.batches.passes(step),
             stopped_by=stopped_by,
+            **run.batches.counts(step)._asdict(),
         )
         write_state(run.run_dir.state_file, content)
 

@@ -22,6 +22,7 @@ from hpc_jepa.io.jsonl import JsonlWriter
 from hpc_jepa.profiling.mfu import flops_rates
 from hpc_jepa.runs.metrics_log import MetricsRecord, discard_metrics_from
 from hpc_jepa.runs.run_dir import RunDir
+from hpc_jepa.training.batches import DataCounts
 from hpc_jepa.training.divergence import DivergenceMonitor, TargetHealth, effective_rank
 from hpc_jepa.training.nonfinite import SkippedSteps
 from hpc_jepa.training.schedules import ScheduleValues
@@ -142,7 +143,7 @@ class MetricsLogger:
         health: TargetHealth | None,
         skipped: Tensor,
         data_wait_seconds: float,
-        passes: dict[str, float],
+        counts: DataCounts,
     ) -> None:
         """Log a step. ``metrics`` (scalars) are averaged over ranks. Collective."""
         self.flush()
@@ -161,7 +162,8 @@ class MetricsLogger:
             "step": step,
             "time": time.time(),
             "coefficients": coefficients,
-            "passes": passes,
+            "passes": counts.passes,
+            "shared_clips": counts.shared_clips,
             **schedule_values._asdict(),
             "clips_per_second": self._window_clips / seconds,
             **flops_rates(self.flops - self._window_flops, seconds),

@@ -62,7 +62,7 @@ def test_every_module_with_threads_has_a_test():
         ("hpc_jepa.runs.lease:Lease.heartbeat", 1),
         ("hpc_jepa.checkpoint.layout:commit_checkpoint", 0),
         ("hpc_jepa.data.shards.shard_folder:ShardFolder.read", 20),
-        ("hpc_jepa.data.loader:ClipLoader._make_row", 20),
+        ("hpc_jepa.data.loader:ClipLoader._decode_row", 20),
         ("hpc_jepa.training.batches:TrainBatch", 4),
     ],
 )

@@ -5,7 +5,7 @@ import threading
 import pytest
 import torch
 
-from hpc_jepa.training.batches import BatchPrefetcher
+from hpc_jepa.training.batches import BatchPrefetcher, DataCounts
 from hpc_jepa.types import ClipBatch
 from tests.waiting import wait_until
 
@@ -17,7 +17,7 @@ class Loader:
 
     def __init__(self):
         self.made, self.closed = [], False
-        self.decode_errors, self.cpu_decoded = {"a": 0}, {"a": 3}
+        self.decode_errors, self.cpu_decoded, self.shared_clips = {"a": 0}, {"a": 3}, 5
         self.waiting = threading.Condition()
 
     def batch(self, step):
@@ -28,6 +28,9 @@ class Loader:
         return ClipBatch(
             pixels=torch.full((2, 3, 4, 8, 8), float(step)), samples=whole, sources=whole, static=whole > 9
         )
+
+    def passes(self, steps):
+        return {"a": steps / 4}
 
     def wait_for(self, count):
         wait_until(lambda: len(self.made) >= count, progress=lambda: len(self.made))
@@ -56,7 +59,7 @@ def test_batches_are_those_of_their_steps_and_each_is_made_once(ahead, masked):
     with prefetcher(loader, masked, ahead) as batches:
         batches.prepare(2)
         assert [batches.get(step).clips.samples[0].item() for step in range(2, 9)] == list(range(2, 9))
-        assert batches.cpu_decoded == {"a": 3}
+        assert batches.counts(2) == DataCounts({"a": 0.5}, 5, {"a": 0}, {"a": 3})
     assert loader.made == masked == list(range(2, 9))
     assert loader.closed
 

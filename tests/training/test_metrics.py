@@ -4,6 +4,7 @@ import torch
 
 from hpc_jepa.config.training import GuardConfig, MonitorConfig
 from hpc_jepa.runs.run_dir import RunDir
+from hpc_jepa.training.batches import DataCounts
 from hpc_jepa.training.divergence import DivergenceMonitor, TargetHealth, effective_rank
 from hpc_jepa.training.metrics import HostCopy, MetricsLogger
 from hpc_jepa.training.schedules import ScheduleValues
@@ -63,8 +64,10 @@ def test_the_effective_rank_of_a_gpu_is_that_of_a_cpu_averaged_over_processes(mo
     )
     scalars = {"loss": torch.tensor(1.0), "gradient_norm": torch.tensor(2.0)}
     health = TargetHealth(torch.tensor(0.5), OnGpu(covariance))
+    counts = DataCounts({"videos": 0.5}, 3, {}, {})
     with logger:
-        logger.log(0, scalars, {}, ScheduleValues(1e-3, 0.0, 0.9), health, torch.zeros(3), 0.0, {"videos": 0.5})
+        logger.log(0, scalars, {}, ScheduleValues(1e-3, 0.0, 0.9), health, torch.zeros(3), 0.0, counts)
         assert records == []
+    assert (records[0].passes, records[0].shared_clips) == ({"videos": 0.5}, 3)
     assert records[0].health.target_std == 0.5
     assert records[0].health.effective_rank == float(effective_rank(covariance).float()) + 1.0

@@ -205,10 +205,12 @@ class Rows:
         self.sharing = SharedClips(ring, batch, rows, 2)
         self.clips = [np.zeros(size, np.uint8) for _ in rows]
         self.made = []
+        self.during = lambda items: None
         self._first, self._batch, self._size = rows.start, batch, size
 
     def fill(self, step):
         def make(indices):
+            self.during([self.item(step, index) for index in indices])
             for index in indices:
                 self.clips[index][:] = clip(self.item(step, index), self._size)
             self.made += [self.item(step, index) for index in indices]
@@ -299,8 +301,12 @@ def test_a_process_that_cannot_write_makes_its_clips_and_still_takes_those_of_ot
         assert rich.fill(2)
         assert rows.fill(2)
         assert len(rows.made) == 4
+        claimed = []
+        rows.during = lambda items: claimed.extend(item for item in items if not other.claim(item))
+        rich.sharing.begin(3)
         assert rows.fill(3)  # it claims nothing, since others would wait for it in vain
-        assert other.claim(12)
+        assert len(rows.made) == 8
+        assert not claimed
 
 
 def test_too_little_space_is_named_once_and_nothing_is_written(caplog):

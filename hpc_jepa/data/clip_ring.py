@@ -30,8 +30,8 @@ _HEADER = struct.Struct("<QQQIIII")
 HEADER_BYTES = 64
 _FLOCK = struct.Struct("hhqqi4x")
 """``struct flock`` of Linux on 64-bit machines, padded as the compiler does."""
-_WRITER, _CLAIM, _STEP = 0, 1 << 61, 1 << 62
-"""First byte of the locks on slots being written, on clips being made, and on the clips of a process's step."""
+_WRITER, _PROBE, _CLAIM, _STEP = 0, 1 << 60, 1 << 61, 1 << 62
+"""First byte of the locks on slots being written, to try it, on clips being made, and on a process's step."""
 
 JOIN_ATTEMPTS, JOIN_PAUSE = 20, 0.05
 
@@ -57,7 +57,7 @@ class _Header(NamedTuple):
 class ClipRing:
     """Clips of recent steps of all processes that open the same ``name``, ``slots`` and ``slot_bytes``. Thread-safe.
 
-    Raises OSError if the file cannot be opened, or belongs to someone else.
+    Raises OSError if the file cannot be opened, belongs to someone else, or cannot be locked.
     """
 
     def __init__(self, name: str, slots: int, slot_bytes: int) -> None:
@@ -68,6 +68,11 @@ class ClipRing:
         self._path = _path(name)
         self._descriptor = _join(self._path)
         self._step: range | None = None
+        try:
+            _set_lock(self._descriptor, fcntl.F_RDLCK, _PROBE, 1)
+        except OSError:
+            self.close()
+            raise
 
     @property
     def size(self) -> int:
@@ -75,10 +80,15 @@ class ClipRing:
         return self._data + self.slots * self._stride
 
     @property
-    def missing_space(self) -> int:
-        """Bytes that the file system lacks for a ring with all slots in use; at most 0 if there is enough."""
-        system, used = os.fstatvfs(self._descriptor), os.fstat(self._descriptor).st_blocks * 512
-        return self.size - used - system.f_bavail * system.f_frsize
+    def growth(self) -> int:
+        """Bytes that the file still takes until all slots are in use."""
+        return max(self.size - os.fstat(self._descriptor).st_blocks * 512, 0)
+
+    @property
+    def free_space(self) -> int:
+        """Bytes that the file system has left."""
+        system = os.fstatvfs(self._descriptor)
+        return system.f_bavail * system.f_frsize
 
     def close(self) -> None:
         """Leave; the last process removes the file."""
@@ -97,7 +107,11 @@ class ClipRing:
         header = self._header(item)
         if header is None or header.item != item + 1 or header.size != clip.nbytes:
             return None
-        if os.preadv(self._descriptor, [clip.data], self._offset(item)) != clip.nbytes or self._header(item) != header:
+        try:
+            count = os.preadv(self._descriptor, [clip.data], self._offset(item))
+        except OSError:  # a page that was swapped out and cannot be read
+            return None
+        if count != clip.nbytes or self._header(item) != header:
             return None
         return ClipFacts(bool(header.static), header.real) if checksum(clip) == header.checksum else None
 
@@ -158,12 +172,16 @@ class ClipRing:
             rest, offset = rest[written:], offset + written
 
     def _lock(self, kind: int, start: int, length: int = 1) -> bool:
-        """Set or release a lock; False if another process has it."""
+        """Set or release a lock; False if another process has it, or the kernel has no more."""
         try:
-            fcntl.fcntl(self._descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, start, length, 0))
-        except (BlockingIOError, PermissionError):
+            _set_lock(self._descriptor, kind, start, length)
+        except OSError:
             return False
         return True
+
+
+def _set_lock(descriptor: int, kind: int, start: int, length: int) -> None:
+    fcntl.fcntl(descriptor, fcntl.F_OFD_SETLK, _FLOCK.pack(kind, os.SEEK_SET, start, length, 0))
 
 
 def checksum(clip: NDArray[np.uint8]) -> int:

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from hpc_jepa.config.data import DataConfig
 from hpc_jepa.data.clip_ring import FOLDER, ClipFacts, ClipRing
 from hpc_jepa.data.dali_pipeline import import_dali
+from hpc_jepa.io.free_memory import free_memory
 from hpc_jepa.io.revision import code_revision
 
 LOG = logging.getLogger(__name__)
@@ -29,6 +30,9 @@ MAX_STEPS = 32
 """Steps that a ring holds at most."""
 PARTS = 4
 """Parts of a process's rows that it claims one after the other, so that others find some to make."""
+
+MEMORY_SHARE = 2
+"""Free memory that a ring needs, in its own size: the model takes its memory when clips are shared already."""
 
 UNRELATED = {"sources", "decoder", "decode_threads", "reading", "padding", "undecodable_rate"}
 """Settings of the data that do not decide the clips; hashes of the sources stand for their names."""
@@ -80,6 +84,7 @@ def _name(config: DataConfig, identity: Mapping[str, Any], batch_size: int, slot
         code_revision(),
         av.__version__,
         av.library_versions,
+        np.__version__,
         str(import_dali().__version__),
     ]
     parts = [FORMAT, settings, weights, dict(identity), batch_size, slots, software]
@@ -157,16 +162,21 @@ class SharedClips:
         return any(self._ring.is_announced(self._items(near)) for near in steps)
 
     def _check_space(self) -> None:
-        """Stop writing before the file system is full: others may need it too."""
-        if self._ring.missing_space > 0:
-            self._writes = False
-            LOG.warning(
-                "%s: %.2f GiB are free of the %.2f GiB needed; this process gives no clips to other runs; "
-                "enlarge it, or lower data.reading.share_limit",
-                FOLDER,
-                max(self._ring.size - self._ring.missing_space, 0) / GIB,
-                _gib(self._ring.size),
-            )
+        """Stop writing before memory is full: others need it too, and this process will need more."""
+        growth = self._ring.growth
+        for place, free, needed in (
+            (str(FOLDER), self._ring.free_space, growth),
+            ("memory of this job or machine", free_memory(), MEMORY_SHARE * growth),
+        ):
+            if self._writes and free < needed:
+                self._writes = False
+                LOG.warning(
+                    "%s: %.2f GiB are free of the %.2f GiB needed; this process gives no clips to other runs; "
+                    "enlarge it, or lower data.reading.share_limit",
+                    place,
+                    max(free, 0) / GIB,
+                    _gib(needed),
+                )
 
     def _take_or_claim(
         self, first: int, pending: list[int], clips: Sequence[NDArray[np.uint8]]

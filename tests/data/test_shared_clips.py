@@ -309,16 +309,30 @@ def test_a_process_that_cannot_write_makes_its_clips_and_still_takes_those_of_ot
         assert not claimed
 
 
-def test_too_little_space_is_named_once_and_nothing_is_written(caplog):
-    with rings(2, slots=8, size=1 << 45) as (ring, other):
+@pytest.mark.parametrize(("size", "memory"), [(1 << 45, 1 << 60), (SIZE, 1 << 15)])
+def test_too_little_space_is_named_once_and_nothing_is_written(caplog, monkeypatch, size, memory):
+    """In the file system, or in the memory that is left to the job."""
+    monkeypatch.setattr(shared_clips, "free_memory", lambda: memory)
+    with rings(2, slots=8, size=size) as (ring, other):
         sharing = SharedClips(ring, 4, range(4), 1)
         other.announce(range(0, 4))
         assert sharing.begin(0)
         assert sharing.begin(0)
-        assert ring.missing_space > 0
         assert not sharing._writes
         assert [record.levelname for record in caplog.records] == ["WARNING"]
         assert "GiB" in caplog.text and "share_limit" in caplog.text
+
+
+def test_a_file_system_without_these_locks_is_an_error_of_the_start(folder, monkeypatch, mixture):
+    def refuse(descriptor, kind, start, length):
+        raise OSError(22, "Invalid argument")
+
+    monkeypatch.setattr(clip_ring, "_set_lock", refuse)
+    each = loader(mixture)
+    each.batch(0)
+    assert each.shared_clips is None
+    assert not list(folder.iterdir())
+    each.close()
 
 
 @pytest.fixture

@@ -41,7 +41,8 @@ class EvaluationClips:
     torchvision (bicubic, antialiased) and repeated. Process ``rank`` reads samples rank, rank + world_size, ... of
     ``subset`` (ascending; None: all samples). Unlabelled samples have label -1. ``view``: which of ``clip.views`` views
     of a video, crops of the first clip first. A sample that does not decode raises DataError with its key.
-    ``clusters``: names of the source videos of this process's samples, if known.
+    ``clusters``: names of the source videos of this process's samples, if known. ``numbers`` [classes]: label that
+    each label of the shards stands for; None: itself.
     """
 
     def __init__(
@@ -55,10 +56,12 @@ class EvaluationClips:
         subset: NDArray[np.int64] | None = None,
         view: int = 0,
         corruption: Corruption | None = None,
+        numbers: NDArray[np.int64] | None = None,
     ) -> None:
         self._clip = clip
         self._clip_index, self._crop = divmod(view, clip.crops)
         self._corruption = corruption
+        self._numbers = numbers
         self._shards = ShardFolder(shards)
         self._batch_size = batch_size
         self._threads = threads
@@ -92,7 +95,14 @@ class EvaluationClips:
     def _label_and_cluster(self, index: int) -> tuple[int, str | None]:
         with sample_named(self._shards, index):
             info = self._shards.info(index)
-        return -1 if info.label is None else info.label, info.cluster
+        if info.label is None or self._numbers is None:
+            return -1 if info.label is None else info.label, info.cluster
+        if info.label >= len(self._numbers):
+            raise DataError(
+                f"{self._shards.path}: {self._shards.key(index)} has label {info.label}, the manifest names "
+                f"{len(self._numbers)} classes; build the shards again"
+            )
+        return int(self._numbers[info.label]), info.cluster
 
     def _pixels(self, index: int) -> Tensor:
         """[C, F, Hp, Wp] of one sample."""

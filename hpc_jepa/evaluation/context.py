@@ -24,6 +24,7 @@ from hpc_jepa.data.shards.manifest import read_manifest
 from hpc_jepa.devices import select_device
 from hpc_jepa.distributed import GlooGroup, is_main, rank, world_size
 from hpc_jepa.errors import CheckpointError, DataError, HpcJepaError, InputError
+from hpc_jepa.evaluation.class_names import training_numbers
 from hpc_jepa.evaluation.external_encoders import is_external, load_external_encoder
 from hpc_jepa.evaluation.extraction import Encode, ExtractedFeatures, FeatureExtraction, TokenEncoder
 from hpc_jepa.evaluation.probes.probe_registry import validate_probes
@@ -171,7 +172,7 @@ class EvaluationContext:
         passes = [
             EvaluationClips(
                 self.shards(split), config.clip, config.batch_size, rank(), world_size(), threads, samples, number,
-                corruption,
+                corruption, self._training_numbers(split),
             )
             for number in range(config.clip.views)
         ]  # fmt: skip
@@ -197,7 +198,13 @@ class EvaluationContext:
         """Classes and source videos of the samples of a split, without decoding them. Collective."""
         samples = self.samples(split)
         clips = EvaluationClips(
-            self.shards(split), self.config.clip, self.config.batch_size, rank(), world_size(), subset=samples
+            self.shards(split),
+            self.config.clip,
+            self.config.batch_size,
+            rank(),
+            world_size(),
+            subset=samples,
+            numbers=self._training_numbers(split),
         )
         self._check_labels(split, clips.labels)
         labels = np.empty(len(samples), np.int64)
@@ -263,6 +270,12 @@ class EvaluationContext:
     def shards(self, split: SplitName) -> Path:
         """Shard folder of a split."""
         return self.config.train if split == "train" else self.config.test
+
+    def _training_numbers(self, split: SplitName) -> NDArray[np.int64] | None:
+        """Number of each class of a split among the training classes; None if it is its own, or of a target."""
+        if split == "train" or self.benchmark.target is not None:
+            return None
+        return training_numbers(self.config.train, self.config.test)
 
     def _check_labels(self, split: SplitName, labels: Tensor) -> None:
         found: set[int] = set().union(*self.group.gather_objects(set(labels.tolist())))

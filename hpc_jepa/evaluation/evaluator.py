@@ -20,12 +20,14 @@ from hpc_jepa.data.shards.duplicates import shared_videos
 from hpc_jepa.data.shards.manifest import MANIFEST_NAME, manifest_hash, read_manifest
 from hpc_jepa.distributed import GlooGroup, is_main
 from hpc_jepa.errors import DataError, InputError
+from hpc_jepa.evaluation.class_names import training_numbers
 from hpc_jepa.evaluation.context import COLLECTIVE_TIMEOUT, EvaluationContext
 from hpc_jepa.evaluation.extraction import TokenEncoder
 from hpc_jepa.evaluation.progress import Progress, no_progress
 from hpc_jepa.evaluation.record import (
     RECORD_TYPES,
     AnyRecord,
+    FewShotRecord,
     ProbeRecord,
     RunIdentity,
     TaskResult,
@@ -106,17 +108,19 @@ def _evaluate(context: EvaluationContext, weights: Sequence[Weights], task: Task
     old = None if force or read_at is None else read_record(record_type, path)
     if old is not None and not _is_current(old, metadata, context, task):
         old = None
-    evaluated = {result.weights for result in old.results} if old else set()
+    evaluated = dict.fromkeys(result.weights for result in old.results) if old else {}
     missing = [name for name in dict.fromkeys(weights) if name not in evaluated]
+    if missing and isinstance(old, FewShotRecord) and old.pools is None:  # other classes than those of new results
+        missing, old = [*evaluated, *missing], None
     missing = context.group.gather_objects(missing)[0]  # another command may write the record just now
     if not missing:
         return _with_deciding_metric(old, path, context.benchmark) if old is not None and is_main() else None
-    _check_splits(context.config)
+    _check_splits(context.config, context.benchmark.target is None)
     encoders = context.encoders(missing)
     result = TASKS[task](context, encoders)
     if result is None:
         return None
-    metadata["results"] = result.results
+    metadata |= {"results": result.results, **result.facts}
     metadata["encoders"] = {name: encoder.sha256 for name, encoder in encoders.items() if encoder.sha256}
     path.parent.mkdir(parents=True, exist_ok=True)
     with exclusive_lock(path.with_name(f".{path.name}.lock"), wait=True):
@@ -195,8 +199,14 @@ def _metadata(context: EvaluationContext, task: Task) -> dict[str, Any]:
     }
 
 
-def _check_splits(config: ProtocolConfig) -> None:
-    """Raise InputError if the test split is part of the training split; warn about single shared videos."""
+def _check_splits(config: ProtocolConfig, of_classes: bool) -> None:
+    """Raise InputError if the test split is part of the training split, or has classes that this does not have; warn
+    about single shared videos.
+    """
+    if of_classes:
+        numbers = training_numbers(config.train, config.test)
+        if numbers is not None and is_main():
+            LOG.info("%s: %d classes numbered by name as in %s", config.test, len(numbers), config.train)
     if not is_main():
         return
     shared = shared_videos(config.train, config.test)

@@ -180,19 +180,37 @@ class ProbeResult(BaseResult):
         return self
 
 
+FewShotKind = Literal["draws", "episodes"]
+
+
+class ClassPool(Strict):
+    """Classes that all numbers of shots of a record have: those with at least ``needed`` clips."""
+
+    needed: int = Field(gt=0, description="training clips of a class for draws, test clips for episodes")
+    classes: tuple[int, ...] = Field(description="numbers of the classes, ascending")
+    left_out: dict[str, int] = Field({}, description="clips of each class that has too few, by its name")
+
+
 class FewShotResult(BaseResult):
     """Accuracy with ``shots`` labels for each of ``ways`` classes, mean over draws of labels or over episodes.
 
-    draws: logistic regression tested on the whole test set; predictions are classes [draws, n].
+    draws: logistic regression tested on all test clips of the classes; predictions are classes [draws, n].
     episodes: nearest class mean among a few classes of the test set; predictions are correct answers [episodes].
+
+    The interval is for new draws of labels from the same training clips and new test clips, or for new episodes of new
+    test clips, by source video where they are known; not for new pretraining seeds. Of records of older releases
+    (``covers`` is draws) it is for new draws or episodes of the same clips.
     """
 
-    kind: Literal["draws", "episodes"]
+    kind: FewShotKind
     ways: int
     shots: int
     pooling: Pooling
     count: int = Field(description="draws or episodes")
     per_draw: tuple[float, ...] = Field(min_length=2)
+    covers: Literal["draws", "draws and clips"] = Field(
+        "draws", description="what varies in the interval", exclude_if=lambda value: value == "draws"
+    )
 
     @property
     def key(self) -> str:
@@ -273,11 +291,26 @@ class ProbeRecord(BaseRecord):
 
 
 class FewShotRecord(BaseRecord):
-    """Accuracies with few labels."""
+    """Accuracies with few labels. ``pools``: absent in records of older releases, whose draws had all classes."""
 
     task = "few_shot"
 
+    pools: dict[FewShotKind, ClassPool] | None = Field(
+        None, description="classes of all numbers of shots", exclude_if=lambda value: value is None
+    )
+
+    @model_validator(mode="after")
+    def _draws_have_a_pool(self) -> "FewShotRecord":
+        if self.pools is not None and "draws" not in self.pools:
+            raise ValueError("pools has no draws")
+        return self
+
     results: tuple[FewShotResult, ...] = Field(min_length=1)
+
+    @property
+    def draw_classes(self) -> tuple[int, ...]:
+        """Numbers of the classes of the draws."""
+        return self.pools["draws"].classes if self.pools else tuple(range(self.classes))
 
 
 class RobustnessRecord(BaseRecord):
@@ -306,10 +339,14 @@ Record = TypeVar("Record", bound=BaseRecord)
 
 @dataclass(frozen=True)
 class TaskResult:
-    """Results in table order, and predictions by result key, beside ``labels``, ``samples`` and ``clusters``."""
+    """Results in table order, and predictions by result key, beside ``labels``, ``samples`` and ``clusters``.
+
+    ``facts``: further fields of the record.
+    """
 
     results: list[AnyResult] = field(default_factory=list)
     predictions: Predictions = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
 
     def set_clips(self, labels: NDArray[Any], samples: NDArray[np.int64], clusters: NDArray[np.int64] | None) -> None:
         """Store what is known of the test clips, each [n]; ``clusters``: None if unknown."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from hpc_jepa.config.benchmark import MetricName
 from hpc_jepa.errors import DataError, InputError
-from hpc_jepa.evaluation.record import Predictions, read_predictions
+from hpc_jepa.evaluation.record import FewShotRecord, Predictions, read_predictions
 from hpc_jepa.evaluation.stats.metrics import class_metrics, clip_scores
 from hpc_jepa.report.results import ResultRow, ResultSource
 from hpc_jepa.report.row_names import RowNames, names_of
@@ -34,6 +34,7 @@ def check_comparable(runs: Iterable[RunReport]) -> None:
                 "number of classes": record.classes,
                 "target": getattr(record, "target", None),  # of probes alone
                 "protocol settings": record.comparable_fingerprint,
+                "class pool": record.draw_classes if isinstance(record, FewShotRecord) else None,
             }
             key = (record.benchmark, record.protocol, type(record).__name__)
             other, known = first.setdefault(key, (str(path), metadata))

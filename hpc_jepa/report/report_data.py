@@ -23,6 +23,7 @@ from hpc_jepa.report.results import ResultRow, collect_results, panel_of
 from hpc_jepa.report.robustness_table import RobustnessRow, robustness_table
 from hpc_jepa.report.row_names import BASELINE, read_row_names
 from hpc_jepa.report.run_report import FoundRuns, RunReport, study_descriptions
+from hpc_jepa.report.scarce_classes import scarce_classes
 from hpc_jepa.report.study_grid import study_grids
 from hpc_jepa.report.switches import SemanticsComparison, compare_semantics
 from hpc_jepa.report.verdicts import Interval
@@ -92,7 +93,7 @@ def collect_run_data(found: FoundRuns, places: Sequence[Path]) -> ReportData:
         factorial=[design for study in fixed for design in factorial_designs(study)],
         incomplete_factorial=[line for study in fixed for line in incomplete_designs(study)],
         robustness=robustness_table(runs),
-        gaps=[*damaged, *left_out, *find_gaps(runs, rows)],
+        gaps=[*damaged, *left_out, *find_gaps(runs, rows), *scarce_classes(runs)],
         runs=runs,
         over_steps=step_series(runs),
     )

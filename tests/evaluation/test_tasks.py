@@ -1,5 +1,8 @@
 """Few-shot, robustness and text tasks, external encoders, and their records."""
 
+import json
+from dataclasses import dataclass, replace
+
 import numpy as np
 import pytest
 import torch
@@ -9,11 +12,15 @@ from sklearn.metrics import balanced_accuracy_score, f1_score
 from sklearn.neighbors import NearestCentroid
 
 from hpc_jepa.config.benchmark import BenchmarkConfig, EvaluationClipConfig, FewShotConfig
+from hpc_jepa.data.shards.builder import build_shards, make_recipe
+from hpc_jepa.data.sources.motion8 import Motion8
 from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.evaluation import external_encoders, record
 from hpc_jepa.evaluation.evaluator import evaluate
+from hpc_jepa.evaluation.frozen_features import FrozenFeatures
 from hpc_jepa.evaluation.record import FewShotRecord, RobustnessRecord, TextRecord
-from hpc_jepa.evaluation.tasks.few_shot import predict_draws, score_episodes, select_per_class
+from hpc_jepa.evaluation.stats.episodes import episode_accuracy
+from hpc_jepa.evaluation.tasks.few_shot import class_pools, predict_draws, score_episodes, select_per_class
 from hpc_jepa.evaluation.tasks.projection_heads import ProjectionHeads, retrieval_ranks
 from hpc_jepa.evaluation.tasks.robustness import corruption_errors, evenly_spaced, mean_corruption_error
 from hpc_jepa.runs.run_dir import RunDir
@@ -63,9 +70,11 @@ def test_draws_are_logistic_regression_on_k_labels_of_every_class(points):
 def test_episodes_assign_queries_to_the_nearest_class_mean(points):
     test = points(1)
     config = FewShotConfig(episodes=40, queries=10)
-    right = score_episodes(test, 4, 5, config)
-    assert right.shape == (40,) and 0.3 < right.mean() / 40 < 1
-    np.testing.assert_array_equal(right, score_episodes(test, 4, 5, config))
+    found = score_episodes(test, 4, 5, config)
+    right = found.right.sum(axis=1)
+    assert found.right.shape == (40, 40) and 0.3 < right.mean() / 40 < 1
+    assert found.queries.shape == (40, 40) and found.supports.shape == (40, 20)
+    np.testing.assert_array_equal(found.right, score_episodes(test, 4, 5, config).right)
     scores = []
     x = test.flat() / np.linalg.norm(test.flat(), axis=1, keepdims=True)
     rng = np.random.default_rng(0)
@@ -77,6 +86,82 @@ def test_episodes_assign_queries_to_the_nearest_class_mean(points):
     assert abs(np.mean(scores) - right.mean() / 40) < 4 * error
     with pytest.raises(DataError, match=r"4-way .*65 .*few_shot\.queries"):
         score_episodes(test, 4, 55, config)
+
+
+def test_a_class_with_too_few_clips_leaves_out_itself_at_all_shots():
+    train, test = np.repeat(np.arange(4), [9, 2, 20, 9]), np.repeat(np.arange(4), [9, 9, 3, 9])
+    config = FewShotConfig(shots=(1, 9), episode_shots=(1, 3), queries=2)
+    pools = class_pools(train, test, 4, ("a", "b", "c"), config)
+    assert pools["draws"].model_dump() == {"needed": 9, "classes": (0, 2, 3), "left_out": {"b": 2}}
+    assert pools["episodes"].model_dump() == {"needed": 5, "classes": (0, 1, 3), "left_out": {"c": 3}}
+    with pytest.raises(DataError, match=r"few_shot\.shots"):
+        class_pools(train, test, 4, (), config.model_copy(update={"shots": (1, 10)}))
+
+
+def test_the_record_of_a_scarce_class_has_the_others(run_folder, benchmark, tmp_path):
+    """Training clips of class 3 but one are gone: 5 shots of the other classes, and its test clips are no queries."""
+    source = OneOfClass3("train", 0, 48, size=32, frames=8)
+    build_shards(source, tmp_path / "few", make_recipe(source, 32), 0, lambda done: None)
+    few = {"shots": [1, 5], "draws": 3, "episode_shots": []}
+    wanted = with_protocol(benchmark, few_shot=few, train=tmp_path / "few")
+    found = evaluate(run_folder, wanted, "standard", ["target"], task="few_shot")
+    (name,) = found.pools["draws"].left_out
+    assert (name, found.pools["draws"].left_out[name]) == (source.classes[3], 1)
+    assert {(result.ways, result.n) for result in found.results} == {(7, 14)}
+    predictions = record.read_predictions(RunDir(run_folder).record_file("tiny8", "standard", "few_shot"), found)
+    assert 3 not in predictions["labels"] and all(3 not in predictions[result.key] for result in found.results)
+
+
+@dataclass(frozen=True)
+class OneOfClass3(Motion8):
+    """Motion8 whose clips of class 3 but the first are said to be of class 4."""
+
+    def load(self, index):
+        sample = super().load(index)
+        return replace(sample, label=4) if sample.label == 3 and self.first + index > 3 else sample
+
+
+@pytest.mark.parametrize("per_video", [1, 2])
+def test_the_interval_of_episodes_covers_new_clips(per_video):
+    """Gaussian classes; the truth is that of very many clips. That over episodes alone covers half as often."""
+    config = FewShotConfig(episodes=60, queries=4)
+    truth = score_episodes(gaussian_clips(0, 6000, per_video), 3, 1, FewShotConfig(episodes=1500, queries=4)).shares
+    covered, alone = 0, 0
+    for seed in range(1, 61):
+        test = gaussian_clips(seed, 96, per_video)
+        episodes = score_episodes(test, 3, 1, config)
+        found = episode_accuracy(episodes, test.clusters)
+        covered += found.low <= truth.mean() <= found.high
+        alone += abs(episodes.shares.mean() - truth.mean()) < 2 * episodes.shares.std() / np.sqrt(60)
+    assert covered >= 53 and alone < covered - 8
+
+
+def gaussian_clips(seed, clips, per_video):
+    rng, codes = np.random.default_rng([seed, per_video]), np.random.default_rng(99).normal(size=(4, 8))
+    labels = np.repeat(np.arange(clips // per_video) % 4, per_video)
+    x = np.repeat(rng.normal(size=(clips // per_video, 8)), per_video, axis=0) + 0.9 * codes[labels]
+    x = (x + 0.3 * rng.normal(size=x.shape))[:, None].astype(np.float32)
+    return FrozenFeatures(x, labels, np.arange(clips), tubelets=1, clusters=np.arange(clips) // per_video)
+
+
+def test_weights_are_added_to_an_old_few_shot_record_by_evaluating_all(run_folder, benchmark):
+    few = {"shots": [1], "draws": 2, "episode_shots": []}
+    wanted = with_protocol(benchmark, few_shot=few)
+    evaluate(run_folder, wanted, "standard", ["target"], task="few_shot")
+    path = RunDir(run_folder).record_file("tiny8", "standard", "few_shot")
+    old = json.loads(path.read_text())
+    del old["pools"]
+    for result in old["results"]:
+        del result["covers"]
+        result["low"] = 0.0
+    path.write_text(json.dumps(old))
+    assert evaluate(run_folder, wanted, "standard", ["target"], task="few_shot").pools is None
+    found = evaluate(run_folder, wanted, "standard", ["random_init"], task="few_shot")
+    assert [(r.weights, r.covers) for r in found.results] == [
+        ("target", "draws and clips"),
+        ("random_init", "draws and clips"),
+    ]
+    assert found.pools["draws"].left_out == {}
 
 
 def test_few_shot_records(run_folder, benchmark):

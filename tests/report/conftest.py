@@ -61,8 +61,8 @@ class StudyWriter:
         facts = {"title": TITLE, **facts}
         return write_answers(config, benchmark, "standard", answers, clusters, self.labels, **facts)
 
-    def few_shot(self, run: Path, curve: dict[int, float]) -> Path:
-        """``curve``: labels per class -> accuracy of the target weights."""
+    def few_shot(self, run: Path, curve: dict[int, float], **facts) -> Path:
+        """``curve``: labels per class -> accuracy of the target weights. ``facts``: other fields of the record."""
         config = loading.read_config(RunConfig, [run / "config.yaml"])
         results = [
             {
@@ -81,7 +81,7 @@ class StudyWriter:
             for shots, value in curve.items()
         ]
         path = RunDir(run).record_file("motion8", "standard", "few_shot")
-        facts = {**record_facts(config, "motion8", "standard"), "title": TITLE, "results": tuple(results)}
+        facts = {**record_facts(config, "motion8", "standard"), "title": TITLE, "results": tuple(results), **facts}
         record.write_record(FewShotRecord, path, facts, {"labels": self.labels})
         return path
 

@@ -182,6 +182,26 @@ def test_few_shot_records_of_another_test_split_are_refused(write):
         write_report([write.root / "demo"])
 
 
+def test_classes_that_few_shot_records_leave_out_are_named_once(write):
+    pool = {"needed": 20, "classes": tuple(range(7)), "left_out": {"seldom seen": 3}}
+    for variant in ("baseline", "ld"):
+        run = write.run(variant)
+        write.evaluated(run, {"target": {"linear": 0.9}})
+        write.few_shot(run, {1: 0.3}, pools={"draws": pool})
+    report = write_report([write.root / "demo"])
+    (line,) = [line for line in report.data.gaps if "seldom seen (3)" in line]
+    assert "7 of 8" in line and line in (report.folder / "index.html").read_text()
+
+
+def test_few_shot_records_of_another_class_pool_are_refused(write):
+    for variant, classes in (("baseline", 7), ("ld", 8)):
+        run = write.run(variant)
+        write.evaluated(run, {"target": {"linear": 0.9}})
+        write.few_shot(run, {1: 0.3}, pools={"draws": {"needed": 20, "classes": tuple(range(classes))}})
+    with pytest.raises(InputError, match=r"few_shot/motion8\.standard\.json.*pool"):
+        write_report([write.root / "demo"])
+
+
 def test_the_page_has_no_claims_table_if_runs_have_no_cell_of_any_claim(study):
     page = (write_report([study]).folder / "index.html").read_text()
     assert '<table class="claims">' not in page and "claims.csv" in page

@@ -3,9 +3,9 @@
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
 from hpc_jepa.config.benchmark import ProtocolName, Task
 from hpc_jepa.config.loading import did_you_mean
@@ -19,6 +19,8 @@ def _listed(value: Any) -> Any:
 Names = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 """One name, or a list of names."""
 
+TextMetric = Literal["R@1", "R@5", "R@10", "top1"]
+
 
 class OutcomeConfig(Strict):
     """The results that answer the question."""
@@ -27,10 +29,33 @@ class OutcomeConfig(Strict):
     benchmarks: Names = Field((), description="names in evaluations; empty: all that are evaluated on the task")
     protocol: ProtocolName | None = Field(None, description="null: the protocol that decides on the benchmark")
     probe: str | None = Field(None, description="null: the probe that decides")
-    metric: Names = Field((), description="as recorded, for example R@5; empty: the metric that decides, all of text")
+    metric: tuple[TextMetric, ...] = Field((), description="of text alone: which; empty: R@1, R@5 and R@10")
     conditions: Names = Field(
-        (), description="as in the tables, for example 5 shots, or the first words of several; empty: all of the task"
+        (),
+        description="of few_shot, robustness and text: as in the tables, or a part of it, as video_to_text; empty: "
+        "all, of robustness the mean over corruptions",
     )
+
+    @field_validator("metric", mode="before")
+    @classmethod
+    def _one_metric(cls, value: Any) -> Any:
+        return _listed(value)
+
+    @model_validator(mode="after")
+    def _fits_the_task(self) -> "OutcomeConfig":
+        if self.metric and self.task != "text":
+            message = f"chooses a metric of text, but this is task {self.task}; set decides: of the evaluation instead"
+            raise SettingError(("metric",), message)
+        if self.conditions and self.task == "probe":
+            raise SettingError(("conditions",), "probes have none; remove it")
+        if self.probe is not None and self.task in ("few_shot", "text"):
+            raise SettingError(("probe",), f"{self.task} has no probes; remove it")
+        return self
+
+    def covers(self, condition: str) -> bool:
+        """Whether ``conditions`` names a condition of a table, or a part of it."""
+        parts = set(condition.split(", "))
+        return any(set(name.split(", ")) <= parts for name in self.conditions)
 
 
 class ContrastConfig(Strict):

@@ -398,13 +398,21 @@ class StudyConfig(RootConfig):
 
 def _check_question(study: StudyConfig, outcome: OutcomeConfig, contrast: ContrastConfig) -> None:
     """Raise SettingError if the study has no runs or results to answer its question with."""
-    names = [evaluation.benchmark for evaluation in study.evaluations]
-    if not names:
-        raise SettingError(("about", "outcome"), "needs evaluations:, whose results answer it")
+    tasks = dict.fromkeys(entry.task for entry in study.evaluations)
+    if outcome.task not in tasks:
+        listed = f"which have {', '.join(tasks)}" if tasks else "which are empty"
+        message = f"{outcome.task} is no task of evaluations, {listed}; add an evaluation of it, or change it here"
+        raise SettingError(("about", "outcome", "task"), message)
+    names = list(dict.fromkeys(entry.benchmark for entry in study.evaluations if entry.task == outcome.task))
     if unknown := [name for name in outcome.benchmarks if name not in names]:
-        listed = ", ".join(dict.fromkeys(names))
-        message = f"{unknown[0]} is not in evaluations, which has {listed}; add it there, or remove it here"
+        message = f"{unknown[0]} is not evaluated on task {outcome.task}, unlike {', '.join(names)}; add it there"
         raise SettingError(("about", "outcome", "benchmarks"), message)
+    lacking = [
+        entry.benchmark for entry in study.evaluations if entry.task == outcome.task and "target" not in entry.weights
+    ]
+    if lost := [name for name in lacking if name in (outcome.benchmarks or names)]:
+        message = f"compares target weights; add target to weights of {lost[0]} in evaluations"
+        raise SettingError(("about", "outcome"), message)
     here = ("about", "contrast")
     if study.sequential is not None:
         raise SettingError(here, "not together with sequential:, which decides by its own rule; remove one of them")

@@ -175,7 +175,30 @@ def expand_study(study: StudyConfig, runs: Path) -> list[StudyCell]:
     ]
     _check_distinct_folders(cells)
     evaluations = [item for index in range(len(study.evaluations)) for item in _evaluations(study, index)]
+    _check_outcome(study, evaluations)
     return [_selecting(study, cell) for cell in _with_evaluations(cells, evaluations)]
+
+
+def _check_outcome(study: StudyConfig, evaluations: Iterable[CellEvaluation]) -> None:
+    """Raise InputError if no evaluation has the protocol or the probe that the study is to be answered by."""
+    outcome = study.about.outcome
+    if outcome is None:
+        return
+    own = [each for each in evaluations if each.task == outcome.task]
+    own = [each for each in own if each.file in (outcome.benchmarks or (each.file,))]
+    for name in dict.fromkeys(each.file for each in own):
+        protocols = [each for each in own if each.file == name]
+        chosen = [each for each in protocols if each.protocol == (outcome.protocol or each.protocol)]
+        probes = [probe for each in chosen for probe in each.benchmark.protocols[each.protocol].probes]
+        faults = (
+            ("protocol", outcome.protocol, [each.protocol for each in protocols], not chosen),
+            ("probe", outcome.probe, probes, outcome.probe is not None and outcome.probe not in probes),
+        )
+        for key, value, known, is_wrong in faults:
+            if is_wrong:
+                where = study.locations.prefix(("about", "outcome", key))
+                listed = ", ".join(dict.fromkeys(known))
+                raise InputError(f"{where}about.outcome.{key}: {name} is not evaluated by '{value}'; it has {listed}")
 
 
 def deciding_evaluations(evaluations: Iterable[CellEvaluation], decides: Collection[str]) -> list[CellEvaluation]:

@@ -6,6 +6,7 @@ import yaml
 from hpc_jepa.config.loading import dump_config, read_config
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.errors import InputError
+from hpc_jepa.study.grid import expand_study
 
 STUDY = {
     "study": "asked",
@@ -97,6 +98,10 @@ FAULTS = {
     "no outcome": ({"contrast": GROUPS}, "about.outcome", "contrast"),
     "no contrast": ({"outcome": {}}, "about.contrast", "outcome"),
     "unknown benchmark": (asking(GROUPS, benchmarks=["diving48"]), "about.outcome.benchmarks", "motion8, ssv2"),
+    "a metric of probes": (asking(GROUPS, metric="accuracy"), "about.outcome.metric", "R@1"),
+    "a metric of text": (asking(GROUPS, metric="R@1"), "about.outcome.metric", "decides"),
+    "a condition of probes": (asking(GROUPS, conditions="5 shots"), "about.outcome.conditions", "remove"),
+    "a probe of text": (asking(GROUPS, task="text", probe="linear"), "about.outcome.probe", "remove"),
     "unknown task": (asking(GROUPS, task="probes"), "about.outcome.task", "few_shot"),
     "unknown key": ({**asking(GROUPS), "contrasts": 1}, "about.contrasts", "contrast"),
     "a number": (3, "about", "mapping"),
@@ -115,7 +120,9 @@ def test_a_fault_is_named_with_file_line_key_and_remedy(read, tmp_path, about, k
 @pytest.mark.parametrize(
     ("changes", "key"),
     [
-        ({"evaluations": []}, "about.outcome"),
+        ({"evaluations": []}, "about.outcome.task"),
+        ({"evaluations": [{"benchmark": "motion8", "task": "text"}]}, "about.outcome.task"),
+        ({"evaluations": [{"benchmark": "motion8", "weights": ["student"]}]}, "about.outcome"),
         ({"axes": {"schedule.steps": [10, 20]}}, "about.contrast"),
         ({"seeds": [0, 1], "sequential": {"looks": [2]}}, "about.contrast"),
     ],
@@ -123,6 +130,13 @@ def test_a_fault_is_named_with_file_line_key_and_remedy(read, tmp_path, about, k
 def test_a_contrast_needs_a_study_that_can_answer_it(read, changes, key):
     with pytest.raises(InputError, match=key):
         read(asking(GROUPS), **changes)
+
+
+@pytest.mark.parametrize(("key", "known"), [("protocol", "standard"), ("probe", "attentive")])
+def test_the_outcome_needs_a_protocol_and_a_probe_that_are_evaluated(read, tmp_path, key, known):
+    study = read(asking(GROUPS, **{key: {"protocol": "vjepa", "probe": "atentive"}[key]}))
+    with pytest.raises(InputError, match=rf"study.yaml:\d+: about\.outcome\.{key}: motion8.*{known}"):
+        expand_study(study, tmp_path / "runs")
 
 
 def test_a_comparison_with_the_baseline_needs_one(read):

@@ -3,29 +3,34 @@
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from hpc_jepa.config.benchmark import NUMBER_METRICS, PROTOCOLS, MetricName
+from hpc_jepa.config.benchmark import NUMBER_METRICS, PROTOCOLS, MetricName, Task
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.semantics import preset_of
+from hpc_jepa.evaluation.stats.accuracy import Scale
 from hpc_jepa.evaluation.stats.blocked import (
     Comparison,
     SeedScores,
     adjust_family,
     compare_with_reference,
+    estimate_contrast,
     mean_score,
 )
-from hpc_jepa.evaluation.stats.metrics import clip_scores, scale_of
+from hpc_jepa.evaluation.stats.draws import CountedScores
+from hpc_jepa.evaluation.stats.metrics import class_mean_scores, clip_scores, scale_of
 from hpc_jepa.report.deciding import StudyBenchmark
 from hpc_jepa.report.differing_settings import Settings, beside_composition, deciding_settings, differing_keys
 from hpc_jepa.report.predictions import Answers
 from hpc_jepa.report.result_grid import ACCURACY, ColumnMetric, Contrast
-from hpc_jepa.report.results import RANDOM, ResultRow
+from hpc_jepa.report.results import RANDOM, ResultColumn, ResultRow
 from hpc_jepa.report.row_names import RowNames, names_of
 from hpc_jepa.report.run_report import RunReport
+from hpc_jepa.report.task_results import MEAN, RECALL, TaskAnswers
 
 Key = TypeVar("Key")
 
@@ -50,25 +55,14 @@ Clusters = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class ProbeColumn:
-    """A column of the grid: the first probe of a protocol of a benchmark."""
-
-    benchmark: str
-    protocol: str
-    probe: str
-
-    def __str__(self) -> str:
-        return f"{self.benchmark}, {self.protocol}, {self.probe.replace('_', ' ')}"
-
-
-@dataclass(frozen=True)
 class ColumnScores:
     """Scores of all rows of one regime in one column, on the same test clips. ``clusters``: None if unknown.
 
-    ``names``: which rows are baselines. ``metric``: what the scores measure.
+    ``names``: which rows are baselines. ``metric``: what the scores measure. Of few-shot draws, scores are means over
+    the draws, whose variance all comparisons contain; those of episodes are of episodes, not clips.
     """
 
-    column: ProbeColumn
+    column: ResultColumn
     scores: Mapping[RowName, SeedScores]
     clusters: Clusters | None
     names: RowNames = field(default_factory=RowNames)
@@ -102,6 +96,12 @@ class ColumnScores:
         """One row against ``reference``, judged alone."""
         return self._compare({row: self.scores[row]}, reference)[row]
 
+    def contrast(self, weights: Mapping[RowName, float]) -> Comparison:
+        """Weighted sum of rows, whose weights sum to zero; see ``estimate_contrast``. Judged alone."""
+        trained = {label(row): scores for row, scores in self.scores.items() if row[1] != UNTRAINED or row in weights}
+        named = {label(row): weight for row, weight in weights.items()}
+        return estimate_contrast(trained, named, self.clusters, self.metric.scale)
+
     def _compare(self, rows: Mapping[RowName, SeedScores], reference: RowName) -> dict[RowName, Comparison]:
         if not rows:
             return {}
@@ -114,30 +114,40 @@ class ColumnScores:
 
 @dataclass(frozen=True)
 class StudyScores:
-    """All columns of a study. ``deciding``: the column of each benchmark that the study is judged by."""
+    """All columns of a study, of all tasks. ``deciding``: the probe of each benchmark that the study is judged by.
+
+    ``asked``: columns of further tasks that are judged, each task as a family of its own; the others are shown beside.
+    """
 
     study: str
-    columns: Mapping[tuple[str, ProbeColumn], ColumnScores]
-    deciding: Mapping[str, ProbeColumn]
+    columns: Mapping[tuple[str, ResultColumn], ColumnScores]
+    deciding: Mapping[str, ResultColumn]
     configs: Mapping[tuple[str, RowName], RunConfig]
     settings: Mapping[tuple[str, RowName], Settings]
     names: RowNames = field(default_factory=RowNames)
+    asked: frozenset[ResultColumn] = frozenset()
 
     @property
     def regimes(self) -> list[str]:
         """Regimes in order of appearance."""
         return list(dict.fromkeys([regime for regime, _ in self.columns]))
 
-    def in_regime(self, regime: str) -> dict[ProbeColumn, ColumnScores]:
-        """Columns of a regime."""
-        return {column: scores for (where, column), scores in self.columns.items() if where == regime}
+    def in_regime(self, regime: str, task: Task = "probe") -> dict[ResultColumn, ColumnScores]:
+        """Columns of a regime and task."""
+        return {
+            column: scores for (where, column), scores in self.columns.items() if (where, column.task) == (regime, task)
+        }
+
+    def asks(self, column: ResultColumn) -> bool:
+        """Whether the study is judged by a column."""
+        return column in self.asked or self.deciding.get(column.benchmark) == column
 
     def deciding_columns(self) -> list[tuple[str, ColumnScores]]:
-        """Regime and scores of each column that the study is judged by."""
+        """Regime and scores of the probe of each benchmark that the study is judged by."""
         return [
             (regime, scores)
             for (regime, column), scores in self.columns.items()
-            if self.deciding[column.benchmark] == column
+            if self.deciding.get(column.benchmark) == column
         ]
 
     def differing(self, regime: str, first: RowName, second: RowName) -> tuple[str, ...]:
@@ -145,7 +155,7 @@ class StudyScores:
         ours, theirs = self.settings.get((regime, first)), self.settings.get((regime, second))
         return differing_keys(ours, theirs) if ours is not None and theirs is not None else (UNKNOWN_SETTINGS,)
 
-    def contrast(self, regime: str, row: RowName, reference: RowName, column: ProbeColumn) -> Contrast:
+    def contrast(self, regime: str, row: RowName, reference: RowName, column: ResultColumn) -> Contrast:
         """A row minus its reference. Rows that no run trained, and columns beside the deciding one, are outside the
         family of the study's comparisons.
         """
@@ -157,7 +167,7 @@ class StudyScores:
             label(reference),
             comparison,
             scores.metric,
-            asked=trained and self.deciding[column.benchmark] == column,
+            asked=trained and self.asks(column),
             differs=differs,
         )
 
@@ -176,16 +186,27 @@ def collect_scores(
     runs: Sequence[RunReport],
     names: Mapping[str, RowNames],
     metrics: Mapping[StudyBenchmark, MetricName],
+    tasks: Mapping[ResultRow, TaskAnswers] | None = None,
 ) -> list[StudyScores]:
     """Scores of every study, without student weights. ``names``: row names of each study. ``metrics``: those that
-    decide, where it is not accuracy.
+    decide, where it is not accuracy. ``tasks``: answers of the tasks beside probes.
     """
-    return [
-        _study_scores(
-            [row for row in answers if row.study == study], answers, clusters, runs, names_of(names, study), metrics
-        )
-        for study in dict.fromkeys(row.study for row in answers)
-    ]
+    tasks = tasks or {}
+    scores = []
+    for study in dict.fromkeys(row.study for row in (*answers, *tasks)):
+        own_names = names_of(names, study)
+        own = {row: found for row, found in answers.items() if row.study == study}
+        own_tasks = {row: found for row, found in tasks.items() if row.study == study}
+        probes, deciding = _probe_columns(own, clusters, own_names, metrics)
+        columns = _task_columns(own_tasks, own_names, metrics)
+        configs = {
+            (config.regime, row_name(config)): config
+            for config in reversed([run.config for run in runs if run.config.study == study])
+        }
+        settings = {name: deciding_settings(config) for name, config in configs.items()}
+        asked = _asked_columns([column for _, column in columns])
+        scores.append(StudyScores(study, {**probes, **columns}, deciding, configs, settings, own_names, asked))
+    return scores
 
 
 def make_contrast(
@@ -239,34 +260,81 @@ def mean_value(scores: SeedScores, column: ColumnScores) -> tuple[float, float, 
     return factor * estimate.value, factor * estimate.low, factor * estimate.high
 
 
-def _study_scores(
-    rows: Sequence[ResultRow],
+def _probe_columns(
     answers: Mapping[ResultRow, Answers],
     clusters: Mapping[ResultRow, Clusters | None],
-    runs: Iterable[RunReport],
     names: RowNames,
     metrics: Mapping[StudyBenchmark, MetricName],
-) -> StudyScores:
-    study = rows[0].study
-    first: dict[tuple[str, str, str], ProbeColumn] = {}
-    for row in rows:
-        first.setdefault((row.regime, row.benchmark, row.protocol), _column(row))
-    deciding: dict[str, ProbeColumn] = {}
+) -> tuple[dict[tuple[str, ResultColumn], ColumnScores], dict[str, ResultColumn]]:
+    """Scores of the first probe of each protocol, and the deciding column of each benchmark."""
+    first: dict[tuple[str, str, str], ResultColumn] = {}
+    for row in answers:
+        first.setdefault((row.regime, row.benchmark, row.protocol), ResultColumn.of(row))
+    deciding: dict[str, ResultColumn] = {}
     for column in sorted(first.values(), key=lambda column: PROTOCOLS.index(column.protocol)):
         deciding.setdefault(column.benchmark, column)
-    scores: dict[tuple[str, ProbeColumn], dict[RowName, dict[int, NDArray[np.float64]]]] = {}
-    for row in rows:
-        if row.weights != "student" and _column(row) in first.values():
-            seeds = scores.setdefault((row.regime, _column(row)), {}).setdefault((row.variant, row.semantics), {})
-            found = answers[row]
+    scores: dict[tuple[str, ResultColumn], dict[RowName, dict[int, NDArray[np.float64]]]] = {}
+    for row, found in answers.items():
+        column = ResultColumn.of(row)
+        if row.weights != "student" and column in first.values():
+            seeds = scores.setdefault((row.regime, column), {}).setdefault((row.variant, row.semantics), {})
             seeds[row.seed] = clip_scores(_metric_name(metrics, row), found.predicted, found.labels)
-    videos = {(row.regime, _column(row)): clusters[row] for row in rows}
-    measured = {(row.regime, _column(row)): _metric(metrics, row, answers[row]) for row in rows}
+    videos = {(row.regime, ResultColumn.of(row)): clusters[row] for row in answers}
+    measured = {(row.regime, ResultColumn.of(row)): _metric(metrics, row, found) for row, found in answers.items()}
     columns = {key: ColumnScores(key[1], by_row, videos[key], names, measured[key]) for key, by_row in scores.items()}
-    own = [run.config for run in runs if run.config.study == study]
-    configs = {(config.regime, row_name(config)): config for config in reversed(own)}
-    settings = {name: deciding_settings(config) for name, config in configs.items()}
-    return StudyScores(study, columns, deciding, configs, settings, names)
+    return columns, deciding
+
+
+def _task_columns(
+    answers: Mapping[ResultRow, TaskAnswers], names: RowNames, metrics: Mapping[StudyBenchmark, MetricName]
+) -> dict[tuple[str, ResultColumn], ColumnScores]:
+    """Scores of every condition of the tasks beside probes, without student weights."""
+    grouped: dict[tuple[str, ResultColumn], dict[RowName, dict[int, ResultRow]]] = {}
+    for row in answers:
+        if row.weights != "student":
+            rows = grouped.setdefault((row.regime, ResultColumn.of(row)), {})
+            rows.setdefault((row.variant, row.semantics), {})[row.seed] = row
+    columns = {}
+    for key, rows in grouped.items():
+        one = next(iter(next(iter(rows.values())).values()))
+        found = answers[one]
+        metric = _task_metric(_metric_name(metrics, one), one, found)
+        score = None
+        if metric.name == "mean_class_accuracy" and found.labels is not None:
+            score = partial(class_mean_scores, labels=found.labels)
+        scores = {
+            name: CountedScores({seed: answers[row].counts for seed, row in seeds.items()}, found.whole, score)
+            for name, seeds in rows.items()
+        }
+        columns[key] = ColumnScores(key[1], scores, found.clusters, names, metric)
+    return columns
+
+
+def _task_metric(name: MetricName, row: ResultRow, answers: TaskAnswers) -> ColumnMetric:
+    if row.metric.startswith(RECALL):
+        return ColumnMetric(recall=row.metric, counted=answers.counted)
+    if answers.labels is None:  # an episode, of which one right query changes little
+        return ColumnMetric(scale=Scale(step=1 / answers.whole), counted=answers.counted)
+    return ColumnMetric(name, scale_of(name, answers.labels))
+
+
+def _asked_columns(columns: Iterable[ResultColumn]) -> frozenset[ResultColumn]:
+    """The columns of tasks that a study is judged by, on the deciding protocol of each benchmark: all numbers of labels
+    and episodes, the mean over corruptions with the first probe, and R@1 in both directions at all dropouts.
+    """
+    listed = [
+        column
+        for column in dict.fromkeys(columns)
+        if column.task == "few_shot" or column.condition == MEAN or column.metric == f"{RECALL}1"
+    ]
+    first: dict[tuple[str, str], ResultColumn] = {}
+    for column in sorted(listed, key=lambda column: PROTOCOLS.index(column.protocol)):
+        first.setdefault((column.task, column.benchmark), column)
+    return frozenset(
+        column
+        for column in listed
+        if (one := first[column.task, column.benchmark]).protocol == column.protocol and one.probe == column.probe
+    )
 
 
 def row_name(config: RunConfig) -> RowName:
@@ -277,10 +345,6 @@ def row_name(config: RunConfig) -> RowName:
 def row_order(row: RowName, names: RowNames) -> tuple[object, ...]:
     """Sort key of rows: untrained encoder, then phase by phase the baseline and the others by name."""
     return (row[0] != RANDOM, *names.order(row[0]), *row)
-
-
-def _column(row: ResultRow) -> ProbeColumn:
-    return ProbeColumn(row.benchmark, row.protocol, row.probe)
 
 
 def _metric(metrics: Mapping[StudyBenchmark, MetricName], row: ResultRow, answers: Answers) -> ColumnMetric:

@@ -29,6 +29,9 @@ GRID_COLUMNS = (
     "also_differs_in",
     *("metric", "decision", "unit", "better"),
 )
+TASK_GRID_COLUMNS = ("task", "part", "condition")
+"""Further columns of the grids, where there are some of other tasks than probes."""
+TASK_ROW_COLUMNS = ("task", "condition")
 FACTORIAL_COLUMNS = (
     *("study", "regime", "benchmark", "factors", "given", "effect", "points", "low", "high", "p", "p_holm"),
     *("significant", "simultaneous_low", "simultaneous_high", "common_seeds", "dropped_seeds", "clusters"),
@@ -218,16 +221,27 @@ def to_latex(tables: Sequence[TextTable]) -> str:
 
 
 def results_frame(rows: Sequence[ResultRow]) -> pd.DataFrame:
-    """One line per result, percent with two decimals, errors and R² with six digits."""
+    """One line per result, percent with two decimals, errors and R² with six digits. Task and condition are columns
+    where there are other tasks than probes.
+    """
     columns = [field.name for field in fields(ResultRow)]
+    if all(row.task == "probe" for row in rows):
+        columns = [name for name in columns if name not in TASK_ROW_COLUMNS]
     frame = pd.DataFrame([_result_line(row) for row in rows], columns=columns, dtype=object)
     return frame.assign(clusters=[_clusters(row.clusters) for row in rows])
 
 
 def grid_frame(grids: Sequence[ResultGrid]) -> pd.DataFrame:
     """One line per cell. A missing cell has the value ``missing`` and is empty otherwise."""
-    lines = [_grid_line(grid, row, column) for grid in grids for row in grid.rows for column in grid.columns]
-    return pd.DataFrame(lines, columns=list(GRID_COLUMNS), dtype=object)
+    places = [(grid, row, column) for grid in grids for row in grid.rows for column in grid.columns]
+    lines = [_grid_line(*place) for place in places]
+    if all(grid.task == "probe" for grid in grids):
+        return pd.DataFrame(lines, columns=list(GRID_COLUMNS), dtype=object)
+    lines = [
+        (*line, grid.task, grid.part or None, grid.headings.get(column))
+        for line, (grid, _, column) in zip(lines, places, strict=True)
+    ]
+    return pd.DataFrame(lines, columns=[*GRID_COLUMNS, *TASK_GRID_COLUMNS], dtype=object)
 
 
 def factorial_frame(designs: Sequence[FactorialDesign]) -> pd.DataFrame:
@@ -261,7 +275,7 @@ def format_bound(value: float) -> str:
 
 def _grid_table(grid: ResultGrid) -> TextTable:
     rows = [[row, *(_grid_cell(grid.cell(row, column)) for column in grid.columns)] for row in grid.rows]
-    frame = pd.DataFrame(rows, columns=["variant", *grid.columns])
+    frame = pd.DataFrame(rows, columns=["variant", *map(grid.heading, grid.columns)])
     return TextTable(grid.title, f"95 % intervals in brackets, * significant. {note(grid)}", frame)
 
 
@@ -337,7 +351,7 @@ def _grid_line(grid: ResultGrid, row: str, column: str) -> tuple[Any, ...]:
             differs = "; ".join(contrast.differs) or None
             line = (*line, *_simultaneous(contrast), df, *_counts(contrast), contrast.in_family, differs)
     decision = cell.contrast.verdict if cell is not None and cell.contrast is not None else None
-    last = (metric.name, decision, metric.unit, "higher" if metric.higher_is_better else "lower")
+    last = (metric.recall or metric.name, decision, metric.unit, "higher" if metric.higher_is_better else "lower")
     return (*line, *[None] * (len(GRID_COLUMNS) - len(last) - len(line)), *last)
 
 

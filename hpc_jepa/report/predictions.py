@@ -11,9 +11,16 @@ from numpy.typing import NDArray
 
 from hpc_jepa.config.benchmark import MetricName
 from hpc_jepa.errors import DataError, InputError
-from hpc_jepa.evaluation.record import FewShotRecord, Predictions, read_predictions
+from hpc_jepa.evaluation.record import (
+    BaseRecord,
+    FewShotRecord,
+    Predictions,
+    RobustnessRecord,
+    TextRecord,
+    read_predictions,
+)
 from hpc_jepa.evaluation.stats.metrics import class_metrics, clip_scores
-from hpc_jepa.report.results import ResultRow, ResultSource
+from hpc_jepa.report.results import RecordSource, ResultRow, ResultSource
 from hpc_jepa.report.row_names import RowNames, names_of
 from hpc_jepa.report.run_report import RunReport
 
@@ -33,8 +40,8 @@ def check_comparable(runs: Iterable[RunReport]) -> None:
                 "training split": record.data["train"],
                 "number of classes": record.classes,
                 "target": getattr(record, "target", None),  # of probes alone
+                **conditions(record),
                 "protocol settings": record.comparable_fingerprint,
-                "class pool": record.draw_classes if isinstance(record, FewShotRecord) else None,
             }
             key = (record.benchmark, record.protocol, type(record).__name__)
             other, known = first.setdefault(key, (str(path), metadata))
@@ -43,6 +50,28 @@ def check_comparable(runs: Iterable[RunReport]) -> None:
                 raise InputError(
                     f"{path} and {other} are not comparable: different {', '.join(differing)}; {REPORT_SEPARATELY}"
                 )
+
+
+def conditions(record: BaseRecord) -> dict[str, object]:
+    """What the results of a task beside probes were measured under, by name: only equal ones are compared."""
+    if isinstance(record, FewShotRecord):
+        found = [(r.kind, r.ways, r.shots, r.count) for r in record.results]
+        episodes = (record.pools or {}).get("episodes")
+        return {
+            "shots, ways or draws": frozenset(found),
+            "class pool": record.draw_classes,
+            "class pool of episodes": episodes.classes if episodes else tuple(range(record.classes)),
+        }
+    if isinstance(record, RobustnessRecord):
+        measured = {(r.corruption, r.severity, r.level) for r in record.results}
+        return {
+            "corruptions": frozenset(measured),
+            "probes on corrupted clips": frozenset(r.probe for r in record.results),
+            "corrupted clips": frozenset(r.n for r in record.results),
+        }
+    if isinstance(record, TextRecord):
+        return {"shares of dropped frames": frozenset(r.dropout for r in record.results)}
+    return {}
 
 
 @dataclass(frozen=True)
@@ -96,7 +125,7 @@ def check_predictions(results: Mapping[ResultRow, ResultSource]) -> CheckedPredi
 
 
 def split_by_steps(
-    rows: Iterable[ResultRow], results: Mapping[ResultRow, ResultSource], names: Mapping[str, RowNames]
+    rows: Iterable[ResultRow], results: Mapping[ResultRow, RecordSource], names: Mapping[str, RowNames]
 ) -> tuple[list[ResultRow], list[str]]:
     """Rows that can be compared, and one line for each record of another step than most of its study, regime and
     phase; where a study asks about settings, its variants may have lengths of their own, and most runs of the variant
@@ -119,12 +148,17 @@ def split_by_steps(
 
     other = [row for row in listed if row.is_trained and row.steps != expected(row)]
     lines = [
-        f"{row.name}, seed {row.seed} ({row.regime}): {row.benchmark}, {row.protocol} left out of all comparisons: "
+        f"{row.name}, seed {row.seed} ({row.regime}): {_evaluated(row)} left out of all comparisons: "
         f"evaluated at step {row.steps:,}, the others at {expected(row):,}"
         for row in other
     ]
     left_out = set(other)
     return [row for row in listed if row not in left_out], list(dict.fromkeys(lines))
+
+
+def _evaluated(row: ResultRow) -> str:
+    task = "" if row.task == "probe" else f", {row.task}"
+    return f"{row.benchmark}, {row.protocol}{task}"
 
 
 _Peers = tuple[str, ...]

@@ -24,14 +24,18 @@ from hpc_jepa.report.robustness_table import RobustnessRow, robustness_table
 from hpc_jepa.report.row_names import BASELINE, read_row_names
 from hpc_jepa.report.run_report import FoundRuns, RunReport, study_descriptions
 from hpc_jepa.report.scarce_classes import scarce_classes
-from hpc_jepa.report.study_grid import study_grids
+from hpc_jepa.report.study_grid import study_grids, task_grids, without_verdicts
 from hpc_jepa.report.switches import SemanticsComparison, compare_semantics
+from hpc_jepa.report.task_results import collect_task_results
 from hpc_jepa.report.verdicts import Interval
 
 
 @dataclass(frozen=True)
 class ReportData:
-    """Content of the page and the tables. ``limitations`` and ``other_probes`` are those of the published numbers."""
+    """Content of the page and the tables. ``limitations`` and ``other_probes`` are those of the published numbers.
+
+    ``grids``, ``tables`` and ``rows`` are of probes, ``task_grids`` and ``task_rows`` of the other tasks.
+    """
 
     descriptions: Sequence[str] = ()
     headlines: Sequence[str] = ()
@@ -49,6 +53,8 @@ class ReportData:
     gaps: Sequence[str] = ()
     runs: Sequence[RunReport] = ()
     over_steps: Sequence[StepSeries] = ()
+    task_grids: Sequence[ResultGrid] = ()
+    task_rows: Sequence[ResultRow] = ()
 
     def study_grids(self, scores: StudyScores) -> list[ResultGrid]:
         """The grids of one study."""
@@ -61,23 +67,25 @@ def collect_run_data(found: FoundRuns, places: Sequence[Path]) -> ReportData:
     Raises InputError if no run was evaluated, DataError if all evaluations are damaged.
     """
     runs, results = found.runs, collect_results(found.runs)
-    checked = check_predictions(results)
-    rows = list(checked.answers)
-    damaged = [f"damaged, left out: {line}" for line in (*found.damaged, *checked.damaged)]
-    if not rows and damaged:
+    checked, tasks = check_predictions(results), collect_task_results(found.runs)
+    rows, task_rows = list(checked.answers), list(tasks.answers)
+    damaged = [f"damaged, left out: {line}" for line in (*found.damaged, *checked.damaged, *tasks.damaged)]
+    if not rows and not task_rows and damaged:
         raise DataError(f"{places[0]}: no sound evaluation to report; {damaged[0]}")
-    if not rows and any(run.step_records for run in runs):
+    if not rows and not task_rows and any(run.step_records for run in runs):
         raise InputError(
             f"{places[0]}: only checkpoints before the last step were evaluated, so there is nothing to report yet; "
             "'hpc-jepa study next' has the decisions of looks at them"
         )
-    if not rows:
+    if not rows and not task_rows:
         raise InputError(f"{places[0]}: no run was evaluated yet; run 'hpc-jepa evaluate RUN --benchmark NAME' first")
     attentive = {panel_of(row) for row in rows if results[row].result.pooling == "tokens"}
     names = read_row_names(runs)
     comparable, left_out = split_by_steps(rows, results, names)
     answers = {row: checked.answers[row] for row in comparable}
-    scores = collect_scores(answers, checked.clusters, runs, names, deciding_metrics(runs))
+    comparable_tasks, other_tasks = split_by_steps(task_rows, tasks.sources, names)
+    task_answers = {row: tasks.answers[row] for row in comparable_tasks}
+    scores = collect_scores(answers, checked.clusters, runs, names, deciding_metrics(runs), task_answers)
     grids = judge_by_looks([grid for study in scores for grid in study_grids(study, runs)], runs)
     sequential = sequential_studies(runs)
     fixed = [study for study in scores if study.study not in sequential]
@@ -93,9 +101,13 @@ def collect_run_data(found: FoundRuns, places: Sequence[Path]) -> ReportData:
         factorial=[design for study in fixed for design in factorial_designs(study)],
         incomplete_factorial=[line for study in fixed for line in incomplete_designs(study)],
         robustness=robustness_table(runs),
-        gaps=[*damaged, *left_out, *find_gaps(runs, rows), *scarce_classes(runs)],
+        gaps=[*damaged, *left_out, *other_tasks, *find_gaps(runs, rows), *scarce_classes(runs)],
         runs=runs,
         over_steps=step_series(runs),
+        task_grids=[
+            grid if study in fixed else without_verdicts(grid) for study in scores for grid in task_grids(study, runs)
+        ],
+        task_rows=task_rows,
     )
 
 

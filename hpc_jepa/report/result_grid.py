@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from hpc_jepa.config.benchmark import MetricName
+from hpc_jepa.config.benchmark import MetricName, Task
 from hpc_jepa.evaluation.stats.accuracy import PROPORTION, Scale
 from hpc_jepa.evaluation.stats.metrics import METRICS
 from hpc_jepa.evaluation.stats.sequential import Decision
@@ -117,12 +117,17 @@ class ResultCell:
 
 @dataclass(frozen=True)
 class ColumnMetric:
-    """What the cells of a column measure."""
+    """What the cells of a column measure. ``recall``: name of a share that is no accuracy, as ``R@5``.
+
+    ``counted``: what the scores are of.
+    """
 
     name: MetricName = "accuracy"
     scale: Scale = PROPORTION
     target: str = ""
     target_unit: str = ""
+    recall: str = ""
+    counted: str = "clips"
 
     @property
     def unit(self) -> str:
@@ -144,7 +149,7 @@ class ColumnMetric:
     def title(self) -> str:
         """Name, target and unit."""
         target = f" of {self.target}" if self.target else ""
-        return f"{METRICS[self.name].title}{target}{f', {self.unit}' if self.unit else ''}"
+        return f"{self.recall or METRICS[self.name].title}{target}{f', {self.unit}' if self.unit else ''}"
 
 
 ACCURACY = ColumnMetric()
@@ -159,7 +164,8 @@ class ResultGrid:
 
     ``family``: number of differences that p-values are adjusted for, over all grids of the source. ``metrics``: of the
     columns that measure something else than accuracy. ``looks``: which decisions a sequential study has taken, in
-    words; empty for other studies.
+    words; empty for other studies. ``task``, ``part``: of another task than probes, what the grid is about;
+    ``headings``: its columns in short.
     """
 
     source: str
@@ -171,6 +177,9 @@ class ResultGrid:
     family: int = 0
     metrics: Mapping[str, ColumnMetric] = field(default_factory=dict)
     looks: str = ""
+    task: Task = "probe"
+    part: str = ""
+    headings: Mapping[str, str] = field(default_factory=dict)
 
     def metric(self, column: str) -> ColumnMetric:
         """What a column measures."""
@@ -178,8 +187,12 @@ class ResultGrid:
 
     @property
     def title(self) -> str:
-        """Source and regime."""
-        return f"{self.source}, regime {self.regime}"
+        """Source and regime, and the part of a task."""
+        return f"{self.source}, regime {self.regime}{f': {self.part}' if self.part else ''}"
+
+    def heading(self, column: str) -> str:
+        """A column in short, as the title says the rest."""
+        return self.headings.get(column, column)
 
     @property
     def references(self) -> tuple[str, ...]:
@@ -218,7 +231,8 @@ class ResultGrid:
             return ""
         better = "" if self.metric(column).higher_is_better else " (lower is better)"
         metric = f"{self.metric(column).title}{better}; " if column in self.metrics else ""
-        return f"{metric}{cell.n:,} clips" + ("" if cell.clusters is None else f" of {cell.clusters:,} videos")
+        videos = "" if cell.clusters is None else f" of {cell.clusters:,} videos"
+        return f"{metric}{cell.n:,} {self.metric(column).counted}{videos}"
 
     def row_caveat(self, row: str) -> str:
         """What limits all comparisons of a row: one seed, or settings beside the objective. Empty if nothing."""

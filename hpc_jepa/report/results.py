@@ -3,8 +3,10 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
-from hpc_jepa.evaluation.record import ProbeRecord, ProbeResult
+from hpc_jepa.config.benchmark import Task
+from hpc_jepa.evaluation.record import BaseRecord, ProbeRecord, ProbeResult
 from hpc_jepa.evaluation.stats.metrics import ClassMetrics, is_unbalanced
 from hpc_jepa.report.run_report import RunReport
 
@@ -24,6 +26,9 @@ class ResultRow:
     ``semantics``: the preset and the switches that the run is named after, as ``semantics_name`` writes them. Encoders
     that no run trained (``random_init`` of each seed, external encoders) have their weights as variant, semantics
     ``none`` and 0 steps.
+
+    ``task``, ``condition``: of another task than probes what it measures, see ``report/task_results.py``; its
+    ``metric`` is as recorded, in percent.
 
     The rest does not identify a row. ``classes``: of the benchmark. ``mean_class_accuracy``, ``macro_f1``, ``majority``
     (in percent) and ``predicted_classes``: see ``ClassMetrics``; None if neither the record nor sound predictions give
@@ -58,6 +63,8 @@ class ResultRow:
     r2_low: float | None = field(default=None, compare=False)
     r2_high: float | None = field(default=None, compare=False)
     constant: float | None = field(default=None, compare=False)
+    task: Task = "probe"
+    condition: str = ""
 
     def with_class_metrics(self, metrics: ClassMetrics) -> "ResultRow":
         """The row with metrics that were computed from its predictions."""
@@ -144,6 +151,34 @@ class ResultRow:
         return f"{value}{f' {unit}' if unit else ''} [{low}, {high}]"
 
 
+@dataclass(frozen=True)
+class ResultColumn:
+    """A column of results that are compared: one probe of a protocol of a benchmark, or one condition of a task.
+
+    ``condition`` and ``metric``: of a further task, as in its rows; empty of probes. ``probe``: empty where the task
+    has none.
+    """
+
+    benchmark: str
+    protocol: str
+    probe: str
+    task: Task = "probe"
+    condition: str = ""
+    metric: str = ""
+
+    @classmethod
+    def of(cls, row: ResultRow) -> "ResultColumn":
+        """The column of a row."""
+        if row.task == "probe":
+            return cls(row.benchmark, row.protocol, row.probe)
+        return cls(row.benchmark, row.protocol, row.probe, row.task, row.condition, row.metric)
+
+    def __str__(self) -> str:
+        shown = "" if self.metric == "top1" else self.metric
+        parts = (self.benchmark, self.protocol, self.probe.replace("_", " "), self.condition, shown)
+        return ", ".join(part for part in parts if part)
+
+
 @dataclass(frozen=True, order=True)
 class Panel:
     """Comparable results: same regime, benchmark, protocol and probe."""
@@ -152,6 +187,18 @@ class Panel:
     benchmark: str
     protocol: str
     probe: str
+
+
+class RecordSource(Protocol):
+    """The record of a result, and the file of it."""
+
+    @property
+    def path(self) -> Path:
+        """File of the record."""
+
+    @property
+    def record(self) -> BaseRecord:
+        """The record."""
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,8 @@ from hpc_jepa.report.page import render_page
 from hpc_jepa.report.predictions import check_comparable
 from hpc_jepa.report.published_results import read_published
 from hpc_jepa.report.report_data import ReportData, collect_run_data, with_audits, with_published
+from hpc_jepa.report.result_grid import ResultGrid
+from hpc_jepa.report.results import ResultRow
 from hpc_jepa.report.run_report import find_runs
 from hpc_jepa.report.study_evidence import collect_evidence
 from hpc_jepa.report.switches import SemanticsComparison
@@ -82,7 +84,8 @@ def _inside(study: StudyDir) -> Path:
 def print_report(report: Report, console: SafeConsole) -> None:
     """Print tables, findings and gaps."""
     data = report.data
-    tables = [*(table.text() for table in data.tables), *export_tables.text_tables(data.grids, (), data.factorial)]
+    grids = [*data.grids, *data.task_grids]
+    tables = [*(table.text() for table in data.tables), *export_tables.text_tables(grids, (), data.factorial)]
     for table in tables:
         console.print(export_tables.terminal_table(table), soft_wrap=True)
     steps = step_sentences(data.over_steps)
@@ -107,26 +110,13 @@ def report_json(report: Report) -> str:
         "folder": str(report.folder),
         "findings": list(data.headlines),
         "missing": list(data.gaps),
-        "grids": [
-            {
-                "source": grid.source,
-                "regime": grid.regime,
-                "reference": grid.reference,
-                "family": grid.family,
-                "detectable": [_gain_json(gain) for column in grid.columns if (gain := detectable_gain(grid, column))],
-                "cells": {
-                    row: {column: asdict(cell) if (cell := grid.cell(row, column)) else None for column in grid.columns}
-                    for row in grid.rows
-                },
-            }
-            for grid in data.grids
-        ],
+        "grids": [_grid_json(grid) for grid in (*data.grids, *data.task_grids)],
         "semantics": [_semantics_json(comparison) for comparison in data.comparisons],
         "factorial": {
             "designs": [_design_json(design) for design in data.factorial],
             "incomplete": list(data.incomplete_factorial),
         },
-        "results": [asdict(row) for row in data.rows],
+        "results": [_row_json(row) for row in (*data.rows, *data.task_rows)],
         "claims": {audit.source: [_claim_json(audit, result) for result in audit.results] for audit in data.audits},
     }
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
@@ -134,10 +124,11 @@ def report_json(report: Report) -> str:
 
 def _write_files(report: Report) -> None:
     data, folder = report.data, report.folder
-    tables = export_tables.text_tables(data.grids, data.audits, data.factorial)
-    frames = {"grid": export_tables.grid_frame(data.grids), "claims": export_tables.claims_frame(_main(data.audits))}
+    grids = [*data.grids, *data.task_grids]
+    tables = export_tables.text_tables(grids, data.audits, data.factorial)
+    frames = {"grid": export_tables.grid_frame(grids), "claims": export_tables.claims_frame(_main(data.audits))}
     if data.runs:
-        frames["results"] = export_tables.results_frame(data.rows)
+        frames["results"] = export_tables.results_frame([*data.rows, *data.task_rows])
     if data.over_steps:
         frames["over_steps"] = export_tables.results_frame([row for series in data.over_steps for row in series.rows])
     if data.factorial:
@@ -177,6 +168,24 @@ def _gain_json(gain: DetectableGain) -> dict[str, Any]:
     return {
         key: None if isinstance(value, float) and math.isnan(value) else value for key, value in asdict(gain).items()
     }
+
+
+def _grid_json(grid: ResultGrid) -> dict[str, Any]:
+    facts = {name: getattr(grid, name) for name in ("source", "regime", "reference", "family")}
+    if grid.task != "probe":
+        facts |= {"task": grid.task, "part": grid.part}
+    cells = {
+        row: {column: asdict(cell) if (cell := grid.cell(row, column)) else None for column in grid.columns}
+        for row in grid.rows
+    }
+    gains = [_gain_json(gain) for column in grid.columns if (gain := detectable_gain(grid, column))]
+    return {**facts, "detectable": gains, "cells": cells}
+
+
+def _row_json(row: ResultRow) -> dict[str, Any]:
+    """Probes without the fields of the other tasks."""
+    fields = asdict(row)
+    return {name: value for name, value in fields.items() if row.task != "probe" or name not in ("task", "condition")}
 
 
 def _semantics_json(comparison: SemanticsComparison) -> dict[str, Any]:

@@ -5,13 +5,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from simulated_records import record_facts, write_answers, write_run
+from simulated_records import write_answers, write_few_shot, write_robustness, write_run
 
 from hpc_jepa.config import loading
 from hpc_jepa.config.run import RunConfig
-from hpc_jepa.evaluation import record
-from hpc_jepa.evaluation.record import FewShotRecord, RobustnessRecord
-from hpc_jepa.runs.run_dir import RunDir
 
 CLIPS, CLASSES = 1000, 8
 TITLE = "Synthetic motion"
@@ -64,50 +61,18 @@ class StudyWriter:
     def few_shot(self, run: Path, curve: dict[int, float], **facts) -> Path:
         """``curve``: labels per class -> accuracy of the target weights. ``facts``: other fields of the record."""
         config = loading.read_config(RunConfig, [run / "config.yaml"])
-        results = [
-            {
-                "weights": "target",
-                "kind": "draws",
-                "ways": CLASSES,
-                "shots": shots,
-                "pooling": "mean",
-                "value": value,
-                "low": value - 0.02,
-                "high": value + 0.02,
-                "n": CLIPS,
-                "count": 2,
-                "per_draw": (value, value),
-            }
-            for shots, value in curve.items()
-        ]
-        path = RunDir(run).record_file("motion8", "standard", "few_shot")
-        facts = {**record_facts(config, "motion8", "standard"), "title": TITLE, "results": tuple(results), **facts}
-        record.write_record(FewShotRecord, path, facts, {"labels": self.labels})
-        return path
+        right = {shots: np.arange(CLIPS) < share * CLIPS for shots, share in curve.items()}
+        draws = {("target", shots): np.tile(clips, (2, 1)) for shots, clips in right.items()}
+        return write_few_shot(config, "motion8", "standard", draws, labels=self.labels, **{"title": TITLE, **facts})
 
     def robustness(self, run: Path, clean: float, damaged: tuple[float, ...]) -> Path:
         """``damaged``: accuracies of the target weights under noise, by severity."""
         config = loading.read_config(RunConfig, [run / "config.yaml"])
-        results = [
-            {
-                "weights": "target",
-                "probe": "linear",
-                "corruption": "noise" if severity else "clean",
-                "severity": severity,
-                "level": 0.1 * severity,
-                "consistency": 1 - 0.1 * severity,
-                "value": value,
-                "low": value - 0.02,
-                "high": value + 0.02,
-                "n": CLIPS,
-                "per_seed": (value,),
-            }
-            for severity, value in enumerate((clean, *damaged))
-        ]
-        path = RunDir(run).record_file("motion8", "standard", "robustness")
-        facts = {**record_facts(config, "motion8", "standard"), "title": TITLE, "results": tuple(results)}
-        record.write_record(RobustnessRecord, path, facts, {"labels": self.labels})
-        return path
+        answers = {
+            ("target", "linear", "noise" if severity else "clean", severity): np.arange(CLIPS) < share * CLIPS
+            for severity, share in enumerate((clean, *damaged))
+        }
+        return write_robustness(config, "motion8", "standard", answers, labels=self.labels, title=TITLE)
 
     def _line(self, step: int, auxiliary: bool) -> dict:
         terms = {"prediction": 0.4 + 0.4 * np.exp(-step / 120), "context": 0.3 + 0.2 * np.exp(-step / 200)}

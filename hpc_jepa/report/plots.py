@@ -3,6 +3,7 @@
 import io
 import re
 from collections.abc import Callable, Mapping, Sequence
+from typing import Literal
 
 from matplotlib import rc_context
 from matplotlib.axes import Axes
@@ -10,10 +11,6 @@ from matplotlib.figure import Figure
 
 from hpc_jepa.report.results import ResultRow
 from hpc_jepa.report.run_report import RunReport
-from hpc_jepa.runs.metrics_log import MetricsRecord
-
-StepMetric = Callable[[MetricsRecord], float | None]
-"""A metric of a logged step, None if it was not logged."""
 
 WIDTH = 5.0
 """Inches. Small, so that 9-point text stays readable on a phone."""
@@ -49,20 +46,28 @@ RC = {
 
 
 def accuracy_plot(rows: Sequence[ResultRow], colours: Mapping[str, int]) -> str:
-    """Accuracy with its 95 % interval for each encoder of one panel, and random encoders as bands.
+    """Accuracy with its 95 % interval of the encoders of one panel, a line for each with its seeds, and random encoders
+    as bands.
 
-    ``colours``: see ``variant_colours``. Target weights are filled dots, student weights rings.
+    ``colours``: see ``variant_colours``; one colour for all if there are more variants than colours. Target weights are
+    filled dots, student weights rings.
     """
-    trained = [row for row in rows if not row.is_random]
+    trained: dict[tuple[str, str], list[ResultRow]] = {}
+    for row in (row for row in rows if not row.is_random):
+        trained.setdefault((row.name, row.weights), []).append(row)
+    distinct = len({row.name for row in rows} & colours.keys()) <= len(SERIES)
 
     def draw(figure: Figure) -> None:
+        """Whiskers in rows, the first at the top."""
         axes = figure.add_subplot()
         for row in (row for row in rows if row.is_random):
             axes.axvspan(row.low, row.high, color=FAINT, alpha=0.6, linewidth=0)
             axes.axvline(row.value, color=INK, linewidth=0.8, linestyle=":")
-        for place, row in enumerate(reversed(trained)):
-            _whisker(axes, place, row, SERIES[colours[row.name]] if row.name in colours else INK)
-        axes.set_yticks(range(len(trained)), [row.encoder for row in reversed(trained)])
+        for place, seeds in enumerate(reversed(trained.values())):
+            for number, row in enumerate(seeds):
+                colour = SERIES[colours[row.name] % len(SERIES) if distinct else 0] if row.name in colours else INK
+                _whisker(axes, place + 0.3 - 0.6 * (number + 1) / (len(seeds) + 1), row, colour, small=len(seeds) > 1)
+        axes.set_yticks(range(len(trained)), [_of_seeds(seeds) for seeds in reversed(trained.values())])
         axes.set_ylim(-0.6, len(trained) - 0.4)
         if any(row.is_error for row in rows):
             axes.set_xlim(left=0)
@@ -75,28 +80,9 @@ def accuracy_plot(rows: Sequence[ResultRow], colours: Mapping[str, int]) -> str:
     return render_svg(draw, height=0.9 + 0.27 * max(len(trained), 1))
 
 
-def step_curves(runs: Sequence[RunReport], read: StepMetric) -> str:
-    """One metric over training steps, one line per run; one colour per variant, one line style per seed."""
-    colours = variant_colours(runs)
-    seeds = sorted({run.config.seed for run in runs})
-
-    def draw(figure: Figure) -> None:
-        axes = figure.add_subplot()
-        for run in runs:
-            points = [(step.step, value) for step in run.metrics if (value := read(step)) is not None]
-            if points:
-                style = STYLES[seeds.index(run.config.seed) % len(STYLES)]
-                axes.plot(*zip(*points, strict=True), color=SERIES[colours[variant_label(run)]], linestyle=style)
-        axes.set_xlabel("step")
-        axes.margins(x=0.01)
-
-    return render_svg(draw, height=2.5, width=4.2)
-
-
 def variant_colours(runs: Sequence[RunReport]) -> dict[str, int]:
-    """Index of the colour of each variant."""
-    names = sorted({variant_label(run) for run in runs})
-    return {name: number % len(SERIES) for number, name in enumerate(names)}
+    """The place of each variant, which gives it a colour, again after the last one."""
+    return {name: number for number, name in enumerate(sorted({variant_label(run) for run in runs}))}
 
 
 def variant_label(run: RunReport) -> str:
@@ -104,16 +90,29 @@ def variant_label(run: RunReport) -> str:
     return f"{run.config.variant} ({run.config.semantics_name})"
 
 
-def _whisker(axes: Axes, place: int, row: ResultRow, colour: str) -> None:
-    axes.plot([row.low, row.high], [place, place], color=colour, linewidth=2, solid_capstyle="round")
+def _of_seeds(rows: Sequence[ResultRow]) -> str:
+    """Encoder with its seed, or with their number."""
+    first = rows[0]
+    return first.encoder if len(rows) == 1 else f"{first.name}, {first.weights}, {len(rows)} seeds"
+
+
+def _whisker(axes: Axes, place: float, row: ResultRow, colour: str, small: bool) -> None:
+    axes.plot([row.low, row.high], [place, place], color=colour, linewidth=1 if small else 2, solid_capstyle="round")
     filled = row.weights == "target"
-    axes.plot(row.value, place, "o", markersize=6, color=colour, markerfacecolor=colour if filled else CARD)
+    axes.plot(
+        row.value, place, "o", markersize=3.5 if small else 6, color=colour, markerfacecolor=colour if filled else CARD
+    )
 
 
-def render_svg(draw: Callable[[Figure], None], height: float, width: float = WIDTH) -> str:
-    """A figure, with size in inches, as an <svg> element of the page."""
+def render_svg(
+    draw: Callable[[Figure], None],
+    height: float,
+    width: float = WIDTH,
+    layout: Literal["constrained"] | None = "constrained",
+) -> str:
+    """A figure, with size in inches, as an <svg> element of the page. ``layout``: None if ``draw`` places its axes."""
     with rc_context(RC):  # type: ignore[arg-type]
-        figure = Figure(figsize=(width, height), layout="constrained")
+        figure = Figure(figsize=(width, height), layout=layout)
         draw(figure)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", metadata={"Date": None})

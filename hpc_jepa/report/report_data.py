@@ -1,7 +1,7 @@
 """The content of a report, collected before anything is written."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from hpc_jepa.errors import DataError, InputError
@@ -19,14 +19,14 @@ from hpc_jepa.report.over_steps import StepSeries, step_series
 from hpc_jepa.report.predictions import check_predictions, split_by_steps
 from hpc_jepa.report.published_results import LIMITATIONS, PublishedStudy, other_probes, published_grids
 from hpc_jepa.report.result_grid import SIGNIFICANCE, ResultGrid
-from hpc_jepa.report.results import ResultRow, collect_results, panel_of
+from hpc_jepa.report.results import ResultRow, ResultSource, collect_results, panel_of
 from hpc_jepa.report.robustness_table import RobustnessRow, robustness_table
 from hpc_jepa.report.row_names import BASELINE, read_row_names
 from hpc_jepa.report.run_report import FoundRuns, RunReport, study_descriptions
 from hpc_jepa.report.scarce_classes import scarce_classes
 from hpc_jepa.report.study_grid import study_grids, task_grids, without_verdicts
 from hpc_jepa.report.switches import SemanticsComparison, compare_semantics
-from hpc_jepa.report.task_results import collect_task_results
+from hpc_jepa.report.task_results import TaskSource, collect_task_results
 from hpc_jepa.report.verdicts import Interval
 
 
@@ -35,6 +35,7 @@ class ReportData:
     """Content of the page and the tables. ``limitations`` and ``other_probes`` are those of the published numbers.
 
     ``grids``, ``tables`` and ``rows`` are of probes, ``task_grids`` and ``task_rows`` of the other tasks.
+    ``sources``: the record of each row.
     """
 
     descriptions: Sequence[str] = ()
@@ -55,6 +56,7 @@ class ReportData:
     over_steps: Sequence[StepSeries] = ()
     task_grids: Sequence[ResultGrid] = ()
     task_rows: Sequence[ResultRow] = ()
+    sources: Mapping[ResultRow, ResultSource | TaskSource] = field(default_factory=dict)
 
     def study_grids(self, scores: StudyScores) -> list[ResultGrid]:
         """The grids of one study."""
@@ -108,6 +110,7 @@ def collect_run_data(found: FoundRuns, places: Sequence[Path]) -> ReportData:
             grid if study in fixed else without_verdicts(grid) for study in scores for grid in task_grids(study, runs)
         ],
         task_rows=task_rows,
+        sources={**{row: results[row] for row in rows}, **tasks.sources},
     )
 
 

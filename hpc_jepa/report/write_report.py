@@ -140,7 +140,7 @@ def _write_files(report: Report) -> None:
         "tables.tex": export_tables.to_latex(tables),
         "report.json": report_json(report),
         "results.txt": report_text(report),
-        "index.html": render_page(data),
+        "index.html": render_page(data, folder),
     }
     folder.mkdir(parents=True, exist_ok=True)
     texts |= {f"{name}.csv": _to_csv(frame) for name, frame in frames.items()}

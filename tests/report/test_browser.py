@@ -21,9 +21,17 @@ MEASURE = """<script>
 const boxes = selector => [...document.querySelectorAll(selector)].map(e => e.getBoundingClientRect())
   .map(box => ({left: box.left, right: box.right, top: box.top, bottom: box.bottom}));
 const found = {width: innerWidth, scroll: document.documentElement.scrollWidth, tables: boxes("table.grid"),
-  frames: boxes(".scroll"), plots: boxes("figure.plot svg"), requests: performance.getEntriesByType("resource").length};
+  cells: boxes("th, td").filter(box => box.bottom > box.top), headings: [...document.querySelectorAll("th")]
+  .filter(e => e.getBoundingClientRect().height).map(e => e.firstChild ? e.firstChild.textContent.trim() : ""),
+  frames: boxes(".scroll").filter(box => box.bottom > box.top), plots: boxes("figure.plot svg"),
+  requests: performance.getEntriesByType("resource").length};
 parent.postMessage(JSON.stringify(found), "*");
 </script>"""
+
+PRINTED_WIDTH = 688
+"""A4 within the margins of the page, at 96 pixels per inch."""
+
+SHOTS = (2, 3, 5, 10, 20, 50)
 
 SHELL = """<body style="margin:0"><iframe src="measured.html" style="border:0;width:{width}px;height:900px"></iframe>
 <script>addEventListener("message", event => document.body.textContent = event.data)</script></body>"""
@@ -82,6 +90,30 @@ def test_tables_and_plots_fit_the_window_without_overlap(page, width):
     assert all(box["left"] >= 0 and box["right"] <= width for box in (*found["frames"], *found["plots"]))
     assert all(box["right"] - box["left"] > 200 and box["bottom"] - box["top"] > 40 for box in found["plots"])
     assert not any(overlap(a, b) for i, a in enumerate(found["plots"]) for b in found["plots"][i + 1 :])
+
+
+@pytest.mark.parametrize("benchmarks", [3, 9])
+@pytest.mark.parametrize("width", [PRINTED_WIDTH, 400])
+def test_no_column_is_lost_in_print_or_in_a_narrow_window(write, benchmarks, width):
+    """On paper all visible cells are on the page, and every column and row is named; in a window tables scroll."""
+    names = [f"benchmark_{number}" for number in range(benchmarks)]
+    for variant in ("baseline", "kinematic_split"):
+        run = write.run(variant)
+        for number, name in enumerate(names):
+            write.evaluated(run, {"target": {"linear": 0.3 + 0.01 * number}}, salt=number, benchmark=name)
+        write.few_shot(run, dict.fromkeys(SHOTS, 0.3))
+    page = write_report([write.root / "demo"], published=PUBLISHED_RESULTS).folder / "index.html"
+    printed = width == PRINTED_WIDTH
+    if printed:
+        page.write_text(page.read_text().replace("@media print", "@media all"))
+    found = layout(page, width)
+    assert found["scroll"] <= width
+    if printed:
+        assert all(box["left"] >= 0 and box["right"] <= width + 1 for box in found["cells"])
+    shown = set(found["headings"])
+    assert {f"{name}, standard, linear" for name in names} | {"kinematic_split"} <= shown
+    assert {f"{shots} shots" for shots in SHOTS} <= shown
+    assert all(sum(heading == f"{name}, standard, linear" for heading in found["headings"]) == 1 for name in names)
 
 
 def overlap(a: dict, b: dict) -> bool:

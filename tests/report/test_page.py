@@ -35,7 +35,8 @@ class Outline(HTMLParser):
 
     def handle_starttag(self, tag, attrs):
         self.count[tag] = self.count.get(tag, 0) + 1
-        self.addresses += [value for name, value in attrs if name in ("src", "href", "xlink:href", "action")]
+        loads = ("src", "xlink:href", "action") if tag == "a" else ("src", "href", "xlink:href", "action")
+        self.addresses += [value for name, value in attrs if name in loads]  # a link of <a> loads nothing
         if tag not in VOID:
             self.open.append(tag)
 

@@ -15,6 +15,7 @@ from scipy.optimize import brentq
 from scipy.stats import nct, t
 
 from hpc_jepa.errors import InputError
+from hpc_jepa.evaluation.stats.accuracy import PROPORTION, Scale
 from hpc_jepa.evaluation.stats.blocked import (
     FEWEST_TO_MODERATE,
     SHARED_CORRELATION,
@@ -125,12 +126,15 @@ def clips_needed(spread: Spread, difference: float, test: FamilyTest, target: fl
 
 
 def estimate_spread(
-    variants: Mapping[str, SeedScores], reference: SeedScores, clusters: NDArray[np.int64] | None = None
+    variants: Mapping[str, SeedScores],
+    reference: SeedScores,
+    clusters: NDArray[np.int64] | None = None,
+    scale: Scale = PROPORTION,
 ) -> Spread:
     """Spread of a pilot: pooled over its variants. Raises InputError if no two seeds are common to a variant and the
     reference.
     """
-    found = compare_with_reference(variants, reference, clusters)
+    found = compare_with_reference(variants, reference, clusters, scale)
     common = {name: sorted(set(variants[name]) & set(reference)) for name in variants}
     paired = [name for name in variants if len(common[name]) > 1]
     if not paired:

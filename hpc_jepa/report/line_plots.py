@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from statistics import mean
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -20,6 +21,8 @@ PANELS_WIDTH = 6.6
 """Inches."""
 
 LABEL_SIZE = 7.5
+FEW_POINTS = 6
+"""Different x of a plot that has a tick at each."""
 
 
 @dataclass(frozen=True)
@@ -85,6 +88,7 @@ def _labelled(
         axes.set_xlabel(axis_labels[0])
         axes.set_ylabel(axis_labels[1])
         axes.margins(x=0.02)
+        _ticks_at_points(axes, lines)
         if zero:
             axes.set_ylim(bottom=0)
         _label_ends(axes, lines, styles)
@@ -109,6 +113,7 @@ def _panels(lines: Sequence[Line], names: Sequence[str], axis_labels: tuple[str,
                 if line.name == name:
                     _draw(axes, line, ahead)
             axes.set_title(_shown(name), fontsize=LABEL_SIZE, loc="left", pad=2)
+        _ticks_at_points(panels[0], lines)
         if zero:
             panels[0].set_ylim(bottom=0)
         figure.supxlabel(axis_labels[0], fontsize=9, y=0.06 / height)
@@ -143,6 +148,13 @@ def _draw(axes: Axes, line: Line, style: LineStyle) -> None:
     drawn.set(marker=style.marker, markersize=3.5, markevery=every)
 
 
+def _ticks_at_points(axes: Axes, lines: Sequence[Line]) -> None:
+    """Ticks where the points are, if these are few: numbers of labels, severities."""
+    places = sorted({float(x) for line in lines for x in line.x})
+    if len(places) <= FEW_POINTS:
+        axes.set_xticks(places, [f"{place:g}" for place in places])
+
+
 def _label_ends(axes: Axes, lines: Sequence[Line], styles: Mapping[str, LineStyle]) -> None:
     """A label right of the plot for each name, at the height of its last point or as near as others allow."""
     first = {line.name: line for line in reversed(lines)}
@@ -159,7 +171,14 @@ def _label_ends(axes: Axes, lines: Sequence[Line], styles: Mapping[str, LineStyl
             va="center",
             fontsize=LABEL_SIZE,
             color=styles[name].colour,
-            arrowprops={"arrowstyle": "-", "color": styles[name].colour, "linewidth": 0.5, "shrinkA": 1, "shrinkB": 3},
+            arrowprops={
+                "arrowstyle": "-",
+                "relpos": (0, 0.5),
+                "color": styles[name].colour,
+                "linewidth": 0.5,
+                "shrinkA": 1,
+                "shrinkB": 3,
+            },
             annotation_clip=False,
         )
 
@@ -170,12 +189,15 @@ def _shown(name: str) -> str:
 
 
 def spread_out(values: Sequence[float], gap: float, low: float, high: float) -> list[float]:
-    """Ascending places at least ``gap`` apart, near the ascending ``values`` and inside [low, high] if they fit."""
-    places: list[float] = []
-    for value in values:
-        places.append(max(value, places[-1] + gap) if places else max(value, low))
-    top = high
-    for number in range(len(places) - 1, -1, -1):
-        places[number] = min(places[number], top)
-        top = places[number] - gap
-    return places
+    """Ascending places at least ``gap`` apart, nearest to the ascending ``values``, and inside [low, high] if they fit.
+
+    Least squares by pooling neighbours that are too near (isotonic regression of the values less their gaps).
+    """
+    groups: list[list[float]] = []
+    for number, value in enumerate(values):
+        groups.append([value - number * gap])
+        while len(groups) > 1 and mean(groups[-2]) > mean(groups[-1]):
+            groups[-2:] = [groups[-2] + groups[-1]]
+    free = [mean(group) for group in groups for _ in group]
+    last = high - (len(free) - 1) * gap
+    return [max(min(place, last), low) + number * gap for number, place in enumerate(free)]

@@ -74,7 +74,12 @@ class RecordLinks:
 
     def of_cell(self, grid: ResultGrid, row: str, column: str) -> tuple[RecordLink, ...]:
         """The records of a cell, by seed; none of published numbers."""
-        return self.cells.get((grid.source, grid.regime, row, column), ())
+        return self.at(grid.source, grid.regime, row, column)
+
+    def at(self, study: str, regime: str, name: str, column: str) -> tuple[RecordLink, ...]:
+        """The records of a row of a study in a column, by seed. ``name``: as in grids, or with all its semantics."""
+        short = name.removesuffix(" (corrected)").replace(" (corrected, ", " (")
+        return self.cells.get((study, regime, short, column), ())
 
     def address(self, path: Path) -> str:
         """A file as address relative to the page."""

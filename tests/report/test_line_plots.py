@@ -54,7 +54,8 @@ def test_a_variant_keeps_its_colour_where_no_other_has_it():
 def test_labels_are_apart_and_inside():
     found = spread_out([0.0, 0.0, 0.01, 0.98, 1.0], 0.15, 0.0, 1.0)
     assert np.diff(found).min() >= 0.15 - 1e-9 and found[0] >= 0 and found[-1] <= 1
-    assert spread_out([0.2, 0.6], 0.1, 0.0, 1.0) == [0.2, 0.6]
+    assert spread_out([0.2, 0.6], 0.1, 0.0, 1.0) == pytest.approx([0.2, 0.6])
+    assert spread_out([0.5, 0.5, 0.5], 0.1, 0.0, 1.0) == pytest.approx([0.4, 0.5, 0.6])
 
 
 def test_only_variants_with_data_are_named_in_a_plot(write):

@@ -1,7 +1,7 @@
 """Switches between the behaviour of the published code and that of the paper's text.
 
-``published`` and ``corrected`` are presets; single switches can be overridden. B1, B2, ... are the entries of the list
-of differences in ``docs/semantics.md``.
+``published`` and ``corrected`` are presets; single switches can be overridden. B1, B2, ... are the entries of the
+register in ``docs/deviations.md``.
 """
 
 from collections.abc import Mapping

@@ -4,7 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hpc_jepa.report.claims import Claim
-from hpc_jepa.report.verdicts import ClaimResult, Evidence, Verdict, count_verdicts, evaluate_claim
+from hpc_jepa.report.evidence import Evidence
+from hpc_jepa.report.predicate_rules import Verdict
+from hpc_jepa.report.verdicts import ClaimResult, count_verdicts, evaluate_claim
 
 
 @dataclass(frozen=True)
@@ -18,6 +20,10 @@ class Audit:
     def verdict(self, result: ClaimResult) -> Verdict:
         """The one of both verdicts that counts for this source."""
         return result.outcome.as_printed if self.as_printed else result.outcome.with_uncertainty
+
+    def notes(self, result: ClaimResult) -> str:
+        """The notes on a claim, which are about the runs of the publication and no others."""
+        return result.claim.notes if self.as_printed else ""
 
     @property
     def decided(self) -> bool:

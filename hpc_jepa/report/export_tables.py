@@ -21,7 +21,7 @@ from hpc_jepa.report.wording import cluster_mark, factorial_note, note
 
 MISSING = "missing"
 
-CLAIM_COLUMNS = ("id", "statement", "published", "computed", "low", "high", "verdict")
+CLAIM_COLUMNS = ("id", "statement", "published", "computed", "low", "high", "verdict", "caveats", "notes")
 GRID_COLUMNS = (
     *("source", "regime", "variant", "benchmark", "value", "low", "high", "n", "seeds", "untrained"),
     *("reference", "difference", "difference_low", "difference_high", "p", "p_holm", "significant", "test"),
@@ -262,15 +262,16 @@ def claims_frame(audit: Audit) -> pd.DataFrame:
     lines = []
     for result in audit.results:
         claim, outcome = result.claim, result.outcome
-        bounds = (None if value is None else round(value, 2) for value in (outcome.low, outcome.high))
+        bounds = (None if value is None else round(value, 2) + 0 for value in (outcome.low, outcome.high))
         published = format_published(claim.published)
-        lines.append((claim.id, claim.statement, published, outcome.computed, *bounds, audit.verdict(result)))
+        remarks = (audit.verdict(result), "; ".join(result.caveats), audit.notes(result))
+        lines.append((claim.id, claim.statement, published, outcome.computed, *bounds, *remarks))
     return pd.DataFrame(lines, columns=list(CLAIM_COLUMNS), dtype=object)
 
 
 def format_bound(value: float) -> str:
     """One end of an interval: a count, or points."""
-    return str(value) if isinstance(value, int) else f"{value:.2f}"
+    return str(value) if isinstance(value, int) else f"{round(value, 2) + 0:.2f}"  # 0.00 and never -0.00
 
 
 def _grid_table(grid: ResultGrid) -> TextTable:
@@ -280,12 +281,13 @@ def _grid_table(grid: ResultGrid) -> TextTable:
 
 
 def _claim_table(audits: Sequence[Audit]) -> TextTable:
-    columns = ["id", "statement", "published", *(name for audit in audits for name in (audit.source, "verdict"))]
+    columns = ["id", "statement", "published"]
+    columns += [name for audit in audits for name in (audit.source, "verdict", "caveats")]
     rows = []
     for line in audit_lines(audits):
         row = [line.claim.id, line.claim.statement, format_published(line.claim.published)]
         for audit, result in zip(audits, line.results, strict=True):
-            row += [_claim_cell(result), audit.verdict(result)]
+            row += [_claim_cell(result), audit.verdict(result), "; ".join(result.caveats)]
         rows.append(row)
     return TextTable("Claims", " ".join(audit.sentence for audit in audits), pd.DataFrame(rows, columns=columns))
 

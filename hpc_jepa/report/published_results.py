@@ -1,20 +1,23 @@
 """The published results: one accuracy per cell and the size of its test set; there are no predictions."""
 
 import csv
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from pydantic import ValidationError
 
 from hpc_jepa.config.strict import Strict
 from hpc_jepa.errors import DataError, InputError
+from hpc_jepa.evaluation.stats.joint import DRAWS
 from hpc_jepa.evaluation.stats.unpaired import CorrectCount, compare_unpaired
 from hpc_jepa.io.validation import first_error
-from hpc_jepa.report.claims import ClaimCell
+from hpc_jepa.report.evidence import Interval, JointValues, Limit, listing
+from hpc_jepa.report.predicates import ClaimCell, Pair
 from hpc_jepa.report.result_grid import Contrast, ResultCell, ResultGrid, adjust_p_values
-from hpc_jepa.report.verdicts import Interval
 
 PUBLISHED_RESULTS = Path(__file__).parent / "published" / "published_results.csv"
 
@@ -26,6 +29,9 @@ REFERENCES = {"mixed": "baseline_seed42", "ucf101": "baseline"}
 
 MAIN_BENCHMARKS = ("imagenet100", "ssv2", "diving48")
 FURTHER_BENCHMARKS = ("synth_motion8", "ucf101_full", "ucf101_subset2000")
+
+PROBE_EPOCHS = re.compile(r"\bprobe_epochs=(\d+)")
+"""In the notes of a result."""
 
 CONSTANTS = {"encoder_width": 768}
 """From the released configurations."""
@@ -45,11 +51,15 @@ LIMITATIONS = (
 
 @dataclass(frozen=True)
 class PublishedResult:
-    """Percent as printed, of ``n`` test clips. ``untrained``: no gradient reached the evaluated weights (B1)."""
+    """Percent as printed, of ``n`` test clips.
+
+    ``untrained``: no gradient reached the evaluated weights (B1). ``probe_epochs``: None if they were not recorded.
+    """
 
     percent: float
     n: int
     untrained: bool
+    probe_epochs: int | None = None
 
     @property
     def count(self) -> CorrectCount:
@@ -84,9 +94,13 @@ class PublishedStudy:
         """Name of the source in the report."""
         return SOURCE_NAME
 
+    def same(self, cell: ClaimCell) -> ClaimCell:
+        """Every published run is an accuracy of its own."""
+        return cell
+
     def score(self, cell: ClaimCell) -> Interval | None:
         """Accuracy of one run with its Wilson interval."""
-        return replace(self.results[cell].accuracy, one_seed=True) if cell in self.results else None
+        return replace(self.results[cell].accuracy, limit="one seed") if cell in self.results else None
 
     def difference(self, minuend: ClaimCell, subtrahend: ClaimCell) -> Interval | None:
         """Difference of the printed values of two runs, with the interval of two unpaired proportions."""
@@ -95,12 +109,44 @@ class PublishedStudy:
             return None
         unpaired = compare_unpaired(first.count, second.count)
         points = round(first.percent - second.percent, 2)
-        about_variants = minuend.unseeded != subtrahend.unseeded  # otherwise about two runs, which the clips decide
-        return Interval(points, 100 * unpaired.low, 100 * unpaired.high, one_seed=about_variants)
+        limit: Limit = "one seed" if _about_variants((minuend, subtrahend)) else ""
+        return Interval(points, 100 * unpaired.low, 100 * unpaired.high, limit)
+
+    def joint(self, cells: Sequence[ClaimCell]) -> JointValues | None:
+        """Printed values, and draws of as many test clips: runs are unpaired, and their seeds unknown."""
+        found = [self.results[cell] for cell in cells if cell in self.results]
+        if len(found) < len(cells):
+            return None
+        sizes = np.array([result.n for result in found])
+        shares = np.array([result.count.share for result in found])
+        draws = np.random.default_rng(0).binomial(sizes, shares, size=(DRAWS, len(found))) / sizes
+        return JointValues(np.array([result.percent for result in found]), 100 * draws, "one seed")
 
     def constant(self, name: str) -> Any:
         """A constant of the released configurations."""
         return CONSTANTS.get(name)
+
+    def caveats(self, cells: Sequence[ClaimCell], pairs: Sequence[Pair]) -> tuple[str, ...]:
+        """Single runs, untrained weights (B1), unequal seeds (B21) and unequal probe epochs (B22)."""
+        lines = ["one seed"] if all(map(_about_variants, pairs)) else []
+        untrained = [cell.variant for cell in cells if self.results[cell].untrained]
+        lines += [f"weights that no gradient reached (B1): {listing(untrained)}"] if untrained else []
+        seeds = sorted({(ours.seed, other.seed) for ours, other in pairs if ours.seed != other.seed})
+        if seeds and all(map(_about_variants, pairs)):
+            lines += [f"seed {ours} against {other} (B21)" for ours, other in seeds]
+        return (*lines, *self._probe_epochs(cells))
+
+    def _probe_epochs(self, cells: Sequence[ClaimCell]) -> list[str]:
+        """Benchmarks on which the probes of the cells had not the same number of epochs."""
+        unequal: dict[str, list[str]] = {}
+        for benchmark in dict.fromkeys(cell.benchmark for cell in cells):
+            epochs = {cell.variant: self.results[cell].probe_epochs for cell in cells if cell.benchmark == benchmark}
+            known = {variant: count for variant, count in epochs.items() if count is not None}
+            if len(set(known.values())) > 1:
+                least, most = min(known.values()), max(known.values())
+                short = listing(variant for variant, count in known.items() if count < most)
+                unequal.setdefault(f"{least} probe epochs for {short}, {most} for the others", []).append(benchmark)
+        return [f"{line} on {' and '.join(benchmarks)} (B22)" for line, benchmarks in unequal.items()]
 
 
 def read_published(path: Path = PUBLISHED_RESULTS) -> PublishedStudy:
@@ -174,4 +220,11 @@ def _result(path: Path, cell: ClaimCell, values: Mapping[tuple[ClaimCell, str], 
         raise DataError(f"{path}: {cell}: {percent} is not a percentage between 0 and 100")
     if n < 1 or n != int(n):
         raise DataError(f"{path}: {cell}: n_val, the number of test clips, is missing or not a positive integer")
-    return PublishedResult(percent, int(n), "disable_ema" in notes)
+    epochs = PROBE_EPOCHS.search(notes)
+    return PublishedResult(percent, int(n), "disable_ema" in notes, int(epochs[1]) if epochs else None)
+
+
+def _about_variants(pair: Pair) -> bool:
+    """Whether a difference is between variants; one of two seeds is about two runs, which the test clips decide."""
+    minuend, subtrahend = pair
+    return minuend.unseeded != subtrahend.unseeded

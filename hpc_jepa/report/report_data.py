@@ -7,15 +7,16 @@ from pathlib import Path
 from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.evaluation.stats.simultaneous import holm
 from hpc_jepa.report.audit import Audit
-from hpc_jepa.report.claims import ClaimCell
 from hpc_jepa.report.comparisons import StudyScores, collect_scores
 from hpc_jepa.report.deciding import deciding_metrics
+from hpc_jepa.report.evidence import Interval
 from hpc_jepa.report.export_tables import ResultTable, result_tables
 from hpc_jepa.report.factorial import FactorialDesign, factorial_designs, incomplete_designs
 from hpc_jepa.report.gaps import find_gaps
 from hpc_jepa.report.headlines import write_headlines
 from hpc_jepa.report.looks import judge_by_looks, sequential_findings, sequential_studies
 from hpc_jepa.report.over_steps import StepSeries, step_series
+from hpc_jepa.report.predicates import ClaimCell
 from hpc_jepa.report.predictions import check_predictions, split_by_steps
 from hpc_jepa.report.published_results import LIMITATIONS, PublishedStudy, other_probes, published_grids
 from hpc_jepa.report.result_grid import SIGNIFICANCE, ResultGrid
@@ -27,7 +28,6 @@ from hpc_jepa.report.scarce_classes import scarce_classes
 from hpc_jepa.report.study_grid import study_grids, task_grids, without_verdicts
 from hpc_jepa.report.switches import SemanticsComparison, compare_semantics
 from hpc_jepa.report.task_results import TaskSource, collect_task_results
-from hpc_jepa.report.verdicts import Interval
 
 
 @dataclass(frozen=True)

@@ -204,4 +204,7 @@ def _design_json(design: FactorialDesign) -> dict[str, Any]:
 
 def _claim_json(audit: Audit, result: ClaimResult) -> dict[str, Any]:
     outcome = asdict(result.outcome)
-    return {"id": result.claim.id, "verdict": audit.verdict(result), **outcome, "missing": list(result.missing)}
+    for end in ("low", "high"):
+        outcome[end] = None if outcome[end] is None else round(outcome[end], 6) + 0
+    remarks = {"caveats": list(result.caveats), "notes": audit.notes(result), "missing": list(result.missing)}
+    return {"id": result.claim.id, "verdict": audit.verdict(result), **outcome, **remarks}

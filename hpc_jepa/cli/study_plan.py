@@ -86,7 +86,7 @@ def _total(forecast: StudyForecast, site: ClusterConfig, cells: int, on_slurm: b
     gpus = site.train.gpus
     hours = f"{forecast.gpu_hours:,.0f} GPU-hours, " if forecast.gpu_hours is not None and gpus else ""
     days = f"{forecast.days:.1f} days" if forecast.days is not None else "unknown time"
-    at_once = min(site.max_concurrent_jobs, cells)
+    at_once = min(site.max_concurrent_jobs * site.train.cells_per_job, cells)
     line = f"pretraining: {hours}{days} with {at_once} at a time; {forecast.disk / GIB:,.1f} GiB of disk"
     if not on_slurm:
         return line

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field, model_validator
 
 from hpc_jepa.config.loading import did_you_mean, find_config, read_config
-from hpc_jepa.config.strict import RootConfig, Strict
+from hpc_jepa.config.strict import RootConfig, SettingError, Strict
 from hpc_jepa.errors import InputError
 from hpc_jepa.io.resources import list_resources
 
@@ -51,7 +51,7 @@ NameList = Annotated[tuple[str, ...], BeforeValidator(_listed)]
 
 
 class ResourcesConfig(Strict):
-    """Resources of one job."""
+    """Resources of one job, which runs one cell of a study or, packed, several at a time on one node."""
 
     nodes: int = Field(1, gt=0)
     gpus_per_node: int = Field(0, ge=0)
@@ -59,6 +59,13 @@ class ResourcesConfig(Strict):
     cpus_per_node: int = Field(gt=0, description="cores, shared by the processes of a node")
     memory_gib: float | None = Field(None, gt=0, description="main memory of a node; null: the default of the site")
     time: Minutes = Field(description='time limit: minutes, or "[days-]hours:minutes:seconds" in quotes')
+    cells_per_job: int = Field(
+        1, gt=0, description="cells that a job runs at the same time; more than 1: it takes the next one when one ends"
+    )
+    gpus_per_cell: int | None = Field(
+        None, gt=0, description="GPUs of a packed cell; null: those of the job, divided among its cells"
+    )
+    cells_per_gpu: int = Field(1, gt=0, description="packed cells that share a GPU, through MPS where the node has it")
 
     @model_validator(mode="after")
     def _enough_cores(self) -> "ResourcesConfig":
@@ -70,20 +77,76 @@ class ResourcesConfig(Strict):
             )
         return self
 
+    @model_validator(mode="after")
+    def _cells_fit(self) -> "ResourcesConfig":
+        """Refuse cells that the node has no room for, and keys that would have no effect."""
+        if self.cells_per_job == 1:
+            self._refuse_idle_gpus()
+            return self
+        self._refuse_shared_jobs()
+        room = self.gpus_per_node * self.cells_per_gpu
+        most = room // (self.gpus_per_cell or 1)
+        if self.gpus_per_node and self.cells_per_job > most:
+            each = "1 GPU" if (self.gpus_per_cell or 1) == 1 else f"{self.gpus_per_cell} GPUs"
+            more = f" shared by {self.cells_per_gpu}" if self.cells_per_gpu > 1 else ""
+            remedy = f"use at most {most}" + (", or cells_per_gpu: 2" if self.cells_per_gpu == 1 else "")
+            raise SettingError(
+                ("cells_per_job",),
+                f"{self.cells_per_job} cells of {each}, but the node has {self.gpus_per_node} (gpus_per_node){more}; "
+                f"{remedy if most else 'set fewer gpus_per_cell'}",
+            )
+        needed = self.cells_per_job * self.processes
+        if needed > self.cpus_per_node:
+            raise SettingError(
+                ("cells_per_job",),
+                f"{self.cells_per_job} cells need at least {needed} cores, one per process, but the node has "
+                f"{self.cpus_per_node} (cpus_per_node); use at most {self.cpus_per_node // self.processes}",
+            )
+        return self
+
+    def _refuse_idle_gpus(self) -> None:
+        if self.gpus_per_cell is not None and (self.nodes, self.gpus_per_cell) != (1, self.gpus_per_node):
+            raise SettingError(
+                ("gpus_per_cell",),
+                f"a job of one cell uses all its GPUs, here {self.nodes * self.gpus_per_node}; set cells_per_job to "
+                "pack several, or gpus_per_node alone",
+            )
+        if self.cells_per_gpu > 1:
+            raise SettingError(("cells_per_gpu",), "a job of one cell shares no GPU; set cells_per_job")
+
+    def _refuse_shared_jobs(self) -> None:
+        if self.nodes > 1:
+            raise SettingError(
+                ("nodes",), "a packed job has one node, which its cells share; use nodes: 1 or cells_per_job: 1"
+            )
+        if self.tasks_per_node is not None:
+            raise SettingError(
+                ("tasks_per_node",), "a packed cell has one process per GPU, or one; remove it, or set cells_per_job: 1"
+            )
+        if self.gpus_per_cell is not None and not self.gpus_per_node:
+            raise SettingError(("gpus_per_cell",), "the job has no GPUs; set gpus_per_node, or remove it")
+        if self.cells_per_gpu > 1 and (self.gpus_per_cell or 1) > 1:
+            raise SettingError(("cells_per_gpu",), "only cells of one GPU can share it; set gpus_per_cell: 1")
+        if self.cells_per_gpu > 1 and not self.gpus_per_node:
+            raise SettingError(("cells_per_gpu",), "the job has no GPUs; set gpus_per_node, or remove it")
+
     @property
     def tasks(self) -> int:
-        """Processes per node."""
+        """Processes per node of a job of one cell."""
         return self.tasks_per_node or max(self.gpus_per_node, 1)
 
     @property
     def processes(self) -> int:
-        """Processes of the job."""
-        return self.nodes * self.tasks
+        """Processes of one cell."""
+        return self.nodes * self.tasks if self.cells_per_job == 1 else max(self.gpus, 1)
 
     @property
     def gpus(self) -> int:
-        """GPUs of the job."""
-        return self.nodes * self.gpus_per_node
+        """GPUs of one cell."""
+        if self.cells_per_job == 1:
+            return self.nodes * self.gpus_per_node
+        shared = self.gpus_per_node * self.cells_per_gpu // self.cells_per_job
+        return self.gpus_per_cell or (1 if self.cells_per_gpu > 1 else shared)
 
 
 class NcclConfig(Strict):
@@ -148,7 +211,14 @@ class ClusterConfig(RootConfig):
             taken = sorted(names & {name.replace("_", "-") for name in options})
             if taken:
                 raise ValueError(f"{command}.{taken[0]}: the submission sets --{taken[0]} itself; remove it")
+        if self.report.cells_per_job > 1:
+            raise SettingError(("report", "cells_per_job"), "a report is one task; remove it")
         return self
+
+    @property
+    def packs(self) -> bool:
+        """Whether a job runs several cells."""
+        return self.train.cells_per_job > 1 or self.evaluate.cells_per_job > 1
 
     @property
     def srun_options(self) -> list[str]:

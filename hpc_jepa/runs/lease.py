@@ -154,7 +154,7 @@ def is_expired(run: RunDir) -> bool:
     The age of the last heartbeat is taken on the clock of the file system, which stamps it.
     """
     last = _last_heartbeat(run)
-    return last is not None and _file_system_time(run.path) - last > LEASE_TIMEOUT
+    return last is not None and file_system_time(run.path) - last > LEASE_TIMEOUT
 
 
 def is_held(run: RunDir) -> bool:
@@ -217,7 +217,7 @@ def _last_heartbeat(run: RunDir) -> float | None:
         return None
 
 
-def _file_system_time(folder: Path) -> float:
+def file_system_time(folder: Path) -> float:
     """Time on the clock that stamps files in ``folder``; the time of this host if no file can be created there."""
     try:
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".clock-") as file:

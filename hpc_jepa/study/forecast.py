@@ -73,12 +73,13 @@ def forecast_study(
     seconds = [regime.seconds * regime.cells for regime in regimes if regime.seconds is not None]
     known = len(seconds) == len(regimes)
     chunks = math.ceil(len(cells) / cluster.array_limit)
-    rounds = math.ceil(len(cells) / cluster.max_concurrent_jobs)
+    at_once = cluster.max_concurrent_jobs * cluster.train.cells_per_job
+    rounds = math.ceil(len(cells) / (cluster.max_concurrent_jobs * cluster.evaluate.cells_per_job))
     evaluates = any(cell.evaluations for cell in cells)
     return StudyForecast(
         regimes,
         gpu_hours=sum(hours) if known else None,
-        days=sum(seconds) / min(cluster.max_concurrent_jobs, len(cells)) / HOUR / 24 if known else None,
+        days=sum(seconds) / min(at_once, len(cells)) / HOUR / 24 if known else None,
         evaluation_days=rounds * cluster.evaluate.time / 60 / 24 if evaluates else 0.0,
         disk=sum(regime.disk for regime in regimes),
         arrays=chunks * (2 if evaluates else 1),
@@ -94,13 +95,16 @@ def step_time(cells: Sequence[StudyCell], cluster: ClusterConfig, given: float |
         return StepTime(median(measured), f"measured (runs: {len(measured)})")
     if cluster.gpu_tflops is None or not cluster.train.gpus:
         return None
-    return _estimated(cells[0].config, cluster.gpu_tflops, cluster.train.gpus)
+    return estimated_step(cells[0].config, cluster.gpu_tflops, cluster.train.gpus, cluster.train.cells_per_gpu)
 
 
-def _estimated(config: RunConfig, gpu_tflops: float, gpus: int) -> StepTime:
-    """From FLOPs, but not less than the launches of the kernels take; torch.compile fuses them to an unknown number."""
+def estimated_step(config: RunConfig, gpu_tflops: float, gpus: int, cells_per_gpu: int = 1) -> StepTime:
+    """From FLOPs, but not less than the launches of the kernels take; torch.compile fuses them to an unknown number.
+
+    Cells that share a GPU divide its arithmetic, and launch their kernels at the same time.
+    """
     size = model_size(config)
-    arithmetic = size.flops / (gpu_tflops * 1e12 * ASSUMED_MFU * gpus)
+    arithmetic = size.flops / (gpu_tflops * 1e12 * ASSUMED_MFU * gpus / cells_per_gpu)
     launches = 0.0 if config.engine.compile else size.kernels * LAUNCH_SECONDS
     if launches > arithmetic:
         clips = config.engine.batch_size / gpus
@@ -118,13 +122,14 @@ def _regime_forecast(
 ) -> RegimeForecast:
     config, step = cells[0].config, step_time(cells, cluster, given)
     seconds = step.seconds * cells[0].steps if step else None
+    gpus = cluster.train.gpus / cluster.train.cells_per_gpu
     checkpoints = config.checkpoint.keep + 1  # the old one is deleted after the new one is written
     return RegimeForecast(
         name,
         len(cells),
         step,
         seconds,
-        gpu_hours=len(cells) * seconds * cluster.train.gpus / HOUR if seconds is not None else None,
+        gpu_hours=len(cells) * seconds * gpus / HOUR if seconds is not None else None,
         disk=len(cells) * checkpoints * checkpoint_bytes(config),
         memory=memory_plan(config, cluster.train.processes),
     )

@@ -126,11 +126,7 @@ class StudyCell:
     @property
     def is_trained(self) -> bool:
         """Whether all steps are done. Raises DataError if a file of the run is damaged."""
-        state = self.run.state
-        if state is None:
-            return False
-        paused = self.until is not None and state.state == "interrupted" and (state.step or 0) >= self.until
-        return state.state == "done" or paused
+        return is_trained(self.run, self.until)
 
     @property
     def folder(self) -> Path:
@@ -155,10 +151,27 @@ class StudyCell:
     @property
     def waits(self) -> bool:
         """Whether the run that it begins after is not done. Raises DataError if a file of that run is damaged."""
-        if self.after is None or self.run.checkpoint_dirs():
-            return False
-        state = RunDir(self.after).state
-        return state is None or state.state != "done"
+        return waits_for(self.run, self.after)
+
+
+def is_trained(run: RunDir, until: int | None) -> bool:
+    """Whether all steps of a run are done, or those until a pause. Raises DataError if a file of it is damaged."""
+    state = run.state
+    if state is None:
+        return False
+    paused = until is not None and state.state == "interrupted" and (state.step or 0) >= until
+    return state.state == "done" or paused
+
+
+def waits_for(run: RunDir, after: Path | None) -> bool:
+    """Whether a run has not begun, and the run ``after`` which it begins is not done.
+
+    Raises DataError if a file of that run is damaged.
+    """
+    if after is None or run.checkpoint_dirs():
+        return False
+    state = RunDir(after).state
+    return state is None or state.state != "done"
 
 
 def expand_study(study: StudyConfig, runs: Path) -> list[StudyCell]:

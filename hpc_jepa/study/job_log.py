@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from pydantic import RootModel
@@ -14,6 +14,7 @@ from hpc_jepa.io.jsonl import read_jsonl, read_sound
 from hpc_jepa.io.retry import read_if_exists
 from hpc_jepa.io.validation import parse_json
 from hpc_jepa.runs.run_dir import StudyDir
+from hpc_jepa.study.cell_pool import CellPool, Claim
 from hpc_jepa.study.grid import StudyCell
 from hpc_jepa.study.slurm_cli import JobState, sacct_jobs, squeue_jobs
 from hpc_jepa.study.task import TaskKind
@@ -22,13 +23,17 @@ REMEDY = "delete the line, then 'study submit' submits missing work"
 
 
 class SubmittedJob(Strict):
-    """A job, or one element of a job array, and the run folder it works on."""
+    """A job, or one element of a job array, and the run folder it works on.
+
+    ``pool``: folder of the tasks that packed jobs share; any job of that pool may work on the folder, this one first.
+    """
 
     job: str
     kind: TaskKind
     folder: Path
     cluster: str
     time: float
+    pool: Path | None = None
 
     @property
     def array(self) -> str:
@@ -64,7 +69,9 @@ class JobLog:
         """Add jobs at the end, all or none."""
         before = self.path.read_bytes() if self.path.exists() else b""
         before += b"" if before.endswith(b"\n") or not before else b"\n"
-        write_atomically(self.path, before + "".join(f"{job.model_dump_json()}\n" for job in jobs).encode())
+        write_atomically(
+            self.path, before + "".join(f"{job.model_dump_json(exclude_none=True)}\n" for job in jobs).encode()
+        )
 
     def refused(self) -> dict[str, str]:
         """Run folders that the last submission refused, with the reason. Raises DataError if the file is damaged."""
@@ -89,21 +96,47 @@ class CellJobs:
 
 
 @dataclass(frozen=True)
+class PackedState:
+    """All jobs that may work on a task, and the state of the task as that of a job."""
+
+    jobs: Sequence[str]
+    state: JobState | None
+
+
+@dataclass(frozen=True)
 class JobQueue:
-    """The newest jobs of a study by run folder and kind, and the state of all jobs of this user by job id."""
+    """The newest jobs of a study by run folder and kind, and the state of all jobs of this user by job id.
+
+    ``packed``: what packed jobs do with a folder, by folder and kind.
+    """
 
     latest: Mapping[tuple[Path, str], SubmittedJob]
     states: Mapping[str, JobState]
+    packed: Mapping[tuple[Path, str], PackedState] = field(default_factory=dict)
 
     @property
     def active(self) -> list[SubmittedJob]:
-        """Jobs that are waiting or running."""
-        return [job for job in self.latest.values() if job.job in self.states and self.states[job.job].is_active]
+        """Jobs that are waiting or running, of packed ones all tasks of a pool with such a job."""
+        return [job for job in self.latest.values() if self.active_ids(job)]
+
+    def active_ids(self, job: SubmittedJob) -> list[str]:
+        """Ids of the jobs that are waiting or running and may work on the folder."""
+        packed = self.packed.get((job.folder, job.kind)) if job.pool else None
+        ids = [job.job] if packed is None else packed.jobs
+        return [name for name in ids if name in self.states and self.states[name].is_active]
+
+    def state(self, folder: Path, kind: TaskKind) -> JobState | None:
+        """Slurm state of the newest job of a folder; of a packed one that of its own task."""
+        job = self.latest.get((folder, kind))
+        if job is None:
+            return None
+        packed = self.packed.get((folder, kind)) if job.pool else None
+        return self.states.get(job.job) if packed is None else packed.state
 
     def jobs(self, cell: StudyCell) -> CellJobs:
         """The newest jobs of one cell."""
-        jobs = [self.latest.get((cell.folder, kind)) for kind in ("train", "evaluate", "follow")]
-        return CellJobs(*(self.states.get(job.job) if job else None for job in jobs))
+        kinds: tuple[TaskKind, ...] = ("train", "evaluate", "follow")
+        return CellJobs(*(self.state(cell.folder, kind) for kind in kinds))
 
 
 def newest(jobs: Iterable[SubmittedJob]) -> dict[tuple[Path, str], SubmittedJob]:
@@ -116,12 +149,57 @@ def fetch_job_queue(jobs: Iterable[SubmittedJob]) -> JobQueue:
 
     Raises HpcJepaError if Slurm does not answer.
     """
+    jobs = list(jobs)
     latest = newest(jobs)
     if not latest:
         return JobQueue({}, {})
     in_queue = squeue_jobs()
     others = [job for job in latest.values() if job.job not in in_queue]
-    return JobQueue(latest, {**sacct_jobs(array_ids(others)), **in_queue})
+    states = {**sacct_jobs(array_ids(others)), **in_queue}
+    return JobQueue(latest, states, packed_states(jobs, latest, states))
+
+
+def packed_states(
+    jobs: Iterable[SubmittedJob], latest: Mapping[tuple[Path, str], SubmittedJob], states: Mapping[str, JobState]
+) -> dict[tuple[Path, str], PackedState]:
+    """What packed jobs do with the folders whose newest job is one of them, from the claims in their pools."""
+    ids: dict[Path, dict[str, None]] = {}
+    for job in jobs:
+        if job.pool is not None:
+            ids.setdefault(job.pool, {})[job.job] = None
+    found = {}
+    for pool in {job.pool for job in latest.values() if job.pool is not None}:
+        claims = _claims(pool)
+        for key, job in latest.items():
+            if job.pool == pool:
+                found[key] = PackedState(list(ids[pool]), _packed_state(job, claims.get(key), ids[pool], states))
+    return found
+
+
+def _claims(path: Path) -> dict[tuple[Path, str], Claim]:
+    """Claims of a pool by folder and kind; none if it was removed or is damaged: its jobs do nothing more then."""
+    pool = CellPool(path)
+    try:
+        return {(pool.tasks[number].folder, pool.tasks[number].kind): each for number, each in pool.claims().items()}
+    except (OSError, DataError, IndexError):
+        return {}
+
+
+def _packed_state(
+    job: SubmittedJob, claim: Claim | None, jobs: Iterable[str], states: Mapping[str, JobState]
+) -> JobState | None:
+    """State of one task: that of the job that has it, else waiting as long as a job of the pool may take it."""
+    if claim is not None and claim.code is not None and claim.has_ended:
+        ended = "COMPLETED" if claim.code == 0 else "FAILED"
+        return JobState(ended, f"exit code {claim.code}", "")
+    holder = states.get(claim.job) if claim is not None and claim.code is None and claim.job else None
+    if holder is not None and holder.is_active:
+        return holder
+    known = [states[name] for name in jobs if name in states]
+    waiting = next((state for state in known if state.is_waiting), None)
+    if waiting is None and any(state.is_active for state in known):
+        return JobState("PENDING", "no place free in its packed job", "")
+    return waiting or states.get(job.job)
 
 
 def array_ids(jobs: Iterable[SubmittedJob]) -> list[str]:

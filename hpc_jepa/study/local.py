@@ -2,19 +2,17 @@
 
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
-from contextlib import contextmanager
+from concurrent.futures import FIRST_COMPLETED, Future, wait
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
-from queue import SimpleQueue
-from signal import SIGTERM
 
 from hpc_jepa.devices import VISIBLE
 from hpc_jepa.errors import EXIT_INTERRUPTED, DataError, InputError
 from hpc_jepa.study.grid import StudyCell
+from hpc_jepa.study.slots import Slot, TaskSlots
 from hpc_jepa.study.status import CellStatus, cell_status, is_evaluated, status_or_damaged, unevaluated_steps
-from hpc_jepa.study.task import StudyTask, TaskRunner, evaluation_task, last_log_line, online_task, training_task
+from hpc_jepa.study.task import StudyTask, evaluation_task, last_log_line, online_task, training_task
 
 POLL_INTERVAL = 0.5  # seconds
 
@@ -81,7 +79,7 @@ def run_locally(cells: Sequence[StudyCell], jobs: LocalJobs, on_status: OnStatus
     """
     failures: list[FailedTask] = []
     chains = {number: cell_tasks(cell) for number, cell in enumerate(cells)}
-    with _worker_threads(jobs) as (pool, run):
+    with _task_slots(jobs) as slots:
         submitted: dict[Future[int], tuple[int, StudyTask]] = {}
         later, online = _LaterCells(cells), _OnlineEvaluations(cells)
         ready = [number for number in chains if number not in later]
@@ -91,12 +89,12 @@ def run_locally(cells: Sequence[StudyCell], jobs: LocalJobs, on_status: OnStatus
                 if isinstance(task, FailedTask):
                     failures += [task, *later.fail_after(task)]
                 elif task is not None:
-                    submitted[pool.submit(run, task)] = (number, task)
+                    submitted[slots.submit(task)] = (number, task)
             training = [
                 number for future, (number, task) in submitted.items() if task.kind == "train" and future.running()
             ]
             for number, task in online.due(training, jobs.count - len(submitted)):
-                submitted[pool.submit(run, task)] = (number, task)
+                submitted[slots.submit(task)] = (number, task)
             done, _ = wait(submitted, timeout=POLL_INTERVAL, return_when=FIRST_COMPLETED)
             ended = online.without_own([(*submitted.pop(future), future.result()) for future in done])
             failed = [(task, _failure(cells[number], task, code)) for number, task, code in ended if code != 0]
@@ -232,40 +230,8 @@ def _running_status(task: StudyTask | None, status: CellStatus) -> CellStatus:
     return replace(status, state="evaluating", note="")
 
 
-@contextmanager
-def _worker_threads(jobs: LocalJobs) -> Iterator[tuple[ThreadPoolExecutor, Callable[[StudyTask], int]]]:
-    """A pool of threads, and a function that runs a task. On an exception, running commands get SIGTERM.
-
-    A task holds its planned GPUs while it runs.
-    """
+def _task_slots(jobs: LocalJobs) -> TaskSlots:
+    """One slot for each task at a time, with its planned GPUs."""
+    slots = [Slot({VISIBLE: gpu}) for gpu in jobs.gpus] or [Slot()] * jobs.count
     threads = max((os.cpu_count() or 1) // (jobs.count * jobs.processes), 1)
-    pool, busy = ThreadPoolExecutor(jobs.count), set[TaskRunner]()
-    free = SimpleQueue[str]()
-    for gpu in jobs.gpus:
-        free.put(gpu)
-
-    def run(task: StudyTask) -> int:
-        gpu = free.get() if jobs.gpus else None
-        runner = TaskRunner(
-            new_session=True,
-            threads=threads,
-            environment={} if gpu is None else {VISIBLE: gpu},
-            processes=jobs.processes,
-        )
-        busy.add(runner)
-        try:
-            return runner.run(task)
-        finally:
-            busy.discard(runner)
-            if gpu is not None:
-                free.put(gpu)
-
-    try:
-        yield pool, run
-    except BaseException:
-        pool.shutdown(wait=False, cancel_futures=True)
-        for runner in tuple(busy):
-            runner.send_signal(SIGTERM)
-        raise
-    finally:
-        pool.shutdown(cancel_futures=True)
+    return TaskSlots(slots, processes=jobs.processes, threads=threads)

@@ -152,12 +152,14 @@ def _check_origin(config: RunConfig) -> None:
 def _check_memory(cell: StudyCell, cluster: ClusterConfig) -> None:
     if cluster.gpu_memory_gib is None:
         return
-    needed = memory_plan(cell.config, cluster.train.processes).total / GIB
+    train = cluster.train
+    needed = memory_plan(cell.config, train.processes).total / GIB * train.cells_per_gpu
     if needed > cluster.gpu_memory_gib:
+        cells = f" for {train.cells_per_gpu} cells (train.cells_per_gpu)" if train.cells_per_gpu > 1 else ""
+        more = "train.nodes, train.gpus_per_node" if train.cells_per_job == 1 else "train.gpus_per_cell"
         raise InputError(
-            f"needs about {needed:.0f} GiB per GPU, but the cluster has {cluster.gpu_memory_gib:g}; use more GPUs "
-            "(train.nodes, train.gpus_per_node), a higher engine.zero_stage or engine.accumulation, or "
-            "model.activation_checkpointing=true"
+            f"needs about {needed:.0f} GiB per GPU{cells}, but the cluster has {cluster.gpu_memory_gib:g}; use more "
+            f"GPUs ({more}), a higher engine.zero_stage or engine.accumulation, or model.activation_checkpointing=true"
         )
     for name, size in poolers_bytes(cell).items():
         if size / GIB > cluster.gpu_memory_gib:

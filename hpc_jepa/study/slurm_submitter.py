@@ -3,7 +3,7 @@
 import os
 import shlex
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stderr
 from dataclasses import dataclass
 from io import StringIO
@@ -16,7 +16,10 @@ from submitit.core.utils import FailedJobError
 from hpc_jepa.config.cluster import Profile, ResourcesConfig
 from hpc_jepa.errors import InputError
 from hpc_jepa.io.resources import shipped_dir
+from hpc_jepa.study.cell_pool import CellPool
 from hpc_jepa.study.job_log import SubmittedJob
+from hpc_jepa.study.packed_job import PackedJob, run_packed_in_job
+from hpc_jepa.study.packed_slots import CellShape
 from hpc_jepa.study.task import StudyTask, TaskKind, run_in_job
 
 AFTER_SRUN = shipped_dir("slurm") / "after_srun.sh"
@@ -47,20 +50,70 @@ class SlurmSubmitter:
 
         Raises InputError with sbatch's own message and the profile key at fault.
         """
-        executor = SlurmExecutor(self.folder, python=self.profile.cluster.python)
         kind = tasks[0].kind
-        executor.update_parameters(**self._parameters(kind, dependency))
+        jobs = self._submit(kind, run_in_job, tasks, self._parameters(kind, dependency))
+        return [self._submitted(job, task.kind, task.folder) for job, task in zip(jobs, tasks, strict=True)]
+
+    def submit_packed(
+        self, pool: CellPool, numbers: Sequence[int], dependency: str | None = None
+    ) -> list[SubmittedJob]:
+        """Submit as many packed jobs as these tasks of a pool need; each task with the job that prefers it.
+
+        Raises InputError like ``submit_array``.
+        """
+        kind = pool.tasks[numbers[0]].kind
+        shape = self._shape(kind)
+        packs = [numbers[first : first + shape.cells] for first in range(0, len(numbers), shape.cells)]
+        jobs = [PackedJob(pool.path, pack[0], shape) for pack in packs]
+        ids = self._submit(kind, run_packed_in_job, jobs, self._packed_parameters(kind, dependency))
+        return [
+            self._submitted(job, kind, pool.tasks[number].folder, pool.path)
+            for job, pack in zip(ids, packs, strict=True)
+            for number in pack
+        ]
+
+    def _submit(
+        self, kind: TaskKind, function: Callable[[Any], None], arguments: Sequence[Any], parameters: dict[str, Any]
+    ) -> list[str]:
+        """The ids of one job for each argument of the function."""
+        executor = SlurmExecutor(self.folder, python=self.profile.cluster.python)
+        executor.update_parameters(**parameters)
         try:
             # submitit also prints the error
             with redirect_stderr(StringIO()), _outside_of_job():
-                queued = executor.map_array(run_in_job, tasks)
+                return [job.job_id for job in executor.map_array(function, arguments)]
         except FailedJobError as error:
             raise InputError(self._sbatch_error(kind, " ".join(str(error).split()))) from error
-        now = time.time()
-        return [
-            SubmittedJob(job=job.job_id, kind=task.kind, folder=task.folder, cluster=self.profile.name, time=now)
-            for job, task in zip(queued, tasks, strict=True)
-        ]
+
+    def _submitted(self, job: str, kind: TaskKind, folder: Path, pool: Path | None = None) -> SubmittedJob:
+        name = self.profile.name
+        return SubmittedJob(job=job, kind=kind, folder=folder, cluster=name, time=time.time(), pool=pool)
+
+    def _shape(self, kind: TaskKind) -> CellShape:
+        """What a cell of a packed job gets: its part of a node, or all of the nodes if it is the only one."""
+        resources = self._resources(kind)
+        cells, memory = resources.cells_per_job, resources.memory_gib
+        return CellShape(
+            cells=cells,
+            processes=resources.processes,
+            cores=resources.cpus_per_node * resources.nodes // (cells * resources.processes),
+            gpus=resources.gpus // resources.nodes,
+            nodes=resources.nodes,
+            cells_per_gpu=resources.cells_per_gpu,
+            memory_mib=int(memory * 1024 / cells) if memory else None,
+            srun_options=tuple(self.profile.cluster.srun_options),
+        )
+
+    def _packed_parameters(self, kind: TaskKind, dependency: str | None) -> dict[str, Any]:
+        """Parameters of a packed job: one process starts the cells, beside the steps that it starts."""
+        cores = self._resources(kind).cpus_per_node
+        options = ["--overlap", "--nodes=1", "--ntasks=1", f"--cpus-per-task={cores}", "--mem=0"]
+        return {
+            **self._parameters(kind, dependency),
+            "ntasks_per_node": 1,
+            "cpus_per_task": cores,
+            "srun_args": [*options, *self.profile.cluster.srun_options],
+        }
 
     def _parameters(self, kind: TaskKind, dependency: str | None) -> dict[str, Any]:
         """Parameters of the batch script; submitit omits those that are None."""

@@ -1,8 +1,8 @@
 """Submit a study to Slurm and cancel it.
 
 Missing work goes into one job array for training, one for evaluation whose elements each wait for the training of the
-same cell, and a report job. Of a sequential study it is the work of the next look; a job after it takes the look and
-submits again.
+same cell, and a report job. Packed jobs take cells from a pool, so their evaluations wait for all trainings. Of a
+sequential study it is the work of the next look; a job after it takes the look and submits again.
 """
 
 import os
@@ -19,8 +19,10 @@ from hpc_jepa.errors import InputError
 from hpc_jepa.io.atomic import exclusive_lock
 from hpc_jepa.runs.lease import read_holder
 from hpc_jepa.runs.run_dir import StudyDir
+from hpc_jepa.study.cell_pool import CellPool, PooledTask
 from hpc_jepa.study.grid import StudyCell, create_study_dir, expand_study
 from hpc_jepa.study.job_log import JobLog, JobQueue, SubmittedJob, array_ids, fetch_job_queue
+from hpc_jepa.study.packing import pooled_evaluations, pooled_trainings, refuse_online_packed, sharing_note
 from hpc_jepa.study.preflight import group_by_reason, preflight_errors
 from hpc_jepa.study.slurm_cli import require_commands, scancel
 from hpc_jepa.study.slurm_submitter import SlurmSubmitter
@@ -45,10 +47,11 @@ class SubmittedJobs:
     report: list[SubmittedJob] = field(default_factory=list)
     step: "NextStep | None" = None
     refused: Sequence[tuple[str, Sequence[Path]]] = ()
+    notes: list[str] = field(default_factory=list)
 
     @property
     def lines(self) -> list[str]:
-        """One line per kind of job, to print."""
+        """One line per kind of job, and notes, to print."""
         kinds = {
             "pretraining": self.train,
             "evaluation during it": self.follow,
@@ -56,19 +59,23 @@ class SubmittedJobs:
             "next look": self.look,
             "report": self.report,
         }
-        lines = [
-            f"{kind}: {len(jobs)} {'job' if len(jobs) == 1 else 'jobs'}, {', '.join(array_ids(jobs))}"
-            for kind, jobs in kinds.items()
-            if jobs
-        ]
-        return lines or ["nothing to submit: every cell is done or in the queue"]
+        lines = [f"{kind}: {_counted(jobs)}, {', '.join(array_ids(jobs))}" for kind, jobs in kinds.items() if jobs]
+        return [*lines, *self.notes] if lines else ["nothing to submit: every cell is done or in the queue"]
+
+
+def _counted(jobs: Sequence[SubmittedJob]) -> str:
+    """``9 jobs``, or of packed ones ``36 cells in 9 jobs``."""
+    number = len({job.job for job in jobs})
+    named = f"{number} {'job' if number == 1 else 'jobs'}"
+    return f"{len(jobs)} {'cell' if len(jobs) == 1 else 'cells'} in {named}" if jobs[0].pool else named
 
 
 @dataclass(frozen=True)
 class MissingWork:
     """Tasks that one cell needs, and the id of its training job if that is in the queue already.
 
-    ``parent_job``: training job in the queue of the run that this one begins after. ``follow``: a job beside the
+    ``training_job``, ``parent_job``: of the run that this one begins after; of packed jobs all that may train it,
+    joined by colons. ``follow``: a job beside the
     training that evaluates its checkpoints; ``old_follower``: one in the queue that is still waiting for the training
     before.
     """
@@ -108,6 +115,7 @@ def submit_study(
     refused = preflight_errors(cells, profile.cluster)
     if len(refused) == len(cells):
         raise InputError(next(iter(refused.values())))
+    refuse_online_packed(cells, profile)
     folder = StudyDir(runs / study.study)
     folder.path.mkdir(parents=True, exist_ok=True)
     job_log = JobLog(folder)
@@ -119,7 +127,8 @@ def submit_study(
         runnable = [cell for cell in selected if cell.folder not in refused]
         not_queued = {cell.folder: refused[cell.folder] for cell in wanted if cell.folder in refused}
         job_log.set_refused(not_queued)
-        batch = _Batch(SlurmSubmitter(profile, folder.slurm_dir, study.study), job_log)
+        kind = _PackedBatch if profile.cluster.packs else _Batch
+        batch = kind(SlurmSubmitter(profile, folder.slurm_dir, study.study), job_log)
         queue = fetch_job_queue(job_log.jobs())
         batch.submit(missing_work(runnable, queue))
         reports = not wanted or any(cell.until is None for cell in wanted)
@@ -171,8 +180,9 @@ def missing_work(cells: Iterable[StudyCell], queue: JobQueue) -> list[MissingWor
 def cancel_study(cells: Sequence[StudyCell], study: StudyDir) -> CancelledWork:
     """Cancel all waiting and running jobs of the study, and send SIGTERM to its runs on this machine: they save."""
     jobs, damaged = JobLog(study).sound_jobs()
-    active = fetch_job_queue(jobs).active
-    scancel(array_ids(active))
+    queue = fetch_job_queue(jobs)
+    active = {name for job in queue.active for name in queue.active_ids(job)}
+    scancel(array_ids(queue.active))
     return CancelledWork(len(active), sum(_terminate(cell) for cell in cells), damaged)
 
 
@@ -270,6 +280,72 @@ class _Batch:
             yield missing[start : start + limit]
 
 
+class _PackedBatch(_Batch):
+    """One submission whose jobs take cells from a pool for each kind of task."""
+
+    def submit(self, missing: Sequence[MissingWork]) -> None:
+        """Submit trainings, phase after phase, and the evaluations that wait for any training or can start now."""
+        trainings = [work for work in missing if work.train]
+        if self._submitter.profile.cluster.train.cells_per_job > 1:
+            self._pack_trainings(trainings)
+        else:
+            for chunk, after in self._trainings(trainings):
+                self._array(self.submitted.train, [training_task(work.cell) for work in chunk], after)
+        waiting = [work for work in missing if work.evaluate and (work.train or work.training_job)]
+        ready = [work for work in missing if work.evaluate and not (work.train or work.training_job)]
+        queued = [work.training_job for work in waiting if work.training_job]
+        after = _after_all([*array_ids(self.submitted.train), *queued])
+        self._pack(self.submitted.evaluate, pooled_evaluations([work.cell for work in waiting]), after)
+        self._pack(self.submitted.evaluate, pooled_evaluations([work.cell for work in ready]), None)
+
+    def _pack_trainings(self, trainings: Sequence[MissingWork]) -> None:
+        """One pool for all phases: a job with a free place takes a cell of a later phase as soon as it can begin."""
+        if not trainings:
+            return
+        levels = list(_levels(trainings))
+        tasks = [pooled_trainings([work.cell for work in level]) for level in levels]
+        pool = CellPool.create(self._submitter.folder, [task for level in tasks for task in level])
+        first, after = 0, _after_all([work.parent_job for work in levels[0] if work.parent_job])
+        for level in tasks:
+            jobs = self._submit_packs(self.submitted.train, pool, range(first, first + len(level)), after)
+            first, after = first + len(level), _after_all(array_ids(jobs))
+        cells = self._submitter.profile.cluster.train.cells_per_job
+        self.submitted.notes.append(f"pretraining: {cells} cells at a time in a job; {sharing_note(pool.tasks)}")
+
+    def _pack(self, submitted: list[SubmittedJob], tasks: Sequence[PooledTask], dependency: str | None) -> None:
+        if tasks:
+            pool = CellPool.create(self._submitter.folder, tasks)
+            self._submit_packs(submitted, pool, range(len(tasks)), dependency)
+
+    def _submit_packs(
+        self, submitted: list[SubmittedJob], pool: CellPool, numbers: Sequence[int], dependency: str | None
+    ) -> list[SubmittedJob]:
+        """Packed jobs for these tasks of a pool, in arrays of at most the allowed size."""
+        cluster = self._submitter.profile.cluster
+        kind = pool.tasks[numbers[0]].kind
+        most = cluster.array_limit * (cluster.train if kind == "train" else cluster.evaluate).cells_per_job
+        jobs = []
+        for first in range(0, len(numbers), most):
+            jobs += self._submitter.submit_packed(pool, numbers[first : first + most], dependency)
+            self._job_log.append(jobs[first:])
+        submitted += jobs
+        return jobs
+
+
+def _levels(waiting: Sequence[MissingWork]) -> Iterator[Sequence[MissingWork]]:
+    """The cells of each phase: those that wait for no cell of an earlier level, and so on."""
+    while waiting:
+        folders = {work.cell.folder for work in waiting}
+        yield [work for work in waiting if work.cell.after not in folders]
+        waiting = [work for work in waiting if work.cell.after in folders]
+
+
+def _after_all(jobs: Iterable[str]) -> str | None:
+    """The dependency on the end of these jobs, of elements of an array on that of the whole array."""
+    arrays = dict.fromkeys(job.partition("_")[0] for names in jobs for job in names.split(":"))
+    return f"afterany:{':'.join(arrays)}" if arrays else None
+
+
 def _after_array(
     array: str, group: Sequence[tuple[MissingWork, str]]
 ) -> Iterator[tuple[Sequence[MissingWork], str | None]]:
@@ -305,7 +381,7 @@ def _missing_of(cell: StudyCell, queue: JobQueue) -> MissingWork:
         cell,
         train=train,
         evaluate=not is_evaluated(cell) and (train or not in_evaluation),
-        training_job=latest.job if latest and in_training else None,
+        training_job=":".join(queue.active_ids(latest)) if latest and in_training else None,
         parent_job=_active_parent(cell, queue),
         follow=cell.online is not None and not trained and (train or not in_following),
         old_follower=queue.latest[cell.folder, "follow"].job if train and in_following else None,
@@ -315,7 +391,7 @@ def _missing_of(cell: StudyCell, queue: JobQueue) -> MissingWork:
 def _active_parent(cell: StudyCell, queue: JobQueue) -> str | None:
     """The job in the queue that trains the run which this one begins after."""
     job = queue.latest.get((cell.after, "train")) if cell.after is not None else None
-    return job.job if job is not None and job in queue.active else None
+    return ":".join(queue.active_ids(job)) or None if job is not None else None
 
 
 def _terminate(cell: StudyCell) -> bool:

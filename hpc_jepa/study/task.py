@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -86,8 +86,9 @@ class TaskRunner:
 
     ``new_session``: start the children in a new session, so that Ctrl-C in the terminal reaches them only once, through
     ``send_signal``. ``threads``: OMP_NUM_THREADS of the children unless the environment sets it. ``environment``:
-    other variables of the children, in place of those of this process. ``processes``: children per command, the ranks
-    of a process group on this machine.
+    other variables of the children, in place of those of this process; None removes one. ``processes``: children per
+    command, the ranks of a process group on this machine. ``prefix``: words before a command, which start it elsewhere
+    and print its output, signals included; what they print about themselves goes to the errors of this process.
     """
 
     def __init__(
@@ -95,13 +96,15 @@ class TaskRunner:
         *,
         new_session: bool = False,
         threads: int | None = None,
-        environment: Mapping[str, str] | None = None,
+        environment: Mapping[str, str | None] | None = None,
         processes: int = 1,
+        prefix: tuple[str, ...] = (),
     ) -> None:
         self._new_session = new_session
         self._defaults = {"OMP_NUM_THREADS": str(threads)} if threads else {}
         self._environment = environment or {}
         self._count = processes
+        self._prefix = prefix
         self._processes: list[subprocess.Popen[bytes]] = []
         self._signal: int | None = None
 
@@ -121,7 +124,7 @@ class TaskRunner:
                 with time_left.timed():
                     code = self._run(command, number, outputs)
                 if code != 0:
-                    return EXIT_INTERRUPTED if -code in STOP_SIGNALS else code
+                    return EXIT_INTERRUPTED if _stopped(code) else code
         return 0
 
     def send_signal(self, number: int) -> None:
@@ -135,11 +138,12 @@ class TaskRunner:
         self._processes = []
         for rank, output in enumerate(outputs):
             own = {**group, "RANK": str(rank), "LOCAL_RANK": str(rank)} if group else {}
+            variables = {**self._defaults, **os.environ, **self._environment, **own, COMMAND_NUMBER: str(number)}
             process = subprocess.Popen(
-                [sys.executable, "-m", "hpc_jepa", *command],
+                [*self._prefix, sys.executable, "-m", "hpc_jepa", *command],
                 stdout=output,
-                stderr=subprocess.STDOUT,
-                env={**self._defaults, **os.environ, **self._environment, **own, COMMAND_NUMBER: str(number)},
+                stderr=None if self._prefix else subprocess.STDOUT,
+                env={name: value for name, value in variables.items() if value is not None},
                 start_new_session=self._new_session,
             )
             self._processes.append(process)
@@ -179,13 +183,18 @@ def _first_failure(processes: Iterable[subprocess.Popen[bytes]]) -> int:
     return next((process.returncode for process in processes if process.returncode), 0)
 
 
+def _stopped(code: int) -> bool:
+    """Whether a command was ended by a stop signal before it could handle it; a shell or srun adds 128 to it."""
+    return -code in STOP_SIGNALS or code - 128 in STOP_SIGNALS
+
+
 def run_in_job(task: StudyTask) -> None:
     """Run a task in a Slurm job and exit with its exit code.
 
     Signals are forwarded to the command, which saves. Submitit's own handlers would requeue the job before that.
     """
     runner = TaskRunner()
-    with _forwarded_signals(runner):
+    with forwarded_signals(runner.send_signal):
         code = runner.run(task)
     if code:
         sys.exit(code)
@@ -200,9 +209,11 @@ def last_log_line(log: Path) -> str:
 
 
 @contextmanager
-def _forwarded_signals(runner: TaskRunner) -> Iterator[None]:
+def forwarded_signals(send_signal: Callable[[int], None]) -> Iterator[None]:
+    """Pass stop signals on instead of ending this process."""
+
     def forward(number: int, frame: FrameType | None) -> None:
-        runner.send_signal(number)
+        send_signal(number)
 
     previous = {number: signal.signal(number, forward) for number in STOP_SIGNALS}
     try:

@@ -21,7 +21,7 @@ from hpc_jepa.evaluation.probes.pooler_trainer import PoolerSource
 from hpc_jepa.runs import lease as leases
 from hpc_jepa.runs.lease import Lease, hold_lease
 from hpc_jepa.runs.run_dir import RunDir
-from hpc_jepa.study import local
+from hpc_jepa.study import cell_pool, local, slots
 from hpc_jepa.training import metrics
 
 PACKAGE = Path(leases.__file__).parents[1]
@@ -40,7 +40,8 @@ TESTED_BY = {
     "devices.py": "test_a_pool_raises_what_its_tasks_raise",
     "evaluation/probes/pooler_trainer.py": "test_an_error_in_a_decoding_thread_of_a_pooler",
     "runs/lease.py": "test_heartbeats_that_end_stop_the_run",
-    "study/local.py": "test_an_error_in_a_thread_of_a_study",
+    "study/cell_pool.py": "test_heartbeats_of_claims_that_end_stop_the_job",
+    "study/slots.py": "test_an_error_in_a_thread_of_a_study",
     "training/batches.py": "test_an_error_in_a_thread_of_a_run",
     "training/metrics.py": "test_an_error_of_the_effective_rank",
 }
@@ -165,8 +166,18 @@ def test_the_thread_that_watches_the_parent_ends_the_worker_whatever_happens(mon
     assert ended == [1]
 
 
+def test_heartbeats_of_claims_that_end_stop_the_job(tmp_path, monkeypatch):
+    monkeypatch.setattr(cell_pool, "HEARTBEAT_INTERVAL", 0.001)
+    monkeypatch.setattr("threading.excepthook", lambda details: None)
+    pool = cell_pool.CellPool.create(tmp_path, [])
+    monkeypatch.setattr(pool, "_renew", planted)
+    with pool.heartbeats(), pytest.raises(HpcJepaError, match="planted"):
+        while True:
+            pool.take_first([])
+
+
 def test_an_error_in_a_thread_of_a_study(monkeypatch):
-    monkeypatch.setattr(local, "TaskRunner", planted)
+    monkeypatch.setattr(slots, "TaskRunner", planted)
     monkeypatch.setattr(local, "cell_tasks", lambda cell: iter([SimpleNamespace(kind="train")]))
     monkeypatch.setattr(local, "status_or_damaged", lambda cell: None)
     monkeypatch.setattr(local, "_running_status", lambda task, status: status)

@@ -87,7 +87,7 @@ def test_a_damaged_cell_does_not_stop_the_others(write_study, tmp_path, monkeypa
     (tmp_path / "outside").mkdir()
     linked.run.log_dir.symlink_to(tmp_path / "outside")
     ran = []
-    monkeypatch.setattr(local.TaskRunner, "run", lambda self, task: ran.append(task.folder) or 0)
+    monkeypatch.setattr(task.TaskRunner, "run", lambda self, task: ran.append(task.folder) or 0)
     shown = {}
     failures = local.run_locally(cells, LocalJobs(1), lambda cell, status: shown.setdefault(cell.folder, status.state))
     assert [failure.cell for failure in failures] == [damaged, linked]

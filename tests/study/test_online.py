@@ -11,7 +11,7 @@ from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.errors import InputError
 from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.runs.state import RunState, write_state
-from hpc_jepa.study import local
+from hpc_jepa.study import local, task
 from hpc_jepa.study.grid import expand_study
 from hpc_jepa.study.job_log import JobQueue, SubmittedJob
 from hpc_jepa.study.local import LocalJobs
@@ -98,7 +98,7 @@ class Machine:
     def __init__(self, monkeypatch, follow_code=0, waits=True):
         self.ran, self.evaluated = [], threading.Event()
         self._code, self._waits = follow_code, waits
-        monkeypatch.setattr(local.TaskRunner, "run", lambda runner, task: self._run(task))
+        monkeypatch.setattr(task.TaskRunner, "run", lambda runner, task: self._run(task))
 
     def _run(self, task):
         self.ran.append(task.kind)

@@ -13,7 +13,7 @@ from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.errors import InputError
 from hpc_jepa.runs.state import RunState, write_state
-from hpc_jepa.study import local
+from hpc_jepa.study import local, task
 from hpc_jepa.study.forecast import forecast_study
 from hpc_jepa.study.grid import expand_study
 from hpc_jepa.study.job_log import JobLog, JobQueue, SubmittedJob
@@ -86,7 +86,7 @@ def test_a_phase_after_one_that_failed_is_not_started(expand, monkeypatch):
         ran.append(task.folder)
         return 1 if task.folder == by_name(cells)["slow.main 0"].folder else 0
 
-    monkeypatch.setattr(local.TaskRunner, "run", run)
+    monkeypatch.setattr(task.TaskRunner, "run", run)
     failures = local.run_locally(cells, LocalJobs(1), lambda cell, status: None)
     assert [failure.cell.folder.parent.name for failure in failures] == ["slow.main", "slow.cooldown"]
     assert by_name(cells)["slow.cooldown 0"].folder not in ran and len(ran) == 3

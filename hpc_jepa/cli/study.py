@@ -57,6 +57,7 @@ def study_plan(
     from hpc_jepa.study.forecast import forecast_study
     from hpc_jepa.study.preflight import group_by_reason, preflight_errors
     from hpc_jepa.study.sequential import SequentialStudy
+    from hpc_jepa.study.shapes import shape_prices, shapes_as_json
 
     config, cells = _config(study), _cells(study, runs)
     if config.sequential:
@@ -64,6 +65,7 @@ def study_plan(
     _require_local(cluster, processes)
     site = local_cluster(processes) if cluster == "local" else find_profile(cluster).cluster
     forecast, errors = forecast_study(cells, site, step_seconds), preflight_errors(cells, site)
+    prices = shape_prices(cells, site, step_seconds) if cluster != "local" else []
     if as_json:
         rows = [
             {
@@ -74,9 +76,9 @@ def study_plan(
             }
             for cell in cells
         ]
-        typer.echo(json.dumps({"cells": rows, "forecast": asdict(forecast)}))
+        typer.echo(json.dumps({"cells": rows, "forecast": asdict(forecast), "shapes": shapes_as_json(prices)}))
     else:
-        show_plan(cells, site, forecast, on_slurm=cluster != "local")
+        show_plan(cells, site, forecast, prices, on_slurm=cluster != "local")
         if looks := config.sequential:
             seeds = ", ".join(map(str, looks.looks))
             typer.echo(

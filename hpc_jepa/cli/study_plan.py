@@ -4,19 +4,27 @@ from collections.abc import Sequence
 
 from rich.table import Table
 
-from hpc_jepa.cli.console import stdout_console
+from hpc_jepa.cli.console import plural, stdout_console
 from hpc_jepa.config.cluster import ClusterConfig
 from hpc_jepa.study.forecast import RegimeForecast, StudyForecast
 from hpc_jepa.study.gpu_memory import GIB, MemoryPlan, poolers_bytes
 from hpc_jepa.study.grid import StudyCell
+from hpc_jepa.study.packing import pooled_trainings, sharing_note
+from hpc_jepa.study.shapes import EXCHANGE_RATE, JobShape, ShapePrice, cheapest
 
 HOUR = 3600
 UNKNOWN = "?"
 LAUNCH_BOUND = "the GPUs wait for kernel launches; use fewer GPUs per run, a larger batch, or engine.compile=true"
 
 
-def show_plan(cells: Sequence[StudyCell], site: ClusterConfig, forecast: StudyForecast, on_slurm: bool) -> None:
-    """Print variants, benchmarks, and the cost of each regime and of the whole study."""
+def show_plan(
+    cells: Sequence[StudyCell],
+    site: ClusterConfig,
+    forecast: StudyForecast,
+    prices: Sequence[ShapePrice],
+    on_slurm: bool,
+) -> None:
+    """Print variants, benchmarks, the cost of each regime and of the whole study, and that of other shapes of jobs."""
     console = stdout_console()
     console.print(_variants(cells))
     console.print(f"evaluated on: {_benchmarks(cells[-1])}", highlight=False, soft_wrap=True)
@@ -32,6 +40,10 @@ def show_plan(cells: Sequence[StudyCell], site: ClusterConfig, forecast: StudyFo
     folder = cells[0].config.runs / cells[0].config.study
     console.print(f"{len(cells)} runs, in {folder}/<regime>/<variant>/seed-<n>", highlight=False, soft_wrap=True)
     console.print(_total(forecast, site, len(cells), on_slurm), highlight=False, soft_wrap=True)
+    if best := cheapest(prices):
+        console.print(_shapes(prices, best))
+        for line in _advice(cells, site, prices, best):
+            console.print(line, highlight=False, soft_wrap=True)
 
 
 def _variants(cells: Sequence[StudyCell]) -> Table:
@@ -68,6 +80,43 @@ def _regimes(regimes: Sequence[RegimeForecast]) -> Table:
             f"{regime.memory.total / GIB:.1f}",
         )
     return table
+
+
+def _shapes(prices: Sequence[ShapePrice], best: ShapePrice) -> Table:
+    """A row for each shape; one that is impossible has a reason in place of its numbers."""
+    table = Table("cells in a job", "hours per run", "in all", "GPU-hours", "", box=None, pad_edge=False)
+    for price in prices:
+        marks = [*(["profile"] if price.is_current else []), *(["cheapest"] if price == best else [])]
+        numbers = ("", "", "")
+        if price.hours is not None and price.gpu_hours is not None and price.days is not None:
+            numbers = (f"{price.hours:.1f}", f"{24 * price.days:,.1f}", f"{price.gpu_hours:,.0f}")
+        table.add_row(_shape(price.shape), *numbers, price.refused or ", ".join(marks))
+    return table
+
+
+def _shape(shape: JobShape) -> str:
+    gpus = "1/2 GPU" if shape.cells_per_gpu == 2 else plural(shape.gpus_per_cell, "GPU", "GPUs")
+    return f"{shape.cells_per_job} x {gpus}"
+
+
+def _advice(
+    cells: Sequence[StudyCell], site: ClusterConfig, prices: Sequence[ShapePrice], best: ShapePrice
+) -> list[str]:
+    """What the prices rest on, and how to get the cheapest shape."""
+    basis = f"{EXCHANGE_RATE / 1e9:g} GB/s between the GPUs of a node" if site.gpu_tflops else "proportional to GPUs"
+    lines = [
+        f"other shapes: estimated ({basis}); a node costs all its GPUs until its last cell ends, the idle ones too"
+    ]
+    if best.is_current:
+        return [*lines, "the shape of the profile is the cheapest"]
+    shape = best.shape
+    keys = {"cells_per_job": shape.cells_per_job, "gpus_per_cell": shape.gpus_per_cell}
+    keys |= {"cells_per_gpu": shape.cells_per_gpu} if shape.cells_per_gpu > 1 else {}
+    now = next((price.gpu_hours for price in prices if price.is_current), None)
+    saved = "" if now is None else f", {1 - (best.gpu_hours or 0) / now:.0%} less than now"
+    text = ", ".join(f"{key}: {value}" for key, value in keys.items())
+    lines.append(f"cheapest: train: {{{text}}}{saved}")
+    return [*lines, sharing_note(pooled_trainings(cells))] if shape.cells_per_job > 1 else lines
 
 
 def _memory(plan: MemoryPlan) -> str:

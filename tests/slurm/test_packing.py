@@ -71,9 +71,9 @@ def test_a_job_takes_the_cells_of_the_next_one_and_evaluations_are_packed_too(
     assert len(cluster.slurm("squeue", "--noheader", "--array")) == 5
     assert study.states() == {"queued"}
     eventually(study.done)
+    eventually((study.folder / "runs/demo/report/index.html").exists)  # after the jobs have ended
     for kind in ("train", "evaluate"):
         assert len(takers(study, kind)) == 4 and {*takers(study, kind)} <= submitted[kind]
     assert {job[-2:] for job in takers(study, "train")} == {"_0"}
-    eventually((study.folder / "runs/demo/report/index.html").exists)
     study.call("submit")
     assert {job["job"] for job in lines_of(study, "train")} == submitted["train"]

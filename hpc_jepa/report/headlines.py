@@ -1,6 +1,6 @@
 """Findings of a report as sentences, generated from the numbers alone."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from hpc_jepa.report.result_grid import ResultGrid
 from hpc_jepa.report.results import Panel, ResultRow, group_by_panel, panel_of
@@ -18,24 +18,31 @@ def write_headlines(
     attentive: set[Panel],
     grids: Sequence[ResultGrid],
     comparisons: Sequence[SemanticsComparison],
+    answered: Collection[str] = (),
 ) -> list[str]:
-    """Pretrained against random encoders per panel, gains and losses of each study, single switches, and caveats.
+    """What matters most first: gains and losses of each study, single switches, caveats, then pretrained against random
+    encoders per panel.
 
     ``attentive``: panels whose probe attends to all tokens. Comparisons of more than one switch have no sentence.
+    ``answered``: studies whose gains and losses are in their answers.
     """
     grouped = group_by_panel(rows)
-    sentences = [against_random(key, group) for key, group in grouped.items()]
+    sentences = []
     for study in dict.fromkeys(grid.source for grid in grids):
-        sentences += _decided([grid for grid in grids if grid.source == study])
+        if study not in answered:
+            sentences += _decided([grid for grid in grids if grid.source == study])
     sentences += [sentence for comparison in comparisons if (sentence := comparison.sentence) is not None]
     for study in dict.fromkeys(grid.source for grid in grids):
         sentences += _lone_seed([grid for grid in grids if grid.source == study])
+    sentences += [against_random(key, group) for key, group in grouped.items()]
     sentences += [_solved(key, grouped[key]) for key in grouped if key in attentive and _is_solved(grouped[key])]
     return sentences
 
 
 def against_random(key: Panel, rows: Sequence[ResultRow]) -> str:
-    """How many pretrained encoders beat random weights, and the best of them."""
+    """How many pretrained encoders beat random weights, and the best of those that are compared: target weights, if
+    there are any.
+    """
     where = f"{_probe(key)} ({key.benchmark}, {key.protocol}, {key.regime})"
     trained = [row for row in rows if row.is_trained]
     pairs = [(row, random_reference(row, rows)) for row in trained]
@@ -46,7 +53,8 @@ def against_random(key: Panel, rows: Sequence[ResultRow]) -> str:
     lower = [(row, random) for row, random in known if row.high < random.low]
     above, below = (lower, higher) if trained[0].is_error else (higher, lower)
     worse = f" and {len(below)} fall below it" if below else ""
-    row, random = max(above or known, key=lambda pair: pair[0].quality)
+    compared = [pair for pair in known if pair[0].weights == "target"] or known
+    row, random = max([pair for pair in compared if pair in above] or compared, key=lambda pair: pair[0].quality)
     return (
         f"{where}: {len(above)} of {len(known)} pretrained encoders beat random_init{worse}, with non-overlapping 95 % "
         f"intervals. Best: {row.encoder}, {row.formatted} vs {random.formatted}."

@@ -9,6 +9,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from hpc_jepa.report import curves, factorial_plots, grid_plots, plots
+from hpc_jepa.report.answer_text import verdict
 from hpc_jepa.report.audit import audit_lines
 from hpc_jepa.report.curves import Chart
 from hpc_jepa.report.export_tables import format_bound
@@ -91,6 +92,7 @@ def render_page(data: ReportData, folder: Path) -> str:
         data=data,
         title=", ".join(sorted({run.config.study for run in data.runs})) or "The published numbers",
         note=note,
+        verdict=verdict,
         cluster_mark=cluster_mark,
         unknown_mark=UNKNOWN_CLUSTERS,
         test_mark=CHOSEN_ON_TEST,

@@ -70,7 +70,7 @@ def conditions(record: BaseRecord) -> dict[str, object]:
             "corrupted clips": frozenset(r.n for r in record.results),
         }
     if isinstance(record, TextRecord):
-        return {"shares of dropped frames": frozenset(r.dropout for r in record.results)}
+        return {"dropped frames": frozenset((r.lost_frames, r.dropout) for r in record.results)}
     return {}
 
 

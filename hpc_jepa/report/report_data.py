@@ -6,8 +6,10 @@ from pathlib import Path
 
 from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.evaluation.stats.simultaneous import holm
+from hpc_jepa.report.answer_text import answer_sentences
 from hpc_jepa.report.audit import Audit
 from hpc_jepa.report.comparisons import StudyScores, collect_scores
+from hpc_jepa.report.corruption_answer import CorruptionSummary, corruption_summaries
 from hpc_jepa.report.deciding import deciding_metrics
 from hpc_jepa.report.evidence import Interval
 from hpc_jepa.report.export_tables import ResultTable, result_tables
@@ -19,6 +21,7 @@ from hpc_jepa.report.over_steps import StepSeries, step_series
 from hpc_jepa.report.predicates import ClaimCell
 from hpc_jepa.report.predictions import check_predictions, split_by_steps
 from hpc_jepa.report.published_results import LIMITATIONS, PublishedStudy, other_probes, published_grids
+from hpc_jepa.report.questions import Answer, answer_questions, judge_by_questions, read_studies
 from hpc_jepa.report.result_grid import SIGNIFICANCE, ResultGrid
 from hpc_jepa.report.results import ResultRow, ResultSource, collect_results, panel_of
 from hpc_jepa.report.robustness_table import RobustnessRow, robustness_table
@@ -39,6 +42,8 @@ class ReportData:
     """
 
     descriptions: Sequence[str] = ()
+    answers: Sequence[Answer] = ()
+    corruption: Sequence[CorruptionSummary] = ()
     headlines: Sequence[str] = ()
     grids: Sequence[ResultGrid] = ()
     audits: Sequence[Audit] = ()
@@ -57,6 +62,15 @@ class ReportData:
     task_grids: Sequence[ResultGrid] = ()
     task_rows: Sequence[ResultRow] = ()
     sources: Mapping[ResultRow, ResultSource | TaskSource] = field(default_factory=dict)
+
+    @property
+    def answer_sentences(self) -> list[str]:
+        """The answers to the questions of the studies, which come before everything else."""
+        return [
+            sentence
+            for answer in self.answers
+            for sentence in answer_sentences(answer, [each for each in self.corruption if each.study == answer.study])
+        ]
 
     def study_grids(self, scores: StudyScores) -> list[ResultGrid]:
         """The grids of one study."""
@@ -88,27 +102,32 @@ def collect_run_data(found: FoundRuns, places: Sequence[Path]) -> ReportData:
     comparable_tasks, other_tasks = split_by_steps(task_rows, tasks.sources, names)
     task_answers = {row: tasks.answers[row] for row in comparable_tasks}
     scores = collect_scores(answers, checked.clusters, runs, names, deciding_metrics(runs), task_answers)
+    studies = read_studies(runs)
+    questions = answer_questions(scores, studies)
     grids = judge_by_looks([grid for study in scores for grid in study_grids(study, runs)], runs)
     sequential = sequential_studies(runs)
     fixed = [study for study in scores if study.study not in sequential]
-    comparisons = [comparison for study in fixed for comparison in compare_semantics(study)]
+    of_tasks = [(study in fixed, grid) for study in scores for grid in task_grids(study, runs)]
+    beside_probes = [grid if judged else without_verdicts(grid) for judged, grid in of_tasks]
+    free = [study for study in fixed if study.study not in studies]
+    comparisons = [comparison for study in free for comparison in compare_semantics(study)]
     return ReportData(
         descriptions=study_descriptions(runs),
-        headlines=(*sequential_findings(runs), *write_headlines(rows, attentive, grids, comparisons)),
-        grids=grids,
+        headlines=(*sequential_findings(runs), *write_headlines(rows, attentive, grids, comparisons, studies)),
+        answers=questions,
+        corruption=[summary for answer in questions for summary in corruption_summaries(answer)],
+        grids=judge_by_questions(grids, questions),
         tables=result_tables(runs, rows),
         rows=rows,
         scores=scores,
         comparisons=comparisons,
-        factorial=[design for study in fixed for design in factorial_designs(study)],
-        incomplete_factorial=[line for study in fixed for line in incomplete_designs(study)],
+        factorial=[design for study in free for design in factorial_designs(study)],
+        incomplete_factorial=[line for study in free for line in incomplete_designs(study)],
         robustness=robustness_table(runs),
         gaps=[*damaged, *left_out, *other_tasks, *find_gaps(runs, rows), *scarce_classes(runs)],
         runs=runs,
         over_steps=step_series(runs),
-        task_grids=[
-            grid if study in fixed else without_verdicts(grid) for study in scores for grid in task_grids(study, runs)
-        ],
+        task_grids=judge_by_questions(beside_probes, questions),
         task_rows=task_rows,
         sources={**{row: results[row] for row in rows}, **tasks.sources},
     )

@@ -240,7 +240,7 @@ def condition_of(result: TaskOutcome) -> str:
         return f"{result.shots} shot{'' if result.shots == 1 else 's'}"
     if isinstance(result, RobustnessResult):
         return CLEAN if result.corruption == CLEAN else f"{result.corruption}, severity {result.severity}"
-    return f"{result.direction}, dropout {result.dropout:g}, random"
+    return f"{result.direction}, dropout {result.dropout:g}, {result.lost_frames}"
 
 
 def _small(counts: Counts) -> Counts:

@@ -14,6 +14,7 @@ from hpc_jepa.errors import InputError
 from hpc_jepa.io.atomic import write_atomically
 from hpc_jepa.io.escape import SafeConsole, csv_cell
 from hpc_jepa.report import export_tables
+from hpc_jepa.report.answer_tables import answer_json, answers_frame
 from hpc_jepa.report.audit import Audit, audit_claims
 from hpc_jepa.report.claims import PUBLISHED_CLAIMS, read_claims
 from hpc_jepa.report.detectable import DetectableGain, detectable_gain
@@ -48,10 +49,10 @@ def write_report(
     """Report all runs in ``places``, and the results in the CSV file ``published`` if there is one.
 
     Writes ``index.html``, ``results.txt``, ``grid.csv``, ``claims.csv``, ``tables.md``, ``tables.tex`` and
-    ``report.json`` to ``out``, with runs ``results.csv``, with records of chosen steps ``over_steps.csv``, and with a
-    factorial design ``factorial.csv``; the default of ``out`` is the folder ``report`` of the first study. Damaged
-    files are named among the gaps. Raises InputError if there is nothing to report or records are not comparable; then
-    nothing is written.
+    ``report.json`` to ``out``, with runs ``results.csv``, with records of chosen steps ``over_steps.csv``, with a
+    question ``answers.csv``, and with a factorial design ``factorial.csv``; the default of ``out`` is the folder
+    ``report`` of the first study. Damaged files are named among the gaps. Raises InputError if there is nothing to
+    report or records are not comparable; then nothing is written.
     """
     found = find_runs(places)
     runs = found.runs
@@ -82,8 +83,10 @@ def _inside(study: StudyDir) -> Path:
 
 
 def print_report(report: Report, console: SafeConsole) -> None:
-    """Print tables, findings and gaps."""
+    """Print answers, tables, findings and gaps."""
     data = report.data
+    for sentence in data.answer_sentences:
+        console.print(sentence, style="bold", highlight=False)
     grids = [*data.grids, *data.task_grids]
     tables = [*(table.text() for table in data.tables), *export_tables.text_tables(grids, (), data.factorial)]
     for table in tables:
@@ -108,7 +111,8 @@ def report_json(report: Report) -> str:
     data = report.data
     content: dict[str, Any] = {
         "folder": str(report.folder),
-        "findings": list(data.headlines),
+        **({"answers": [answer_json(answer, data.corruption) for answer in data.answers]} if data.answers else {}),
+        "findings": [*data.answer_sentences, *data.headlines],
         "missing": list(data.gaps),
         "grids": [_grid_json(grid) for grid in (*data.grids, *data.task_grids)],
         "semantics": [_semantics_json(comparison) for comparison in data.comparisons],
@@ -131,6 +135,8 @@ def _write_files(report: Report) -> None:
         frames["results"] = export_tables.results_frame([*data.rows, *data.task_rows])
     if data.over_steps:
         frames["over_steps"] = export_tables.results_frame([row for series in data.over_steps for row in series.rows])
+    if data.answers:
+        frames["answers"] = answers_frame(data.answers)
     if data.factorial:
         frames["factorial"] = export_tables.factorial_frame(data.factorial)
     if len(data.audits) > 1:

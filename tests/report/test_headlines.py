@@ -2,10 +2,19 @@ from hpc_jepa.report.write_report import write_report
 
 
 def test_pretrained_encoders_are_compared_with_random_ones_for_each_probe(study):
-    linear, attentive, *_ = write_report([study]).data.headlines
+    headlines = write_report([study]).data.headlines
+    linear, attentive = (line for line in headlines if "beat random_init" in line)
+    assert headlines.index(linear) > next(i for i, line in enumerate(headlines) if "no evidence" in line)
     best = ("fwm_hw_ld (corrected), target, seed 0", "46.4 % [43.3, 49.5]", "24.2 % [21.6, 27.0]")
     assert all(part in linear for part in ("Linear", "1 of 3", *best))
     assert "Attentive" in attentive and "0 of 3" in attentive and "2 fall below" in attentive
+
+
+def test_the_best_encoder_is_one_of_those_that_are_compared(write):
+    run = write.run("hw")
+    write.evaluated(run, {"random_init": {"linear": 0.1}, "target": {"linear": 0.5}, "student": {"linear": 0.9}})
+    (line,) = [line for line in write_report([write.root]).data.headlines if "Best:" in line]
+    assert "hw (corrected), target, seed 0" in line and "2 of 2" in line
 
 
 def test_a_probe_that_solves_the_benchmark_on_random_features_is_named(study, write):

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from hpc_jepa.config.training import DeviceSetting
 from hpc_jepa.devices import Gpus, choose_device, hide_gpus
-from hpc_jepa.errors import InputError
+from hpc_jepa.errors import HpcJepaError, InputError
 
 
 def rank() -> int:
@@ -130,6 +130,13 @@ def max_over_processes(x: Tensor) -> Tensor:
     if world_size() > 1:
         dist.all_reduce(x, op=dist.ReduceOp.MAX)
     return x
+
+
+def portable_error(error: Exception) -> Exception:
+    """The error, or with several processes, which exchange it, its type and message: others may not be picklable."""
+    if world_size() == 1 or isinstance(error, HpcJepaError):
+        return error
+    return HpcJepaError(f"{type(error).__name__}: {error}")
 
 
 class GlooGroup:

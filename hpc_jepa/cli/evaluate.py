@@ -1,7 +1,7 @@
-"""``hpc-jepa evaluate``: frozen evaluation of one run."""
+"""``hpc-jepa evaluate``: frozen evaluation of runs."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -13,16 +13,20 @@ from hpc_jepa.cli.console import CONSOLE, examples, plural, progress_bar, stdout
 from hpc_jepa.config import loading
 from hpc_jepa.config.benchmark import ENCODER_PATTERN, BenchmarkConfig, ProtocolName, Task, current_protocol
 from hpc_jepa.config.training import DeviceSetting
-from hpc_jepa.errors import InputError
+from hpc_jepa.errors import HpcJepaError, InputError
+from hpc_jepa.io.escape import first_line
 from hpc_jepa.io.imports import uncollected_imports
 
 if TYPE_CHECKING:
+    from hpc_jepa.evaluation.evaluator import EvaluatedRun
     from hpc_jepa.evaluation.record import AnyRecord, AnyResult
+    from hpc_jepa.runs.run_dir import RunDir
 
 EXAMPLES = examples(
     "hpc-jepa evaluate runs/quickstart/quickstart/baseline/seed-0 --benchmark motion8",
     "hpc-jepa evaluate RUN --benchmark motion8 --weights target --weights random_init --json",
     "hpc-jepa evaluate RUN --benchmark ucf101 --weights timm:vit_base_patch16_224@vit.safetensors --weights vjepa2:DIR",
+    "hpc-jepa evaluate runs/my_study/*/*/seed-0 --benchmark motion8",
     "hpc-jepa evaluate RUN --benchmark motion8 --every 500 --weights target",
     "hpc-jepa evaluate RUN --benchmark motion8 --every 500 --weights target --follow",
     "hpc-jepa evaluate RUN --benchmark motion8 --task few_shot",
@@ -64,12 +68,14 @@ TaskOption = partial(typer.Option, parser=parse_task, metavar=f"[{'|'.join(get_a
 
 
 def evaluate_command(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Run folder: RUNS/<study>/<regime>/<variant>/seed-<n>.")],
+    arguments: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="RUN|KEY=VALUE",
+            help="Run folders, RUNS/<study>/<regime>/<variant>/seed-<n>, then settings of the benchmark to change.",
+        ),
+    ],
     benchmark: Annotated[str, typer.Option(help="Name in configs/benchmark/, or a YAML file.")],
-    overrides: Annotated[
-        list[str] | None,
-        typer.Argument(metavar="KEY=VALUE", help="Settings of the benchmark to change.", show_default=False),
-    ] = None,
     protocol: Annotated[
         ProtocolName,
         ProtocolOption(help="standard: as recommended; published: as in the paper; vjepa: as V-JEPA 2 does."),
@@ -105,44 +111,90 @@ def evaluate_command(
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print the record instead of a table.")] = False,
 ) -> None:
-    """Evaluate the frozen encoder of a run and write a record to RUN/eval/, of chosen steps to RUN/eval/steps/.
+    """Evaluate the frozen encoders of runs and write a record to RUN/eval/, of chosen steps to RUN/eval/steps/.
 
+    Each clip is read and decoded once for all runs and steps. A run that fails does not stop the others.
     Under torchrun or srun all processes share the extraction of features; rank 0 trains the probes.
     """
     with uncollected_imports():
-        from hpc_jepa.evaluation.evaluator import evaluate as evaluate_run
-        from hpc_jepa.evaluation.evaluator import process_group
-        from hpc_jepa.evaluation.follow import evaluate_kept, follow_run, wait_for_run
+        from hpc_jepa.evaluation.evaluator import RunEvaluation, evaluate_runs, has_launcher, process_group
+        from hpc_jepa.evaluation.follow import evaluate_kept, follow_runs, wait_for_run
         from hpc_jepa.runs.run_dir import RunDir
         from hpc_jepa.trackers.processes import send_evaluations
 
-    config = loading.read_config(BenchmarkConfig, [loading.find_config(benchmark, "benchmark")], overrides or [])
-    names = _validated(weights or ["target", "student"])
+    folders, overrides = _split(arguments)
+    config = loading.read_config(BenchmarkConfig, [loading.find_config(benchmark, "benchmark")], overrides)
+    names = tuple(_validated(weights or ["target", "student"]))
     _check_selection(steps, every, follow)
+    runs = [RunDir(folder) for folder in folders]
 
-    recorded: list[int | None] = []
+    def evaluate(wanted: "Sequence[tuple[RunDir, int | None]]") -> "Iterator[EvaluatedRun]":
+        requests = [RunEvaluation(run.path, names, step) for run, step in wanted]
+        for outcome in evaluate_runs(
+            requests, config, protocol, task=task, force=force, progress=progress_bar, device=device, notify=_note
+        ):
+            _show_outcome(outcome, json, several=len(runs) > 1)
+            yield outcome
 
-    def evaluate_step(step: int | None) -> None:
-        record = evaluate_run(
-            run, config, protocol, names, task=task, force=force, progress=progress_bar, device=device, step=step
-        )
-        if record is not None:
-            recorded.append(step)
-            _show(record, RunDir(run).record_file(record.benchmark, record.protocol, task, step), json)
-
-    if follow:
-        wait_for_run(RunDir(run), _note, patience=60 * patience)
-    with process_group(run):
+    if follow and (len(runs) == 1 or has_launcher()):
+        wait_for_run(runs[0], _note, patience=60 * patience)  # where the processes meet
+    with process_group(folders[0]):
         if every is None:
-            for chosen in steps or (None,):
-                evaluate_step(chosen)
+            evaluated = list(evaluate([(run, step) for run in runs for step in steps or (None,)]))
         elif follow:
-            count = follow_run(RunDir(run), every, evaluate_step, _note, patience=60 * patience)
-            _note(f"{run}: has ended; {plural(count, 'checkpoint', 'checkpoints')} evaluated")
+            evaluated = follow_runs(runs, every, evaluate, _note, patience=60 * patience)
+            ended = f"{folders[0]}: has" if len(runs) == 1 else f"{len(runs)} runs: have"
+            _note(f"{ended} ended; {plural(len(evaluated), 'checkpoint', 'checkpoints')} evaluated")
         else:
-            evaluate_kept(RunDir(run), every, evaluate_step, _note)
-    if recorded:
-        send_evaluations(RunDir(run))
+            evaluated = evaluate_kept(runs, every, evaluate, _note)
+    for folder in dict.fromkeys(each.wanted.folder for each in evaluated if each.record is not None):
+        send_evaluations(RunDir(folder))
+    _raise_failures(evaluated)
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:
+    """Run folders, each once, and overrides. Folders may have an = in a name below others, keys have no slash."""
+    overrides = [x for x in arguments if "=" in x and "/" not in x.partition("=")[0] and not Path(x).is_dir()]
+    folders = dict.fromkeys(Path(x) for x in arguments if x not in overrides)
+    if not folders:
+        raise InputError("no run folder; name at least one: RUNS/<study>/<regime>/<variant>/seed-<n>")
+    return list(folders), overrides
+
+
+def _show_outcome(outcome: "EvaluatedRun", json: bool, several: bool) -> None:
+    """Print a new record; of several runs also an error, and go on with the others."""
+    from hpc_jepa.runs.run_dir import RunDir
+
+    record, wanted = outcome.record, outcome.wanted
+    if record is not None:
+        path = RunDir(wanted.folder).record_file(record.benchmark, record.protocol, type(record).task, wanted.step)
+        _show(record, path, json)
+    elif outcome.error is not None and several:
+        _note(f"failed: {_named(outcome)}")
+
+
+def _named(outcome: "EvaluatedRun") -> str:
+    """The error with its run, if it does not begin with it."""
+    folder, error = str(outcome.wanted.folder), outcome.error or Exception()
+    message = str(error) if isinstance(error, HpcJepaError) else f"{type(error).__name__}: {first_line(error)}"
+    return message if message.startswith(folder) else f"{folder}: {message}"
+
+
+def _raise_failures(evaluated: "Sequence[EvaluatedRun]") -> None:
+    """Raise what ended evaluations: the error of a single one, else one that counts them and has the code of the first.
+
+    An unexpected error is raised as it is.
+    """
+    failures = [each for each in evaluated if each.error is not None]
+    errors = [each.error for each in failures if each.error is not None]
+    unexpected = [error for error in errors if not isinstance(error, (HpcJepaError, OSError))]
+    if unexpected or (errors and len(evaluated) == 1):
+        raise (unexpected or errors)[0]
+    if errors:
+        count = f"{len(errors)} of {plural(len(evaluated), 'evaluation', 'evaluations')} failed"
+        failure = HpcJepaError(f"{count}; {_named(failures[0])}")
+        failure.exit_code = getattr(errors[0], "exit_code", failure.exit_code)
+        raise failure
 
 
 def _check_selection(steps: Sequence[int] | None, every: int | None, follow: bool) -> None:

@@ -1,29 +1,28 @@
-"""Evaluate a run on a benchmark: one task, the chosen weights, one record."""
+"""Evaluate runs on a benchmark: one task, the chosen weights, one record of each run and step."""
 
 import logging
 import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch.distributed as dist
 
 from hpc_jepa.checkpoint.layout import READ_ATTEMPTS, RemovedCheckpointError
 from hpc_jepa.checkpoint.retention import prune_after_evaluation
-from hpc_jepa.config.benchmark import BenchmarkConfig, ProtocolConfig, ProtocolName, TargetConfig, Task, Weights
+from hpc_jepa.config.benchmark import BenchmarkConfig, ProtocolName, TargetConfig, Task, Weights
 from hpc_jepa.config.training import DeviceSetting
-from hpc_jepa.data.shards.duplicates import shared_videos
 from hpc_jepa.data.shards.manifest import MANIFEST_NAME, manifest_hash, read_manifest
-from hpc_jepa.distributed import GlooGroup, is_main
+from hpc_jepa.distributed import GlooGroup, is_main, world_size
 from hpc_jepa.errors import DataError, InputError
-from hpc_jepa.evaluation.class_names import training_numbers
-from hpc_jepa.evaluation.context import COLLECTIVE_TIMEOUT, EvaluationContext
+from hpc_jepa.evaluation.context import EvaluationContext, StepNotKeptError
 from hpc_jepa.evaluation.extraction import TokenEncoder
-from hpc_jepa.evaluation.progress import Progress, no_progress
+from hpc_jepa.evaluation.progress import Advance, Notify, Progress, no_notice, no_progress
 from hpc_jepa.evaluation.record import (
     RECORD_TYPES,
     AnyRecord,
@@ -36,10 +35,12 @@ from hpc_jepa.evaluation.record import (
     rewrite_record,
     write_record,
 )
+from hpc_jepa.evaluation.split_clips import COLLECTIVE_TIMEOUT, FeatureWork, SplitClips
 from hpc_jepa.evaluation.tasks.few_shot import evaluate_few_shot
 from hpc_jepa.evaluation.tasks.probe import evaluate_probes
 from hpc_jepa.evaluation.tasks.robustness import evaluate_robustness
 from hpc_jepa.evaluation.tasks.text import evaluate_text
+from hpc_jepa.evaluation.together import IsolatingGroup, run_alone, run_together
 from hpc_jepa.io.atomic import exclusive_lock
 from hpc_jepa.io.revision import code_revision
 from hpc_jepa.runs.run_dir import open_run
@@ -54,12 +55,31 @@ LOG = logging.getLogger(__name__)
 SOFTWARE_PACKAGES = ("hpc_jepa", "torch", "scikit-learn", "statsmodels", "scipy", "numpy")
 
 
-TASKS: dict[Task, Callable[[EvaluationContext, dict[Weights, TokenEncoder]], TaskResult | None]] = {
+TASKS: dict[Task, Callable[[EvaluationContext, dict[Weights, TokenEncoder]], FeatureWork[TaskResult | None]]] = {
     "probe": evaluate_probes,
     "few_shot": evaluate_few_shot,
     "robustness": evaluate_robustness,
     "text": evaluate_text,
 }
+NOT_KEPT = (RemovedCheckpointError, StepNotKeptError)
+"""Errors of a step whose checkpoint the run does not have, or no longer; all processes raise them together."""
+
+
+@dataclass(frozen=True)
+class RunEvaluation:
+    """Weights of a run to evaluate; step: that of a checkpoint, None for the newest one."""
+
+    folder: Path
+    weights: tuple[Weights, ...]
+    step: int | None = None
+
+
+class EvaluatedRun(NamedTuple):
+    """The record of an evaluation, None on all processes but the first, or the error that ended it."""
+
+    wanted: RunEvaluation
+    record: AnyRecord | None = None
+    error: Exception | None = None
 
 
 def evaluate(
@@ -81,25 +101,99 @@ def evaluate(
     ``device``: None: as the run's engine.device.
     Raises InputError, DataError or CheckpointError with a one-line message.
     """
+    wanted = RunEvaluation(folder, tuple(weights), step)
+    [evaluated] = evaluate_runs([wanted], benchmark, protocol, task=task, force=force, progress=progress, device=device)
+    if evaluated.error is not None:
+        raise evaluated.error
+    return evaluated.record
+
+
+def evaluate_runs(
+    runs: Sequence[RunEvaluation],
+    benchmark: BenchmarkConfig,
+    protocol: ProtocolName,
+    *,
+    task: Task = "probe",
+    force: bool = False,
+    progress: Progress = no_progress,
+    device: DeviceSetting | None = None,
+    notify: Notify = no_notice,
+) -> Iterator[EvaluatedRun]:
+    """Evaluate several runs, or checkpoints of one, and read and decode each clip once for all of them. Collective.
+
+    Every record is that of :func:`evaluate`, to the bit on one processor, and is written as soon as it is complete. A
+    run that fails is returned with its error and leaves the others alone. Two limits may need a second pass, which
+    ``notify`` announces: ``feature_limit`` holds for the features of all runs together, and their encoders are at most
+    :data:`hpc_jepa.evaluation.together.ENCODER_BYTES`. With several processes, probes that are trained while the
+    encoder runs are evaluated one run after the other, and a failure ends all. Raises InputError for an unknown
+    protocol, probe, or task of the benchmark.
+    """
     if benchmark.target is not None and task != "probe":
         raise InputError(
             f"{benchmark.name}: --task {task} needs classes; probes alone predict the target of a benchmark"
         )
-    context = EvaluationContext.open(folder, benchmark, protocol, progress, device, step)
-    if step is not None:
-        record = _evaluate(context, weights, task, force)
+    distinct = {(each.folder.resolve(), each.step, each.weights): each for each in runs}
+    wanted = list(distinct.values())
+    clips = SplitClips.open(benchmark, protocol, progress, IsolatingGroup(COLLECTIVE_TIMEOUT))
+    labels = _labels(wanted)
+
+    def work(number: int) -> FeatureWork[AnyRecord | None]:
+        labelled = _labelled(progress, labels[number]) if len(wanted) > 1 else progress
+        return _evaluate_run(wanted[number], clips, task, force, labelled, device)
+
+    if len(wanted) == 1 or (world_size() > 1 and task == "probe" and clips.config.poolers):
+        for number, each in enumerate(wanted):
+            try:
+                yield EvaluatedRun(each, run_alone(work(number), clips))
+            except NOT_KEPT as error:
+                yield EvaluatedRun(each, error=error)
+        return
+    for outcome in run_together([work(number) for number in range(len(wanted))], clips, notify):
+        yield EvaluatedRun(wanted[outcome.number], outcome.value, outcome.error)
+
+
+def _labels(runs: Sequence[RunEvaluation]) -> list[str]:
+    """Names of evaluations in titles: what differs between their folders, and steps."""
+    folders = [each.folder.resolve() for each in runs]
+    common = os.path.commonpath(folders)
+    names = [() if str(folder) == common else (str(folder.relative_to(common)),) for folder in folders]
+    steps = [() if each.step is None else (f"step {each.step}",) for each in runs]
+    return [" ".join((*name, *step)) or str(common) for name, step in zip(names, steps, strict=True)]
+
+
+def _labelled(progress: Progress, label: str) -> Progress:
+    def labelled(title: str, total: int) -> AbstractContextManager[Advance]:
+        return progress(f"{title}, {label}", total)
+
+    return labelled
+
+
+def _evaluate_run(
+    wanted: RunEvaluation,
+    clips: SplitClips,
+    task: Task,
+    force: bool,
+    progress: Progress,
+    device: DeviceSetting | None,
+) -> FeatureWork[AnyRecord | None]:
+    """Evaluate the chosen checkpoint of a run, or the newest one, also if training removes it meanwhile."""
+    context = EvaluationContext.open(wanted.folder, clips, progress, device, wanted.step)
+    if wanted.step is not None:
+        record = yield from _evaluate(context, wanted.weights, task, force)
         if task == "probe" and is_main():
-            prune_after_evaluation(context.run, benchmark.name, context.protocol)
+            prune_after_evaluation(context.run, clips.benchmark.name, context.protocol)
         return record
     for _ in range(READ_ATTEMPTS - 1):
         try:
-            return _evaluate(context, weights, task, force)
+            return (yield from _evaluate(context, wanted.weights, task, force))
         except RemovedCheckpointError:  # raised before anything is computed
             context = context.with_newest_checkpoint()
-    return _evaluate(context, weights, task, force)
+    return (yield from _evaluate(context, wanted.weights, task, force))
 
 
-def _evaluate(context: EvaluationContext, weights: Sequence[Weights], task: Task, force: bool) -> AnyRecord | None:
+def _evaluate(
+    context: EvaluationContext, weights: Sequence[Weights], task: Task, force: bool
+) -> FeatureWork[AnyRecord | None]:
     """Evaluate one checkpoint. Raises RemovedCheckpointError if the training run has removed it meanwhile."""
     record_type = RECORD_TYPES[task]
     path = context.run.record_file(context.benchmark.name, context.protocol, task, context.step)
@@ -115,9 +209,9 @@ def _evaluate(context: EvaluationContext, weights: Sequence[Weights], task: Task
     missing = context.group.gather_objects(missing)[0]  # another command may write the record just now
     if not missing:
         return _with_deciding_metric(old, path, context.benchmark) if old is not None and is_main() else None
-    _check_splits(context.config, context.benchmark.target is None)
+    context.clips.check_splits()
     encoders = context.encoders(missing)
-    result = TASKS[task](context, encoders)
+    result = yield from TASKS[task](context, encoders)
     if result is None:
         return None
     metadata |= {"results": result.results, **result.facts}
@@ -156,6 +250,12 @@ def kept_steps(folder: Path, every: int) -> list[int]:
     return found
 
 
+def has_launcher() -> bool:
+    """Whether torchrun or srun started this process as one of several. Raises InputError like ``process_group``."""
+    set_ranks_from_slurm()
+    return bool({"RANK", "WORLD_SIZE"} & os.environ.keys())
+
+
 @contextmanager
 def process_group(folder: Path) -> Iterator[None]:
     """A gloo process group for the duration of the block if torchrun or srun started several processes; else none.
@@ -165,8 +265,7 @@ def process_group(folder: Path) -> Iterator[None]:
     ends a step soon after its first process, and the others finish while the first still trains probes.
     Raises InputError if the launcher's variables are incomplete, HpcJepaError if another process has exited.
     """
-    set_ranks_from_slurm()
-    if not {"RANK", "WORLD_SIZE"} & os.environ.keys():
+    if not has_launcher():
         yield
         return
     check_launcher_variables()
@@ -197,28 +296,6 @@ def _metadata(context: EvaluationContext, task: Task) -> dict[str, Any]:
         },
         **({"decides": benchmark.decides, "target": benchmark.target} if task == "probe" else {}),
     }
-
-
-def _check_splits(config: ProtocolConfig, of_classes: bool) -> None:
-    """Raise InputError if the test split is part of the training split, or has classes that this does not have; warn
-    about single shared videos.
-    """
-    if of_classes:
-        numbers = training_numbers(config.train, config.test)
-        if numbers is not None and is_main():
-            LOG.info("%s: %d classes numbered by name as in %s", config.test, len(numbers), config.train)
-    if not is_main():
-        return
-    shared = shared_videos(config.train, config.test)
-    samples = read_manifest(config.test).samples
-    if len(shared) == samples:
-        raise InputError(f"{config.test}: all test videos are in {config.train} too; name the shards of the test split")
-    if shared:
-        train, test = shared[0]
-        LOG.warning(
-            "%s: %d of %d test videos are in %s too, for example %s as %s: the accuracy is too high",
-            config.test, len(shared), samples, config.train, test, train,
-        )  # fmt: skip
 
 
 def _data_hash(shards: Path, benchmark: BenchmarkConfig) -> str:

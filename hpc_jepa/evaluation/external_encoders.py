@@ -11,7 +11,7 @@ from torch.nn.functional import interpolate
 
 from hpc_jepa.config.benchmark import EvaluationClipConfig
 from hpc_jepa.errors import InputError
-from hpc_jepa.evaluation.extraction import TokenEncoder
+from hpc_jepa.evaluation.extraction import TokenEncoder, weight_bytes
 from hpc_jepa.evaluation.torchvision_operators import register_torchvision_operators
 from hpc_jepa.io.escape import first_line
 
@@ -34,7 +34,7 @@ def load_external_encoder(name: str, clip: EvaluationClipConfig, seed: int, devi
         torch.manual_seed(seed)
         module = _TimmPerFrame(model_name, clip) if kind == "timm" else _VJEPA2(Path(model_name), clip)
     module = module.float().eval().requires_grad_(False).to(device)
-    return TokenEncoder(module, module.tubelets(clip.frames), _sha256(module))
+    return TokenEncoder(module, module.tubelets(clip.frames), _sha256(module), weight_bytes(module))
 
 
 class _Renormalise(nn.Module):

@@ -14,3 +14,11 @@ Progress = Callable[[str, int], AbstractContextManager[Advance]]
 def no_progress(title: str, total: int) -> Iterator[Advance]:
     """Display nothing."""
     yield lambda: None
+
+
+Notify = Callable[[str], object]
+"""Shows a line to whoever waits."""
+
+
+def no_notice(line: str) -> None:
+    """Show nothing."""

@@ -1,4 +1,4 @@
-"""Following a run: its checkpoints are evaluated once each, as it saves them, until it has ended."""
+"""Following runs: their checkpoints are evaluated once each, as they save them, until they have ended."""
 
 import shutil
 from contextlib import ExitStack
@@ -7,7 +7,8 @@ import pytest
 
 from hpc_jepa.checkpoint.layout import RemovedCheckpointError
 from hpc_jepa.evaluation.context import StepNotKeptError
-from hpc_jepa.evaluation.follow import follow_run, wait_for_run
+from hpc_jepa.evaluation.evaluator import EvaluatedRun, RunEvaluation
+from hpc_jepa.evaluation.follow import follow_runs, wait_for_run
 from hpc_jepa.runs.lease import hold_lease
 from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.runs.state import RunState, write_state
@@ -16,9 +17,10 @@ from hpc_jepa.runs.state import RunState, write_state
 class Training:
     """A run in training as another process sees it: lease, state and folders of checkpoints."""
 
-    def __init__(self, folder):
+    def __init__(self, folder, begun=True):
         self.run = RunDir(folder)
-        folder.mkdir()
+        if begun:
+            folder.mkdir()
         self._lease = ExitStack()
 
     def starts(self):
@@ -47,24 +49,40 @@ def training(tmp_path):
     training.ends()
 
 
+def evaluate_as(happens):
+    """An evaluation in which ``happens(run, step)`` takes place; what it raises is the error of the outcome."""
+
+    def evaluate(found):
+        for run, step in found:
+            wanted = RunEvaluation(run.path, ("target",), step)
+            try:
+                happens(run, step)
+            except Exception as error:  # noqa: BLE001  as the evaluator
+                yield EvaluatedRun(wanted, error=error)
+            else:
+                yield EvaluatedRun(wanted)
+
+    return evaluate
+
+
 @pytest.fixture
 def follow(training):
-    """``follow(*events, **options)``: the evaluated steps, and the lines shown; each evaluation is one event."""
+    """``follow(*events, **options)``: the steps in turn, the lines shown, and the outcomes; each step is one event."""
 
     def run(*events, every=2, on_pause=(), **options):
-        evaluated, shown = [], []
+        steps, shown = [], []
         remaining, pauses = iter(events), iter(on_pause)
 
-        def evaluate(step):
-            evaluated.append(step)
+        def happens(run, step):
+            steps.append(step)
             next(remaining)()
 
         def notify(line):
             shown.append(line)
             next(pauses, lambda: None)()
 
-        count = follow_run(training.run, every, evaluate, notify, poll=0.0, **options)
-        return evaluated, shown, count
+        outcomes = follow_runs([training.run], every, evaluate_as(happens), notify, poll=0.0, **options)
+        return steps, shown, outcomes
 
     return run
 
@@ -77,8 +95,8 @@ def test_each_kept_checkpoint_is_evaluated_once_until_the_run_is_done(training, 
         training.saves(6, 7)
         training.ends()
 
-    evaluated, shown, count = follow(lambda: training.saves(3, 4), last, lambda: None)
-    assert (evaluated, count) == ([2, 4, 6], 3) and shown == []
+    evaluated, shown, outcomes = follow(lambda: training.saves(3, 4), last, lambda: None)
+    assert (evaluated, len(outcomes)) == ([2, 4, 6], 3) and shown == []
 
 
 @pytest.mark.parametrize("error", [StepNotKeptError, RemovedCheckpointError])
@@ -91,8 +109,8 @@ def test_a_checkpoint_that_is_removed_before_its_turn_is_named_and_left_out(erro
         training.saves(6)
         raise error("gone")
 
-    evaluated, _, count = follow(lambda: None, removed, training.ends)
-    assert (evaluated, count) == ([2, 4, 6], 2)
+    evaluated, _, outcomes = follow(lambda: None, removed, training.ends)
+    assert (evaluated, [outcome.wanted.step for outcome in outcomes]) == ([2, 4, 6], [2, 6])
     assert "step 4" in caplog.text and "keep_every" in caplog.text
 
 
@@ -103,8 +121,43 @@ def test_other_errors_end_it(training, follow):
     def fails():
         raise ValueError("damaged")
 
-    with pytest.raises(ValueError, match="damaged"):
-        follow(fails)
+    _, _, [outcome] = follow(fails)
+    assert outcome.wanted.step == 2 and isinstance(outcome.error, ValueError)
+
+
+def test_several_runs_are_followed_until_each_has_ended(training, tmp_path):
+    """One begins later and fails to be evaluated; the checkpoints that are there at the same time go together."""
+    other, third = Training(tmp_path / "other", begun=False), Training(tmp_path / "third")
+    together = []
+
+    def happens(run, step):
+        if (run, step) == (training.run, 4):
+            other.run.path.mkdir()
+            other.starts()
+            other.saves(2, 4)
+            training.saves(6)
+            training.ends()
+        if run is third.run:
+            raise ValueError("damaged")
+        if (run, step) == (other.run, 4):
+            other.ends("failed")
+
+    def evaluate(found):
+        together.append([(run.path.name, step) for run, step in found])
+        yield from evaluate_as(happens)(found)
+
+    for each in (training, third):
+        each.starts()
+    training.saves(2, 4)
+    third.saves(2, 4)
+    runs = [training.run, other.run, third.run]
+    outcomes = follow_runs(runs, 2, evaluate, lambda line: None, patience=3600.0, poll=0.0)
+    third.ends()
+    assert together == [
+        [("run", 2), ("run", 4), ("third", 2), ("third", 4)],
+        [("run", 6), ("other", 2), ("other", 4)],
+    ]
+    assert [outcome.error is None for outcome in outcomes] == [True, True, False, False, True, True, True]
 
 
 @pytest.mark.parametrize("before", ["interrupted", "failed"])

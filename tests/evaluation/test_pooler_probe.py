@@ -19,13 +19,14 @@ from hpc_jepa.data.probe_clips import LabelledViews, ProbeClips
 from hpc_jepa.distributed import GlooGroup
 from hpc_jepa.errors import InputError
 from hpc_jepa.evaluation import record
-from hpc_jepa.evaluation.context import COLLECTIVE_TIMEOUT, EvaluationContext
+from hpc_jepa.evaluation.context import EvaluationContext
 from hpc_jepa.evaluation.evaluator import evaluate
 from hpc_jepa.evaluation.probes import pooler_trainer
 from hpc_jepa.evaluation.probes.attentive_pooler import PoolerClassifier
 from hpc_jepa.evaluation.probes.fit import validation_rows
 from hpc_jepa.evaluation.probes.pooler_trainer import Poolers, PoolerSource, learning_rate, train_poolers
 from hpc_jepa.evaluation.progress import no_progress
+from hpc_jepa.evaluation.split_clips import COLLECTIVE_TIMEOUT, SplitClips
 from hpc_jepa.evaluation.tasks import pooler_probe
 from hpc_jepa.runs.run_dir import RunDir
 
@@ -194,13 +195,14 @@ def test_predictions_are_the_mean_over_crops_of_joined_segments(run_folder, benc
     with keep_poolers() as kept:
         written = evaluate(run_folder, config, "vjepa", ["target"])
     predictions = record.read_predictions(RunDir(run_folder).record_file("tiny8", "vjepa"), written)
-    context = EvaluationContext.open(run_folder, config, "vjepa", no_progress)
+    clips = SplitClips.open(config, "vjepa", no_progress, GlooGroup())
+    context = EvaluationContext.open(run_folder, clips)
     encode = context.encoders(["target"])["target"].encode
     protocol = config.protocols["vjepa"]
-    clips = ProbeClips(protocol.test, protocol.clip, protocol.probes["pooler"].augmentation, 0)
+    probe_clips = ProbeClips(protocol.test, protocol.clip, protocol.probes["pooler"].augmentation, 0)
     with torch.no_grad():
         for row, sample in enumerate(predictions["samples"].tolist()):
-            pixels, label = clips.views(sample)
+            pixels, label = probe_clips.views(sample)
             assert label == predictions["labels"][row]
             for seed, head in enumerate(kept[0].heads):
                 mean = sum(head(torch.cat([encode(view[:1]), encode(view[1:])], dim=1)).softmax(-1) for view in pixels)

@@ -75,14 +75,17 @@ def test_a_gpu_run_is_refused_before_its_networks_are_built(monkeypatch, configu
 
 def test_an_evaluation_on_a_gpu_is_refused_too(monkeypatch, configure, tmp_path):
     from hpc_jepa.config.benchmark import BenchmarkConfig
+    from hpc_jepa.distributed import GlooGroup
     from hpc_jepa.evaluation import context
+    from hpc_jepa.evaluation.progress import no_progress
+    from hpc_jepa.evaluation.split_clips import SplitClips
 
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.delenv("CC", raising=False)
-    for name in ("_newest_checkpoint", "GlooGroup", "validate_probes"):
-        monkeypatch.setattr(context, name, lambda *arguments: None)
+    monkeypatch.setattr(context, "_newest_checkpoint", lambda *arguments: None)
     monkeypatch.setattr(context, "open_run", RunDir)
     monkeypatch.setattr(context, "select_device", lambda setting: torch.device("cuda"))
     benchmark = BenchmarkConfig.model_construct(name="b", protocols={"standard": None})
+    clips = SplitClips(benchmark, "standard", no_progress, GlooGroup())
     with pytest.raises(HpcJepaError, match="compiler"):
-        context.EvaluationContext.open(tmp_path, benchmark, "standard", lambda *more: None, "cuda")
+        context.EvaluationContext.open(tmp_path, clips, device="cuda")

@@ -20,19 +20,22 @@ from hpc_jepa.evaluation.extraction import TokenEncoder
 from hpc_jepa.evaluation.frozen_features import FrozenFeatures
 from hpc_jepa.evaluation.progress import Advance
 from hpc_jepa.evaluation.record import ClassPool, FewShotKind, FewShotResult, TaskResult
+from hpc_jepa.evaluation.split_clips import FeatureRequest, FeatureWork
 from hpc_jepa.evaluation.stats.accuracy import Estimate
 from hpc_jepa.evaluation.stats.blocked import mean_score
 from hpc_jepa.evaluation.stats.episodes import Episodes, episode_accuracy
 from hpc_jepa.io.random_streams import RandomStream, uniforms
 
 
-def evaluate_few_shot(context: EvaluationContext, encoders: dict[Weights, TokenEncoder]) -> TaskResult | None:
+def evaluate_few_shot(
+    context: EvaluationContext, encoders: dict[Weights, TokenEncoder]
+) -> FeatureWork[TaskResult | None]:
     """Accuracy by number of labels, and of episodes, for every encoder; None on all processes but the first."""
     config = context.config.few_shot
     result = TaskResult()
     with context.scratch_dir() as folder:
-        train = context.features("train", encoders, [config.pooling], folder / "train")
-        test = context.features("test", encoders, [config.pooling], folder / "test")
+        train = yield FeatureRequest("train", encoders, [config.pooling], folder / "train")
+        test = yield FeatureRequest("test", encoders, [config.pooling], folder / "test")
         if not is_main():
             return None
         names = read_manifest(context.config.train).classes

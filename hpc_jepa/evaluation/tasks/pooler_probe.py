@@ -15,7 +15,7 @@ from hpc_jepa.config.pooler_probe import PoolerProbeConfig
 from hpc_jepa.data.probe_clips import ProbeClips
 from hpc_jepa.data.shards.manifest import manifest_hash
 from hpc_jepa.distributed import is_main, world_size
-from hpc_jepa.evaluation.context import COLLECTIVE_TIMEOUT, EvaluationContext, SplitLabels, SplitName
+from hpc_jepa.evaluation.context import EvaluationContext
 from hpc_jepa.evaluation.extraction import TokenEncoder
 from hpc_jepa.evaluation.probes.fit import validation_rows
 from hpc_jepa.evaluation.probes.pooler_trainer import (
@@ -25,6 +25,7 @@ from hpc_jepa.evaluation.probes.pooler_trainer import (
     train_poolers,
 )
 from hpc_jepa.evaluation.record import Candidate, ProbeResult, TaskResult, accuracy_fields
+from hpc_jepa.evaluation.split_clips import COLLECTIVE_TIMEOUT, SplitLabels, SplitName
 from hpc_jepa.evaluation.stats.metrics import class_metrics
 from hpc_jepa.io.revision import code_revision
 
@@ -37,7 +38,7 @@ def evaluate_poolers(context: EvaluationContext, encoders: dict[Weights, TokenEn
     configs = context.config.poolers
     if not configs:
         return
-    train, test = context.split_labels("train"), context.split_labels("test")
+    train, test = context.clips.split_labels("train"), context.clips.split_labels("test")
     result.set_clips(test.labels, test.samples, test.clusters)
     for name, encoder in encoders.items():
         for probe, config in configs.items():
@@ -121,7 +122,7 @@ class _PoolerEvaluation:
     def _source(self, split: SplitName) -> PoolerSource:
         context = self.context
         clips = ProbeClips(
-            context.shards(split), context.config.clip, self.config.augmentation, context.config.probe_seeds[0]
+            context.clips.shards(split), context.config.clip, self.config.augmentation, context.config.probe_seeds[0]
         )
         return PoolerSource(clips, self.encoder.encode, context.config.batch_size, torch.get_num_threads())
 

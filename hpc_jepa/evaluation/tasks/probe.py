@@ -13,18 +13,21 @@ from hpc_jepa.evaluation.frozen_features import FrozenFeatures
 from hpc_jepa.evaluation.probes.fit import FittedProbe, ProbeData, fit_probe, split_validation, work_units
 from hpc_jepa.evaluation.probes.regression import fit_regression
 from hpc_jepa.evaluation.record import Candidate, ProbeResult, TaskResult, class_fields, error_fields
+from hpc_jepa.evaluation.split_clips import FeatureRequest, FeatureWork
 from hpc_jepa.evaluation.tasks.pooler_probe import evaluate_poolers
 
 FittedProbes = dict[tuple[Weights, str], FittedProbe]
 """By weights and name of the probe."""
 
 
-def evaluate_probes(context: EvaluationContext, encoders: dict[Weights, TokenEncoder]) -> TaskResult | None:
+def evaluate_probes(
+    context: EvaluationContext, encoders: dict[Weights, TokenEncoder]
+) -> FeatureWork[TaskResult | None]:
     """Accuracy of every probe on every encoder. All processes extract features; the first returns the result."""
     configs, result = probe_configs(context), TaskResult()
     evaluate_poolers(context, encoders, result)
     if configs:
-        _evaluate_on_features(context, encoders, configs, result)
+        yield from _evaluate_on_features(context, encoders, configs, result)
     order = [f"{name}.{probe}" for name in encoders for probe in context.config.probes]
     result.results.sort(key=lambda each: order.index(each.key))
     return result if is_main() else None
@@ -35,12 +38,12 @@ def _evaluate_on_features(
     encoders: dict[Weights, TokenEncoder],
     configs: dict[str, FeatureProbeConfig],
     result: TaskResult,
-) -> None:
+) -> FeatureWork[None]:
     """Add the results of the probes on stored features, on the first process."""
     poolings = poolings_of(configs)
     with context.scratch_dir() as folder:
-        train = context.features("train", encoders, poolings, folder / "train")
-        test = context.features("test", encoders, poolings, folder / "test")
+        train = yield FeatureRequest("train", encoders, poolings, folder / "train")
+        test = yield FeatureRequest("test", encoders, poolings, folder / "test")
         if not is_main():
             return
         for (name, probe), fitted in fit_all(context, configs, train).items():

@@ -15,6 +15,7 @@ from hpc_jepa.evaluation.context import EvaluationContext
 from hpc_jepa.evaluation.corruptions import CORRUPTIONS, ClipCorruption
 from hpc_jepa.evaluation.extraction import ExtractedFeatures, TokenEncoder
 from hpc_jepa.evaluation.record import RobustnessRecord, RobustnessResult, TaskResult, accuracy_fields
+from hpc_jepa.evaluation.split_clips import FeatureRequest, FeatureWork
 from hpc_jepa.evaluation.tasks.probe import FittedProbes, fit_all, poolings_of, probe_configs
 
 CLEAN = "clean"
@@ -28,23 +29,25 @@ class CorruptionCase(NamedTuple):
     level: float
 
 
-def evaluate_robustness(context: EvaluationContext, encoders: dict[Weights, TokenEncoder]) -> TaskResult | None:
+def evaluate_robustness(
+    context: EvaluationContext, encoders: dict[Weights, TokenEncoder]
+) -> FeatureWork[TaskResult | None]:
     """Accuracy and consistency at every corruption and severity; None on all processes but the first."""
     config = context.config.robustness
     names = robustness_probes(context.benchmark, context.protocol)
     cases = list(corruption_cases(config.corruptions))
     configs = {name: probe for name, probe in probe_configs(context).items() if name in names}
     poolings = poolings_of(configs)
-    samples = evenly_spaced(context.samples("test"), config.clips)
+    samples = evenly_spaced(context.clips.samples("test"), config.clips)
     result = TaskResult()
     with context.scratch_dir() as folder:
-        train = context.features("train", encoders, poolings, folder / "train")
+        train = yield FeatureRequest("train", encoders, poolings, folder / "train")
         probes = fit_all(context, configs, train) if is_main() else {}
         for case in cases:
             out = folder / f"{case.corruption}-{case.severity}"
             corruption = ClipCorruption(case.corruption, case.level, config.seed) if case.severity else None
             title = f"{case.corruption} {case.severity}" if corruption else "clean test clips"
-            test = context.features("test", encoders, poolings, out, title=title, corruption=corruption, only=samples)
+            test = yield FeatureRequest("test", encoders, poolings, out, title, corruption, samples)
             if is_main():
                 _add_results(result, case, probes, configs, test)
                 shutil.rmtree(out)

@@ -15,11 +15,12 @@ from hpc_jepa.config.benchmark import LostFrames, TextConfig, Weights
 from hpc_jepa.data.shards.shard_folder import ShardFolder
 from hpc_jepa.distributed import is_main
 from hpc_jepa.errors import DataError, InputError
-from hpc_jepa.evaluation.context import EvaluationContext, SplitName
+from hpc_jepa.evaluation.context import EvaluationContext
 from hpc_jepa.evaluation.corruptions import ClipCorruption
 from hpc_jepa.evaluation.extraction import TokenEncoder
 from hpc_jepa.evaluation.frozen_features import FrozenFeatures, Standardiser
 from hpc_jepa.evaluation.record import TaskResult, TextResult, accuracy_fields
+from hpc_jepa.evaluation.split_clips import FeatureRequest, FeatureWork, SplitName
 from hpc_jepa.evaluation.tasks.projection_heads import ProjectionHeads, fit_projection_heads, retrieval_ranks
 from hpc_jepa.evaluation.torchvision_operators import register_torchvision_operators
 
@@ -97,18 +98,18 @@ class AlignmentModel:
         }
 
 
-def evaluate_text(context: EvaluationContext, encoders: dict[Weights, TokenEncoder]) -> TaskResult | None:
+def evaluate_text(context: EvaluationContext, encoders: dict[Weights, TokenEncoder]) -> FeatureWork[TaskResult | None]:
     """Retrieval and zero-shot classification by proportion of dropped frames; None on all processes but the first."""
     config, pooling = context.config.text, context.config.text.pooling
     result = TaskResult()
     with context.scratch_dir() as folder:
-        train = context.features("train", encoders, [pooling], folder / "train")
+        train = yield FeatureRequest("train", encoders, [pooling], folder / "train")
         models = {name: _fit_alignment(context, name, train[name, pooling]) for name in encoders} if is_main() else {}
         captions = _captions(context, "test") if is_main() else None
         for lost, dropout in dropped_frames(config):
             corruption, out = ClipCorruption(f"frame_dropout_{lost}", dropout), folder / f"{lost}-{dropout:g}"
             title = f"{dropout:.1%} of the frames dropped, {lost}"
-            test = context.features("test", encoders, [pooling], out, title=title, corruption=corruption)
+            test = yield FeatureRequest("test", encoders, [pooling], out, title, corruption)
             if captions is None:
                 continue
             for name, model in models.items():
@@ -139,8 +140,7 @@ def _fit_alignment(context: EvaluationContext, name: Weights, features: FrozenFe
 
 
 def _captions(context: EvaluationContext, split: SplitName) -> Captions:
-    shards = context.config.train if split == "train" else context.config.test
-    return Captions.of(shards, context.samples(split), context.device)
+    return Captions.of(context.clips.shards(split), context.clips.samples(split), context.device)
 
 
 def _add_results(

@@ -22,6 +22,7 @@ from hpc_jepa.cli import (
     shards,
     shards_bench,
     study,
+    study_stage,
     train,
 )
 from hpc_jepa.cli.console import CONSOLE
@@ -115,4 +116,5 @@ shards.app.command("bench", epilog=shards_bench.EXAMPLES)(shards_bench.shards_be
 app.add_typer(checkpoint.app, name="checkpoint", help="List, verify, resume, prune, compare and export checkpoints.")
 app.add_typer(shards.app, name="shards", help="Build, verify and inspect tar shards.")
 app.add_typer(objectives.app, name="objectives", help="List the training objectives and show their formulas.")
+study.app.command("stage", epilog=study_stage.EXAMPLES)(study_stage.stage_command)
 app.add_typer(study.app, name="study", help="Plan, run and follow a study: a grid of regimes, variants and seeds.")

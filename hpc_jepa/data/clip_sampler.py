@@ -1,5 +1,6 @@
 """The clip sampler: samples of each step and the random numbers of their augmentation, from seed and step alone."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -54,12 +55,7 @@ class ClipSampler:
     def samples(self, step: int) -> ClipDraws:
         """Draws for all clips of a step."""
         batch = self.batch_size
-        if self.sampling == "passes":
-            sources, samples = self._passes.samples(step)
-        else:
-            uniform = uniforms(self.seed, RandomStream.SAMPLE, step, (batch, 2))
-            sources = self._sources(step, uniform[:, 0])
-            samples = self._uniform_samples(step, sources, uniform[:, 1])
+        sources, samples = self.drawn(step)
         return ClipDraws(
             sources=sources,
             samples=samples,
@@ -67,6 +63,27 @@ class ClipSampler:
             crops=uniforms(self.seed, RandomStream.CROP, step, (batch, CROP_ATTEMPTS, 4), repeats=self.repeats),
             flips=uniforms(self.seed, RandomStream.FLIP, step, (batch, 2), repeats=self.repeats),
         )
+
+    def drawn(self, step: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Source and sample of each clip of a step, [B] each."""
+        if self.sampling == "passes":
+            return self._passes.samples(step)
+        uniform = uniforms(self.seed, RandomStream.SAMPLE, step, (self.batch_size, 2))
+        sources = self._sources(step, uniform[:, 0])
+        return sources, self._uniform_samples(step, sources, uniform[:, 1])
+
+    def next_uses(self, step: int, number: int, order: ShardOrderConfig, terms: int) -> dict[int, int]:
+        """The tars of a source that are in use from ``step`` on in the next ``terms`` terms of each slot, each with the
+        first step at which it is.
+        """
+        uses: dict[int, int] = {}
+        first = step // order.steps
+        for term in range(first, first + terms + 1):
+            for slot, tar in enumerate(self._chosen_tars(term, number, order).tolist()):
+                begin = term * order.steps - slot * order.steps // order.shards
+                if begin + order.steps > step:
+                    uses[tar] = min(uses.get(tar, sys.maxsize), max(begin, step))
+        return uses
 
     def replacements(self, step: int, attempt: int) -> NDArray[np.int64]:
         """[B] replacement samples, each from the source of the sample it replaces; ``attempt`` counts from 0."""
@@ -119,10 +136,13 @@ class ClipSampler:
 
     def _active_tars(self, step: int, number: int, order: ShardOrderConfig) -> NDArray[np.int64]:
         """The tar in each slot of a source. Slots change their tar every ``order.steps`` steps, one slot at a time."""
-        source, slots = self.sources[number], order.shards
+        slots = order.shards
         terms = [(step + slot * order.steps // slots) // order.steps for slot in range(slots)]
-        chosen = [
-            uniforms(self.seed, RandomStream.SHARD, term, (slots,), part=number)[slot]
-            for slot, term in enumerate(terms)
-        ]
-        return np.searchsorted(source.ends, np.array(chosen) * source.size, side="right")
+        chosen = {term: self._chosen_tars(term, number, order) for term in set(terms)}
+        return np.array([chosen[term][slot] for slot, term in enumerate(terms)], dtype=np.int64)
+
+    def _chosen_tars(self, term: int, number: int, order: ShardOrderConfig) -> NDArray[np.int64]:
+        """[slots]: the tar that each slot of a source has in one of its terms."""
+        source = self.sources[number]
+        chosen = uniforms(self.seed, RandomStream.SHARD, term, (order.shards,), part=number)
+        return np.searchsorted(source.ends, chosen * source.size, side="right")

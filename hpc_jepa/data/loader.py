@@ -14,14 +14,14 @@ from hpc_jepa.config.data import DataConfig
 from hpc_jepa.data.augment import Augmenter
 from hpc_jepa.data.clip import Clip, EncodedClip, decode_clip, plan_clip
 from hpc_jepa.data.clip_ring import ClipFacts
-from hpc_jepa.data.clip_sampler import ClipDraws, ClipSampler
+from hpc_jepa.data.clip_sampler import ClipDraws
 from hpc_jepa.data.decode_errors import CpuDecodeLog, DecodeErrorLog, DecodeErrorRecord
 from hpc_jepa.data.gpu_decoding import DaliDecoder, DecoderChoice, choose_decoder
-from hpc_jepa.data.mixture import MixtureSource
 from hpc_jepa.data.prefetch import Prefetcher
 from hpc_jepa.data.shards.shard_folder import ShardFolder, StoredVideo
 from hpc_jepa.data.shared_clips import SharedClips, shared_clips
 from hpc_jepa.data.storage import ScratchCache
+from hpc_jepa.data.tar_order import TarOrder, mixture_sampler
 from hpc_jepa.devices import thread_pool
 from hpc_jepa.distributed import local_rows
 from hpc_jepa.errors import DataError, UndecodableError
@@ -98,20 +98,12 @@ class ClipLoader:
         self._config = config
         self._device = device
         self.source_names = tuple(config.sources)
-        self._scratch = _scratch(config)
+        self._step = 0
+        self._scratch = self._open_scratch()
         self._folders = [_open(source.shards, config, self._scratch) for source in config.sources.values()]
-        self._sampler = ClipSampler(
-            seed,
-            [
-                MixtureSource(source.weight, folder.shard_sizes, folder.manifest.longest == 1)
-                for source, folder in zip(config.sources.values(), self._folders, strict=True)
-            ],
-            batch_size,
-            world_size * accumulation if same_randomness else 1,
-            config.shard_order,
-            config.images == "batches",
-            config.sampling,
-        )
+        repeats = world_size * accumulation if same_randomness else 1
+        self._sampler = mixture_sampler(config, self._folders, seed, batch_size, repeats)
+        self._tar_order = TarOrder(self._sampler, self._folders)
         self._rows = range(rows.start, rows.stop)
         share = len(self._rows)
         self._error_log = DecodeErrorLog(self.source_names, config.undecodable_rate)
@@ -156,6 +148,7 @@ class ClipLoader:
 
     def batch(self, step: int) -> ClipBatch:
         """This process's clips of a step. Raises DataError when too many samples do not decode."""
+        self._step = step
         draws = self._draws(step)
         this = _Step(step, draws, self._videos.futures(step * len(self._rows), len(self._rows)))
         shares = self._shared is not None and self._shared.begin(step)
@@ -182,6 +175,15 @@ class ClipLoader:
             folder.close()
         if self._scratch:
             self._scratch.close()
+
+    def _open_scratch(self) -> ScratchCache | None:
+        """Copies are evicted only if clips come from a few tars at a time; otherwise every tar is equally useful."""
+        reading = self._config.reading
+        if reading.scratch is None:
+            return None
+        limit, ordered = int(reading.scratch_limit * GIB), self._config.shard_order is not None
+        next_uses = (lambda: self._tar_order.next_uses(self._step)) if ordered else None
+        return ScratchCache(reading.scratch, limit, evict=ordered, next_uses=next_uses)
 
     def _frames(self, draws: ClipDraws) -> int:
         """Frames of the clips of a step."""
@@ -328,14 +330,6 @@ class ClipLoader:
         if refusal is not None:
             return decode_clip(video, plan), refusal
         return EncodedClip(plan, video.data), None
-
-
-def _scratch(config: DataConfig) -> ScratchCache | None:
-    """Old copies are evicted only if clips come from a few tars at a time; otherwise every tar is equally useful."""
-    reading = config.reading
-    if reading.scratch is None:
-        return None
-    return ScratchCache(reading.scratch, int(reading.scratch_limit * GIB), evict=config.shard_order is not None)
 
 
 def _open(shards: str, config: DataConfig, scratch: ScratchCache | None) -> ShardFolder:

@@ -3,15 +3,17 @@
 import fcntl
 import hashlib
 import logging
+import math
 import os
+import time
 import weakref
-from collections.abc import Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache, partial
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol, cast
+from typing import Any, NamedTuple, Protocol, cast
 
 import psutil
 
@@ -40,6 +42,9 @@ PROTOCOLS = (
 )
 """URL protocols that only read bytes. Some others of fsspec interpret what they read, or run commands."""
 LOG = logging.getLogger(__name__)
+RETRY_SECONDS = 60.0
+NextUses = Callable[[], Mapping[str, float]]
+"""By checksum of a tar: the step that needs it next. Tars that are not named are needed last."""
 
 
 class ShardStorage(Protocol):
@@ -124,10 +129,12 @@ class ScratchCache:
 
     The processes of one machine share ``folder`` and copy one tar at a time. If the copies would exceed ``limit``
     bytes, ``evict`` removes the oldest ones (a process that finds a copy renews it); without it the tar is not copied.
+    With ``next_uses``, when which tars are needed next, by checksum, it removes those that are needed last (Belady
+    1966), and none that is needed before the tar itself: that one is tried again after RETRY_SECONDS.
     A copy is named after the checksum of its tar; one from before the last boot is checked, as a power cut can tear it.
     """
 
-    def __init__(self, folder: Path, limit: int, evict: bool) -> None:
+    def __init__(self, folder: Path, limit: int, evict: bool, next_uses: NextUses | None = None) -> None:
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
@@ -135,9 +142,9 @@ class ScratchCache:
         self._folder = folder
         self._limit = limit
         self._evict = evict
-        from hpc_jepa.devices import thread_pool  # imports torch, which building shards does not need
-
-        self._copier = thread_pool(1, "scratch")
+        self._next_uses = next_uses
+        self._refused: dict[Path, float] = {}
+        self._copier: ThreadPoolExecutor | None = None
         self._copies: dict[Path, Future[Path | None]] = {}
         self._lock = Lock()
 
@@ -145,10 +152,12 @@ class ScratchCache:
         """Part of a tar, read through ``origin`` until the copy is complete."""
         with self._lock:
             if tar not in self._copies:
-                self._copies[tar] = self._copier.submit(self._copy, tar, sha256)
+                self._copies[tar] = self._threads().submit(self._copy, tar, sha256)
             future = self._copies[tar]
         copy = future.result() if future.done() else None
         if copy is None:
+            if future.done() and self._next_uses is not None:
+                self._retry_later(tar)
             return origin.read(tar, offset, size)
         try:
             # Opened for this read only, so that an evicted copy frees its disk space at once.
@@ -159,42 +168,72 @@ class ScratchCache:
                 self._copies.pop(tar, None)
             return origin.read(tar, offset, size)
 
+    def stage(self, tar: Path, sha256: str) -> bool:
+        """Copy a tar now if there is no copy and it fits; whether there is one. Raises OSError if it cannot be read."""
+        return self._copy_or_find(tar, sha256) is not None
+
     def close(self) -> None:
         """Finish the running copy; copies are kept for the next run."""
-        self._copier.shutdown(wait=True, cancel_futures=True)
+        if self._copier is not None:
+            self._copier.shutdown(wait=True, cancel_futures=True)
+
+    def _threads(self) -> ThreadPoolExecutor:
+        """The thread that copies, begun when it is needed."""
+        if self._copier is None:
+            from hpc_jepa.devices import thread_pool  # imports torch, which building and staging do not need
+
+            self._copier = thread_pool(1, "scratch")
+        return self._copier
+
+    def _retry_later(self, tar: Path) -> None:
+        """Let a tar that did not fit be copied after a while: others are not needed any more then."""
+        now = time.monotonic()
+        with self._lock:
+            if now - self._refused.setdefault(tar, now) >= RETRY_SECONDS:
+                self._copies.pop(tar, None)
+                self._refused.pop(tar)
 
     def _copy(self, tar: Path, sha256: str) -> Path | None:
-        """The path of the copy, or None if there is no space for it."""
-        copy = self._folder / f"{sha256}.tar"
+        """The path of the copy, or None if there is no space for it or it cannot be made."""
         try:
-            size = tar.stat().st_size
-            with self._exclusive():
-                if copy.exists() and not _is_sound(copy, size):
-                    LOG.warning("%s: torn copy of %s; copying it again", copy, tar)
-                    copy.unlink()
-                if not copy.exists() and not self._free_space(size):
-                    return None
-                if not copy.exists() and not _copy_file(tar, copy):
-                    LOG.warning("%s: differs from its checksum in the manifest; reading the original", tar)
-                    return None
-                os.utime(copy)
+            return self._copy_or_find(tar, sha256)
         except OSError as error:
             LOG.warning("%s: cannot be copied to %s (%s); reading the original", tar, self._folder, error.strerror)
             return None
+
+    def _copy_or_find(self, tar: Path, sha256: str) -> Path | None:
+        copy = self._folder / f"{sha256}.tar"
+        size = tar.stat().st_size
+        with self._exclusive():
+            for left in self._folder.glob(".*.partial"):  # of killed processes: whoever copies holds the lock
+                left.unlink(missing_ok=True)
+            if copy.exists() and not _is_sound(copy, size):
+                LOG.warning("%s: torn copy of %s; copying it again", copy, tar)
+                copy.unlink()
+            if not copy.exists() and not self._free_space(size, sha256):
+                return None
+            if not copy.exists() and not _copy_file(tar, copy):
+                LOG.warning("%s: differs from its checksum in the manifest; reading the original", tar)
+                return None
+            os.utime(copy)
         return copy
 
-    def _free_space(self, size: int) -> bool:
-        """Whether ``size`` more bytes fit, after evicting old copies if allowed."""
-        copies = sorted(self._folder.glob("*.tar"), key=lambda copy: copy.stat().st_mtime_ns)
-        excess = sum(copy.stat().st_size for copy in copies) + size - self._limit
-        if excess > 0 and not (self._evict and size <= self._limit):
-            return False
-        for copy in copies:
-            if excess <= 0:
-                break
-            excess -= copy.stat().st_size
-            copy.unlink()
-        return True
+    def _free_space(self, size: int, sha256: str) -> bool:
+        """Whether ``size`` more bytes fit, after evicting other copies if allowed."""
+        files = [(path, path.stat()) for path in self._folder.glob("*.tar")]
+        uses = self._next_uses() if self._next_uses else {}
+        copies = [
+            StoredCopy(path, status.st_size, uses.get(path.stem, math.inf), status.st_mtime_ns)
+            for path, status in files
+        ]
+        excess = sum(copy.size for copy in copies) + size - self._limit
+        if excess <= 0:
+            return True
+        needed = uses.get(sha256, math.inf) if self._next_uses else -math.inf
+        evicted = choose_evicted(copies, excess, needed) if self._evict and size <= self._limit else None
+        for copy in evicted or ():
+            copy.path.unlink()
+        return evicted is not None
 
     @contextmanager
     def _exclusive(self) -> Iterator[None]:
@@ -202,6 +241,29 @@ class ScratchCache:
         with open(self._folder / ".lock", "a", opener=no_follow) as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+
+
+class StoredCopy(NamedTuple):
+    """A copy of a tar: its bytes, the step that needs it next (infinite: none that is known), and when it was used."""
+
+    path: Path
+    size: int
+    needed: float
+    used: int
+
+
+def choose_evicted(copies: Sequence[StoredCopy], excess: int, needed: float) -> list[StoredCopy] | None:
+    """The copies to remove for ``excess`` bytes: those needed last, of equal ones the oldest.
+
+    None if those that are needed later than ``needed``, when the new one is, are not enough.
+    """
+    evicted: list[StoredCopy] = []
+    for copy in sorted(copies, key=lambda copy: (-copy.needed, copy.used)):
+        if excess <= 0 or copy.needed <= needed:
+            break
+        evicted.append(copy)
+        excess -= copy.size
+    return evicted if excess <= 0 else None
 
 
 class _OpenFile:

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -123,13 +123,25 @@ def render_page(data: ReportData, folder: Path) -> str:
 
 
 def _seeds_needed(data: ReportData) -> dict[str, SeedsNeeded]:
-    """By the title of the grid; none for published numbers, which are of single runs."""
-    return {
-        grid.title: count_seeds_needed(scores, grid)
-        for scores in data.scores
-        for grid in (*data.grids, *data.task_grids)
-        if grid.source == scores.study
+    """By the title of the grid; none for published numbers, which are of single runs. Cells that are the answer to a
+    question of the study have its number.
+    """
+    answered = {
+        (answer.study, asked.regime, row, str(asked.column)): asked.needed.seeds
+        for answer in data.answers
+        for asked in answer.contrasts
+        if asked.kind == "baseline" and asked.needed is not None
+        for row, weight in asked.weights.items()
+        if weight > 0
     }
+    found = {}
+    for scores in data.scores:
+        for grid in (*data.grids, *data.task_grids):
+            if grid.source == scores.study:
+                needed = count_seeds_needed(scores, grid)
+                cells = {key: answered.get((grid.source, grid.regime, *key), own) for key, own in needed.cells.items()}
+                found[grid.title] = replace(needed, cells=cells)
+    return found
 
 
 def _recorded_data(runs: Sequence[RunReport]) -> list[RecordedData]:

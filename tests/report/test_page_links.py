@@ -13,6 +13,7 @@ from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.evaluation.stats.planning import FamilyTest, Spread, power
 from hpc_jepa.report.seeds_needed import count_seeds_needed
 from hpc_jepa.report.write_report import write_report
+from tests.report.asked_study import AskedStudy, asking
 from tests.report.simulated_study import SimulatedStudy
 
 SEEDS = (3, 5, 8)
@@ -157,3 +158,21 @@ def test_one_seed_has_no_number_of_seeds(study):
     needed = [count_seeds_needed(report.data.scores[0], grid) for grid in report.data.grids]
     assert all(not each.cells for each in needed) and sum(each.lone for each in needed) > 0
     assert all(each.sentence for each in needed if each.lone)
+
+
+def test_answers_link_to_the_records_of_all_their_rows_and_cells_have_their_seeds(tmp_path):
+    def accuracy(config, _):
+        return {"baseline": 0.3, "ld": 0.31, "fwm_ld": 0.33}[config.variant]
+
+    folder = AskedStudy(tmp_path / "runs", accuracy).write(asking({"baseline": True}))
+    report = write_report([folder])
+    page = report.folder / "index.html"
+    (answer,), (scores,) = report.data.answers, report.data.scores
+    text = page.read_text()
+    table = text[text.index("<details") : text.index("</details>\n</section>")]
+    assert all(target(page, address).is_file() for address in cells_of(page).addresses)
+    for asked in answer.contrasts:
+        assert all(f"/{row}/seed-{seed}/eval/" in table for row in asked.weights for seed in (0, 1, 2))
+        if asked.needed is not None and asked.needed.seeds is not None:
+            assert f"≈ {asked.needed.seeds} seeds" in cells_of(page).rows[asked.name][0][0]
+    assert scores.study == answer.study

@@ -176,3 +176,13 @@ def test_answers_link_to_the_records_of_all_their_rows_and_cells_have_their_seed
         if asked.needed is not None and asked.needed.seeds is not None:
             assert f"≈ {asked.needed.seeds} seeds" in cells_of(page).rows[asked.name][0][0]
     assert scores.study == answer.study
+
+
+def test_sections_without_results_are_left_out(tmp_path):
+    folder = AskedStudy(tmp_path / "runs", lambda *_: 0.4).write(asking({"baseline": True}, task="few_shot"))
+    page = (write_report([folder]).folder / "index.html").read_text()
+    sections = re.findall(r"<section>(.*?)</section>", page, re.DOTALL)
+    assert len(sections) > 4
+    for section in sections:
+        without_notes = re.sub(r'<h2>.*?</h2>|<p class="note">.*?</p>', "", section, flags=re.DOTALL)
+        assert re.search(r"\w", re.sub(r"<[^>]*>", "", without_notes)), section[:200]

@@ -49,10 +49,10 @@ def null(config, benchmark, protocol) -> float:
 def test_an_effect_in_every_cell_of_the_extended_study_is_found_in_every_cell(tmp_path):
     data = collect(SimulatedStudy(tmp_path, planted).write(shipped("extended")))
     asked = [contrast for contrast in contrasts(data) if contrast.asked]
-    assert len(asked) == 2 * 27 * 3 and {grid.family for grid in data.grids} == {len(asked)}
+    assert len(asked) == 2 * 27 * 4 and {grid.family for grid in data.grids} == {len(asked)}
     assert all(contrast.significant and contrast.points > 0 for contrast in asked)
     other = [contrast for contrast in contrasts(data) if not contrast.asked]
-    assert len(other) == 2 * 27 * 3 + 2 * 6  # the second protocol, and random_init in six columns of each regime
+    assert len(other) == 2 * 27 * 4 + 2 * 8  # the second protocol, and random_init in eight columns of each regime
     assert not any(contrast.significant for contrast in other) and {c.adjusted for c in other} == {None}
 
 
@@ -60,7 +60,7 @@ def test_with_one_seed_nothing_in_the_paper_study_is_called_a_gain(tmp_path):
     folder = SimulatedStudy(tmp_path, planted).write(shipped("paper"))
     data = collect(folder)
     asked = [contrast for contrast in contrasts(data) if contrast.asked]
-    assert len(asked) == 2 * 18 * 3
+    assert len(asked) == 2 * 18 * 4
     assert all(contrast.one_seed and not contrast.significant for contrast in asked)
     assert {contrast.dropped_seeds for contrast in asked} == {2}  # three seeds of the baseline against one
     (caveat,) = [line for line in data.headlines if line.startswith("One pretraining seed per variant")]

@@ -15,6 +15,7 @@ from hpc_jepa.report.audit import Audit, audit_lines, format_published
 from hpc_jepa.report.factorial import FactorialDesign
 from hpc_jepa.report.result_grid import Contrast, ResultCell, ResultGrid
 from hpc_jepa.report.results import RANDOM, ResultRow
+from hpc_jepa.report.robustness_table import RobustnessRow
 from hpc_jepa.report.run_report import RunReport
 from hpc_jepa.report.verdicts import ClaimResult
 from hpc_jepa.report.wording import cluster_mark, factorial_note, note
@@ -244,6 +245,21 @@ def grid_frame(grids: Sequence[ResultGrid]) -> pd.DataFrame:
     return pd.DataFrame(lines, columns=[*GRID_COLUMNS, *TASK_GRID_COLUMNS], dtype=object)
 
 
+def robustness_tables(rows: Sequence[RobustnessRow]) -> list[TextTable]:
+    """One table per study, benchmark, protocol, regime and probe."""
+    places = dict.fromkeys((row.study, row.where, row.probe) for row in rows)
+    return [_robustness_table([row for row in rows if (row.study, row.where, row.probe) == place]) for place in places]
+
+
+def robustness_frame(rows: Sequence[RobustnessRow]) -> pd.DataFrame:
+    """One line per variant and probe, with six digits."""
+    columns = [field.name for field in fields(RobustnessRow)]
+    lines = [
+        [float(f"{value:.6g}") if isinstance(value, float) else value for value in asdict(row).values()] for row in rows
+    ]
+    return pd.DataFrame(lines, columns=columns, dtype=object).assign(clusters=[_clusters(row.clusters) for row in rows])
+
+
 def factorial_frame(designs: Sequence[FactorialDesign]) -> pd.DataFrame:
     """One line per effect, in points."""
     lines = []
@@ -290,6 +306,33 @@ def _claim_table(audits: Sequence[Audit]) -> TextTable:
             row += [_claim_cell(result), audit.verdict(result), "; ".join(result.caveats)]
         rows.append(row)
     return TextTable("Claims", " ".join(audit.sentence for audit in audits), pd.DataFrame(rows, columns=columns))
+
+
+def _robustness_table(rows: Sequence[RobustnessRow]) -> TextTable:
+    lines = []
+    for row in rows:
+        worst = f"{row.worst.replace('_', ' ')} -{row.worst_loss:.1f}"
+        numbers = [_estimate(row, name, digits) for name, digits in (("error", 3), ("relative", 3), ("retained", 1))]
+        lines.append([row.encoder, *numbers, _estimate(row, "retained_gain", 1, "+"), worst, f"{row.consistency:.1f}"])
+    names = ["variant", "corruption error", "relative", "retained, %", "gain", "worst, points", "consistency, %"]
+    seeds = sorted({row.seeds for row in rows})
+    over = "clips alone, of one seed" if seeds == [1] else f"clips and {' or '.join(map(str, seeds))} seeds"
+    note = (
+        "Corruption errors beside the baseline: 1 is equal, less is better; the relative one is of the losses by "
+        "corruption alone. Retained: share of the clean accuracy, and its gain in points. 95 % intervals over "
+        f"{over}."
+    )
+    title = f"{rows[0].study}: corrupted clips of {rows[0].where}, {rows[0].probe.replace('_', ' ')} probe"
+    return TextTable(title, note, pd.DataFrame(lines, columns=names))
+
+
+def _estimate(row: RobustnessRow, name: str, digits: int, sign: str = "") -> str:
+    """A value and its interval, as far as they are defined."""
+    value, low, high = (getattr(row, each) for each in (name, f"{name}_low", f"{name}_high"))
+    if value is None:
+        return "undefined"
+    text = f"{value:{sign}.{digits}f}"
+    return text if low is None or high is None else f"{text} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
 
 
 def _result_line(row: ResultRow) -> dict[str, Any]:

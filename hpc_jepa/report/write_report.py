@@ -50,9 +50,9 @@ def write_report(
 
     Writes ``index.html``, ``results.txt``, ``grid.csv``, ``claims.csv``, ``tables.md``, ``tables.tex`` and
     ``report.json`` to ``out``, with runs ``results.csv``, with records of chosen steps ``over_steps.csv``, with a
-    question ``answers.csv``, and with a factorial design ``factorial.csv``; the default of ``out`` is the folder
-    ``report`` of the first study. Damaged files are named among the gaps. Raises InputError if there is nothing to
-    report or records are not comparable; then nothing is written.
+    question ``answers.csv``, with a factorial design ``factorial.csv``, and with corrupted clips ``robustness.csv``; the
+    default of ``out`` is the folder ``report`` of the first study. Damaged files are named among the gaps. Raises
+    InputError if there is nothing to report or records are not comparable; then nothing is written.
     """
     found = find_runs(places)
     runs = found.runs
@@ -89,6 +89,7 @@ def print_report(report: Report, console: SafeConsole) -> None:
         console.print(sentence, style="bold", highlight=False)
     grids = [*data.grids, *data.task_grids]
     tables = [*(table.text() for table in data.tables), *export_tables.text_tables(grids, (), data.factorial)]
+    tables += export_tables.robustness_tables(data.robustness)
     for table in tables:
         console.print(export_tables.terminal_table(table), soft_wrap=True)
     steps = step_sentences(data.over_steps)
@@ -123,6 +124,8 @@ def report_json(report: Report) -> str:
         "results": [_row_json(row) for row in (*data.rows, *data.task_rows)],
         "claims": {audit.source: [_claim_json(audit, result) for result in audit.results] for audit in data.audits},
     }
+    if data.robustness:
+        content["robustness"] = [asdict(row) for row in data.robustness]
     return json.dumps(content, indent=1, allow_nan=False) + "\n"
 
 
@@ -141,6 +144,9 @@ def _write_files(report: Report) -> None:
         frames["factorial"] = export_tables.factorial_frame(data.factorial)
     if len(data.audits) > 1:
         frames |= {f"claims.{_slug(audit.source)}": export_tables.claims_frame(audit) for audit in data.audits}
+    if data.robustness:
+        frames["robustness"] = export_tables.robustness_frame(data.robustness)
+        tables += export_tables.robustness_tables(data.robustness)
     texts = {
         "tables.md": export_tables.to_markdown(tables),
         "tables.tex": export_tables.to_latex(tables),

@@ -82,6 +82,11 @@ class StudyWriter:
         return line | ({"health": health} if step % 50 == 0 else {})
 
 
+@pytest.fixture(scope="session")
+def writer() -> type[StudyWriter]:
+    return StudyWriter
+
+
 @pytest.fixture
 def write(tmp_path) -> StudyWriter:
     return StudyWriter(tmp_path / "runs")

@@ -5,7 +5,6 @@ import json
 
 import numpy as np
 import pytest
-from conftest import StudyWriter
 from scipy import stats
 from simulated_records import write_few_shot, write_robustness, write_text
 
@@ -58,9 +57,8 @@ def write_tasks(run, variant: str, seed: int, gains=None) -> None:
     write_text(config, "motion8", "standard", {**ranks, **named}, clusters=VIDEOS)
 
 
-def write_study(root):
+def write_study(write):
     """A study without probes: one variant gains 20 points in all tasks, one nothing."""
-    write = StudyWriter(root / "runs")
     for variant in GAIN:
         for seed in SEEDS:
             write_tasks(write.run(variant, seed=seed), variant, seed)
@@ -68,14 +66,14 @@ def write_study(root):
 
 
 @pytest.fixture
-def tasks(tmp_path):
-    return write_study(tmp_path)
+def tasks(write):
+    return write_study(write)
 
 
 @pytest.fixture(scope="module")
-def reported(tmp_path_factory):
+def reported(writer, tmp_path_factory):
     """The folder of a study, and its report."""
-    study = write_study(tmp_path_factory.mktemp("tasks"))
+    study = write_study(writer(tmp_path_factory.mktemp("tasks") / "runs"))
     return study, write_report([study])
 
 

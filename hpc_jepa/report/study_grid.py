@@ -74,7 +74,9 @@ def _parts(columns: Mapping[ResultColumn, ColumnScores]) -> dict[str, dict[Resul
 def _part(column: ResultColumn) -> str:
     about = [column.benchmark, column.protocol, column.probe.replace("_", " ")]
     if column.task == "text":
-        about += [column.condition.partition(",")[0].replace("_", " "), column.metric]
+        direction, _, lost = column.condition.split(", ")
+        about += [direction.replace("_", " "), *([] if column.metric == "top1" else [column.metric])]
+        about += [] if lost == "random" else [f"{lost} frames dropped"]
     elif column.task == "robustness" and column.condition not in (CLEAN, MEAN):
         about.append(column.condition.partition(",")[0].replace("_", " "))
     return ", ".join(filter(None, about))
@@ -84,7 +86,7 @@ def _heading(column: ResultColumn) -> str:
     """What distinguishes a column from the others of its grid."""
     if column.condition in (CLEAN, MEAN):
         return column.condition
-    return column.condition if column.task == "few_shot" else column.condition.partition(", ")[2]
+    return column.condition if column.task == "few_shot" else column.condition.split(", ")[1]
 
 
 def _grid(

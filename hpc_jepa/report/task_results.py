@@ -5,7 +5,7 @@
 - few_shot: ``5 shots``, or ``5-way 1-shot episodes``;
 - robustness: ``noise, severity 3``, ``clean``, and ``mean over corruptions``, the mean over severities and then over
   corruptions, which no record contains;
-- text: ``video_to_text, dropout 0.5, random``, by metric.
+- text: ``video_to_text, dropout 0.5, random``, by metric; the last part says which frames are dropped.
 """
 
 from collections.abc import Iterable, Iterator, Mapping

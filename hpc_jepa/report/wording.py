@@ -1,5 +1,7 @@
 """Differences as text, and notes on how they were judged."""
 
+from dataclasses import replace
+
 from hpc_jepa.report.detectable import detectable_gain
 from hpc_jepa.report.factorial import FactorialDesign
 from hpc_jepa.report.result_grid import Contrast, ResultGrid
@@ -37,9 +39,10 @@ def format_p(value: float) -> str:
 def note(grid: ResultGrid) -> str:
     """How differences were tested, what limits them, and the minimum detectable gain."""
     contrasts = [contrast for _, _, contrast in grid.all_contrasts()]
+    named = grid.metrics if grid.task == "probe" else {}  # the title of a task's grid says it
     parts = [
         f"{column}: {metric.title}{'' if metric.higher_is_better else ', lower is better'}."
-        for column, metric in grid.metrics.items()
+        for column, metric in named.items()
     ]
     if contrasts:
         units = " or ".join(dict.fromkeys(contrast.unit or "its own unit" for contrast in contrasts))
@@ -52,8 +55,11 @@ def note(grid: ResultGrid) -> str:
         )
     elif any(contrast.in_family for contrast in contrasts):
         parts.append(
-            f"Significant: at 5 % after Holm's correction over the {grid.family} comparisons that the study asks for."
+            f"Significant: at 5 % after Holm's correction over the {grid.family} comparisons that the study asks for"
+            f"{'' if grid.task == 'probe' else ' in this task'}."
         )
+    elif contrasts and grid.task != "probe":
+        parts.append("Shown beside the columns of the task that are judged: no verdicts.")
     lone = sum(contrast.asked and contrast.one_seed for contrast in contrasts)
     if lone:
         parts.append(
@@ -69,7 +75,8 @@ def note(grid: ResultGrid) -> str:
         parts.append(f"Seeds that only one side has, left out of the difference: {', '.join(sorted(dropped))}.")
     if _unknown_clusters(grid):
         parts.append(f"{UNKNOWN_CLUSTERS} source videos of the clips unknown: clips count as independent.")
-    detectable = [gain.sentence for column in grid.columns if (gain := detectable_gain(grid, column)) is not None]
+    gains = [detectable_gain(grid, column) for column in grid.columns]
+    detectable = [replace(gain, column=grid.heading(gain.column)).sentence for gain in gains if gain is not None]
     if detectable:
         unit = " in points" if all(metric.unit == "%" for metric in grid.metrics.values()) else ""
         parts.append(
@@ -95,4 +102,7 @@ def factorial_note(design: FactorialDesign) -> str:
 
 
 def _unknown_clusters(grid: ResultGrid) -> bool:
-    return any(contrast.clusters is None for _, _, contrast in grid.all_contrasts())
+    return any(
+        contrast.clusters is None and grid.metric(column).counted == "clips"
+        for _, column, contrast in grid.all_contrasts()
+    )

@@ -6,6 +6,7 @@
     python tools/simulate_study.py --seeds 3 --rho 0.5 --gain 0.03 --gain 0.03 --gain 0.03
                                                                  power for three real gains of 3 points
     python tools/simulate_study.py --seeds 3 --rho 0.5 --missing 0.1 --unbalanced
+    python tools/simulate_study.py --draws 10                    few-shot studies, whose draws of labels vary
     python tools/simulate_study.py --seeds 8 --rho 0.5 --looks 2 --looks 3 --looks 5 --looks 8 --gain 0.06
                                                                  the runs that a sequential study needs
 
@@ -60,6 +61,7 @@ class Tally:
     runs: list[int] = field(default_factory=list)
     methods: Counter[str] = field(default_factory=Counter)
     former_covered: list[float] = field(default_factory=list)
+    covered_without_draws: list[float] = field(default_factory=list)
     former_half_widths: list[float] = field(default_factory=list)
     half_widths_beside: list[float] = field(default_factory=list)
     agreed: list[bool] = field(default_factory=list)
@@ -107,6 +109,13 @@ class Tally:
             said = verdicts(grid, Path(folder))
         self.agreed.append(said.keys() == found.keys() and all(_agree(said[name], found[name]) for name in found))
 
+    def add_without_draws(self, grid: Grid) -> None:
+        """Count the intervals that take the draws of labels as known."""
+        known = {name: dict(scores) for name, scores in grid.variants.items()}
+        found = compare_with_reference(known, dict(grid.reference), grid.clusters)
+        inside = [found[name].low <= truth <= found[name].high for name, truth in grid.truth.items()]
+        self.covered_without_draws.append(float(np.mean(inside)))
+
     def add_former(self, grid: Grid, found: dict[str, Comparison], rng: np.random.Generator) -> None:
         """Count the former method for the first variants of one grid."""
         names = list(grid.truth)[:FORMER_VARIANTS]
@@ -129,15 +138,25 @@ class Tally:
             "power": 100 * float(np.mean(self.found)) if self.found else None,
             "half_width": 100 * float(np.mean(self.half_widths)),
             "median_half_width": 100 * float(np.median(self.half_widths)),
-            "former_coverage": 100 * float(np.mean(self.former_covered)),
-            "former_half_width": 100 * float(np.mean(self.former_half_widths)),
-            "half_width_ratio": float(np.mean(self.half_widths_beside) / np.mean(self.former_half_widths)),
+            "coverage_without_draws": 100 * float(np.mean(self.covered_without_draws))
+            if self.covered_without_draws
+            else None,
+            **self._former_summary(),
             "runs": float(np.mean(self.runs)),
             "methods": dict(self.methods),
             "correlation": float(np.sum(self.covariances) / np.sum(self.variances)) if self.variances else None,
             "records_checked": len(self.agreed),
             "records_agree": all(self.agreed),
             **self._sequential_summary(),
+        }
+
+    def _former_summary(self) -> dict[str, Any]:
+        if not self.former_covered:
+            return {"former_coverage": None, "former_half_width": None, "half_width_ratio": None}
+        return {
+            "former_coverage": 100 * float(np.mean(self.former_covered)),
+            "former_half_width": 100 * float(np.mean(self.former_half_widths)),
+            "half_width_ratio": float(np.mean(self.half_widths_beside) / np.mean(self.former_half_widths)),
         }
 
     def _sequential_summary(self) -> dict[str, Any]:
@@ -165,7 +184,9 @@ def simulate(design: Design, grids: int, seed: int, looks: tuple[int, ...] = (),
             tally.add_records(grid, found)
         if rule is not None:
             tally.add_sequential(grid, rule)
-        if number < FORMER_GRIDS:
+        if design.draws:
+            tally.add_without_draws(grid)
+        elif number < FORMER_GRIDS:
             tally.add_former(grid, found, rng)
     return {**asdict(design), **tally.summary()}
 
@@ -207,11 +228,16 @@ def table_of(results: list[dict[str, Any]]) -> Table:
             f"{row['family_wise_error']:.1f}",
             "" if row["power"] is None else f"{row['power']:.0f}",
             f"{row['half_width']:.2f}",
-            f"{row['half_width_ratio']:.2f}",
-            f"{row['former_coverage']:.1f}",
+            "" if row["half_width_ratio"] is None else f"{row['half_width_ratio']:.2f}",
+            "" if row["former_coverage"] is None else f"{row['former_coverage']:.1f}",
             *_sequential_cells(row),
         )
     return table
+
+
+def _without_draws(row: dict[str, Any]) -> str:
+    covered = row["coverage_without_draws"]
+    return "" if covered is None else f"with the draws taken as known it would be {covered:.1f}; "
 
 
 def _sequential_cells(row: dict[str, Any]) -> list[str]:
@@ -240,6 +266,10 @@ def main(
     looks: Annotated[
         list[int] | None, typer.Option(min=2, help="Seeds at a look of a sequential study, repeatable, increasing.")
     ] = None,
+    draws: Annotated[int, typer.Option(min=0, help="Draws of labels of a few-shot study; 0 for probes.")] = 0,
+    draw_std: Annotated[
+        float, typer.Option(min=0, max=0.05, help="Standard deviation of what a draw does to a variant.")
+    ] = 0.03,
     records: Annotated[int, typer.Option(min=0, help="Grids of each design that also go through record files.")] = 0,
     random_seed: Annotated[int, typer.Option(help="Seed of the simulation.")] = 0,
     quick: Annotated[bool, quick_option("20 grids of four designs.", **QUICK)] = False,
@@ -259,20 +289,25 @@ def main(
             missing=missing,
             gains=tuple(gain or ()),
             seed_std=seed_std,
+            draws=draws,
+            draw_std=draw_std,
         )
         for kind, s, r in itertools.product(kinds, seeds or [2, 3, 5, 8], rho or [0.0, 0.5, 0.9])
     ]
     results = []
     with one_line_errors():
         _check(designs, tuple(looks or ()))
+        if draws == 1 or (draws and (records or looks)):
+            raise InputError("--draws: at least 2, without --records and --looks")
         for number, design in enumerate(designs):
             started = time.monotonic()
             results.append(simulate(design, grids, random_seed, tuple(looks or ()), records))
             row = results[-1]
             typer.echo(
                 f"{number + 1}/{len(designs)}: {design.seeds} seeds, rho {design.rho:g}, {design.spread}: coverage "
-                f"{row['coverage']:.1f}, error {row['family_wise_error']:.1f}, half-width "
-                f"{row['half_width_ratio']:.2f} of the former; {grids / (time.monotonic() - started):.0f} grids/s",
+                f"{row['coverage']:.1f}, error {row['family_wise_error']:.1f}, half-width {row['half_width']:.2f} "
+                f"points; {_without_draws(row)}"
+                f"{grids / (time.monotonic() - started):.0f} grids/s",
                 err=True,
             )
     if as_json:

@@ -13,6 +13,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from hpc_jepa.evaluation.stats.draws import CountedScores
+
 Spread = Literal["equal", "alternating", "random", "reference"]
 
 UNEQUAL = 3.0
@@ -35,7 +37,8 @@ class Design:
     ``unbalanced``: classes of sizes 1, 1/2, 1/3, ... and variants that are better at some of them. ``missing``: share
     of runs that do not exist. ``spread``: standard deviations of runs, equal or up to threefold different: of every
     second variant, of random ones, or of the reference alone. ``prefix_seeds``: the first ones, whose runs were trained
-    for a prefix of the steps, after which variants have the share ``prefix_gain`` of their gains.
+    for a prefix of the steps, after which variants have the share ``prefix_gain`` of their gains. ``draws``: of labels,
+    of a few-shot study; 0 for probes. ``draw_std``: standard deviation of what a draw does to a variant.
     """
 
     seeds: int
@@ -50,6 +53,8 @@ class Design:
     seed_std: float = 0.03
     prefix_seeds: int = 0
     prefix_gain: float = 1.0
+    draws: int = 0
+    draw_std: float = 0.03
 
 
 @dataclass(frozen=True)
@@ -82,13 +87,31 @@ def draw_grid(design: Design, rng: np.random.Generator) -> Grid:
     if design.unbalanced:
         effect += _class_effect(design, videos, rng)
     limit = share.astype(np.float32)[..., None] + (clip + effect)[:, None]
-    right = _noise(count, seeds, videos, n, rng) < limit
+    noise = _noise(count, seeds, videos, n, rng)
+    right = noise < limit
     present = rng.random((count, seeds)) >= design.missing
     present[:, 0] |= ~present.any(axis=1)
-    scores = [{s: right[v, s].astype(float) for s in range(seeds) if present[v, s]} for v in range(count)]
+    scores: list[Mapping[int, NDArray[np.float64]]] = [
+        {s: right[v, s].astype(float) for s in range(seeds) if present[v, s]} for v in range(count)
+    ]
+    if design.draws:
+        counts = _draws(design, limit, noise, rng)
+        scores = [CountedScores({s: counts[v, s] for s in range(seeds) if present[v, s]}) for v in range(count)]
     names = [f"variant{v}" for v in range(count)]
     truth = dict(zip(names[1:], gains[1:].tolist(), strict=True))
     return Grid(dict(zip(names[1:], scores[1:], strict=True)), scores[0], videos, truth)
+
+
+def _draws(
+    design: Design, limit: NDArray[np.float32], noise: NDArray[np.float32], rng: np.random.Generator
+) -> NDArray[np.uint8]:
+    """[V, S, D, n]: right answers under each draw of labels, half of which are those of the clip under all draws."""
+    luck = rng.normal(0, design.draw_std, (design.variants, design.draws)) + rng.normal(0, 0.03, design.draws)
+    counts = np.empty((*noise.shape[:2], design.draws, noise.shape[2]), np.uint8)
+    for draw in range(design.draws):
+        own = np.where(rng.random(noise.shape, np.float32) < 0.5, noise, rng.random(noise.shape, np.float32))
+        counts[:, :, draw] = own < limit + luck[:, draw, None, None].astype(np.float32)
+    return counts
 
 
 def _luck(design: Design, rng: np.random.Generator) -> NDArray[np.float64]:

@@ -50,8 +50,8 @@ def write_report(
 
     Writes ``index.html``, ``results.txt``, ``grid.csv``, ``claims.csv``, ``tables.md``, ``tables.tex`` and
     ``report.json`` to ``out``, with runs ``results.csv``, with records of chosen steps ``over_steps.csv``, with a
-    question ``answers.csv``, with a factorial design ``factorial.csv``, and with corrupted clips ``robustness.csv``; the
-    default of ``out`` is the folder ``report`` of the first study. Damaged files are named among the gaps. Raises
+    question ``answers.csv``, with a factorial design ``factorial.csv``, and with corrupted clips ``robustness.csv``;
+    the default of ``out`` is the folder ``report`` of the first study. Damaged files are named among the gaps. Raises
     InputError if there is nothing to report or records are not comparable; then nothing is written.
     """
     found = find_runs(places)

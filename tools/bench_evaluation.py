@@ -149,7 +149,7 @@ def main(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Compare both sides and print their CPU seconds and the limit."""
-    encoder = {"width": width, "depth": depth, "heads": heads, "patch": patch, "levels": [1, depth]}
+    encoder = {"width": width, "depth": depth, "heads": heads, "patch": patch, "levels": sorted({1, depth})}
     separate, together, clips = [], [], []
     with one_line_errors(), tempfile.TemporaryDirectory() as path:
         shape = {"frames": frames, "stride": stride, "size": size}

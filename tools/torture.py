@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -45,6 +45,8 @@ class Job:
     config: Any
     processes: int
     log: Path
+    prepare: Callable[[int], None] = lambda rank: None
+    """Called in each process before it trains."""
     children: list[int] = field(default_factory=list)
     statuses: dict[int, int] = field(default_factory=dict)
 
@@ -54,7 +56,7 @@ class Job:
         for rank in range(self.processes):
             child = os.fork()
             if not child:
-                _become(rank, self.processes, port, self.config, self.log)
+                _become(rank, self, port)
             self.children.append(child)
 
     def running(self) -> bool:
@@ -107,7 +109,7 @@ class Trial:
             while self.counts["kills"] < kills and self._killed(config, span):
                 pass
             self._finish(config)
-            _compare(reference, config)
+            compare(reference, config)
             self.counts["runs"] += 1
             typer.echo(f"stage {self.stage}: {self.counts['kills']} of {kills} kills", err=True)
 
@@ -165,38 +167,47 @@ class Trial:
             raise Loss(f"a run failed without being killed, see {job.log}")
 
     def _config(self, study: str) -> Any:
-        from hpc_jepa.config.run import RunConfig
-
-        return RunConfig.model_validate(
-            {
-                "regime": "torture",
-                "study": study,
-                "variant": f"stage-{self.stage}",
-                "runs": self.work / "runs",
-                "model": {
-                    "encoder": {"width": 32, "depth": 2, "heads": 2, "patch": 8, "levels": [1, 2]},
-                    "predictor": {"width": 16, "depth": 1, "heads": 2},
-                },
-                "data": {
-                    "sources": {"motion8": {"shards": self.shards}},
-                    "clip": {"frames": 8, "stride": 2, "size": 32},
-                },
-                "objectives": ["ld"],
-                "schedule": {"steps": self.steps},
-                "engine": {"zero_stage": self.stage, "precision": "fp32", "batch_size": 2 * self.processes},
-                "checkpoint": {"every": 2, "keep": 2},
-                "monitor": {"log_every": 1, "health_every": 1, "tensorboard": False},
-                "guard": {"stall_seconds": TIMEOUT / 2},
-            }
-        )
+        batch_size = 2 * self.processes
+        variant = f"stage-{self.stage}"
+        config = tiny_run(self.shards, self.work / "runs", study, variant, self.steps, batch_size)
+        return config.model_copy(update={"engine": config.engine.model_copy(update={"zero_stage": self.stage})})
 
 
-def _become(rank: int, processes: int, port: int, config: Any, log: Path) -> None:
+def tiny_run(shards: Path, runs: Path, study: str, variant: str, steps: int, batch_size: int, **reading: Any) -> Any:
+    """Configuration of a run of seconds that saves every second step."""
+    from hpc_jepa.config.run import RunConfig
+
+    return RunConfig.model_validate(
+        {
+            "regime": "torture",
+            "study": study,
+            "variant": variant,
+            "runs": runs,
+            "model": {
+                "encoder": {"width": 32, "depth": 2, "heads": 2, "patch": 8, "levels": [1, 2]},
+                "predictor": {"width": 16, "depth": 1, "heads": 2},
+            },
+            "data": {
+                "sources": {"motion8": {"shards": shards}},
+                "clip": {"frames": 8, "stride": 2, "size": 32},
+                "reading": reading,
+            },
+            "objectives": ["ld"],
+            "schedule": {"steps": steps},
+            "engine": {"precision": "fp32", "batch_size": batch_size},
+            "checkpoint": {"every": 2, "keep": 2},
+            "monitor": {"log_every": 1, "health_every": 1, "tensorboard": False},
+            "guard": {"stall_seconds": TIMEOUT / 2},
+        }
+    )
+
+
+def _become(rank: int, job: Job, port: int) -> None:
     """Turn a forked child into a process of the run; never returns."""
-    with log.open("a") as file:
+    with job.log.open("a") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(job.processes)}
     os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     faulthandler.dump_traceback_later(TIMEOUT / 2, repeat=True)
     from hpc_jepa.errors import HpcJepaError
@@ -204,7 +215,8 @@ def _become(rank: int, processes: int, port: int, config: Any, log: Path) -> Non
 
     status = 1
     try:
-        status = 0 if train(config, _ignore) == "done" else 1
+        job.prepare(rank)
+        status = 0 if train(job.config, _ignore) == "done" else 1
     except HpcJepaError as error:
         sys.stderr.write(f"rank {rank}: {error}\n")
     finally:
@@ -229,7 +241,7 @@ def _logged(config: Any) -> int:
     return len(whole_lines(RunDir(config.folder).metrics_file))
 
 
-def _compare(reference: Any, killed: Any) -> None:
+def compare(reference: Any, killed: Any) -> None:
     """Raise Loss unless both runs ended bit for bit equal."""
     import torch
 
@@ -245,12 +257,16 @@ def _compare(reference: Any, killed: Any) -> None:
         raise Loss(f"{killed.folder}: metrics differ from the undisturbed run")
 
 
-def _metrics(config: Any) -> list[dict[str, Any]]:
+def read_metrics(config: Any) -> list[dict[str, Any]]:
+    """Records of ``metrics.jsonl``."""
     from hpc_jepa.io.jsonl import whole_lines
     from hpc_jepa.runs.run_dir import RunDir
 
-    lines = map(json.loads, whole_lines(RunDir(config.folder).metrics_file))
-    return [{name: value for name, value in line.items() if name not in TIMES} for line in lines]
+    return [json.loads(line) for line in whole_lines(RunDir(config.folder).metrics_file)]
+
+
+def _metrics(config: Any) -> list[dict[str, Any]]:
+    return [{name: value for name, value in line.items() if name not in TIMES} for line in read_metrics(config)]
 
 
 def _free_port() -> int:
@@ -260,7 +276,7 @@ def _free_port() -> int:
 
 
 @contextmanager
-def _scratch_dir(shards: Path | None) -> Iterator[tuple[Path, Path]]:
+def scratch_dir(shards: Path | None) -> Iterator[tuple[Path, Path]]:
     """Temporary folder for the runs, and the shards to train on."""
     with tempfile.TemporaryDirectory(prefix="torture-") as folder:
         work = Path(folder)
@@ -272,15 +288,8 @@ def _scratch_dir(shards: Path | None) -> Iterator[tuple[Path, Path]]:
         yield work, shards
 
 
-def main(
-    kills: Annotated[int, typer.Option(help="Total number of kills, divided among the stages.")] = 200,
-    stages: Annotated[str, typer.Option(help="ZeRO stages.")] = "0,1,2,3",
-    processes: Annotated[int, typer.Option(help="Processes per job.")] = 2,
-    steps: Annotated[int, typer.Option(help="Steps of each run.")] = 30,
-    seed: Annotated[int, typer.Option(help="Seed of the kill times.")] = 0,
-    shards: Annotated[Path | None, typer.Option(help="Shard folder; built if not given.")] = None,
-) -> None:
-    """Kill training jobs at random times and check that nothing is lost."""
+def import_before_forking() -> None:
+    """Import all that training needs, and start no threads."""
     os.environ["OMP_NUM_THREADS"] = "1"  # thread pools do not survive a fork
     from hpc_jepa.distributed import set_ds_accelerator
 
@@ -293,10 +302,21 @@ def main(
     import_muon()
     gc.freeze()  # what is imported before forking is not copied by the garbage collector of each process
 
+
+def main(
+    kills: Annotated[int, typer.Option(help="Total number of kills, divided among the stages.")] = 200,
+    stages: Annotated[str, typer.Option(help="ZeRO stages.")] = "0,1,2,3",
+    processes: Annotated[int, typer.Option(help="Processes per job.")] = 2,
+    steps: Annotated[int, typer.Option(help="Steps of each run.")] = 30,
+    seed: Annotated[int, typer.Option(help="Seed of the kill times.")] = 0,
+    shards: Annotated[Path | None, typer.Option(help="Shard folder; built if not given.")] = None,
+) -> None:
+    """Kill training jobs at random times and check that nothing is lost."""
+    import_before_forking()
     counts: Counter[str] = Counter()
     chosen = [int(stage) for stage in stages.split(",")]
     started = time.monotonic()
-    with _scratch_dir(shards) as (work, source):
+    with scratch_dir(shards) as (work, source):
         for number, stage in enumerate(chosen):
             share = kills * (number + 1) // len(chosen) - kills * number // len(chosen)
             trial = Trial(source, work / str(stage), stage, processes, steps, random.Random(f"{seed}/{stage}"))

@@ -179,10 +179,16 @@ def test_the_next_start_removes_what_killed_processes_left_and_nothing_else(fold
     assert alive.poll() is None
 
 
-@pytest.mark.parametrize("kind", ["readable by others", "a link", "a folder"])
+@pytest.mark.parametrize("kind", ["readable by others", "a link", "a folder", "of another user"])
 def test_a_file_that_is_not_a_private_one_is_not_used(folder, kind):
     path = folder / f"hpc_jepa-{os.getuid()}-test.ring"
-    if kind == "a link":
+    if kind == "of another user":
+        path.touch(0o600)
+        try:
+            os.chown(path, os.getuid() + 1, -1)
+        except PermissionError:
+            pytest.skip("only root can give a file to another user")
+    elif kind == "a link":
         path.symlink_to(folder / "elsewhere")
     elif kind == "a folder":
         path.mkdir()
@@ -196,6 +202,42 @@ def test_a_file_that_is_not_a_private_one_is_not_used(folder, kind):
         return
     with pytest.raises(OSError, match="test"):
         ClipRing("test", 4, SIZE)
+    remove_dead_rings()
+    assert os.path.lexists(path)
+
+
+def test_users_have_rings_of_their_own(folder, monkeypatch):
+    with rings() as (mine,):
+        monkeypatch.setattr(os, "getuid", lambda: 12345)
+        monkeypatch.setattr(os, "fstat", lambda descriptor: owned_by(12345, descriptor))
+        with rings() as (other,):
+            assert len(list(folder.iterdir())) == 2
+            mine.announce(range(4))
+            assert not other.is_announced(range(4))
+            mine.put(1, clip(1), FACTS)
+            assert taken(other, 1) is None
+
+
+def owned_by(user, descriptor, fstat=os.fstat):
+    found = list(fstat(descriptor))
+    found[4] = user
+    return os.stat_result(found)
+
+
+def test_a_start_beside_a_process_that_stands_still_while_it_removes_the_ring_shares_nothing(folder, mixture):
+    waiting = loader(mixture)
+    (path,) = folder.iterdir()
+    waiting.close()
+    with path.open("w") as held:
+        path.chmod(0o600)
+        fcntl.flock(held, fcntl.LOCK_EX)
+        each = loader(mixture)
+        each.batch(0)
+        assert each.shared_clips is None
+        each.close()
+    again = loader(mixture)
+    assert again._shared is not None
+    again.close()
 
 
 class Rows:
@@ -287,6 +329,28 @@ def file_size_limit(size):
         yield
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.fixture
+def small_memory(folder):
+    """A file system of some pages in place of /dev/shm."""
+    if os.getuid() or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=48k", "tmpfs", str(folder)]).returncode:
+        pytest.skip("needs the right to mount a file system")
+    yield
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_full_file_system_costs_nothing_but_decoding(small_memory, caplog, monkeypatch):
+    monkeypatch.setattr(SharedClips, "_check_space", lambda self: None)  # it was free when the process began
+    with rings(2, slots=32) as opened:
+        processes = [Rows(ring) for ring in opened]
+        for process in processes:
+            process.sharing.begin(0)
+        with ThreadPoolExecutor(2) as threads:
+            right = list(threads.map(lambda process: [process.fill(step) for step in range(4)], processes))
+        assert right == [[True] * 4] * 2
+        assert 1 <= len(caplog.records) <= 2
+        assert not all(process.sharing._writes for process in processes)
 
 
 def test_a_process_that_cannot_write_makes_its_clips_and_still_takes_those_of_others(caplog):

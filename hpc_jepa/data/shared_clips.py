@@ -18,7 +18,7 @@ from hpc_jepa.config.data import DataConfig
 from hpc_jepa.data.clip_ring import FOLDER, ClipFacts, ClipRing
 from hpc_jepa.data.dali_pipeline import import_dali
 from hpc_jepa.io.free_memory import free_memory
-from hpc_jepa.io.revision import code_revision
+from hpc_jepa.io.revision import source_hash
 
 LOG = logging.getLogger(__name__)
 
@@ -33,6 +33,9 @@ PARTS = 4
 
 MEMORY_SHARE = 2
 """Free memory that a ring needs, in its own size: the model takes its memory when clips are shared already."""
+
+CODE = ("data", "io", "config/data.py")
+"""The part of this package that decides the clips."""
 
 UNRELATED = {"sources", "decoder", "decode_threads", "reading", "padding", "undecodable_rate"}
 """Settings of the data that do not decide the clips; hashes of the sources stand for their names."""
@@ -81,7 +84,7 @@ def _name(config: DataConfig, identity: Mapping[str, Any], batch_size: int, slot
     weights = [source.weight for source in config.sources.values()]
     software = [
         version("hpc_jepa"),
-        code_revision(),
+        source_hash(*CODE),
         av.__version__,
         av.library_versions,
         np.__version__,

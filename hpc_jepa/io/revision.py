@@ -1,5 +1,6 @@
-"""Git commit of the running code."""
+"""Git commit of the running code, and hashes of its source."""
 
+import hashlib
 import subprocess
 from functools import cache
 from pathlib import Path
@@ -21,6 +22,18 @@ def code_revision() -> str:
     except (FileNotFoundError, subprocess.CalledProcessError):
         return "none"
     return f"{head[1][:12]}{'+changes' if changes else ''}"
+
+
+@cache
+def source_hash(*parts: str) -> str:
+    """Hash of the source of files and folders of this package, such as ``data``; every edit changes it."""
+    digest = hashlib.sha256()
+    for part in parts:
+        found = [PACKAGE_DIR / part] if part.endswith(".py") else sorted((PACKAGE_DIR / part).rglob("*.py"))
+        for path in found:
+            content = path.read_bytes()
+            digest.update(f"{path.relative_to(PACKAGE_DIR)}\0{len(content)}\0".encode() + content)
+    return digest.hexdigest()
 
 
 def _git(*arguments: str) -> str:

@@ -503,6 +503,16 @@ def test_runs_with_other_clips_have_another_ring(mixture, folder, change):
     other.close()
 
 
+def test_runs_of_other_code_have_another_ring(mixture, folder, monkeypatch):
+    assert all((Path(shared_clips.__file__).parents[1] / part).exists() for part in shared_clips.CODE)
+    one = loader(mixture)
+    monkeypatch.setattr(shared_clips, "source_hash", lambda *parts: "edited")
+    other = loader(mixture)
+    assert len(list(folder.iterdir())) == 2
+    one.close()
+    other.close()
+
+
 def test_what_does_not_decide_the_clips_does_not_keep_runs_apart(mixture, folder):
     reading = mixture.reading.model_copy(update={"threads": 3, "prefetch_steps": 0})
     renamed = {f"my-{name}": source for name, source in mixture.sources.items()}

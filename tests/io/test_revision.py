@@ -10,10 +10,12 @@ pytestmark = pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
 
 @pytest.fixture(autouse=True)
 def no_cache():
-    """The revision is cached once per process."""
-    revision.code_revision.cache_clear()
+    """Revision and hash are cached once per process."""
+    for cached in (revision.code_revision, revision.source_hash):
+        cached.cache_clear()
     yield
-    revision.code_revision.cache_clear()
+    for cached in (revision.code_revision, revision.source_hash):
+        cached.cache_clear()
 
 
 @pytest.fixture
@@ -47,3 +49,23 @@ def test_commit_of_a_project_around_an_installed_package_is_not_used(checkout, m
 def test_no_revision_outside_a_repository(tmp_path, monkeypatch):
     monkeypatch.setattr(revision, "PACKAGE_DIR", tmp_path)
     assert revision.code_revision() == "none"
+
+
+def test_every_edit_of_the_named_source_changes_its_hash_and_no_other(checkout):
+    package = checkout / "hpc_jepa"
+    for name in ("data/clip.py", "data/sources/one.py", "io/atomic.py", "objectives/fwm.py", "config.py"):
+        (package / name).parent.mkdir(parents=True, exist_ok=True)
+        (package / name).write_text("x = 1\n")
+
+    def hashed():
+        revision.source_hash.cache_clear()
+        return revision.source_hash("data", "config.py")
+
+    seen = {hashed()}
+    (package / "objectives/fwm.py").write_text("x = 2\n")
+    (package / "io/atomic.py").write_text("x = 2\n")
+    assert hashed() in seen
+    for name in ("data/clip.py", "data/sources/one.py", "config.py"):
+        (package / name).write_text("x = 2\n")
+        assert hashed() not in seen
+        seen.add(hashed())

@@ -143,11 +143,13 @@ class ClipRing:
         self._lock(fcntl.F_UNLCK, _CLAIM + item)
 
     def announce(self, items: range) -> None:
-        """State the clips of this process's step, in place of those announced before."""
-        if self._step is not None:
-            self._lock(fcntl.F_UNLCK, _STEP + self._step.start, len(self._step))
-        self._lock(fcntl.F_RDLCK, _STEP + items.start, len(items))
-        self._step = items
+        """State the clips of this process's step, in place of those announced before, which are others or the same."""
+        before, self._step = self._step, items
+        if items == before:
+            return
+        self._lock(fcntl.F_RDLCK, _STEP + items.start, len(items))  # first, so that others see one of both at any time
+        if before is not None:
+            self._lock(fcntl.F_UNLCK, _STEP + before.start, len(before))
 
     def is_announced(self, items: range) -> bool:
         """Whether any of these clips are among those of the step of another process."""

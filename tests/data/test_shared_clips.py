@@ -280,6 +280,22 @@ def test_each_clip_is_made_by_one_of_those_that_want_it():
         assert len({item for process in processes for item in process.made}) == 24
 
 
+def test_a_process_that_goes_on_to_its_next_step_is_company_all_the_time(monkeypatch):
+    with rings(2) as (ring, other):
+        ring.announce(range(4))
+        seen, change = [], clip_ring._set_lock
+
+        def watched(*arguments):
+            change(*arguments)
+            seen.append(other.is_announced(range(8)))
+
+        monkeypatch.setattr(clip_ring, "_set_lock", watched)
+        ring.announce(range(4, 8))
+        ring.announce(range(4, 8))
+        assert len(seen) == 2 and all(seen)
+        assert not other.is_announced(range(4))
+
+
 def test_only_those_who_want_the_same_rows_about_now_are_company():
     with rings(3, slots=32) as (mine, sibling, other):
         me = SharedClips(mine, 8, range(4), 1)

@@ -34,11 +34,11 @@ from hpc_jepa.config.run import RunConfig
 from hpc_jepa.data.evaluation_clips import EvaluationClips
 from hpc_jepa.data.shards.builder import build_shards, make_recipe
 from hpc_jepa.data.sources.source import EncodedFile, Sample, SampleOrigin, SettingValue
+from hpc_jepa.distributed import set_ds_accelerator
 from hpc_jepa.errors import HpcJepaError
 from hpc_jepa.evaluation.evaluator import RunEvaluation, evaluate_runs
 from hpc_jepa.models.video_jepa import VideoJEPA
 from hpc_jepa.runs.run_dir import RunDir
-from hpc_jepa.training.checkpoint_state import checkpoint_info
 
 BATCH = 8
 SPLITS = {"train": 2, "test": 1}
@@ -93,6 +93,9 @@ def build_benchmark(folder: Path, videos: int, clip: dict[str, int]) -> Benchmar
 
 def make_run(folder: Path, seed: int, clip: dict[str, int], encoder: dict[str, object]) -> Path:
     """A run with a checkpoint of its initial weights."""
+    set_ds_accelerator("cpu")
+    from hpc_jepa.training.checkpoint_state import checkpoint_info  # imports DeepSpeed
+
     config = RunConfig.model_validate(
         {
             "regime": "bench",

@@ -7,11 +7,12 @@
 Without --shards the videos are those of tools/bench_data.py: H.264 with distant key frames, as cameras and web sites
 make them. Both sides alternate. A side starts all runs at once and trains whole steps; the metrics of each run must be
 those of the other side. Times are CPU seconds of the processes, after their start and while they still prefetch. The
-limit is what the grid would reach if the clips that others have made were free.
+limit is what the grid would reach if the clips that others have made were free; the second limit counts their copies.
 """
 
 import json
 import multiprocessing
+import os
 import statistics
 import tempfile
 import time
@@ -19,6 +20,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
+import numpy as np
 import torch
 import typer
 from bench_data import Files, real_videos
@@ -28,6 +30,7 @@ from timing import one_line_errors
 
 from hpc_jepa.config.data import DataConfig
 from hpc_jepa.config.run import RunConfig
+from hpc_jepa.data.clip_ring import ClipFacts, ClipRing
 from hpc_jepa.data.loader import ClipLoader
 from hpc_jepa.data.shards.builder import build_shards, make_recipe
 from hpc_jepa.errors import HpcJepaError
@@ -37,6 +40,8 @@ Side = Literal["auto", "off"]
 SIDES: tuple[Side, Side] = ("off", "auto")
 FIRST, TAIL = 3, 4
 """Steps before and after those that are timed: start-up, and the end, when nothing is prefetched any more."""
+COPIES = 16
+"""Clips given and taken to time it."""
 
 
 class RunCost(NamedTuple):
@@ -143,6 +148,23 @@ def data_cost(data: DataConfig, batch: int, steps: int) -> float:
     return seconds / (batch * steps)
 
 
+def copy_cost(clip: dict[str, int]) -> tuple[float, float]:
+    """CPU seconds of giving a clip to others, and of taking one, with their checksums."""
+    pixels = np.zeros(12 * clip["frames"] * clip["size"] ** 2, np.uint8)
+    ring = ClipRing(f"bench-{os.getpid()}", COPIES, pixels.nbytes)
+    facts = ClipFacts(static=False, real=clip["frames"])
+    times = []
+    for item in range(2 * COPIES):  # the first half finds the pages of the file
+        started = time.process_time()
+        ring.put(item, pixels, facts)
+        given = time.process_time()
+        ring.take(item, pixels)
+        times.append((given - started, time.process_time() - given))
+    ring.close()
+    give, take = (statistics.median(column) for column in zip(*times[COPIES:], strict=True))
+    return give, take
+
+
 def main(
     shards: Annotated[str | None, typer.Option(help="A shard folder of videos.")] = None,
     size: Annotated[int, typer.Option(help="Side of the clips, pixels.")] = 224,
@@ -173,14 +195,17 @@ def main(
                 raise HpcJepaError("metrics differ between the sides")
             taken.append(sum(cost.taken for cost in costs["auto"]) / sum(cost.clips for cost in costs["auto"]))
             shares.append(data_cost(configs[0].data, batch, steps) * rates["off"][-1])
-    share = statistics.median(shares)
+    share, (give, take) = statistics.median(shares), copy_cost(clip)
+    own = statistics.median(rates["off"])
     result = {
         "runs": runs,
         "clips_per_cpu_second": {side: statistics.median(values) for side, values in rates.items()},
-        "ratio": statistics.median(shared / own for shared, own in zip(rates["auto"], rates["off"], strict=True)),
-        "ratios": [shared / own for shared, own in zip(rates["auto"], rates["off"], strict=True)],
+        "ratio": statistics.median(shared / alone for shared, alone in zip(rates["auto"], rates["off"], strict=True)),
+        "ratios": [shared / alone for shared, alone in zip(rates["auto"], rates["off"], strict=True)],
         "share_of_data": share,
         "limit": 1 / (1 - share * (1 - 1 / runs)),
+        "copy_ms": {"give": 1e3 * give, "take": 1e3 * take},
+        "limit_with_copies": 1 / (1 - share * (1 - 1 / runs) + own * (give + (runs - 1) * take) / runs),
         "taken": statistics.median(taken),
         "metrics": "equal to the bit",
     }

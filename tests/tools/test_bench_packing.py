@@ -31,3 +31,5 @@ def test_both_sides_train_the_same_and_clips_are_counted(motion_shards):
     assert 0 <= result["taken"] <= 1
     assert all(rate > 0 for rate in result["clips_per_cpu_second"].values())
     assert result["limit"] == pytest.approx(1 / (1 - result["share_of_data"] / 2))
+    assert min(result["copy_ms"].values()) > 0
+    assert 0 < result["limit_with_copies"] < result["limit"]

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import yaml
-from pydantic import AfterValidator, Field, field_serializer, field_validator, model_validator
+from pydantic import AfterValidator, Field, field_serializer, field_validator, model_serializer, model_validator
 
 from hpc_jepa.config.about import AboutConfig, ContrastConfig, OutcomeConfig
 from hpc_jepa.config.benchmark import MetricName, ProtocolName, Task
@@ -151,6 +151,33 @@ class RunPhase(Strict):
         return self
 
 
+class DecidesConfig(Strict):
+    """Metric, probe and protocol that a study is judged by on a benchmark; a metric alone may be a word."""
+
+    metric: MetricName | None = Field(None, description="null: as the benchmark says")
+    probe: str | None = Field(None, min_length=1, description="a probe of the protocol; null: its first one")
+    protocol: ProtocolName | None = Field(
+        None, description="one that is evaluated; null: published before standard before vjepa"
+    )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_form(cls, value: Any) -> Any:
+        return {"metric": value} if isinstance(value, str) else value
+
+    @model_validator(mode="after")
+    def _says_something(self) -> "DecidesConfig":
+        if self.metric is None and self.probe is None and self.protocol is None:
+            raise ValueError("is empty; set metric, probe or protocol, or remove it")
+        return self
+
+    @model_serializer
+    def _as_written(self) -> str | dict[str, Any]:
+        """A metric alone as the word that releases before this form wrote."""
+        said = {name: value for name in ("metric", "probe", "protocol") if (value := getattr(self, name)) is not None}
+        return self.metric if list(said) == ["metric"] and self.metric is not None else said
+
+
 class EvaluationConfig(Strict):
     """A benchmark of ``configs/benchmark/`` and the weights to evaluate on it."""
 
@@ -172,12 +199,18 @@ class EvaluationConfig(Strict):
         gt=0,
         description="also target weights of all checkpoints at multiples of this step count, see checkpoint.keep_every",
     )
-    decides: MetricName | None = Field(
-        None, description="metric that the study is judged by on this benchmark; null: as the benchmark says"
+    decides: DecidesConfig | None = Field(
+        None,
+        description="metric, or {metric, probe, protocol}, that the study is judged by on this benchmark; null: the "
+        "metric of the benchmark and the first probe of the first protocol",
     )
     online: bool = Field(
         False, description="evaluate these checkpoints while the run trains: on Slurm in a job beside it"
     )
+
+    def is_probed(self, benchmark: str) -> bool:
+        """Whether it is an evaluation of probes on a benchmark."""
+        return self.task == "probe" and self.benchmark == benchmark
 
     @field_validator("overrides")
     @classmethod
@@ -198,7 +231,7 @@ class EvaluationConfig(Strict):
                 message = f"{override}: a setting of task {section}, but this is task {self.task}; remove one of them"
                 raise SettingError(("overrides", str(index)), message)
         if self.decides is not None and self.task != "probe":
-            raise SettingError(("decides",), f"chooses a metric of probes, but this is task {self.task}; remove it")
+            raise SettingError(("decides",), f"chooses among probes, but this is task {self.task}; remove it")
         return self
 
     @model_validator(mode="after")
@@ -302,6 +335,26 @@ class StudyConfig(RootConfig):
                     raise SettingError((str(index), "overrides"), message)
         return evaluations
 
+    @field_validator("evaluations")
+    @classmethod
+    def _one_column_decides(cls, evaluations: tuple[EvaluationConfig, ...]) -> tuple[EvaluationConfig, ...]:
+        """A deciding protocol is evaluated, and two entries of one benchmark do not name different columns."""
+        named: dict[str, tuple[int, DecidesConfig]] = {}
+        for index, entry in enumerate(evaluations):
+            decides = entry.decides
+            if decides is None or (decides.probe is None and decides.protocol is None):
+                continue
+            known = [name for other in evaluations if other.is_probed(entry.benchmark) for name in other.protocols]
+            if decides.protocol is not None and decides.protocol not in known:
+                message = f"{entry.benchmark} is evaluated under {', '.join(known)}; add the protocol there"
+                raise SettingError((str(index), "decides", "protocol"), message)
+            other, first = named.setdefault(entry.benchmark, (index, decides))
+            if (first.probe, first.protocol) != (decides.probe, decides.protocol):
+                raise SettingError(
+                    (str(index), "decides"), f"evaluations.{other} decides otherwise; remove one of them"
+                )
+        return evaluations
+
     @field_validator("overrides")
     @classmethod
     def _keeps_cells_apart(cls, overrides: tuple[str, ...]) -> tuple[str, ...]:
@@ -371,6 +424,11 @@ class StudyConfig(RootConfig):
     def probed(self) -> tuple[str, ...]:
         """Benchmarks that probes are evaluated on, as written, each once: what can decide."""
         return tuple(dict.fromkeys(entry.benchmark for entry in self.evaluations if entry.task == "probe"))
+
+    def deciding_column(self, benchmark: str) -> DecidesConfig | None:
+        """The probe and protocol that decide on a benchmark, named as in ``evaluations``; None: the first ones."""
+        found = (entry.decides for entry in self.evaluations if entry.is_probed(benchmark))
+        return next((decides for decides in found if decides and (decides.probe or decides.protocol)), None)
 
     @property
     def run_seeds(self) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from hpc_jepa.config.benchmark import NUMBER_METRICS, PROTOCOLS, MetricName, Task
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.semantics import preset_of
+from hpc_jepa.config.study import DecidesConfig
 from hpc_jepa.evaluation.stats.accuracy import Scale
 from hpc_jepa.evaluation.stats.blocked import (
     Comparison,
@@ -187,9 +188,11 @@ def collect_scores(
     names: Mapping[str, RowNames],
     metrics: Mapping[StudyBenchmark, MetricName],
     tasks: Mapping[ResultRow, TaskAnswers] | None = None,
+    decides: Mapping[StudyBenchmark, DecidesConfig] | None = None,
 ) -> list[StudyScores]:
     """Scores of every study, without student weights. ``names``: row names of each study. ``metrics``: those that
-    decide, where it is not accuracy. ``tasks``: answers of the tasks beside probes.
+    decide, where it is not accuracy. ``tasks``: answers of the tasks beside probes. ``decides``: probe and protocol
+    that decide, where the study names one.
     """
     tasks = tasks or {}
     scores = []
@@ -197,7 +200,8 @@ def collect_scores(
         own_names = names_of(names, study)
         own = {row: found for row, found in answers.items() if row.study == study}
         own_tasks = {row: found for row, found in tasks.items() if row.study == study}
-        probes, deciding = _probe_columns(own, clusters, own_names, metrics)
+        named = {benchmark: each for (owner, benchmark), each in (decides or {}).items() if owner == study}
+        probes, deciding = _probe_columns(own, clusters, own_names, metrics, named)
         columns = _task_columns(own_tasks, own_names, metrics)
         configs = {
             (config.regime, row_name(config)): config
@@ -265,18 +269,26 @@ def _probe_columns(
     clusters: Mapping[ResultRow, Clusters | None],
     names: RowNames,
     metrics: Mapping[StudyBenchmark, MetricName],
+    named: Mapping[str, DecidesConfig],
 ) -> tuple[dict[tuple[str, ResultColumn], ColumnScores], dict[str, ResultColumn]]:
-    """Scores of the first probe of each protocol, and the deciding column of each benchmark."""
+    """Scores of the first probe of each protocol and of the deciding one, and the deciding column of each benchmark:
+    ``named``, even if it has no scores yet, else the first one.
+    """
     first: dict[tuple[str, str, str], ResultColumn] = {}
     for row in answers:
         first.setdefault((row.regime, row.benchmark, row.protocol), ResultColumn.of(row))
     deciding: dict[str, ResultColumn] = {}
     for column in sorted(first.values(), key=lambda column: PROTOCOLS.index(column.protocol)):
-        deciding.setdefault(column.benchmark, column)
+        if column.benchmark not in named or named[column.benchmark].protocol in (None, column.protocol):
+            deciding.setdefault(column.benchmark, column)
+    for benchmark, column in deciding.items():
+        if benchmark in named and named[benchmark].probe is not None:
+            deciding[benchmark] = replace(column, probe=named[benchmark].probe or column.probe)
+    shown = {*first.values(), *deciding.values()}
     scores: dict[tuple[str, ResultColumn], dict[RowName, dict[int, NDArray[np.float64]]]] = {}
     for row, found in answers.items():
         column = ResultColumn.of(row)
-        if row.weights != "student" and column in first.values():
+        if row.weights != "student" and column in shown:
             seeds = scores.setdefault((row.regime, column), {}).setdefault((row.variant, row.semantics), {})
             seeds[row.seed] = clip_scores(_metric_name(metrics, row), found.predicted, found.labels)
     videos = {(row.regime, ResultColumn.of(row)): clusters[row] for row in answers}

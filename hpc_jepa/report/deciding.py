@@ -1,11 +1,11 @@
-"""Which metric decides on a benchmark: as the study says, else as its records say, else accuracy."""
+"""Which metric, probe and protocol decide on a benchmark: as the study says, else the metric that its records name."""
 
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from hpc_jepa.config.benchmark import MetricName
-from hpc_jepa.config.loading import read_config
-from hpc_jepa.config.study import StudyConfig
+from hpc_jepa.config.benchmark import BenchmarkConfig, MetricName
+from hpc_jepa.config.loading import find_config, read_config
+from hpc_jepa.config.study import DecidesConfig, StudyConfig
 from hpc_jepa.errors import InputError
 from hpc_jepa.report.run_report import RunReport
 
@@ -37,11 +37,45 @@ def deciding_metrics(runs: Iterable[RunReport]) -> dict[StudyBenchmark, MetricNa
     return {key: metric for key, (metric, _) in found.items()}
 
 
+def deciding_columns(runs: Iterable[RunReport]) -> dict[StudyBenchmark, DecidesConfig]:
+    """Probe and protocol that decide by study and benchmark, where ``study.yaml`` names one of them."""
+    found: dict[StudyBenchmark, DecidesConfig] = {}
+    seen: set[tuple[str, Path]] = set()
+    for run in runs:
+        file = run.dir.study.config_file
+        if (run.config.study, file) not in seen:
+            seen.add((run.config.study, file))
+            named = {name: each for name, each in _decisions(file).items() if each.probe or each.protocol}
+            found |= {(run.config.study, name): decides for name, decides in named.items()}
+    return found
+
+
 def _of_study(file: Path) -> dict[str, MetricName]:
+    return {name: each.metric for name, each in _decisions(file).items() if each.metric is not None}
+
+
+def _decisions(file: Path) -> dict[str, DecidesConfig]:
+    """What ``study.yaml`` says by benchmark; of several entries of one, the metric of the last and the named column."""
     if not file.is_file():
         return {}
     try:
-        evaluations = read_config(StudyConfig, [file]).evaluations
+        study = read_config(StudyConfig, [file])
     except InputError:  # a report on the whole study names it among the gaps
         return {}
-    return {Path(entry.benchmark).stem: entry.decides for entry in evaluations if entry.decides is not None}
+    found: dict[str, DecidesConfig] = {}
+    for entry in study.evaluations:
+        if entry.decides is not None:
+            column = study.deciding_column(entry.benchmark)
+            named = {"probe": column.probe, "protocol": column.protocol} if column else {}
+            earlier = found.get(name := _benchmark_name(entry.benchmark))
+            metric = entry.decides.metric or (earlier.metric if earlier else None)
+            found[name] = DecidesConfig.model_validate({"metric": metric, **named})
+    return found
+
+
+def _benchmark_name(file: str) -> str:
+    """Name of the benchmark in a file; without the file, that of the file."""
+    try:
+        return read_config(BenchmarkConfig, [find_config(file, "benchmark")]).name
+    except InputError:
+        return Path(file).stem

@@ -1,6 +1,7 @@
 """Gaps of a study: cells that never started, unfinished runs, missing evaluations."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from hpc_jepa.config import loading
@@ -9,16 +10,40 @@ from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.report.results import RANDOM, Panel, ResultRow, panel_of
 from hpc_jepa.report.run_report import RunReport, run_label
 from hpc_jepa.runs.run_dir import StudyDir
-from hpc_jepa.study.grid import expand_study
+from hpc_jepa.study.grid import StudyCell, expand_study
 from hpc_jepa.study.looks_file import not_needed, read_looks
+from hpc_jepa.study.status import missing_result
+
+TaskKey = tuple[str, str, str]
+"""Task, benchmark and protocol of a record."""
 
 
 def find_gaps(runs: Sequence[RunReport], rows: Sequence[ResultRow]) -> list[str]:
-    """One line per gap: cells that never started, unfinished runs, evaluations that only other runs have, regimes
-    without an evaluated random encoder.
+    """One line per gap: cells that never started, unfinished runs, evaluations that only other runs have, further tasks
+    that the study lists or other runs have, regimes without an evaluated random encoder.
     """
     whole = [run for run in runs if not _stops_at_prefix(run)]
-    return [*_never_started(runs), *_unfinished(whole), *_unevaluated(whole, rows), *_without_random(rows)]
+    grids = _grids(runs)
+    return [
+        *_never_started(runs, grids),
+        *_unfinished(whole),
+        *_unevaluated(whole, rows),
+        *_without_tasks(whole, grids),
+        *_without_random(rows),
+    ]
+
+
+def _grids(runs: Sequence[RunReport]) -> dict[Path, list[StudyCell] | InputError]:
+    """Cells of each ``study.yaml``, or why there are none; only for a report on the whole study."""
+    files = dict.fromkeys(run.dir.study.config_file for run in runs if run.whole_study)
+    return {path: _expanded(path) for path in files if path.is_file()}
+
+
+def _expanded(path: Path) -> list[StudyCell] | InputError:
+    try:
+        return expand_study(loading.read_config(StudyConfig, [path]), path.parent.parent)
+    except InputError as error:
+        return error
 
 
 def _stops_at_prefix(run: RunReport) -> bool:
@@ -32,18 +57,15 @@ def _stops_at_prefix(run: RunReport) -> bool:
     return run.state.state == "interrupted" and (run.state.step or 0) >= looks.rule.prefix
 
 
-def _never_started(runs: Sequence[RunReport]) -> list[str]:
-    """Cells of ``study.yaml`` without a run folder; only for a report on the whole study."""
+def _never_started(runs: Sequence[RunReport], grids: Mapping[Path, list[StudyCell] | InputError]) -> list[str]:
+    """Cells of ``study.yaml`` without a run folder."""
     started = {run.dir.path.resolve() for run in runs}
-    files = dict.fromkeys(run.dir.study.config_file for run in runs if run.whole_study)
-    return [line for path in files if path.is_file() for line in _absent(path, started)]
+    return [line for path, cells in grids.items() for line in _absent(path, cells, started)]
 
 
-def _absent(path: Path, started: set[Path]) -> list[str]:
-    try:
-        cells = expand_study(loading.read_config(StudyConfig, [path]), path.parent.parent)
-    except InputError as error:
-        return [f"{path}: its grid cannot be expanded ({error})"]
+def _absent(path: Path, cells: list[StudyCell] | InputError, started: set[Path]) -> list[str]:
+    if isinstance(cells, InputError):
+        return [f"{path}: its grid cannot be expanded ({cells})"]
     try:
         looks = read_looks(StudyDir(path.parent))
     except DataError as error:
@@ -85,6 +107,44 @@ def _unevaluated(runs: Iterable[RunReport], rows: Sequence[ResultRow]) -> list[s
             f"{run.label}: not evaluated: {b}, {p}, {weights} weights, {probe}" for _, b, p, weights, probe in gaps
         ]
     return lines
+
+
+def _without_tasks(runs: Sequence[RunReport], grids: Mapping[Path, list[StudyCell] | InputError]) -> list[str]:
+    """Runs without a further task that the study lists, or that other runs of their regime have."""
+    found = {run.dir.path: _task_records(run) for run in runs}
+    others: dict[tuple[str, str], dict[TaskKey, None]] = {}
+    for run in runs:
+        others.setdefault((run.config.study, run.config.regime), {}).update(dict.fromkeys(found[run.dir.path]))
+    cells = [cell for grid in grids.values() if not isinstance(grid, InputError) for cell in grid]
+    by_folder = {cell.folder.resolve(): cell for cell in cells}
+    lines = []
+    for run in runs:
+        if run.state is None or run.state.state != "done":
+            continue  # named as unfinished
+        cell = by_folder.get(run.dir.path.resolve())
+        listed = _unserved(cell) if cell is not None else {}
+        expected = others[run.config.study, run.config.regime]
+        absent = {key: "" for key in expected if key not in found[run.dir.path]}
+        for (task, benchmark, protocol), reason in {**absent, **listed}.items():
+            shown = f" ({reason})" if reason not in ("", "no record") else ""
+            lines.append(f"{run.label}: not evaluated: {benchmark}, {protocol}, {task}{shown}")
+    return lines
+
+
+def _task_records(run: RunReport) -> list[TaskKey]:
+    """Further tasks that a run has records of."""
+    records = [*run.few_shot.values(), *run.robustness.values(), *run.text.values()]
+    return [(record.task, record.benchmark, record.protocol) for record in records]
+
+
+def _unserved(cell: StudyCell) -> dict[TaskKey, str]:
+    """Further tasks of a cell whose record is missing, incomplete or of other settings, and which of these."""
+    missing: dict[TaskKey, str] = {}
+    for each in cell.evaluations:
+        with suppress(DataError):  # a damaged record is named as such
+            if each.task != "probe" and (reason := missing_result(cell, each)):
+                missing[each.task, each.benchmark.name, each.protocol] = reason
+    return missing
 
 
 def _without_random(rows: Iterable[ResultRow]) -> list[str]:

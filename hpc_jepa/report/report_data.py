@@ -10,7 +10,7 @@ from hpc_jepa.report.answer_text import answer_sentences
 from hpc_jepa.report.audit import Audit
 from hpc_jepa.report.comparisons import StudyScores, collect_scores
 from hpc_jepa.report.corruption_answer import CorruptionSummary, corruption_summaries
-from hpc_jepa.report.deciding import deciding_metrics
+from hpc_jepa.report.deciding import deciding_columns, deciding_metrics
 from hpc_jepa.report.evidence import Interval
 from hpc_jepa.report.export_tables import ResultTable, result_tables
 from hpc_jepa.report.factorial import FactorialDesign, factorial_designs, incomplete_designs
@@ -101,7 +101,8 @@ def collect_run_data(found: FoundRuns, places: Sequence[Path]) -> ReportData:
     answers = {row: checked.answers[row] for row in comparable}
     comparable_tasks, other_tasks = split_by_steps(task_rows, tasks.sources, names)
     task_answers = {row: tasks.answers[row] for row in comparable_tasks}
-    scores = collect_scores(answers, checked.clusters, runs, names, deciding_metrics(runs), task_answers)
+    metrics, columns = deciding_metrics(runs), deciding_columns(runs)
+    scores = collect_scores(answers, checked.clusters, runs, names, metrics, task_answers, columns)
     studies = read_studies(runs)
     questions = answer_questions(scores, studies)
     grids = judge_by_looks([grid for study in scores for grid in study_grids(study, runs)], runs)

@@ -52,6 +52,12 @@ class ResultSummary(_Open):
         return float(r2) if isinstance(r2, float) else self.value
 
     @property
+    def mean_class_accuracy(self) -> float | None:
+        """Mean over the classes of the accuracy on the test split, None if the record has none."""
+        found = (self.model_extra or {}).get("mean_class_accuracy")
+        return float(found) if isinstance(found, int | float) else None
+
+    @property
     def validation(self) -> float | None:
         """Result of the chosen hyperparameters on validation clips, None without."""
         return max((each.validation for each in self.candidates if each.validation is not None), default=None)
@@ -63,6 +69,7 @@ class RecordSummary(_Open):
     benchmark: str = ""
     protocol: Annotated[str, BeforeValidator(current_protocol)] = ""
     protocol_fingerprint: str
+    decides: str | None = None
     run: EvaluatedRun
     results: tuple[ResultSummary, ...]
 

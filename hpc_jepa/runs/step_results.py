@@ -16,17 +16,18 @@ LOG = logging.getLogger(__name__)
 @dataclass(frozen=True)
 class StepResults:
     """Accuracy of target weights by step, in [0, 1], of a number R². ``validated``: of validation clips, else of the
-    test split.
+    test split. ``by_class``: mean class accuracy.
     """
 
     by_step: dict[int, float]
     validated: bool
     is_r2: bool = False
+    by_class: bool = False
 
     def text(self, step: int) -> str:
         """The result of a step, and of which clips it is."""
         value = self.by_step[step]
-        shown = f"R² {value:.2f}" if self.is_r2 else f"{100 * value:.1f} %"
+        shown = f"R² {value:.2f}" if self.is_r2 else f"{100 * value:.1f} %{' by class' if self.by_class else ''}"
         return f"{shown} {'validation' if self.validated else 'test'}"
 
     def best(self, count: int) -> list[int]:
@@ -38,12 +39,14 @@ NONE = StepResults({}, validated=False)
 
 
 def step_results(run: RunDir, best: BestEvaluated) -> StepResults:
-    """Results of all evaluated steps: of validation clips if every record has them, else of the test split.
+    """Results of all evaluated steps: of validation clips if every record has them, else of the test split. Where mean
+    class accuracy decides, that of the test split: records have no other.
 
     Records of another version of the protocol than that of the newest step do not count, damaged ones neither, with a
     warning.
     """
     found: dict[int, tuple[str, ResultSummary]] = {}
+    by_class = False
     for step in run.evaluated_steps(best.benchmark, best.protocol):
         path = run.record_file(best.benchmark, best.protocol, step=step)
         try:
@@ -54,14 +57,19 @@ def step_results(run: RunDir, best: BestEvaluated) -> StepResults:
         for result in record.results:
             if (result.weights, result.probe) == ("target", best.probe) and result.value is not None:
                 found[step] = (record.protocol_fingerprint, result)
+                by_class = record.decides == "mean_class_accuracy"  # of the newest step, which comes last
     if not found:
         return NONE
     current = found[max(found)][0]
     results = {step: result for step, (fingerprint, result) in found.items() if fingerprint == current}
-    return _figures(results)
+    return _figures(results, by_class)
 
 
-def _figures(results: dict[int, ResultSummary]) -> StepResults:
+def _figures(results: dict[int, ResultSummary], by_class: bool) -> StepResults:
+    shares = {step: result.mean_class_accuracy for step, result in results.items()}
+    if by_class and None not in shares.values():
+        known = {step: value for step, value in shares.items() if value is not None}
+        return StepResults(known, validated=False, by_class=True)
     is_r2 = any(result.metric == "mae" for result in results.values())
     validations = {step: result.validation for step, result in results.items()}
     if None not in validations.values():

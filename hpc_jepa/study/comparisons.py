@@ -67,7 +67,8 @@ class SeedResult:
 @dataclass(frozen=True)
 class StudyComparisons:
     """All comparisons of a study. ``evaluations``: of each deciding benchmark its deciding protocol, as in a report:
-    the first of PROTOCOLS that the study has. The first probe of it decides. ``names``: which variants are baselines.
+    that which ``decides`` names, else the first of PROTOCOLS that the study has. The probe that ``decides`` names, else
+    the first one, decides. ``names``: which variants are baselines.
     """
 
     cells: Sequence[StudyCell]
@@ -134,9 +135,8 @@ class StudyComparisons:
         return [Question(arm, benchmark) for arm in self.references for benchmark in self.evaluations]
 
     def probe(self, benchmark: str) -> str:
-        """Name of the deciding probe: the first of the protocol."""
-        evaluation = self.evaluations[benchmark]
-        return next(iter(evaluation.benchmark.protocols[evaluation.protocol].probes))
+        """Name of the deciding probe: that of the study, else the first of the protocol."""
+        return self.evaluations[benchmark].deciding_probe
 
     def column(self, benchmark: str) -> str:
         """Deciding protocol and probe of a benchmark, and its metric if it is not accuracy."""

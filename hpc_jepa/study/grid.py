@@ -17,7 +17,7 @@ from hpc_jepa.config.benchmark import (
     Weights,
 )
 from hpc_jepa.config.init import InitConfig
-from hpc_jepa.config.loading import dump_config, find_config, read_config
+from hpc_jepa.config.loading import dump_config, find_config, nearest_or_all, read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.semantics import switch_text
 from hpc_jepa.config.strict import KeyPath
@@ -38,6 +38,8 @@ class CellEvaluation:
     study, for messages.
     every: also evaluate target weights of the checkpoints at multiples of this step count; None: only the last.
     decides: metric that the study compares by; None: that of the benchmark.
+    probe: name of the probe that decides, if this protocol does; None: the first one.
+    preferred: the study names this protocol as the one that decides.
     step: evaluate target weights of the checkpoint after this many steps instead.
     online: evaluate these while the run trains.
     """
@@ -53,6 +55,8 @@ class CellEvaluation:
     task: Task = "probe"
     overrides: tuple[str, ...] = ()
     where: str = field(default="", compare=False)
+    probe: str | None = None
+    preferred: bool = False
 
     def __str__(self) -> str:
         task = "" if self.task == "probe" else f" {self.task}"
@@ -73,6 +77,11 @@ class CellEvaluation:
     def metric(self) -> MetricName:
         """The metric that decides."""
         return self.decides or self.benchmark.metric
+
+    @property
+    def deciding_probe(self) -> str:
+        """Name of the probe that decides, if this protocol does."""
+        return self.probe or next(iter(self.benchmark.protocols[self.protocol].probes))
 
     @cached_property
     def fingerprints(self) -> set[str]:
@@ -189,6 +198,7 @@ def expand_study(study: StudyConfig, runs: Path) -> list[StudyCell]:
     _check_distinct_folders(cells)
     evaluations = [item for index in range(len(study.evaluations)) for item in _evaluations(study, index)]
     _check_outcome(study, evaluations)
+    _check_deciding_probes(study, evaluations)
     return [_selecting(study, cell) for cell in _with_evaluations(cells, evaluations)]
 
 
@@ -215,9 +225,11 @@ def _check_outcome(study: StudyConfig, evaluations: Iterable[CellEvaluation]) ->
 
 
 def deciding_evaluations(evaluations: Iterable[CellEvaluation], decides: Collection[str]) -> list[CellEvaluation]:
-    """One evaluation of probes on each of the benchmarks ``decides``, as in a report: the first of PROTOCOLS."""
+    """One evaluation of probes on each of the benchmarks ``decides``, as in a report: of the protocol that the study
+    names, else of the first of PROTOCOLS.
+    """
     first: dict[str, CellEvaluation] = {}
-    for evaluation in sorted(evaluations, key=lambda each: PROTOCOLS.index(each.protocol)):
+    for evaluation in sorted(evaluations, key=lambda each: (not each.preferred, PROTOCOLS.index(each.protocol))):
         if evaluation.task == "probe" and evaluation.file in decides:
             first.setdefault(evaluation.benchmark.name, evaluation)
     return list(first.values())
@@ -384,9 +396,10 @@ def _evaluations(study: StudyConfig, index: int) -> list[CellEvaluation]:
     entry = study.evaluations[index]
     file = str(find_config(entry.benchmark, "benchmark"))
     benchmark = read_config(BenchmarkConfig, [file])
-    if entry.decides is not None and (entry.decides in NUMBER_METRICS) != (benchmark.target is not None):
+    metric = None if entry.decides is None else entry.decides.metric
+    if metric is not None and (metric in NUMBER_METRICS) != (benchmark.target is not None):
         kind = "a numeric target" if benchmark.target else "classes"
-        raise InputError(f"evaluations: {entry.benchmark} has {kind}; decides: {entry.decides} does not measure it")
+        raise InputError(f"evaluations: {entry.benchmark} has {kind}; decides: {metric} does not measure it")
     if entry.task != "probe" and benchmark.target is not None:
         where = _entry_key(study, index, "task")
         raise InputError(f"{where}: {entry.task} needs classes, but {entry.benchmark} has a numeric target; use probe")
@@ -394,6 +407,7 @@ def _evaluations(study: StudyConfig, index: int) -> list[CellEvaluation]:
         if protocol not in benchmark.protocols:
             known = ", ".join(benchmark.protocols)
             raise InputError(f"evaluations: {entry.benchmark} has no protocol '{protocol}'; it has {known}")
+    column = study.deciding_column(entry.benchmark) if entry.task == "probe" else None
     return [
         CellEvaluation(
             _with_overrides(study, index, file, protocol) if entry.overrides else benchmark,
@@ -401,14 +415,29 @@ def _evaluations(study: StudyConfig, index: int) -> list[CellEvaluation]:
             protocol,
             entry.weights,
             entry.every,
-            entry.decides,
+            metric,
             online=entry.online,
             task=entry.task,
             overrides=entry.overrides,
             where=_entry_key(study, index, "overrides" if entry.overrides else "task"),
+            probe=column.probe if column else None,
+            preferred=column is not None and column.protocol == protocol,
         )
         for protocol in entry.protocols
     ]
+
+
+def _check_deciding_probes(study: StudyConfig, evaluations: Sequence[CellEvaluation]) -> None:
+    """Raise InputError naming its key if a probe that is to decide is none of the deciding protocol."""
+    for each in deciding_evaluations(evaluations, study.probed):
+        probes = each.benchmark.protocols[each.protocol].probes
+        if each.probe is not None and each.probe not in probes:
+            named = [entry.is_probed(each.file) and entry.decides is not None for entry in study.evaluations]
+            where = _entry_key(study, named.index(True), "decides", "probe")
+            raise InputError(
+                f"{where}: {each.benchmark.name}, {each.protocol} has no probe '{each.probe}'"
+                f"{nearest_or_all(each.probe, probes)}"
+            )
 
 
 def _with_overrides(study: StudyConfig, index: int, file: str, protocol: ProtocolName) -> BenchmarkConfig:
@@ -420,9 +449,9 @@ def _with_overrides(study: StudyConfig, index: int, file: str, protocol: Protoco
         raise InputError(f"{_entry_key(study, index, 'overrides')}: {error}") from error
 
 
-def _entry_key(study: StudyConfig, index: int, key: str) -> str:
+def _entry_key(study: StudyConfig, index: int, *keys: str) -> str:
     """File, line and key of an entry of ``evaluations``."""
-    path = ("evaluations", str(index), key)
+    path = ("evaluations", str(index), *keys)
     return f"{study.locations.prefix(path)}{'.'.join(path)}"
 
 

@@ -156,7 +156,8 @@ def _evaluation_status(cell: StudyCell, step: int, jobs: CellJobs) -> CellStatus
     """Status of a cell whose training is done."""
     complete = [evaluation for evaluation in cell.evaluations if _has_record(cell, evaluation)]
     names = ", ".join(map(str, complete))
-    evaluated = f"evaluated on {names}" if names else ""
+    missing = ", ".join(str(evaluation) for evaluation in cell.evaluations if evaluation not in complete)
+    evaluated = f"evaluated on {names}{f', not on {missing}' if missing else ''}" if names else ""
     if names and cell.until is not None:
         evaluated += f" after {cell.until:,} of {cell.config.schedule.steps:,} steps, for the looks"
     status = CellStatus("trained", step, evaluated or "not evaluated yet", _restarts(cell))
@@ -217,16 +218,24 @@ def _restarts(cell: StudyCell) -> int:
 
 
 def _has_record(cell: StudyCell, evaluation: CellEvaluation) -> bool:
+    return not missing_result(cell, evaluation) and _has_step_records(cell, evaluation)
+
+
+def missing_result(cell: StudyCell, evaluation: CellEvaluation) -> str:
+    """What a record of an evaluation lacks, as text; empty if it is there, complete and current.
+
+    Raises DataError if it is damaged.
+    """
     path = evaluation.record_file(cell.run, evaluation.step)
     if not path.exists():
-        return False
+        return "no record"
     record = read_summary(path)
-    return (
-        {result.weights for result in record.results}.issuperset(evaluation.weights)
-        and record.run.step == cell.steps
-        and record.protocol_fingerprint in evaluation.fingerprints
-        and _has_step_records(cell, evaluation)
-    )
+    if record.protocol_fingerprint not in evaluation.fingerprints:
+        return "other settings"
+    if record.run.step != cell.steps:
+        return f"step {record.run.step:,} of {cell.steps:,}"
+    known = {result.weights for result in record.results}
+    return ", ".join(f"no {name}" for name in evaluation.weights if name not in known)
 
 
 def _has_step_records(cell: StudyCell, evaluation: CellEvaluation) -> bool:

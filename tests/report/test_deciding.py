@@ -110,3 +110,17 @@ def test_records_that_name_different_metrics_are_refused(unbalanced):
     path.write_text(json.dumps({**content, "decides": "accuracy"}))
     with pytest.raises(InputError, match=f"{path.name}.*decides"):
         write_report([root])
+
+
+@pytest.mark.parametrize("decides", [None, {"probe": "near"}, {"probe": "absent"}])
+def test_the_probe_that_the_study_names_decides_and_the_first_one_is_shown_beside_it(write, decides):
+    for variant, shares in (("baseline", {"linear": 0.5, "near": 0.5}), ("fwm", {"linear": 0.5, "near": 0.9})):
+        for seed in (0, 1, 2):
+            write.evaluated(write.run(variant, seed=seed), {"target": shares})
+    study = {"study": "demo", "regimes": ["quickstart"], "variants": ["baseline", "fwm"], "seeds": [0, 1, 2]}
+    study["evaluations"] = [{"benchmark": "motion8", **({"decides": decides} if decides else {})}]
+    (write.root / "demo" / "study.yaml").write_text(yaml.safe_dump(study))
+    rows = [r for r in read_csv(write_report([write.root / "demo"]).folder, "grid") if r["variant"] == "fwm"]
+    significant = {r["benchmark"].split(", ")[-1]: r["significant"] == "True" for r in rows}
+    expected = {"near": True, "linear": False} if decides == {"probe": "near"} else {"linear": False}
+    assert significant == expected

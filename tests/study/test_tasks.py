@@ -7,10 +7,11 @@ import yaml
 from typer.testing import CliRunner
 
 from hpc_jepa.cli.app import app
-from hpc_jepa.config.loading import read_config
+from hpc_jepa.config.loading import dump_config, read_config
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.errors import InputError
 from hpc_jepa.evaluation.record import FewShotRecord, RobustnessRecord, TextRecord, read_record
+from hpc_jepa.study.comparisons import StudyComparisons
 from hpc_jepa.study.grid import expand_study
 from hpc_jepa.study.preflight import preflight_errors
 from hpc_jepa.study.status import cell_status, is_evaluated
@@ -144,3 +145,57 @@ def test_looks_and_power_are_of_probes(write_study):
     assert read_config(StudyConfig, [path]).probed == ("benchmark.yaml",)
     with pytest.raises(InputError, match="sequential"):
         read_config(StudyConfig, [write_study(FEW_SHOT, seeds=[0, 1], sequential={"looks": [2]})])
+
+
+@pytest.fixture
+def two_probes(tiny_benchmark):
+    """The tiny benchmark with a second probe, and a second protocol of the same settings."""
+    probes = {**tiny_benchmark["protocols"]["standard"]["probes"], "near": {"kind": "knn", "k": [1]}}
+    protocol = {**tiny_benchmark["protocols"]["standard"], "probes": probes}
+    return {**tiny_benchmark, "protocols": {"published": protocol, "standard": protocol}}
+
+
+BOTH = {"protocols": ["published", "standard"]}
+
+
+@pytest.mark.parametrize(
+    ("decides", "column"),
+    [
+        (None, ("published, linear")),
+        ("mean_class_accuracy", "published, linear, mean class accuracy"),
+        ({"probe": "near"}, "published, near"),
+        ({"protocol": "careful"}, "standard, linear"),
+        (
+            {"probe": "near", "protocol": "standard", "metric": "mean_class_accuracy"},
+            "standard, near, mean class accuracy",
+        ),
+    ],
+)
+def test_a_study_names_the_column_that_decides(write_study, two_probes, decides, column):
+    path = write_study({**BOTH, "decides": decides}, benchmark=two_probes, variants=["baseline", "fwm"])
+    study = read_config(StudyConfig, [path])
+    assert StudyComparisons.of(study, cells_of(path), study.probed).column("motion8") == column
+    again = StudyConfig.model_validate(yaml.safe_load(dump_config(study)))
+    assert again == study
+    if not isinstance(decides, dict):
+        assert study.model_dump(mode="json")["evaluations"][0]["decides"] == decides
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "key"),
+    [
+        ([{**BOTH, "decides": {"probe": "nearr"}}], "evaluations.0.decides.probe"),
+        ([{"decides": {"protocol": "published"}}], "evaluations.0.decides.protocol"),
+        ([{"decides": {}}], "evaluations.0.decides"),
+        (
+            [{"decides": {"probe": "near"}}, {"protocols": ["published"], "decides": {"probe": "linear"}}],
+            "evaluations.1.decides",
+        ),
+        ([{"decides": {"prob": "near"}}], "evaluations.0.decides.prob"),
+        ([{"decides": "top5"}], "evaluations.0.decides"),
+    ],
+)
+def test_a_column_that_cannot_decide_is_refused(write_study, two_probes, evaluations, key):
+    path = write_study(*evaluations, benchmark=two_probes)
+    with pytest.raises(InputError, match=rf"{path.name}:\d+: {key}".replace(".", r"\.")):
+        cells_of(path)

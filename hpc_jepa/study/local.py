@@ -84,12 +84,10 @@ def run_locally(cells: Sequence[StudyCell], jobs: LocalJobs, on_status: OnStatus
         later, online = _LaterCells(cells), _OnlineEvaluations(cells)
         ready = [number for number in chains if number not in later]
         while ready or submitted:
-            for number in ready:
-                task = _next_task(cells[number], chains[number])
-                if isinstance(task, FailedTask):
-                    failures += [task, *later.fail_after(task)]
-                elif task is not None:
-                    submitted[slots.submit(task)] = (number, task)
+            begun = [(number, _next_task(cells[number], chains[number])) for number in ready]
+            broken = [task for _, task in begun if isinstance(task, FailedTask)]
+            failures += [failed for task in broken for failed in (task, *later.fail_after(task))]
+            submitted |= {slots.submit(task): (number, task) for number, task in begun if isinstance(task, StudyTask)}
             training = [
                 number for future, (number, task) in submitted.items() if task.kind == "train" and future.running()
             ]

@@ -1,7 +1,7 @@
 """``hpc-jepa evaluate``: frozen evaluation of runs."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, get_args
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from hpc_jepa.evaluation.evaluator import EvaluatedRun
     from hpc_jepa.evaluation.record import AnyRecord, AnyResult
     from hpc_jepa.runs.run_dir import RunDir
+
+    Evaluate = Callable[[Sequence[tuple[RunDir, int | None]]], Iterator[EvaluatedRun]]
 
 EXAMPLES = examples(
     "hpc-jepa evaluate runs/quickstart/quickstart/baseline/seed-0 --benchmark motion8",
@@ -118,7 +120,7 @@ def evaluate_command(
     """
     with uncollected_imports():
         from hpc_jepa.evaluation.evaluator import RunEvaluation, evaluate_runs, has_launcher, process_group
-        from hpc_jepa.evaluation.follow import evaluate_kept, follow_runs, wait_for_run
+        from hpc_jepa.evaluation.follow import wait_for_run
         from hpc_jepa.runs.run_dir import RunDir
         from hpc_jepa.trackers.processes import send_evaluations
 
@@ -139,17 +141,35 @@ def evaluate_command(
     if follow and (len(runs) == 1 or has_launcher()):
         wait_for_run(runs[0], _note, patience=60 * patience)  # where the processes meet
     with process_group(folders[0]):
-        if every is None:
-            evaluated = list(evaluate([(run, step) for run in runs for step in steps or (None,)]))
-        elif follow:
-            evaluated = follow_runs(runs, every, evaluate, _note, patience=60 * patience)
-            ended = f"{folders[0]}: has" if len(runs) == 1 else f"{len(runs)} runs: have"
-            _note(f"{ended} ended; {plural(len(evaluated), 'checkpoint', 'checkpoints')} evaluated")
-        else:
-            evaluated = evaluate_kept(runs, every, evaluate, _note)
+        evaluated = _evaluate_steps(runs, steps, every, evaluate, patience=60 * patience if follow else None)
     for folder in dict.fromkeys(each.wanted.folder for each in evaluated if each.record is not None):
         send_evaluations(RunDir(folder))
     _raise_failures(evaluated)
+
+
+def _evaluate_steps(
+    runs: "Sequence[RunDir]",
+    steps: Sequence[int] | None,
+    every: int | None,
+    evaluate: "Evaluate",
+    *,
+    patience: float | None,
+) -> "list[EvaluatedRun]":
+    """Evaluate the newest checkpoint of each run, the given steps, or those at multiples of ``every``.
+
+    ``patience``: seconds without training after which a run has ended; None evaluates what is there now.
+    """
+    from hpc_jepa.evaluation.follow import evaluate_kept, follow_runs
+
+    if every is None:
+        wanted: Sequence[int | None] = steps or [None]
+        return list(evaluate([(run, step) for run in runs for step in wanted]))
+    if patience is None:
+        return evaluate_kept(runs, every, evaluate, _note)
+    evaluated = follow_runs(runs, every, evaluate, _note, patience=patience)
+    ended = f"{runs[0].path}: has" if len(runs) == 1 else f"{len(runs)} runs: have"
+    _note(f"{ended} ended; {plural(len(evaluated), 'checkpoint', 'checkpoints')} evaluated")
+    return evaluated
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[Path], list[str]]:

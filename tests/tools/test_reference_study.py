@@ -78,7 +78,10 @@ class Recomputed:
             return value, means, 0.0, between, 0.0
         residual = [by_video(gain[s]) - by_video(gain.mean(axis=0)) - (means[s] - value) * sizes for s in range(seeds)]
         both = np.sum(np.square(residual)) * groups / (groups - 1) / (seeds - 1) / seeds / n**2
-        return value, means, max(means.var(ddof=1), 1 / 12 / n**2) / seeds, between, both
+        spread, least = means.var(ddof=1), 1 / 12 / n**2
+        if spread < least:  # equal to the last clip by chance
+            spread = max(both * seeds, least)
+        return value, means, spread / seeds, between, both
 
     def interval(self, parts, seed_variance, seed_df):
         """Value, standard error and degrees of freedom (Satterthwaite)."""

@@ -231,7 +231,7 @@ HOST_ONLY = {
     "devices.py",  # thread_pool itself
     "checkpoint/integrity.py",  # hashes files
     "data/shards/verify.py",  # hashes and decodes on the CPU, in a process without CUDA
-    "study/local.py",  # waits for child processes
+    "study/slots.py",  # waits for child processes
     "cli/gpu_check/processes.py",  # the same
 }
 

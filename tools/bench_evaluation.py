@@ -108,7 +108,7 @@ def make_run(folder: Path, seed: int, clip: dict[str, int], encoder: dict[str, o
         }
     )
     config.folder.mkdir(parents=True)
-    (config.folder / "config.yaml").write_text(loading.dump_config(config))
+    RunDir(config.folder).config_file.write_text(loading.dump_config(config))
     torch.manual_seed(seed)
     state = VideoJEPA(config.model, config.engine.precision).state_dict()
     weights = [TensorShard(name, tuple(w.shape), 0, w.flatten()) for name, w in state.items()]

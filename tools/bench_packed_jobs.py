@@ -100,7 +100,7 @@ def write_study(folder: Path, cells: int, cells_per_job: int, pause: float) -> N
         "environment": {"BENCH_PAUSE": str(pause), "PYTHONPATH": path},
     }
     broken = {"variant": "broken", "schedule": {"lr": 1e30, "warmup": 0}}
-    for name, content in (("tiny", regime), ("study", study), ("profile", profile), ("broken", broken)):
+    for name, content in (("tiny", regime), ("grid", study), ("profile", profile), ("broken", broken)):
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(content))
 
 
@@ -109,7 +109,7 @@ def run_side(folder: Path, cells: int, cells_per_job: int, pause: float, faults:
     write_study(folder, cells, cells_per_job, pause)
     with trial_cluster(folder) as variables:
         started = time.monotonic()
-        submit = [sys.executable, "-m", "hpc_jepa", "study", "submit", "study.yaml", "--cluster", "profile.yaml"]
+        submit = [sys.executable, "-m", "hpc_jepa", "study", "submit", "grid.yaml", "--cluster", "profile.yaml"]
         _run(submit, variables, folder)
         jobs = {json.loads(line)["job"] for line in (folder / "runs/bench/jobs.jsonl").read_text().splitlines()}
         node_seconds, before, broken = 0.0, started, not faults

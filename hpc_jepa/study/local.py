@@ -87,7 +87,11 @@ def run_locally(cells: Sequence[StudyCell], jobs: LocalJobs, on_status: OnStatus
             begun = [(number, _next_task(cells[number], chains[number])) for number in ready]
             broken = [task for _, task in begun if isinstance(task, FailedTask)]
             failures += [failed for task in broken for failed in (task, *later.fail_after(task))]
-            submitted |= {slots.submit(task): (number, task) for number, task in begun if isinstance(task, StudyTask)}
+            submitted |= {
+                slots.submit(task): (number, task)
+                for number, task in begun
+                if task is not None and not isinstance(task, FailedTask)
+            }
             training = [
                 number for future, (number, task) in submitted.items() if task.kind == "train" and future.running()
             ]

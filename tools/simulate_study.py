@@ -36,7 +36,7 @@ from simulated_report import verdicts
 from timing import one_line_errors, quick_option
 
 from hpc_jepa.cli.console import stdout_console
-from hpc_jepa.config.study import SequentialConfig
+from hpc_jepa.config.sequential import SequentialConfig
 from hpc_jepa.errors import InputError
 from hpc_jepa.evaluation.stats.blocked import Comparison, compare_with_reference
 from hpc_jepa.evaluation.stats.sequential import SequentialRule

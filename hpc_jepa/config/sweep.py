@@ -18,6 +18,8 @@ LONGEST_NAME = 120
 """Characters of the settings in a name; longer ones become a hash."""
 DOCUMENT_END = ("\n", "\n...")
 OTHER = re.compile(r"[^\w.-]+", re.ASCII)
+DOTTED = re.compile(r"\w[\w-]*(\.\w[\w-]*)*")
+"""A dotted key."""
 
 
 def sweep_points(axes: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -57,6 +59,11 @@ def canonical(value: Any) -> Any:
     except (OverflowError, ValueError):
         return value
     return int(number) if number.is_integer() and abs(number) < 1e15 else number
+
+
+def override_key(override: str) -> str:
+    """The dotted key of ``key.sub=value``."""
+    return override.partition("=")[0].strip()
 
 
 def override_text(key: str, value: Any) -> str:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from hpc_jepa.config.benchmark import NUMBER_METRICS, PROTOCOLS, MetricName, Task
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.semantics import preset_of
-from hpc_jepa.config.study import DecidesConfig
+from hpc_jepa.config.study_evaluations import DecidesConfig
 from hpc_jepa.evaluation.stats.accuracy import Scale
 from hpc_jepa.evaluation.stats.blocked import (
     Comparison,

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from hpc_jepa.config.benchmark import BenchmarkConfig, MetricName
 from hpc_jepa.config.loading import find_config, read_config
-from hpc_jepa.config.study import DecidesConfig, StudyConfig
+from hpc_jepa.config.study import StudyConfig
+from hpc_jepa.config.study_evaluations import DecidesConfig
 from hpc_jepa.errors import InputError
 from hpc_jepa.report.run_report import RunReport
 

@@ -21,7 +21,8 @@ from hpc_jepa.config.loading import dump_config, find_config, nearest_or_all, re
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.semantics import switch_text
 from hpc_jepa.config.strict import KeyPath
-from hpc_jepa.config.study import RunPhase, StudyConfig, VariantConfig
+from hpc_jepa.config.study import StudyConfig
+from hpc_jepa.config.study_variants import RunPhase, VariantConfig
 from hpc_jepa.config.sweep import override_text, settings_name, sweep_points
 from hpc_jepa.config.yaml_reader import as_value, parse_value
 from hpc_jepa.errors import InputError

@@ -28,7 +28,8 @@ from hpc_jepa.errors import InputError
 from hpc_jepa.io.atomic import write_atomically
 from hpc_jepa.report.write_report import write_report
 from hpc_jepa.runs.run_dir import RunDir, StudyDir
-from hpc_jepa.study.grid import StudyCell, expand_study
+from hpc_jepa.study.cell import StudyCell
+from hpc_jepa.study.grid import expand_study
 
 DOCS = Path(__file__).parents[1] / "docs"
 RECORDS = DOCS / "reference_study" / "records"

@@ -19,7 +19,7 @@ from hpc_jepa.io.escape import shell_command, visible
 if TYPE_CHECKING:
     from hpc_jepa.config.cluster import Profile
     from hpc_jepa.runs.run_dir import StudyDir
-    from hpc_jepa.study.grid import StudyCell
+    from hpc_jepa.study.cell import StudyCell
     from hpc_jepa.study.local import FailedTask
 
 app = typer.Typer(no_args_is_help=True)

@@ -6,9 +6,9 @@ from rich.table import Table
 
 from hpc_jepa.cli.console import plural, stdout_console
 from hpc_jepa.config.cluster import ClusterConfig
+from hpc_jepa.study.cell import StudyCell
 from hpc_jepa.study.forecast import RegimeForecast, StudyForecast
 from hpc_jepa.study.gpu_memory import GIB, MemoryPlan, poolers_bytes
-from hpc_jepa.study.grid import StudyCell
 from hpc_jepa.study.packing import pooled_trainings, sharing_note
 from hpc_jepa.study.shapes import EXCHANGE_RATE, JobShape, ShapePrice, cheapest
 

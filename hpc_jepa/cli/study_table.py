@@ -11,7 +11,7 @@ from rich.text import Text
 
 from hpc_jepa.cli.console import clock, stdout_console
 from hpc_jepa.runs.run_dir import StudyDir
-from hpc_jepa.study.grid import StudyCell
+from hpc_jepa.study.cell import StudyCell
 from hpc_jepa.study.status import CellStatus, StudyStatus, read_study_status
 
 REFRESH = 5.0  # seconds

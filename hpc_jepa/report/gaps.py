@@ -10,7 +10,8 @@ from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.report.results import RANDOM, Panel, ResultRow, panel_of
 from hpc_jepa.report.run_report import RunReport, run_label
 from hpc_jepa.runs.run_dir import StudyDir
-from hpc_jepa.study.grid import StudyCell, expand_study
+from hpc_jepa.study.cell import StudyCell
+from hpc_jepa.study.grid import expand_study
 from hpc_jepa.study.looks_file import not_needed, read_looks
 from hpc_jepa.study.status import missing_result
 

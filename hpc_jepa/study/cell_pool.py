@@ -30,7 +30,7 @@ from hpc_jepa.io.retry import list_if_exists
 from hpc_jepa.runs.lease import HEARTBEAT_INTERVAL, LEASE_TIMEOUT, LeaseHolder, file_system_time, read_holder
 from hpc_jepa.runs.process_identity import on_this_machine
 from hpc_jepa.runs.run_dir import RunDir
-from hpc_jepa.study.grid import is_trained, waits_for
+from hpc_jepa.study.cell import is_trained, waits_for
 from hpc_jepa.study.task import StudyTask, TaskKind
 
 LOG = logging.getLogger(__name__)

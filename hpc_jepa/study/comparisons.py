@@ -14,7 +14,8 @@ from hpc_jepa.evaluation.record import ProbeRecord, read_predictions, read_recor
 from hpc_jepa.evaluation.stats.accuracy import PROPORTION, Scale
 from hpc_jepa.evaluation.stats.blocked import Comparison, SeedScores, compare_with_reference
 from hpc_jepa.evaluation.stats.metrics import METRICS, clip_scores, scale_of
-from hpc_jepa.study.grid import CellEvaluation, StudyCell, deciding_evaluations
+from hpc_jepa.study.cell import CellEvaluation, StudyCell
+from hpc_jepa.study.cell_evaluations import deciding_evaluations
 from hpc_jepa.study.row_names import RowNames, row_names
 from hpc_jepa.study.status import is_evaluated
 

@@ -9,8 +9,8 @@ from statistics import median
 from hpc_jepa.config.cluster import ClusterConfig
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.runs.metrics_log import last_metrics
+from hpc_jepa.study.cell import StudyCell
 from hpc_jepa.study.gpu_memory import MemoryPlan, checkpoint_bytes, memory_plan
-from hpc_jepa.study.grid import StudyCell
 from hpc_jepa.study.sizes import model_size
 
 ASSUMED_MFU = 0.3

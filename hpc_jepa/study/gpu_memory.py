@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from hpc_jepa.config.model import EncoderConfig, PredictorConfig
 from hpc_jepa.config.run import RunConfig
-from hpc_jepa.study.grid import StudyCell
+from hpc_jepa.study.cell import StudyCell
 from hpc_jepa.study.sizes import ModelSize, model_size
 
 GIB = 2**30

@@ -14,8 +14,8 @@ from hpc_jepa.io.jsonl import read_jsonl, read_sound
 from hpc_jepa.io.retry import read_if_exists
 from hpc_jepa.io.validation import parse_json
 from hpc_jepa.runs.run_dir import StudyDir
+from hpc_jepa.study.cell import StudyCell
 from hpc_jepa.study.cell_pool import CellPool, Claim
-from hpc_jepa.study.grid import StudyCell
 from hpc_jepa.study.slurm_cli import JobState, sacct_jobs, squeue_jobs
 from hpc_jepa.study.task import TaskKind
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from hpc_jepa.devices import VISIBLE
 from hpc_jepa.errors import EXIT_INTERRUPTED, DataError, InputError
-from hpc_jepa.study.grid import StudyCell
+from hpc_jepa.study.cell import StudyCell
 from hpc_jepa.study.slots import Slot, TaskSlots
 from hpc_jepa.study.status import CellStatus, cell_status, is_evaluated, status_or_damaged, unevaluated_steps
 from hpc_jepa.study.task import StudyTask, evaluation_task, last_log_line, online_task, training_task

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from hpc_jepa.config.cluster import Profile
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.errors import InputError
+from hpc_jepa.study.cell import StudyCell
 from hpc_jepa.study.cell_pool import PooledTask
-from hpc_jepa.study.grid import StudyCell
 from hpc_jepa.study.task import evaluation_task, training_task
 
 

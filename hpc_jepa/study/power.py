@@ -21,9 +21,10 @@ from hpc_jepa.evaluation.stats.planning import (
     seeds_needed,
 )
 from hpc_jepa.runs.run_dir import StudyDir
+from hpc_jepa.study.cell import StudyCell
 from hpc_jepa.study.comparisons import StudyComparisons
 from hpc_jepa.study.forecast import forecast_study
-from hpc_jepa.study.grid import StudyCell, expand_study
+from hpc_jepa.study.grid import expand_study
 
 
 @dataclass(frozen=True)

@@ -18,8 +18,8 @@ from hpc_jepa.evaluation.tasks.text import require_captions, require_sentence_en
 from hpc_jepa.objectives.registry import validate_objectives
 from hpc_jepa.runs.acquire import refuse_other_config
 from hpc_jepa.runs.run_dir import RunDir
+from hpc_jepa.study.cell import CellEvaluation, StudyCell
 from hpc_jepa.study.gpu_memory import GIB, memory_plan, poolers_bytes
-from hpc_jepa.study.grid import CellEvaluation, StudyCell
 from hpc_jepa.study.status import status_or_damaged
 from hpc_jepa.trackers.clients import require_trackers
 

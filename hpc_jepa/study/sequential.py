@@ -14,8 +14,9 @@ from hpc_jepa.errors import HpcJepaError, InputError
 from hpc_jepa.evaluation.record import ProbeRecord, read_record
 from hpc_jepa.evaluation.stats.sequential import CONFIRMED, METHOD, SPENDING, Decision, SequentialRule
 from hpc_jepa.runs.run_dir import StudyDir
+from hpc_jepa.study.cell import StudyCell
 from hpc_jepa.study.comparisons import Arm, Compared, Question, StudyComparisons
-from hpc_jepa.study.grid import StudyCell, expand_study
+from hpc_jepa.study.grid import expand_study
 from hpc_jepa.study.looks_file import (
     LooksFile,
     RecordedDecision,

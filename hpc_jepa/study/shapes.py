@@ -7,9 +7,9 @@ from typing import Any
 
 from hpc_jepa.config.cluster import ClusterConfig, ResourcesConfig
 from hpc_jepa.config.run import RunConfig
+from hpc_jepa.study.cell import StudyCell
 from hpc_jepa.study.forecast import HOUR, estimated_step, step_time
 from hpc_jepa.study.gpu_memory import FP32, GIB, memory_plan
-from hpc_jepa.study.grid import StudyCell
 from hpc_jepa.study.sizes import model_size
 
 EXCHANGE_RATE = 100e9

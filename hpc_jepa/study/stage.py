@@ -10,7 +10,7 @@ from hpc_jepa.data.shards.shard_folder import ShardFolder
 from hpc_jepa.data.storage import ScratchCache
 from hpc_jepa.data.tar_order import TarOrder, mixture_sampler
 from hpc_jepa.errors import DataError
-from hpc_jepa.study.grid import StudyCell
+from hpc_jepa.study.cell import StudyCell
 
 
 @dataclass(frozen=True)

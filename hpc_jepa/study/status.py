@@ -12,7 +12,7 @@ from hpc_jepa.runs.metrics_log import last_metrics
 from hpc_jepa.runs.restarts import read_starts
 from hpc_jepa.runs.run_dir import StudyDir
 from hpc_jepa.runs.state import RunState
-from hpc_jepa.study.grid import CellEvaluation, StudyCell
+from hpc_jepa.study.cell import CellEvaluation, StudyCell
 from hpc_jepa.study.job_log import CellJobs, JobLog, JobQueue, fetch_job_queue, newest
 from hpc_jepa.study.task import evaluation_task, last_log_line, training_task
 

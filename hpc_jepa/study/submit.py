@@ -19,8 +19,9 @@ from hpc_jepa.errors import InputError
 from hpc_jepa.io.atomic import exclusive_lock
 from hpc_jepa.runs.lease import read_holder
 from hpc_jepa.runs.run_dir import StudyDir
+from hpc_jepa.study.cell import StudyCell
 from hpc_jepa.study.cell_pool import CellPool, PooledTask
-from hpc_jepa.study.grid import StudyCell, create_study_dir, expand_study
+from hpc_jepa.study.grid import create_study_dir, expand_study
 from hpc_jepa.study.job_log import JobLog, JobQueue, SubmittedJob, array_ids, fetch_job_queue
 from hpc_jepa.study.packing import pooled_evaluations, pooled_trainings, refuse_online_packed, sharing_note
 from hpc_jepa.study.preflight import group_by_reason, preflight_errors

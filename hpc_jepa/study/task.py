@@ -18,7 +18,7 @@ from hpc_jepa.config.cluster import COMMAND_NUMBER
 from hpc_jepa.errors import EXIT_INTERRUPTED
 from hpc_jepa.io.atomic import no_follow
 from hpc_jepa.runs.run_dir import StudyDir, task_log_file
-from hpc_jepa.study.grid import StudyCell
+from hpc_jepa.study.cell import StudyCell
 from hpc_jepa.training.shutdown import WallTime
 
 TaskKind = Literal["train", "evaluate", "follow", "report", "look"]

@@ -27,7 +27,7 @@ from hpc_jepa.runs.process_identity import is_in_use
 from hpc_jepa.runs.restarts import read_starts
 from hpc_jepa.runs.run_dir import RunDir, StudyDir
 from hpc_jepa.runs.state import read_state
-from hpc_jepa.study.grid import CellEvaluation, StudyCell
+from hpc_jepa.study.cell import CellEvaluation, StudyCell
 from hpc_jepa.study.job_log import JobLog
 from hpc_jepa.study.looks_file import not_needed, read_looks
 from hpc_jepa.study.status import read_study_status

@@ -9,7 +9,8 @@ from simulated_records import record_facts, write_answers, write_run
 
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.study import StudyConfig
-from hpc_jepa.study.grid import StudyCell, create_study_dir, expand_study
+from hpc_jepa.study.cell import StudyCell
+from hpc_jepa.study.grid import create_study_dir, expand_study
 
 
 @dataclass

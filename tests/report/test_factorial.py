@@ -10,7 +10,8 @@ from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.report.factorial import factorial_designs
 from hpc_jepa.report.write_report import write_report
-from hpc_jepa.study.grid import StudyCell, expand_study
+from hpc_jepa.study.cell import StudyCell
+from hpc_jepa.study.grid import expand_study
 from tests.report.simulated_study import SimulatedStudy
 from tests.report.test_verdict import collect
 

@@ -15,7 +15,7 @@ from hpc_jepa.data.shards.builder import build_shards, make_recipe
 from hpc_jepa.data.shards.shard_folder import ShardFolder
 from hpc_jepa.data.sources.motion8 import Motion8
 from hpc_jepa.data.tar_order import TarOrder, mixture_sampler
-from hpc_jepa.study.grid import StudyCell
+from hpc_jepa.study.cell import StudyCell
 from hpc_jepa.study.stage import plan_stage, stage
 
 

@@ -10,6 +10,20 @@ from hpc_jepa.data.sources.annotations import ClassNumbers
 from hpc_jepa.errors import InputError
 
 
+def refuse_other_classes(train: Path, test: Path, classes: int) -> None:
+    """Raise InputError if the manifests of two splits show that they do not have the ``classes`` of a benchmark.
+
+    Reads no sample: shards that list more classes than the benchmark may have samples of those alone.
+    """
+    listed = len(read_manifest(train).classes)
+    if 0 < listed < classes:
+        raise InputError(
+            f"{train}: {listed} classes, but the benchmark has classes: {classes}; set classes: {listed} in it, or "
+            "train: to shards that have all of them"
+        )
+    training_numbers(train, test)
+
+
 def training_numbers(train: Path, test: Path) -> NDArray[np.int64] | None:
     """[classes of ``test``]: the number that each has in ``train``; None if it is its own, or if names are unknown.
 

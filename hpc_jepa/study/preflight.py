@@ -12,6 +12,7 @@ from hpc_jepa.data.shards.manifest import read_manifest
 from hpc_jepa.data.storage import parse_location
 from hpc_jepa.distributed import local_rows
 from hpc_jepa.errors import HpcJepaError, InputError
+from hpc_jepa.evaluation.class_names import refuse_other_classes
 from hpc_jepa.evaluation.probes.probe_registry import validate_probes
 from hpc_jepa.evaluation.tasks.robustness import robustness_probes
 from hpc_jepa.evaluation.tasks.text import require_captions, require_sentence_encoder
@@ -27,7 +28,7 @@ from hpc_jepa.trackers.clients import require_trackers
 def preflight_errors(cells: Iterable[StudyCell], cluster: ClusterConfig | None = None) -> dict[Path, str]:
     """Run folders of cells that cannot run, each with a one-line reason."""
     errors: dict[Path, str] = {}
-    shards_error, captions_error = cache(_shards_error), cache(_captions_error)
+    shards_error, captions_error, classes_error = cache(_shards_error), cache(_captions_error), cache(_classes_error)
     cells = list(cells)
     by_folder = {cell.folder: cell for cell in cells}
     for cell in cells:
@@ -36,7 +37,7 @@ def preflight_errors(cells: Iterable[StudyCell], cluster: ClusterConfig | None =
             protocol = evaluation.benchmark.protocols[evaluation.protocol]
             shards += [str(protocol.train), str(protocol.test)]
         reason = _cell_error(cell, cluster) or next(filter(None, map(shards_error, shards)), None)
-        reason = reason or _without_captions(cell, captions_error)
+        reason = reason or _other_classes(cell, classes_error) or _without_captions(cell, captions_error)
         if cell.after is not None and cell.after in by_folder:
             reason = reason or _phase_error(cell, by_folder[cell.after], errors.get(cell.after))
         if reason:
@@ -94,6 +95,15 @@ def _check_task(evaluation: CellEvaluation) -> None:
             require_sentence_encoder()
     except InputError as error:
         raise InputError(f"{evaluation.where}: {error}") from error
+
+
+def _other_classes(cell: StudyCell, classes_error: Callable[[Path, Path, int], str | None]) -> str | None:
+    """Why the classes of an evaluation are not those of its shards, with its key in the study; None if all are."""
+    for evaluation in cell.evaluations:
+        protocol, classes = evaluation.benchmark.protocols[evaluation.protocol], evaluation.benchmark.classes
+        if classes and (error := classes_error(protocol.train, protocol.test, classes)):
+            return f"{evaluation.where}: {evaluation.file}: {error}"
+    return None
 
 
 def _without_captions(cell: StudyCell, captions_error: Callable[[Path], str | None]) -> str | None:
@@ -167,6 +177,14 @@ def _check_memory(cell: StudyCell, cluster: ClusterConfig) -> None:
                 f"{name}: its candidates need {size / GIB:.0f} GiB per GPU, but the cluster has "
                 f"{cluster.gpu_memory_gib:g}; set fewer of lr, weight_decay or probe_seeds"
             )
+
+
+def _classes_error(train: Path, test: Path, classes: int) -> str | None:
+    try:
+        refuse_other_classes(train, test, classes)
+    except HpcJepaError as error:
+        return str(error)
+    return None
 
 
 def _captions_error(folder: Path) -> str | None:

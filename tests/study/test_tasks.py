@@ -140,6 +140,21 @@ def test_tasks_that_a_benchmark_cannot_serve_are_refused_with_file_line_and_key(
     assert f"{path.name}:" in reason and "evaluations.0.overrides" in reason and "robustness.corruptions" in reason
 
 
+@pytest.mark.parametrize("task", ["probe", "few_shot"])
+def test_classes_that_the_shards_do_not_have_are_refused_before_anything_is_trained(
+    write_study, tiny_benchmark, motion_shards, task
+):
+    path = write_study({}, {"task": task}, benchmark={**tiny_benchmark, "classes": 48})
+    (reason,) = preflight_errors(cells_of(path)).values()
+    assert f"{path.name}:" in reason and "evaluations.0" in reason and "benchmark.yaml" in reason
+    assert (
+        "classes: 48" in reason
+        and "classes: 8" in reason
+        and tiny_benchmark["protocols"]["standard"]["train"] in reason
+    )
+    assert preflight_errors(cells_of(write_study({}, {"task": task}))) == {}
+
+
 def test_looks_and_power_are_of_probes(write_study):
     path = write_study(FEW_SHOT, {}, seeds=[0, 1], variants=["baseline", "fwm"], sequential={"looks": [2]})
     assert read_config(StudyConfig, [path]).probed == ("benchmark.yaml",)

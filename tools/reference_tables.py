@@ -41,7 +41,7 @@ class ReferenceStudy:
     def columns(self) -> list[ColumnScores]:
         """Scores of the deciding column of each benchmark, in the order of the study's evaluations."""
         found = {scores.column.benchmark: scores for _, scores in self.scores.deciding_columns()}
-        study = read_config(StudyConfig, [self.data.runs[0].dir.study.config_file])
+        study = read_config(StudyConfig, [self.data.runs[0].study.config_file])
         return [found[evaluation.benchmark] for evaluation in study.evaluations]
 
     @property

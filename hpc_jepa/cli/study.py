@@ -72,6 +72,7 @@ def study_plan(
                 "folder": str(cell.folder),
                 "arguments": cell.arguments,
                 "error": errors.get(cell.folder),
+                "reused_from": cell.reused_from,
                 "evaluations": [each.facts for each in cell.evaluations],
             }
             for cell in cells
@@ -79,6 +80,7 @@ def study_plan(
         typer.echo(json.dumps({"cells": rows, "forecast": asdict(forecast), "shapes": shapes_as_json(prices)}))
     else:
         show_plan(cells, site, forecast, prices, on_slurm=cluster != "local")
+        _note_absent(config, runs)
         if looks := config.sequential:
             seeds = ", ".join(map(str, looks.looks))
             typer.echo(
@@ -215,9 +217,11 @@ def study_cancel(study: StudyName, runs: Runs = Path("runs")) -> None:
     cancelled = cancel_study(_cells(study, runs), _folder(study, runs))
     if cancelled.warning:
         CONSOLE.print(f"warning: {cancelled.warning}; its job is not cancelled", highlight=False)
+    if cancelled.left:
+        CONSOLE.print(f"{plural(cancelled.left, 'run', 'runs')} of other studies: left alone", highlight=False)
     if not cancelled.jobs and not cancelled.processes:
         CONSOLE.print(
-            "nothing cancelled: no job is queued, and no run is training on this machine "
+            "nothing cancelled: no job is queued, and no run of the study is training on this machine "
             "(Ctrl-C in study submit also stops an evaluation)",
             highlight=False,
         )
@@ -253,7 +257,12 @@ def study_status(
     if as_json:
         view = status.read_study_status(cells, folder)
         rows = [
-            {"folder": cell.folder, **asdict(found), "evaluations": status.evaluations_as_json(cell)}
+            {
+                "folder": cell.folder,
+                "reused_from": cell.reused_from,
+                **asdict(found),
+                "evaluations": status.evaluations_as_json(cell),
+            }
             for cell, found in zip(cells, view.statuses, strict=True)
         ]
         typer.echo(json.dumps(rows, default=str))
@@ -300,6 +309,7 @@ def _run_locally(study: str, runs: Path, local: _LocalRequest, only_unfinished: 
         return _run_looks(config, cells, runs, local, only_unfinished, skip_failed)
     take_looks(config, StudyDir(runs / config.study))
     folder = create_study_dir(config, runs)
+    _note_absent(config, runs)
     if only_unfinished:
         cells = read_study_status(cells, folder).unfinished
         if not cells:
@@ -385,7 +395,9 @@ def _raise_failures(failures: "Sequence[FailedTask]", cells: int) -> None:
 def _submit(study: str, profile: "Profile", runs: Path, only_unfinished: bool, skip_failed: bool) -> None:
     from hpc_jepa.study.submit import submit_study
 
-    outcome = submit_study(_config(study), profile, runs, only_unfinished=only_unfinished, skip_failed=skip_failed)
+    config = _config(study)
+    outcome = submit_study(config, profile, runs, only_unfinished=only_unfinished, skip_failed=skip_failed)
+    _note_absent(config, runs)
     if outcome.step is not None:
         from hpc_jepa.cli.study_next import report_looks
 
@@ -400,6 +412,16 @@ def _submit(study: str, profile: "Profile", runs: Path, only_unfinished: bool, s
         raise HpcJepaError(f"{sum(len(folders) for _, folders in outcome.refused)} cells were not queued: {reasons}")
 
 
+def _note_absent(study: StudyConfig, runs: Path) -> None:
+    """Say which studies of ``reuse`` were not submitted yet."""
+    from hpc_jepa.study.reuse import absent_studies
+
+    if absent := absent_studies(study, runs):
+        CONSOLE.print(
+            f"reuse: nothing of {', '.join(absent)}, not submitted below {runs} yet", highlight=False, soft_wrap=True
+        )
+
+
 def _labels(cells: Sequence["StudyCell"]) -> list[str]:
     """Short labels: only the fields in which the cells differ."""
     regimes = {cell.config.regime for cell in cells}
@@ -408,6 +430,7 @@ def _labels(cells: Sequence["StudyCell"]) -> list[str]:
         (f"{cell.config.regime} " if len(regimes) > 1 else "")
         + cell.folder.parent.name
         + (f" seed {cell.config.seed}" if len(seeds) > 1 else "")
+        + (f" of {cell.reused_from}" if cell.reused else "")
         for cell in cells
     ]
 

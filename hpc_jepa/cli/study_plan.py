@@ -11,6 +11,7 @@ from hpc_jepa.study.forecast import RegimeForecast, StudyForecast
 from hpc_jepa.study.gpu_memory import GIB, MemoryPlan, poolers_bytes
 from hpc_jepa.study.packing import pooled_trainings, sharing_note
 from hpc_jepa.study.shapes import EXCHANGE_RATE, JobShape, ShapePrice, cheapest
+from hpc_jepa.study.status import is_only_evaluated
 
 HOUR = 3600
 UNKNOWN = "?"
@@ -30,20 +31,34 @@ def show_plan(
     console.print(f"evaluated on: {_benchmarks(cells[-1])}", highlight=False, soft_wrap=True)
     for name, size in poolers_bytes(cells[0]).items():
         console.print(f"{name}: {size / GIB:.2f} GiB on each GPU", highlight=False, soft_wrap=True)
-    console.print(_regimes(forecast.regimes))
+    if forecast.regimes:
+        console.print(_regimes(forecast.regimes))
     for each in forecast.regimes:
         source = each.step.source if each.step else "unknown; set --step-seconds, or gpu_tflops in the profile"
         console.print(f"{each.regime}: step time {source}", highlight=False, soft_wrap=True)
         if each.step and each.step.launch_bound:
             console.print(f"{each.regime}: {LAUNCH_BOUND}", style="yellow", highlight=False, soft_wrap=True)
         console.print(f"{each.regime}: on each GPU {_memory(each.memory)}", highlight=False, soft_wrap=True)
-    folder = cells[0].config.runs / cells[0].config.study
-    console.print(f"{len(cells)} runs, in {folder}/<regime>/<variant>/seed-<n>", highlight=False, soft_wrap=True)
-    console.print(_total(forecast, site, len(cells), on_slurm), highlight=False, soft_wrap=True)
+    for line in _places(cells):
+        console.print(line, highlight=False, soft_wrap=True)
+    trained = sum(map(is_only_evaluated, cells))
+    console.print(_total(forecast, site, len(cells) - trained, on_slurm), highlight=False, soft_wrap=True)
     if best := cheapest(prices):
         console.print(_shapes(prices, best))
         for line in _advice(cells, site, prices, best):
             console.print(line, highlight=False, soft_wrap=True)
+
+
+def _places(cells: Sequence[StudyCell]) -> list[str]:
+    """Where the runs are: those of the study, and those of each other study that it reuses."""
+    by_study: dict[tuple[bool, str], list[StudyCell]] = {}
+    for cell in cells:
+        by_study.setdefault((cell.reused, str(cell.owner.path)), []).append(cell)
+    lines = []
+    for (reused, folder), group in by_study.items():
+        trained = f", reused: {sum(map(is_only_evaluated, group))} trained, at no cost" if reused else ""
+        lines.append(f"{plural(len(group), 'run', 'runs')}, in {folder}/<regime>/<variant>/seed-<n>{trained}")
+    return sorted(lines, key=lambda line: ", reused: " in line)
 
 
 def _variants(cells: Sequence[StudyCell]) -> Table:
@@ -135,7 +150,7 @@ def _total(forecast: StudyForecast, site: ClusterConfig, cells: int, on_slurm: b
     gpus = site.train.gpus
     hours = f"{forecast.gpu_hours:,.0f} GPU-hours, " if forecast.gpu_hours is not None and gpus else ""
     days = f"{forecast.days:.1f} days" if forecast.days is not None else "unknown time"
-    at_once = min(site.max_concurrent_jobs * site.train.cells_per_job, cells)
+    at_once = min(site.max_concurrent_jobs * site.train.cells_per_job, max(cells, 1))
     line = f"pretraining: {hours}{days} with {at_once} at a time; {forecast.disk / GIB:,.1f} GiB of disk"
     if not on_slurm:
         return line

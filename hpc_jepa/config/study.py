@@ -12,6 +12,7 @@ from hpc_jepa.config.study_evaluations import DecidesConfig, Evaluations
 from hpc_jepa.config.study_variants import RunPhase, Seeds, VariantConfig, check_cell_keys, sets_key
 from hpc_jepa.config.sweep import DOTTED, override_text, value_name
 
+StudyName = Annotated[str, Field(pattern=r"^\w[\w.-]*$")]
 MAX_CELLS = 10_000
 """Limit of the runs of a study."""
 
@@ -19,7 +20,7 @@ MAX_CELLS = 10_000
 class StudyConfig(RootConfig):
     """Every combination of regime, variant and seed is one run."""
 
-    study: str = Field(pattern=r"^\w[\w.-]*$")
+    study: StudyName
     about: AboutConfig = Field(
         AboutConfig(), description="question and limits of the study as text, or with what answers it; see AboutConfig"
     )
@@ -35,6 +36,11 @@ class StudyConfig(RootConfig):
     )
     phases: tuple[RunPhase, ...] = Field((), description="runs of each variant one after the other; empty: one run")
     evaluations: Evaluations = ()
+    reuse: tuple[StudyName, ...] = Field(
+        (),
+        description="other studies below RUNS, whose runs with the same regime, variant, seed and settings are used",
+        exclude_if=lambda value: not value,
+    )
     sequential: SequentialConfig | None = Field(None, description="null: all seeds of all variants")
     confirmation: ConfirmationConfig | None = Field(None, description="null: the looks of sequential decide")
 
@@ -120,6 +126,20 @@ class StudyConfig(RootConfig):
         """The probe and protocol that decide on a benchmark, named as in ``evaluations``; None: the first ones."""
         found = (entry.decides for entry in self.evaluations if entry.is_probed(benchmark))
         return next((decides for decides in found if decides and (decides.probe or decides.protocol)), None)
+
+    @model_validator(mode="after")
+    def _reuses_whole_runs(self) -> "StudyConfig":
+        for index, name in enumerate(self.reuse):
+            if name == self.study or name in self.reuse[:index]:
+                message = f"'{name}' is this study" if name == self.study else f"'{name}' is listed twice"
+                raise SettingError(("reuse", str(index)), f"{message}; remove it")
+        for key, other, reason in (
+            ("sequential", self.sequential, "whose error holds for results that nobody has seen"),
+            ("phases", self.phases, "each of which begins with a run of this study"),
+        ):
+            if self.reuse and other:
+                raise SettingError(("reuse",), f"not together with {key}:, {reason}; remove one of them")
+        return self
 
     @property
     def run_seeds(self) -> tuple[int, ...]:

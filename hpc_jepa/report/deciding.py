@@ -22,7 +22,7 @@ def deciding_metrics(runs: Iterable[RunReport]) -> dict[StudyBenchmark, MetricNa
     by_study: dict[Path, Mapping[str, MetricName]] = {}
     found: dict[StudyBenchmark, tuple[MetricName, Path | None]] = {}
     for run in runs:
-        file = run.dir.study.config_file
+        file = run.study.config_file
         if file not in by_study:
             by_study[file] = _of_study(file)
         found |= {(run.config.study, name): (metric, None) for name, metric in by_study[file].items()}
@@ -43,7 +43,7 @@ def deciding_columns(runs: Iterable[RunReport]) -> dict[StudyBenchmark, DecidesC
     found: dict[StudyBenchmark, DecidesConfig] = {}
     seen: set[tuple[str, Path]] = set()
     for run in runs:
-        file = run.dir.study.config_file
+        file = run.study.config_file
         if (run.config.study, file) not in seen:
             seen.add((run.config.study, file))
             named = {name: each for name, each in _decisions(file).items() if each.probe or each.protocol}

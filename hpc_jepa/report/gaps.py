@@ -36,7 +36,7 @@ def find_gaps(runs: Sequence[RunReport], rows: Sequence[ResultRow]) -> list[str]
 
 def _grids(runs: Sequence[RunReport]) -> dict[Path, list[StudyCell] | InputError]:
     """Cells of each ``study.yaml``, or why there are none; only for a report on the whole study."""
-    files = dict.fromkeys(run.dir.study.config_file for run in runs if run.whole_study)
+    files = dict.fromkeys(run.study.config_file for run in runs if run.whole_study)
     return {path: _expanded(path) for path in files if path.is_file()}
 
 
@@ -50,7 +50,7 @@ def _expanded(path: Path) -> list[StudyCell] | InputError:
 def _stops_at_prefix(run: RunReport) -> bool:
     """Whether a run is one of looks at a prefix of the steps, and has done those: it is trained no further."""
     try:
-        looks = read_looks(run.dir.study)
+        looks = read_looks(run.study)
     except DataError:  # named among the gaps
         return False
     if looks is None or looks.rule.prefix is None or run.state is None or run.config.seed not in looks.rule.seeds:
@@ -60,8 +60,10 @@ def _stops_at_prefix(run: RunReport) -> bool:
 
 def _never_started(runs: Sequence[RunReport], grids: Mapping[Path, list[StudyCell] | InputError]) -> list[str]:
     """Cells of ``study.yaml`` without a run folder."""
-    started = {run.dir.path.resolve() for run in runs}
-    return [line for path, cells in grids.items() for line in _absent(path, cells, started)]
+    started: dict[Path, set[Path]] = {}
+    for run in runs:
+        started.setdefault(run.study.config_file, set()).add(run.dir.path.resolve())
+    return [line for path, cells in grids.items() for line in _absent(path, cells, started[path])]
 
 
 def _absent(path: Path, cells: list[StudyCell] | InputError, started: set[Path]) -> list[str]:
@@ -89,11 +91,14 @@ def _unfinished(runs: Iterable[RunReport]) -> list[str]:
 
 def _unevaluated(runs: Iterable[RunReport], rows: Sequence[ResultRow]) -> list[str]:
     trained = [row for row in rows if row.is_trained]
-    expected = list(dict.fromkeys((row.regime, row.benchmark, row.protocol, row.weights, row.probe) for row in trained))
+    expected: dict[tuple[str, str], dict[tuple[str, str, str, str], None]] = {}
+    for row in trained:
+        own = expected.setdefault((row.study, row.regime), {})
+        own[row.benchmark, row.protocol, row.weights, row.probe] = None
     lines = []
     for run in runs:
         recorded = {
-            (run.config.regime, record.benchmark, record.protocol, result.weights, result.probe)
+            (record.benchmark, record.protocol, result.weights, result.probe)
             for record in run.records.values()
             for result in record.results
         }
@@ -103,29 +108,31 @@ def _unevaluated(runs: Iterable[RunReport], rows: Sequence[ResultRow]) -> list[s
             for record in run.records.values()
             if record.run.step < record.run.steps
         ]
-        gaps = [cell for cell in expected if cell[0] == run.config.regime and cell not in recorded]
-        lines += [
-            f"{run.label}: not evaluated: {b}, {p}, {weights} weights, {probe}" for _, b, p, weights, probe in gaps
-        ]
+        gaps = [each for each in expected.get((run.config.study, run.config.regime), ()) if each not in recorded]
+        lines += [f"{run.label}: not evaluated: {b}, {p}, {weights} weights, {probe}" for b, p, weights, probe in gaps]
     return lines
 
 
 def _without_tasks(runs: Sequence[RunReport], grids: Mapping[Path, list[StudyCell] | InputError]) -> list[str]:
     """Runs without a further task that the study lists, or that other runs of their regime have."""
-    found = {run.dir.path: _task_records(run) for run in runs}
+    records = [_task_records(run) for run in runs]
     others: dict[tuple[str, str], dict[TaskKey, None]] = {}
-    for run in runs:
-        others.setdefault((run.config.study, run.config.regime), {}).update(dict.fromkeys(found[run.dir.path]))
-    cells = [cell for grid in grids.values() if not isinstance(grid, InputError) for cell in grid]
-    by_folder = {cell.folder.resolve(): cell for cell in cells}
+    for run, found in zip(runs, records, strict=True):
+        others.setdefault((run.config.study, run.config.regime), {}).update(dict.fromkeys(found))
+    by_folder = {
+        (file, cell.folder.resolve()): cell
+        for file, grid in grids.items()
+        if not isinstance(grid, InputError)
+        for cell in grid
+    }
     lines = []
-    for run in runs:
+    for run, found in zip(runs, records, strict=True):
         if run.state is None or run.state.state != "done":
             continue  # named as unfinished
-        cell = by_folder.get(run.dir.path.resolve())
+        cell = by_folder.get((run.study.config_file, run.dir.path.resolve()))
         listed = _unserved(cell) if cell is not None else {}
         expected = others[run.config.study, run.config.regime]
-        absent = {key: "" for key in expected if key not in found[run.dir.path]}
+        absent = {key: "" for key in expected if key not in found}
         for (task, benchmark, protocol), reason in {**absent, **listed}.items():
             shown = f" ({reason})" if reason not in ("", "no record") else ""
             lines.append(f"{run.label}: not evaluated: {benchmark}, {protocol}, {task}{shown}")

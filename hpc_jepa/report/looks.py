@@ -22,8 +22,8 @@ NAMES: dict[Decision, str] = {
 def sequential_findings(runs: Iterable[RunReport]) -> list[str]:
     """Decisions of every sequential study among the runs, from its ``looks.json``, which may be damaged."""
     findings = []
-    for folder in dict.fromkeys(run.dir.study.path for run in runs if run.whole_study):
-        study = next(run.dir.study for run in runs if run.dir.study.path == folder)
+    for folder in dict.fromkeys(run.study.path for run in runs if run.whole_study):
+        study = next(run.study for run in runs if run.study.path == folder)
         try:
             looks = read_looks(study)
         except DataError as error:
@@ -44,11 +44,11 @@ def judge_by_looks(grids: Sequence[ResultGrid], runs: Sequence[RunReport]) -> li
 
 def sequential_studies(runs: Iterable[RunReport]) -> set[str]:
     """Names of the studies that have a ``looks.json``."""
-    return {run.config.study for run in runs if run.dir.study.looks_file.exists()}
+    return {run.config.study for run in runs if run.study.looks_file.exists()}
 
 
 def _judged(grid: ResultGrid, runs: Sequence[RunReport]) -> ResultGrid:
-    study = next((run.dir.study for run in runs if run.dir.study.looks_file.exists()), None)
+    study = next((run.study for run in runs if run.study.looks_file.exists()), None)
     if study is None:
         return grid
     try:

@@ -89,7 +89,7 @@ def read_studies(runs: Sequence[RunReport]) -> dict[str, StudyConfig]:
     """The configuration of each study that asks a question and has a sound ``study.yaml``."""
     found: dict[str, StudyConfig] = {}
     for run in runs:
-        path = Path(run.dir.study.config_file)
+        path = Path(run.study.config_file)
         if run.config.study in found or not path.is_file():
             continue
         try:

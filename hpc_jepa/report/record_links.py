@@ -57,7 +57,7 @@ class RecordLinks:
             key = (row.study, row.regime, label((row.variant, row.semantics)), str(ResultColumn.of(row)))
             if row.weights != "student" and row.seed in compared.get(key, ()):
                 cells.setdefault(key, {})[row.seed] = known.of_row(row)
-        studies = dict.fromkeys(run.dir.study.path for run in runs)
+        studies = dict.fromkeys(run.study.path for run in runs)
         here = folder.resolve()
         return cls(
             folder,

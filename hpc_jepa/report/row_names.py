@@ -16,7 +16,7 @@ def read_row_names(runs: Sequence[RunReport]) -> dict[str, RowNames]:
     """Row names of each study: the default without a sound ``study.yaml`` beside its runs."""
     files: dict[str, list[Path]] = {}
     for run in runs:
-        files.setdefault(run.config.study, []).append(run.dir.study.config_file)
+        files.setdefault(run.config.study, []).append(run.study.config_file)
     return {study: _from_files(dict.fromkeys(paths)) for study, paths in files.items()}
 
 

@@ -70,7 +70,7 @@ def write_report(
     if published is not None:
         study = read_published(published)
         data = with_published(data, study, audit_claims(claim_list, study, as_printed=True))
-    report = Report(out or _inside(runs[0].dir.study), data)
+    report = Report(out or _inside(runs[0].study), data)
     _write_files(report)
     return report
 

@@ -7,7 +7,10 @@ from typing import Any
 
 from hpc_jepa.config.benchmark import BenchmarkConfig, MetricName, ProtocolName, Task, Weights
 from hpc_jepa.config.run import RunConfig
-from hpc_jepa.runs.run_dir import RunDir
+from hpc_jepa.runs.run_dir import RunDir, StudyDir
+
+CellKey = tuple[str, str, int]
+"""Regime, folder name of the variant, and seed."""
 
 
 @dataclass(frozen=True)
@@ -20,6 +23,7 @@ class CellEvaluation:
     decides: metric that the study compares by; None: that of the benchmark.
     probe: name of the probe that decides, if this protocol does; None: the first one.
     preferred: the study names this protocol as the one that decides.
+    names_metric: the record names ``decides`` too; that of a run of another study does not.
     step: evaluate target weights of the checkpoint after this many steps instead.
     online: evaluate these while the run trains.
     """
@@ -37,6 +41,7 @@ class CellEvaluation:
     where: str = field(default="", compare=False)
     probe: str | None = None
     preferred: bool = False
+    names_metric: bool = True
 
     def __str__(self) -> str:
         task = "" if self.task == "probe" else f" {self.task}"
@@ -88,7 +93,7 @@ class CellEvaluation:
     @property
     def _common(self) -> tuple[str, ...]:
         task = () if self.task == "probe" else ("--task", self.task)
-        own = () if self.decides is None else (f"decides={self.decides}",)
+        own = () if self.decides is None or not self.names_metric else (f"decides={self.decides}",)
         settings = (f"protocols.{self.protocol}.{override}" for override in self.overrides)
         return ("--benchmark", self.file, "--protocol", self.protocol, *task, *settings, *own)
 
@@ -99,6 +104,7 @@ class StudyCell:
 
     after: folder of the run of an earlier phase whose last checkpoint it begins with.
     until: it is trained for this many steps only, the prefix that the looks of a sequential study compare.
+    reused: it is a run of another study; ``config`` and ``arguments`` are those of that study.
     """
 
     config: RunConfig
@@ -106,6 +112,22 @@ class StudyCell:
     evaluations: tuple[CellEvaluation, ...]
     after: Path | None = None
     until: int | None = None
+    reused: bool = False
+
+    @property
+    def owner(self) -> StudyDir:
+        """The study that the run belongs to."""
+        return StudyDir(self.config.runs / self.config.study)
+
+    @property
+    def reused_from(self) -> str | None:
+        """Name of the other study that the run belongs to, if it does."""
+        return self.config.study if self.reused else None
+
+    @property
+    def key(self) -> CellKey:
+        """What the run has in common with that of another study: regime, folder of the variant, seed."""
+        return self.config.regime, self.folder.parent.name, self.config.seed
 
     @property
     def steps(self) -> int:

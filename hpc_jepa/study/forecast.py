@@ -12,6 +12,7 @@ from hpc_jepa.runs.metrics_log import last_metrics
 from hpc_jepa.study.cell import StudyCell
 from hpc_jepa.study.gpu_memory import MemoryPlan, checkpoint_bytes, memory_plan
 from hpc_jepa.study.sizes import model_size
+from hpc_jepa.study.status import has_records, is_only_evaluated
 
 ASSUMED_MFU = 0.3
 """Model FLOP utilisation that is assumed as long as no step was measured."""
@@ -61,28 +62,31 @@ class StudyForecast:
 def forecast_study(
     cells: Sequence[StudyCell], cluster: ClusterConfig, step_seconds: float | None = None
 ) -> StudyForecast:
-    """Estimate the cost of all cells on a cluster. Runs of one regime and length are assumed to take equally long."""
+    """Estimate the cost of all cells on a cluster. Runs of one regime and length are assumed to take equally long.
+
+    Trained runs of other studies cost nothing, nor do their evaluations that have a record.
+    """
     by_regime: dict[str, list[StudyCell]] = {}
-    lengths = {(cell.config.regime, cell.steps) for cell in cells}
+    trainings = [cell for cell in cells if not is_only_evaluated(cell)]
+    evaluations = [cell for cell in cells if cell.evaluations and not (is_only_evaluated(cell) and has_records(cell))]
+    lengths = {(cell.config.regime, cell.steps) for cell in trainings}
     several = Counter(regime for regime, _ in lengths)
-    for cell in cells:
+    for cell in trainings:
         regime, steps = cell.config.regime, cell.steps
         by_regime.setdefault(f"{regime}, {steps:,} steps" if several[regime] > 1 else regime, []).append(cell)
     regimes = [_regime_forecast(name, group, cluster, step_seconds) for name, group in by_regime.items()]
     hours = [regime.gpu_hours for regime in regimes if regime.gpu_hours is not None]
     seconds = [regime.seconds * regime.cells for regime in regimes if regime.seconds is not None]
     known = len(seconds) == len(regimes)
-    chunks = math.ceil(len(cells) / cluster.array_limit)
-    at_once = cluster.max_concurrent_jobs * cluster.train.cells_per_job
-    rounds = math.ceil(len(cells) / (cluster.max_concurrent_jobs * cluster.evaluate.cells_per_job))
-    evaluates = any(cell.evaluations for cell in cells)
+    at_once = min(cluster.max_concurrent_jobs * cluster.train.cells_per_job, max(len(trainings), 1))
+    rounds = math.ceil(len(evaluations) / (cluster.max_concurrent_jobs * cluster.evaluate.cells_per_job))
     return StudyForecast(
         regimes,
         gpu_hours=sum(hours) if known else None,
-        days=sum(seconds) / min(at_once, len(cells)) / HOUR / 24 if known else None,
-        evaluation_days=rounds * cluster.evaluate.time / 60 / 24 if evaluates else 0.0,
+        days=sum(seconds) / at_once / HOUR / 24 if known else None,
+        evaluation_days=rounds * cluster.evaluate.time / 60 / 24,
         disk=sum(regime.disk for regime in regimes),
-        arrays=chunks * (2 if evaluates else 1),
+        arrays=sum(math.ceil(len(each) / cluster.array_limit) for each in (trainings, evaluations)),
     )
 
 

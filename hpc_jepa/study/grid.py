@@ -17,18 +17,21 @@ from hpc_jepa.study.cell_evaluations import (
     study_evaluations,
 )
 from hpc_jepa.study.grid_cells import grid_cells
+from hpc_jepa.study.reuse import reuse_runs
 
 
 def expand_study(study: StudyConfig, runs: Path) -> list[StudyCell]:
-    """All cells of the grid.
+    """All cells of the grid, with runs of other studies where it reuses them.
 
-    Raises InputError for an unknown regime, variant, benchmark or setting, and if two cells would share a folder.
+    Raises InputError for an unknown regime, variant, benchmark or setting, if two cells would share a folder, and if a
+    run to reuse has other settings.
     """
     cells = grid_cells(study, runs)
     evaluations = study_evaluations(study)
     check_outcome(study, evaluations)
     check_deciding_probes(study, evaluations)
-    return [_selecting(study, cell) for cell in _with_evaluations(cells, evaluations)]
+    evaluated = [_selecting(study, cell) for cell in _with_evaluations(cells, evaluations)]
+    return reuse_runs(study, evaluated, runs)
 
 
 def _selecting(study: StudyConfig, cell: StudyCell) -> StudyCell:

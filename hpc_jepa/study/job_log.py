@@ -26,6 +26,7 @@ class SubmittedJob(Strict):
     """A job, or one element of a job array, and the run folder it works on.
 
     ``pool``: folder of the tasks that packed jobs share; any job of that pool may work on the folder, this one first.
+    ``study``: the study that has submitted it, if it is not that of the list but one which reuses the run.
     """
 
     job: str
@@ -34,6 +35,7 @@ class SubmittedJob(Strict):
     cluster: str
     time: float
     pool: Path | None = None
+    study: str | None = None
 
     @property
     def array(self) -> str:
@@ -46,32 +48,42 @@ class _Refused(RootModel[dict[str, str]]):
 
 
 class JobLog:
-    """All jobs of one study, oldest first, and the cells that the last submission refused."""
+    """All jobs of one study, oldest first, and the cells that the last submission refused.
 
-    def __init__(self, study: StudyDir) -> None:
+    ``cells``: of the study. Trainings of runs that it reuses are in the lists of their own studies too: from there this
+    one knows of them, and the others know of its own.
+    """
+
+    def __init__(self, study: StudyDir, cells: Iterable[StudyCell] = ()) -> None:
         self.path = study.jobs_file
+        self._study = study
         self._refused = study.refused_file
+        self._owners = {owner.path: owner for owner in reused_studies(cells)}
 
     def jobs(self) -> list[SubmittedJob]:
-        """All jobs. Raises DataError naming the damaged line."""
-        return read_jsonl(self.path, SubmittedJob, REMEDY)
+        """All jobs, and trainings of runs that the study reuses. Raises DataError naming the damaged line."""
+        jobs = read_jsonl(self.path, SubmittedJob, REMEDY)
+        others = [read_jsonl(owner.jobs_file, SubmittedJob, REMEDY) for owner in self._owners.values()]
+        return _merged(jobs, others)
 
     def sound_jobs(self) -> tuple[list[SubmittedJob], str]:
-        """All jobs on sound lines, and one line about the others, empty if there are none."""
-        try:
-            jobs, errors = read_sound(self.path, SubmittedJob, REMEDY)
-        except DataError as error:  # the file cannot be read
-            return [], str(error)
-        more = f" (and {len(errors) - 1} more lines)" if len(errors) > 1 else ""
-        return jobs, f"{errors[0]}{more}" if errors else ""
+        """The same on sound lines, and one line about the others, empty if there are none."""
+        jobs, damaged = _sound_jobs(self.path)
+        others = [_sound_jobs(owner.jobs_file) for owner in self._owners.values()]
+        warnings = [damaged, *(warning for _, warning in others)]
+        return _merged(jobs, [found for found, _ in others]), "\n".join(filter(None, warnings))
 
     def append(self, jobs: Sequence[SubmittedJob]) -> None:
-        """Add jobs at the end, all or none."""
-        before = self.path.read_bytes() if self.path.exists() else b""
-        before += b"" if before.endswith(b"\n") or not before else b"\n"
-        write_atomically(
-            self.path, before + "".join(f"{job.model_dump_json(exclude_none=True)}\n" for job in jobs).encode()
-        )
+        """Add jobs at the end, all or none; trainings of reused runs first to the lists of their studies.
+
+        Of packed jobs all that share a pool: any of them may train a reused run.
+        """
+        for path, owner in self._owners.items():
+            shared = {job.pool for job in jobs if job.pool is not None and job.folder.is_relative_to(path)}
+            theirs = [job for job in jobs if job.folder.is_relative_to(path) or job.pool in shared]
+            marked = {"study": self._study.path.name}
+            _append(owner.jobs_file, [job.model_copy(update=marked) for job in theirs if job.kind == "train"])
+        _append(self.path, jobs)
 
     def refused(self) -> dict[str, str]:
         """Run folders that the last submission refused, with the reason. Raises DataError if the file is damaged."""
@@ -84,6 +96,36 @@ class JobLog:
         if reasons or self._refused.exists():
             content = {str(folder): reason for folder, reason in reasons.items()}
             write_atomically(self._refused, json.dumps(content, indent=1).encode())
+
+
+def reused_studies(cells: Iterable[StudyCell]) -> list[StudyDir]:
+    """The other studies that runs of these cells belong to, by path."""
+    found = {cell.owner.path: cell.owner for cell in cells if cell.reused}
+    return [found[path] for path in sorted(found)]
+
+
+def _sound_jobs(path: Path) -> tuple[list[SubmittedJob], str]:
+    """Jobs on the sound lines of a list, and one line about the others, empty if there are none."""
+    try:
+        jobs, errors = read_sound(path, SubmittedJob, REMEDY)
+    except DataError as error:  # the file cannot be read
+        return [], str(error)
+    more = f" (and {len(errors) - 1} more lines)" if len(errors) > 1 else ""
+    return jobs, f"{errors[0]}{more}" if errors else ""
+
+
+def _merged(jobs: list[SubmittedJob], others: Iterable[list[SubmittedJob]]) -> list[SubmittedJob]:
+    """Jobs of a study and trainings in other lists, oldest first."""
+    trainings = [job for found in others for job in found if job.kind == "train"]
+    return sorted([*jobs, *trainings], key=lambda job: job.time) if trainings else jobs
+
+
+def _append(path: Path, jobs: Sequence[SubmittedJob]) -> None:
+    if not jobs:
+        return
+    before = path.read_bytes() if path.exists() else b""
+    before += b"" if before.endswith(b"\n") or not before else b"\n"
+    write_atomically(path, before + "".join(f"{job.model_dump_json(exclude_none=True)}\n" for job in jobs).encode())
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from hpc_jepa.runs.acquire import refuse_other_config
 from hpc_jepa.runs.run_dir import RunDir
 from hpc_jepa.study.cell import CellEvaluation, StudyCell
 from hpc_jepa.study.gpu_memory import GIB, memory_plan, poolers_bytes
-from hpc_jepa.study.status import status_or_damaged
+from hpc_jepa.study.status import OTHER_SETTINGS, is_only_evaluated, missing_result, status_or_damaged
 from hpc_jepa.trackers.clients import require_trackers
 
 
@@ -32,7 +32,8 @@ def preflight_errors(cells: Iterable[StudyCell], cluster: ClusterConfig | None =
     cells = list(cells)
     by_folder = {cell.folder: cell for cell in cells}
     for cell in cells:
-        shards = [str(source.shards) for source in cell.config.data.sources.values()]
+        trains = not is_only_evaluated(cell)
+        shards = [str(source.shards) for source in cell.config.data.sources.values()] if trains else []
         for evaluation in cell.evaluations:
             protocol = evaluation.benchmark.protocols[evaluation.protocol]
             shards += [str(protocol.train), str(protocol.test)]
@@ -66,24 +67,46 @@ def _phase_error(cell: StudyCell, before: StudyCell, reason: str | None) -> str 
 
 def _cell_error(cell: StudyCell, cluster: ClusterConfig | None) -> str | None:
     try:
-        validate_objectives(cell.config)
-        require_trackers(cell.config.monitor)
         for evaluation in cell.evaluations:
             validate_probes(evaluation.benchmark, evaluation.protocol)
             _check_task(evaluation)
-        _check_best(cell)
         cell.run.refuse_links_outside()
-        refuse_other_config(cell.config)
-        if not cell.waits:
-            _check_origin(cell.config)
+        if cell.reused:
+            _refuse_other_records(cell)
+        else:
+            _check_best(cell)
+        if not is_only_evaluated(cell):
+            _check_training(cell, cluster)
         if cluster is not None:
-            engine = cell.config.engine
-            local_rows(engine.batch_size, 0, cluster.train.processes, engine.accumulation)
-            _check_memory(cell, cluster)
+            _check_poolers(cell, cluster)
     except HpcJepaError as error:
         return _without_beginning(cell, str(error))
     status = status_or_damaged(cell)
     return status.note if status.state == "damaged" else None
+
+
+def _check_training(cell: StudyCell, cluster: ClusterConfig | None) -> None:
+    """Raise HpcJepaError if the run cannot be trained."""
+    validate_objectives(cell.config)
+    require_trackers(cell.config.monitor)
+    refuse_other_config(cell.config)
+    if not cell.waits:
+        _check_origin(cell.config)
+    if cluster is not None:
+        engine = cell.config.engine
+        local_rows(engine.batch_size, 0, cluster.train.processes, engine.accumulation)
+        _check_memory(cell, cluster)
+
+
+def _refuse_other_records(cell: StudyCell) -> None:
+    """Raise InputError if a run of another study has a record of other settings, which that study may need."""
+    for evaluation in cell.evaluations:
+        if missing_result(cell, evaluation) == OTHER_SETTINGS:
+            record = evaluation.record_file(cell.run, evaluation.step)
+            raise InputError(
+                f"{evaluation.where}: {record} has other settings, and is of a run of {cell.reused_from}; make them "
+                f"equal, remove {cell.reused_from} from reuse, or delete the record"
+            )
 
 
 def _check_task(evaluation: CellEvaluation) -> None:
@@ -171,6 +194,11 @@ def _check_memory(cell: StudyCell, cluster: ClusterConfig) -> None:
             f"needs about {needed:.0f} GiB per GPU{cells}, but the cluster has {cluster.gpu_memory_gib:g}; use more "
             f"GPUs ({more}), a higher engine.zero_stage or engine.accumulation, or model.activation_checkpointing=true"
         )
+
+
+def _check_poolers(cell: StudyCell, cluster: ClusterConfig) -> None:
+    if cluster.gpu_memory_gib is None:
+        return
     for name, size in poolers_bytes(cell).items():
         if size / GIB > cluster.gpu_memory_gib:
             raise InputError(

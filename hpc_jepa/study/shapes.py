@@ -11,6 +11,7 @@ from hpc_jepa.study.cell import StudyCell
 from hpc_jepa.study.forecast import HOUR, estimated_step, step_time
 from hpc_jepa.study.gpu_memory import FP32, GIB, memory_plan
 from hpc_jepa.study.sizes import model_size
+from hpc_jepa.study.status import is_only_evaluated
 
 EXCHANGE_RATE = 100e9
 """Bytes per second between a GPU and the others of its node, assumed: PCIe 4.0 x16 has 32e9, the NVLink of an H100 has
@@ -57,11 +58,13 @@ def shape_prices(
     train = cluster.train
     lengths: dict[tuple[str, int], list[StudyCell]] = {}
     for cell in cells:
+        if is_only_evaluated(cell):
+            continue
         lengths.setdefault((cell.config.regime, cell.steps), []).append(cell)
     groups = list(lengths.values())
     times = [step_time(group, cluster, step_seconds) for group in groups]
     known = [time.seconds for time in times if time is not None]
-    if train.gpus_per_node < 2 or len(known) < len(groups):
+    if train.gpus_per_node < 2 or not groups or len(known) < len(groups):
         return []
     current = JobShape(train.cells_per_job, train.gpus, train.cells_per_gpu)
     prices = []

@@ -34,6 +34,8 @@ UNFINISHED: tuple[CellState, ...] = ("refused", "interrupted", "stalled", "faile
 """States of a submitted cell that need a new submission; no job of the cell is waiting or running."""
 
 NO_JOBS = CellJobs()
+OTHER_SETTINGS = "other settings"
+"""What a record lacks that was made under other settings of its protocol."""
 
 
 @dataclass(frozen=True)
@@ -73,7 +75,7 @@ def read_study_status(cells: Sequence[StudyCell], study: StudyDir) -> StudyStatu
 
     Damaged lines of the list of jobs are left out, with a warning.
     """
-    job_log = JobLog(study)
+    job_log = JobLog(study, cells)
     jobs, damaged = job_log.sound_jobs()
     warnings = [damaged]
     try:
@@ -107,6 +109,19 @@ def cell_status(cell: StudyCell, jobs: CellJobs = NO_JOBS, refused: str | None =
 def is_evaluated(cell: StudyCell) -> bool:
     """Whether every evaluation has a record of the last step and of the current benchmark protocol."""
     return all(_has_record(cell, evaluation) for evaluation in cell.evaluations)
+
+
+def is_only_evaluated(cell: StudyCell) -> bool:
+    """Whether it is a trained run of another study. One with a damaged state is not: its status names the damage."""
+    try:
+        return cell.reused and cell.is_trained
+    except DataError:
+        return False
+
+
+def has_records(cell: StudyCell) -> bool:
+    """Like ``is_evaluated``; a damaged record counts as missing."""
+    return all(_is_done(cell, evaluation) for evaluation in cell.evaluations)
 
 
 def evaluations_as_json(cell: StudyCell) -> list[dict[str, Any]]:
@@ -231,7 +246,7 @@ def missing_result(cell: StudyCell, evaluation: CellEvaluation) -> str:
         return "no record"
     record = read_summary(path)
     if record.protocol_fingerprint not in evaluation.fingerprints:
-        return "other settings"
+        return OTHER_SETTINGS
     if record.run.step != cell.steps:
         return f"step {record.run.step:,} of {cell.steps:,}"
     known = {result.weights for result in record.results}

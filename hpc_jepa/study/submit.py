@@ -9,6 +9,7 @@ import os
 import signal
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,11 +19,12 @@ from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.errors import InputError
 from hpc_jepa.io.atomic import exclusive_lock
 from hpc_jepa.runs.lease import read_holder
+from hpc_jepa.runs.process_identity import ProcessIdentity
 from hpc_jepa.runs.run_dir import StudyDir
 from hpc_jepa.study.cell import StudyCell
 from hpc_jepa.study.cell_pool import CellPool, PooledTask
 from hpc_jepa.study.grid import create_study_dir, expand_study
-from hpc_jepa.study.job_log import JobLog, JobQueue, SubmittedJob, array_ids, fetch_job_queue
+from hpc_jepa.study.job_log import JobLog, JobQueue, SubmittedJob, array_ids, fetch_job_queue, reused_studies
 from hpc_jepa.study.packing import pooled_evaluations, pooled_trainings, refuse_online_packed, sharing_note
 from hpc_jepa.study.preflight import group_by_reason, preflight_errors
 from hpc_jepa.study.slurm_cli import require_commands, scancel
@@ -94,12 +96,14 @@ class MissingWork:
 class CancelledWork:
     """Number of cancelled Slurm jobs, and of processes on this machine that were sent SIGTERM.
 
-    ``warning``: which jobs are unknown because their lines are damaged, else empty.
+    ``warning``: which jobs are unknown because their lines are damaged, else empty. ``left``: runs of other studies
+    that train on this machine and go on.
     """
 
     jobs: int
     processes: int
     warning: str = ""
+    left: int = 0
 
 
 def submit_study(
@@ -119,8 +123,8 @@ def submit_study(
     refuse_online_packed(cells, profile)
     folder = StudyDir(runs / study.study)
     folder.path.mkdir(parents=True, exist_ok=True)
-    job_log = JobLog(folder)
-    with exclusive_lock(folder.lock_file, wait=skip_failed):
+    job_log = JobLog(folder, cells)
+    with _locked([folder, *reused_studies(cells)], wait=skip_failed):
         step = take_looks(study, folder, given_up(cells, folder) if skip_failed else ())
         create_study_dir(study, runs)
         wanted = cells if step is None else [each.cell for each in step.cells]
@@ -139,6 +143,15 @@ def submit_study(
         {cell.folder: refused[cell.folder] for cell in selected if cell.folder in refused}
     )
     return batch.submitted
+
+
+@contextmanager
+def _locked(studies: Sequence[StudyDir], wait: bool) -> Iterator[None]:
+    """Lock the lists of jobs of several studies, in one order whoever does."""
+    with ExitStack() as locks:
+        for study in sorted(studies, key=lambda each: each.path):
+            locks.enter_context(exclusive_lock(study.lock_file, wait=wait))
+        yield
 
 
 def take_looks(study: StudyConfig, folder: StudyDir, failed: Collection[Path] = ()) -> "NextStep | None":
@@ -179,12 +192,17 @@ def missing_work(cells: Iterable[StudyCell], queue: JobQueue) -> list[MissingWor
 
 
 def cancel_study(cells: Sequence[StudyCell], study: StudyDir) -> CancelledWork:
-    """Cancel all waiting and running jobs of the study, and send SIGTERM to its runs on this machine: they save."""
+    """Cancel all waiting and running jobs of the study, and send SIGTERM to its runs on this machine: they save.
+
+    Jobs that other studies have submitted for its runs, and the runs that it reuses, are left alone.
+    """
     jobs, damaged = JobLog(study).sound_jobs()
-    queue = fetch_job_queue(jobs)
+    queue = fetch_job_queue(job for job in jobs if job.study is None)
     active = {name for job in queue.active for name in queue.active_ids(job)}
     scancel(array_ids(queue.active))
-    return CancelledWork(len(active), sum(_terminate(cell) for cell in cells), damaged)
+    stopped = sum(_terminate(cell) for cell in cells if not cell.reused)
+    left = sum(_local_trainer(cell) is not None for cell in cells if cell.reused)
+    return CancelledWork(len(active), stopped, damaged, left)
 
 
 class _Batch:
@@ -400,7 +418,13 @@ def _terminate(cell: StudyCell) -> bool:
 
     A stale lease names an id that another process may have by now; nothing is sent unless the process is the holder.
     """
+    trainer = _local_trainer(cell)
+    return trainer is not None and trainer.send_signal(signal.SIGTERM)
+
+
+def _local_trainer(cell: StudyCell) -> ProcessIdentity | None:
+    """The process that holds the lease of a run outside Slurm, if it runs on this machine."""
     holder = read_holder(cell.run)
     if holder is None or holder.job is not None or holder.identity is None:
-        return False
-    return holder.identity.send_signal(signal.SIGTERM)
+        return None
+    return holder.identity if holder.identity.is_running else None

@@ -59,6 +59,29 @@ def test_a_study_is_trained_evaluated_and_reported_although_the_controller_dies(
     assert (study.folder / "runs/demo/jobs.jsonl").read_text() == jobs
 
 
+def test_a_run_that_two_studies_list_is_trained_once_by_the_job_of_either(evaluated_grid, tmp_path, eventually):
+    study = evaluated_grid("baseline", sbatch={"hold": True})
+    other = yaml.safe_load((tmp_path / "study.yaml").read_text())
+    other |= {"study": "other", "variants": [*VARIANTS], "seeds": [0, 1], "reuse": ["demo"]}
+    (tmp_path / "other.yaml").write_text(yaml.safe_dump(other))
+    study.call("submit")
+    training = study.job()
+    study.call("cancel")
+
+    study = evaluated_grid("baseline")
+    submit_other = [sys.executable, "-m", "hpc_jepa", "study", "submit", "other.yaml", "--cluster", "profile.yaml"]
+    subprocess.run(submit_other, check=True)
+    assert study.job() != training  # that of the other study, which trains the run of this one
+    training = study.job()
+    study.call("submit")
+    assert study.job() == training and study.job(kind="evaluate")
+    eventually(study.done)
+    eventually(lambda: (tmp_path / "runs/other/report/index.html").exists())
+    assert study.run().started_at() == [0]
+    own = {path.parts[-2:] for path in (tmp_path / "runs/other/tiny").glob("*/*")}
+    assert own == {("baseline", "seed-1"), ("ld", "seed-0"), ("ld", "seed-1")}
+
+
 def test_a_failed_cell_does_not_stop_others_and_is_resubmitted_alone(grid, tmp_path, eventually):
     broken = tmp_path / "broken.yaml"
     broken.write_text("{variant: broken, schedule: {lr: 1.0e+30, warmup: 0}}")

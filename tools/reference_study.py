@@ -88,7 +88,9 @@ def picture(
     with one_line_errors(), tempfile.TemporaryDirectory() as folder:
         if browser is None:
             raise InputError("the picture needs Chromium (apt-get install chromium)")
-        index = write_report([records], Path(folder) / "report").folder / "index.html"
+        # Inside the folder of the records the page names no path of this machine.
+        copied = shutil.copytree(records, Path(folder) / RUNS)
+        index = write_report([copied]).folder / "index.html"
         taken = Path(folder) / "report.png"
         size = ",".join(map(str, PICTURE_SIZE))
         options = (f"--user-data-dir={folder}/profile", f"--screenshot={taken}", f"--window-size={size}")

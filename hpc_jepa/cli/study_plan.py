@@ -56,7 +56,7 @@ def _places(cells: Sequence[StudyCell]) -> list[str]:
         by_study.setdefault((cell.reused, str(cell.owner.path)), []).append(cell)
     lines = []
     for (reused, folder), group in by_study.items():
-        trained = f", reused: {sum(map(is_only_evaluated, group))} trained, at no cost" if reused else ""
+        trained = f", reused: {sum(map(is_only_evaluated, group))} trained already, at no cost" if reused else ""
         lines.append(f"{plural(len(group), 'run', 'runs')}, in {folder}/<regime>/<variant>/seed-<n>{trained}")
     return sorted(lines, key=lambda line: ", reused: " in line)
 

@@ -79,7 +79,8 @@ class JobLog:
         Of packed jobs all that share a pool: any of them may train a reused run.
         """
         for path, owner in self._owners.items():
-            shared = {job.pool for job in jobs if job.pool is not None and job.folder.is_relative_to(path)}
+            pools = {job.pool for job in jobs if job.pool is not None}
+            shared = [pool for pool in pools if any(t.folder.is_relative_to(path) for t in CellPool(pool).tasks)]
             theirs = [job for job in jobs if job.folder.is_relative_to(path) or job.pool in shared]
             marked = {"study": self._study.path.name}
             _append(owner.jobs_file, [job.model_copy(update=marked) for job in theirs if job.kind == "train"])

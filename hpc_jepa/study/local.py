@@ -200,10 +200,16 @@ def _waits(cell: StudyCell) -> bool:
 def cell_tasks(cell: StudyCell) -> Iterator[StudyTask]:
     """Unfinished tasks of one cell in their order. Read the next one only when the last has ended.
 
-    Raises DataError if a file of the run is damaged, InputError if a folder of it is a link that leads out of it.
+    Raises DataError if a file of the run is damaged, InputError if a folder of it is a link that leads out of it, or if
+    it is a run of another study that a process trains now.
     """
     cell.run.refuse_links_outside()
-    if cell_status(cell).state not in ("done", "trained"):
+    state = cell_status(cell).state
+    if cell.reused and state == "running":
+        raise InputError(
+            f"{cell.folder}: a run of {cell.reused_from} that is being trained; repeat study submit when it is done"
+        )
+    if state not in ("done", "trained"):
         yield training_task(cell)
     if not is_evaluated(cell):
         yield evaluation_task(cell)

@@ -16,10 +16,12 @@ from hpc_jepa.errors import InputError
 from hpc_jepa.runs.lease import LeaseHolder
 from hpc_jepa.runs.run_dir import StudyDir
 from hpc_jepa.runs.state import RunState, write_state
-from hpc_jepa.study import submit
+from hpc_jepa.study import local, submit, task
+from hpc_jepa.study.cell_pool import CellPool
 from hpc_jepa.study.forecast import forecast_study
 from hpc_jepa.study.grid import create_study_dir, expand_study
-from hpc_jepa.study.job_log import JobLog, JobQueue, SubmittedJob, newest
+from hpc_jepa.study.job_log import JobLog, JobQueue, SubmittedJob, newest, packed_states
+from hpc_jepa.study.packing import pooled_trainings
 from hpc_jepa.study.preflight import preflight_errors
 from hpc_jepa.study.slurm_cli import JobState
 from hpc_jepa.study.submit import cancel_study, missing_work
@@ -199,6 +201,7 @@ def test_what_cannot_be_reused_is_refused_with_line_and_key(submitted, write, ce
     (tmp_path / "runs/damaged/study.yaml").write_text("study: [")
     with pytest.raises(InputError, match=rf"second\.yaml:\d+: {where}"):
         cells_of(write("second", **changes))
+    assert CliRunner().invoke(app, ["study", "status", "second.yaml"]).exit_code == 2
 
 
 def test_a_shipped_study_that_was_not_submitted_has_nothing_to_reuse_yet(write, cells_of, tmp_path):
@@ -261,6 +264,34 @@ def test_a_training_is_known_to_the_study_of_the_run_and_to_all_that_reuse_it(su
         others = {"first", "third"}  # these have no evaluation of the baseline in the queue
         assert (("tiny", "baseline", 0) in work) == (name in others)
         assert name not in others or work["tiny", "baseline", 0].training_job == "8_0"
+
+
+def test_all_packed_jobs_that_may_train_a_run_are_known_to_its_study(submitted, cells_of, tmp_path):
+    first, second = submitted("first", seeds=[0]), submitted("second", reuse=["first"])
+    cells = [*cells_of(second).values()]
+    pool = CellPool.create(tmp_path / "runs/second/slurm", pooled_trainings(cells)).path
+    log = JobLog(StudyDir(tmp_path / "runs/second"), cells)
+    shared = [cell for cell in cells if cell.reused]
+    for number, cell in enumerate(sorted(cells, key=lambda each: each.reused)):  # one piece after the other
+        log.append([training(cell, f"8_{number}", pool=pool)])
+    jobs = JobLog(StudyDir(tmp_path / "runs/first")).jobs()
+    assert [(job.job, job.study) for job in jobs] == [(f"8_{number}", "second") for number in range(4)]
+    states = {"8_0": RUNNING}
+    queue = JobQueue(newest(jobs), states, packed_states(jobs, newest(jobs), states))
+    assert len(shared) == 2 and missing_work(cells_of(first).values(), queue)[0].training_job == "8_0"
+
+
+def test_a_run_of_another_study_in_training_is_not_started_again(submitted, write, cells_of, monkeypatch):
+    submitted("first", seeds=[0], variants=["baseline"])
+    cells = [*cells_of(write("second", seeds=[0], reuse=["first"])).values()]
+    shared, own = cells
+    write_state(begin(shared).run.state_file, RunState(state="running", step=1, steps=4))
+    shared.run.lease_file.write_text(LeaseHolder.current().model_dump_json())
+    ran = []
+    monkeypatch.setattr(task.TaskRunner, "run", lambda self, task: ran.append((task.kind, task.folder)) or 0)
+    failures = local.run_locally(cells, local.LocalJobs(1), lambda cell, status: None)
+    assert [failure.cell for failure in failures] == [shared] and "first" in failures[0].message
+    assert {folder for _, folder in ran} == {own.folder}
 
 
 def test_cancel_leaves_the_jobs_and_the_runs_of_other_studies_alone(submitted, cells_of, tmp_path, monkeypatch):

@@ -54,8 +54,12 @@ class OutcomeConfig(Strict):
 
     def covers(self, condition: str) -> bool:
         """Whether ``conditions`` names a condition of a table, or a part of it."""
-        parts = set(condition.split(", "))
-        return any(set(name.split(", ")) <= parts for name in self.conditions)
+        return any(covers(name, condition) for name in self.conditions)
+
+
+def covers(name: str, condition: str) -> bool:
+    """Whether a name is that of a condition of a table, or of a part of it: ``noise`` of ``noise, severity 3``."""
+    return set(name.split(", ")) <= set(condition.split(", "))
 
 
 class ContrastConfig(Strict):

@@ -182,6 +182,7 @@ class ProbeResult(BaseResult):
 
 
 FewShotKind = Literal["draws", "episodes"]
+Direction = Literal["video_to_text", "text_to_video", "class_names"]
 
 
 class ClassPool(Strict):
@@ -240,7 +241,7 @@ class TextResult(BaseResult):
     """
 
     dropout: Proportion
-    direction: Literal["video_to_text", "text_to_video", "class_names"]
+    direction: Direction
     metric: Literal["R@1", "R@5", "R@10", "top1"]
     seeds: tuple[int, ...]
     per_seed: tuple[float, ...] = Field(min_length=1)

@@ -13,6 +13,7 @@ from hpc_jepa.config.benchmark import NUMBER_METRICS, PROTOCOLS, MetricName, Tas
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.config.semantics import preset_of
 from hpc_jepa.config.study_evaluations import DecidesConfig
+from hpc_jepa.evaluation.conditions import MEAN
 from hpc_jepa.evaluation.stats.accuracy import Scale
 from hpc_jepa.evaluation.stats.blocked import (
     Comparison,
@@ -31,7 +32,7 @@ from hpc_jepa.report.result_grid import ACCURACY, ColumnMetric, Contrast
 from hpc_jepa.report.results import RANDOM, ResultColumn, ResultRow
 from hpc_jepa.report.row_names import RowNames, names_of
 from hpc_jepa.report.run_report import RunReport
-from hpc_jepa.report.task_results import MEAN, RECALL, TaskAnswers
+from hpc_jepa.report.task_results import RECALL, TaskAnswers
 
 Key = TypeVar("Key")
 

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from hpc_jepa.evaluation.tasks.robustness import CLEAN
 from hpc_jepa.report.comparisons import ColumnScores, RowName, StudyScores, label
 from hpc_jepa.report.questions import Answer, AskedContrast
 from hpc_jepa.report.results import ResultColumn
-from hpc_jepa.report.task_results import CLEAN
 
 Array = NDArray[np.float64]
 

@@ -18,6 +18,7 @@ from hpc_jepa.config.loading import read_config
 from hpc_jepa.config.semantics import row_label
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.errors import InputError
+from hpc_jepa.evaluation.conditions import MEAN
 from hpc_jepa.evaluation.stats.blocked import Comparison
 from hpc_jepa.report.answer_seeds import AnswerSeeds, seeds_to_decide
 from hpc_jepa.report.comparisons import UNTRAINED, ColumnScores, RowName, StudyScores, judge_together, label
@@ -25,7 +26,6 @@ from hpc_jepa.report.differing_settings import beside_composition
 from hpc_jepa.report.result_grid import CellKey, Contrast, ResultGrid
 from hpc_jepa.report.results import ResultColumn
 from hpc_jepa.report.run_report import RunReport
-from hpc_jepa.report.task_results import MEAN
 
 Kind = Literal["groups", "main effect", "interaction", "baseline"]
 

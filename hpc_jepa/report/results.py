@@ -27,7 +27,7 @@ class ResultRow:
     that no run trained (``random_init`` of each seed, external encoders) have their weights as variant, semantics
     ``none`` and 0 steps.
 
-    ``task``, ``condition``: of another task than probes what it measures, see ``report/task_results.py``; its
+    ``task``, ``condition``: of another task than probes what it measures, see ``evaluation/conditions.py``; its
     ``metric`` is as recorded, in percent.
 
     The rest does not identify a row. ``classes``: of the benchmark. ``mean_class_accuracy``, ``macro_f1``, ``majority``

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 from hpc_jepa.evaluation.record import RobustnessResult
 from hpc_jepa.evaluation.stats.accuracy import Estimate
 from hpc_jepa.evaluation.stats.corruption import CorruptionMeasures, corruption_measures
+from hpc_jepa.evaluation.tasks.robustness import CLEAN
 from hpc_jepa.report.comparisons import ColumnScores, RowName, StudyScores, label
 from hpc_jepa.report.results import ResultRow
-from hpc_jepa.report.task_results import CLEAN, TaskSource
+from hpc_jepa.report.task_results import TaskSource
 
 Place = tuple[str, str, str, str]
 """Regime, benchmark, protocol and probe."""

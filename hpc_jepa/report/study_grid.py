@@ -4,6 +4,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from hpc_jepa.config.benchmark import Task
+from hpc_jepa.evaluation.conditions import MEAN
+from hpc_jepa.evaluation.tasks.robustness import CLEAN
 from hpc_jepa.report.comparisons import (
     SEMANTICS,
     UNTRAINED,
@@ -19,7 +21,6 @@ from hpc_jepa.report.result_grid import ACCURACY, CellKey, ResultCell, ResultGri
 from hpc_jepa.report.results import ResultColumn
 from hpc_jepa.report.row_names import RowNames
 from hpc_jepa.report.run_report import RunReport
-from hpc_jepa.report.task_results import CLEAN, MEAN
 
 
 def study_grids(scores: StudyScores, runs: Sequence[RunReport]) -> list[ResultGrid]:

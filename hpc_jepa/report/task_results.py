@@ -1,12 +1,4 @@
-"""Results of the few-shot, robustness and text tasks as rows, checked against their predictions.
-
-``condition`` of a row:
-
-- few_shot: ``5 shots``, or ``5-way 1-shot episodes``;
-- robustness: ``noise, severity 3``, ``clean``, and ``mean over corruptions``, the mean over severities and then over
-  corruptions, which no record contains;
-- text: ``video_to_text, dropout 0.5, random``, by metric; the last part says which frames are dropped.
-"""
+"""Results of the few-shot, robustness and text tasks as rows, checked against their predictions."""
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -17,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_jepa.errors import DataError, InputError
+from hpc_jepa.evaluation.conditions import MEAN, condition_of
 from hpc_jepa.evaluation.record import (
     FewShotRecord,
     FewShotResult,
@@ -29,6 +22,7 @@ from hpc_jepa.evaluation.record import (
     read_predictions,
 )
 from hpc_jepa.evaluation.stats.metrics import class_metrics
+from hpc_jepa.evaluation.tasks.robustness import CLEAN
 from hpc_jepa.report.predictions import EVALUATE_AGAIN, REPORT_SEPARATELY, ROUNDING
 from hpc_jepa.report.results import TRAINED, ResultColumn, ResultRow
 from hpc_jepa.report.run_report import RunReport
@@ -37,8 +31,6 @@ TaskRecord = FewShotRecord | RobustnessRecord | TextRecord
 TaskOutcome = FewShotResult | RobustnessResult | TextResult
 Counts = NDArray[Any]
 
-CLEAN = "clean"
-MEAN = "mean over corruptions"
 RECALL = "R@"
 """Begin of a metric of text: the share of queries whose first correct answer is among the first so many."""
 
@@ -230,17 +222,6 @@ def _row(record: TaskRecord, result: TaskOutcome) -> ResultRow:
         task=record.task,
         condition=condition_of(result),
     )
-
-
-def condition_of(result: TaskOutcome) -> str:
-    """What a result was measured under; see the top of the module."""
-    if isinstance(result, FewShotResult):
-        if result.kind == "episodes":
-            return f"{result.ways}-way {result.shots}-shot episodes"
-        return f"{result.shots} shot{'' if result.shots == 1 else 's'}"
-    if isinstance(result, RobustnessResult):
-        return CLEAN if result.corruption == CLEAN else f"{result.corruption}, severity {result.severity}"
-    return f"{result.direction}, dropout {result.dropout:g}, {result.lost_frames}"
 
 
 def _small(counts: Counts) -> Counts:

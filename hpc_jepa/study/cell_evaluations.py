@@ -2,10 +2,12 @@
 
 from collections.abc import Collection, Iterable, Sequence
 
+from hpc_jepa.config.about import OutcomeConfig, covers
 from hpc_jepa.config.benchmark import NUMBER_METRICS, PROTOCOLS, BenchmarkConfig, ProtocolName
 from hpc_jepa.config.loading import find_config, nearest_or_all, read_config
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.errors import InputError
+from hpc_jepa.evaluation.conditions import planned_conditions
 from hpc_jepa.study.cell import CellEvaluation
 
 
@@ -26,7 +28,7 @@ def deciding_evaluations(evaluations: Iterable[CellEvaluation], decides: Collect
 
 
 def check_outcome(study: StudyConfig, evaluations: Iterable[CellEvaluation]) -> None:
-    """Raise InputError if no evaluation has the protocol or the probe that the study is to be answered by."""
+    """Raise InputError if no evaluation has the protocol, probe or condition that the study is to be answered by."""
     outcome = study.about.outcome
     if outcome is None:
         return
@@ -45,6 +47,22 @@ def check_outcome(study: StudyConfig, evaluations: Iterable[CellEvaluation]) -> 
                 where = study.locations.prefix(("about", "outcome", key))
                 listed = ", ".join(dict.fromkeys(known))
                 raise InputError(f"{where}about.outcome.{key}: {name} is not evaluated by '{value}'; it has {listed}")
+    _check_conditions(study, outcome, own)
+
+
+def _check_conditions(study: StudyConfig, outcome: OutcomeConfig, evaluations: Iterable[CellEvaluation]) -> None:
+    """Raise InputError naming a condition of the outcome that none of its evaluations measures."""
+    if not outcome.conditions:
+        return
+    protocols = [each.benchmark.protocols[each.protocol] for each in evaluations]
+    known = dict.fromkeys(name for each in protocols for name in planned_conditions(outcome.task, each))
+    for index, asked in enumerate(outcome.conditions):
+        if not any(covers(asked, name) for name in known):
+            where = study.locations.prefix(("about", "outcome", "conditions", str(index)))
+            parts = list(dict.fromkeys(part for name in known for part in name.split(", ")))
+            raise InputError(
+                f"{where}about.outcome.conditions: '{asked}' is not measured; there are {'; '.join(parts)}"
+            )
 
 
 def _of_entry(study: StudyConfig, index: int) -> list[CellEvaluation]:

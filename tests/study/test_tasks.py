@@ -10,6 +10,7 @@ from hpc_jepa.cli.app import app
 from hpc_jepa.config.loading import dump_config, read_config
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.errors import InputError
+from hpc_jepa.evaluation.conditions import MEAN, condition_of, planned_conditions
 from hpc_jepa.evaluation.record import FewShotRecord, RobustnessRecord, TextRecord, read_record
 from hpc_jepa.study.comparisons import StudyComparisons
 from hpc_jepa.study.grid import expand_study
@@ -78,6 +79,9 @@ def test_every_task_is_evaluated_with_its_own_settings_and_repeated_when_they_ch
     assert {(each.kind, each.count) for each in read_record(FewShotRecord, few_shot).results} == {("draws", 2)}
     assert {each.corruption for each in read_record(RobustnessRecord, robustness).results} == {"clean", "reversal"}
     assert {each.dropout for each in read_record(TextRecord, text).results} == {0, 0.5}
+    for each, kind in zip(cell.evaluations[1:], (FewShotRecord, RobustnessRecord, TextRecord), strict=True):
+        measured = {condition_of(result) for result in read_record(kind, each.record_file(cell.run)).results}
+        assert set(planned_conditions(each.task, each.benchmark.protocols["standard"])) - {MEAN} == measured
     (row,) = json.loads(call("status", path, "--json").stdout)
     assert row["state"] == "done" and "motion8.standard text" in row["note"]
     assert [(each["task"], each["done"]) for each in row["evaluations"]] == [
@@ -153,6 +157,28 @@ def test_classes_that_the_shards_do_not_have_are_refused_before_anything_is_trai
         and tiny_benchmark["protocols"]["standard"]["train"] in reason
     )
     assert preflight_errors(cells_of(write_study({}, {"task": task}))) == {}
+
+
+@pytest.mark.parametrize(
+    ("entry", "known", "wrong"),
+    [
+        (FEW_SHOT | {"overrides": ["few_shot.shots=[1, 5]"]}, ["1 shot", "5-way 1-shot episodes"], "7 shots"),
+        (ROBUSTNESS, ["clean", "reversal", "reversal, severity 1", "mean over corruptions"], "noise"),
+        (TEXT, ["video_to_text", "text_to_video, dropout 0.5", "random"], "dropout 0.25"),
+    ],
+)
+def test_a_condition_that_nothing_measures_is_refused_with_file_line_and_key(write_study, entry, known, wrong):
+    contrast = {"groups": {"with": ["fwm"], "without": ["baseline"]}}
+
+    def cells(*conditions):
+        outcome = {"task": entry["task"], "conditions": list(conditions)}
+        about = {"question": "Why?", "outcome": outcome, "contrast": contrast}
+        return cells_of(write_study({}, entry, variants=["baseline", "fwm"], about=about))
+
+    assert len(cells(*known)) == 2
+    with pytest.raises(InputError, match=rf"demo\.yaml:\d+: about\.outcome\.conditions: '{wrong}'") as error:
+        cells(known[0], wrong)
+    assert known[0] in str(error.value)
 
 
 def test_looks_and_power_are_of_probes(write_study):

@@ -203,7 +203,7 @@ def main(
     look: Annotated[list[int] | None, typer.Option(min=2, max=20, show_default="2 3 5 8")] = None,
     gain: Annotated[list[float] | None, typer.Option(help="Planted gain of a variant, in [-0.2, 0.2].")] = None,
     margin: Annotated[float, typer.Option(min=0.001, help="Within which a variant is equal.")] = 0.05,
-    futility: Annotated[list[float] | None, typer.Option(min=0, max=0.99, show_default="0 0.1 0.15 0.2")] = None,
+    futility: Annotated[list[float] | None, typer.Option(min=0, max=0.99, show_default="0 0.03 0.06 0.15")] = None,
     rule: Annotated[list[str] | None, typer.Option(help=", ".join(RULES), show_default="spending")] = None,
     error: Annotated[float, typer.Option(min=0.001, max=0.5)] = 0.05,
     prefix: Annotated[
@@ -235,7 +235,7 @@ def main(
         design = Design(max(looks) + fresh, rho, kind, variants, clips, clips_per_video, gains=gains)
         if prefix is not None:
             design = replace(design, prefix_seeds=max(looks), prefix_gain=prefix_gain)
-        limits = futility or [0.0, 0.1, 0.15, 0.2]
+        limits = futility or [0.0, 0.03, 0.06, 0.15]
         rules = named_rules(rule or ["spending"], limits, looks, error, margin, variants - 1, fresh)
         found = simulate(design, rules, grids, fixed_grids, random_seed, prefix)
     if as_json:

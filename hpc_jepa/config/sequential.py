@@ -21,7 +21,7 @@ class SequentialConfig(Strict):
         1.0, gt=0, le=100, description="points within which a variant counts as equal to the baseline"
     )
     futility: float = Field(
-        0.15, ge=0, lt=1, description="stop a variant that has less chance than this of a gain or loss by the last look"
+        0.06, ge=0, lt=1, description="stop a variant that has less chance than this of a gain or loss by the last look"
     )
     prefix: int | None = Field(
         None,

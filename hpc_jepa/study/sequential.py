@@ -9,6 +9,7 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from hpc_jepa.config.sequential import SequentialConfig
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.errors import HpcJepaError, InputError
 from hpc_jepa.evaluation.record import ProbeRecord, read_record
@@ -76,7 +77,8 @@ class SequentialStudy:
         margin, family = config.margin / 100, len(self.questions)
         self.prefix = config.prefix
         fresh = 0 if config.prefix is None else len(self.confirmation)
-        self.rule = SequentialRule(config.looks, config.error, margin, config.futility, family, fresh)
+        futility = _futility(config, self.folder)
+        self.rule = SequentialRule(config.looks, config.error, margin, futility, family, fresh)
 
     def next(self, failed: Collection[Path] = ()) -> NextStep:
         """The next step, without writing. ``failed``: run folders that a look does without.
@@ -257,6 +259,12 @@ class SequentialStudy:
             difference_levels=tuple(_rounded(self.rule.difference_level(look)) for look in looks),
             equal_levels=tuple(_rounded(self.rule.equal_level(look)) for look in looks),
         )
+
+
+def _futility(config: SequentialConfig, folder: StudyDir) -> float:
+    """The limit that the study states, else that of its recorded rule, else the default of this release."""
+    looks = None if "futility" in config.model_fields_set else read_looks(folder)
+    return config.futility if looks is None else looks.rule.futility
 
 
 def _rounded(level: float) -> float:

@@ -113,6 +113,18 @@ def test_a_changed_rule_is_refused_with_one_line(planted, changes, key):
     assert (planted.runs / "demo/looks.json").read_bytes() == before
 
 
+def test_a_recorded_limit_outlives_a_change_of_the_default(planted):
+    rule = {key: value for key, value in RULE.items() if key != "futility"}
+    planted.write(sequential={**rule, "futility": 0.15})
+    take(planted)
+    planted.write(sequential=rule)
+    assert SequentialStudy(planted.config, planted.runs).rule.futility == 0.15
+    assert take(planted).looks.rule.futility == 0.15
+    planted.write(sequential={**rule, "futility": 0.05})
+    with pytest.raises(InputError, match="futility"):
+        take(planted)
+
+
 def test_a_look_that_was_not_planned_is_refused(planted):
     planted.plant([each.cell for each in take(planted).cells], GAINS)
     take(planted)

@@ -17,13 +17,13 @@ def simulate(*arguments):
 
 
 def test_quick_simulation_saves_runs_and_finds_planted_gains():
-    finished = simulate("--quick", "--json", "--gain", 0.2, "--futility", 0, "--futility", 0.15)
+    finished = simulate("--quick", "--json", "--gain", 0.2, "--futility", 0, "--futility", 0.06)
     assert finished.returncode == 0, finished.stderr[-2000:]
     rules = json.loads(finished.stdout)["rules"]
-    without, with_futility = rules["spending, futility 0"], rules["spending, futility 0.15"]
+    without, with_futility = rules["spending, futility 0"], rules["spending, futility 0.06"]
     assert without["grids"] == with_futility["grids"] == 10
     assert with_futility["runs"] < without["runs"] <= 64
-    assert without["power"] > 90 and with_futility["power"] > 60
+    assert without["power"] > 90 and with_futility["power"] > 80
     assert without["family_wise_error"] <= 40
 
 

@@ -50,12 +50,14 @@ def test_planted_gains_are_found_with_missing_runs_and_unbalanced_classes():
     assert "1/1" in finished.stderr
 
 
-def test_a_sequential_study_needs_fewer_runs():
-    looks = itertools.chain.from_iterable(("--looks", look) for look in (2, 3, 5))
-    options = ("--grids", 10, "--seeds", 5, "--rho", 0.5, "--spread", "equal", "--variants", 10, "--clips", 600)
-    (design,) = json.loads(simulate(*options, *looks, "--gain", 0.2, "--json").stdout)["designs"]
-    assert design["sequential_runs"] < design["runs"] == 50
-    assert design["sequential_power"] > 80
+def test_the_default_rule_keeps_the_power_of_the_fixed_design_with_two_thirds_of_its_runs():
+    looks = itertools.chain.from_iterable(("--looks", look) for look in (2, 3, 5, 8))
+    options = ("--grids", 12, "--seeds", 8, "--rho", 0.5, "--spread", "equal", "--clips", 400)
+    gains = ("--gain", 0.12, "--gain", -0.12, "--gain", 0.12)
+    (design,) = json.loads(simulate(*options, *looks, *gains, "--json").stdout)["designs"]
+    assert design["runs"] == 28 * 8 and design["sequential_runs"] < 2 / 3 * design["runs"]
+    assert design["sequential_power"] > design["power"] - 9 and design["power"] > 80
+    assert design["sequential_error"] <= 25
 
 
 @pytest.mark.parametrize(

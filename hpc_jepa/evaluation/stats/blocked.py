@@ -24,7 +24,7 @@ from scipy.special import fdtrc, stdtr, stdtrit
 from hpc_jepa.errors import InputError
 from hpc_jepa.evaluation.stats.accuracy import CONFIDENCE_LEVEL, PROPORTION, Estimate, Scale, mean_of_clips
 from hpc_jepa.evaluation.stats.draws import NO_DRAWS, CountedScores, DrawVariance, draw_variance
-from hpc_jepa.evaluation.stats.moderation import VariancePrior, fit_prior
+from hpc_jepa.evaluation.stats.moderation import VariancePrior, fit_prior, sampling_errors
 from hpc_jepa.evaluation.stats.simultaneous import holm, simultaneous_level
 
 Scores = NDArray[np.float64]
@@ -276,6 +276,8 @@ class _Part:
     """Contained in both variances."""
     interaction_df: float
     draws: DrawVariance = NO_DRAWS
+    common: tuple[int, ...] = ()
+    """Seeds of the means of a paired difference to the reference."""
 
 
 def _parts(variants: Mapping[str, SeedScores], reference: SeedScores, clips: _Clips) -> dict[str, _Part]:
@@ -291,7 +293,8 @@ def _parts(variants: Mapping[str, SeedScores], reference: SeedScores, clips: _Cl
         sums = np.stack([clips.sums(variants[name], seeds) for name in names]) - clips.sums(reference, seeds)
         dropped = [len(set(variants[name]) ^ set(reference)) for name in names]
         draws = [clips.draw_variance([(1.0, variants[name]), (-1.0, reference)], seeds) for name in names]
-        found |= dict(zip(names, _paired_parts(sums, dropped, clips, draws), strict=True))
+        parts = [replace(part, common=seeds) for part in _paired_parts(sums, dropped, clips, draws)]
+        found |= dict(zip(names, parts, strict=True))
     return {name: found[name] for name in variants}
 
 
@@ -369,19 +372,19 @@ def _moderate(parts: Mapping[str, _Part], share: float) -> tuple[dict[str, _Part
     All comparisons contain the seeds of the same reference, so that even their pooled variance has few degrees of
     freedom: the reference's ``share`` of it has only those of one variant. The prior is worth no more than that. The
     estimated share is drawn towards that of equal variants with the weight of one seed, and has a floor near it.
+    Comparisons of more seeds weigh more: they know more runs of the reference.
     """
     if len(parts) < FEWEST_TO_MODERATE:
         return dict(parts), math.inf
     seeds = np.array([part.seeds for part in parts.values()])
     df = np.array([part.seed_df for part in parts.values()])
     variances = np.array([part.seed_variance for part in parts.values()]) * seeds
-    prior = fit_prior(variances, df)
-    mean_df = float(df.mean())
-    likely = (mean_df * share + SHARED_CORRELATION) / (mean_df + 1)
-    floor = SHARED_CORRELATION - FLOOR_DROP / mean_df**2 * max(0.0, 1 - 5 / len(parts))
+    most_df = float(df.max())
+    likely = (most_df * share + SHARED_CORRELATION) / (most_df + 1)
+    floor = SHARED_CORRELATION - FLOOR_DROP / most_df**2 * max(0.0, 1 - 5 / len(parts))
     shared = min(1.0, max(floor, SHARE_MARGIN * likely)) ** 2
-    pooled_df = mean_df / (shared + (1 - shared) / len(parts))
-    limited = prior.limited(pooled_df - mean_df)
+    prior = fit_prior(variances, df, sampling_errors([part.common for part in parts.values()], shared))
+    added = prior.added_df(df)
     moderated, _ = prior.moderate(variances, df)
     found = {
         name: part
@@ -390,11 +393,11 @@ def _moderate(parts: Mapping[str, _Part], share: float) -> tuple[dict[str, _Part
             part,
             method="blocked",
             seed_variance=float(moderated[i]) / part.seeds,
-            seed_df=part.seed_df + limited,
+            seed_df=part.seed_df + float(added[i]),
         )
         for i, (name, part) in enumerate(parts.items())
     }
-    return found, pooled_df if math.isinf(prior.df) else math.inf
+    return found, prior.pooled_df if math.isinf(prior.df) else math.inf
 
 
 def _moderate_contrast(part: _Part, means: Scores, weights: Scores, clips: _Clips) -> _Part:
@@ -410,12 +413,12 @@ def _moderate_contrast(part: _Part, means: Scores, weights: Scores, clips: _Clip
     variation = fit_prior(np.maximum(own, _rounding(clips)), np.full(count, part.seed_df)).df
     squares = float(np.square(weights).sum())
     effective = squares**2 / float((weights**4).sum())
-    prior = VariancePrior(float(own.mean()) * squares, variation * effective)
+    prior = VariancePrior(float(own.mean()) * squares, variation * effective, (count - 1) * part.seed_df)
     variance = part.seed_variance * part.seeds
     if _is_outlier(variance, part.seed_df, prior):
         return part
     moderated, _ = prior.moderate(np.array([variance]), np.array([part.seed_df]))
-    df = part.seed_df + prior.limited((count - 2) * part.seed_df)
+    df = part.seed_df + float(prior.added_df(np.array(part.seed_df)))
     return replace(part, method="blocked", seed_variance=float(moderated[0]) / part.seeds, seed_df=df)
 
 

@@ -2,13 +2,16 @@
 
 import math
 from collections.abc import Sequence
-from functools import lru_cache
+from functools import cache, lru_cache
 
 import numpy as np
 from numpy.polynomial.hermite_e import hermegauss
 from numpy.polynomial.legendre import leggauss
+from numpy.typing import NDArray
 from scipy.optimize import brentq
 from scipy.stats import chi2, norm, t
+
+Values = NDArray[np.float64]
 
 NODES = 32
 """Nodes of each of the two numerical integrals; 32 give the quantile to 1e-3."""
@@ -55,10 +58,15 @@ def _level(comparisons: int, correlation_step: int, df_step: int, confidence: fl
     return float(2 * t.sf(quantile, df))
 
 
+@cache
+def _nodes() -> tuple[tuple[Values, Values], tuple[Values, Values]]:
+    """Nodes and weights of the two integrals."""
+    return hermegauss(NODES), leggauss(NODES)
+
+
 def _coverage(quantile: float, comparisons: int, correlation: float, df: float) -> float:
     """P(all |T| <= quantile): over the common standard deviation and the part of all estimates that is shared."""
-    shared, weights = hermegauss(NODES)
-    x, scale_weights = leggauss(NODES)
+    (shared, weights), (x, scale_weights) = _nodes()
     scale = np.sqrt(chi2.ppf((x + 1) / 2, df) / df)
     own, common = math.sqrt(1 - correlation), math.sqrt(correlation) * shared
     limits = quantile * scale[:, None]

@@ -16,9 +16,8 @@ def answer_sentences(answer: Answer, corruption: Sequence[CorruptionSummary] = (
     """The answer first, then what limits it."""
     if not answer.contrasts:
         return [f"{answer.study}: no answer yet: {_joined(answer.missing)}."]
-    parts = [*_lead(answer), *_baseline(answer)]
+    parts = [*_lead(answer), *_first([each.clause for each in corruption], "columns"), *_baseline(answer)]
     sentences = [f"{answer.study}: {'; '.join(parts)}. {_judgement(answer)}"]
-    sentences += [summary.sentence for summary in corruption]
     if answer.missing:
         sentences.append(f"{answer.study}: not answered: {_joined(answer.missing)}.")
     return sentences

@@ -66,18 +66,18 @@ class CorruptionSummary:
     severities: int
 
     @property
-    def sentence(self) -> str:
-        """All of it, as text."""
+    def clause(self) -> str:
+        """All of it, as a part of a sentence."""
         first, second = self.names
         relative = "not defined, as a corruption costs no accuracy" if self.relative is None else self.relative.text(3)
         ours, theirs = self.accuracy[self.worst]
         return (
-            f"{self.study}, {self.column.benchmark} ({self.regime}, {len(self.accuracy)} corruptions): mean "
-            f"corruption error of {first} {self.error.text(3)} of that of {second}, relative corruption error "
-            f"{relative}; retained accuracy {self.retained[0]:.1f} % against {self.retained[1]:.1f} %, "
-            f"{self.retained_difference.text(1, '+')} points. Worst corruption: {_words(self.worst)} ({ours:.1f} % "
-            f"against {theirs:.1f} %); {first} does worst beside {second} under {_words(self.worst_ratio[0])} "
-            f"(corruption error {self.worst_ratio[1]:.3f}). Bootstrap intervals."
+            f"mean corruption error of {first} {self.error.text(3)} of that of {second} on {self.column.benchmark} "
+            f"({self.regime}, {len(self.accuracy)} corruptions, bootstrap intervals), relative corruption error "
+            f"{relative}, retained accuracy {self.retained[0]:.1f} % against {self.retained[1]:.1f} %, "
+            f"{self.retained_difference.text(1, '+')} points, worst corruption {_words(self.worst)} ({ours:.1f} % "
+            f"against {theirs:.1f} %), worst beside {second} under {_words(self.worst_ratio[0])} (corruption error "
+            f"{self.worst_ratio[1]:.3f})"
         )
 
 

@@ -211,7 +211,11 @@ def test_corruption_ratios_are_those_of_the_records(collect):
     assert found.retained == pytest.approx(retained)
     assert found.worst == "reversal" == CORRUPTIONS[int(np.argmax(ours[1:]))]
     assert found.error.low < found.error.value < found.error.high < 1
-    assert found.relative.high < 1 and "reversal" in data.answer_sentences[1]
+    assert found.relative.high < 1
+    shown = [f"{each.value:.3f} [{each.low:.3f}, {each.high:.3f}]" for each in (found.error, found.relative)]
+    assert all(
+        part in data.answer_sentences[0] for part in (*shown, "reversal", *(f"{each:.1f} %" for each in retained))
+    )
 
 
 def test_answers_come_first_in_every_file(tmp_path):

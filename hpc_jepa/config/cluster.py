@@ -66,6 +66,9 @@ class ResourcesConfig(Strict):
         None, gt=0, description="GPUs of a packed cell; null: those of the job, divided among its cells"
     )
     cells_per_gpu: int = Field(1, gt=0, description="packed cells that share a GPU, through MPS where the node has it")
+    cells_per_pass: int = Field(
+        1, gt=0, description="of evaluate: cells in one place of a job whose encoders see each clip in one pass"
+    )
 
     @model_validator(mode="after")
     def _enough_cores(self) -> "ResourcesConfig":
@@ -129,6 +132,11 @@ class ResourcesConfig(Strict):
             raise SettingError(("cells_per_gpu",), "only cells of one GPU can share it; set gpus_per_cell: 1")
         if self.cells_per_gpu > 1 and not self.gpus_per_node:
             raise SettingError(("cells_per_gpu",), "the job has no GPUs; set gpus_per_node, or remove it")
+
+    @property
+    def cells_of_job(self) -> int:
+        """Cells that a job starts with: those at the same time, and those in one pass with each of them."""
+        return self.cells_per_job * self.cells_per_pass
 
     @property
     def tasks(self) -> int:
@@ -213,12 +221,15 @@ class ClusterConfig(RootConfig):
                 raise ValueError(f"{command}.{taken[0]}: the submission sets --{taken[0]} itself; remove it")
         if self.report.cells_per_job > 1:
             raise SettingError(("report", "cells_per_job"), "a report is one task; remove it")
+        for section, resources in (("train", self.train), ("report", self.report)):
+            if resources.cells_per_pass > 1:
+                raise SettingError((section, "cells_per_pass"), "only evaluations share a pass; set it in evaluate")
         return self
 
     @property
     def packs(self) -> bool:
         """Whether a job runs several cells."""
-        return self.train.cells_per_job > 1 or self.evaluate.cells_per_job > 1
+        return self.train.cells_of_job > 1 or self.evaluate.cells_of_job > 1
 
     @property
     def srun_options(self) -> list[str]:

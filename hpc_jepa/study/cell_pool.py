@@ -55,6 +55,11 @@ class PooledTask(Strict):
         return StudyTask(self.kind, self.folder, self.commands)
 
     @property
+    def options(self) -> tuple[tuple[str, ...], ...]:
+        """Its commands without the run folder, the first argument of those that evaluate."""
+        return tuple((name, *rest) for name, _, *rest in self.commands)
+
+    @property
     def is_due(self) -> bool:
         """Whether the task can start and is not done. That of a damaged run is due: its command names the damage."""
         run = RunDir(self.folder)
@@ -112,9 +117,18 @@ class CellPool:
         found = ((number, self._read(number, generation)) for number, generation in self._generations().items())
         return {number: claim for number, claim in found if claim is not None}
 
-    def take_first(self, numbers: Iterable[int]) -> int | None:
-        """Take the first of these tasks that nobody has and that is due; its number, or None."""
-        return next((number for number in self.due(numbers) if self._take(number)), None)
+    def take(self, numbers: Iterable[int], most: int = 1) -> list[int]:
+        """Take the first of these tasks that nobody has and that is due, and further ones with the same options, at
+        most so many; their numbers, none if none is due.
+        """
+        taken: list[int] = []
+        for number in self.due(numbers):
+            alike = not taken or self.tasks[number].options == self.tasks[taken[0]].options
+            if alike and self._take(number):
+                taken.append(number)
+            if len(taken) == most:
+                break
+        return taken
 
     def due(self, numbers: Iterable[int]) -> Iterator[int]:
         """The tasks among ``numbers`` that nobody has and that are due.

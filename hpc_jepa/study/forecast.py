@@ -79,7 +79,7 @@ def forecast_study(
     seconds = [regime.seconds * regime.cells for regime in regimes if regime.seconds is not None]
     known = len(seconds) == len(regimes)
     at_once = min(cluster.max_concurrent_jobs * cluster.train.cells_per_job, max(len(trainings), 1))
-    rounds = math.ceil(len(evaluations) / (cluster.max_concurrent_jobs * cluster.evaluate.cells_per_job))
+    rounds = math.ceil(len(evaluations) / (cluster.max_concurrent_jobs * cluster.evaluate.cells_of_job))
     return StudyForecast(
         regimes,
         gpu_hours=sum(hours) if known else None,

@@ -26,7 +26,7 @@ class CellShape:
     """Cells at the same time, and what each of them gets.
 
     processes: on all ``nodes``. cores: of one process. gpus: on each node. memory_mib: on each node; None: the default
-    of the site. srun_options: of the profile.
+    of the site. srun_options: of the profile. cells_per_pass: evaluations that one command does in the place of a cell.
     """
 
     cells: int
@@ -37,6 +37,12 @@ class CellShape:
     cells_per_gpu: int = 1
     memory_mib: int | None = None
     srun_options: tuple[str, ...] = ()
+    cells_per_pass: int = 1
+
+    @property
+    def cells_of_job(self) -> int:
+        """Cells that a job starts with."""
+        return self.cells * self.cells_per_pass
 
 
 @contextmanager

@@ -47,8 +47,10 @@ def refuse_online_packed(cells: Sequence[StudyCell], profile: Profile) -> None:
     in advance, cannot be followed.
     """
     if profile.cluster.packs and any(cell.online is not None for cell in cells):
-        section = "train" if profile.cluster.train.cells_per_job > 1 else "evaluate"
+        sections = {"train": profile.cluster.train, "evaluate": profile.cluster.evaluate}
+        section = next(name for name, resources in sections.items() if resources.cells_of_job > 1)
+        key = "cells_per_job" if sections[section].cells_per_job > 1 else "cells_per_pass"
         raise InputError(
-            f"{profile.location(f'{section}.cells_per_job')}: packed jobs cannot evaluate beside the training "
-            "(evaluations: online: true in the study); set cells_per_job: 1, or online: false"
+            f"{profile.location(f'{section}.{key}')}: packed jobs cannot evaluate beside the training "
+            f"(evaluations: online: true in the study); set {key}: 1, or online: false"
         )

@@ -63,7 +63,7 @@ class SlurmSubmitter:
         """
         kind = pool.tasks[numbers[0]].kind
         shape = self._shape(kind)
-        packs = [numbers[first : first + shape.cells] for first in range(0, len(numbers), shape.cells)]
+        packs = [numbers[first : first + shape.cells_of_job] for first in range(0, len(numbers), shape.cells_of_job)]
         jobs = [PackedJob(pool.path, pack[0], shape) for pack in packs]
         ids = self._submit(kind, run_packed_in_job, jobs, self._packed_parameters(kind, dependency))
         return [
@@ -102,6 +102,7 @@ class SlurmSubmitter:
             cells_per_gpu=resources.cells_per_gpu,
             memory_mib=int(memory * 1024 / cells) if memory else None,
             srun_options=tuple(self.profile.cluster.srun_options),
+            cells_per_pass=resources.cells_per_pass,
         )
 
     def _packed_parameters(self, kind: TaskKind, dependency: str | None) -> dict[str, Any]:

@@ -342,7 +342,7 @@ class _PackedBatch(_Batch):
         """Packed jobs for these tasks of a pool, in arrays of at most the allowed size."""
         cluster = self._submitter.profile.cluster
         kind = pool.tasks[numbers[0]].kind
-        most = cluster.array_limit * (cluster.train if kind == "train" else cluster.evaluate).cells_per_job
+        most = cluster.array_limit * (cluster.train if kind == "train" else cluster.evaluate).cells_of_job
         jobs = []
         for first in range(0, len(numbers), most):
             jobs += self._submitter.submit_packed(pool, numbers[first : first + most], dependency)

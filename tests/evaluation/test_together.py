@@ -17,6 +17,10 @@ from hpc_jepa.evaluation import together
 from hpc_jepa.evaluation.evaluator import RunEvaluation, evaluate, evaluate_runs
 from hpc_jepa.evaluation.progress import no_progress
 from hpc_jepa.runs.run_dir import RunDir
+from hpc_jepa.study.cell_pool import CellPool, PooledTask
+from hpc_jepa.study.packed_job import PackedJob, PackedRun
+from hpc_jepa.study.packed_slots import CellShape
+from hpc_jepa.study.task import TaskRunner
 
 WORKER = Path(__file__).parent / "workers" / "evaluate_together.py"
 WIDTHS = (32, 32, 64, 96)
@@ -278,3 +282,48 @@ def test_the_command_evaluates_all_named_runs(runs, benchmark, tmp_path):
     assert files_of(folders[3]) == files_of(copies[3])
     alone = CliRunner().invoke(app, ["evaluate", "a.b=1", "--benchmark", str(tmp_path / "tiny8.yaml")])
     assert alone.exit_code == InputError.exit_code and "RUNS/" in alone.stderr
+
+
+def run_here(runner, task):
+    """Run the commands of a task in this process, up to the first that fails; its exit code."""
+    codes = (CliRunner().invoke(app, list(command)).exit_code for command in task.commands)
+    return next((code for code in codes if code), 0)
+
+
+def test_a_packed_job_decodes_each_clip_once_for_its_runs_and_a_damaged_run_fails_alone(
+    runs, benchmark, decoded, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(TaskRunner, "run", run_here)
+    (tmp_path / "tiny8.yaml").write_text(loading.dump_config(benchmark))
+    options = ("--benchmark", str(tmp_path / "tiny8.yaml"), "--weights", "target", "--weights", "random_init")
+    folders, copies = runs
+    for copy in copies:
+        evaluate(copy, benchmark, "standard", NAMES)
+    separate = len(decoded) // len(copies)
+    shutil.rmtree(folders[1] / "checkpoints")
+    pool = CellPool.create(
+        tmp_path,
+        [
+            PooledTask(kind="evaluate", folder=folder, commands=(("evaluate", str(folder), *options),))
+            for folder in (folders[0], *folders[2:], folders[1])
+        ],
+    )
+    job = PackedJob(pool.path, 0, CellShape(cells=1, processes=1, cores=1, cells_per_pass=3))
+    decoded.clear()
+    assert PackedRun(job).run() != 0
+    assert len(decoded) == separate > 0
+    codes = [claim.code for _, claim in sorted(pool.claims().items())]
+    assert codes[:3] == [0, 0, 0] and codes[3] not in (0, None)
+    for number in (0, 2, 3):
+        assert files_of(folders[number]) == files_of(copies[number])
+    assert not (folders[1] / "eval/tiny8.standard.json").exists()
+
+    pool = CellPool.create(tmp_path, pool.tasks)
+    for folder in (folders[0], *folders[2:]):
+        shutil.rmtree(folder / "eval")
+    decoded.clear()
+    assert PackedRun(PackedJob(pool.path, 0, CellShape(cells=1, processes=1, cores=1, cells_per_pass=4))).run() != 0
+    assert len(decoded) == separate  # the others have their records when they are evaluated alone
+    assert [claim.code == 0 for _, claim in sorted(pool.claims().items())] == [True, True, True, False]
+    for number in (0, 2, 3):
+        assert files_of(folders[number]) == files_of(copies[number])

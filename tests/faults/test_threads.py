@@ -173,7 +173,7 @@ def test_heartbeats_of_claims_that_end_stop_the_job(tmp_path, monkeypatch):
     monkeypatch.setattr(pool, "_renew", planted)
     with pool.heartbeats(), pytest.raises(HpcJepaError, match="planted"):
         while True:
-            pool.take_first([])
+            pool.take([])
 
 
 def test_an_error_in_a_thread_of_a_study(monkeypatch):

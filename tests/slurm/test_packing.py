@@ -55,7 +55,7 @@ def test_cells_end_as_alone_although_one_is_broken_a_job_is_preempted_and_a_node
 
 
 @pytest.mark.slow
-def test_a_job_takes_the_cells_of_the_next_one_and_evaluations_are_packed_too(
+def test_a_job_takes_the_cells_of_the_next_one_and_two_evaluations_share_a_pass(
     cluster, grid, tiny_benchmark, tmp_path, eventually
 ):
     (tmp_path / "benchmark.yaml").write_text(yaml.safe_dump(tiny_benchmark))
@@ -63,7 +63,7 @@ def test_a_job_takes_the_cells_of_the_next_one_and_evaluations_are_packed_too(
         "baseline", "ld", seeds=[0, 1], steps=2, max_concurrent_jobs=1,
         evaluations=[{"benchmark": "benchmark.yaml", "weights": ["target"]}],
         train={"cpus_per_node": 2, "time": 10, "cells_per_job": 2},
-        evaluate={"cpus_per_node": 2, "time": 10, "cells_per_job": 2},
+        evaluate={"cpus_per_node": 2, "time": 10, "cells_per_pass": 2},
     )  # fmt: skip
     study.call("submit")
     submitted = {kind: {job["job"] for job in lines_of(study, kind)} for kind in ("train", "evaluate")}
@@ -75,5 +75,8 @@ def test_a_job_takes_the_cells_of_the_next_one_and_evaluations_are_packed_too(
     for kind in ("train", "evaluate"):
         assert len(takers(study, kind)) == 4 and {*takers(study, kind)} <= submitted[kind]
     assert {job[-2:] for job in takers(study, "train")} == {"_0"}
+    logs = {path: path.read_text() for path in (study.folder / "runs/demo").glob("*/*/*/log/evaluate.log")}
+    named = [path for path in logs if any(str(path.relative_to(study.folder)) in text for text in logs.values())]
+    assert len(logs) == 4 and len(named) == 2  # the logs of the runs whose command evaluates the others too
     study.call("submit")
     assert {job["job"] for job in lines_of(study, "train")} == submitted["train"]

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 import yaml
@@ -16,7 +17,7 @@ from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.errors import EXIT_INTERRUPTED, InputError
 from hpc_jepa.runs.lease import LEASE_TIMEOUT, LeaseHolder
 from hpc_jepa.runs.state import RunState, write_state
-from hpc_jepa.study import submit, task
+from hpc_jepa.study import packed_job, submit, task
 from hpc_jepa.study.cell_pool import CellPool, Claim, PooledTask
 from hpc_jepa.study.forecast import estimated_step, forecast_study
 from hpc_jepa.study.grid import expand_study
@@ -74,6 +75,11 @@ def tasks(folder, *groups):
     ]
 
 
+def take_first(pool, numbers):
+    """The number of the task that was taken, None if none is free."""
+    return next(iter(pool.take(numbers)), None)
+
+
 @pytest.mark.parametrize(
     ("train", "key", "part"),
     [
@@ -98,12 +104,14 @@ def test_cells_without_room_are_refused_with_line_key_and_remedy(profile, train,
         profile(**train)
 
 
-def test_a_report_is_not_packed(tmp_path):
+def test_a_report_is_not_packed_and_trainings_share_no_pass(tmp_path):
     path = tmp_path / "site.yaml"
-    report = {"cpus_per_node": 4, "time": 5, "cells_per_job": 2}
-    path.write_text(yaml.safe_dump({"train": NODE, "evaluate": NODE, "report": report}))
-    with pytest.raises(InputError, match=r"site\.yaml:\d+: report\.cells_per_job"):
-        find_profile(str(path))
+    for section, key in (("report", "cells_per_job"), ("report", "cells_per_pass"), ("train", "cells_per_pass")):
+        profile = {"train": NODE, "evaluate": NODE, "report": {"cpus_per_node": 4, "time": 5}}
+        profile[section] = {**profile[section], key: 2}
+        path.write_text(yaml.safe_dump(profile))
+        with pytest.raises(InputError, match=rf"site\.yaml:\d+: {section}\.{key}"):
+            find_profile(str(path))
 
 
 @pytest.mark.parametrize(
@@ -139,13 +147,13 @@ def test_hours_of_packed_cells(expand, profile):
 def test_a_task_is_taken_once_and_again_only_if_it_was_interrupted(tmp_path):
     pool = CellPool.create(tmp_path, tasks(tmp_path, 0, 0, 0))
     other = CellPool(pool.path)
-    assert [pool.take_first(range(3)), other.take_first(range(3)), pool.take_first(range(3))] == [0, 1, 2]
-    assert other.take_first(range(3)) is None
+    assert [take_first(pool, range(3)), take_first(other, range(3)), take_first(pool, range(3))] == [0, 1, 2]
+    assert take_first(other, range(3)) is None
     pool.finish(0, EXIT_INTERRUPTED)
     other.finish(1, 7)
     pool.finish(2, 0)
     assert {number: claim.code for number, claim in other.claims().items()} == {0: EXIT_INTERRUPTED, 1: 7, 2: 0}
-    assert [other.take_first(range(3)), other.take_first(range(3))] == [0, None]
+    assert [take_first(other, range(3)), take_first(other, range(3))] == [0, None]
     assert pool.lost == other.lost == set()
 
 
@@ -157,11 +165,11 @@ def test_two_jobs_never_get_the_same_task(tmp_path, monkeypatch):
 
     def overtaken():
         found = generations()
-        pool.take_first([0])
+        take_first(pool, [0])
         return found
 
     monkeypatch.setattr(late, "_generations", overtaken)
-    assert late.take_first([0]) is None and pool._held == {0: 1}
+    assert take_first(late, [0]) is None and pool._held == {0: 1}
 
 
 def claim_by(pool, holder, code=None):
@@ -174,16 +182,16 @@ def test_a_task_of_another_machine_is_taken_over_without_heartbeats(tmp_path, la
     claim_by(pool, LeaseHolder.current().model_copy(update={"identity": None, "host": "elsewhere"}))
     if late:
         os.utime(pool.path / "0.1.json", (time.time() - 2 * LEASE_TIMEOUT,) * 2)
-    assert pool.take_first([0]) == (0 if late else None)
+    assert take_first(pool, [0]) == (0 if late else None)
 
 
 def test_a_restarted_job_takes_its_own_tasks_at_once_and_the_older_start_notices(tmp_path, monkeypatch):
     monkeypatch.setenv("SLURM_JOB_ID", "5")
     pool = CellPool.create(tmp_path, tasks(tmp_path, 0, 0))
-    assert pool.take_first([0]) == 0
+    assert take_first(pool, [0]) == 0
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     again = CellPool(pool.path)
-    assert again.take_first([0]) == 0
+    assert take_first(again, [0]) == 0
     pool._renew()
     assert pool.lost == {0} and not again.lost
     pool.finish(0, 0)
@@ -194,12 +202,12 @@ def test_a_task_of_a_dead_process_is_free_and_a_torn_claim_is_not(tmp_path):
     pool = CellPool.create(tmp_path, tasks(tmp_path, 0, 0))
     script = (
         "import sys, pathlib; from hpc_jepa.study.cell_pool import CellPool; "
-        "CellPool(pathlib.Path(sys.argv[1])).take_first([0])"
+        "CellPool(pathlib.Path(sys.argv[1])).take([0])"
     )
     subprocess.run([sys.executable, "-c", script, str(pool.path)], check=True)
     (pool.path / "1.1.json").write_text("{")
     assert (pool.path / "0.1.json").exists()
-    assert [pool.take_first([0]), pool.take_first([1])] == [0, None]
+    assert [take_first(pool, [0]), take_first(pool, [1])] == [0, None]
 
 
 def test_what_is_done_or_waits_for_another_run_or_is_trained_by_hand_is_not_taken(tmp_path):
@@ -233,8 +241,9 @@ class Runs:
         return code
 
 
-def packed(pool, cells, first=0):
-    return PackedRun(PackedJob(pool.path, first, CellShape(cells=cells, processes=1, cores=1)))
+def packed(pool, cells, first=0, cells_per_pass=1):
+    shape = CellShape(cells=cells, processes=1, cores=1, cells_per_pass=cells_per_pass)
+    return PackedRun(PackedJob(pool.path, first, shape))
 
 
 def test_a_job_takes_its_own_cells_then_those_with_the_same_clips_then_the_last(tmp_path, monkeypatch):
@@ -244,7 +253,7 @@ def test_a_job_takes_its_own_cells_then_those_with_the_same_clips_then_the_last(
     assert runs.order[:2] == ["2", "3"] or runs.order[:2] == ["3", "2"]
     assert sorted(runs.order) == list("012345")
     run = packed(pool, 2, first=2)
-    run._running = {object(): 1}
+    run._running = {object(): packed_job._Pass((1,), pool.tasks[1].task)}
     assert list(run._preferred()) == [2, 3, 1, 0, 5, 4]
 
 
@@ -305,6 +314,63 @@ def test_a_job_whose_cells_were_taken_over_starts_no_others_and_is_not_queued_ag
     monkeypatch.setattr(task.TaskRunner, "run", taken_over)
     assert packed(pool, 1).run() == 1
     assert pool.claims().keys() == {0}
+
+
+class Evaluations:
+    """Stands in for evaluate commands: each run of one that fails has no record. Remembers the commands by runs."""
+
+    def __init__(self, monkeypatch, *broken):
+        self.passes, self.broken = [], set(broken)
+        monkeypatch.setattr(task.TaskRunner, "run", lambda runner, each: self._run(each))
+
+    def _run(self, each):
+        names = []
+        for command in each.commands:
+            folders = command[1 : command.index("--benchmark")]
+            names.append("".join(Path(folder).name for folder in folders))
+        self.passes.append(tuple(names))
+        return 4 if self.broken & set(names[0]) else 0
+
+
+def evaluations(folder, *benchmarks):
+    """Evaluations of trained runs 0, 1, ..., each on some benchmarks."""
+    for number in range(len(benchmarks)):
+        mark_done(folder / str(number))
+    return [
+        PooledTask(
+            kind="evaluate",
+            folder=folder / str(number),
+            commands=tuple(("evaluate", str(folder / str(number)), "--benchmark", name) for name in names),
+        )
+        for number, names in enumerate(benchmarks)
+    ]
+
+
+def test_a_pass_takes_evaluations_with_the_same_options_and_at_most_as_many_as_the_profile_says(tmp_path, monkeypatch):
+    commands = Evaluations(monkeypatch)
+    pool = CellPool.create(tmp_path, evaluations(tmp_path, "ab", "ab", "a", "ab", "ab", "a"))
+    assert packed(pool, 1, cells_per_pass=3).run() == 0
+    assert commands.passes == [("014", "014"), ("25",), ("3", "3")]  # its own first, then the last
+    assert [claim.code for claim in pool.claims().values()] == [0] * 6
+    (log,) = {(tmp_path / name / "log/evaluate.log").read_text() for name in "14"}
+    assert str(tmp_path / "0/log/evaluate.log") in log
+
+
+def test_a_pass_that_fails_is_done_cell_by_cell_and_only_the_broken_one_fails(tmp_path, monkeypatch):
+    commands = Evaluations(monkeypatch, "1")
+    pool = CellPool.create(tmp_path, evaluations(tmp_path, "a", "a", "a", "a"))
+    assert packed(pool, 2, cells_per_pass=2).run() == 4
+    assert sorted(commands.passes) == [("0",), ("01",), ("1",), ("23",)]
+    assert [claim.code for _, claim in sorted(pool.claims().items())] == [0, 4, 0, 0]
+
+
+def test_cells_of_a_failed_pass_are_given_back_when_the_time_is_nearly_up(tmp_path, monkeypatch):
+    commands = Evaluations(monkeypatch, "0")
+    monkeypatch.setenv("SLURM_JOB_END_TIME", str(int(time.time()) + 5))
+    pool = CellPool.create(tmp_path, evaluations(tmp_path, "a", "a"))
+    assert packed(pool, 1, cells_per_pass=2).run() == EXIT_INTERRUPTED
+    assert commands.passes == [("01",)] and {claim.code for claim in pool.claims().values()} == {EXIT_INTERRUPTED}
+    assert list(CellPool(pool.path).due(range(2))) == [0, 1]
 
 
 def test_a_step_gets_its_part_of_the_job(monkeypatch, profile, tmp_path):
@@ -394,9 +460,9 @@ class Submitter:
         self.profile, self.folder, self.arrays = profile, folder, []
 
     def submit_packed(self, pool, numbers, dependency=None):
-        cells = self.profile.cluster.train.cells_per_job
+        cells = self.profile.cluster.train.cells_of_job
         if pool.tasks[numbers[0]].kind == "evaluate":
-            cells = self.profile.cluster.evaluate.cells_per_job
+            cells = self.profile.cluster.evaluate.cells_of_job
         array = 100 + len(self.arrays)
         self.arrays.append((pool.tasks[numbers[0]].kind, len(numbers), dependency))
         return [self._job(f"{array}_{index // cells}", pool.tasks[n], pool) for index, n in enumerate(numbers)]
@@ -423,6 +489,8 @@ def test_evaluations_wait_for_all_trainings_and_phases_for_the_one_before(expand
     batch = submitted(expand(), site, tmp_path)
     assert batch._submitter.arrays == [("train", 4, None), ("evaluate", 4, "afterany:100")]
     assert "4 cells in 1 job" in batch.submitted.lines[0] and "4 cells in 2 jobs" in batch.submitted.lines[1]
+    one = profile(evaluate={"cells_per_job": 2, "cells_per_pass": 2})
+    assert "4 cells in 1 job" in submitted(expand(), one, tmp_path).submitted.lines[1]
     phases = [{"name": "main"}, {"name": "end", "after": "main", "overrides": ["schedule.steps=1"]}]
     arrays = submitted(expand(phases=phases), site, tmp_path)._submitter.arrays
     assert arrays == [("train", 4, None), ("train", 4, "afterany:100"), ("evaluate", 8, "afterany:100:101")]

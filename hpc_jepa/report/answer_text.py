@@ -63,7 +63,7 @@ def _lead(answer: Answer) -> list[str]:
         return [_curves(answer, asked)]
     ranked = sorted(asked, key=_rank)
     listed = [f"{place(each, answer)}: {signed_interval(each.contrast)}, {verdict(each)}" for each in ranked]
-    return [f"{_groups(answer, asked)}: {'; '.join(_first(listed, 'comparisons'))}"]
+    return [f"{_groups(answer, asked)}, 95 % intervals: {'; '.join(_first(listed, 'comparisons'))}"]
 
 
 def _groups(answer: Answer, asked: Sequence[AskedContrast]) -> str:
@@ -89,8 +89,10 @@ def _design(answer: Answer, asked: Sequence[AskedContrast]) -> str:
             for each in effects
         ]
         parts.append(f"{place(group[0], answer)}: {', '.join(words)}")
-    factors = " x ".join(answer.contrast.factors or {})
-    return f"{factors}, by {_measured(answer)} {_seeds(asked)}: {'; '.join(_first(parts, 'columns'))}"
+    with_it = {name: ", ".join(sides[1]) for name, sides in (answer.contrast.factors or {}).items()}
+    factors = " x ".join(f"{name} ({names})" for name, names in with_it.items())
+    lead = f"{factors}, by {_measured(answer)} {_seeds(asked)}, 95 % intervals"
+    return f"{lead}: {'; '.join(_first(parts, 'columns'))}"
 
 
 def _curves(answer: Answer, asked: Sequence[AskedContrast]) -> str:
@@ -104,7 +106,8 @@ def _curves(answer: Answer, asked: Sequence[AskedContrast]) -> str:
     if rest := ranked[CURVES:]:
         apart = sum(any(map(has_parted, curve)) for curve in rest)
         parts.append(f"and {len(rest)} further curves, of which {apart or 'none'} part{'s' if apart == 1 else ''}")
-    return f"{_groups(answer, asked)}, simultaneous 95 % intervals: {'; '.join(parts)}"
+    over = " for new seeds, clips and draws of labels" if answer.outcome.task == "few_shot" else ""
+    return f"{_groups(answer, asked)}, simultaneous 95 % intervals{over}: {'; '.join(parts)}"
 
 
 def _along(curve: Sequence[AskedContrast]) -> str:
@@ -224,7 +227,8 @@ def _measured(answer: Answer) -> str:
         for each in answer.contrasts
         if answer.scores is not None
     }
-    title = " and ".join(sorted(metrics, key=lambda name: (len(name), name)))
+    names = sorted(metrics, key=lambda name: (len(name), name))
+    title = " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
     return f"mean {title} over all corruptions" if answer.outcome.task == "robustness" else title
 
 

@@ -111,6 +111,8 @@ def test_the_interaction_of_a_design_is_named(collect):
 def test_the_contrasts_are_those_of_the_records(collect):
     """Means over seeds and clips by numpy; with three variants a contrast is a paired t test with a clip part."""
     data = collect(asking(FACTORS, variants=DESIGN, seeds=(0, 1, 2, 3)), gain_of_fwm(0.1))
+    first = data.answer_sentences[0]
+    assert all(part in first for part in ("(fwm, fwm_ltc)", "(ltc, fwm_ltc)", "accuracy", "95 %", "4 seeds"))
     by_name = {asked.name: asked.contrast for asked in data.answers[0].contrasts}
     right = {}
     for run in data.runs:

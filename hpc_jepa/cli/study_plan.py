@@ -99,7 +99,7 @@ def _regimes(regimes: Sequence[RegimeForecast]) -> Table:
 
 def _shapes(prices: Sequence[ShapePrice], best: ShapePrice) -> Table:
     """A row for each shape; one that is impossible has a reason in place of its numbers."""
-    table = Table("cells in a job", "hours per run", "in all", "GPU-hours", "", box=None, pad_edge=False)
+    table = Table("cells in a job", "hours per run", "hours in all", "GPU-hours", "", box=None, pad_edge=False)
     for price in prices:
         marks = [*(["profile"] if price.is_current else []), *(["cheapest"] if price == best else [])]
         numbers = ("", "", "")
@@ -149,10 +149,14 @@ def _total(forecast: StudyForecast, site: ClusterConfig, cells: int, on_slurm: b
     """One line about the whole study."""
     gpus = site.train.gpus
     hours = f"{forecast.gpu_hours:,.0f} GPU-hours, " if forecast.gpu_hours is not None and gpus else ""
-    days = f"{forecast.days:.1f} days" if forecast.days is not None else "unknown time"
+    days = _hours_or_days(forecast.days) if forecast.days is not None else "unknown time"
     at_once = min(site.max_concurrent_jobs * site.train.cells_per_job, max(cells, 1))
     line = f"pretraining: {hours}{days} with {at_once} at a time; {forecast.disk / GIB:,.1f} GiB of disk"
     if not on_slurm:
         return line
     arrays = f"{forecast.arrays} Slurm {'array' if forecast.arrays == 1 else 'arrays'} and a report"
-    return f"{line}; evaluation: at most {forecast.evaluation_days:.1f} days; {arrays}"
+    return f"{line}; evaluation: at most {_hours_or_days(forecast.evaluation_days)}; {arrays}"
+
+
+def _hours_or_days(days: float) -> str:
+    return f"{days:.1f} days" if days >= 2 else f"{24 * days:.1f} hours"

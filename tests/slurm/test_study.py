@@ -1,10 +1,12 @@
 """A study on Slurm: submission, evaluation, report, cancellation, and recovery of failed cells."""
 
+import csv
 import json
 import os
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import yaml
 
@@ -57,6 +59,41 @@ def test_a_study_is_trained_evaluated_and_reported_although_the_controller_dies(
     jobs = (study.folder / "runs/demo/jobs.jsonl").read_text()
     study.call("submit")
     assert (study.folder / "runs/demo/jobs.jsonl").read_text() == jobs
+
+
+def test_further_tasks_are_evaluated_by_the_jobs_of_the_cells_and_are_rows_of_the_results(
+    grid, tiny_benchmark, tmp_path, eventually
+):
+    (tmp_path / "benchmark.yaml").write_text(yaml.safe_dump(tiny_benchmark))
+    shots = ["few_shot.shots=[1, 2]", "few_shot.draws=2", "few_shot.episodes=2", "few_shot.episode_shots=[]"]
+    settings = {"few_shot": shots, "robustness": ["robustness.corruptions=[reversal]"]}
+    tasks = [{"task": name, "overrides": overrides} for name, overrides in settings.items()]
+    evaluations = [{"benchmark": "benchmark.yaml", "weights": ["target"], **task} for task in ({}, *tasks)]
+    study = grid(*VARIANTS, steps=2, evaluations=evaluations)
+    study.call("submit")
+    eventually(study.done)
+    eventually((study.folder / "runs/demo/report/index.html").exists)
+
+    assert all(study.job(f"tiny/{variant}", kind="evaluate") for variant in VARIANTS)
+    for cell in study.status().values():
+        done = {(each["task"], each["protocol"]): each["done"] for each in cell["evaluations"]}
+        assert done == {(task, "standard"): True for task in ("probe", *settings)}
+    with (study.folder / "runs/demo/report/results.csv").open(newline="") as file:
+        rows = {(row["variant"], row["task"], row["condition"]): float(row["value"]) for row in csv.DictReader(file)}
+    for variant in VARIANTS:
+        answers = {}
+        for task in settings:
+            with np.load(study.run(f"tiny/{variant}").folder / f"eval/{task}/motion8.standard.npz") as found:
+                answers |= {name: 100 * (found[name] == found["labels"]).mean() for name in found}
+        expected = {
+            ("few_shot", "1 shot"): answers["target.shots-1"],
+            ("few_shot", "2 shots"): answers["target.shots-2"],
+            ("robustness", "clean"): answers["target.linear.clean.0"],
+            ("robustness", "reversal, severity 1"): answers["target.linear.reversal.1"],
+            ("robustness", "mean over corruptions"): answers["target.linear.reversal.1"],
+        }
+        found = {key[1:]: value for key, value in rows.items() if key[0] == variant and key[1] != "probe"}
+        assert found == pytest.approx(expected, abs=0.01)
 
 
 def test_a_run_that_two_studies_list_is_trained_once_by_the_job_of_either(evaluated_grid, tmp_path, eventually):

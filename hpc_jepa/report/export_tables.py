@@ -312,27 +312,18 @@ def _robustness_table(rows: Sequence[RobustnessRow]) -> TextTable:
     lines = []
     for row in rows:
         worst = f"{row.worst.replace('_', ' ')} -{row.worst_loss:.1f}"
-        numbers = [_estimate(row, name, digits) for name, digits in (("error", 3), ("relative", 3), ("retained", 1))]
-        lines.append([row.encoder, *numbers, _estimate(row, "retained_gain", 1, "+"), worst, f"{row.consistency:.1f}"])
+        numbers = [row.text(name, digits) for name, digits in (("error", 3), ("relative", 3), ("retained", 1))]
+        lines.append([row.encoder, *numbers, row.text("retained_gain", 1, "+"), worst, f"{row.consistency:.1f}"])
     names = ["variant", "corruption error", "relative", "retained, %", "gain", "worst, points", "consistency, %"]
     seeds = sorted({row.seeds for row in rows})
     over = "clips alone, of one seed" if seeds == [1] else f"clips and {' or '.join(map(str, seeds))} seeds"
     note = (
-        "Corruption errors beside the baseline: 1 is equal, less is better; the relative one is of the losses by "
-        "corruption alone. Retained: share of the clean accuracy, and its gain in points. 95 % intervals over "
-        f"{over}."
+        "Corruption errors beside the baseline, of groups beside the second: 1 is equal, less is better; the relative "
+        "one is of the losses by corruption alone. Retained: share of the clean accuracy, and its gain in points. "
+        f"95 % intervals over {over}."
     )
     title = f"{rows[0].study}: corrupted clips of {rows[0].where}, {rows[0].probe.replace('_', ' ')} probe"
     return TextTable(title, note, pd.DataFrame(lines, columns=names))
-
-
-def _estimate(row: RobustnessRow, name: str, digits: int, sign: str = "") -> str:
-    """A value and its interval, as far as they are defined."""
-    value, low, high = (getattr(row, each) for each in (name, f"{name}_low", f"{name}_high"))
-    if value is None:
-        return "undefined"
-    text = f"{value:{sign}.{digits}f}"
-    return text if low is None or high is None else f"{text} [{low:{sign}.{digits}f}, {high:{sign}.{digits}f}]"
 
 
 def _result_line(row: ResultRow) -> dict[str, Any]:

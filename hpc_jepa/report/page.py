@@ -218,7 +218,9 @@ def _curves(data: ReportData, places: dict[str, int]) -> list[ChartSection]:
         ChartSection(
             "Robustness",
             "Severity 0 is the clean test set. Mean corruption error: error on corrupted clips relative to the "
-            f"baseline (1 is equal, less is better). Consistency: share of clips with unchanged class. {BANDS}",
+            "baseline (1 is equal, less is better); relative error: the same of the accuracy lost by corruption; "
+            "retained accuracy: share of the clean one. Consistency: share of clips with unchanged class. "
+            f"{BANDS}",
             drawn(curves.robustness_charts(data.runs)),
             data.robustness,
         ),

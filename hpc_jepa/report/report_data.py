@@ -124,7 +124,7 @@ def collect_run_data(found: FoundRuns, places: Sequence[Path]) -> ReportData:
         comparisons=comparisons,
         factorial=[design for study in free for design in factorial_designs(study)],
         incomplete_factorial=[line for study in free for line in incomplete_designs(study)],
-        robustness=robustness_table(scores, tasks.sources),
+        robustness=robustness_table(scores, tasks.sources, questions),
         gaps=[*damaged, *left_out, *other_tasks, *find_gaps(runs, rows), *scarce_classes(runs)],
         runs=runs,
         over_steps=step_series(runs),

@@ -1,27 +1,30 @@
-"""Robustness of each variant beside its baseline: corruption errors, retained accuracy, worst corruption."""
+"""Robustness of each variant beside its baseline, and of the groups that a study compares: corruption errors, retained
+accuracy, worst corruption.
+"""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from hpc_jepa.evaluation.record import RobustnessResult
 from hpc_jepa.evaluation.stats.accuracy import Estimate
-from hpc_jepa.evaluation.stats.corruption import CorruptionMeasures, corruption_measures
-from hpc_jepa.evaluation.tasks.robustness import CLEAN
-from hpc_jepa.report.comparisons import ColumnScores, RowName, StudyScores, label
+from hpc_jepa.evaluation.stats.corruption import CorruptionMeasures
+from hpc_jepa.report.comparisons import RowName, StudyScores, label
+from hpc_jepa.report.corrupted_scores import CorruptedScores, Place, corrupted_scores
+from hpc_jepa.report.corruption_answer import compared_groups
+from hpc_jepa.report.questions import Answer
 from hpc_jepa.report.results import ResultRow
 from hpc_jepa.report.task_results import TaskSource
 
-Place = tuple[str, str, str, str]
-"""Regime, benchmark, protocol and probe."""
+Consistency = Mapping[tuple[str, Place, RowName], float]
+"""By study, place and row, in percent."""
 
 
 @dataclass(frozen=True)
 class RobustnessRow:
-    """A variant over ``seeds`` pretraining seeds that its ``reference`` has too.
+    """A variant or group of variants over ``seeds`` pretraining seeds that its ``reference`` has too.
 
     ``error``: mean corruption error relative to the reference, 1 is equal and less is better; ``relative``: of the
     losses by corruption alone; see ``evaluation/stats/corruption.py``. ``retained``: percent of the clean accuracy that
@@ -54,75 +57,82 @@ class RobustnessRow:
     worst_loss: float = 0.0
     clusters: int | None = None
 
+    def text(self, name: str, decimals: int, sign: str = "") -> str:
+        """A measure and its interval, as far as they are defined: ``0.970 [0.950, 0.990]``."""
+        value, low, high = (getattr(self, each) for each in (name, f"{name}_low", f"{name}_high"))
+        if value is None:
+            return "undefined"
+        text = f"{value:{sign}.{decimals}f}"
+        return text if low is None or high is None else f"{text} [{low:{sign}.{decimals}f}, {high:{sign}.{decimals}f}]"
 
-def robustness_table(studies: Sequence[StudyScores], sources: Mapping[ResultRow, TaskSource]) -> list[RobustnessRow]:
-    """One row per variant and probe with a baseline of the same study, regime, benchmark and protocol."""
+
+@dataclass(frozen=True)
+class _Side:
+    """One or several rows that are measured as their mean."""
+
+    name: str
+    rows: Sequence[RowName]
+
+
+def robustness_table(
+    studies: Sequence[StudyScores], sources: Mapping[ResultRow, TaskSource], answers: Sequence[Answer] = ()
+) -> list[RobustnessRow]:
+    """One row per variant and probe with a baseline of the same study, regime, benchmark and protocol, after those of
+    the groups that ``answers`` compare there.
+    """
     consistency = _consistency(sources)
-    return [
-        line
-        for study in studies
-        for place, conditions in _places(study).items()
-        for line in _lines(study.study, place, conditions, consistency)
-    ]
+    by_study = {answer.study: answer for answer in answers}
+    lines = []
+    for study in studies:
+        grouped = _groups(by_study[study.study]) if study.study in by_study else {}
+        for place, scores in corrupted_scores(study).items():
+            for ours, reference in (*grouped.get(place, ()), *_variants(scores)):
+                measures = scores.measures(ours.rows, reference.rows)
+                if measures is not None:
+                    lines.append(_line(study.study, place, scores, ours, reference, measures, consistency))
+    return lines
 
 
-def _places(study: StudyScores) -> dict[Place, dict[str, ColumnScores]]:
-    """Columns of the clean clips and of every corruption and severity, by condition."""
-    found: dict[Place, dict[str, ColumnScores]] = {}
-    for (regime, column), scores in study.columns.items():
-        if column.task == "robustness" and (column.condition == CLEAN or ", severity " in column.condition):
-            place = (regime, column.benchmark, column.protocol, column.probe)
-            found.setdefault(place, {})[column.condition] = scores
-    return {place: conditions for place, conditions in found.items() if CLEAN in conditions and len(conditions) > 1}
+def _variants(scores: CorruptedScores) -> Iterator[tuple[_Side, _Side]]:
+    """Each row with its baseline, which is its own."""
+    for row in scores.clean.scores:
+        reference = scores.clean.reference_of(row) or row
+        yield _Side(label(row), [row]), _Side(label(reference), [reference])
 
 
-def _lines(
+def _groups(answer: Answer) -> dict[Place, list[tuple[_Side, _Side]]]:
+    """Both groups of an answer with the second one as reference."""
+    found = {}
+    for place, sides, _ in compared_groups(answer):
+        names = (f"{name} ({', '.join(variants)})" for name, variants in (answer.contrast.groups or {}).items())
+        first, second = (_Side(name, rows) for name, rows in zip(names, sides, strict=True))
+        found[place] = [(first, second), (second, second)]
+    return found
+
+
+def _line(
     study: str,
     place: Place,
-    conditions: Mapping[str, ColumnScores],
-    consistency: Mapping[tuple[object, ...], float],
-) -> Iterator[RobustnessRow]:
+    scores: CorruptedScores,
+    ours: _Side,
+    reference: _Side,
+    measures: CorruptionMeasures,
+    consistency: Consistency,
+) -> RobustnessRow:
     regime, benchmark, protocol, probe = place
-    clean = conditions[CLEAN]
-    corruptions = list(dict.fromkeys(name.partition(",")[0] for name in conditions if name != CLEAN))
-    for row in clean.scores:
-        reference = clean.reference_of(row) or row
-        seeds = _common_seeds(conditions, row, reference)
-        if not seeds:
-            continue
-        ours, theirs = (_by_corruption(conditions, corruptions, each, seeds) for each in (row, reference))
-        measures = corruption_measures(ours, theirs, clean.clusters)
-        worst = int(measures.lost.argmax())
-        yield RobustnessRow(
-            study=study,
-            where=f"{benchmark}, {protocol}, {regime}",
-            encoder=label(row),
-            probe=probe,
-            reference=label(reference),
-            consistency=consistency[study, *place, row],
-            seeds=len(seeds),
-            worst=corruptions[worst],
-            worst_loss=100 * float(measures.lost[worst]),
-            clusters=None if clean.clusters is None else len(np.unique(clean.clusters)),
-            **_numbers(measures, is_reference=reference == row),
-        )
-
-
-def _common_seeds(conditions: Mapping[str, ColumnScores], *rows: RowName) -> list[int]:
-    """Seeds that all rows have under all conditions."""
-    return sorted(set.intersection(*(set(each.scores.get(row, {})) for each in conditions.values() for row in rows)))
-
-
-def _by_corruption(
-    conditions: Mapping[str, ColumnScores], corruptions: Sequence[str], row: RowName, seeds: Sequence[int]
-) -> NDArray[np.float64]:
-    """[1 + C, S, n]: scores of the clean clips, and mean over severities under each corruption."""
-    groups = [[CLEAN], *([name for name in conditions if name.startswith(f"{each}, ")] for each in corruptions)]
-    return np.stack(
-        [
-            np.stack([np.mean([conditions[name].scores[row][seed] for name in names], axis=0) for seed in seeds])
-            for names in groups
-        ]
+    clusters, worst = scores.clean.clusters, int(measures.lost.argmax())
+    return RobustnessRow(
+        study=study,
+        where=f"{benchmark}, {protocol}, {regime}",
+        encoder=ours.name,
+        probe=probe,
+        reference=reference.name,
+        consistency=float(np.mean([consistency[study, place, row] for row in ours.rows])),
+        seeds=len(scores.common_seeds([*ours.rows, *reference.rows])),
+        worst=scores.corruptions[worst],
+        worst_loss=100 * float(measures.lost[worst]),
+        clusters=None if clusters is None else len(np.unique(clusters)),
+        **_numbers(measures, is_reference=ours == reference),
     )
 
 
@@ -136,11 +146,10 @@ def _numbers(measures: CorruptionMeasures, is_reference: bool) -> dict[str, Any]
     return fields
 
 
-def _consistency(sources: Mapping[ResultRow, TaskSource]) -> dict[tuple[object, ...], float]:
-    """By study, place and row, in percent."""
-    kept: dict[tuple[object, ...], list[float]] = {}
+def _consistency(sources: Mapping[ResultRow, TaskSource]) -> dict[tuple[str, Place, RowName], float]:
+    kept: dict[tuple[str, Place, RowName], list[float]] = {}
     for row, source in sources.items():
         if isinstance(source.result, RobustnessResult) and source.result.severity and row.weights != "student":
-            key = (row.study, row.regime, row.benchmark, row.protocol, row.probe, (row.variant, row.semantics))
-            kept.setdefault(key, []).append(source.result.consistency)
+            place = (row.regime, row.benchmark, row.protocol, row.probe)
+            kept.setdefault((row.study, place, (row.variant, row.semantics)), []).append(source.result.consistency)
     return {key: 100 * float(np.mean(values)) for key, values in kept.items()}

@@ -22,7 +22,7 @@ from hpc_jepa.evaluation.record import FewShotRecord, RobustnessRecord, TextReco
 from hpc_jepa.evaluation.stats.episodes import episode_accuracy
 from hpc_jepa.evaluation.tasks.few_shot import class_pools, predict_draws, score_episodes, select_per_class
 from hpc_jepa.evaluation.tasks.projection_heads import ProjectionHeads, retrieval_ranks
-from hpc_jepa.evaluation.tasks.robustness import corruption_errors, evenly_spaced, mean_corruption_error
+from hpc_jepa.evaluation.tasks.robustness import evenly_spaced
 from hpc_jepa.runs.run_dir import RunDir
 
 CPU = torch.device("cpu")
@@ -207,16 +207,6 @@ def test_robustness_records(run_folder, benchmark):
         assert result.value == pytest.approx((named == predictions["labels"]).mean())
         same = named == predictions[f"{result.weights}.linear.clean.0"]
         assert result.consistency == pytest.approx(same.mean())
-    errors = corruption_errors(found, "target", "linear", found, "random_init")
-    ours, theirs = (
-        sum(1 - r.value for r in found.results if (r.weights, r.corruption) == (name, "frame_dropout_random"))
-        for name in ("target", "random_init")
-    )
-    assert errors["frame_dropout_random"] == pytest.approx(ours / theirs)
-    assert mean_corruption_error(found, "target", "linear", found, "target") == 1
-    other = found.model_copy(update={"data": {**found.data, "test": "0" * 64}})
-    with pytest.raises(DataError, match="000000000000"):
-        corruption_errors(found, "target", "linear", other, "target")
     with pytest.raises(InputError, match=r"robustness\.corruptions.*'rust'.*frame_dropout_random"):
         evaluate(
             run_folder,

@@ -29,14 +29,21 @@ class CorruptionMeasures:
     under a corruption, or does not lose accuracy by corruption for sure.
 
     ``retained``: share of the clean accuracy; ``retained_gain``: minus that of the reference; not defined at a clean
-    accuracy of zero. ``lost`` [C]: accuracy lost by each corruption.
+    accuracy of zero. ``ratios`` [C]: corruption error of each corruption, infinite where the reference makes no error.
+    ``accuracies`` [1 + C]: on clean clips and under each corruption.
     """
 
     error: Estimate | None
     relative: Estimate | None
     retained: Estimate | None
     retained_gain: Estimate | None
-    lost: Scores
+    ratios: Scores
+    accuracies: Scores
+
+    @property
+    def lost(self) -> Scores:
+        """[C]: accuracy lost by each corruption."""
+        return np.asarray(self.accuracies[0] - self.accuracies[1:])
 
 
 def corruption_measures(
@@ -60,7 +67,8 @@ def corruption_measures(
         relative=_estimate(relative, clusters),
         retained=_estimate(retained, clusters),
         retained_gain=_estimate(gain, clusters),
-        lost=np.asarray(scores[0].mean() - scores[1:].mean(axis=(1, 2))),
+        ratios=np.array([math.inf if ratio is None else ratio.mean() for ratio in ratios]),
+        accuracies=scores.mean(axis=(1, 2)),
     )
 
 

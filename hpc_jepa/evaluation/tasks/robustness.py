@@ -10,11 +10,11 @@ from numpy.typing import NDArray
 from hpc_jepa.config.benchmark import BenchmarkConfig, FeatureProbeConfig, ProtocolName, Weights
 from hpc_jepa.config.loading import nearest_or_all
 from hpc_jepa.distributed import is_main
-from hpc_jepa.errors import DataError, InputError
+from hpc_jepa.errors import InputError
 from hpc_jepa.evaluation.context import EvaluationContext
 from hpc_jepa.evaluation.corruptions import CORRUPTIONS, ClipCorruption
 from hpc_jepa.evaluation.extraction import ExtractedFeatures, TokenEncoder
-from hpc_jepa.evaluation.record import RobustnessRecord, RobustnessResult, TaskResult, accuracy_fields
+from hpc_jepa.evaluation.record import RobustnessResult, TaskResult, accuracy_fields
 from hpc_jepa.evaluation.split_clips import FeatureRequest, FeatureWork
 from hpc_jepa.evaluation.tasks.probe import FittedProbes, fit_all, poolings_of, probe_configs
 
@@ -94,45 +94,6 @@ def evenly_spaced(samples: NDArray[np.int64], count: int | None) -> NDArray[np.i
     if count is None or count >= len(samples):
         return samples
     return samples[np.linspace(0, len(samples) - 1, count).astype(np.int64)]
-
-
-def corruption_errors(
-    record: RobustnessRecord, weights: Weights, probe: str, baseline: RobustnessRecord, baseline_weights: Weights
-) -> dict[str, float]:
-    """Corruption error by corruption (Hendrycks & Dietterich 2019): error summed over severities, divided by that of
-    the baseline. 1 equals the baseline, lower is better.
-
-    Raises DataError if the two were not measured on the same clips and corruptions.
-    """
-    first, second = (
-        (r.benchmark, r.protocol, r.comparable_fingerprint, r.data["test"][:12]) for r in (record, baseline)
-    )
-    if first != second:
-        differing = [f"{a} and {b}" for a, b in zip(first, second, strict=True) if a != b]
-        raise DataError(f"cannot compare robustness records of different protocols or data: {', '.join(differing)}")
-    errors = _summed_errors(record, weights, probe)
-    baseline_errors = _summed_errors(baseline, baseline_weights, probe)
-    if errors.keys() != baseline_errors.keys():
-        raise DataError(f"{weights} and {baseline_weights}, {probe} probe: measured on different corruptions")
-    return {name: errors[name] / max(baseline_errors[name], 1e-12) for name in errors}
-
-
-def mean_corruption_error(
-    record: RobustnessRecord, weights: Weights, probe: str, baseline: RobustnessRecord, baseline_weights: Weights
-) -> float:
-    """Mean of the corruption errors; see ``corruption_errors``."""
-    return float(np.mean(list(corruption_errors(record, weights, probe, baseline, baseline_weights).values())))
-
-
-def _summed_errors(record: RobustnessRecord, weights: Weights, probe: str) -> dict[str, float]:
-    """Sum of the errors over severities, by corruption."""
-    errors: dict[str, float] = {}
-    for result in record.results:
-        if (result.weights, result.probe) == (weights, probe) and result.corruption != CLEAN:
-            errors[result.corruption] = errors.get(result.corruption, 0.0) + 1 - result.value
-    if not errors:
-        raise DataError(f"{record.benchmark}: the record has no robustness results of {weights}, {probe} probe")
-    return errors
 
 
 def _add_results(

@@ -18,12 +18,14 @@ def write_headlines(
     attentive: set[Panel],
     grids: Sequence[ResultGrid],
     comparisons: Sequence[SemanticsComparison],
+    compared: Collection[ResultRow],
     answered: Collection[str] = (),
 ) -> list[str]:
     """What matters most first: gains and losses of each study, single switches, caveats, then pretrained against random
     encoders per panel.
 
     ``attentive``: panels whose probe attends to all tokens. Comparisons of more than one switch have no sentence.
+    ``compared``: rows of encoders that their study was to compare, of which one is named as the best.
     ``answered``: studies whose gains and losses are in their answers.
     """
     grouped = group_by_panel(rows)
@@ -34,15 +36,13 @@ def write_headlines(
     sentences += [sentence for comparison in comparisons if (sentence := comparison.sentence) is not None]
     for study in dict.fromkeys(grid.source for grid in grids):
         sentences += _lone_seed([grid for grid in grids if grid.source == study])
-    sentences += [against_random(key, group) for key, group in grouped.items()]
+    sentences += [against_random(key, group, compared) for key, group in grouped.items()]
     sentences += [_solved(key, grouped[key]) for key in grouped if key in attentive and _is_solved(grouped[key])]
     return sentences
 
 
-def against_random(key: Panel, rows: Sequence[ResultRow]) -> str:
-    """How many pretrained encoders beat random weights, and the best of those that are compared: target weights, if
-    there are any.
-    """
+def against_random(key: Panel, rows: Sequence[ResultRow], compared: Collection[ResultRow]) -> str:
+    """How many pretrained encoders beat random weights, and the best of those that are ``compared``."""
     where = f"{_probe(key)} ({key.benchmark}, {key.protocol}, {key.regime})"
     trained = [row for row in rows if row.is_trained]
     pairs = [(row, random_reference(row, rows)) for row in trained]
@@ -53,11 +53,17 @@ def against_random(key: Panel, rows: Sequence[ResultRow]) -> str:
     lower = [(row, random) for row, random in known if row.high < random.low]
     above, below = (lower, higher) if trained[0].is_error else (higher, lower)
     worse = f" and {len(below)} fall below it" if below else ""
-    compared = [pair for pair in known if pair[0].weights == "target"] or known
-    row, random = max([pair for pair in compared if pair in above] or compared, key=lambda pair: pair[0].quality)
-    return (
+    counted = (
         f"{where}: {len(above)} of {len(known)} pretrained encoders beat random_init{worse}, with non-overlapping 95 % "
-        f"intervals. Best: {row.encoder}, {row.formatted} vs {random.formatted}."
+        "intervals."
+    )
+    candidates = [pair for pair in known if pair[0] in compared]
+    if not candidates:
+        return f"{counted} None of them is one that the study was to compare."
+    row, random = max(candidates, key=lambda pair: pair[0].quality)
+    return (
+        f"{counted} Best of the {len(candidates)} that the study compares: {row.encoder}, {row.formatted} vs "
+        f"{random.formatted}."
     )
 
 

@@ -8,6 +8,7 @@ from hpc_jepa.errors import DataError, InputError
 from hpc_jepa.evaluation.stats.simultaneous import holm
 from hpc_jepa.report.answer_text import answer_sentences
 from hpc_jepa.report.audit import Audit
+from hpc_jepa.report.compared_rows import compared_rows
 from hpc_jepa.report.comparisons import StudyScores, collect_scores
 from hpc_jepa.report.corruption_answer import CorruptionSummary, corruption_summaries
 from hpc_jepa.report.deciding import deciding_columns, deciding_metrics
@@ -114,7 +115,12 @@ def collect_run_data(found: FoundRuns, places: Sequence[Path]) -> ReportData:
     comparisons = [comparison for study in free for comparison in compare_semantics(study)]
     return ReportData(
         descriptions=study_descriptions(runs),
-        headlines=(*sequential_findings(runs), *write_headlines(rows, attentive, grids, comparisons, studies)),
+        headlines=(
+            *sequential_findings(runs),
+            *write_headlines(
+                rows, attentive, grids, comparisons, compared_rows(comparable, runs, names), answered=studies
+            ),
+        ),
         answers=questions,
         corruption=[summary for answer in questions for summary in corruption_summaries(answer)],
         grids=judge_by_questions(grids, questions),

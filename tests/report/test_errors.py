@@ -77,7 +77,7 @@ def test_a_smaller_error_is_a_gain_with_a_negative_difference(errors, unit):
     (line,) = (line for line in content["findings"] if "Holm" in line)
     assert "1 is a gain (fwm" in line and "0 are losses" in line
     (line,) = (line for line in content["findings"] if "random_init" in line)
-    assert "6 of 6 pretrained encoders beat random_init" in line and "fwm" in line.split("Best:")[1]
+    assert "6 of 6 pretrained encoders beat random_init" in line and "fwm" in line.split("Best")[1]
     page = (folder / "index.html").read_text()
     assert 'class="change up"' in page and "lower is better" in page
 

@@ -1,4 +1,12 @@
+import numpy as np
+import pytest
+
+from hpc_jepa.report.report_data import collect_run_data
+from hpc_jepa.report.run_report import find_runs
 from hpc_jepa.report.write_report import write_report
+from hpc_jepa.study.grid import expand_study
+from tests.report.asked_study import asking
+from tests.report.simulated_study import SimulatedStudy
 
 
 def test_pretrained_encoders_are_compared_with_random_ones_for_each_probe(study):
@@ -13,8 +21,29 @@ def test_pretrained_encoders_are_compared_with_random_ones_for_each_probe(study)
 def test_the_best_encoder_is_one_of_those_that_are_compared(write):
     run = write.run("hw")
     write.evaluated(run, {"random_init": {"linear": 0.1}, "target": {"linear": 0.5}, "student": {"linear": 0.9}})
-    (line,) = [line for line in write_report([write.root]).data.headlines if "Best:" in line]
+    (line,) = [line for line in write_report([write.root]).data.headlines if "Best" in line]
     assert "hw (corrected), target, seed 0" in line and "2 of 2" in line
+
+
+@pytest.mark.parametrize("random", [0.125, 0.95])
+def test_the_best_encoder_is_a_variant_of_the_study_also_outside_its_contrast(tmp_path, random):
+    """Better than all are a variant that the study dropped, its other semantics, and in one case random weights."""
+    share = {"baseline": 0.3, "ld": 0.4, "fwm_ld": 0.5, "hw": 0.6, "fwm": 0.9}
+    published = {"objective": "hw", "semantics": "published"}
+    contrast = {"groups": {"factorised": ["fwm_ld"], "plain": ["ld"]}}
+    study = asking(contrast, variants=("baseline", "ld", "fwm_ld", "hw"))
+    wider = asking(contrast, variants=("baseline", "ld", "fwm_ld", "hw", "fwm", published))
+
+    def accuracy(config, benchmark, protocol):
+        return share[config.variant] + 0.2 * (config.semantics_name == "published")
+
+    simulated = SimulatedStudy(tmp_path, accuracy, random_accuracy=random)
+    folder = simulated.write(study, expand_study(wider, tmp_path))
+    data = collect_run_data(find_runs([folder]), [folder])
+    (line,) = [line for line in data.headlines if "Best" in line]
+    own = [row for row in data.rows if row.variant == "hw" and row.semantics == "corrected"]
+    best = own[int(np.argmax([row.value for row in own]))]
+    assert f"{best.encoder}, {best.formatted}" in line.split("Best")[1]
 
 
 def test_a_probe_that_solves_the_benchmark_on_random_features_is_named(study, write):

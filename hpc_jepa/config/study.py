@@ -6,6 +6,7 @@ from typing import Annotated, Any
 from pydantic import Field, field_serializer, field_validator, model_validator
 
 from hpc_jepa.config.about import AboutConfig, ContrastConfig, OutcomeConfig
+from hpc_jepa.config.benchmark import MetricName
 from hpc_jepa.config.sequential import ConfirmationConfig, SequentialConfig
 from hpc_jepa.config.strict import RootConfig, SettingError
 from hpc_jepa.config.study_evaluations import DecidesConfig, Evaluations
@@ -126,6 +127,11 @@ class StudyConfig(RootConfig):
         """The probe and protocol that decide on a benchmark, named as in ``evaluations``; None: the first ones."""
         found = (entry.decides for entry in self.evaluations if entry.is_probed(benchmark))
         return next((decides for decides in found if decides and (decides.probe or decides.protocol)), None)
+
+    def deciding_metric(self, benchmark: str) -> MetricName | None:
+        """The metric that decides on a benchmark, named as in ``evaluations``; None: that of the benchmark."""
+        own = (entry.decides for entry in self.evaluations if entry.benchmark == benchmark)
+        return next((decides.metric for decides in own if decides and decides.metric), None)
 
     @model_validator(mode="after")
     def _reuses_whole_runs(self) -> "StudyConfig":

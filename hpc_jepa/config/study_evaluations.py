@@ -59,8 +59,8 @@ class EvaluationConfig(Strict):
     )
     decides: DecidesConfig | None = Field(
         None,
-        description="metric, or {metric, probe, protocol}, that the study is judged by on this benchmark; null: the "
-        "metric of the benchmark and the first probe of the first protocol",
+        description="metric, or {metric, probe, protocol}, that the study is judged by on this benchmark, all tasks "
+        "by the metric; null: the metric of the benchmark and the first probe of the first protocol",
     )
     online: bool = Field(
         False, description="evaluate these checkpoints while the run trains: on Slurm in a job beside it"
@@ -89,8 +89,15 @@ class EvaluationConfig(Strict):
                 message = f"{override}: a setting of task {section}, but this is task {self.task}; remove one of them"
                 raise SettingError(("overrides", str(index)), message)
         if self.decides is not None and self.task != "probe":
-            raise SettingError(("decides",), f"chooses among probes, but this is task {self.task}; remove it")
+            self._decides_by_metric_alone(self.decides)
         return self
+
+    def _decides_by_metric_alone(self, decides: DecidesConfig) -> None:
+        if self.task == "text":
+            raise SettingError(("decides",), "recall decides on task text; remove it")
+        for key in ("probe", "protocol"):
+            if getattr(decides, key) is not None:
+                raise SettingError(("decides", key), f"chooses among probes, but this is task {self.task}; remove it")
 
     @model_validator(mode="after")
     def _online_has_steps(self) -> "EvaluationConfig":
@@ -140,10 +147,24 @@ def _one_column_decides(evaluations: tuple[EvaluationConfig, ...]) -> tuple[Eval
     return evaluations
 
 
+def _one_metric_decides(evaluations: tuple[EvaluationConfig, ...]) -> tuple[EvaluationConfig, ...]:
+    """Two entries of one benchmark do not name different metrics: its probes and tasks are compared by the same."""
+    named: dict[str, tuple[int, MetricName]] = {}
+    for index, entry in enumerate(evaluations):
+        if entry.decides is None or entry.decides.metric is None:
+            continue
+        other, metric = named.setdefault(entry.benchmark, (index, entry.decides.metric))
+        if metric != entry.decides.metric:
+            message = f"evaluations.{other} says {metric}, which is of the whole benchmark; remove one of them"
+            raise SettingError((str(index), "decides"), message)
+    return evaluations
+
+
 Evaluations = Annotated[
     tuple[EvaluationConfig, ...],
     AfterValidator(_one_is_online),
     AfterValidator(_one_record_each),
     AfterValidator(_one_column_decides),
+    AfterValidator(_one_metric_decides),
 ]
 """All evaluations of a study, which fit together."""

@@ -237,8 +237,10 @@ def _evaluate(
 
 def _with_deciding_metric(record: AnyRecord, path: Path, benchmark: BenchmarkConfig) -> AnyRecord:
     """The record with the metric and unit that the benchmark names now: they decide nothing about the predictions."""
-    current = {"decides": benchmark.decides, "target": benchmark.target}
-    if not isinstance(record, ProbeRecord) or {name: getattr(record, name) for name in current} == current:
+    current: dict[str, Any] = {"decides": benchmark.decides}
+    if isinstance(record, ProbeRecord):
+        current["target"] = benchmark.target
+    if {name: getattr(record, name) for name in current} == current:
         return record
     return rewrite_record(path, record.model_copy(update=current))
 
@@ -294,7 +296,8 @@ def _metadata(context: EvaluationContext, task: Task) -> dict[str, Any]:
             "python": platform.python_version(),
             **{name: version(name) for name in SOFTWARE_PACKAGES},
         },
-        **({"decides": benchmark.decides, "target": benchmark.target} if task == "probe" else {}),
+        "decides": benchmark.decides,
+        **({"target": benchmark.target} if task == "probe" else {}),
     }
 
 

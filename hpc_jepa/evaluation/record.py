@@ -278,6 +278,11 @@ class BaseRecord(Strict):
         description="source videos that the test clips were cut from; absent if unknown",
         exclude_if=lambda value: value is None,
     )
+    decides: MetricName | None = Field(
+        None,
+        description="metric that the benchmark says to compare by; absent: accuracy",
+        exclude_if=lambda value: value is None,
+    )
 
     task: ClassVar[Task] = "probe"
 
@@ -292,11 +297,6 @@ class ProbeRecord(BaseRecord):
 
     target: TargetConfig | None = Field(
         None, description="the number that is predicted; absent: classes", exclude_if=lambda value: value is None
-    )
-    decides: MetricName | None = Field(
-        None,
-        description="metric that the benchmark says to compare by; absent: accuracy",
-        exclude_if=lambda value: value is None,
     )
     results: tuple[ProbeResult, ...] = Field(min_length=1)
 

@@ -26,7 +26,7 @@ def deciding_metrics(runs: Iterable[RunReport]) -> dict[StudyBenchmark, MetricNa
         if file not in by_study:
             by_study[file] = _of_study(file)
         found |= {(run.config.study, name): (metric, None) for name, metric in by_study[file].items()}
-        for path, record in run.records.items():
+        for path, record in run.last_records:
             if record.decides is None:
                 continue
             metric, other = found.setdefault((run.config.study, record.benchmark), (record.decides, path))
@@ -56,7 +56,7 @@ def _of_study(file: Path) -> dict[str, MetricName]:
 
 
 def _decisions(file: Path) -> dict[str, DecidesConfig]:
-    """What ``study.yaml`` says by benchmark; of several entries of one, the metric of the last and the named column."""
+    """What ``study.yaml`` says by benchmark."""
     if not file.is_file():
         return {}
     try:
@@ -64,13 +64,11 @@ def _decisions(file: Path) -> dict[str, DecidesConfig]:
     except InputError:  # a report on the whole study names it among the gaps
         return {}
     found: dict[str, DecidesConfig] = {}
-    for entry in study.evaluations:
-        if entry.decides is not None:
-            column = study.deciding_column(entry.benchmark)
-            named = {"probe": column.probe, "protocol": column.protocol} if column else {}
-            earlier = found.get(name := _benchmark_name(entry.benchmark))
-            metric = entry.decides.metric or (earlier.metric if earlier else None)
-            found[name] = DecidesConfig.model_validate({"metric": metric, **named})
+    for benchmark in dict.fromkeys(entry.benchmark for entry in study.evaluations if entry.decides is not None):
+        column = study.deciding_column(benchmark)
+        named = {"probe": column.probe, "protocol": column.protocol} if column else {}
+        said = {"metric": study.deciding_metric(benchmark), **named}
+        found[_benchmark_name(benchmark)] = DecidesConfig.model_validate(said)
     return found
 
 

@@ -3,13 +3,13 @@
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 from hpc_jepa.config.benchmark import MetricName, Task, Weights
 from hpc_jepa.config.loading import read_config
 from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.errors import InputError
-from hpc_jepa.evaluation.record import AnyRecord, BaseRecord, ProbeRecord, Record
+from hpc_jepa.evaluation.record import AnyRecord, BaseRecord, Record
 from hpc_jepa.runs.run_dir import RunDir, StudyDir
 from hpc_jepa.study.cell_evaluations import study_evaluations
 from hpc_jepa.study.grid import expand_study
@@ -67,9 +67,8 @@ class ReusedRuns:
     def _own(self, record: Record) -> Record | None:
         recorded = cast(AnyRecord, record).results
         results = tuple(result for result in recorded if result.weights in self.asked.weights[_key(record)])
-        own: dict[str, Any] = {"run": record.run.model_copy(update={"study": self.name}), "results": results}
-        if isinstance(record, ProbeRecord):
-            own["decides"] = self.asked.decides[_key(record)]
+        run = record.run.model_copy(update={"study": self.name})
+        own = {"run": run, "results": results, "decides": self.asked.decides[_key(record)]}
         return record.model_copy(update=own) if results else None
 
 

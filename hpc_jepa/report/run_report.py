@@ -59,8 +59,14 @@ class RunReport:
 
     @property
     def all_records(self) -> Iterator[tuple[Path, BaseRecord]]:
-        """Records of all tasks."""
-        for records in (self.records, self.step_records, self.few_shot, self.robustness, self.text):
+        """Records of all tasks, those of chosen steps last."""
+        yield from self.last_records
+        yield from self.step_records.items()
+
+    @property
+    def last_records(self) -> Iterator[tuple[Path, BaseRecord]]:
+        """Records of all tasks without those of chosen steps."""
+        for records in (self.records, self.few_shot, self.robustness, self.text):
             yield from records.items()
 
     @property

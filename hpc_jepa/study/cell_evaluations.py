@@ -70,7 +70,7 @@ def _of_entry(study: StudyConfig, index: int) -> list[CellEvaluation]:
     entry = study.evaluations[index]
     file = str(find_config(entry.benchmark, "benchmark"))
     benchmark = read_config(BenchmarkConfig, [file])
-    metric = None if entry.decides is None else entry.decides.metric
+    metric = study.deciding_metric(entry.benchmark)
     if metric is not None and (metric in NUMBER_METRICS) != (benchmark.target is not None):
         kind = "a numeric target" if benchmark.target else "classes"
         raise InputError(f"evaluations: {entry.benchmark} has {kind}; decides: {metric} does not measure it")

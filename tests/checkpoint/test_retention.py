@@ -2,6 +2,7 @@
 
 import json
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -92,11 +93,12 @@ def test_a_failed_removal_is_logged_and_retried(tmp_path, save, monkeypatch, cap
     assert steps_in(tmp_path) == [4]
 
 
-def evaluated(run, step, test, validation=None, protocol="p1", probe="linear", weights="target"):
-    """Plant a record of a step; the part of the schema that a policy reads."""
+def evaluated(run, step, test, validation=None, protocol="p1", probe="linear", weights="target", decides=None, **more):
+    """Plant a record of a step; the part of the schema that a policy reads. ``more``: other fields of its result."""
     candidates = [{"setting": {"lr": rate}, "validation": x} for rate, x in enumerate(validation or ())]
     result = {"weights": weights, "probe": probe, "metric": "top1", "value": test, "candidates": candidates}
-    record = {"protocol_fingerprint": protocol, "run": {"step": step}, "results": [result]}
+    result |= more
+    record = {"protocol_fingerprint": protocol, "run": {"step": step}, "decides": decides, "results": [result]}
     path = RunDir(run).record_file("own", "standard", step=step)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(record))
@@ -156,6 +158,45 @@ def test_validation_clips_decide_where_every_record_has_them(tmp_path, save):
     evaluated(tmp_path, 3, 0.6)
     results = step_results(RunDir(tmp_path), policy.best_evaluated)
     assert (results.best(1), results.validated, results.text(2)) == ([2], False, "90.0 % test")
+
+
+@pytest.mark.parametrize(
+    ("decides", "validated", "best"),
+    [("mean_class_accuracy", True, 2), ("mean_class_accuracy", False, 2), ("accuracy", True, 3), (None, False, 1)],
+)
+def test_mean_class_accuracy_of_the_test_split_ranks_checkpoints_where_it_decides(
+    tmp_path, save, decides, validated, best
+):
+    labels = np.array([0, 0, 0, 0, 0, 0, 1, 1])
+    right = {1: [1, 1, 1, 1, 1, 1, 0, 0], 2: [1, 1, 1, 0, 0, 0, 1, 1], 3: [1, 0, 0, 0, 0, 0, 1, 1], 4: [0] * 8}
+    validation = {1: 0.2, 2: 0.3, 3: 0.9, 4: 0.1}
+    by_class = {
+        step: np.mean([np.array(each)[labels == name].mean() for name in (0, 1)]) for step, each in right.items()
+    }
+    for step, each in right.items():
+        save(tmp_path, step, every=1, keep=9)
+        own = (validation[step],) if validated else None
+        evaluated(tmp_path, step, np.mean(each), own, decides=decides, mean_class_accuracy=by_class[step])
+    policy = CheckpointConfig(every=1, keep=1, keep_best={**BEST, "count": 1})
+    results = step_results(RunDir(tmp_path), policy.best_evaluated)
+    accuracies = validation if validated else {step: np.mean(each) for step, each in right.items()}
+    assert results.by_step == pytest.approx(by_class if best == 2 else accuracies)
+    assert f"{100 * results.by_step[best]:.1f} %" in results.text(best)
+    prune_checkpoints(tmp_path, policy)
+    assert steps_in(tmp_path) == [best, 4]
+
+
+def test_the_newest_record_names_the_metric_that_ranks_checkpoints(tmp_path, save):
+    for step in (1, 2):
+        save(tmp_path, step, every=1, keep=9)
+    best = BestEvaluated(**BEST)
+    evaluated(tmp_path, 1, 0.9, decides="mean_class_accuracy", mean_class_accuracy=0.2)
+    evaluated(tmp_path, 2, 0.6, mean_class_accuracy=0.5)
+    assert step_results(RunDir(tmp_path), best).by_step == {1: 0.9, 2: 0.6}
+    evaluated(tmp_path, 2, 0.6, decides="mean_class_accuracy", mean_class_accuracy=0.5)
+    assert step_results(RunDir(tmp_path), best).by_step == {1: 0.2, 2: 0.5}
+    evaluated(tmp_path, 1, 0.9)  # of an older release: no figure of classes
+    assert step_results(RunDir(tmp_path), best).by_step == {1: 0.9, 2: 0.6}
 
 
 def test_a_damaged_record_waits_and_does_not_stop_the_save(tmp_path, save, caplog):

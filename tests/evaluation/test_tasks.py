@@ -425,3 +425,17 @@ def test_a_record_has_the_metrics_of_its_predictions_and_the_metric_that_decides
     assert again == found.model_copy(update={"decides": None})
     assert again == record.read_record(record.ProbeRecord, path)
     assert record.read_predictions(path, again).keys() == predictions.keys()
+
+
+def test_a_record_of_few_labels_follows_the_metric_that_decides_without_a_new_evaluation(run_folder, benchmark):
+    few = with_protocol(benchmark, few_shot=FewShotConfig(shots=(1,), draws=2, episode_shots=()))
+    found = evaluate(run_folder, few, "standard", ["target"], task="few_shot")
+    path = RunDir(run_folder).record_file("tiny8", "standard", "few_shot")
+    before = path.with_suffix(".npz").stat().st_mtime_ns
+    named = few.model_copy(update={"decides": "mean_class_accuracy"})
+    again = evaluate(run_folder, named, "standard", ["target"], task="few_shot")
+    assert found.decides is None and again.decides == "mean_class_accuracy"
+    assert (
+        again == found.model_copy(update={"decides": "mean_class_accuracy"}) == record.read_record(FewShotRecord, path)
+    )
+    assert path.with_suffix(".npz").stat().st_mtime_ns == before

@@ -109,6 +109,8 @@ def test_every_task_is_evaluated_with_its_own_settings_and_repeated_when_they_ch
         ({"task": "robustness", "overrides": ["few_shot.draws=5"]}, "evaluations.0.overrides.0"),
         ({"overrides": ["probe_seeds=[0]", "probe_seeds=[1]"]}, "evaluations.0.overrides"),
         ({"task": "text", "decides": "mean_class_accuracy"}, "evaluations.0.decides"),
+        ({"task": "few_shot", "decides": {"probe": "linear"}}, "evaluations.0.decides.probe"),
+        ({"task": "robustness", "decides": {"protocol": "standard"}}, "evaluations.0.decides.protocol"),
     ],
 )
 def test_settings_that_a_task_does_not_have_are_refused_with_their_line(write_study, evaluation, key):
@@ -220,6 +222,19 @@ def test_a_study_names_the_column_that_decides(write_study, two_probes, decides,
     assert again == study
     if not isinstance(decides, dict):
         assert study.model_dump(mode="json")["evaluations"][0]["decides"] == decides
+
+
+@pytest.mark.parametrize("task", ["few_shot", "robustness"])
+def test_the_metric_that_an_evaluation_of_a_task_names_is_of_the_whole_benchmark(write_study, task):
+    named = {"task": task, "decides": "mean_class_accuracy"}
+    (cell,) = cells_of(write_study({}, named, {"task": "text"}))
+    assert [(each.task, each.metric) for each in cell.evaluations] == [
+        (name, "mean_class_accuracy") for name in ("probe", task, "text")
+    ]
+    assert all("decides=mean_class_accuracy" in command for each in cell.evaluations for command in each.commands)
+    other = write_study({"decides": "accuracy"}, named)
+    with pytest.raises(InputError, match=r"demo\.yaml:\d+: evaluations\.1\.decides"):
+        cells_of(other)
 
 
 @pytest.mark.parametrize(

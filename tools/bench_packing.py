@@ -62,8 +62,8 @@ def run_config(shards: str, folder: Path, side: Side, variant: int, clip: dict[s
             "variant": f"v{variant}",
             "runs": str(folder),
             "model": {
-                "encoder": {"width": 16, "depth": 2, "heads": 2, "patch": patch, "levels": [1, 2]},
-                "predictor": {"width": 16, "depth": 1, "heads": 2},
+                "encoder": {"width": 16, "depth": 2, "heads": 1, "patch": patch, "levels": [1, 2]},
+                "predictor": {"width": 16, "depth": 1, "heads": 1},
             },
             "data": {
                 "sources": {"bench": {"shards": shards}},
@@ -172,7 +172,7 @@ def main(
     stride: Annotated[int, typer.Option(help="Frames of the video between those of the clip.")] = 2,
     runs: Annotated[int, typer.Option(help="Runs of the grid.", min=2)] = 4,
     batch: Annotated[int, typer.Option(help="Clips of a step.", min=1)] = 8,
-    steps: Annotated[int, typer.Option(help="Timed steps.", min=1)] = 6,
+    steps: Annotated[int, typer.Option(help="Timed steps.", min=1)] = 16,
     rounds: Annotated[int, typer.Option(help="Rounds of both sides.", min=1)] = 3,
     limit: Annotated[float, typer.Option(help="data.reading.share_limit, GiB.")] = 2.0,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,

@@ -26,10 +26,15 @@ def patches_at(pixels: Tensor, tokens: Tensor, rotations: Tensor, tubelet: int, 
 def plain_patches_at(
     pixels: Tensor, tokens: Tensor, rotations: Tensor, tubelet: int, patch: int
 ) -> tuple[Tensor, Tensor]:
-    """:func:`patches_at` by indexing."""
-    places = rearrange(pixels, "b c (t f) (y h) (x w) -> b t y x c f h w", f=tubelet, h=patch, w=patch)
-    clip = torch.arange(len(tokens), device=tokens.device).unsqueeze(1)
-    height, width = places.shape[2:4]
+    """:func:`patches_at` by copies of ``patch`` adjacent pixels."""
+    clips, channels, frames, height, width = pixels.shape
+    rows, columns = height // patch, width // patch
     # torch.unravel_index imports the symbolic shapes of torch.compile, and SymPy with them.
-    time, row, column = tokens // (height * width), tokens // width % height, tokens % width
-    return places[clip, time, row, column].flatten(2), rotations[tokens]
+    time, row, column = tokens // (rows * columns), tokens // columns % rows, tokens % columns
+    clip = torch.arange(clips, device=tokens.device).unsqueeze(1)
+    first = ((clip * channels * frames + time * tubelet) * height + row * patch) * columns + column
+    channel, frame, line = (torch.arange(count, device=tokens.device) for count in (channels, tubelet, patch))
+    inside = ((channel[:, None, None] * frames + frame[:, None]) * height + line) * columns
+    pieces = (first.unsqueeze(2) + inside.flatten()).flatten()
+    patches = pixels.reshape(-1, patch).index_select(0, pieces)
+    return patches.view(clips, tokens.shape[1], -1), rotations[tokens]

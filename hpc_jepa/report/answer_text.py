@@ -229,7 +229,7 @@ def _measured(answer: Answer) -> str:
     }
     names = sorted(metrics, key=lambda name: (len(name), name))
     title = " and ".join(part for part in (", ".join(names[:-1]), *names[-1:]) if part)
-    return f"mean {title} over all corruptions" if answer.outcome.task == "robustness" else title
+    return f"mean {title.removeprefix('mean ')} over all corruptions" if answer.outcome.task == "robustness" else title
 
 
 def _seeds(asked: Sequence[AskedContrast]) -> str:

@@ -13,6 +13,8 @@ from hpc_jepa.config.loading import read_config
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.errors import InputError
 from hpc_jepa.evaluation.record import ProbeRecord, accuracy_fields, read_predictions, read_record, write_record
+from hpc_jepa.report.report_data import collect_run_data
+from hpc_jepa.report.run_report import find_runs
 from hpc_jepa.report.write_report import write_report
 
 CLIPS = 1000
@@ -223,6 +225,20 @@ def test_episodes_and_retrieval_have_no_classes_and_keep_their_metric(tasks_alon
     assert len(by_accuracy) == len(SHARES) and episodes("mean_class_accuracy") == by_accuracy
     rows = read_csv(write_report([tasks_alone("text", "mean_class_accuracy")]).folder, "grid")
     assert {row["metric"] for row in rows if row["task"] == "text"} == {"R@1", "R@5", "R@10"}
+
+
+def test_an_answer_names_the_metric_that_decides_and_its_sign(tasks_alone):
+    root = tasks_alone("robustness", "mean_class_accuracy")
+    contrast = {"groups": {"with": ["fwm"], "without": ["baseline"]}}
+    about = {"question": "Why?", "outcome": {"task": "robustness"}, "contrast": contrast}
+    entry = {"benchmark": "motion8", "task": "robustness"}
+    study = {"study": "demo", "regimes": ["quickstart"], "variants": [*SHARES], "seeds": [*SEEDS], "about": about}
+    (root / "study.yaml").write_text(yaml.safe_dump({**study, "evaluations": [entry]}))
+    data = collect_run_data(find_runs([root]), [root])
+    first, found = data.answer_sentences[0], data.answers[0].contrasts[0].contrast
+    expected = by_class(root, "robustness", "fwm") - by_class(root, "robustness", "baseline")
+    assert found.points == pytest.approx(expected) and found.significant
+    assert first.count("mean class accuracy") == 1 and "mean mean" not in first
 
 
 def test_records_of_tasks_that_name_different_metrics_are_refused(tasks_alone):

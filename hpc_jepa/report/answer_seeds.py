@@ -21,9 +21,14 @@ class AnswerSeeds:
     seeds: int | None
 
     @property
-    def text(self) -> str:
-        """``about 14 seeds``."""
-        return f"more than {MOST_SEEDS:,} seeds" if self.seeds is None else f"about {self.seeds:,} seeds"
+    def number(self) -> str:
+        """``14``, or ``more than 1,000``."""
+        return f"more than {MOST_SEEDS:,}" if self.seeds is None else f"{self.seeds:,}"
+
+    @property
+    def clause(self) -> str:
+        """``about 14 seeds would``, or that the largest number which is tried would not."""
+        return f"even {MOST_SEEDS:,} seeds would not" if self.seeds is None else f"about {self.seeds:,} seeds would"
 
 
 def seeds_to_decide(found: Comparison, means: NDArray[np.float64], clips: int, family: int) -> AnswerSeeds | None:

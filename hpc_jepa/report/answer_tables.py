@@ -61,7 +61,7 @@ def _line(answer: Answer, asked: AskedContrast) -> dict[str, Any]:
         "seeds": contrast.seeds,
         "dropped_seeds": contrast.dropped_seeds,
         "clusters": "unknown" if contrast.clusters is None else contrast.clusters,
-        "seeds_needed": "" if asked.needed is None else asked.needed.text.removeprefix("about ").removesuffix(" seeds"),
+        "seeds_needed": "" if asked.needed is None else asked.needed.number,
         "also_differs_in": ", ".join(contrast.differs),
         "differs_alone_in": ", ".join(asked.alone),
         "weights": ", ".join(f"{name}: {weight:+g}" for name, weight in asked.weights.items()),

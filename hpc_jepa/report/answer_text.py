@@ -29,7 +29,7 @@ def verdict(asked: AskedContrast) -> str:
     if contrast.one_seed:
         return "a difference between single runs"
     if not contrast.significant:
-        return "not decided" if asked.needed is None else f"not decided ({asked.needed.text} would)"
+        return "not decided" if asked.needed is None else f"not decided ({asked.needed.clause})"
     p_value = format_p(contrast.adjusted if contrast.adjusted is not None else contrast.p_value)
     if asked.outcome is None:
         return f"significant (Holm's p {p_value}), but also differs in {_shortened(contrast.differs)}"
@@ -106,8 +106,18 @@ def _curves(answer: Answer, asked: Sequence[AskedContrast]) -> str:
     if rest := ranked[CURVES:]:
         apart = sum(any(map(has_parted, curve)) for curve in rest)
         parts.append(f"and {len(rest)} further curves, of which {apart or 'none'} part{'s' if apart == 1 else ''}")
-    over = " for new seeds, clips and draws of labels" if answer.outcome.task == "few_shot" else ""
-    return f"{_groups(answer, asked)}, simultaneous 95 % intervals{over}: {'; '.join(parts)}"
+    return f"{_groups(answer, asked)}, simultaneous 95 % intervals{_sampled(asked)}: {'; '.join(parts)}"
+
+
+def _sampled(asked: Sequence[AskedContrast]) -> str:
+    """What few-shot intervals cover: episodes are all drawn from one test set."""
+    if any(each.column.task != "few_shot" for each in asked):
+        return ""
+    new, drawn = "for new seeds, clips and draws of labels", "for new seeds and further episodes of these clips"
+    episodes = [each for each in asked if curve_of(each.column) == each.column.condition]
+    if not episodes:
+        return f" {new}"
+    return f" {drawn}" if len(episodes) == len(asked) else f" {new} (episodes: {drawn})"
 
 
 def _along(curve: Sequence[AskedContrast]) -> str:
@@ -199,7 +209,7 @@ def _nearest(asked: Iterable[AskedContrast]) -> str:
     if not open_ones:
         return ""
     nearest = min(open_ones, key=lambda each: each.needed.seeds if each.needed and each.needed.seeds else 0)
-    return f" ({nearest.needed.text} would decide {nearest.name})" if nearest.needed else ""
+    return f" ({nearest.needed.clause} decide {nearest.name})" if nearest.needed else ""
 
 
 def _listing(asked: Sequence[AskedContrast], answer: Answer) -> str:

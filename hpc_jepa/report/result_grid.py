@@ -51,11 +51,11 @@ class Contrast:
 
     def signed(self, value: float, decimals: int = 2) -> str:
         """The difference or an end of its interval: points with these decimals, another unit with three digits."""
-        return f"{value:+.{decimals}f}" if self.unit == "points" else f"{value:+.3g}"
+        return f"{_rounded(value, decimals):+.{decimals}f}" if self.unit == "points" else f"{value:+.3g}"
 
     def rounded(self, value: float) -> float:
         """Points to two decimals, another unit to six digits."""
-        return round(value, 2) if self.unit == "points" else float(f"{value:.6g}")
+        return _rounded(value, 2) if self.unit == "points" else float(f"{value:.6g}")
 
     @property
     def one_seed(self) -> bool:
@@ -112,7 +112,7 @@ class ResultCell:
 
     def rounded(self, value: float) -> float:
         """A percentage to two decimals, another unit to six digits."""
-        return round(value, 2) if self.percent else float(f"{value:.6g}")
+        return _rounded(value, 2) if self.percent else float(f"{value:.6g}")
 
 
 @dataclass(frozen=True)
@@ -270,6 +270,11 @@ def _with(grid: ResultGrid, number: int, corrected: Mapping[tuple[int, CellKey],
         for key, cell in grid.cells.items()
     }
     return replace(grid, cells=cells, family=len(corrected))
+
+
+def _rounded(value: float, decimals: int) -> float:
+    """Never minus zero."""
+    return round(value, decimals) + 0.0
 
 
 def _shortened(settings: Sequence[str], shown: int = 2) -> str:

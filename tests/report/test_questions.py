@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import re
 
 import numpy as np
@@ -14,10 +15,11 @@ from hpc_jepa.report.answer_text import answer_sentences, has_parted
 from hpc_jepa.report.comparisons import ColumnScores, StudyScores
 from hpc_jepa.report.questions import answer_questions, position_of
 from hpc_jepa.report.report_data import collect_run_data
+from hpc_jepa.report.result_grid import Contrast
 from hpc_jepa.report.results import ResultColumn
 from hpc_jepa.report.run_report import find_runs
 from hpc_jepa.report.write_report import write_report
-from tests.report.asked_study import BOTH, CORRUPTIONS, AskedStudy, asking
+from tests.report.asked_study import BOTH, CLIPS, CORRUPTIONS, AskedStudy, asking
 
 GROUPS = {"groups": {"factorised": ["fwm_ld"], "plain": ["ld"]}}
 FACTORS = {
@@ -73,7 +75,32 @@ def test_a_null_effect_is_not_decided_and_says_how_many_seeds_would(collect):
     data = collect(asking(GROUPS), gain_of_fwm(0.0))
     (asked,) = data.answers[0].contrasts
     assert asked.outcome is None and asked.needed is not None
-    assert "not decided" in data.answer_sentences[0] and asked.needed.text in data.answer_sentences[0]
+    assert "not decided" in data.answer_sentences[0] and asked.needed.clause in data.answer_sentences[0]
+
+
+def test_of_equal_encoders_no_number_of_seeds_is_said_to_decide(tmp_path, monkeypatch):
+    monkeypatch.setattr(AskedStudy, "right", lambda self, config, *_, **__: np.arange(CLIPS) % 3 == config.seed % 2)
+    folder = AskedStudy(tmp_path / "runs", lambda config, condition: 0.5).write(asking(GROUPS))
+    data = collect_run_data(find_runs([folder]), [folder])
+    (asked,) = data.answers[0].contrasts
+    assert asked.contrast.points == 0 and asked.needed.seeds is None
+    assert "not decided" in data.answer_sentences[0] and not re.search(r"seeds would(?! not)", data.answer_sentences[0])
+
+
+@pytest.mark.parametrize("points", [-1e-17, -0.004, 0.0])
+def test_what_rounds_to_zero_has_no_minus_sign(points):
+    contrast = Contrast("ld", points, -2.0, 2.0, 1.0, None, "t")
+    assert contrast.signed(points) == "+0.00" and math.copysign(1, contrast.rounded(points)) == 1
+
+
+def test_intervals_of_episodes_are_not_said_to_hold_for_new_clips(collect):
+    def sampled(*conditions):
+        study = asking(GROUPS, "few_shot", conditions=list(conditions))
+        return collect(study, gain_of_fwm(0.0)).answer_sentences[0].partition("intervals")[2].partition(": ")[0]
+
+    draws, episodes = sampled("1 shot"), sampled("5-way 1-shot episodes")
+    assert "draws" in draws and "episodes" not in draws
+    assert "episodes" in episodes and "draws" not in episodes and "new clips" not in episodes
 
 
 def test_curves_part_where_the_effect_begins(collect):

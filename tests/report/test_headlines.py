@@ -1,6 +1,7 @@
 import numpy as np
 import pytest
 
+from hpc_jepa.config.study import StudyConfig
 from hpc_jepa.report.report_data import collect_run_data
 from hpc_jepa.report.run_report import find_runs
 from hpc_jepa.report.write_report import write_report
@@ -44,6 +45,19 @@ def test_the_best_encoder_is_a_variant_of_the_study_also_outside_its_contrast(tm
     own = [row for row in data.rows if row.variant == "hw" and row.semantics == "corrected"]
     best = own[int(np.argmax([row.value for row in own]))]
     assert f"{best.encoder}, {best.formatted}" in line.split("Best")[1]
+
+
+@pytest.mark.parametrize("seeds", [(0,), (0, 1)])
+def test_the_best_of_identical_variants_is_named_as_luck(tmp_path, seeds):
+    """The best of several runs was chosen for its accuracy; the only run was not."""
+    facts = {"study": "alike", "regimes": ["quickstart"], "evaluations": [{"benchmark": "motion8_linear"}]}
+    study = StudyConfig.model_validate({**facts, "variants": ["baseline", "ld", "hw", "fwm"], "seeds": seeds})
+    folder = SimulatedStudy(tmp_path, lambda *_: 0.4, own_spread=0.05).write(study)
+    (line,) = [line for line in collect_run_data(find_runs([folder]), [folder]).headlines if "Best" in line]
+    assert f"{4 * len(seeds)} that" in line and "luck" in line
+    alone = folder / "quickstart" / "ld" / "seed-0"
+    (line,) = [line for line in collect_run_data(find_runs([alone]), [alone]).headlines if "Best" in line]
+    assert "luck" not in line
 
 
 def test_a_probe_that_solves_the_benchmark_on_random_features_is_named(study, write):

@@ -62,7 +62,8 @@ class CorruptionSummary:
         regime, benchmark, _, _ = self.place
         ours, theirs = self.accuracy[self.worst]
         error = f"not defined, as {second} makes no error" if self.error is None else self.error.text(3)
-        relative = f"not defined, as {second} may lose nothing" if self.relative is None else self.relative.text(3)
+        unknown = f"not defined, as the accuracy that {second} loses is not told from zero"
+        relative = unknown if self.relative is None else self.relative.text(3)
         parts = [
             f"mean corruption error of {first} against {second} {error} on {benchmark} ({regime}, "
             f"{len(self.accuracy)} corruptions)",

@@ -270,6 +270,7 @@ def test_first_sentence_page_and_files_have_the_corruption_errors_of_the_records
     shares = [f"{each:.1f}" for each in retained]
     texts = {name: " ".join((report.folder / name).read_text().split()) for name in ("tables.md", "results.txt")}
     page = (report.folder / "index.html").read_text()
+    assert not re.search(r"\b1 comparisons\b", page)
     texts |= {"page": page[page.index("<h2>Robustness") :], "sentence": report.data.answer_sentences[0]}
     for name, text in texts.items():
         for part in (*ends, *shares, CORRUPTIONS[worst].replace("_", " ")):

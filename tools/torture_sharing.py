@@ -185,7 +185,7 @@ class SharingTrial:
 
 
 def main(
-    rounds: Annotated[int, typer.Option(help="Rounds; 16 try every attack at every moment.", min=1)] = 16,
+    rounds: Annotated[int, typer.Option(help="Rounds; 16 aim at every moment; some are not reached.", min=1)] = 16,
     steps: Annotated[int, typer.Option(help="Steps of each run.", min=6)] = 24,
     stop: Annotated[float, typer.Option(help="Seconds that a stopped process stands still.")] = 30.0,
     seed: Annotated[int, typer.Option(help="Seed of the attacks.")] = 0,

@@ -136,9 +136,8 @@ def _extremes(points: Sequence[AskedContrast]) -> list[AskedContrast]:
 
 
 def has_parted(asked: AskedContrast) -> bool:
-    """Whether the curves are apart at a point: decided, and its simultaneous interval excludes zero."""
-    low, high = asked.contrast.bounds
-    return asked.contrast.significant and (low > 0 or high < 0)
+    """Whether the curves are apart at a point: the difference is decided, and so its interval has one sign."""
+    return asked.contrast.significant
 
 
 def _parting(points: Sequence[AskedContrast]) -> str:

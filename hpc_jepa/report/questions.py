@@ -29,6 +29,9 @@ from hpc_jepa.report.run_report import RunReport
 
 Kind = Literal["groups", "main effect", "interaction", "baseline"]
 
+PairKey = tuple[str, str, str, str]
+"""Regime, column, and the names of two rows: the first minus the second."""
+
 RECALLS = ("R@1", "R@5", "R@10")
 LARGEST_MATCHING = 6
 """Variants of a group up to which pairs of both groups are looked for."""
@@ -80,6 +83,18 @@ class Answer:
         """Comparisons that p-values are adjusted for."""
         return sum(asked.contrast.in_family for asked in self.contrasts)
 
+    @property
+    def pairs(self) -> dict[PairKey, Contrast]:
+        """The comparisons of two single rows, in both directions: where a grid or a claim has one, it is this one."""
+        found: dict[PairKey, Contrast] = {}
+        for asked in self.contrasts:
+            by_weight = {weight: name for name, weight in asked.weights.items()}
+            if by_weight.keys() == {1.0, -1.0} and len(asked.weights) == 2:
+                where = (asked.regime, str(asked.column))
+                found.setdefault((*where, by_weight[1.0], by_weight[-1.0]), asked.contrast)
+                found.setdefault((*where, by_weight[-1.0], by_weight[1.0]), -asked.contrast)
+        return found
+
     def of_kind(self, *kinds: Kind) -> list[AskedContrast]:
         """The comparisons of some kinds."""
         return [asked for asked in self.contrasts if asked.kind in kinds]
@@ -110,18 +125,19 @@ def answer_questions(scores: Sequence[StudyScores], studies: Mapping[str, StudyC
 def judge_by_questions(grids: Sequence[ResultGrid], answers: Sequence[Answer]) -> list[ResultGrid]:
     """Grids in which the differences of a study that asks a question are judged in the family of the question.
 
-    A difference to the baseline that it does not ask for is shown without a verdict.
+    A difference that it does not ask for, as groups or against the baseline, is shown without a verdict.
     """
     by_study = {answer.study: answer for answer in answers}
     return [_judged(grid, by_study[grid.source]) if grid.source in by_study else grid for grid in grids]
 
 
 def _judged(grid: ResultGrid, answer: Answer) -> ResultGrid:
-    asked = {(each.name, str(each.column)): each for each in answer.of_kind("baseline") if each.regime == grid.regime}
+    asked = answer.pairs
 
     def judged(key: CellKey, contrast: Contrast) -> Contrast:
-        if key in asked:
-            own = asked[key].contrast
+        row, column = key
+        own = asked.get((grid.regime, column, row, contrast.reference))
+        if own is not None:
             low, high = own.simultaneous_low, own.simultaneous_high
             return replace(contrast, asked=True, adjusted=own.adjusted, simultaneous_low=low, simultaneous_high=high)
         return replace(contrast, asked=False, adjusted=None, simultaneous_low=None, simultaneous_high=None)
@@ -246,9 +262,21 @@ def _drafts(
         differs = _differs(study, regime, plus, minus)
         alone = () if differs or kind == "interaction" else _only_difference(study, regime, plus, minus)
         reference = list(contrast.groups)[1] if contrast.groups else ""
-        yield _Draft(regime, scores, kind, name, weights, scores.contrast(weights), reference, differs, alone)
+        found = _compared(scores, weights)
+        yield _Draft(regime, scores, kind, name, weights, found, reference, differs, alone)
     if contrast.baseline:
         yield from _against_baseline(study, regime, scores, missing)
+
+
+def _compared(scores: ColumnScores, weights: Mapping[RowName, float]) -> Comparison:
+    """The contrast; a row against its baseline, in either direction, as the grid compares them."""
+    if len(weights) == 2:
+        (first, sign), (second, _) = weights.items()
+        for row, reference, own in ((first, second, sign), (second, first, -sign)):
+            if scores.reference_of(row) == reference and abs(own) == 1:
+                found = scores.against(reference)[row]
+                return found if own > 0 else -found
+    return scores.contrast(weights)
 
 
 def _asked_weights(contrast: ContrastConfig) -> Iterator[tuple[Kind, str, dict[str, float]]]:

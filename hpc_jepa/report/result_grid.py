@@ -44,6 +44,13 @@ class Contrast:
     unit: str = "points"
     higher_is_better: bool = True
 
+    def __neg__(self) -> "Contrast":
+        """The difference with its sides exchanged, except for the name of the ``reference``."""
+        low, high = (None if end is None else -end for end in (self.simultaneous_high, self.simultaneous_low))
+        return replace(
+            self, points=-self.points, low=-self.high, high=-self.low, simultaneous_low=low, simultaneous_high=high
+        )
+
     @property
     def gain(self) -> bool:
         """Whether the variant is better than the reference."""

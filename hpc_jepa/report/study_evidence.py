@@ -1,7 +1,7 @@
 """Runs of a study as evidence for claims, with the statistics of the study's grid."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from hpc_jepa.config.run import RunConfig
@@ -19,6 +19,7 @@ from hpc_jepa.report.comparisons import (
 )
 from hpc_jepa.report.evidence import Interval, JointValues, Limit, listing
 from hpc_jepa.report.predicates import ClaimCell, Pair
+from hpc_jepa.report.questions import Answer, PairKey
 from hpc_jepa.report.result_grid import Contrast, ResultGrid
 from hpc_jepa.report.run_report import RunReport
 
@@ -30,6 +31,8 @@ BENCHMARKS = {"synth_motion8": "motion8", "ucf101_full": "ucf101"}
 class StudyEvidence:
     """Runs of one study under one semantics as evidence for claims: target weights, deciding columns.
 
+    ``asked``: comparisons of two rows that the question of the study asks for.
+
     A variant includes all its seeds. Only in a claim that compares a variant with itself, ``<variant>_seed<N>`` is that
     seed and ``<variant>`` is the published seed.
     """
@@ -38,6 +41,7 @@ class StudyEvidence:
     scores: StudyScores
     grids: Mapping[str, ResultGrid]
     constants: Mapping[str, Any]
+    asked: Mapping[PairKey, Contrast] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
@@ -140,7 +144,7 @@ class StudyEvidence:
         return "one seed" if seeds == 1 else ""
 
     def _grid_contrast(self, minuend: ClaimCell, subtrahend: ClaimCell) -> tuple[Contrast, int] | None:
-        """The difference of the grid between two rows, and its sign; None if the grid has no such difference."""
+        """The difference of two rows in the grid, or else in the question, and its sign; None if neither has it."""
         column = self._column(minuend)
         if column is None or column is not self._column(subtrahend):
             return None
@@ -149,7 +153,8 @@ class StudyEvidence:
             cell = self.grids[minuend.regime].cell(row, str(column.column))
             if cell is not None and cell.contrast is not None and cell.contrast.reference == reference:
                 return cell.contrast, sign
-        return None
+        asked = self.asked.get((minuend.regime, str(column.column), first, second))
+        return None if asked is None else (asked, 1)
 
     def _outside(self, regime: str, contrast: Contrast) -> Interval:
         """A difference that the grid does not have, by its interval."""
@@ -166,16 +171,17 @@ class StudyEvidence:
 
 
 def collect_evidence(
-    scores: StudyScores, grids: Sequence[ResultGrid], runs: Sequence[RunReport]
+    scores: StudyScores, grids: Sequence[ResultGrid], runs: Sequence[RunReport], answer: Answer | None = None
 ) -> list[StudyEvidence]:
-    """Evidence per semantics, corrected first. ``grids``: those of the study."""
+    """Evidence per semantics, corrected first. ``grids``: those of the study, ``answer``: that to its question."""
     evidence = []
     for semantics in SEMANTICS:
         own = [run.config for run in runs if run.config.study == scores.study and row_name(run.config)[1] == semantics]
         widths = {config.model.encoder.width for config in own}
         constants = {"encoder_width": widths.pop()} if len(widths) == 1 else {}
         if own:
-            evidence.append(StudyEvidence(semantics, scores, {grid.regime: grid for grid in grids}, constants))
+            by_regime = {grid.regime: grid for grid in grids}
+            evidence.append(StudyEvidence(semantics, scores, by_regime, constants, answer.pairs if answer else {}))
     return evidence
 
 

@@ -63,8 +63,11 @@ def write_report(
     data = ReportData()
     if runs:
         data = collect_run_data(found, places)
+        answers = {answer.study: answer for answer in data.answers}
         evidence = [
-            source for scores in data.scores for source in collect_evidence(scores, data.study_grids(scores), runs)
+            source
+            for scores in data.scores
+            for source in collect_evidence(scores, data.study_grids(scores), runs, answers.get(scores.study))
         ]
         data = with_audits(data, [audit_claims(claim_list, source, as_printed=False) for source in evidence])
     if published is not None:

@@ -79,6 +79,11 @@ class Comparison:
     clusters: int | None
     method: Method
 
+    def __neg__(self) -> "Comparison":
+        """The reference minus the variant."""
+        low, high = self.simultaneous
+        return replace(self, value=-self.value, low=-self.high, high=-self.low, simultaneous=(-high, -low))
+
     @property
     def decided(self) -> Literal["gain", "loss"] | None:
         """Whether the family decides for a gain or a loss of the objective; never with one seed."""

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from itertools import cycle, islice
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 from hpc_jepa.devices import VISIBLE
 from hpc_jepa.errors import EXIT_INTERRUPTED, DataError, InputError
 from hpc_jepa.study.cell import StudyCell
+from hpc_jepa.study.fork_server import ForkServer, can_fork
 from hpc_jepa.study.slots import Slot, TaskSlots
 from hpc_jepa.study.status import CellStatus, cell_status, is_evaluated, status_or_damaged, unevaluated_steps
 from hpc_jepa.study.task import StudyTask, evaluation_task, last_log_line, online_task, training_task
@@ -238,8 +240,15 @@ def _running_status(task: StudyTask | None, status: CellStatus) -> CellStatus:
     return replace(status, state="evaluating", note="")
 
 
-def _task_slots(jobs: LocalJobs) -> TaskSlots:
-    """One slot for each task at a time, with its planned GPUs."""
+@contextmanager
+def _task_slots(jobs: LocalJobs) -> Iterator[TaskSlots]:
+    """One slot for each task at a time, with its planned GPUs.
+
+    Without GPUs, and with one process for each task, commands are forks of one process that has imported everything.
+    """
     slots = [Slot({VISIBLE: gpu}) for gpu in jobs.gpus] or [Slot()] * jobs.count
     threads = max((os.cpu_count() or 1) // (jobs.count * jobs.processes), 1)
-    return TaskSlots(slots, processes=jobs.processes, threads=threads)
+    with ExitStack() as stack:
+        forks = not jobs.gpus and jobs.processes == 1 and can_fork()
+        start = stack.enter_context(ForkServer()).start if forks else None
+        yield stack.enter_context(TaskSlots(slots, processes=jobs.processes, threads=threads, start=start))

@@ -8,7 +8,7 @@ from queue import SimpleQueue
 from signal import SIGTERM
 from types import TracebackType
 
-from hpc_jepa.study.task import StudyTask, TaskRunner
+from hpc_jepa.study.task import StartCommand, StudyTask, TaskRunner
 
 
 @dataclass(frozen=True)
@@ -25,13 +25,20 @@ class Slot:
 
 
 class TaskSlots:
-    """Runs each task in a free slot, in a thread of its own; ``processes`` and ``threads`` as of a TaskRunner.
+    """Runs each task in a free slot, in a thread of its own; ``processes``, ``threads``, ``start`` as of a TaskRunner.
 
     A context: on an exception the running commands get SIGTERM, and their end is awaited.
     """
 
-    def __init__(self, slots: Sequence[Slot], *, processes: int = 1, threads: int | None = None) -> None:
-        self._processes, self._threads = processes, threads
+    def __init__(
+        self,
+        slots: Sequence[Slot],
+        *,
+        processes: int = 1,
+        threads: int | None = None,
+        start: StartCommand | None = None,
+    ) -> None:
+        self._processes, self._threads, self._start = processes, threads, start
         self._pool = ThreadPoolExecutor(len(slots))
         self._busy: dict[TaskRunner, StudyTask] = {}
         self._signal: int | None = None
@@ -74,6 +81,7 @@ class TaskSlots:
                 environment=slot.environment,
                 processes=self._processes,
                 prefix=slot.prefix,
+                start=self._start,
             )
             self._busy[runner] = task
             if self._signal is not None:  # it came before this runner was known

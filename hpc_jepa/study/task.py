@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import FrameType
-from typing import BinaryIO, Literal
+from types import FrameType, MappingProxyType
+from typing import BinaryIO, Literal, Protocol
 
 from hpc_jepa.config.cluster import COMMAND_NUMBER
 from hpc_jepa.errors import EXIT_INTERRUPTED
@@ -81,6 +81,20 @@ def look_task(study: StudyDir, profile: Path) -> StudyTask:
     return StudyTask("look", study.path, (command,))
 
 
+class CommandProcess(Protocol):
+    """A command that has been started."""
+
+    def wait(self) -> int:
+        """The exit code when it has ended; of a signal the negative number."""
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it has ended."""
+
+
+StartCommand = Callable[[Command, Mapping[str, str], BinaryIO], CommandProcess]
+"""Starts a command in a new session with these variables; the file takes its output and its errors."""
+
+
 class TaskRunner:
     """Runs one task at a time, each command in a child process, or in several as one process group.
 
@@ -89,6 +103,7 @@ class TaskRunner:
     other variables of the children, in place of those of this process; None removes one. ``processes``: children per
     command, the ranks of a process group on this machine. ``prefix``: words before a command, which start it elsewhere
     and print its output, signals included; what they print about themselves goes to the errors of this process.
+    ``start``: starts the only child of a command in another way, in a new session and without a prefix.
     """
 
     def __init__(
@@ -99,13 +114,15 @@ class TaskRunner:
         environment: Mapping[str, str | None] | None = None,
         processes: int = 1,
         prefix: tuple[str, ...] = (),
+        start: StartCommand | None = None,
     ) -> None:
         self._new_session = new_session
         self._defaults = {"OMP_NUM_THREADS": str(threads)} if threads else {}
         self._environment = environment or {}
         self._count = processes
         self._prefix = prefix
-        self._processes: list[subprocess.Popen[bytes]] = []
+        self._start = start
+        self._processes: Sequence[CommandProcess] = ()
         self._signal: int | None = None
 
     def run(self, task: StudyTask) -> int:
@@ -134,22 +151,35 @@ class TaskRunner:
             process.send_signal(number)
 
     def _run(self, command: Command, number: int, outputs: Sequence[BinaryIO]) -> int:
+        if self._start is not None:
+            only = self._start(command, self._variables(number), outputs[0])
+            self._processes = [only]
+            self._pass_early_signal(only)
+            return only.wait()
         group = {} if self._count == 1 else {"WORLD_SIZE": str(self._count), **_meeting_place()}
-        self._processes = []
+        started: list[subprocess.Popen[bytes]] = []
+        self._processes = started
         for rank, output in enumerate(outputs):
-            own = {**group, "RANK": str(rank), "LOCAL_RANK": str(rank)} if group else {}
-            variables = {**self._defaults, **os.environ, **self._environment, **own, COMMAND_NUMBER: str(number)}
             process = subprocess.Popen(
                 [*self._prefix, sys.executable, "-m", "hpc_jepa", *command],
                 stdout=output,
                 stderr=None if self._prefix else subprocess.STDOUT,
-                env={name: value for name, value in variables.items() if value is not None},
+                env=self._variables(number, {**group, "RANK": str(rank), "LOCAL_RANK": str(rank)} if group else {}),
                 start_new_session=self._new_session,
             )
-            self._processes.append(process)
-            if self._signal:  # it arrived while the process was starting
-                process.send_signal(self._signal)
-        return _wait_for_all(self._processes)
+            started.append(process)
+            self._pass_early_signal(process)
+        return _wait_for_all(started)
+
+    def _variables(self, number: int, own: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
+        """The environment of one child of the command of this number, with its ``own`` variables."""
+        variables = {**self._defaults, **os.environ, **self._environment, **own, COMMAND_NUMBER: str(number)}
+        return {name: value for name, value in variables.items() if value is not None}
+
+    def _pass_early_signal(self, process: CommandProcess) -> None:
+        """Pass on a signal that arrived while the process was starting."""
+        if self._signal:
+            process.send_signal(self._signal)
 
 
 def _meeting_place() -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import subprocess
 import sys
 
@@ -22,17 +21,14 @@ def evaluated_grid(grid, tiny_benchmark, tmp_path):
     return lambda *variants, **more: grid(*variants, evaluations=[evaluation], **more)
 
 
-def test_36_cells_are_submitted_in_less_than_five_seconds_and_cancelled(cluster, evaluated_grid, tmp_path):
+def test_36_cells_are_three_submissions_and_cancelled(cluster, evaluated_grid, tmp_path):
     variants = [f"variant-{number:02}" for number in range(18)]
     for variant in variants:
         (tmp_path / f"{variant}.yaml").write_text(f"variant: {variant}")
     study = evaluated_grid(*(f"{variant}.yaml" for variant in variants), regimes=REGIMES, sbatch={"hold": True})
     submit = [sys.executable, "-m", "hpc_jepa", "study", "submit", "study.yaml", "--cluster", "profile.yaml"]
-    before = os.times()
     subprocess.run(submit, check=True)
-    after = os.times()
-    # CPU time, because other processes on this machine slow the command down.
-    assert after.children_user + after.children_system - before.children_user - before.children_system < 5
+    assert len(cluster.slurm("squeue", "--noheader")) == 3  # arrays: the time does not grow with the cells
     assert len(cluster.slurm("squeue", "--noheader", "--array")) == 36 + 36 + 1
     assert len(study.status()) == 36
 

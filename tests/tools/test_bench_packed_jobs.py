@@ -14,7 +14,7 @@ from hpc_jepa.study.packing import pooled_trainings
 def test_one_cell_is_broken_and_the_others_share_seeds(cells, per_job, tmp_path, monkeypatch):
     bench_packed_jobs.write_study(tmp_path / "side", cells, per_job, pause=1.0)
     monkeypatch.chdir(tmp_path / "side")
-    expanded = expand_study(read_config(StudyConfig, [tmp_path / "side/study.yaml"]), tmp_path / "runs")
+    expanded = expand_study(read_config(StudyConfig, [tmp_path / "side/grid.yaml"]), tmp_path / "runs")
     assert len(expanded) == cells
     assert [cell.config.variant for cell in expanded].count("broken") == 1
     assert len({task.group for task in pooled_trainings(expanded)}) == -(-cells // 3)

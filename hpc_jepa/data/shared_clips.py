@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from hpc_jepa.config.data import DataConfig
-from hpc_jepa.data.clip_ring import FOLDER, ClipFacts, ClipRing
+from hpc_jepa.data.clip_ring import FOLDER, ClipFacts, ClipRing, remove_dead_rings
 from hpc_jepa.data.dali_pipeline import import_dali
 from hpc_jepa.io.free_memory import free_memory
 from hpc_jepa.io.revision import source_hash
@@ -60,7 +60,10 @@ def shared_clips(
     identity: all that the clips depend on beside the configuration: seed, hashes of the data, decoder. ``rows``: those
     of this process among ``batch_size``; ``chunk``: the least number that it makes at a time.
     """
-    if config.reading.share == "off" or not FOLDER.is_dir():
+    if not FOLDER.is_dir():
+        return None
+    if config.reading.share == "off":
+        remove_dead_rings()  # of runs that did share and were killed
         return None
     clip_bytes = 12 * config.clip.frames * config.clip.size**2
     slots = min(int(config.reading.share_limit * GIB) // clip_bytes, MAX_STEPS * batch_size)

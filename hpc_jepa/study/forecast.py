@@ -1,5 +1,6 @@
 """Estimate the cost of a study: GPU-hours, days, disk, GPU memory; from measured step times if there are any."""
 
+import heapq
 import math
 from collections import Counter
 from collections.abc import Sequence
@@ -76,14 +77,14 @@ def forecast_study(
         by_regime.setdefault(f"{regime}, {steps:,} steps" if several[regime] > 1 else regime, []).append(cell)
     regimes = [_regime_forecast(name, group, cluster, step_seconds) for name, group in by_regime.items()]
     hours = [regime.gpu_hours for regime in regimes if regime.gpu_hours is not None]
-    seconds = [regime.seconds * regime.cells for regime in regimes if regime.seconds is not None]
-    known = len(seconds) == len(regimes)
-    at_once = min(cluster.max_concurrent_jobs * cluster.train.cells_per_job, max(len(trainings), 1))
+    known = all(regime.seconds is not None for regime in regimes)
+    runs = [regime.seconds for regime in regimes if regime.seconds is not None for _ in range(regime.cells)]
+    ends = node_ends(runs, cluster.train.cells_per_job, cluster.max_concurrent_jobs)
     rounds = math.ceil(len(evaluations) / (cluster.max_concurrent_jobs * cluster.evaluate.cells_of_job))
     return StudyForecast(
         regimes,
         gpu_hours=sum(hours) if known else None,
-        days=sum(seconds) / at_once / HOUR / 24 if known else None,
+        days=max(ends, default=0.0) / HOUR / 24 if known else None,
         evaluation_days=rounds * cluster.evaluate.time / 60 / 24,
         disk=sum(regime.disk for regime in regimes),
         arrays=sum(math.ceil(len(each) / cluster.array_limit) for each in (trainings, evaluations)),
@@ -119,6 +120,18 @@ def estimated_step(config: RunConfig, gpu_tflops: float, gpus: int, cells_per_gp
         return StepTime(launches, source, launch_bound=True)
     source = f"estimated: {ASSUMED_MFU:.0%} MFU at {gpu_tflops:g} TFLOP/s per GPU, without data wait"
     return StepTime(arithmetic, source)
+
+
+def node_ends(runs: Sequence[float], slots: int, nodes: int) -> list[float]:
+    """When each node that is used ends, if every free slot takes the next run, the longest first."""
+    used = min(nodes, -(-len(runs) // slots))
+    free = [(0.0, node, slot) for node in range(used) for slot in range(slots)]
+    ends = [0.0] * used
+    for seconds in sorted(runs, reverse=True):
+        start, node, slot = heapq.heappop(free)
+        ends[node] = max(ends[node], start + seconds)
+        heapq.heappush(free, (start + seconds, node, slot))
+    return ends
 
 
 def _regime_forecast(

@@ -19,21 +19,21 @@ PROGRAM = "hpc_jepa"
 
 @dataclass(frozen=True)
 class Request:
-    """Arguments of a command, its variables, the file of its output, and the socket of the one who asks for it."""
+    """Arguments of a command, its variables, the file of its output, and the socket of its client."""
 
     command: Sequence[str]
     environment: dict[str, str]
     output: int
-    asker: socket.socket
+    client: socket.socket
 
 
 @dataclass(frozen=True)
 class Child:
-    """A running command: its process, a descriptor that is readable when it has ended, and who asked for it."""
+    """A running command: its process, a descriptor that is readable when it has ended, and the socket of its client."""
 
     pid: int
     ended: int
-    asker: socket.socket
+    client: socket.socket
 
 
 def import_early() -> None:
@@ -56,7 +56,7 @@ def serve(control: socket.socket) -> Request | None:
         while True:
             for key, _ in selector.select():
                 if key.data is not None:
-                    _attend(selector, key)
+                    _handle(selector, key)
                     continue
                 request = _receive(control)
                 if request is None or _fork(selector, request):
@@ -70,16 +70,16 @@ def _fork(selector: selectors.BaseSelector, request: Request) -> bool:
         _close_of_server(selector)
         return True
     os.close(request.output)
-    child = Child(pid, os.pidfd_open(pid), request.asker)
-    for source in (child.ended, child.asker):
+    child = Child(pid, os.pidfd_open(pid), request.client)
+    for source in (child.ended, child.client):
         selector.register(source, selectors.EVENT_READ, child)
     return False
 
 
-def _attend(selector: selectors.BaseSelector, key: selectors.SelectorKey) -> None:
-    """Answer for a command that has ended, or pass a signal on to it."""
+def _handle(selector: selectors.BaseSelector, key: selectors.SelectorKey) -> None:
+    """Send the exit code of a command that has ended, or pass a signal on to it."""
     if key.fd == key.data.ended:
-        _answer(selector, key.data)
+        _send_exit_code(selector, key.data)
     elif key.fd in selector.get_map():  # else it has just ended
         _pass_signal(selector, key.data)
 
@@ -88,30 +88,30 @@ def _receive(control: socket.socket) -> Request | None:
     _, descriptors, _, _ = socket.recv_fds(control, 1, 2)
     if not descriptors:
         return None
-    asker, output = socket.socket(fileno=descriptors[0]), descriptors[1]
-    with asker.makefile("rb", buffering=0) as lines:
+    client, output = socket.socket(fileno=descriptors[0]), descriptors[1]
+    with client.makefile("rb", buffering=0) as lines:
         command, environment = json.loads(lines.readline())
-    return Request(command, environment, output, asker)
+    return Request(command, environment, output, client)
 
 
-def _answer(selector: selectors.BaseSelector, child: Child) -> None:
+def _send_exit_code(selector: selectors.BaseSelector, child: Child) -> None:
     """Send the exit code of a command that has ended."""
     _, status = os.waitpid(child.pid, 0)
     selector.unregister(child.ended)
     os.close(child.ended)
-    if child.asker.fileno() in selector.get_map():
-        selector.unregister(child.asker)
-    with child.asker, suppress(BrokenPipeError):  # the asker has ended
-        child.asker.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
+    if child.client.fileno() in selector.get_map():
+        selector.unregister(child.client)
+    with child.client, suppress(BrokenPipeError):  # the client has ended
+        child.client.sendall(b"%d\n" % os.waitstatus_to_exitcode(status))
 
 
 def _pass_signal(selector: selectors.BaseSelector, child: Child) -> None:
     """Pass a signal on to a command."""
-    number = child.asker.recv(1)
+    number = child.client.recv(1)
     if number:
         os.kill(child.pid, number[0])
-    else:  # the asker has ended; the command goes on, as it would without a server
-        selector.unregister(child.asker)
+    else:  # the client has ended; the command goes on, as it would without a server
+        selector.unregister(child.client)
 
 
 def _close_of_server(selector: selectors.BaseSelector) -> None:
@@ -141,9 +141,9 @@ class QuickExit:
 
 
 def run(request: Request, exit_handler: QuickExit) -> None:
-    """Be ``python -m hpc_jepa`` with the arguments of the request; ``exit_handler`` gets the exit code."""
+    """Run ``python -m hpc_jepa`` with the arguments of the request, here; ``exit_handler`` gets the exit code."""
     os.setsid()
-    request.asker.close()
+    request.client.close()
     for descriptor in (1, 2):
         os.dup2(request.output, descriptor)
     os.close(request.output)

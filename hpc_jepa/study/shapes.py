@@ -1,6 +1,5 @@
 """Cost of a study by the shape of its jobs: on one node many cells of few GPUs, or few cells of many."""
 
-import heapq
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -8,7 +7,7 @@ from typing import Any
 from hpc_jepa.config.cluster import ClusterConfig, ResourcesConfig
 from hpc_jepa.config.run import RunConfig
 from hpc_jepa.study.cell import StudyCell
-from hpc_jepa.study.forecast import HOUR, estimated_step, step_time
+from hpc_jepa.study.forecast import HOUR, estimated_step, node_ends, step_time
 from hpc_jepa.study.gpu_memory import FP32, GIB, memory_plan
 from hpc_jepa.study.sizes import model_size
 from hpc_jepa.study.status import is_only_evaluated
@@ -78,7 +77,7 @@ def shape_prices(
             for base, group in zip(known, groups, strict=True)
         ]
         runs = [time for time, group in zip(seconds, groups, strict=True) for _ in group]
-        ends = _node_ends(runs, shape.cells_per_job, _nodes(shape, cluster))
+        ends = node_ends(runs, shape.cells_per_job, _nodes(shape, cluster))
         gpu_hours = sum(ends) * max(train.gpus_per_node, shape.gpus_per_cell) / HOUR
         prices.append(ShapePrice(shape, shape == current, max(runs) / HOUR, gpu_hours, max(ends) / HOUR / 24))
     return prices
@@ -141,15 +140,3 @@ def _estimate(config: RunConfig, shape: JobShape, tflops: float) -> float:
     gpus = shape.gpus_per_cell
     exchange = 2 * FP32 * model_size(config).trainable * (gpus - 1) / gpus / EXCHANGE_RATE  # a ring all-reduce
     return estimated_step(config, tflops, gpus, shape.cells_per_gpu).seconds + exchange
-
-
-def _node_ends(runs: Sequence[float], slots: int, nodes: int) -> list[float]:
-    """When each node that is used ends, if every free slot takes the next run, the longest first."""
-    used = min(nodes, -(-len(runs) // slots))
-    free = [(0.0, node, slot) for node in range(used) for slot in range(slots)]
-    ends = [0.0] * used
-    for seconds in sorted(runs, reverse=True):
-        start, node, slot = heapq.heappop(free)
-        ends[node] = max(ends[node], start + seconds)
-        heapq.heappush(free, (start + seconds, node, slot))
-    return ends

@@ -539,6 +539,15 @@ def test_what_does_not_decide_the_clips_does_not_keep_runs_apart(mixture, folder
         each.close()
 
 
+def test_a_run_that_shares_nothing_removes_what_killed_ones_left(mixture, folder, holder):
+    killed = holder(1, "dead")
+    killed.kill()
+    killed.wait()
+    assert len(list(folder.iterdir())) == 1
+    loader(mixture.model_copy(update={"reading": mixture.reading.model_copy(update={"share": "off"})})).close()
+    assert not list(folder.iterdir())
+
+
 @pytest.mark.parametrize("reading", [{"share": "off"}, {"share_limit": 1e-6}])
 def test_sharing_can_be_switched_off_or_have_too_little_room(mixture, folder, reading):
     data = mixture.model_copy(update={"reading": mixture.reading.model_copy(update=reading)})

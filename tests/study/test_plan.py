@@ -78,7 +78,7 @@ def test_hours_and_disk_follow_from_the_step_time(tmp_path):
     cells, site = study("paper", tmp_path), find_profile("small").cluster
     needed = forecast_study(cells, site, step_seconds=0.6)
     assert needed.gpu_hours == pytest.approx(42 * 30_000 * 0.6 * 4 / 3600)
-    assert needed.days == pytest.approx(42 * 30_000 * 0.6 / 4 / 86_400)
+    assert needed.days == pytest.approx(11 * 30_000 * 0.6 / 86_400)  # 42 runs, four at a time
     assert needed.disk == pytest.approx(sum(3 * checkpoint_bytes(cell.config) for cell in cells))
 
 
@@ -175,7 +175,7 @@ def test_a_plan_prints_the_cost_and_fails_if_a_cell_cannot_run(tmp_path, monkeyp
     monkeypatch.chdir(tmp_path)
     result = call("plan", "paper", "--cluster", "small", "--step-seconds", "0.6")
     assert result.exit_code == 2
-    assert "840 GPU-hours, 2.2 days" in result.stdout
+    assert "840 GPU-hours, 2.3 days" in result.stdout
     assert "shards/ucf101/train" in result.stderr
     assert not (tmp_path / "runs").exists()
 

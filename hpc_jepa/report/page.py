@@ -123,23 +123,25 @@ def render_page(data: ReportData, folder: Path) -> str:
 
 
 def _seeds_needed(data: ReportData) -> dict[str, SeedsNeeded]:
-    """By the title of the grid; none for published numbers, which are of single runs. Cells that are the answer to a
-    question of the study have its number.
+    """By the title of the grid; none for published numbers, which are of single runs. Differences of two rows that are
+    in the answer to a question of the study have its number.
     """
     answered = {
-        (answer.study, asked.regime, row, str(asked.column)): asked.needed.seeds
+        (answer.study, asked.regime, str(asked.column), frozenset(asked.weights)): asked.needed.seeds
         for answer in data.answers
         for asked in answer.contrasts
-        if asked.kind == "baseline" and asked.needed is not None
-        for row, weight in asked.weights.items()
-        if weight > 0
+        if asked.needed is not None and sorted(asked.weights.values()) == [-1.0, 1.0]
     }
     found = {}
     for scores in data.scores:
         for grid in (*data.grids, *data.task_grids):
             if grid.source == scores.study:
                 needed = count_seeds_needed(scores, grid)
-                cells = {key: answered.get((grid.source, grid.regime, *key), own) for key, own in needed.cells.items()}
+                pairs = {(row, column): {row, contrast.reference} for row, column, contrast in grid.all_contrasts()}
+                cells = {
+                    key: answered.get((grid.source, grid.regime, key[1], frozenset(pairs[key])), own)
+                    for key, own in needed.cells.items()
+                }
                 found[grid.title] = replace(needed, cells=cells)
     return found
 

@@ -160,11 +160,12 @@ def test_one_seed_has_no_number_of_seeds(study):
     assert all(each.sentence for each in needed if each.lone)
 
 
-def test_answers_link_to_the_records_of_all_their_rows_and_cells_have_their_seeds(tmp_path):
+@pytest.mark.parametrize("contrast", [{"baseline": True}, {"groups": {"with": ["fwm_ld"], "without": ["baseline"]}}])
+def test_answers_link_to_the_records_of_all_their_rows_and_cells_have_their_seeds(contrast, tmp_path):
     def accuracy(config, _):
         return {"baseline": 0.3, "ld": 0.31, "fwm_ld": 0.33}[config.variant]
 
-    folder = AskedStudy(tmp_path / "runs", accuracy).write(asking({"baseline": True}))
+    folder = AskedStudy(tmp_path / "runs", accuracy).write(asking(contrast))
     report = write_report([folder])
     page = report.folder / "index.html"
     (answer,), (scores,) = report.data.answers, report.data.scores
@@ -174,7 +175,8 @@ def test_answers_link_to_the_records_of_all_their_rows_and_cells_have_their_seed
     for asked in answer.contrasts:
         assert all(f"/{row}/seed-{seed}/eval/" in table for row in asked.weights for seed in (0, 1, 2))
         if asked.needed is not None and asked.needed.seeds is not None:
-            assert f"≈ {asked.needed.seeds} seeds" in cells_of(page).rows[asked.name][0][0]
+            (row,) = [name for name, weight in asked.weights.items() if weight > 0]
+            assert f"≈ {asked.needed.seeds} seeds" in cells_of(page).rows[row][0][0]
     assert scores.study == answer.study
 
 
